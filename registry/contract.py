@@ -1,0 +1,358 @@
+"""What a history and a forecast are: columns, shapes, units, and the checks that hold them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from registry import wire
+from registry.errors import BadConfig, BadForecast, BadHistory, BadParameter, NotAvailable
+
+Floats = npt.NDArray[np.float64]
+OptionType = Literal["long", "double", "string", "boolean"]
+
+MAX_ABS_RETURN = 1.0  # a log return beyond this is a split or a typing error, not a session
+MAX_LEVELS = 99
+
+
+@dataclass(frozen=True)
+class Option:
+    """One request parameter that a family adds to horizon, levels, seed and output."""
+
+    name: str
+    type: OptionType
+    default: Any
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What a model needs and what it can answer; stored with the version, read by everyone."""
+
+    name: str
+    family: str
+    min_context: int  # sessions every series must bring
+    max_context: int  # sessions that are looked at; older ones change nothing
+    max_horizon: int
+    levels: tuple[float, ...] = wire.LEVELS  # trained; between them linear in the level
+    columns: tuple[str, ...] = wire.HISTORY  # required columns of a history
+    has_paths: bool = False
+    has_prices: bool = False
+    joint: bool = False  # True: series influence each other and share one cutoff
+    universe: tuple[str, ...] | None = None  # None: any symbol
+    calendar: str = "XNYS"
+    options: tuple[Option, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "ModelSpec":
+        lists = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
+        options = tuple(Option(**{**o, "choices": tuple(o["choices"])}) for o in data["options"])
+        return cls(**{**lists, "options": options})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What training of every family takes; a family's own Config adds its hyperparameters.
+
+    Sessions up to `fit_until` are fitted, those up to `choose_until` choose (early stop, hyperparameters),
+    later ones up to `report_until` (None: the end of the data) are only ever reported.
+    """
+
+    horizon: int = 5
+    levels: tuple[float, ...] = wire.LEVELS
+    fit_until: str = "2018-12-31"
+    choose_until: str = "2019-12-31"
+    report_until: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.horizon <= 60:
+            raise BadConfig(f"horizon is {self.horizon}, expected 1..60", code="BAD_HORIZON")
+        check_levels(self.levels)
+        dates = [self.fit_until, self.choose_until, *([self.report_until] if self.report_until else [])]
+        try:
+            stamps = [pd.Timestamp(d) for d in dates]
+        except ValueError as error:
+            raise BadConfig(f"fit_until, choose_until and report_until are dates like 2018-12-31, found {dates}") from error
+        if stamps != sorted(set(stamps)):
+            raise BadConfig(f"expected fit_until < choose_until < report_until, found {dates}")
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Single-session log returns at cutoff+1 .. cutoff+H of N series.
+
+    quantiles [N, H, Q] at `levels`, never crossing; mean [N, H]; paths [N, S, H] of a path model;
+    price_paths [N, S, H, 6] (open high low close volume amount) of a model that knows prices.
+    `notes` are said to the caller ("simulated", "history truncated", ...).
+    """
+
+    unique_id: tuple[str, ...]
+    cutoff: pd.DatetimeIndex  # [N] last session of each history
+    levels: tuple[float, ...]
+    quantiles: Floats
+    mean: Floats
+    paths: Floats | None = None
+    price_paths: Floats | None = None
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def horizon(self) -> int:
+        return int(self.mean.shape[1])
+
+    def to_frame(self, sessions: npt.NDArray[np.datetime64]) -> pd.DataFrame:
+        """Long frame unique_id, step, ds, mean, q...; `sessions` [N, H] are the forecast sessions."""
+        n, h = self.mean.shape
+        columns: dict[str, Any] = {
+            wire.UNIQUE_ID: np.repeat(np.asarray(self.unique_id, dtype=object), h),
+            wire.STEP: np.tile(np.arange(1, h + 1), n),
+            wire.DS: sessions.reshape(-1).astype("datetime64[ns]"),
+            wire.MEAN: self.mean.reshape(-1),
+        }
+        flat = self.quantiles.reshape(n * h, -1)
+        columns |= {wire.quantile_column(level): flat[:, i] for i, level in enumerate(self.levels)}
+        return pd.DataFrame(columns)
+
+
+class Forecaster(Protocol):
+    """A trained model. `predict` is a pure function of its arguments and safe to call from threads."""
+
+    spec: ModelSpec
+
+    def predict(
+        self, history: pd.DataFrame, horizon: int, levels: Sequence[float], seed: int, options: Mapping[str, Any]
+    ) -> Forecast:
+        """Forecast of every series; `history`, `horizon`, `levels` and `options` are already checked."""
+        ...
+
+
+class TrainRun(Protocol):
+    """What training may ask of its surroundings."""
+
+    checkpoint_dir: Path
+
+    def report(self, step: int, **losses: float) -> None:
+        """Say how far training is: progress bar and metrics."""
+        ...
+
+    def should_stop(self) -> bool:
+        """True when the trial is to be given up."""
+        ...
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training hands back; figures are matplotlib figures, tables frames, both by file stem."""
+
+    forecaster: Forecaster
+    params: Mapping[str, Any] = field(default_factory=dict)
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+
+
+# --- checks -----------------------------------------------------------------------------------
+
+
+def check_levels(levels: Sequence[float]) -> None:
+    """Raise BadParameter unless levels are 1..99 numbers in (0, 1), ascending and distinct."""
+    values = np.asarray(levels, dtype=np.float64)
+    if values.ndim != 1 or not 1 <= len(values) <= MAX_LEVELS:
+        raise BadParameter(f"levels are 1..{MAX_LEVELS} numbers, found {values.size}", code="BAD_LEVELS")
+    if not np.all((values > 0) & (values < 1)):
+        raise BadParameter("every level must lie strictly between 0 and 1, as in 0.05,0.5,0.95", code="BAD_LEVELS")
+    if np.any(np.diff(values) <= 0):
+        raise BadParameter("levels must be ascending and distinct, as in 0.05,0.5,0.95", code="BAD_LEVELS")
+
+
+def check_request(spec: ModelSpec, horizon: int, levels: Sequence[float], options: Mapping[str, Any]) -> None:
+    """Raise BadParameter unless the model can answer this horizon, these levels and these options."""
+    if not 1 <= horizon <= spec.max_horizon:
+        raise BadParameter(
+            f"horizon is {horizon}; {spec.name} forecasts 1..{spec.max_horizon} sessions", code="BAD_HORIZON"
+        )
+    check_levels(levels)
+    low, high = spec.levels[0], spec.levels[-1]
+    if not spec.has_paths and (levels[0] < low or levels[-1] > high):
+        raise BadParameter(
+            f"levels reach from {levels[0]} to {levels[-1]}; {spec.name} was trained on {low}..{high}", code="BAD_LEVELS"
+        )
+    known = {option.name: option for option in spec.options}
+    for name, value in options.items():
+        if name not in known:
+            raise BadParameter(f"{spec.name} has no parameter {name!r}; it has {sorted(known)}", code="UNKNOWN_PARAM")
+        _check_option(known[name], value)
+
+
+def _check_option(option: Option, value: Any) -> None:
+    if option.choices and value not in option.choices:
+        raise BadParameter(f"{option.name} must be one of {list(option.choices)}", code="BAD_OPTION")
+    if option.type in ("long", "double"):
+        low = -np.inf if option.minimum is None else option.minimum
+        high = np.inf if option.maximum is None else option.maximum
+        if not (np.isfinite(value) and low <= value <= high):
+            raise BadParameter(f"{option.name} is {value}, expected {low:g}..{high:g}", code="BAD_OPTION")
+
+
+def check_history(history: pd.DataFrame, spec: ModelSpec) -> None:
+    """Raise BadHistory unless `history` is what the contract says.
+
+    Sorted by (unique_id, ds), no duplicate session, midnight tz-naive `ds`, finite numbers,
+    |y| <= 1, enough sessions for this model. Calendar membership is checked by the wrapper.
+    """
+    missing = [c for c in spec.columns if c not in history.columns]
+    if missing:
+        raise BadHistory(f"history lacks {missing}; {spec.name} needs {list(spec.columns)}", code="MISSING_COLUMN")
+    if history.empty:
+        raise BadHistory(f"history has no rows; {spec.name} needs {spec.min_context} sessions a series", code="EMPTY")
+    if not pd.api.types.is_datetime64_dtype(history[wire.DS].dtype):
+        raise BadHistory("ds must be tz-naive session dates, as in 2022-12-28", code="BAD_TIMESTAMP")
+    if history[wire.UNIQUE_ID].isna().any() or (history[wire.UNIQUE_ID].astype(str).str.len() == 0).any():
+        raise BadHistory("unique_id is empty or missing in some row", code="BAD_SYMBOL")
+    _check_sessions(history)
+    _check_numbers(history, spec)
+    lengths = np.diff(series_bounds(history))
+    short = np.flatnonzero(lengths < spec.min_context)
+    if short.size:
+        raise BadHistory(
+            f"{_series(history, short[0])} has {lengths[short[0]]} sessions, {spec.name} needs {spec.min_context}"
+            + (f"; {short.size} series are too short" if short.size > 1 else ""),
+            code="TOO_SHORT",
+        )
+    _check_universe(history, spec)
+
+
+def _check_sessions(history: pd.DataFrame) -> None:
+    ds = history[wire.DS].to_numpy()
+    if np.isnat(ds).any():
+        raise BadHistory("ds is missing in some row", code="BAD_TIMESTAMP")
+    if np.any(ds != ds.astype("datetime64[D]")):
+        raise BadHistory("ds must be the date of a session at midnight, found a time of day", code="BAD_TIMESTAMP")
+    bounds = series_bounds(history)
+    ids = history[wire.UNIQUE_ID].to_numpy(dtype=object)[bounds[:-1]]
+    if len(set(ids)) < len(ids) or list(ids) != sorted(ids):
+        raise BadHistory("history must be sorted by unique_id, then ds", code="UNSORTED")
+    step = np.diff(ds).astype("timedelta64[D]").astype(np.int64)
+    inside = np.ones(len(step), dtype=bool)
+    inside[bounds[1:-1] - 1] = False
+    for wrong, code, what in (
+        (step == 0, "DUPLICATE_SESSION", "the same session twice"),
+        (step < 0, "UNSORTED", "sessions out of order"),
+    ):
+        rows = np.flatnonzero(wrong & inside)
+        if rows.size:
+            which = _series(history, int(np.searchsorted(bounds, rows[0], side="right")) - 1)
+            raise BadHistory(f"{which} has {what} (row {rows[0] + 1}); sort by unique_id, ds and send each once", code=code)
+
+
+def _check_numbers(history: pd.DataFrame, spec: ModelSpec) -> None:
+    for column in spec.columns[2:]:
+        if not pd.api.types.is_numeric_dtype(history[column].dtype):
+            raise BadHistory(f"{column} must be numbers, found {history[column].dtype}", code="NOT_A_NUMBER")
+        values = history[column].to_numpy(dtype=np.float64)
+        wrong = np.flatnonzero(~np.isfinite(values))
+        if wrong.size:
+            raise BadHistory(f"{column} is not a finite number in {wrong.size} rows, first in row {wrong[0]}", code="NON_FINITE")
+    y = history[wire.Y].to_numpy(dtype=np.float64)
+    wrong = np.flatnonzero(np.abs(y) > MAX_ABS_RETURN)
+    if wrong.size:
+        raise BadHistory(
+            f"|y| exceeds {MAX_ABS_RETURN:g} in {wrong.size} rows, first in row {wrong[0]}; y is a session's log return",
+            code="BAD_RETURN",
+        )
+
+
+def _check_universe(history: pd.DataFrame, spec: ModelSpec) -> None:
+    bounds = series_bounds(history)
+    if spec.universe is not None:
+        ids = tuple(str(u) for u in history[wire.UNIQUE_ID].to_numpy(dtype=object)[bounds[:-1]])
+        if ids != spec.universe:
+            raise BadHistory(
+                f"{spec.name} forecasts its {len(spec.universe)} series together, found {len(ids)} series", code="UNIVERSE"
+            )
+    if spec.joint and len(np.unique(history[wire.DS].to_numpy()[bounds[1:] - 1])) > 1:
+        raise BadHistory(f"{spec.name} needs one common last session for all series", code="CUTOFFS_DIFFER")
+
+
+def _series(history: pd.DataFrame, index: int) -> str:
+    """Position of a series in words; its name is the caller's data and is not repeated."""
+    return f"series {index + 1} of {len(series_bounds(history)) - 1}"
+
+
+def check_forecast(forecast: Forecast, spec: ModelSpec, horizon: int, levels: Sequence[float]) -> None:
+    """Raise BadForecast unless shapes, finiteness and order of the quantiles hold."""
+    n = len(forecast.unique_id)
+    for name, found, expected in (
+        ("quantiles", forecast.quantiles.shape, (n, horizon, len(levels))),
+        ("mean", forecast.mean.shape, (n, horizon)),
+    ):
+        if found != expected:
+            raise BadForecast(f"{spec.name}: {name} have shape {found}, expected {expected}")
+    if not (np.isfinite(forecast.quantiles).all() and np.isfinite(forecast.mean).all()):
+        raise BadForecast(f"{spec.name}: the forecast holds a value that is not finite")
+    if np.any(np.diff(forecast.quantiles, axis=2) < 0):
+        raise BadForecast(f"{spec.name}: quantiles cross")
+
+
+# --- frames to arrays and back ----------------------------------------------------------------
+
+
+def series_bounds(history: pd.DataFrame) -> npt.NDArray[np.int64]:
+    """Row positions [N + 1] where each series of a sorted history starts, and the end."""
+    codes, _ = pd.factorize(history[wire.UNIQUE_ID])
+    return np.concatenate([[0], np.flatnonzero(np.diff(codes)) + 1, [len(codes)]]).astype(np.int64)
+
+
+def series_ids(history: pd.DataFrame) -> tuple[str, ...]:
+    """Names of the N series, in order."""
+    return tuple(str(u) for u in history[wire.UNIQUE_ID].to_numpy(dtype=object)[series_bounds(history)[:-1]])
+
+
+def cutoffs(history: pd.DataFrame) -> pd.DatetimeIndex:
+    """Last session [N] of each series."""
+    return pd.DatetimeIndex(history[wire.DS].to_numpy()[series_bounds(history)[1:] - 1])
+
+
+def blocks(
+    history: pd.DataFrame, max_context: int, columns: Sequence[str] = (wire.Y,)
+) -> Iterator[tuple[npt.NDArray[np.int64], Floats]]:
+    """Series of equal length together: (indices [n], values [n, T, C]), the last `max_context` rows of each."""
+    bounds = series_bounds(history)
+    lengths = np.minimum(np.diff(bounds), max_context)
+    values = history[list(columns)].to_numpy(dtype=np.float64)
+    for length in np.unique(lengths):
+        which = np.flatnonzero(lengths == length)
+        rows = bounds[1:][which, None] - length + np.arange(length)
+        yield which, values[rows]
+
+
+def at_levels(quantiles: Floats, trained: Sequence[float], wanted: Sequence[float]) -> Floats:
+    """Quantiles [..., Q] at other levels, linear in the level; outside the trained grid NotAvailable is raised."""
+    if tuple(wanted) == tuple(trained):
+        return quantiles
+    grid, levels = np.asarray(trained), np.asarray(wanted, dtype=np.float64)
+    if levels[0] < grid[0] or levels[-1] > grid[-1]:
+        raise NotAvailable(f"levels {levels[0]:g}..{levels[-1]:g} reach outside the trained {grid[0]:g}..{grid[-1]:g}")
+    right = np.clip(np.searchsorted(grid, levels), 1, len(grid) - 1) if len(grid) > 1 else np.zeros(len(levels), int)
+    left = np.maximum(right - 1, 0)
+    span = np.where(grid[right] > grid[left], grid[right] - grid[left], 1.0)
+    weight = (levels - grid[left]) / span
+    low, high = quantiles[..., left], quantiles[..., right]
+    # Rounding must not lift an interpolated quantile above the next trained one: that would be a crossing.
+    interpolated: Floats = np.where(weight == 1.0, high, np.minimum(low + weight * (high - low), high))
+    return interpolated
+
+
+def quantile_mean(quantiles: Floats, levels: Sequence[float]) -> Floats:
+    """Integral [...] of the quantile function [..., Q]: trapezes between levels, constant beyond the outer ones."""
+    u = np.asarray(levels, dtype=np.float64)
+    inner = np.trapezoid(quantiles, u, axis=-1) if len(u) > 1 else 0.0
+    mean: Floats = u[0] * quantiles[..., 0] + inner + (1 - u[-1]) * quantiles[..., -1]
+    return mean

@@ -1,0 +1,39 @@
+"""Names that travel: columns, levels, JSON keys, the error envelope. Standard library only."""
+
+from typing import Any
+
+CONTRACT = 1  # raised when a history or a forecast changes its meaning; a tag of every version
+
+UNIQUE_ID = "unique_id"
+DS = "ds"
+Y = "y"
+STEP = "step"
+MEAN = "mean"
+
+HISTORY = (UNIQUE_ID, DS, Y)
+BAR = ("open", "high", "low", "close", "volume", "amount")
+
+# Market covariates: the same value for every series of one session.
+MARKET_ABS_RETURN = "market_abs_return"
+INDEX_RETURN = "index_return"
+MARKET = (MARKET_ABS_RETURN, INDEX_RETURN)
+
+LEVELS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+
+OUTPUTS = ("frame", "prices", "packed")
+
+
+def quantile_column(level: float) -> str:
+    """Frame column of a quantile: 'q' and the shortest decimal, 0.05 -> 'q0.05'."""
+    return f"q{float(level)!r}"
+
+
+def quantile_key(level: float) -> str:
+    """JSON key of a quantile for people: 'p' and two digits, 0.05 -> 'p05', 0.025 -> 'p02.5'."""
+    percent = f"{float(level) * 100:.10g}"
+    return f"p{percent.zfill(2) if '.' not in percent else percent.zfill(4)}"
+
+
+def error_envelope(code: str, message: str, request_id: str | None = None) -> dict[str, Any]:
+    """The one shape in which every program of ours answers an error."""
+    return {"error_code": code, "message": message, "request_id": request_id}
