@@ -1,0 +1,258 @@
+"""Registered models in MLflow: log, find, load, aliases, tags and stages."""
+
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from registry import artifacts, signature, tracking, wire
+from registry.contract import ModelSpec
+from registry.errors import BadParameter, CodeMismatch, KronosError, NotFound
+from registry.settings import CHECKOUT, Settings
+from registry.worker import Worker
+
+MANIFEST_TAG = "manifest_sha256"
+STAGES = ("Staging", "Production", "Archived")
+_NAME = re.compile(r"[a-z0-9_]{1,64}")
+_REQUIREMENT = re.compile(r"^([A-Za-z0-9_.-]+)==(\S+)")
+BASE_REQUIREMENTS = ("mlflow", "numpy", "pandas", "pyarrow", "exchange_calendars", "pydantic-settings")
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of a registered model, as the registry knows it."""
+
+    name: str
+    version: int
+    stage: str  # MLflow's own stage; the alias `production` is the truth
+    tags: Mapping[str, str]
+    aliases: tuple[str, ...]
+    run_id: str
+    created_at: datetime
+    source: str
+
+    @property
+    def uri(self) -> str:
+        return f"models:/{self.name}/{self.version}"
+
+
+class Store:
+    """The registry. One per process, made by a main."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.client: MlflowClient = tracking.connect(settings)
+
+    # --- find -----------------------------------------------------------------------------
+
+    def names(self) -> list[str]:
+        return sorted(m.name for m in self.client.search_registered_models(max_results=1000))
+
+    def versions(self, name: str) -> list[Version]:
+        """All versions of a model, newest first. Raises NotFound."""
+        aliases = self.aliases(name)
+        found = self.client.search_model_versions(f"name='{name}'", max_results=10_000)
+        versions = [_version(v, aliases) for v in found]
+        return sorted(versions, key=lambda v: -v.version)
+
+    def version(self, name: str, number: int) -> Version:
+        """One version. Raises NotFound."""
+        aliases = self.aliases(name)
+        try:
+            return _version(self.client.get_model_version(name, str(number)), aliases)
+        except MlflowException as error:
+            raise NotFound(f"{name} has no version {number}; `python -m registry show {name}` lists them") from error
+
+    def aliases(self, name: str) -> dict[str, int]:
+        """Alias -> version of a model. Raises NotFound."""
+        if not _NAME.fullmatch(name):
+            raise BadParameter("a model's name is 1..64 of a-z, 0-9 and _", code="BAD_MODEL_NAME")
+        try:
+            model = self.client.get_registered_model(name)
+        except MlflowException as error:
+            raise NotFound(f"no model {name!r} is registered; `python -m registry list` shows those that are") from error
+        return {alias: int(version) for alias, version in model.aliases.items()}
+
+    def resolve(self, reference: str) -> Version:
+        """Version of 'nbeats' (Production), 'nbeats/3', 'nbeats@staging' or 'nbeats/Staging'."""
+        reference = reference.removeprefix("models:/")
+        name, _, alias = reference.partition("@")
+        name, _, selector = name.partition("/")
+        if selector.isdigit():
+            return self.version(name, int(selector))
+        wanted = (alias or selector or "production").lower()
+        number = self.aliases(name).get(wanted)
+        if number is None:
+            raise NotFound(f"{name} has nothing in {wanted}; promote one: `python -m registry promote {name} VERSION`")
+        return self.version(name, number)
+
+    def find(self, name: str, tags: Mapping[str, str]) -> Version | None:
+        """Newest version that has all these tags, or None."""
+        if name not in self.names():
+            return None
+        matching = (v for v in self.versions(name) if all(v.tags.get(k) == t for k, t in tags.items()))
+        return next(matching, None)
+
+    # --- write ----------------------------------------------------------------------------
+
+    def log(
+        self,
+        spec: ModelSpec,
+        save: Callable[[Path], None],
+        *,
+        requirements: Iterable[str],
+        example: pd.DataFrame,
+        tags: Mapping[str, str],
+        description: str = "",
+        checkout: Path = CHECKOUT,
+    ) -> Version:
+        """Log a model on the active run with its manifest, then register it: the version appears last and whole."""
+        with tracking.scratch() as folder:
+            staged = artifacts.stage(folder / "staged", checkout, spec.family, spec.to_json(), save)
+            info = mlflow.pyfunc.log_model(
+                name=spec.name,
+                signature=signature.build(spec),
+                input_example=example,
+                pip_requirements=pins((*BASE_REQUIREMENTS, *requirements), checkout / "requirements.lock"),
+                **staged,
+            )
+            root = Path(mlflow.artifacts.download_artifacts(info.model_uri))
+            manifest = folder / artifacts.MANIFEST
+            artifacts.write_manifest(root, manifest)
+            self.client.log_model_artifact(info.model_id, str(manifest))
+            known = {**tags, MANIFEST_TAG: artifacts.sha256(manifest)}
+        registered = mlflow.register_model(info.model_uri, spec.name, tags=known)
+        if description:
+            self.client.update_model_version(spec.name, registered.version, description)
+        return self.version(spec.name, int(registered.version))
+
+    def set_alias(self, name: str, alias: str, number: int) -> None:
+        self.client.set_registered_model_alias(name, alias, str(number))
+
+    def delete_alias(self, name: str, alias: str) -> None:
+        self.client.delete_registered_model_alias(name, alias)
+
+    def set_tag(self, name: str, number: int, key: str, value: str) -> None:
+        self.client.set_model_version_tag(name, str(number), key, value)
+
+    def delete_tag(self, name: str, number: int, key: str) -> None:
+        self.client.delete_model_version_tag(name, str(number), key)
+
+    def set_stage(self, name: str, number: int, stage: str) -> None:
+        """MLflow's own stage, for models:/NAME/Production; whatever held it before is archived.
+
+        With two versions in Production MLflow serves the highest number, whichever was promoted last.
+        """
+        with warnings.catch_warnings():
+            # Stages are deprecated since MLflow 2.9 without a replacement for models:/NAME/Production.
+            warnings.simplefilter("ignore", FutureWarning)
+            self.client.transition_model_version_stage(
+                name, str(number), stage, archive_existing_versions=stage in ("Production", "Staging")
+            )
+
+    # --- load -----------------------------------------------------------------------------
+
+    def fetch(self, version: Version) -> Path:
+        """Local folder of a version, verified byte for byte against the manifest that was registered. Raises Corrupt."""
+        expected = version.tags.get(MANIFEST_TAG)
+        if expected is None:
+            raise NotFound(f"{version.uri} has no {MANIFEST_TAG} tag: it was not logged by Kronos Registry")
+        root = Path(mlflow.artifacts.download_artifacts(version.uri))
+        artifacts.verify(root, manifest_sha256=expected)
+        return root
+
+    def load(self, reference: str) -> "LoadedVersion":
+        """A verified version, ready to forecast: in this process if it runs the same code, else in one of its own."""
+        version = self.resolve(reference)
+        root = self.fetch(version)
+        manifest = artifacts.read_manifest(root)
+        try:
+            artifacts.check_code(manifest)
+        except CodeMismatch:
+            return LoadedVersion(version, Worker(root))
+        path = list(sys.path)
+        try:
+            model = mlflow.pyfunc.load_model(str(root))
+        finally:
+            sys.path[:] = path  # MLflow leaves the version's code folder in front of everything
+        return LoadedVersion(version, model)
+
+
+class LoadedVersion:
+    """A version that forecasts; `model` is an MLflow pyfunc here or a worker process."""
+
+    def __init__(self, version: Version, model: Any) -> None:
+        self.version = version
+        self.model = model
+        self.known = signature.parameter_names(model.metadata.signature)
+
+    def predict(self, history: pd.DataFrame, **params: Any) -> Any:
+        """Forecast frame of a history. Raises BadInput; unknown parameters are refused (MLflow would drop them)."""
+        unknown = sorted(set(params) - self.known)
+        if unknown:
+            raise BadParameter(f"{self.version.name} has no parameter {unknown}; it has {sorted(self.known)}", code="UNKNOWN_PARAM")
+        try:
+            return self.model.predict(history, params=params)
+        except MlflowException as error:
+            code = error.json_kwargs.get("code")
+            if code is None:
+                raise
+            raise KronosError(error.message, code=str(code)) from error
+
+    def close(self) -> None:
+        if isinstance(self.model, Worker):
+            self.model.close()
+
+    def __enter__(self) -> "LoadedVersion":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def pins(names: Iterable[str], lock: Path) -> list[str]:
+    """'name==version' of each name, from the lock. Raises NotFound for a name that is not locked."""
+    locked = {}
+    for line in lock.read_text().splitlines():
+        found = _REQUIREMENT.match(line)
+        if found:
+            locked[_canonical(found[1])] = f"{found[1]}=={found[2]}"
+    wanted = list(dict.fromkeys(_canonical(name) for name in names))
+    missing = [name for name in wanted if name not in locked]
+    if missing:
+        raise NotFound(f"{lock} does not pin {missing}; add them to requirements.in and run `make lock`")
+    return [locked[name] for name in wanted]
+
+
+def _canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _version(entity: Any, aliases: Mapping[str, int]) -> Version:
+    # The database store answers numbers, the REST client strings; search results never hold aliases.
+    number = int(entity.version)
+    return Version(
+        name=entity.name,
+        version=number,
+        stage=entity.current_stage or "None",
+        tags=dict(entity.tags),
+        aliases=tuple(sorted(alias for alias, v in aliases.items() if v == number)),
+        run_id=entity.run_id or "",
+        created_at=datetime.fromtimestamp(entity.creation_timestamp / 1000, UTC),
+        source=entity.source,
+    )
+
+
+def example_history(history: pd.DataFrame, spec: ModelSpec) -> pd.DataFrame:
+    """The last `min_context` sessions of the first series: an input example that every model accepts."""
+    first = history[history[wire.UNIQUE_ID] == history[wire.UNIQUE_ID].iloc[0]]
+    return first.tail(spec.min_context)[list(spec.columns)].reset_index(drop=True)

@@ -1,0 +1,176 @@
+"""The one place that starts MLflow runs and writes to them."""
+
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+from mlflow.entities import Metric
+from mlflow.tracking import MlflowClient
+
+from registry.settings import CHECKOUT, Settings
+
+ERROR_TAG = "kronos.error"
+_ATTACHED = "MLFLOW_RUN_ID"
+_DATABASES = ("sqlite:", "postgresql", "mysql", "mssql")
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """What every process of ours and every MLflow program we start runs under."""
+    return {
+        "MLFLOW_TRACKING_URI": settings.tracking,
+        "MLFLOW_REGISTRY_URI": settings.tracking,
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        # Read by MLflow's database store (3.17): where the Default experiment of a new database lives,
+        # instead of ./mlruns.
+        "_MLFLOW_SERVER_ARTIFACT_ROOT": settings.artifacts,
+    }
+
+
+def connect(settings: Settings) -> MlflowClient:
+    """Client of the configured tracking store and registry, which become this process's defaults."""
+    settings.var_dir.mkdir(parents=True, exist_ok=True)
+    os.environ.update(environment(settings))
+    mlflow.set_tracking_uri(settings.tracking)
+    mlflow.set_registry_uri(settings.tracking)
+    return MlflowClient()
+
+
+@dataclass(frozen=True)
+class Run:
+    """An open run. Everything is written at once, nothing waits for the end."""
+
+    run_id: str
+    client: MlflowClient
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Log parameters; those that `mlflow run` logged already (quoted) are left as they are."""
+        known = self.client.get_run(self.run_id).data.params
+        for key, value in values.items():
+            if key not in known:
+                self.client.log_param(self.run_id, key, value)
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        now = int(pd.Timestamp.now("UTC").timestamp() * 1000)
+        batch = [Metric(key, float(value), now, step) for key, value in values.items()]
+        self.client.log_batch(self.run_id, metrics=batch)
+
+    def series(self, key: str, values: Mapping[int, float]) -> None:
+        """One metric over integer steps, in one call."""
+        now = int(pd.Timestamp.now("UTC").timestamp() * 1000)
+        batch = [Metric(key, float(value), now, step) for step, value in values.items()]
+        for start in range(0, len(batch), 1000):
+            self.client.log_batch(self.run_id, metrics=batch[start : start + 1000])
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        for key, value in values.items():
+            self.client.set_tag(self.run_id, key, value)
+
+    def figure(self, figure: Any, path: str) -> None:
+        self.client.log_figure(self.run_id, figure, path)
+
+    def text(self, text: str, path: str) -> None:
+        self.client.log_text(self.run_id, text, path)
+
+    def table(self, frame: pd.DataFrame, stem: str) -> None:
+        """A frame as CSV, readable in the UI."""
+        self.client.log_text(self.run_id, frame.to_csv(index=False), f"{stem}.csv")
+
+    def json(self, data: Any, path: str) -> None:
+        self.client.log_text(self.run_id, json.dumps(data, indent=2, sort_keys=True, default=str), path)
+
+    def dataset(self, frame: pd.DataFrame, name: str, digest: str, context: str) -> None:
+        """A dataset input under our digest: MLflow's own hashes 10,000 rows and drops dates."""
+        source = mlflow.data.from_pandas(frame.head(1000), name=name, digest=digest[:36])
+        mlflow.log_input(source, context=context, tags={"kronos.data_digest": digest, "rows": str(len(frame))})
+
+
+@contextmanager
+def start(
+    settings: Settings, experiment: str, name: str, *, tags: Mapping[str, str] | None = None, nested: bool = False
+) -> Iterator[Run]:
+    """A run in `experiment`, or the one that `mlflow run` opened for us. An error fails it and is tagged."""
+    client = connect(settings)
+    attached = _attachable(settings, client)
+    if attached is None or nested:
+        identity = _experiment(settings, client, experiment)
+        context = mlflow.start_run(experiment_id=identity, run_name=name, nested=nested)
+    else:
+        context = mlflow.start_run(run_id=attached)
+    with context as active:
+        run = Run(active.info.run_id, client)
+        run.tags(tags or {})
+        try:
+            yield run
+        except BaseException as error:
+            run.tags({ERROR_TAG: f"{type(error).__name__}: {error}"[:5000]})
+            raise
+
+
+def tag_project_run(settings: Settings, message: str) -> None:
+    """Say on the run that `mlflow run` opened why nothing came of it."""
+    client = connect(settings)
+    run_id = _attachable(settings, client)
+    if run_id is not None:
+        client.set_tag(run_id, ERROR_TAG, message)
+
+
+def _attachable(settings: Settings, client: MlflowClient) -> str | None:
+    """The run that `mlflow run` opened for this process, if it lies in our store and keeps artifacts where we do.
+
+    `mlflow run` without MLFLOW_TRACKING_URI opens one in ./mlflow.db with artifacts under ./mlruns: that one is
+    left alone, and ours goes where `make ui` and `make serve` look.
+    """
+    run_id = os.environ.pop(_ATTACHED, None) if mlflow.active_run() is None else None
+    if run_id is None:
+        return None
+    try:
+        run = client.get_run(run_id)
+    except mlflow.MlflowException:
+        return None
+    local = settings.tracking.startswith(_DATABASES)
+    return run_id if not local or run.info.artifact_uri.startswith(settings.artifacts) else None
+
+
+def _experiment(settings: Settings, client: MlflowClient, name: str) -> str:
+    """Id of an experiment; a new one of a local store keeps its artifacts under settings.artifacts."""
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return str(found.experiment_id)
+    local = settings.tracking.startswith(_DATABASES)
+    location = f"{settings.artifacts}/{name}" if local else None
+    try:
+        return str(client.create_experiment(name, artifact_location=location))
+    except mlflow.MlflowException:  # created by another process in between
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            raise
+        return str(found.experiment_id)
+
+
+def git_commit(checkout: Path = CHECKOUT) -> str:
+    """Commit of the checkout, with '-dirty' when files differ from it; 'unknown' without git."""
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(checkout), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
+            capture_output=True, text=True, timeout=30, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return found.stdout.strip()
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A temporary folder that is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="kronos-") as folder:
+        yield Path(folder)
