@@ -8,6 +8,7 @@ import json
 import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -40,12 +41,13 @@ def _receive(stream: IO[bytes]) -> tuple[dict[str, Any], pd.DataFrame | None]:
 
 
 class Worker:
-    """Stands in for an MLflow pyfunc: `metadata` and `predict`. One request at a time; close it when done."""
+    """Stands in for an MLflow pyfunc: `metadata` and `predict`. Requests from threads wait for each other; close it when done."""
 
     def __init__(self, root: Path) -> None:
         from mlflow.models import Model
 
         self.metadata = Model.load(str(root))
+        self._lock = threading.Lock()
         self._process = subprocess.Popen(
             [sys.executable, "-P", str(Path(__file__).resolve()), str(root)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=root,
@@ -58,8 +60,9 @@ class Worker:
         if self._process.stdin is None or self._process.stdout is None:
             raise KronosError("the worker has no pipes")
         try:
-            _send(self._process.stdin, header, frame)
-            reply, answer = _receive(self._process.stdout)
+            with self._lock:
+                _send(self._process.stdin, header, frame)
+                reply, answer = _receive(self._process.stdout)
         except (EOFError, BrokenPipeError) as error:
             code = self._process.wait()
             raise KronosError(f"the version's own process ended with exit code {code}; see its messages above") from error

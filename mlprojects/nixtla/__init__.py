@@ -1,0 +1,1 @@
+"""Networks of NeuralForecast (Nixtla) behind the contract."""

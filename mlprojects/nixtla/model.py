@@ -1,0 +1,121 @@
+"""nbeats: NeuralForecast's N-BEATS on volatility-scaled returns, forecast by one direct forward pass.
+
+Oreshkin, Carpov, Chapados and Bengio, N-BEATS, ICLR 2020 (arXiv 1905.10437); network by neuralforecast (Apache-2.0).
+"""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from neuralforecast.losses.pytorch import MQLoss
+from neuralforecast.models import NBEATS
+from safetensors.torch import load_file, save_file
+
+from registry import volatility
+from registry.contract import Forecast, ModelSpec, at_levels, blocks, cutoffs, quantile_mean, series_ids
+
+REQUIREMENTS = ("scipy", "torch", "neuralforecast", "safetensors")
+ROWS = 128  # of every forward pass: the last bits of a matrix product depend on its number of rows
+
+# Lightning's and NeuralForecast's loggers announce devices and seeds at every construction.
+for _name in ("lightning", "pytorch_lightning", "lightning.pytorch", "lightning.fabric", "neuralforecast"):
+    logging.getLogger(_name).setLevel(logging.ERROR)
+
+
+def ewma_scale(y: torch.Tensor) -> torch.Tensor:
+    """EWMA volatility [n, 1, ...] at the end of windows [n, L, ...], weights normalised over the window."""
+    age = torch.arange(y.shape[1] - 1, -1, -1, dtype=y.dtype, device=y.device)
+    weights = volatility.DECAY**age
+    variance = torch.einsum("nl...,l->n...", y * y, weights / weights.sum())
+    return variance.sqrt().clamp_min(volatility.FLOOR)[:, None]
+
+
+class ReturnsNBEATS(NBEATS):  # type: ignore[misc]
+    """NBEATS for returns: windows are divided by their own EWMA volatility, and the last return is no level."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(scaler_type="standard", **kwargs)
+        self.scaler.compute_statistics = self._scale
+
+    def _scale(self, x: torch.Tensor, mask: torch.Tensor, dim: int, eps: float) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: ARG002
+        """Shift 0 and EWMA scale [n, 1, ...] of training windows [n, L + h, ...]; only the first L rows are looked at."""
+        scale = ewma_scale(x[:, : self.input_size])
+        return torch.zeros_like(scale), scale
+
+    def forward(self, windows_batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Quantiles [n, H, Q] of scaled windows; NeuralForecast starts from the last value, which for returns is noise."""
+        forecast: torch.Tensor = super().forward(windows_batch)
+        return forecast - windows_batch["insample_y"][:, -1:]
+
+
+def network(spec: ModelSpec, width: int, blocks: int, **training: Any) -> ReturnsNBEATS:
+    """Generic stacks (identity basis, so that any horizon works), `width` units in every layer."""
+    return ReturnsNBEATS(
+        h=spec.max_horizon,
+        input_size=spec.min_context,
+        loss=MQLoss(quantiles=list(spec.levels)),
+        stack_types=["identity"] * blocks,
+        n_blocks=[1] * blocks,
+        mlp_units=[[width, width]] * 2,
+        **training,
+    )
+
+
+@dataclass(frozen=True)
+class NBeats:
+    """A trained network; `net` is in eval mode and its weights are never written again."""
+
+    spec: ModelSpec
+    width: int
+    stacks: int
+    net: ReturnsNBEATS
+
+    def predict(
+        self, history: pd.DataFrame, horizon: int, levels: Sequence[float], seed: int, options: Mapping[str, Any]
+    ) -> Forecast:
+        [(_, values)] = blocks(history, self.spec.max_context)
+        quantiles = self.quantiles(values[:, :, 0])[:, :horizon]
+        return Forecast(
+            unique_id=series_ids(history),
+            cutoff=cutoffs(history),
+            levels=tuple(levels),
+            quantiles=at_levels(quantiles, self.spec.levels, levels),
+            mean=quantile_mean(quantiles, self.spec.levels),
+        )
+
+    @torch.inference_mode()
+    def quantiles(self, windows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Quantiles [n, H, Q] of the sessions after windows of returns [n, L], sorted over the levels."""
+        n = len(windows)
+        padded = np.zeros((-(-n // ROWS) * ROWS, windows.shape[1]), dtype=np.float32)
+        padded[:n] = windows
+        out = torch.cat([self._forward(chunk) for chunk in torch.from_numpy(padded).split(ROWS)])
+        return out[:n].sort(dim=2).values.numpy().astype(np.float64)
+
+    def _forward(self, y: torch.Tensor) -> torch.Tensor:
+        scale = ewma_scale(y)
+        batch = {"insample_y": (y / scale)[:, :, None], "insample_mask": torch.ones_like(y)[:, :, None]}
+        return self.net(batch) * scale[:, :, None]
+
+
+def save(forecaster: NBeats, directory: Path) -> None:
+    """Write the network's weights (safetensors) and shape (JSON)."""
+    shape = {"width": forecaster.width, "stacks": forecaster.stacks}
+    (directory / "config.json").write_text(json.dumps(shape) + "\n")
+    save_file({k: v.contiguous() for k, v in forecaster.net.state_dict().items()}, directory / "weights.safetensors")
+
+
+def load(directory: Path) -> NBeats:
+    """The forecaster that `save` wrote beside spec.json."""
+    spec = ModelSpec.from_json(json.loads((directory / "spec.json").read_text()))
+    shape = json.loads((directory / "config.json").read_text())
+    net = network(spec, shape["width"], shape["stacks"])
+    net.load_state_dict(load_file(directory / "weights.safetensors"))
+    return NBeats(spec, shape["width"], shape["stacks"], net.eval())

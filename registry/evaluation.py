@@ -1,0 +1,149 @@
+"""Rolling evaluation: a forecaster, a history and origins in; forecasts with outcomes and their scores out."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from registry import metrics, wire
+from registry.contract import Floats, Forecaster, at_levels, check_forecast, series_bounds, series_ids
+from registry.errors import BadHistory, BadInput
+
+ORIGIN = "origin"
+KEYS = [wire.UNIQUE_ID, ORIGIN, wire.STEP]
+BANDS = (0.5, 0.8, 0.9)
+
+
+def origins_between(history: pd.DataFrame, after: str, until: str | None, horizon: int) -> pd.DatetimeIndex:
+    """Sessions after `after`, up to `until`, that all series have and that `horizon` more sessions follow."""
+    counts = history.groupby(wire.DS).size()
+    common = counts.index[counts == history[wire.UNIQUE_ID].nunique()]
+    common = common[common <= pd.Timestamp(until)] if until else common
+    found = pd.DatetimeIndex(common[: len(common) - horizon])
+    found = found[found > pd.Timestamp(after)]
+    if found.empty:
+        raise BadInput(
+            f"no session after {after} has {horizon} more in the data, which end {common.max():%Y-%m-%d}", code="NO_ORIGINS"
+        )
+    return found
+
+
+def rolling(
+    forecaster: Forecaster,
+    history: pd.DataFrame,
+    origins: pd.DatetimeIndex,
+    horizon: int,
+    *,
+    levels: Sequence[float] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> pd.DataFrame:
+    """Forecasts from every origin with what came true: unique_id, origin, step, ds, y, mean, q....
+
+    At each origin the forecaster is handed rows up to that origin and nothing else, at most `max_context` a
+    series. Rows [O * N * H], sorted by origin, series, step. `progress(done, all)` is called per origin.
+    """
+    spec = forecaster.spec
+    levels = tuple(levels or spec.levels)
+    bounds, ids = series_bounds(history), series_ids(history)
+    ds, y = history[wire.DS].to_numpy(), history[wire.Y].to_numpy(dtype=np.float64)
+    options = {o.name: o.default for o in spec.options}
+    quantiles, mean, outcome, sessions = [], [], [], []
+    for done, origin in enumerate(origins.to_numpy(), 1):
+        rows, targets = _rows(ds, bounds, origin, spec.max_context, horizon)
+        forecast = forecaster.predict(history.take(rows), horizon, levels, 0, options)
+        check_forecast(forecast, spec, horizon, levels)
+        quantiles.append(forecast.quantiles)
+        mean.append(forecast.mean)
+        outcome.append(y[targets])
+        sessions.append(ds[targets])
+        if progress:
+            progress(done, len(origins))
+    n, o = len(ids), len(origins)
+    frame = pd.DataFrame(
+        {
+            wire.UNIQUE_ID: pd.Categorical.from_codes(np.tile(np.repeat(np.arange(n), horizon), o), list(ids)),
+            ORIGIN: np.repeat(origins.to_numpy(), n * horizon),
+            wire.STEP: np.tile(np.arange(1, horizon + 1), o * n),
+            wire.DS: np.stack(sessions).reshape(-1),
+            wire.Y: np.stack(outcome).reshape(-1),
+            wire.MEAN: np.stack(mean).reshape(-1),
+        }
+    )
+    flat = np.stack(quantiles).reshape(len(frame), -1)
+    return frame.assign(**{wire.quantile_column(level): flat[:, i] for i, level in enumerate(levels)})
+
+
+def _rows(ds: np.ndarray, bounds: np.ndarray, origin: np.datetime64, context: int, horizon: int) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+    """Row numbers of every series' context up to `origin` [sum of contexts], and of its outcomes [N, H]."""
+    context_rows, target_rows = [], []
+    for start, end in zip(bounds[:-1], bounds[1:], strict=True):
+        cut = start + int(np.searchsorted(ds[start:end], origin, side="right"))
+        if cut + horizon > end:
+            raise BadHistory(f"a series has fewer than {horizon} sessions after the origin", code="NO_OUTCOME")
+        context_rows.append(np.arange(max(start, cut - context), cut))
+        target_rows.append(np.arange(cut, cut + horizon))
+    return np.concatenate(context_rows), np.stack(target_rows)
+
+
+def levels_of(frame: pd.DataFrame) -> tuple[float, ...]:
+    """Levels of a frame's quantile columns, in order."""
+    return tuple(float(c[1:]) for c in frame.columns if c.startswith("q") and c[1:].replace(".", "", 1).isdigit())
+
+
+def scores(forecasts: pd.DataFrame) -> pd.DataFrame:
+    """Scores of each row of `rolling`: pinball, crps, absolute error of the median, error of the mean, and for each
+    central band that the levels span `covered_90`, `winkler_90`, ...; quantiles between levels are interpolated."""
+    levels = levels_of(forecasts)
+    q = forecasts[[wire.quantile_column(level) for level in levels]].to_numpy()
+    y = forecasts[wire.Y].to_numpy()
+    out = forecasts[KEYS].copy()
+    out["pinball"] = metrics.pinball(y, q, levels).mean(axis=1)
+    out["crps"] = 2 * out["pinball"]
+    if levels[0] <= 0.5 <= levels[-1]:
+        out["abs_error"] = np.abs(y - at_levels(q, levels, (0.5,))[:, 0])
+    out["bias"] = forecasts[wire.MEAN].to_numpy() - y
+    for band in BANDS:
+        edges = (round((1 - band) / 2, 10), round((1 + band) / 2, 10))
+        if levels[0] <= edges[0] and edges[1] <= levels[-1]:
+            lower, upper = at_levels(q, levels, edges).T
+            out[f"covered_{band * 100:.0f}"] = metrics.inside(y, lower, upper)
+            out[f"winkler_{band * 100:.0f}"] = metrics.winkler(y, lower, upper, band)
+    return out
+
+
+_NAMES = {"abs_error": "mae_median"} | {f"covered_{b * 100:.0f}": f"coverage_{b * 100:.0f}" for b in BANDS}
+
+
+def means(scored: pd.DataFrame, by: str | None = None) -> pd.DataFrame:
+    """Mean scores under their published names; one row, or one per value of `by` (unique_id, step, origin)."""
+    values = scored.drop(columns=KEYS)
+    table = values.groupby(scored[by], observed=True).mean() if by else values.mean().to_frame().T
+    return table.rename(columns=_NAMES)
+
+
+def against(scored: pd.DataFrame, reference: pd.DataFrame, step: int | None = None) -> dict[str, float]:
+    """Skill of a model against a reference on the same rows: 1 - crps / crps_reference, and both p-values.
+
+    The loss difference is averaged over series (and steps, unless one `step` is asked for) per origin first.
+    """
+    if not scored[KEYS].astype(str).equals(reference[KEYS].astype(str)):
+        raise BadInput("model and reference were not scored on the same rows; evaluate both on the same origins")
+    horizon = step or int(scored[wire.STEP].max())
+    if step:
+        scored, reference = scored[scored[wire.STEP] == step], reference[reference[wire.STEP] == step]
+    ours, theirs = (s.groupby(ORIGIN, observed=True)["crps"].mean().to_numpy() for s in (scored, reference))
+    skill = 1 - float(ours.mean() / theirs.mean())
+    if np.array_equal(ours, theirs):
+        return {"skill_vs_fhs": 0.0, "dm_p_hln": 1.0, "dm_p_bartlett": 1.0}
+    test = metrics.diebold_mariano(theirs - ours, horizon)
+    return {"skill_vs_fhs": skill, "dm_p_hln": test.p_hln, "dm_p_bartlett": test.p_bartlett}
+
+
+def reliability(forecasts: pd.DataFrame) -> pd.DataFrame:
+    """Observed share of outcomes at or below each quantile: level, observed, n."""
+    levels = levels_of(forecasts)
+    y = forecasts[wire.Y].to_numpy()
+    observed = [float((y <= forecasts[wire.quantile_column(level)].to_numpy()).mean()) for level in levels]
+    return pd.DataFrame({"level": levels, "observed": observed, "n": len(y)})
+
+

@@ -1,0 +1,75 @@
+"""Files that another process reads: written to a temporary beside them, synced, renamed."""
+
+import errno
+import os
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from registry.errors import KronosError
+
+Writer = Callable[[Path], None]  # writes the whole file to the path it is given
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def write_atomic(path: Path, writer: Writer) -> None:
+    """Replace `path` by what `writer` writes. A reader, a crash or a full disk sees the old file or the new one."""
+    write_together({path: writer})
+
+
+def write_together(writers: Mapping[Path, Writer]) -> None:
+    """Replace several files: all are written and synced before the first is renamed, in the order given.
+
+    When anything fails before that, every old file stays and no temporary is left. KronosError with code NO_SPACE
+    on a full disk, NOT_WRITABLE on any other OSError. A crash between two renames leaves some files new and some
+    old, each whole: where that matters, rename the file that vouches for the others last.
+    """
+    temporaries = {path: _temporary(path) for path in writers}
+    try:
+        for path, writer in writers.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            writer(temporaries[path])
+            _sync(temporaries[path])
+        for path, temporary in temporaries.items():
+            temporary.replace(path)
+            _sync(path.parent)
+    except OSError as error:
+        raise _explain(error, path) from error
+    finally:
+        for temporary in temporaries.values():
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def sweep(directory: Path, older_than_s: float = 3600.0) -> list[Path]:
+    """Remove and return the temporaries that killed writers left in `directory`; younger ones may still be in use."""
+    limit = time.time() - older_than_s
+    removed = []
+    for path in sorted(directory.glob(".*.tmp")):
+        with suppress(FileNotFoundError):  # its writer finished meanwhile
+            if path.stat().st_mtime < limit:
+                path.unlink()
+                removed.append(path)
+    return removed
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+
+
+def _sync(path: Path) -> None:
+    """Flush a file's bytes, or a directory's entries, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _explain(error: OSError, path: Path) -> KronosError:
+    if error.errno in _FULL:
+        return KronosError(f"no space left for {path}; the old files are unchanged", code="NO_SPACE")
+    return KronosError(f"cannot write {path}: {error.strerror or error}", code="NOT_WRITABLE")
