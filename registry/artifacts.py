@@ -39,7 +39,7 @@ set_model(ForecastModel())
 def stage(
     directory: Path, checkout: Path, family: str, spec: Mapping[str, Any], save: Callable[[Path], None]
 ) -> dict[str, Any]:
-    """Lay out loader, code and model under `directory`; returns what `mlflow.pyfunc.log_model` takes.
+    """Lay out loader, code and model under `directory`; returns what `mlflow.pyfunc.save_model` takes.
 
     `save(path)` writes the family's own files. Only Python sources are copied as code.
     """
@@ -90,9 +90,12 @@ def build_manifest(root: Path) -> dict[str, Any]:
     return {"format": FORMAT, "code_digest": digest(code), "files": files}
 
 
-def write_manifest(root: Path, target: Path) -> None:
-    """Write the manifest of the version at `root` to `target`."""
-    target.write_text(json.dumps(build_manifest(root), indent=1, sort_keys=True) + "\n")
+def seal(root: Path) -> str:
+    """Write the manifest of the version at `root`, which is complete but for it; returns the manifest's sha256."""
+    for cache in root.rglob("__pycache__"):
+        shutil.rmtree(cache)
+    (root / MANIFEST).write_text(json.dumps(build_manifest(root), indent=1, sort_keys=True) + "\n")
+    return sha256(root / MANIFEST)
 
 
 def read_manifest(root: Path) -> dict[str, Any]:

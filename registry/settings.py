@@ -25,6 +25,9 @@ class Settings(BaseSettings):
     artifacts_uri: str = Field(default="", description="Where experiments keep artifacts; empty: var/artifacts.")
     serve_host: str = Field(default="127.0.0.1", description="Address the scoring server listens on.")
     serve_port: int = Field(default=5001, ge=0, le=65535, description="Its port; 0 takes a free one.")
+    private_network: bool = Field(
+        default=False, description="True inside a container whose ports are published on loopback only."
+    )
     ui_port: int = Field(default=5000, ge=1, le=65535, description="Port of `make ui`.")
     threads: int = Field(default=0, ge=0, description="Torch threads per process; 0: one per core, at most 4.")
 

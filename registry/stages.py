@@ -4,9 +4,10 @@ A promotion (or an adopted move from outside) into Production is pushed on a sta
 in Production, the one below is where a roll-back goes.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import groupby
 from typing import Protocol, TypeVar
 
 PRODUCTION = "Production"
@@ -59,8 +60,14 @@ class State:
         return self.stack[-2] if len(self.stack) > 1 else None
 
     def holder(self, stage: str) -> int | None:
-        """Version in Production or Staging."""
-        return self.production if stage == PRODUCTION else self.staging
+        """Version in Production or Staging; None for Archived, which holds any number."""
+        return {PRODUCTION: self.production, STAGING: self.staging}.get(stage)
+
+    def among(self, versions: Collection[int]) -> "State":
+        """The same without versions that were deleted since; what is in Production stays, deleted or not."""
+        stack = [v for v in self.stack[:-1] if v in versions] + list(self.stack[-1:])
+        staging = self.staging if self.staging in versions else None
+        return State(tuple(v for v, _ in groupby(stack)), staging, self.stages)
 
 
 def withdrawn(row: Row) -> bool:
@@ -81,8 +88,9 @@ def expected(rows: Iterable[Row]) -> State:
             staging = row.version
             continue
         if row.stage == PRODUCTION and row.action == ROLLBACK:
-            del stack[-1:]
-        elif row.stage == PRODUCTION:
+            while stack and stack[-1] != row.version:  # more than one when versions in between were deleted
+                stack.pop()
+        elif row.stage == PRODUCTION and stack[-1:] != [row.version]:
             stack.append(row.version)
         staging = None if staging == row.version else staging
     stages = dict.fromkeys(touched, ARCHIVED)

@@ -1,5 +1,6 @@
 """Registered models in MLflow: log, find, load, aliases, tags and stages."""
 
+import json
 import re
 import sys
 import warnings
@@ -11,12 +12,14 @@ from typing import Any
 
 import mlflow
 import pandas as pd
+from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 from mlflow.exceptions import MlflowException
+from mlflow.models import Model
 from mlflow.tracking import MlflowClient
 
 from registry import artifacts, signature, tracking, wire
 from registry.contract import ModelSpec
-from registry.errors import BadParameter, CodeMismatch, KronosError, NotFound
+from registry.errors import BadParameter, CodeMismatch, Corrupt, KronosError, NotFound
 from registry.settings import CHECKOUT, Settings
 from registry.worker import Worker
 
@@ -102,6 +105,13 @@ class Store:
         matching = (v for v in self.versions(name) if all(v.tags.get(k) == t for k, t in tags.items()))
         return next(matching, None)
 
+    def metrics(self, version: Version) -> dict[str, float]:
+        """Last value of every metric of the run that made a version; none when the run is gone."""
+        try:
+            return dict(self.client.get_run(version.run_id).data.metrics)
+        except MlflowException:
+            return {}
+
     # --- write ----------------------------------------------------------------------------
 
     def log(
@@ -116,21 +126,26 @@ class Store:
         checkout: Path = CHECKOUT,
     ) -> Version:
         """Log a model on the active run with its manifest, then register it: the version appears last and whole."""
+        run = mlflow.active_run()
+        if run is None:
+            raise KronosError("a model is logged on a run; open one with registry.tracking.start")
+        model = self.client.create_logged_model(run.info.experiment_id, name=spec.name, source_run_id=run.info.run_id)
         with tracking.scratch() as folder:
-            staged = artifacts.stage(folder / "staged", checkout, spec.family, spec.to_json(), save)
-            info = mlflow.pyfunc.log_model(
-                name=spec.name,
+            root = folder / "version"
+            # Not log_model: it uploads, then validates by loading, before a manifest could be among the files.
+            mlflow.pyfunc.save_model(
+                path=str(root),
+                mlflow_model=Model(run_id=run.info.run_id, model_id=model.model_id, model_uuid=model.model_id),
                 signature=signature.build(spec),
                 input_example=example,
                 pip_requirements=pins((*BASE_REQUIREMENTS, *requirements), checkout / "requirements.lock"),
-                **staged,
+                **artifacts.stage(folder / "staged", checkout, spec.family, spec.to_json(), save),
             )
-            root = Path(mlflow.artifacts.download_artifacts(info.model_uri))
-            manifest = folder / artifacts.MANIFEST
-            artifacts.write_manifest(root, manifest)
-            self.client.log_model_artifact(info.model_id, str(manifest))
-            known = {**tags, MANIFEST_TAG: artifacts.sha256(manifest)}
-        registered = mlflow.register_model(info.model_uri, spec.name, tags=known)
+            known = {**tags, MANIFEST_TAG: artifacts.seal(root)}
+            self.client.log_model_artifacts(model.model_id, str(root))
+        self.client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+        self.client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, step=0)])
+        registered = mlflow.register_model(f"models:/{model.model_id}", spec.name, tags=known)
         if description:
             self.client.update_model_version(spec.name, registered.version, description)
         return self.version(spec.name, int(registered.version))
@@ -166,9 +181,19 @@ class Store:
         expected = version.tags.get(MANIFEST_TAG)
         if expected is None:
             raise NotFound(f"{version.uri} has no {MANIFEST_TAG} tag: it was not logged by Kronos Registry")
-        root = Path(mlflow.artifacts.download_artifacts(version.uri))
+        try:
+            root = Path(mlflow.artifacts.download_artifacts(version.uri))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            raise Corrupt(f"the files of {version.uri} are missing from the artifact store") from error
         artifacts.verify(root, manifest_sha256=expected)
         return root
+
+    def spec(self, version: Version) -> ModelSpec:
+        """What a verified version needs and answers."""
+        path = self.fetch(version) / artifacts.MODEL_DIR / artifacts.SPEC
+        return ModelSpec.from_json(json.loads(path.read_text()))
 
     def load(self, reference: str) -> "LoadedVersion":
         """A verified version, ready to forecast: in this process if it runs the same code, else in one of its own."""

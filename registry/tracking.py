@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -34,6 +35,15 @@ def environment(settings: Settings) -> dict[str, str]:
         # instead of ./mlruns.
         "_MLFLOW_SERVER_ARTIFACT_ROOT": settings.artifacts,
     }
+
+
+def process_environment(settings: Settings) -> dict[str, str]:
+    """Environment of a program we start: our stores, the running interpreter's programs first on PATH.
+
+    `mlflow models serve` starts `uvicorn` by name. No bytecode is written into a version's folder.
+    """
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    return {**os.environ, **environment(settings), "PATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 def connect(settings: Settings) -> MlflowClient:
@@ -114,6 +124,24 @@ def start(
         except BaseException as error:
             run.tags({ERROR_TAG: f"{type(error).__name__}: {error}"[:5000]})
             raise
+
+
+def record(
+    settings: Settings, experiment: str, name: str, *, key: tuple[str, str], facts: Mapping[str, str], data: Any
+) -> str:
+    """Id of the finished run that records something once, with `data` in record.json.
+
+    It is made with the tag `key` and found again by it, wherever it was killed before. It is nobody's active run.
+    """
+    client = connect(settings)
+    identity = _experiment(settings, client, experiment)
+    found = client.search_runs([identity], f"tags.`{key[0]}` = '{key[1]}'", max_results=1)
+    made = found[0] if found else client.create_run(identity, run_name=name, tags={**facts, key[0]: key[1]})
+    run = Run(str(made.info.run_id), client)
+    run.params(facts)
+    run.json(data, "record.json")
+    client.set_terminated(run.run_id)
+    return run.run_id
 
 
 def tag_project_run(settings: Settings, message: str) -> None:

@@ -1,0 +1,133 @@
+"""python -m jobs <verb>: compile data, train models, run the quick start."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from registry import terminal
+from registry.errors import BadConfig, BadParameter, KronosError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+EXTRA = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+@app.command("compile", epilog=terminal.EXIT_CODES)
+def compile_data(
+    source: Annotated[str, typer.Option(help="Where prices come from; `builtin`: the installed wheels.")] = "builtin",
+    force: Annotated[bool, typer.Option(help="Write the files even when they are up to date.")] = False,
+) -> None:
+    """Write the processed files and var/logs/qa_compile.json. Example: python -m jobs compile --source builtin"""
+    from jobs.compile import compile_builtin
+    from registry.settings import Settings
+
+    if source != "builtin":
+        raise BadParameter(f"source is {source!r}, expected builtin")
+    with _bar() as advance:
+        summary = compile_builtin(Settings(), force=force, progress=lambda what, done, total: advance(what, done / total))
+    print(json.dumps({key: summary[key] for key in ("skipped", "files", "digests")}))
+
+
+@app.command("train", context_settings=EXTRA, epilog=terminal.EXIT_CODES)
+def train_model(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="A config under mlprojects/*/configs, e.g. nbeats.")],
+    seed: Annotated[int, typer.Option(help="Same commit, data and seed give the same weights on one machine.")] = 0,
+    tiny: Annotated[bool, typer.Option(help="The config's `tiny` override: seconds, for tests.")] = False,
+    reuse: Annotated[bool, typer.Option(help="Take a version that was trained from the same recipe.")] = False,
+) -> None:
+    """Train, evaluate, log and register a model; every key of its config is an option.
+
+    Example: python -m jobs train nbeats --horizon 5 --levels 0.05,0.5,0.95 --max_steps 200
+    """
+    from jobs import train
+    from registry.settings import Settings
+
+    settings = Settings()
+    what = train.plan(settings, model, _pairs(context.args), seed=seed, tiny=tiny)
+    with _bar() as advance:
+        result = train.train(settings, what, train.Reference(), reuse=reuse, progress=advance)
+    print(json.dumps(result.summary()))
+
+
+@app.command("quickstart", epilog=terminal.EXIT_CODES)
+def quick_start(
+    seed: Annotated[int, typer.Option(help="Seed of every training.")] = 0,
+) -> None:
+    """Compile, train the baselines and N-BEATS, promote, serve, ask: the whole path on real prices, offline.
+
+    The last line on stdout is one JSON object. Example: python -m jobs quickstart
+    """
+    from jobs import quickstart
+    from registry.settings import Settings
+
+    with _bar() as advance:
+        result = quickstart.quickstart(Settings(), quickstart.MODELS, quickstart.SERVED, seed, advance)
+    _show(result)
+    print(json.dumps(result))
+
+
+def _show(result: dict[str, Any]) -> None:
+    out = Console(highlight=False)
+    table = Table("model", "CRPS", "coverage 90", "skill vs fhs", "p", "version", "stage", title="Report period")
+    for name, row in result["models"].items():
+        p = max(row["dm_p_hln"], row["dm_p_bartlett"])
+        skill = f"{100 * row['skill_vs_fhs']:+.2f} %"
+        table.add_row(name, f"{row['crps']:.6f}", f"{row['coverage_90']:.3f}", skill, f"{p:.4f}", str(row["version"]), row["stage"])
+    out.print(table)
+    out.print(f"{result['served']} answered with {len(result['forecast'])} rows; the first: {result['forecast'][0]}")
+    out.print(f"{result['seconds']} s. Look next: `make ui` (runs, figures, versions), `make serve` (an endpoint).")
+
+
+@contextmanager
+def _bar() -> Iterator[Any]:
+    """Progress on stderr: `advance(what, share)` shows what is being done and how much of it is done."""
+    talk = Console(stderr=True)
+    columns = (TextColumn("{task.description:<32}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=talk) as progress:
+        current: dict[str, Any] = {}
+
+        def advance(what: str, share: float) -> None:
+            if current.get("what") != what:
+                if "id" in current:
+                    progress.update(current["id"], completed=1.0)
+                    if not talk.is_terminal:
+                        talk.print(what)
+                current.update(what=what, id=progress.add_task(what, total=1.0))
+            progress.update(current["id"], completed=share)
+
+        yield advance
+        if "id" in current:
+            progress.update(current["id"], completed=1.0)
+
+
+def _pairs(arguments: list[str]) -> dict[str, str]:
+    """--key value pairs beyond the declared options: settings of the model's config. An empty value is no setting."""
+    found: dict[str, str] = {}
+    words = [part for word in arguments for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    if len(words) % 2 or any(not key.startswith("--") for key in words[::2]):
+        raise BadConfig(f"settings are given as --key value, found {' '.join(arguments)[:200]}")
+    for key, value in zip(words[::2], words[1::2], strict=True):
+        if value:
+            found[key.removeprefix("--").replace("-", "_")] = value
+    return found
+
+
+def _tag_run(error: KronosError) -> None:
+    """Under `mlflow run`, say on its run why nothing came of it."""
+    import os
+
+    if os.environ.get("MLFLOW_RUN_ID"):
+        from registry import tracking
+        from registry.settings import Settings
+
+        tracking.tag_project_run(Settings(), f"{error.code}: {error.message}")
+
+
+if __name__ == "__main__":
+    terminal.run(app, on_error=_tag_run)

@@ -1,0 +1,98 @@
+"""Registered models and their families, found by folder: mlprojects/<family>/configs/<model>.yaml."""
+
+import dataclasses
+import hashlib
+import importlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from registry import contract
+from registry.errors import BadConfig, NotFound
+from registry.settings import CHECKOUT
+
+TINY = "tiny"
+
+
+@dataclass(frozen=True)
+class Family:
+    """A model's config file and the two modules of its family, imported when asked for."""
+
+    model: str
+    config: Path
+
+    @property
+    def name(self) -> str:
+        return self.config.parents[1].name
+
+    @property
+    def card(self) -> str:
+        return (self.config.parents[1] / "README.md").read_text()
+
+    @property
+    def training(self) -> ModuleType:
+        return importlib.import_module(f"mlprojects.{self.name}.train")
+
+    @property
+    def models(self) -> ModuleType:
+        return importlib.import_module(f"mlprojects.{self.name}.model")
+
+
+def all_models() -> dict[str, Family]:
+    """Every model that can be trained, by registered name."""
+    paths = sorted((CHECKOUT / "mlprojects").glob("*/configs/*.yaml"))
+    return {path.stem: Family(path.stem, path) for path in paths}
+
+
+def find(model: str) -> Family:
+    """The family of a model. Raises NotFound."""
+    known = all_models()
+    if model not in known:
+        raise NotFound(f"no model {model!r}; mlprojects/*/configs/ has {', '.join(known)}")
+    return known[model]
+
+
+def load_config(family: Family, overrides: Mapping[str, Any], *, tiny: bool = False) -> contract.Config:
+    """The model's Config: its file, its `tiny` section if asked for, then `overrides` (text is read as YAML).
+
+    Raises BadConfig for an unknown key or a value of the wrong type, and whatever the Config itself checks.
+    """
+    stored = yaml.safe_load(family.config.read_text())
+    small = stored.pop(TINY)
+    values = stored | (small if tiny else {}) | {key: _parse(key, value) for key, value in overrides.items()}
+    kind = family.training.Config
+    known = [f.name for f in dataclasses.fields(kind)]
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise BadConfig(f"{family.model} has no setting {', '.join(unknown)}; it has {', '.join(known)}", code="UNKNOWN_PARAM")
+    try:
+        config: contract.Config = TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise BadConfig(f"{family.model}: {where}: {first['msg']}") from error
+    return config
+
+
+def _parse(key: str, value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if key == "levels":
+        return [part.strip() for part in value.split(",")]
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise BadConfig(f"{key} cannot be read: {value[:64]!r}") from error
+    return str(parsed) if hasattr(parsed, "isoformat") else parsed
+
+
+def recipe(model: str, config: contract.Config, seed: int, **inputs: str) -> str:
+    """sha256 of everything that decides what training gives: same recipe, same weights on one machine."""
+    content = {"model": model, "config": dataclasses.asdict(config), "seed": seed, **inputs}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,72 @@
+"""Pictures of forecasts: the fan chart and the reliability diagram."""
+
+from collections.abc import Mapping
+
+import matplotlib
+import numpy as np
+import pandas as pd
+
+matplotlib.use("Agg")
+
+from matplotlib.figure import Figure
+
+from registry import evaluation, wire
+
+INK, BLUE, RED, GREY = "#22313f", "#1f77b4", "#c0392b", "#95a5a6"
+SHOWN = 120  # sessions of one-step forecasts in the fan chart
+
+
+def fan_chart(forecasts: pd.DataFrame, model: str, series: str) -> Figure:
+    """One-step bands over the last sessions with what came true, and the fan of the last origin, in per cent."""
+    one = forecasts[forecasts[wire.UNIQUE_ID] == series]
+    last = one[one[evaluation.ORIGIN] == one[evaluation.ORIGIN].max()]
+    past = one[(one[wire.STEP] == 1) & (one[wire.DS] <= last[evaluation.ORIGIN].iloc[0])].tail(SHOWN)
+    levels = evaluation.levels_of(one)
+    figure = Figure(figsize=(10, 4.6), layout="constrained")
+    axes = figure.subplots(1, 2, width_ratios=(5, 2), sharey=True)
+    for axis, frame, x in ((axes[0], past, past[wire.DS]), (axes[1], last, last[wire.STEP])):
+        _bands(axis, x, frame, levels)
+        outside = (frame[wire.Y] < frame[wire.quantile_column(levels[0])]) | (
+            frame[wire.Y] > frame[wire.quantile_column(levels[-1])]
+        )
+        axis.scatter(x[~outside], 100 * frame.loc[~outside, wire.Y], s=9, color=INK, zorder=3, label="realised")
+        axis.scatter(x[outside], 100 * frame.loc[outside, wire.Y], s=16, color=RED, zorder=3, label="outside the band")
+        axis.axhline(0, color=GREY, linewidth=0.6)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("log return of the session, %")
+    axes[0].set_title(f"{model}, {series}: one session ahead", loc="left", fontsize=10)
+    axes[0].tick_params(axis="x", rotation=30)
+    axes[0].legend(frameon=False, fontsize=8, loc="upper left", ncols=2)
+    axes[1].set_title(f"next sessions after {last[evaluation.ORIGIN].iloc[0]:%Y-%m-%d}", loc="left", fontsize=10)
+    axes[1].set_xlabel("step")
+    axes[1].set_xticks(last[wire.STEP].to_numpy())
+    return figure
+
+
+def _bands(axis: matplotlib.axes.Axes, x: pd.Series, frame: pd.DataFrame, levels: tuple[float, ...]) -> None:
+    """Nested bands between symmetric levels, the outermost lightest; the median as a line."""
+    half = len(levels) // 2
+    for i in range(half):
+        low, high = (100 * frame[wire.quantile_column(levels[j])] for j in (i, len(levels) - 1 - i))
+        label = f"{levels[i]:g} to {levels[-1 - i]:g}" if i == 0 else None
+        axis.fill_between(x, low, high, color=BLUE, alpha=0.12 + 0.08 * i / max(half, 1), linewidth=0, label=label)
+    if len(levels) % 2:
+        axis.plot(x, 100 * frame[wire.quantile_column(levels[half])], color=BLUE, linewidth=1, label="median")
+
+
+def reliability_diagram(forecasts: Mapping[str, pd.DataFrame]) -> Figure:
+    """Observed minus nominal share at or below each quantile, in percentage points; 0 is calibrated."""
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axis = figure.subplots()
+    axis.axhline(0, color=GREY, linewidth=1)
+    for (name, frame), colour in zip(forecasts.items(), (BLUE, INK, RED), strict=False):
+        table = evaluation.reliability(frame)
+        axis.plot(table["level"], 100 * (table["observed"] - table["level"]), "o-", color=colour, markersize=4, label=name)
+    reach = max(3.0, float(np.ceil(np.abs(axis.get_ylim()).max())))
+    axis.set_ylim(-reach, reach)
+    axis.set_xlabel("level of the quantile")
+    axis.set_ylabel("observed minus nominal, percentage points")
+    axis.set_title("Reliability over the report period", loc="left", fontsize=10)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False, fontsize=8)
+    return figure

@@ -1,0 +1,81 @@
+"""From source prices to the processed frames: returns, the market, adjusted bars, sectors. Pure functions."""
+
+import numpy as np
+import pandas as pd
+
+from jobs import sources
+from jobs.processed import Universe
+from registry import wire
+from registry.errors import BadHistory
+
+
+def log_returns(prices: pd.DataFrame) -> pd.DataFrame:
+    """unique_id, ds, y = log(close_t / close_t-1) of sorted prices; the first price of a series has no return."""
+    before = prices.groupby(wire.UNIQUE_ID)["close"].shift()
+    returns = prices[[wire.UNIQUE_ID, wire.DS]].assign(**{wire.Y: np.log(prices["close"] / before)})
+    return returns[before.notna()].reset_index(drop=True)
+
+
+def market_daily(panel: pd.DataFrame, index_returns: pd.DataFrame, universe: Universe) -> pd.DataFrame:
+    """ds, market_abs_return (mean |y| over the whole universe), index_return, universe (its name).
+
+    BadHistory when a session lacks a stock or the index: the mean of another set would be another quantity.
+    """
+    returns = panel.pivot(index=wire.DS, columns=wire.UNIQUE_ID, values=wire.Y).reindex(columns=list(universe.symbols))
+    index = index_returns.set_index(wire.DS)[wire.Y].reindex(returns.index)
+    incomplete = returns.isna().any(axis=1) | index.isna()
+    if incomplete.any():
+        first = f"{returns.index[incomplete][0]:%Y-%m-%d}"
+        raise BadHistory(
+            f"{incomplete.sum()} sessions lack a stock of {universe.name} or the index, first {first}",
+            code="BAD_SOURCE",
+        )
+    columns = {wire.MARKET_ABS_RETURN: returns.abs().mean(axis=1), wire.INDEX_RETURN: index}
+    return (
+        pd.DataFrame(columns).assign(universe=pd.Series(universe.name, index=returns.index, dtype="str")).reset_index()
+    )
+
+
+def adjusted_bars(raw: pd.DataFrame) -> pd.DataFrame:
+    """unique_id, ds, y, open high low close volume amount, close_unadjusted: sorted raw bars on one price basis.
+
+    Prices are multiplied by adj_close / close of their session, so that y = log(close_t / close_t-1). Volume counts
+    shares as they were on the last session of the series (see SPLITS). amount = mean of the four adjusted prices x
+    volume. adj_close also knows splits and dividends after the series ended, so prices and amount are right up to one
+    constant factor a series. The first bar of a series has no return and is left out.
+    """
+    factor = raw["adj_close"] / raw["close"]
+    prices = raw[list(sources.OHLC)].mul(factor, axis=0)
+    volume = raw["volume"] * _later_splits(raw)
+    bars = raw[[wire.UNIQUE_ID, wire.DS]].assign(
+        y=np.log(prices["close"] / prices["close"].groupby(raw[wire.UNIQUE_ID]).shift()),
+        **prices,
+        volume=volume,
+        amount=prices.mean(axis=1) * volume,
+        close_unadjusted=raw["close"],
+    )
+    return bars[bars[wire.Y].notna()].reset_index(drop=True)
+
+
+def together(*frames: pd.DataFrame) -> pd.DataFrame:
+    """Long frames of different series as one, sorted by (unique_id, ds)."""
+    return pd.concat(frames).sort_values([wire.UNIQUE_ID, wire.DS], ignore_index=True)
+
+
+def sector_map() -> pd.DataFrame:
+    """unique_id, sector of the panel's stocks."""
+    return pd.DataFrame({wire.UNIQUE_ID: list(sources.SECTORS), "sector": list(sources.SECTORS.values())}, dtype="str")
+
+
+def split_table() -> pd.DataFrame:
+    """unique_id, ds, ratio of the splits within the bars' spans."""
+    names, days = zip(*sources.SPLITS, strict=True)
+    return pd.DataFrame({wire.UNIQUE_ID: names, wire.DS: pd.to_datetime(days), "ratio": list(sources.SPLITS.values())})
+
+
+def _later_splits(raw: pd.DataFrame) -> "pd.Series[float]":
+    """Shares on the series' last session for one share on each row's session."""
+    shares = pd.Series(1.0, index=raw.index)
+    for (name, day), ratio in sources.SPLITS.items():
+        shares = shares.where((raw[wire.UNIQUE_ID] != name) | (raw[wire.DS] >= day), shares * ratio)
+    return shares

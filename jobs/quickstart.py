@@ -1,0 +1,82 @@
+"""The main job: compile, train the baselines and N-BEATS, promote each, serve one, ask it one question."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import httpx
+import pandas as pd
+
+from jobs import compile as compiling
+from jobs import processed, train
+from registry import promotion, tracking, wire
+from registry.claimant import user
+from registry.errors import KronosError
+from registry.ledger import Ledger
+from registry.settings import CHECKOUT, Settings
+from registry.store import Store
+
+MODELS = ("naive", "ewma", "fhs", "har", "nbeats")
+SERVED = "nbeats"
+Progress = Callable[[str, float], None]
+
+
+def quickstart(settings: Settings, models: Sequence[str], served: str, seed: int, progress: Progress) -> dict[str, Any]:
+    """Run the main job; what is done already (same data, code, settings) is skipped. Returns what `make demo` prints."""
+    begun = time.monotonic()
+    compiling.compile_builtin(settings, progress=lambda what, done, total: progress(f"compile: {what}", done / total))
+    store = Store(settings)
+    reference, rows = train.Reference(), {}
+    with tracking.start(settings, train.EXPERIMENT, "quickstart"), Ledger(settings) as ledger:
+        for model in models:
+            what = train.plan(settings, model, {}, seed=seed, tiny=False)
+            said = f"{model}: "
+            result = train.train(
+                settings, what, reference, reuse=True, nested=True, progress=lambda a, s, said=said: progress(said + a, s)
+            )
+            progress(f"{model}: promoting", 0.0)
+            promotion.promote(store, ledger, model, result.version.version, who=user(), why="quick start")
+            rows[model] = {
+                "version": result.version.version,
+                "stage": "Production",
+                **{key: result.metrics[key] for key in ("crps", "coverage_90", "skill_vs_fhs", "dm_p_hln", "dm_p_bartlett")},
+                "trained": "before" if result.reused else "now",
+            }
+    progress(f"serving {served}", 0.0)
+    forecast = ask(settings, served, request(settings, store, served))
+    return {"models": rows, "served": served, "forecast": forecast, "seconds": round(time.monotonic() - begun, 1)}
+
+
+def request(settings: Settings, store: Store, model: str, series: int = 1) -> dict[str, Any]:
+    """Body of one /invocations request: the last real sessions of the first series of the panel."""
+    spec = store.spec(store.resolve(model))
+    panel = processed.load_panel(settings)
+    ids = panel[wire.UNIQUE_ID].unique()[:series]
+    tail = panel[panel[wire.UNIQUE_ID].isin(ids)].groupby(wire.UNIQUE_ID).tail(spec.min_context)[list(spec.columns)]
+    return {"dataframe_split": _split(tail), "params": {"horizon": spec.max_horizon}}
+
+
+def _split(frame: pd.DataFrame) -> dict[str, Any]:
+    dated = frame.assign(**{wire.DS: frame[wire.DS].dt.strftime("%Y-%m-%d")})
+    return {"columns": list(dated.columns), "data": dated.to_numpy(dtype=object).tolist()}
+
+
+def ask(settings: Settings, model: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+    """Start `python -m serving start`, send one request, stop it. Returns the forecast's rows."""
+    command = [sys.executable, "-m", "serving", "start", model, "--port", "0"]
+    environment = tracking.process_environment(settings)
+    with subprocess.Popen(command, cwd=CHECKOUT, env=environment, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            line = server.stdout.readline() if server.stdout else ""
+            if not line:
+                raise KronosError(f"`python -m serving start {model}` ended before it was ready; its message is above")
+            answer = httpx.post(f"{json.loads(line)['url']}/invocations", json=body, timeout=60)
+        finally:
+            server.terminate()
+    if answer.status_code != 200:
+        raise KronosError(f"{model} answered {answer.status_code}: {answer.text[:500]}")
+    rows: list[dict[str, Any]] = answer.json()["predictions"]
+    return rows

@@ -1,0 +1,162 @@
+"""What source prices and processed files must look like (pandera), and one clear line when they do not."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pandera.pandas as pa
+
+from jobs.processed import BARS, MARKET, PANEL, SECTORS
+from jobs.sources import OHLC
+from registry import calendars, wire
+from registry.contract import MAX_ABS_RETURN
+from registry.errors import BadHistory
+
+CALENDAR = "XNYS"
+
+_SESSION = f"a session of {CALENDAR}"
+
+
+def close_source() -> pa.DataFrameSchema:
+    """unique_id, ds, close."""
+    return _series({"close": _price()})
+
+
+def bar_source() -> pa.DataFrameSchema:
+    """unique_id, ds and an unadjusted bar with its adjusted close."""
+    return _series({**{name: _price() for name in OHLC}, "volume": _amount(), "adj_close": _price()}, _ohlc_order())
+
+
+def panel() -> pa.DataFrameSchema:
+    """nbeats_global_daily.parquet: one log return a stock and session."""
+    return _series({wire.Y: _log_return()})
+
+
+def market() -> pa.DataFrameSchema:
+    """market_daily.parquet: what every series of a session shares."""
+    columns = {
+        wire.DS: _session(),
+        wire.MARKET_ABS_RETURN: pa.Column("float64", [_finite(), _between(0.0, MAX_ABS_RETURN)]),
+        wire.INDEX_RETURN: _log_return(),
+        "universe": pa.Column("str", _filled()),
+    }
+    return _frame(columns, _ascending([wire.DS]), _once([wire.DS]))
+
+
+def bars() -> pa.DataFrameSchema:
+    """bars.parquet: adjusted bars, the log returns that follow from them, and the close as it was quoted."""
+    numbers = {name: _price() for name in OHLC} | {
+        "volume": _amount(),
+        "amount": _amount(),
+        "close_unadjusted": _price(),
+    }
+    return _series({wire.Y: _log_return(), **numbers}, _ohlc_order())
+
+
+def sectors() -> pa.DataFrameSchema:
+    """aux_features_daily.parquet: one sector a stock."""
+    columns = {wire.UNIQUE_ID: pa.Column("str", _filled()), "sector": pa.Column("str", _filled())}
+    return _frame(columns, _ascending([wire.UNIQUE_ID]), _once([wire.UNIQUE_ID]))
+
+
+def by_file() -> dict[str, pa.DataFrameSchema]:
+    """Schema of each processed file."""
+    return {PANEL: panel(), MARKET: market(), SECTORS: sectors(), BARS: bars()}
+
+
+def check(frame: pd.DataFrame, schema: pa.DataFrameSchema, source: str) -> None:
+    """Raise BadHistory naming source, column, what was found and what is expected, if `frame` breaks `schema`."""
+    if frame.empty:
+        raise BadHistory(f"{source}: found no rows", code="BAD_SOURCE")
+    try:
+        schema.validate(frame, lazy=True)
+    except pa.errors.SchemaErrors as error:
+        raise BadHistory(f"{source}: {_sentence(error.failure_cases, frame, schema)}", code="BAD_SOURCE") from error
+
+
+def _sentence(cases: pd.DataFrame, frame: pd.DataFrame, schema: pa.DataFrameSchema) -> str:
+    """The first broken rule in words; pandera lists one row per offending cell, frame-wide rules first."""
+    if list(frame.columns) != list(schema.columns):
+        return f"found columns {list(frame.columns)}, expected {list(schema.columns)}"
+    in_column = cases["schema_context"] == "Column"
+    of_column = bool(in_column.any())  # a wrong value says more than the order that it spoils
+    first = cases[in_column].iloc[0] if of_column else cases.iloc[0]
+    expected = "no missing value" if first["check"] == "not_nullable" else first["check"]
+    column = f"{first['column']}: " if of_column else ""
+    if pd.isna(first["index"]):
+        return f"{column}found {first['failure_case']}, expected {expected}"
+    rows = cases.loc[(cases["check"] == first["check"]) & (cases["column"] == first["column"]), "index"].astype(int)
+    found = f"found {first['failure_case']} in" if of_column else "broken in"
+    keys = [name for name in (wire.UNIQUE_ID, wire.DS) if name in frame.columns]
+    where = " ".join(str(value).removesuffix(" 00:00:00") for value in frame.loc[rows.iloc[0], keys])
+    return f"{column}{found} {rows.nunique()} of {len(frame)} rows, first {where}; expected {expected}"
+
+
+# --- rules --------------------------------------------------------------------------------------
+
+
+def _frame(columns: dict[str, pa.Column], *rules: pa.Check) -> pa.DataFrameSchema:
+    return pa.DataFrameSchema(columns, checks=list(rules), strict=True, ordered=True, coerce=False)
+
+
+def _series(numbers: dict[str, pa.Column], *rules: pa.Check) -> pa.DataFrameSchema:
+    """A long frame: unique_id, ds and `numbers`, sorted by (unique_id, ds), each session once."""
+    keys = [wire.UNIQUE_ID, wire.DS]
+    columns = {wire.UNIQUE_ID: pa.Column("str", _filled()), wire.DS: _session(), **numbers}
+    return _frame(columns, _once(keys), _ascending(keys), *rules)
+
+
+def _rule(holds: Callable[[pd.Series], pd.Series], expected: str) -> pa.Check:
+    return pa.Check(holds, error=expected, ignore_na=False)
+
+
+def _session() -> pa.Column:
+    return pa.Column("datetime64[ns]", _rule(_is_session, _SESSION))
+
+
+def _is_session(ds: "pd.Series[pd.Timestamp]") -> "pd.Series[bool]":
+    return ~ds.isin(calendars.not_sessions(CALENDAR, ds.dropna().to_numpy())) & (ds == ds.dt.normalize())
+
+
+def _price() -> pa.Column:
+    return pa.Column("float64", [_finite(), _rule(lambda price: price > 0, "a price above 0")])
+
+
+def _amount() -> pa.Column:
+    return pa.Column("float64", [_finite(), _rule(lambda amount: amount >= 0, "at least 0")])
+
+
+def _log_return() -> pa.Column:
+    return pa.Column("float64", [_finite(), _between(-MAX_ABS_RETURN, MAX_ABS_RETURN)])
+
+
+def _finite() -> pa.Check:
+    return _rule(np.isfinite, "a finite number")
+
+
+def _between(low: float, high: float) -> pa.Check:
+    return _rule(lambda values: values.between(low, high), f"{low:g}..{high:g}")
+
+
+def _filled() -> pa.Check:
+    return _rule(lambda names: names.str.len() > 0, "a name")
+
+
+def _once(keys: list[str]) -> pa.Check:
+    return pa.Check(lambda frame: ~frame.duplicated(keys), error=f"each ({', '.join(keys)}) once")
+
+
+def _ascending(keys: list[str]) -> pa.Check:
+    """Every row stands where a stable sort by `keys` would put it."""
+    return pa.Check(
+        lambda frame: pd.Series(frame.sort_values(keys, kind="stable").index == frame.index, index=frame.index),
+        error=f"rows sorted by {', '.join(keys)}",
+    )
+
+
+def _ohlc_order() -> pa.Check:
+    def holds(bar: pd.DataFrame) -> "pd.Series[bool]":
+        body = bar[["open", "close"]]
+        return (bar["low"] <= body.min(axis=1)) & (body.max(axis=1) <= bar["high"])
+
+    return pa.Check(holds, error="low <= open, close <= high")

@@ -1,0 +1,118 @@
+"""Real prices in installed wheels: skfolio's stocks and index, bokeh_sampledata's and arch's daily bars.
+
+Read at run time; no price is kept in this repository. Every source is a long frame sorted by (unique_id, ds):
+close sources hold `close`, bar sources `open high low close volume adj_close`, all float64, prices in USD or index
+points. Nothing is repaired here. The heavy packages are imported when a source is read.
+"""
+
+from importlib.metadata import version
+
+import pandas as pd
+
+from registry import wire
+
+OHLC = ("open", "high", "low", "close")
+INDEX = "SP500"
+
+# Names of the sources, as messages and the QA summary call them.
+STOCKS, STOCK_INDEX, STOCK_BARS, INDEX_BARS = (
+    "skfolio/sp500_dataset",
+    "skfolio/sp500_index",
+    "bokeh_sampledata/stocks",
+    "arch/sp500+nasdaq",
+)
+BOKEH_STOCKS = ("AAPL", "FB", "GOOG", "IBM", "MSFT")
+PACKAGES = ("arch", "bokeh_sampledata", "exchange_calendars", "skfolio")
+
+# GICS sectors of skfolio's 20 stocks, by hand: no wheel carries them.
+SECTORS = {
+    "AAPL": "Information Technology",
+    "AMD": "Information Technology",
+    "BAC": "Financials",
+    "BBY": "Consumer Discretionary",
+    "CVX": "Energy",
+    "GE": "Industrials",
+    "HD": "Consumer Discretionary",
+    "JNJ": "Health Care",
+    "JPM": "Financials",
+    "KO": "Consumer Staples",
+    "LLY": "Health Care",
+    "MRK": "Health Care",
+    "MSFT": "Information Technology",
+    "PEP": "Consumer Staples",
+    "PFE": "Health Care",
+    "PG": "Consumer Staples",
+    "RRC": "Energy",
+    "UNH": "Health Care",
+    "WMT": "Consumer Staples",
+    "XOM": "Energy",
+}
+
+# Shares for one old share, on the first session at the new price, within the bars' spans.
+SPLITS = {
+    ("AAPL", "2000-06-21"): 2.0,
+    ("AAPL", "2005-02-28"): 2.0,
+    ("MSFT", "2003-02-18"): 2.0,
+}
+
+
+def stock_prices() -> pd.DataFrame:
+    """Adjusted closes of 20 S&P 500 stocks, 1990-01-02..2022-12-28: unique_id, ds, close."""
+    from skfolio.datasets import load_sp500_dataset
+
+    return _long(load_sp500_dataset())
+
+
+def index_prices() -> pd.DataFrame:
+    """The S&P 500 (a price index, without dividends) on the same dates: unique_id, ds, close."""
+    from skfolio.datasets import load_sp500_index
+
+    return _long(load_sp500_index())
+
+
+def bokeh_bars() -> pd.DataFrame:
+    """Unadjusted bars and adjusted closes of five stocks, 2000-03-01..2013-03-01."""
+    from bokeh_sampledata import stocks
+
+    return _bars({name: pd.DataFrame(getattr(stocks, name)) for name in BOKEH_STOCKS})
+
+
+def arch_bars() -> pd.DataFrame:
+    """Bars of the NASDAQ Composite and the S&P 500, 1999-01-04..2018-12-31; an index needs no adjustment."""
+    from arch.data import nasdaq, sp500
+
+    return _bars({"NASDAQ": nasdaq.load().reset_index(), INDEX: sp500.load().reset_index()})
+
+
+def read_all() -> dict[str, pd.DataFrame]:
+    """Every source by name."""
+    return {STOCKS: stock_prices(), STOCK_INDEX: index_prices(), STOCK_BARS: bokeh_bars(), INDEX_BARS: arch_bars()}
+
+
+def package_versions() -> dict[str, str]:
+    return {name: version(name) for name in PACKAGES}
+
+
+def _long(prices: pd.DataFrame) -> pd.DataFrame:
+    """Wide closes (one column a symbol) as a long frame."""
+    names = sorted(prices.columns)
+    wide = prices[names].rename_axis(index=wire.DS)
+    long = wide.melt(var_name=wire.UNIQUE_ID, value_name="close", ignore_index=False).reset_index()
+    return _typed(long[[wire.UNIQUE_ID, wire.DS, "close"]])
+
+
+def _bars(frames: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    columns = [wire.UNIQUE_ID, wire.DS, *OHLC, "volume", "adj_close"]
+    renamed = [
+        frame.rename(columns=lambda name: str(name).lower().replace(" ", "_"))
+        .rename(columns={"date": wire.DS})
+        .assign(**{wire.UNIQUE_ID: name})
+        for name, frame in sorted(frames.items())
+    ]
+    return _typed(pd.concat(renamed, ignore_index=True)[columns])
+
+
+def _typed(frame: pd.DataFrame) -> pd.DataFrame:
+    numbers = frame.columns[2:]
+    kinds = {wire.UNIQUE_ID: "str", wire.DS: "datetime64[ns]", **dict.fromkeys(numbers, "float64")}
+    return frame.astype(kinds)

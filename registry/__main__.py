@@ -1,0 +1,283 @@
+"""python -m registry <verb>: list, compare and promote registered models, look at their history, check them."""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from registry import terminal
+from registry.errors import BadParameter, Corrupt, NotFound
+
+if TYPE_CHECKING:  # mlflow and SQLAlchemy cost seconds: --help does without
+    from registry.ledger import Ledger
+    from registry.store import Store, Version
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, for programs.")]
+Model = Annotated[str, typer.Argument(help="Name of a registered model, as in nbeats.")]
+Why = Annotated[str, typer.Option(help="The reason, in words; kept for ever.")]
+COMPARED = ("crps", "coverage_90", "skill_vs_fhs", "dm_p_hln", "dm_p_bartlett")
+
+
+@app.command("list", epilog=terminal.EXIT_CODES)
+def list_models(as_json: Json = False) -> None:
+    """Registered models and what is in their stages. Example: python -m registry list"""
+    store = _store()
+    rows = []
+    for name in store.names():
+        aliases = store.aliases(name)
+        versions = [v.version for v in store.versions(name)]
+        held = {key: aliases.get(key) for key in ("production", "previous", "staging")}
+        rows.append({"model": name, "versions": len(versions), "latest": max(versions, default=None), **held})
+    _emit(rows, as_json, empty="no model is registered; `make quickstart` trains the first ones")
+
+
+@app.command(epilog=terminal.EXIT_CODES)
+def show(
+    reference: Annotated[
+        str, typer.Argument(metavar="MODEL[/VERSION]", help="As in nbeats, nbeats/3, nbeats@staging.")
+    ],
+    as_json: Json = False,
+) -> None:
+    """Versions of a model, or everything known of one. Example: python -m registry show nbeats/3"""
+    store = _store()
+    if "/" not in reference and "@" not in reference:
+        rows = [
+            _row(v) | {"created": f"{v.created_at:%Y-%m-%d %H:%M}", "run": v.run_id} for v in store.versions(reference)
+        ]
+        _emit(rows, as_json, empty=f"{reference} has no versions")
+        return
+    version = store.resolve(reference)
+    facts = asdict(version) | {"uri": version.uri, "created_at": version.created_at.isoformat()}
+    facts["metrics"] = store.metrics(version)
+    if as_json:
+        print(json.dumps(facts))
+        return
+    _emit([{"": key, "value": value} for key, value in _flat(facts)], as_json)
+
+
+@app.command(epilog=terminal.EXIT_CODES)
+def compare(
+    references: Annotated[list[str], typer.Argument(metavar="MODEL[/VERSION]...", help="As in nbeats fhs/1.")],
+    as_json: Json = False,
+) -> None:
+    """Versions side by side by the metrics of their runs, best CRPS first. Example: python -m registry compare nbeats fhs"""
+    store = _store()
+    rows = []
+    for version in _versions(store, references):
+        measured = store.metrics(version)
+        rows.append(_row(version) | {key: measured.get(key) for key in COMPARED})
+    rows.sort(key=lambda row: (row["crps"] is None, row["crps"]))
+    _emit(rows, as_json)
+
+
+@app.command(epilog=terminal.EXIT_CODES)
+def promote(
+    model: Model,
+    version: Annotated[str, typer.Argument(help="A number, `latest`, or an alias as in `staging`.")],
+    stage: Annotated[str, typer.Option(help="Production, Staging or Archived.")] = "Production",
+    why: Why = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, change nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Move a version to a stage, after its bytes were verified.
+
+    Example: python -m registry promote nbeats 3 --stage Production --why "better CRPS since March"
+    """
+    from registry import promotion
+    from registry.claimant import user
+
+    store = _store()
+    number = store.versions(model)[0].version if version == "latest" else store.resolve(f"{model}/{version}").version
+    stage = stage.capitalize()
+    with _ledger() as ledger:
+        if dry_run:
+            decided = promotion.decide(store, ledger.records(model), model, number, stage)
+            _say(f"{model} version {number} " + (f"would go to {stage}" if decided else f"is in {stage} already"))
+            _emit_one({"changes": decided is not None, **(decided or {})}, as_json)
+            return
+        before = {r.sequence for r in ledger.records(model)}
+        record = promotion.promote(store, ledger, model, number, stage, who=user(), why=why)
+        changed = record.sequence not in before
+        _say(f"{model} version {number} is in {stage}" + ("" if changed else " already: nothing was changed"))
+        _emit_one({"changed": changed, **record.to_json()}, as_json)
+
+
+@app.command(epilog=terminal.EXIT_CODES)
+def rollback(model: Model, why: Why = "", as_json: Json = False) -> None:
+    """Put back what was in Production before. Example: python -m registry rollback nbeats --why "coverage fell to .80" """
+    from registry import promotion
+    from registry.claimant import user
+
+    store = _store()
+    with _ledger() as ledger:
+        record = promotion.rollback(store, ledger, model, who=user(), why=why)
+        _say(f"{model} version {record.version} is in Production again, instead of version {record.from_version}")
+        _emit_one({"changed": True, **record.to_json()}, as_json)
+
+
+@app.command(epilog=terminal.EXIT_CODES)
+def history(
+    model: Model,
+    at: Annotated[str, typer.Option(help="Only what was in Production then: ISO 8601, UTC unless it says.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Who moved what, when and why. Example: python -m registry history nbeats --at 2026-11-22T10:00"""
+    from registry import promotion
+
+    instant = _instant(at) if at else None
+    with _ledger() as ledger:
+        records = promotion.history(ledger, model, instant)
+    if not records:
+        _store().aliases(model)  # NotFound for an unknown model
+        if instant is not None:
+            raise NotFound(f"nothing was in Production of {model} at {at}")
+    rows = [r.to_json() for r in records]
+    if not as_json:
+        kept = ("sequence", "moved_at", "action", "stage", "version", "from_version", "who", "why")
+        rows = [{key: row[key] for key in kept} | {"state": _state(row)} for row in rows]
+    _emit(rows, as_json, empty=f"{model} was never promoted")
+
+
+@app.command(epilog=terminal.EXIT_CODES)
+def verify(
+    references: Annotated[list[str], typer.Argument(metavar="MODEL[/VERSION]...", help="As in nbeats, nbeats/3.")],
+    as_json: Json = False,
+) -> None:
+    """Compare every byte of versions with what was registered; exit 1 if one differs. Example: python -m registry verify nbeats/3"""
+    store = _store()
+    rows = []
+    for version in _versions(store, references):
+        row = {"model": version.name, "version": version.version}
+        try:
+            store.fetch(version)
+            rows.append(row | {"ok": True, "message": ""})
+        except (Corrupt, NotFound) as error:
+            rows.append(row | {"ok": False, "message": error.message})
+    _emit(rows, as_json)
+    if not all(row["ok"] for row in rows):
+        raise typer.Exit(1)
+
+
+@app.command(epilog=terminal.EXIT_CODES)
+def doctor(
+    model: Annotated[str, typer.Argument(help="One model; all when left out.")] = "",
+    repair: Annotated[bool, typer.Option("--repair", help="Repair what can be repaired.")] = False,
+    as_json: Json = False,
+) -> None:
+    """What is out of line between MLflow, the ledger and the files; exit 1 while something is.
+
+    Example: python -m registry doctor nbeats --repair
+    """
+    from registry.doctor import examine
+
+    store = _store()
+    with _ledger() as ledger:
+        findings = examine(store, ledger, model or None, repair=repair)
+    _emit([asdict(finding) for finding in findings], as_json, empty="all in line")
+    if not all(finding.repaired for finding in findings):
+        raise typer.Exit(1)
+
+
+# --- what the verbs share ---------------------------------------------------------------------
+
+
+def _store() -> "Store":
+    from registry.settings import Settings
+    from registry.store import Store
+
+    return Store(Settings())
+
+
+@contextmanager
+def _ledger() -> Iterator["Ledger"]:
+    from registry.ledger import Ledger
+    from registry.settings import Settings
+
+    with Ledger(Settings()) as ledger:
+        yield ledger
+
+
+def _versions(store: "Store", references: Sequence[str]) -> list["Version"]:
+    """'nbeats' is all versions of it, 'nbeats/3' and 'nbeats@staging' one."""
+    one = ("/", "@")
+    found = [[store.resolve(r)] if any(c in r for c in one) else store.versions(r) for r in references]
+    return [version for versions in found for version in versions]
+
+
+def _row(version: "Version") -> dict[str, Any]:
+    return {
+        "model": version.name,
+        "version": version.version,
+        "stage": version.tags.get("stage"),
+        "aliases": list(version.aliases),
+    }
+
+
+def _state(row: Mapping[str, Any]) -> str:
+    if row["completed_at"] is None:
+        return "unfinished"
+    return "done" if row["moved_at"] else "withdrawn"
+
+
+def _instant(text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError as error:
+        raise BadParameter(f"--at is {text!r}, expected a time like 2026-11-22T10:00", code="BAD_TIMESTAMP") from error
+
+
+def _flat(facts: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Nested facts, one per line: tags.family, metrics.crps, ..."""
+    found: list[tuple[str, Any]] = []
+    for key, value in facts.items():
+        found += [(f"{key}.{k}", v) for k, v in sorted(value.items())] if isinstance(value, Mapping) else [(key, value)]
+    return found
+
+
+# --- talk on stderr, results on stdout --------------------------------------------------------
+
+
+def _say(text: str) -> None:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(text, markup=False)
+
+
+def _emit_one(row: Mapping[str, Any], as_json: bool) -> None:
+    """One object in JSON; for people the sentence on stderr has said it."""
+    if as_json:
+        print(json.dumps(row))
+
+
+def _emit(rows: Sequence[Mapping[str, Any]], as_json: bool, *, empty: str = "") -> None:
+    """Rows as JSON, as a table on a terminal, else tab-separated."""
+    if as_json:
+        print(json.dumps(rows))
+    elif not rows:
+        _say(empty)
+    elif sys.stdout.isatty():
+        table = Table(*rows[0])
+        for row in rows:
+            table.add_row(*map(_text, row.values()))
+        Console(highlight=False).print(table)
+    else:
+        print("\n".join("\t".join(map(_text, line)) for line in (rows[0], *(row.values() for row in rows))))
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return "" if value is None else str(value)
+
+
+if __name__ == "__main__":
+    terminal.run(app)

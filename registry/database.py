@@ -1,0 +1,113 @@
+"""The ledger's database: SQLite or PostgreSQL, its transactions, its tables brought up to date."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+
+from registry.errors import BadConfig, Conflict, KronosError
+
+VERSION_TABLE = "kronos_ledger_version"  # MLflow owns `alembic_version` where both live in one database
+MIGRATIONS = Path(__file__).parent / "migrations"
+_LOCK = 5_203_117_402  # PostgreSQL advisory lock under which tables are migrated
+_BUSY_TIMEOUT_S = 30
+
+
+class UtcTime(sa.TypeDecorator[datetime]):
+    """An aware datetime, kept in UTC to the microsecond; SQLite forgets time zones by itself."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        if value is None:
+            return None
+        utc = value.astimezone(UTC)
+        return utc.replace(tzinfo=None) if dialect.name == "sqlite" else utc
+
+    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:  # noqa: ARG002
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def connect(uri: str) -> sa.Engine:
+    """Engine of a ledger's URI; nothing is opened yet. Raises BadConfig for a URI of the wrong form."""
+    try:
+        url = sa.make_url(uri)
+    except SQLAlchemyError as error:
+        raise BadConfig("KRONOS_LEDGER_URI is not a database URI like sqlite:////srv/kronos/ledger.db") from error
+    if url.drivername == "postgresql+psycopg2":
+        return sa.create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 10})
+    if url.drivername != "sqlite":
+        raise BadConfig(
+            f"KRONOS_LEDGER_URI begins with {url.drivername}://; the ledger is kept in SQLite (sqlite:///) or "
+            "PostgreSQL (postgresql+psycopg2://: without the driver, one that is not installed would be picked)"
+        )
+    if url.database:
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = sa.create_engine(url, connect_args={"timeout": _BUSY_TIMEOUT_S})
+    sa.event.listen(engine, "connect", _prepare_sqlite)
+    sa.event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _: Any) -> None:
+    connection.isolation_level = None  # transactions begin where we say, so that tables are made inside one
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    immediate = connection.get_execution_options().get("immediate", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+
+
+@contextmanager
+def write(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A transaction that writes; SQLite takes its write lock at once, so that no reader has to become a writer."""
+    with _explained(engine), engine.execution_options(immediate=True).begin() as connection:
+        yield connection
+
+
+@contextmanager
+def read(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A connection that only reads."""
+    with _explained(engine), engine.connect() as connection:
+        yield connection
+
+
+@contextmanager
+def _explained(engine: sa.Engine) -> Iterator[None]:
+    """Turn the driver's errors into one of ours; a broken constraint is left to the caller."""
+    try:
+        yield
+    except IntegrityError:
+        raise
+    except DBAPIError as error:
+        where = engine.url.render_as_string(hide_password=True)
+        reason = " ".join(str(error.orig).split())
+        raise KronosError(f"the ledger at {where} cannot be used: {reason}", code="LEDGER_UNAVAILABLE") from error
+
+
+def migrate(connection: sa.Connection) -> None:
+    """Bring the tables up to date, one process at a time. Raises Conflict for a ledger that newer code wrote."""
+    from alembic import command
+    from alembic.config import Config
+    from alembic.util import CommandError
+
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    try:
+        command.upgrade(config, "head")
+    except CommandError as error:
+        raise Conflict("the ledger was written by newer code; update this checkout", code="NEWER_LEDGER") from error

@@ -1,0 +1,271 @@
+"""Moving versions between stages: promote, roll back, history. It can be killed at any point.
+
+What is served is the alias `production`; it moves atomically. Before it moves, a row of the ledger claims the model;
+after it moved, the steps below bring everything else in line. Each step does nothing where it was done before, so
+whoever finds the claim of a dead process completes it first.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from registry import ledger as ledgers
+from registry import stages, tracking
+from registry.claimant import user
+from registry.errors import BadParameter, Conflict, Corrupt, NotFound
+from registry.ledger import Ledger, Record
+from registry.stages import ALIASES, ARCHIVED, PREVIOUS, PRODUCTION, STAGES, STAGING, State
+from registry.store import Store, Version
+
+EXPERIMENT = "promotions"
+PROMOTION_TAG = "kronos.promotion"  # the row's hash, on its audit run
+METRICS = ("crps", "coverage_90", "skill_vs_fhs")
+_MAX_WORDS = 1000  # characters of `who` and `why`; MLflow keeps 5000 of a tag
+
+
+# --- what people ask for ----------------------------------------------------------------------
+
+
+def promote(
+    store: Store, ledger: Ledger, name: str, version: int, stage: str = PRODUCTION, *, who: str, why: str
+) -> Record:
+    """The completed ledger row that put a version in a stage; the older row when it is there already.
+
+    Raises BadParameter, NotFound, Corrupt (its bytes are wrong: nothing was changed), Conflict (somebody is at it, or
+    the version in Production was to leave it).
+    """
+    _check_words(who, why)
+    _check_stage(stage)
+    store.version(name, version)
+    records = settle(store, ledger, name)
+    decided = decide(store, records, name, version, stage)
+    if decided is None:
+        return next(r for r in reversed(records) if not stages.withdrawn(r) and version in (r.version, r.from_version))
+    return _carry_out(store, ledger, records, who=who, why=why, **decided)
+
+
+def decide(store: Store, records: list[Record], name: str, version: int, stage: str) -> dict[str, Any] | None:
+    """What a promotion would write after `records`; None when the version is there already. Raises as `promote` does."""
+    _check_stage(stage)
+    candidate = store.version(name, version)
+    state = stages.expected(records)
+    there = state.stages.get(version) == stage
+    if there and (stage == ARCHIVED or store.aliases(name).get(ALIASES[stage]) == version):
+        return None
+    if stage != PRODUCTION and state.production == version:
+        raise Conflict(f"{name} version {version} is in Production; promote another version or roll back first")
+    return {
+        "model": name, "action": stages.PROMOTE, "stage": stage, "version": version,
+        "from_version": state.holder(stage), "evidence": admit(store, candidate, stage),
+    }  # fmt: skip
+
+
+def rollback(store: Store, ledger: Ledger, name: str, *, who: str, why: str) -> Record:
+    """The completed ledger row that put back what was in Production before.
+
+    Raises Conflict when nothing was there before, NotFound, Corrupt as `promote` does.
+    """
+    _check_words(who, why)
+    store.aliases(name)  # NotFound for an unknown model
+    records = settle(store, ledger, name)
+    state = expected(store, name, records)
+    if state.previous is None:
+        raise Conflict(f"nothing was in Production of {name} before {state.production or 'now'}", code="NOTHING_BEFORE")
+    target = store.version(name, state.previous)
+    return _carry_out(
+        store, ledger, records, model=name, action=stages.ROLLBACK, stage=PRODUCTION, version=target.version,
+        from_version=state.production, who=who, why=why, evidence=admit(store, target, PRODUCTION),
+    )  # fmt: skip
+
+
+def history(ledger: Ledger, name: str, at: datetime | None = None) -> list[Record]:
+    """Rows of a model in sequence; with `at`, only the one that had put in Production what was there then.
+
+    A naive `at` is taken as UTC. A move made outside counts from when it was noticed.
+    """
+    records = ledger.records(name)
+    if at is None:
+        return records
+    instant = at.replace(tzinfo=UTC) if at.tzinfo is None else at
+    found = stages.in_production(records, instant)
+    return [found] if found else []
+
+
+def admit(store: Store, version: Version, stage: str) -> dict[str, Any]:
+    """Evidence that a version may enter a stage, for the ledger; raises what keeps it out. The gate belongs here.
+
+    Today: its bytes are those that were registered, and what its run measured.
+    """
+    if stage == ARCHIVED:
+        return {}
+    store.fetch(version)
+    measured = store.metrics(version)
+    evidence: dict[str, Any] = {key: measured[key] for key in METRICS if math.isfinite(measured.get(key, math.nan))}
+    return evidence | {"manifest_sha256": version.tags["manifest_sha256"]}
+
+
+def _check_stage(stage: str) -> None:
+    if stage not in STAGES:
+        raise BadParameter(f"stage is {stage!r}, expected one of {', '.join(STAGES)}", code="BAD_STAGE")
+
+
+def _check_words(who: str, why: str) -> None:
+    for key, words in (("who", who), ("why", why)):
+        if len(words) > _MAX_WORDS or "\0" in words:
+            raise BadParameter(f"{key} is at most {_MAX_WORDS} characters without NUL, found {len(words)}")
+    if not who.strip():
+        raise BadParameter("who is empty; a change is signed by user@host")
+
+
+# --- claims -----------------------------------------------------------------------------------
+
+
+def settle(store: Store, ledger: Ledger, name: str) -> list[Record]:
+    """Rows of a model, all completed and in line with its aliases, before anything new is claimed.
+
+    A dead claim is completed, and an alias that was moved outside is adopted: the alias is the truth. Raises Conflict
+    while another process is at it.
+    """
+    records = ledger.records(name)
+    if records and records[-1].completed_at is None:
+        if not records[-1].abandoned:
+            raise ledgers.busy(records[-1])
+        resume(store, ledger, records)
+        records = ledger.records(name)
+    for stage, alias in ALIASES.items():
+        wanted, found = stages.expected(records).holder(stage), store.aliases(name).get(alias)
+        if found is not None and found != wanted:
+            adopt(store, ledger, records, name, stage, found)
+            records = ledger.records(name)
+    return records
+
+
+def resume(store: Store, ledger: Ledger, records: list[Record]) -> Record:
+    """Complete an abandoned claim, the last of `records`. It is withdrawn when its version went bad before it moved."""
+    record = ledger.take(records[-1])
+    alias = ALIASES.get(record.stage)
+    if record.action != stages.ADOPT and alias and store.aliases(record.model).get(alias) != record.version:
+        try:
+            store.fetch(store.version(record.model, record.version))
+        except (Corrupt, NotFound):
+            ledger.withdraw(record)
+            return record
+    return _finish(store, ledger, [*records[:-1], record])
+
+
+def adopt(store: Store, ledger: Ledger, records: list[Record], name: str, stage: str, version: int) -> Record:
+    """Write down that an alias was moved outside, so that history and roll-back know."""
+    was = stages.expected(records).holder(stage)
+    return _carry_out(
+        store, ledger, records, model=name, action=stages.ADOPT, stage=stage, version=version, from_version=was,
+        who=user(), why=f"alias {ALIASES[stage]} was moved outside the registry", evidence={},
+    )  # fmt: skip
+
+
+def _carry_out(store: Store, ledger: Ledger, records: list[Record], *, model: str, **decided: Any) -> Record:
+    """Claim the row after `records`, then do what it says."""
+    claimed = ledger.claim(model, records[-1] if records else None, **decided)
+    return _finish(store, ledger, [*records, claimed])
+
+
+def _finish(store: Store, ledger: Ledger, records: list[Record]) -> Record:
+    """Run all steps of the last record, which this process holds; let go of it when one fails."""
+    record = records[-1]
+    move = Move(store, ledger, record, expected(store, record.model, records))
+    try:
+        for step in STEPS:
+            ledger.check_held(record)
+            step(move)
+    except BaseException:
+        ledger.release(record)
+        raise
+    return ledger.record(record.model, record.sequence)
+
+
+def expected(store: Store, name: str, records: list[Record]) -> State:
+    """What should be where, of the versions that still exist."""
+    return stages.expected(records).among({v.version for v in store.versions(name)})
+
+
+# --- steps ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Move:
+    """A claimed row and what should be where once it is completed."""
+
+    store: Store
+    ledger: Ledger
+    record: Record
+    state: State
+
+
+def move_production(move: Move) -> None:
+    """What is served changes here, at once. The time is written first: after a crash it cannot be known."""
+    name, alias, version = move.record.model, ALIASES[PRODUCTION], move.state.production
+    if move.record.stage == PRODUCTION and move.store.aliases(name).get(alias) != version:
+        move.ledger.moving(move.record)
+        point(move.store, name, alias, version)
+
+
+def move_previous(move: Move) -> None:
+    point(move.store, move.record.model, PREVIOUS, move.state.previous)
+
+
+def move_staging(move: Move) -> None:
+    point(move.store, move.record.model, ALIASES[STAGING], move.state.staging)
+
+
+def write_tags(move: Move) -> None:
+    """The tag that makes a version's stage searchable."""
+    for version, stage in wrong_tags(move.store, move.record.model, move.state).items():
+        move.store.set_tag(move.record.model, version, stages.TAG, stage)
+
+
+def write_stages(move: Move) -> None:
+    """MLflow's own stages, for models:/NAME/Production."""
+    for version, stage in wrong_stages(move.store, move.record.model, move.state).items():
+        move.store.set_stage(move.record.model, version, stage)
+
+
+def write_audit(move: Move) -> None:
+    """One MLflow run per row, found again by the row's hash."""
+    row = move.ledger.record(move.record.model, move.record.sequence)
+    facts = {"model": row.model, "version": row.version, "from": row.from_version or "none", "stage": row.stage,
+             "action": row.action, "who": row.who, "why": row.why}  # fmt: skip
+    run_id = tracking.record(
+        move.store.settings, EXPERIMENT, f"{row.model} {row.action} {row.version}",
+        key=(PROMOTION_TAG, row.hash), facts={k: str(v) for k, v in facts.items()},
+        data=row.to_json(),
+    )  # fmt: skip
+    move.ledger.audited(row, run_id)
+
+
+def complete(move: Move) -> None:
+    move.ledger.complete(move.record)
+
+
+STEPS: tuple[Callable[[Move], None], ...] = (
+    move_production, move_previous, move_staging, write_tags, write_stages, write_audit, complete,
+)  # fmt: skip
+
+
+def point(store: Store, name: str, alias: str, version: int | None) -> None:
+    """Let an alias name this version, or nothing."""
+    found = store.aliases(name).get(alias)
+    if version is not None and found != version:
+        store.set_alias(name, alias, version)
+    elif version is None and found is not None:
+        store.delete_alias(name, alias)
+
+
+def wrong_tags(store: Store, name: str, state: State) -> Mapping[int, str]:
+    """Version -> stage that its tag should say."""
+    return stages.corrections(state, {v.version: v.tags.get(stages.TAG, "") for v in store.versions(name)})
+
+
+def wrong_stages(store: Store, name: str, state: State) -> Mapping[int, str]:
+    """Version -> stage that MLflow should hold it in."""
+    return stages.corrections(state, {v.version: v.stage for v in store.versions(name)})

@@ -1,0 +1,131 @@
+"""One `mlflow models serve` process of one version: start, wait until it answers, watch, stop."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+import httpx
+
+from registry.errors import BadParameter, KronosError
+from registry.settings import Settings
+from registry.store import Version
+from registry.tracking import process_environment
+
+READY_TIMEOUT_S = 120.0
+STOP_TIMEOUT_S = 15.0
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+class Scorer:
+    """A running scoring server. Use as a context manager: leaving it stops the server and its children."""
+
+    def __init__(self, settings: Settings, version: Version, *, host: str, port: int) -> None:
+        check_host(settings, host)
+        self.version = version
+        self.host = host
+        self.port = port or _free_port(host)
+        check_free(host, self.port)
+        self.log = settings.logs_dir / f"serve_{version.name}_{version.version}.log"
+        self._command = serve_command(version.uri, host, self.port)
+        self._environment = process_environment(settings)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        host = "127.0.0.1" if self.host == "0.0.0.0" else self.host
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid if self._process else 0
+
+    def __enter__(self) -> "Scorer":
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                self._command, env=self._environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    def wait_ready(self, tick: Callable[[float], None] = lambda _: None) -> None:
+        """Return once /ping answers; `tick(seconds)` is called while waiting. Raises KronosError with the log's end."""
+        begun = time.monotonic()
+        while (waited := time.monotonic() - begun) < READY_TIMEOUT_S:
+            if self.exit_code() is not None:
+                raise KronosError(f"{self.version.uri} did not start (exit code {self.exit_code()}): {self._last_words()}")
+            try:
+                if httpx.get(f"{self.url}/ping", timeout=2).status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            tick(waited)
+            time.sleep(0.2)
+        raise KronosError(f"{self.version.uri} was not ready in {READY_TIMEOUT_S:.0f} s: {self._last_words()}")
+
+    def exit_code(self) -> int | None:
+        return self._process.poll() if self._process else None
+
+    def stop(self) -> None:
+        """SIGTERM to the whole group, so that requests in flight are answered; SIGKILL after STOP_TIMEOUT_S."""
+        if self._process is None:
+            return
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            try:
+                os.killpg(self._process.pid, number)
+            except ProcessLookupError:
+                break
+            try:
+                self._process.wait(STOP_TIMEOUT_S)
+                break
+            except subprocess.TimeoutExpired:
+                continue
+        self._process.wait()
+
+    def _last_words(self) -> str:
+        lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
+        return f"{lines[-1].strip() if lines else 'it said nothing'} (all of it in {self.log})"
+
+
+def serve_command(uri: str, host: str, port: int) -> list[str]:
+    """The stock scoring server on one model URI, in this environment."""
+    serve = ["models", "serve", "-m", uri, "--env-manager", "local", "--host", host, "--port", str(port)]
+    return [sys.executable, "-m", "mlflow", *serve]
+
+
+def check_host(settings: Settings, host: str) -> None:
+    """Raise BadParameter for an address beyond loopback: the stock server asks for no key."""
+    if host not in LOOPBACK and not settings.private_network:
+        raise BadParameter(
+            f"{host} is reachable from outside and `mlflow models serve` asks for no key; use 127.0.0.1, or set "
+            "KRONOS_PRIVATE_NETWORK=true inside a container whose port is published on loopback",
+            code="NOT_LOOPBACK",
+        )
+
+
+def check_free(host: str, port: int) -> None:
+    """Raise BadParameter when something listens there already."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise BadParameter(
+                f"port {port} of {host} is taken ({error.strerror}); choose another with --port", code="PORT_TAKEN"
+            ) from error
+
+
+def _free_port(host: str) -> int:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
