@@ -69,7 +69,10 @@ def compare(
     references: Annotated[list[str], typer.Argument(metavar="MODEL[/VERSION]...", help="As in nbeats fhs/1.")],
     as_json: Json = False,
 ) -> None:
-    """Versions side by side by the metrics of their runs, best CRPS first. Example: python -m registry compare nbeats fhs"""
+    """Versions side by side by the metrics of their runs, best CRPS first.
+
+    Example: python -m registry compare nbeats fhs
+    """
     store = _store()
     rows = []
     for version in _versions(store, references):
@@ -101,27 +104,30 @@ def promote(
     with _ledger() as ledger:
         if dry_run:
             decided = promotion.decide(store, ledger.records(model), model, number, stage)
-            _say(f"{model} version {number} " + (f"would go to {stage}" if decided else f"is in {stage} already"))
-            _emit_one({"changes": decided is not None, **(decided or {})}, as_json)
+            said = f"{model} version {number} " + (f"would go to {stage}" if decided else f"is in {stage} already")
+            _emit_one({"changes": decided is not None, **(decided or {})}, said, as_json)
             return
         before = {r.sequence for r in ledger.records(model)}
         record = promotion.promote(store, ledger, model, number, stage, who=user(), why=why)
         changed = record.sequence not in before
-        _say(f"{model} version {number} is in {stage}" + ("" if changed else " already: nothing was changed"))
-        _emit_one({"changed": changed, **record.to_json()}, as_json)
+        said = f"{model} version {number} is in {stage}" + ("" if changed else " already: nothing was changed")
+        _emit_one({"changed": changed, **record.to_json()}, said, as_json)
 
 
 @app.command(epilog=terminal.EXIT_CODES)
 def rollback(model: Model, why: Why = "", as_json: Json = False) -> None:
-    """Put back what was in Production before. Example: python -m registry rollback nbeats --why "coverage fell to .80" """
+    """Put back what was in Production before.
+
+    Example: python -m registry rollback nbeats --why "coverage fell to .80"
+    """
     from registry import promotion
     from registry.claimant import user
 
     store = _store()
     with _ledger() as ledger:
         record = promotion.rollback(store, ledger, model, who=user(), why=why)
-        _say(f"{model} version {record.version} is in Production again, instead of version {record.from_version}")
-        _emit_one({"changed": True, **record.to_json()}, as_json)
+        said = f"{model} version {record.version} is in Production again, instead of version {record.from_version}"
+        _emit_one({"changed": True, **record.to_json()}, said, as_json)
 
 
 @app.command(epilog=terminal.EXIT_CODES)
@@ -152,7 +158,10 @@ def verify(
     references: Annotated[list[str], typer.Argument(metavar="MODEL[/VERSION]...", help="As in nbeats, nbeats/3.")],
     as_json: Json = False,
 ) -> None:
-    """Compare every byte of versions with what was registered; exit 1 if one differs. Example: python -m registry verify nbeats/3"""
+    """Compare every byte of versions with what was registered; exit 1 if one differs.
+
+    Example: python -m registry verify nbeats/3
+    """
     store = _store()
     rows = []
     for version in _versions(store, references):
@@ -250,10 +259,9 @@ def _say(text: str) -> None:
     Console(stderr=True, highlight=False, soft_wrap=True).print(text, markup=False)
 
 
-def _emit_one(row: Mapping[str, Any], as_json: bool) -> None:
-    """One object in JSON; for people the sentence on stderr has said it."""
-    if as_json:
-        print(json.dumps(row))
+def _emit_one(row: Mapping[str, Any], said: str, as_json: bool) -> None:
+    """What was done: an object for programs, a sentence for people."""
+    print(json.dumps(row) if as_json else said)
 
 
 def _emit(rows: Sequence[Mapping[str, Any]], as_json: bool, *, empty: str = "") -> None:

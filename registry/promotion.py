@@ -47,7 +47,7 @@ def promote(
 
 
 def decide(store: Store, records: list[Record], name: str, version: int, stage: str) -> dict[str, Any] | None:
-    """What a promotion would write after `records`; None when the version is there already. Raises as `promote` does."""
+    """What a promotion would write after `records`; None when the version is there already. Raises as `promote`."""
     _check_stage(stage)
     candidate = store.version(name, version)
     state = stages.expected(records)

@@ -50,8 +50,8 @@ class ForecastModel(PythonModel):  # type: ignore[misc]
         artifacts.check_code(artifacts.verify(root))
         self.forecaster = load_forecaster(model_dir)
 
-    # Without type hints: MLflow takes those of `predict` for a signature of its own and warns about ours.
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, ARG002
+    # The hint pd.DataFrame is one of the few that MLflow does not take for a signature of its own.
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> Any:  # noqa: ARG002
         """Forecast of a history frame; `params` hold horizon, levels, seed, output and the model's options."""
         try:
             return answer(self.forecaster, model_input, params or {})

@@ -17,6 +17,7 @@ import torch
 from neuralforecast.losses.pytorch import MQLoss
 from neuralforecast.models import NBEATS
 from safetensors.torch import load_file, save_file
+from scipy.stats import norm
 
 from registry import volatility
 from registry.contract import Forecast, ModelSpec, at_levels, blocks, cutoffs, quantile_mean, series_ids
@@ -57,7 +58,7 @@ class ReturnsNBEATS(NBEATS):  # type: ignore[misc]
 
 def network(spec: ModelSpec, width: int, blocks: int, **training: Any) -> ReturnsNBEATS:
     """Generic stacks (identity basis, so that any horizon works), `width` units in every layer."""
-    return ReturnsNBEATS(
+    net = ReturnsNBEATS(
         h=spec.max_horizon,
         input_size=spec.min_context,
         loss=MQLoss(quantiles=list(spec.levels)),
@@ -66,6 +67,19 @@ def network(spec: ModelSpec, width: int, blocks: int, **training: Any) -> Return
         mlp_units=[[width, width]] * 2,
         **training,
     )
+    _start_normal(net, spec)
+    return net
+
+
+@torch.no_grad()
+def _start_normal(net: ReturnsNBEATS, spec: ModelSpec) -> None:
+    """Let an untrained network forecast normal quantiles of the scaled return: EWMA volatility, before it learns."""
+    for block in net.blocks:
+        last = block.layers[-1]  # [L + H * Q, width]: backcast, then forecast
+        last.weight[spec.min_context :] = 0
+        last.bias[spec.min_context :] = 0
+    normal = torch.tensor(norm.ppf(spec.levels), dtype=torch.float32)
+    net.blocks[0].layers[-1].bias[spec.min_context :] = normal.repeat(spec.max_horizon)
 
 
 @dataclass(frozen=True)
@@ -109,7 +123,8 @@ def save(forecaster: NBeats, directory: Path) -> None:
     """Write the network's weights (safetensors) and shape (JSON)."""
     shape = {"width": forecaster.width, "stacks": forecaster.stacks}
     (directory / "config.json").write_text(json.dumps(shape) + "\n")
-    save_file({k: v.contiguous() for k, v in forecaster.net.state_dict().items()}, directory / "weights.safetensors")
+    weights = forecaster.net.blocks.state_dict()  # the rest of NeuralForecast's state is its losses
+    save_file({k: v.contiguous() for k, v in weights.items()}, directory / "weights.safetensors")
 
 
 def load(directory: Path) -> NBeats:
@@ -117,5 +132,5 @@ def load(directory: Path) -> NBeats:
     spec = ModelSpec.from_json(json.loads((directory / "spec.json").read_text()))
     shape = json.loads((directory / "config.json").read_text())
     net = network(spec, shape["width"], shape["stacks"])
-    net.load_state_dict(load_file(directory / "weights.safetensors"))
+    net.blocks.load_state_dict(load_file(directory / "weights.safetensors"))
     return NBeats(spec, shape["width"], shape["stacks"], net.eval())

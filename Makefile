@@ -1,0 +1,78 @@
+# Two commands do everything on a fresh machine with Python 3.11 and make: `make demo`, `make test`.
+
+PYTHON ?= $(firstword $(shell command -v python3.11 python3 2>/dev/null))
+VENV := .venv
+READY := $(VENV)/installed-$(shell cksum < requirements.lock | cut -d' ' -f1)
+MODEL ?= nbeats
+ONLY ?=
+
+# `mlflow models serve` and `mlflow run --env-manager local` start uvicorn and python by name.
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export PYTHONUNBUFFERED := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo serve ui check test test-system readme-slow bench lock clean
+
+help:
+	@echo 'make demo         the main job on real prices: compile, train, promote, serve, ask (about 2 minutes)'
+	@echo 'make test         every check: format, lint, types, layers, tests'
+	@echo 'make serve        the Production version of MODEL=nbeats behind mlflow models serve'
+	@echo 'make ui           the MLflow UI on what is in var/'
+	@echo 'make bench        benchmarks; ONLY=forecast for one of them'
+	@echo 'make readme-slow  the README commands that take minutes'
+	@echo 'make test-system  tests that need the Debian packages of apt.txt'
+	@echo 'make setup        only create .venv from requirements.lock'
+	@echo 'make lock         resolve requirements.in anew into requirements.lock and conda.yaml'
+	@echo 'make clean        remove .venv and caches; var/ (your models) is kept'
+
+setup: $(READY)
+
+$(READY): requirements.lock
+	@test -n '$(PYTHON)' || { echo 'error: Python 3.11 is needed and no python3 was found; install it or set PYTHON=' >&2; exit 1; }
+	@'$(PYTHON)' -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
+	  || { echo "error: Python 3.11 is needed, $(PYTHON) is $$('$(PYTHON)' --version 2>&1); set PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@echo 'installing requirements.lock into $(VENV) (a few minutes, once)' >&2
+	@rm -rf $(VENV)
+	@'$(PYTHON)' -m venv $(VENV)
+	@$(VENV)/bin/python -m pip install --disable-pip-version-check --progress-bar on -q -r requirements.lock
+	@touch $@
+
+demo: setup
+	@python -m jobs quickstart
+
+serve: setup
+	@python -m serving start $(MODEL)
+
+ui: setup
+	@python -m registry ui
+
+check: setup
+	ruff format --check .
+	ruff check .
+	mypy
+	lint-imports
+
+test: check
+	pytest tests/unit tests/contract tests/integration tests/e2e
+
+test-system: setup
+	@echo 'no test needs a system package yet: apt.txt does not exist'
+
+readme-slow: setup
+	pytest tests/e2e/test_readme.py -m slow
+
+bench: setup
+	@python -m tests.bench $(ONLY)
+
+lock:
+	@'$(PYTHON)' -m venv var/lock
+	@var/lock/bin/python -m pip install --disable-pip-version-check -q -r requirements.in
+	@var/lock/bin/python -m pip freeze | sed -E '/^(nvidia-|cuda-|triton)/d; s/\+[a-z0-9.]+$$//' > requirements.lock
+	@{ printf 'name: kronos-registry\nchannels:\n  - conda-forge\ndependencies:\n  - python=3.11\n  - pip\n  - pip:\n'; \
+	   sed 's/^/      - /' requirements.lock; } > conda.yaml
+	@rm -rf var/lock
+
+clean:
+	rm -rf $(VENV) reports .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find registry mlprojects serving jobs tests -name __pycache__ -prune -exec rm -rf {} +
+	@echo 'kept: var/ (data, runs, registered models)'

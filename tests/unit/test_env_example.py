@@ -1,0 +1,58 @@
+""".env.example: one table of all settings, with their defaults and meanings."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from registry.settings import CHECKOUT, Settings
+
+TABLE = (CHECKOUT / ".env.example").read_text()
+LINE = re.compile(r"(?:^# (?P<meaning>.*)\n)?^(?P<comment># )?(?P<name>[A-Z_]+)=(?P<value>.*)$", re.MULTILINE)
+SETTINGS = {f"KRONOS_{name.upper()}" for name in Settings.model_fields}
+
+
+def table() -> dict[str, re.Match[str]]:
+    return {line["name"]: line for line in LINE.finditer(TABLE)}
+
+
+def compose_variables() -> set[str]:
+    return set(re.findall(r"\$\{(\w+)", (CHECKOUT / "docker-compose.yml").read_text()))
+
+
+def test_the_table_names_every_setting_and_every_variable_of_the_compose_file_and_no_other():
+    assert set(table()) == SETTINGS | compose_variables()
+
+
+def test_no_name_stands_in_the_table_twice():
+    names = [line["name"] for line in LINE.finditer(TABLE)]
+    assert sorted(names) == sorted(set(names))
+
+
+@pytest.mark.parametrize("field", Settings.model_fields)
+def test_the_line_above_a_setting_is_its_description(field: str):
+    assert table()[f"KRONOS_{field.upper()}"]["meaning"] == Settings.model_fields[field].description
+
+
+def test_settings_are_commented_out_and_only_the_password_is_asked_for():
+    assert [name for name, line in table().items() if not line["comment"]] == ["KRONOS_POSTGRES_PASSWORD"]
+    assert table()["KRONOS_POSTGRES_PASSWORD"]["value"] == ""
+
+
+def test_the_values_shown_are_the_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in table():
+        monkeypatch.delenv(name, raising=False)
+    shown = tmp_path / ".env"
+    shown.write_text("".join(f"{name}={line['value']}\n" for name, line in table().items()))
+    read = Settings(_env_file=shown)
+    default = Settings(_env_file=None)
+    assert read.model_fields_set == set(Settings.model_fields)
+    assert CHECKOUT / read.var_dir == default.var_dir  # relative to the checkout, where programs are run
+    assert read.model_dump(exclude={"var_dir"}) == default.model_dump(exclude={"var_dir"})
+
+
+def test_a_changed_line_changes_the_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("KRONOS_SERVE_PORT", raising=False)
+    changed = tmp_path / ".env"
+    changed.write_text(TABLE.replace("# KRONOS_SERVE_PORT=5001", "KRONOS_SERVE_PORT=6001"))
+    assert Settings(_env_file=changed).serve_port == 6001
