@@ -62,7 +62,7 @@ readme-slow: setup
 	pytest tests/e2e/test_readme.py -m slow
 
 bench: setup
-	@python -m tests.bench $(ONLY)
+	@for file in tests/bench/$(or $(ONLY),*).py; do PYTHONPATH=. python $$file || exit 1; done
 
 lock:
 	@'$(PYTHON)' -m venv var/lock

@@ -49,6 +49,7 @@ class Plan:
     data_digest: str
     universe: processed.Universe
     lock_sha256: str
+    code_digest: str
     recipe: str
 
 
@@ -90,7 +91,7 @@ def plan(settings: Settings, model: str, overrides: Mapping[str, Any], *, seed: 
     data, lock = processed.data_digest(settings), artifacts.sha256(CHECKOUT / "requirements.lock")
     code = artifacts.code_digest(CHECKOUT, family.name)
     recipe = families.recipe(model, config, seed, data=data, lock=lock, code=code)
-    return Plan(family, config, seed, history, data, processed.load_universe(settings), lock, recipe)
+    return Plan(family, config, seed, history, data, processed.load_universe(settings), lock, code, recipe)
 
 
 def train(
@@ -136,6 +137,7 @@ def _tags(what: Plan) -> dict[str, str]:
         "universe": f"{what.universe.name}@{what.universe.digest[:12]}",
         "git_commit": tracking.git_commit(),
         "lock_sha256": what.lock_sha256,
+        "code_digest": what.code_digest,
         RECIPE_TAG: what.recipe,
         "trained_until": config.choose_until,
         "pretrained_until": "none",

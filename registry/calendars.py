@@ -74,9 +74,19 @@ def next_sessions_many(name: str, cutoffs: Dates | pd.DatetimeIndex, horizon: in
 
 def not_sessions(name: str, ds: Dates | pd.DatetimeIndex) -> pd.DatetimeIndex:
     """Those dates of `ds`, ascending and each once, on which the exchange was closed."""
+    days = _inside(name, np.asarray(ds).astype("datetime64[D]"))
+    first, is_session = _table(name)
+    return _index(np.unique(days[~is_session[(days - first).astype(np.int64)]]))
+
+
+@lru_cache(maxsize=64)
+def _table(name: str) -> tuple[np.datetime64, npt.NDArray[np.bool_]]:
+    """First day of the calendar, and for every day from then on whether it is a session."""
     calendar = _calendar(name)
-    days = np.unique(_inside(name, np.asarray(ds).astype("datetime64[D]")))
-    return _index(days[~np.isin(days, calendar, assume_unique=True)])
+    is_session = np.zeros((calendar[-1] - calendar[0]).astype(np.int64) + 1, dtype=bool)
+    is_session[(calendar - calendar[0]).astype(np.int64)] = True
+    is_session.setflags(write=False)
+    return calendar[0], is_session
 
 
 def _inside(name: str, days: Dates) -> Dates:

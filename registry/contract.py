@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -87,6 +88,49 @@ class Config:
 
 
 @dataclass(frozen=True)
+class History:
+    """A history as arrays: N series one after the other, sorted by name, then session.
+
+    `check_history` makes one of a frame that keeps the contract; series i has rows bounds[i] .. bounds[i + 1].
+    """
+
+    ids: tuple[str, ...]
+    bounds: npt.NDArray[np.int64]  # [N + 1]
+    ds: npt.NDArray[np.datetime64]  # [rows] sessions, datetime64[D]
+    columns: Mapping[str, Floats]  # y and what else the model declared, each [rows]
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame, columns: Sequence[str] = (wire.Y,)) -> "History":
+        """Arrays of a sorted frame without missing names; nothing else is checked."""
+        names = frame[wire.UNIQUE_ID].array
+        changes = np.flatnonzero(np.asarray(names[1:] != names[:-1], dtype=bool)) + 1
+        bounds = np.concatenate([[0], changes, [len(names)]]).astype(np.int64)
+        ids = tuple(np.asarray(names.take(bounds[:-1]), dtype=object).astype(str).tolist())
+        ds = frame[wire.DS].to_numpy().astype("datetime64[D]")
+        return cls(ids, bounds, ds, {name: frame[name].to_numpy(dtype=np.float64) for name in columns})
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Sessions [N] of each series."""
+        return np.diff(self.bounds)
+
+    @property
+    def cutoffs(self) -> npt.NDArray[np.datetime64]:
+        """Last session [N] of each series, datetime64[D]."""
+        return self.ds[self.bounds[1:] - 1]
+
+    def blocks(
+        self, max_context: int, columns: Sequence[str] = (wire.Y,)
+    ) -> Iterator[tuple[npt.NDArray[np.int64], Floats]]:
+        """Series of equal length together: (indices [n], values [n, T, C]), the last `max_context` rows of each."""
+        lengths = np.minimum(self.lengths, max_context)
+        for length in np.unique(lengths):
+            which = np.flatnonzero(lengths == length)
+            rows = self.bounds[1:][which, None] - length + np.arange(length)
+            yield which, np.stack([self.columns[name][rows] for name in columns], axis=2)
+
+
+@dataclass(frozen=True)
 class Forecast:
     """Single-session log returns at cutoff+1 .. cutoff+H of N series.
 
@@ -96,7 +140,7 @@ class Forecast:
     """
 
     unique_id: tuple[str, ...]
-    cutoff: pd.DatetimeIndex  # [N] last session of each history
+    cutoffs: npt.NDArray[np.datetime64]  # [N] last session of each history, datetime64[D]
     levels: tuple[float, ...]
     quantiles: Floats
     mean: Floats
@@ -112,7 +156,7 @@ class Forecast:
         """Long frame unique_id, step, ds, mean, q...; `sessions` [N, H] are the forecast sessions."""
         n, h = self.mean.shape
         columns: dict[str, Any] = {
-            wire.UNIQUE_ID: np.repeat(np.asarray(self.unique_id, dtype=object), h),
+            wire.UNIQUE_ID: pd.array(self.unique_id, dtype="str").repeat(h),
             wire.STEP: np.tile(np.arange(1, h + 1), n),
             wire.DS: sessions.reshape(-1).astype("datetime64[ns]"),
             wire.MEAN: self.mean.reshape(-1),
@@ -128,7 +172,7 @@ class Forecaster(Protocol):
     spec: ModelSpec
 
     def predict(
-        self, history: pd.DataFrame, horizon: int, levels: Sequence[float], seed: int, options: Mapping[str, Any]
+        self, history: History, horizon: int, levels: Sequence[float], seed: int, options: Mapping[str, Any]
     ) -> Forecast:
         """Forecast of every series; `history`, `horizon`, `levels` and `options` are already checked."""
         ...
@@ -201,67 +245,61 @@ def _check_option(option: Option, value: Any) -> None:
             raise BadParameter(f"{option.name} is {value}, expected {low:g}..{high:g}", code="BAD_OPTION")
 
 
-def check_history(history: pd.DataFrame, spec: ModelSpec) -> None:
-    """Raise BadHistory unless `history` is what the contract says.
+def check_history(frame: pd.DataFrame, spec: ModelSpec) -> History:
+    """The history that `frame` holds. Raises BadHistory unless it is what the contract says.
 
     Sorted by (unique_id, ds), no duplicate session, midnight tz-naive `ds`, finite numbers,
     |y| <= 1, enough sessions for this model. Calendar membership is checked by the wrapper.
     """
-    missing = [c for c in spec.columns if c not in history.columns]
+    missing = [c for c in spec.columns if c not in frame.columns]
     if missing:
         raise BadHistory(f"history lacks {missing}; {spec.name} needs {list(spec.columns)}", code="MISSING_COLUMN")
-    if history.empty:
+    if frame.empty:
         raise BadHistory(f"history has no rows; {spec.name} needs {spec.min_context} sessions a series", code="EMPTY")
-    if not pd.api.types.is_datetime64_dtype(history[wire.DS].dtype):
+    ds = frame[wire.DS].to_numpy()
+    if ds.dtype.kind != "M":
         raise BadHistory("ds must be tz-naive session dates, as in 2022-12-28", code="BAD_TIMESTAMP")
-    if history[wire.UNIQUE_ID].isna().any() or (history[wire.UNIQUE_ID].astype(str).str.len() == 0).any():
-        raise BadHistory("unique_id is empty or missing in some row", code="BAD_SYMBOL")
-    _check_sessions(history)
-    _check_numbers(history, spec)
-    lengths = np.diff(series_bounds(history))
-    short = np.flatnonzero(lengths < spec.min_context)
-    if short.size:
-        raise BadHistory(
-            f"{_series(history, short[0])} has {lengths[short[0]]} sessions, {spec.name} needs {spec.min_context}"
-            + (f"; {short.size} series are too short" if short.size > 1 else ""),
-            code="TOO_SHORT",
-        )
-    _check_universe(history, spec)
-
-
-def _check_sessions(history: pd.DataFrame) -> None:
-    ds = history[wire.DS].to_numpy()
     if np.isnat(ds).any():
         raise BadHistory("ds is missing in some row", code="BAD_TIMESTAMP")
     if np.any(ds != ds.astype("datetime64[D]")):
         raise BadHistory("ds must be the date of a session at midnight, found a time of day", code="BAD_TIMESTAMP")
-    bounds = series_bounds(history)
-    ids = history[wire.UNIQUE_ID].to_numpy(dtype=object)[bounds[:-1]]
-    if len(set(ids)) < len(ids) or list(ids) != sorted(ids):
-        raise BadHistory("history must be sorted by unique_id, then ds", code="UNSORTED")
-    step = np.diff(ds).astype("timedelta64[D]").astype(np.int64)
-    inside = np.ones(len(step), dtype=bool)
-    inside[bounds[1:-1] - 1] = False
-    for wrong, code, what in (
-        (step == 0, "DUPLICATE_SESSION", "the same session twice"),
-        (step < 0, "UNSORTED", "sessions out of order"),
-    ):
-        rows = np.flatnonzero(wrong & inside)
-        if rows.size:
-            which = _series(history, int(np.searchsorted(bounds, rows[0], side="right")) - 1)
-            raise BadHistory(f"{which} has {what} (row {rows[0] + 1}); sort by unique_id, ds and send each once", code=code)
-
-
-def _check_numbers(history: pd.DataFrame, spec: ModelSpec) -> None:
+    if frame[wire.UNIQUE_ID].array.isna().any():
+        raise BadHistory("unique_id is missing in some row", code="BAD_SYMBOL")
     for column in spec.columns[2:]:
-        if not pd.api.types.is_numeric_dtype(history[column].dtype):
-            raise BadHistory(f"{column} must be numbers, found {history[column].dtype}", code="NOT_A_NUMBER")
-        values = history[column].to_numpy(dtype=np.float64)
+        if frame[column].dtype.kind not in "iuf":
+            raise BadHistory(f"{column} must be numbers, found {frame[column].dtype}", code="NOT_A_NUMBER")
+    history = History.of(frame, spec.columns[2:])
+    if "" in history.ids:
+        raise BadHistory("unique_id is empty in some row", code="BAD_SYMBOL")
+    _check_sessions(history)
+    _check_numbers(history)
+    _check_series(history, spec)
+    return history
+
+
+def _check_sessions(history: History) -> None:
+    """Series sorted by name; within each, sessions ascending and each once."""
+    if any(one >= other for one, other in pairwise(history.ids)):
+        raise BadHistory("history must be sorted by unique_id, then ds", code="UNSORTED")
+    step = np.diff(history.ds).astype(np.int64)
+    step[history.bounds[1:-1] - 1] = 1  # from one series to the next
+    rows = np.flatnonzero(step <= 0)
+    if rows.size:
+        which = _series(history, int(np.searchsorted(history.bounds, rows[0], side="right")) - 1)
+        twice = step[rows[0]] == 0
+        raise BadHistory(
+            f"{which} has {'the same session twice' if twice else 'sessions out of order'} (row {rows[0] + 1}); "
+            "sort by unique_id, ds and send each session once",
+            code="DUPLICATE_SESSION" if twice else "UNSORTED",
+        )
+
+
+def _check_numbers(history: History) -> None:
+    for name, values in history.columns.items():
         wrong = np.flatnonzero(~np.isfinite(values))
         if wrong.size:
-            raise BadHistory(f"{column} is not a finite number in {wrong.size} rows, first in row {wrong[0]}", code="NON_FINITE")
-    y = history[wire.Y].to_numpy(dtype=np.float64)
-    wrong = np.flatnonzero(np.abs(y) > MAX_ABS_RETURN)
+            raise BadHistory(f"{name} is not a finite number in {wrong.size} rows, first in row {wrong[0]}", code="NON_FINITE")
+    wrong = np.flatnonzero(np.abs(history.columns[wire.Y]) > MAX_ABS_RETURN)
     if wrong.size:
         raise BadHistory(
             f"|y| exceeds {MAX_ABS_RETURN:g} in {wrong.size} rows, first in row {wrong[0]}; y is a session's log return",
@@ -269,21 +307,27 @@ def _check_numbers(history: pd.DataFrame, spec: ModelSpec) -> None:
         )
 
 
-def _check_universe(history: pd.DataFrame, spec: ModelSpec) -> None:
-    bounds = series_bounds(history)
-    if spec.universe is not None:
-        ids = tuple(str(u) for u in history[wire.UNIQUE_ID].to_numpy(dtype=object)[bounds[:-1]])
-        if ids != spec.universe:
-            raise BadHistory(
-                f"{spec.name} forecasts its {len(spec.universe)} series together, found {len(ids)} series", code="UNIVERSE"
-            )
-    if spec.joint and len(np.unique(history[wire.DS].to_numpy()[bounds[1:] - 1])) > 1:
+def _check_series(history: History, spec: ModelSpec) -> None:
+    """Enough sessions; the universe and the common cutoff of a model that has one."""
+    short = np.flatnonzero(history.lengths < spec.min_context)
+    if short.size:
+        raise BadHistory(
+            f"{_series(history, short[0])} has {history.lengths[short[0]]} sessions, {spec.name} needs {spec.min_context}"
+            + (f"; {short.size} series are too short" if short.size > 1 else ""),
+            code="TOO_SHORT",
+        )
+    if spec.universe is not None and history.ids != spec.universe:
+        raise BadHistory(
+            f"{spec.name} forecasts its {len(spec.universe)} series together, found {len(history.ids)} or other ones",
+            code="UNIVERSE",
+        )
+    if spec.joint and len(np.unique(history.cutoffs)) > 1:
         raise BadHistory(f"{spec.name} needs one common last session for all series", code="CUTOFFS_DIFFER")
 
 
-def _series(history: pd.DataFrame, index: int) -> str:
+def _series(history: History, index: int) -> str:
     """Position of a series in words; its name is the caller's data and is not repeated."""
-    return f"series {index + 1} of {len(series_bounds(history)) - 1}"
+    return f"series {index + 1} of {len(history.ids)}"
 
 
 def check_forecast(forecast: Forecast, spec: ModelSpec, horizon: int, levels: Sequence[float]) -> None:
@@ -301,36 +345,7 @@ def check_forecast(forecast: Forecast, spec: ModelSpec, horizon: int, levels: Se
         raise BadForecast(f"{spec.name}: quantiles cross")
 
 
-# --- frames to arrays and back ----------------------------------------------------------------
-
-
-def series_bounds(history: pd.DataFrame) -> npt.NDArray[np.int64]:
-    """Row positions [N + 1] where each series of a sorted history starts, and the end."""
-    codes, _ = pd.factorize(history[wire.UNIQUE_ID])
-    return np.concatenate([[0], np.flatnonzero(np.diff(codes)) + 1, [len(codes)]]).astype(np.int64)
-
-
-def series_ids(history: pd.DataFrame) -> tuple[str, ...]:
-    """Names of the N series, in order."""
-    return tuple(str(u) for u in history[wire.UNIQUE_ID].to_numpy(dtype=object)[series_bounds(history)[:-1]])
-
-
-def cutoffs(history: pd.DataFrame) -> pd.DatetimeIndex:
-    """Last session [N] of each series."""
-    return pd.DatetimeIndex(history[wire.DS].to_numpy()[series_bounds(history)[1:] - 1])
-
-
-def blocks(
-    history: pd.DataFrame, max_context: int, columns: Sequence[str] = (wire.Y,)
-) -> Iterator[tuple[npt.NDArray[np.int64], Floats]]:
-    """Series of equal length together: (indices [n], values [n, T, C]), the last `max_context` rows of each."""
-    bounds = series_bounds(history)
-    lengths = np.minimum(np.diff(bounds), max_context)
-    values = history[list(columns)].to_numpy(dtype=np.float64)
-    for length in np.unique(lengths):
-        which = np.flatnonzero(lengths == length)
-        rows = bounds[1:][which, None] - length + np.arange(length)
-        yield which, values[rows]
+# --- quantiles --------------------------------------------------------------------------------
 
 
 def at_levels(quantiles: Floats, trained: Sequence[float], wanted: Sequence[float]) -> Floats:

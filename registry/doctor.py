@@ -48,10 +48,10 @@ def _examine(store: Store, ledger: Ledger, name: str, repair: bool) -> Iterator[
             if repair and case.remedy is not None:
                 case.remedy()
                 yield replace(case.finding, repaired=True)
-            else:
-                yield case.finding
-                if case.finding.code == "IN_PROGRESS":
-                    return
+                continue
+            yield case.finding
+            if check is _unfinished:  # the rest would only say so in other words
+                return
 
 
 def _chain(_: Store, ledger: Ledger, name: str) -> Iterator[_Case]:

@@ -1,12 +1,14 @@
 """Rolling evaluation: a forecaster, a history and origins in; forecasts with outcomes and their scores out."""
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from registry import metrics, wire
-from registry.contract import Floats, Forecaster, at_levels, check_forecast, series_bounds, series_ids
+from registry.contract import Forecaster, History, at_levels, check_forecast
 from registry.errors import BadHistory, BadInput
 
 ORIGIN = "origin"
@@ -44,28 +46,27 @@ def rolling(
     """
     spec = forecaster.spec
     levels = tuple(levels or spec.levels)
-    bounds, ids = series_bounds(history), series_ids(history)
-    ds, y = history[wire.DS].to_numpy(), history[wire.Y].to_numpy(dtype=np.float64)
+    whole = History.of(history, spec.columns[2:])
     options = {o.name: o.default for o in spec.options}
-    quantiles, mean, outcome, sessions = [], [], [], []
-    for done, origin in enumerate(origins.to_numpy(), 1):
-        rows, targets = _rows(ds, bounds, origin, spec.max_context, horizon)
-        forecast = forecaster.predict(history.take(rows), horizon, levels, 0, options)
+    quantiles, mean, targets = [], [], []
+    for done, origin in enumerate(origins.to_numpy().astype("datetime64[D]"), 1):
+        seen, following = _cut(whole, origin, spec.max_context, horizon)
+        forecast = forecaster.predict(seen, horizon, levels, 0, options)
         check_forecast(forecast, spec, horizon, levels)
         quantiles.append(forecast.quantiles)
         mean.append(forecast.mean)
-        outcome.append(y[targets])
-        sessions.append(ds[targets])
+        targets.append(following)
         if progress:
             progress(done, len(origins))
-    n, o = len(ids), len(origins)
+    n, o = len(whole.ids), len(origins)
+    rows = np.stack(targets).reshape(-1)  # [O * N * H]
     frame = pd.DataFrame(
         {
-            wire.UNIQUE_ID: pd.Categorical.from_codes(np.tile(np.repeat(np.arange(n), horizon), o), list(ids)),
+            wire.UNIQUE_ID: pd.Categorical.from_codes(np.tile(np.repeat(np.arange(n), horizon), o), list(whole.ids)),
             ORIGIN: np.repeat(origins.to_numpy(), n * horizon),
             wire.STEP: np.tile(np.arange(1, horizon + 1), o * n),
-            wire.DS: np.stack(sessions).reshape(-1),
-            wire.Y: np.stack(outcome).reshape(-1),
+            wire.DS: whole.ds[rows].astype("datetime64[ns]"),
+            wire.Y: whole.columns[wire.Y][rows],
             wire.MEAN: np.stack(mean).reshape(-1),
         }
     )
@@ -73,16 +74,19 @@ def rolling(
     return frame.assign(**{wire.quantile_column(level): flat[:, i] for i, level in enumerate(levels)})
 
 
-def _rows(ds: np.ndarray, bounds: np.ndarray, origin: np.datetime64, context: int, horizon: int) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
-    """Row numbers of every series' context up to `origin` [sum of contexts], and of its outcomes [N, H]."""
-    context_rows, target_rows = [], []
-    for start, end in zip(bounds[:-1], bounds[1:], strict=True):
-        cut = start + int(np.searchsorted(ds[start:end], origin, side="right"))
-        if cut + horizon > end:
-            raise BadHistory(f"a series has fewer than {horizon} sessions after the origin", code="NO_OUTCOME")
-        context_rows.append(np.arange(max(start, cut - context), cut))
-        target_rows.append(np.arange(cut, cut + horizon))
-    return np.concatenate(context_rows), np.stack(target_rows)
+def _cut(
+    whole: History, origin: np.datetime64, context: int, horizon: int
+) -> tuple[History, npt.NDArray[np.int64]]:
+    """What is known at the close of `origin`, at most `context` sessions a series, and the rows [N, H] that follow."""
+    spans = list(pairwise(whole.bounds))
+    cuts = [start + int(np.searchsorted(whole.ds[start:end], origin, side="right")) for start, end in spans]
+    if any(cut + horizon > end for cut, (_, end) in zip(cuts, spans, strict=True)):
+        raise BadHistory(f"a series has fewer than {horizon} sessions after an origin", code="NO_OUTCOME")
+    starts = [max(start, cut - context) for cut, (start, _) in zip(cuts, spans, strict=True)]
+    rows = np.concatenate([np.arange(start, cut) for start, cut in zip(starts, cuts, strict=True)])
+    bounds = np.concatenate([[0], np.cumsum(np.subtract(cuts, starts))])
+    columns = {name: values[rows] for name, values in whole.columns.items()}
+    return History(whole.ids, bounds, whole.ds[rows], columns), np.asarray(cuts)[:, None] + np.arange(horizon)
 
 
 def levels_of(frame: pd.DataFrame) -> tuple[float, ...]:

@@ -7,7 +7,8 @@ of the row before. Times are UTC. A ledger in MLflow's own PostgreSQL database k
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -246,6 +247,15 @@ class Ledger:
     def release(self, record: Record) -> None:
         """Let go of a claim after an error: whoever comes next completes it."""
         self._update(record, host=None, pid=None, process_started=None)
+
+    @contextmanager
+    def holding(self, record: Record) -> Iterator[None]:
+        """Work under a claim; an error lets go of it."""
+        try:
+            yield
+        except BaseException:
+            self.release(record)
+            raise
 
     def _update(self, record: Record, **values: Any) -> None:
         with database.write(self.engine) as connection:

@@ -5,7 +5,6 @@ after it moved, the steps below bring everything else in line. Each step does no
 whoever finds the claim of a dead process completes it first.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,7 +16,7 @@ from registry.claimant import user
 from registry.errors import BadParameter, Conflict, Corrupt, NotFound
 from registry.ledger import Ledger, Record
 from registry.stages import ALIASES, ARCHIVED, PREVIOUS, PRODUCTION, STAGES, STAGING, State
-from registry.store import Store, Version
+from registry.store import MANIFEST_TAG, Store, Version
 
 EXPERIMENT = "promotions"
 PROMOTION_TAG = "kronos.promotion"  # the row's hash, on its audit run
@@ -102,8 +101,7 @@ def admit(store: Store, version: Version, stage: str) -> dict[str, Any]:
         return {}
     store.fetch(version)
     measured = store.metrics(version)
-    evidence: dict[str, Any] = {key: measured[key] for key in METRICS if math.isfinite(measured.get(key, math.nan))}
-    return evidence | {"manifest_sha256": version.tags["manifest_sha256"]}
+    return {key: measured[key] for key in METRICS if key in measured} | {MANIFEST_TAG: version.tags[MANIFEST_TAG]}
 
 
 def _check_stage(stage: str) -> None:
@@ -143,16 +141,28 @@ def settle(store: Store, ledger: Ledger, name: str) -> list[Record]:
 
 
 def resume(store: Store, ledger: Ledger, records: list[Record]) -> Record:
-    """Complete an abandoned claim, the last of `records`. It is withdrawn when its version went bad before it moved."""
+    """Complete an abandoned claim, the last of `records`, or withdraw it when it must not be carried out any more."""
     record = ledger.take(records[-1])
-    alias = ALIASES.get(record.stage)
-    if record.action != stages.ADOPT and alias and store.aliases(record.model).get(alias) != record.version:
-        try:
-            store.fetch(store.version(record.model, record.version))
-        except (Corrupt, NotFound):
+    with ledger.holding(record):
+        if _outdated(store, record):
             ledger.withdraw(record)
-            return record
+            return ledger.record(record.model, record.sequence)
     return _finish(store, ledger, [*records[:-1], record])
+
+
+def _outdated(store: Store, record: Record) -> bool:
+    """Whether a claim that moved nothing lost its ground: its alias was moved outside, or its version went bad."""
+    alias = ALIASES.get(record.stage)
+    found = store.aliases(record.model).get(alias or "")
+    if alias is None or record.action == stages.ADOPT or found == record.version:
+        return False
+    if found not in (None, record.from_version):
+        return record.moved_at is None
+    try:
+        store.fetch(store.version(record.model, record.version))
+    except (Corrupt, NotFound):
+        return True
+    return False
 
 
 def adopt(store: Store, ledger: Ledger, records: list[Record], name: str, stage: str, version: int) -> Record:
@@ -173,14 +183,11 @@ def _carry_out(store: Store, ledger: Ledger, records: list[Record], *, model: st
 def _finish(store: Store, ledger: Ledger, records: list[Record]) -> Record:
     """Run all steps of the last record, which this process holds; let go of it when one fails."""
     record = records[-1]
-    move = Move(store, ledger, record, expected(store, record.model, records))
-    try:
+    with ledger.holding(record):
+        move = Move(store, ledger, record, expected(store, record.model, records))
         for step in STEPS:
             ledger.check_held(record)
             step(move)
-    except BaseException:
-        ledger.release(record)
-        raise
     return ledger.record(record.model, record.sequence)
 
 
@@ -202,20 +209,34 @@ class Move:
     state: State
 
 
-def move_production(move: Move) -> None:
-    """What is served changes here, at once. The time is written first: after a crash it cannot be known."""
-    name, alias, version = move.record.model, ALIASES[PRODUCTION], move.state.production
-    if move.record.stage == PRODUCTION and move.store.aliases(name).get(alias) != version:
-        move.ledger.moving(move.record)
-        point(move.store, name, alias, version)
+def move_alias(move: Move) -> None:
+    """What is served changes here, at once. The time is written first: after a crash it cannot be known.
+
+    An alias that was moved outside in the meantime is left alone: it is the truth, and adopted by whoever comes next.
+    """
+    row, alias = move.record, ALIASES.get(move.record.stage)
+    found = move.store.aliases(row.model).get(alias or "")
+    if alias is None or row.action == stages.ADOPT or found == row.version:
+        return
+    if found in (None, row.from_version):
+        move.ledger.moving(row)
+        move.store.set_alias(row.model, alias, row.version)
+    elif row.moved_at is None:
+        raise Conflict(
+            f"{row.model}: alias {alias} was moved outside to version {found} just now; look, then try again"
+        )
 
 
 def move_previous(move: Move) -> None:
+    """Where a roll-back goes from here."""
     point(move.store, move.record.model, PREVIOUS, move.state.previous)
 
 
-def move_staging(move: Move) -> None:
-    point(move.store, move.record.model, ALIASES[STAGING], move.state.staging)
+def leave_staging(move: Move) -> None:
+    """A version that went to another stage is in Staging no more."""
+    row, alias = move.record, ALIASES[STAGING]
+    if row.stage != STAGING and move.store.aliases(row.model).get(alias) == row.version:
+        move.store.delete_alias(row.model, alias)
 
 
 def write_tags(move: Move) -> None:
@@ -248,7 +269,7 @@ def complete(move: Move) -> None:
 
 
 STEPS: tuple[Callable[[Move], None], ...] = (
-    move_production, move_previous, move_staging, write_tags, write_stages, write_audit, complete,
+    move_alias, move_previous, leave_staging, write_tags, write_stages, write_audit, complete,
 )  # fmt: skip
 
 

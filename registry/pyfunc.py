@@ -86,15 +86,14 @@ def answer(forecaster: Forecaster, history: Any, params: dict[str, Any]) -> Any:
         raise BadParameter(f"output must be one of {list(wire.OUTPUTS)}", code="BAD_OUTPUT")
     if output == "prices" and not spec.has_prices:
         raise NotAvailable(f"{spec.name} forecasts returns; it knows no prices")
-    history = _frame(history)
-    check_history(history, spec)
-    outside = calendars.not_sessions(spec.calendar, history[wire.DS])
+    checked = check_history(_frame(history), spec)
+    outside = calendars.not_sessions(spec.calendar, checked.ds)
     if len(outside):
         raise BadHistory(f"{len(outside)} dates are no sessions of {spec.calendar}", code="NOT_A_SESSION")
     options = {o.name: o.default for o in spec.options} | request
-    forecast = forecaster.predict(history, horizon, levels, seed, options)
+    forecast = forecaster.predict(checked, horizon, levels, seed, options)
     check_forecast(forecast, spec, horizon, levels)
-    sessions = calendars.next_sessions_many(spec.calendar, forecast.cutoff, horizon)
+    sessions = calendars.next_sessions_many(spec.calendar, forecast.cutoffs, horizon)
     if output == "packed":
         return packed(forecast, sessions)
     return forecast.to_frame(sessions)
@@ -103,7 +102,7 @@ def answer(forecaster: Forecaster, history: Any, params: dict[str, Any]) -> Any:
 def _frame(history: Any) -> pd.DataFrame:
     if not isinstance(history, pd.DataFrame):
         raise BadInput(f"history must be a table, found {type(history).__name__}", code="NOT_A_TABLE")
-    return history.reset_index(drop=True)
+    return history
 
 
 def packed(forecast: Forecast, sessions: Any) -> dict[str, Any]:

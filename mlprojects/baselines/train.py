@@ -74,7 +74,7 @@ def _panel(history: pd.DataFrame) -> list[tuple[Floats, Floats, Floats]]:
     """(y [n, T], features [n, T, F], sigma [n, T]) of series of equal length."""
     columns = (wire.Y, wire.MARKET_ABS_RETURN)
     found = []
-    for _, values in contract.blocks(history, len(history), columns):
+    for _, values in contract.History.of(history, columns).blocks(len(history), columns):
         y, market = values[:, :, 0], values[:, :, 1]
         found.append((y, model.har_features(y, market), volatility.ewma_volatility(y)))
     return found

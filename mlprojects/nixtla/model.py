@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import torch
 from neuralforecast.losses.pytorch import MQLoss
 from neuralforecast.models import NBEATS
@@ -20,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from scipy.stats import norm
 
 from registry import volatility
-from registry.contract import Forecast, ModelSpec, at_levels, blocks, cutoffs, quantile_mean, series_ids
+from registry.contract import Forecast, History, ModelSpec, at_levels, quantile_mean
 
 REQUIREMENTS = ("scipy", "torch", "neuralforecast", "safetensors")
 ROWS = 128  # of every forward pass: the last bits of a matrix product depend on its number of rows
@@ -92,13 +91,13 @@ class NBeats:
     net: ReturnsNBEATS
 
     def predict(
-        self, history: pd.DataFrame, horizon: int, levels: Sequence[float], seed: int, options: Mapping[str, Any]
+        self, history: History, horizon: int, levels: Sequence[float], seed: int, options: Mapping[str, Any]
     ) -> Forecast:
-        [(_, values)] = blocks(history, self.spec.max_context)
+        [(_, values)] = history.blocks(self.spec.max_context)
         quantiles = self.quantiles(values[:, :, 0])[:, :horizon]
         return Forecast(
-            unique_id=series_ids(history),
-            cutoff=cutoffs(history),
+            unique_id=history.ids,
+            cutoffs=history.cutoffs,
             levels=tuple(levels),
             quantiles=at_levels(quantiles, self.spec.levels, levels),
             mean=quantile_mean(quantiles, self.spec.levels),

@@ -1,5 +1,6 @@
 """Training of NeuralForecast networks: early stop on the choice period, the best weights are kept."""
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ class Config(contract.Config):
     """context: sessions in a window; width: units per layer; stacks: blocks; the rest is training."""
 
     context: int = 60
-    width: int = 128
+    width: int = 32
     stacks: int = 3
     max_steps: int = 300
     learning_rate: float = 1e-3
@@ -78,9 +79,12 @@ def train(history: pd.DataFrame, config: Config, *, name: str, seed: int, run: T
         logger=False,
         deterministic=True,
     )
+    net.hparams.pop("callbacks")  # Lightning would pickle the hyperparameters, and our run with them
     # The network's own fit: NeuralForecast.fit trains a deep copy of network, callbacks and run.
     dataset, *_ = TimeSeriesDataset.from_df(_numbered(history))
-    net.fit(dataset, val_size=int(chosen_on), random_seed=seed)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="pytorch_lightning")  # about its own use of torch and data loaders
+        net.fit(dataset, val_size=int(chosen_on), random_seed=seed)
     net.load_state_dict(watcher.best)
     parameters = sum(p.numel() for p in net.parameters() if p.requires_grad)
     return Trained(

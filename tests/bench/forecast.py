@@ -1,0 +1,121 @@
+"""Direct forecast against NeuralForecast.predict, frame in to frame out, at 1 and 500 series; loading a version.
+
+    make bench ONLY=forecast
+
+Both sides run the same barely trained network on the same windows of real returns, alternating in one process; their
+answers are compared before anything is timed. The direct side is what a request costs inside the pyfunc: checks,
+forward pass, session dates, frame.
+"""
+
+import json
+import logging
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.testing as npt
+import pandas as pd
+import torch
+from neuralforecast import NeuralForecast
+
+from jobs import families, processed, train
+from jobs.compile import compile_builtin
+from mlprojects.nixtla import model
+from registry import wire
+from registry.pyfunc import answer
+from registry.settings import Settings
+from registry.store import Store
+
+GOAL = 10.0
+LOAD_GOAL_S = 1.0
+PAIRS = {1: 40, 500: 15}
+
+
+def histories(panel: pd.DataFrame, n: int, context: int) -> pd.DataFrame:
+    """Real windows [n * context] under made-up names: stock i modulo 20, shifted back by one session each round."""
+    frames = []
+    by_stock = [frame for _, frame in panel.groupby(wire.UNIQUE_ID, observed=True)]
+    last = by_stock[0][wire.DS].tail(context).to_numpy()
+    for i in range(n):
+        stock = by_stock[i % len(by_stock)]
+        end = len(stock) - i // len(by_stock)
+        y = stock[wire.Y].to_numpy()[end - context : end]
+        frames.append(pd.DataFrame({wire.UNIQUE_ID: f"S{i:04d}", wire.DS: last, wire.Y: y}))
+    return pd.concat(frames, ignore_index=True)
+
+
+def alternate(one: Callable[[], object], other: Callable[[], object], pairs: int) -> tuple[float, float]:
+    """Median seconds of each, run in turn."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(pairs):
+        for run, kept in zip((one, other), times, strict=True):
+            begun = time.perf_counter()
+            run()
+            kept.append(time.perf_counter() - begun)
+    return statistics.median(times[0]), statistics.median(times[1])
+
+
+def main() -> None:
+    torch.set_num_threads(1)  # both sides: a second thread only adds noise at these sizes
+    for name in list(logging.root.manager.loggerDict):
+        if "lightning" in name:
+            logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")  # Lightning's about its own trainer, at every predict
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Settings(var_dir=Path(folder))
+        compile_builtin(settings)
+        panel = processed.load_panel(settings)
+        family = families.find("nbeats")
+        config = families.load_config(family, {})
+        spec = family.training.spec("nbeats", config)
+        quiet = {"enable_progress_bar": False, "logger": False, "enable_model_summary": False, "enable_checkpointing": False}
+        net = model.network(spec, config.width, config.stacks, max_steps=1, accelerator="cpu", **quiet)
+        library = NeuralForecast(models=[net], freq=1)
+        library.fit(_numbered(panel[list(wire.HISTORY)]))
+        forecaster = model.NBeats(spec, config.width, config.stacks, library.models[0].eval())
+        ratios, seconds = {}, {}
+        for n, pairs in PAIRS.items():
+            history = histories(panel, n, config.context)
+            numbered = _numbered(history)
+            ours, theirs = partial(answer, forecaster, history, {}), partial(library.predict, df=numbered)
+            _compare(ours(), theirs())
+            fast, slow = alternate(ours, theirs, pairs)
+            ratios[f"nbeats_{n}"], seconds[f"nbeats_{n}"] = slow / fast, fast
+            print(f"{n:>4} series: direct {1e3 * fast:7.2f} ms   NeuralForecast.predict {1e3 * slow:7.2f} ms   {slow / fast:5.1f} x (goal {GOAL:g})")
+        seconds["load"] = _load_seconds(settings)
+        print(f"load of a verified version: {seconds['load']:.3f} s beyond imports (goal {LOAD_GOAL_S:g})")
+    print(json.dumps({"bench": "forecast", "ratios": ratios, "seconds": seconds, "goal": GOAL}))
+
+
+def _numbered(history: pd.DataFrame) -> pd.DataFrame:
+    """Sessions as 0..: a date frequency would count holidays."""
+    return history.assign(**{wire.DS: history.groupby(wire.UNIQUE_ID).cumcount()})
+
+
+def _compare(ours: pd.DataFrame, theirs: pd.DataFrame) -> None:
+    """Same quantiles, theirs unsorted and in float32."""
+    q = [c for c in theirs.columns if c not in (wire.UNIQUE_ID, wire.DS)]
+    expected = np.sort(theirs.sort_values([wire.UNIQUE_ID, wire.DS])[q].to_numpy(), axis=1)
+    found = ours[[c for c in ours.columns if c.startswith("q")]].to_numpy()
+    npt.assert_allclose(found, expected, rtol=1e-4, atol=1e-7)
+
+
+def _load_seconds(settings: Settings) -> float:
+    """Median time to find, verify and load a tiny version, after everything was imported by a first load."""
+    what = train.plan(settings, "nbeats", {"report_until": "2020-02-28"}, seed=0, tiny=True)
+    version = train.train(settings, what, train.Reference()).version
+    store, times = Store(settings), []
+    for _ in range(6):
+        begun = time.perf_counter()
+        store.load(f"nbeats/{version.version}").close()
+        times.append(time.perf_counter() - begun)
+    return statistics.median(times[1:])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""A registry and a ledger with one real version, on SQLite and on PostgreSQL."""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from registry import calendars, tracking
+from registry.contract import ModelSpec
+from registry.ledger import Ledger
+from registry.settings import Settings
+from registry.store import MANIFEST_TAG, Store, Version, example_history
+
+ROOT = Path(__file__).parents[2]
+_numbers = itertools.count(1)
+
+
+@dataclass
+class Bench:
+    """A backend under test: its settings, store, ledger, and a version whose files all models share."""
+
+    settings: Settings
+    store: Store
+    ledger: Ledger
+    template: Version
+
+    def model(self, versions: int) -> str:
+        """A new registered model with this many versions."""
+        import mlflow
+
+        name = f"model_{next(_numbers)}"
+        for _ in range(versions):
+            tags = {MANIFEST_TAG: self.template.tags[MANIFEST_TAG]}
+            mlflow.register_model(self.template.source, name, tags=tags)
+        return name
+
+    def places(self, name: str) -> dict[str, int]:
+        return self.store.aliases(name)
+
+    def mlflow_stages(self, name: str) -> dict[int, str]:
+        return {v.version: v.stage for v in self.store.versions(name)}
+
+    def tags(self, name: str) -> dict[int, str | None]:
+        return {v.version: v.tags.get("stage") for v in self.store.versions(name)}
+
+    def audit_runs(self, name: str) -> list[Any]:
+        experiment = self.store.client.get_experiment_by_name("promotions")
+        if experiment is None:
+            return []
+        found = self.store.client.search_runs([experiment.experiment_id], f"tags.model = '{name}'")
+        return sorted(found, key=lambda run: run.info.start_time)
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """Environment of a program of ours under these settings."""
+    told = {f"KRONOS_{key.upper()}": str(value) for key, value in settings.model_dump().items() if value}
+    return os.environ | told | {"PYTHONPATH": str(ROOT)}
+
+
+def log_version(settings: Settings, store: Store, metrics: dict[str, float]) -> Version:
+    """Log a real, untrained version of `ewma`."""
+    from mlprojects.baselines import model as baselines
+
+    spec = ModelSpec("ewma", "baselines", min_context=10, max_context=1000, max_horizon=5)
+    ds = calendars.sessions(spec.calendar, "2020-01-02", "2020-02-28")
+    y = np.random.default_rng(0).normal(0.0, 0.01, len(ds))
+    history = pd.DataFrame({"unique_id": "A", "ds": ds, "y": y})
+    with tracking.start(settings, "train", "ewma") as run:
+        run.metrics(metrics)
+        return store.log(
+            spec, lambda folder: baselines.save(baselines.Ewma(spec), folder), requirements=baselines.REQUIREMENTS,
+            example=example_history(history, spec), tags={"family": "baselines"},
+        )  # fmt: skip
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Settings, Version]:
+    """Settings of a backend that holds one version. On PostgreSQL, MLflow and the ledger share one database."""
+    folder = tmp_path_factory.mktemp(request.param)
+    if request.param == "sqlite":
+        settings = Settings(var_dir=folder)
+    else:
+        uri = request.getfixturevalue("postgres").get_uri(driver="psycopg2")
+        settings = Settings(var_dir=folder, tracking_uri=uri, ledger_uri=uri)
+    return settings, log_version(settings, Store(settings), {"crps": 0.005, "coverage_90": 0.91, "skill_vs_fhs": 0.02})
+
+
+@pytest.fixture
+def bench(backend: tuple[Settings, Version]) -> Iterator[Bench]:
+    settings, template = backend
+    before = dict(os.environ)
+    with Ledger(settings) as ledger:
+        yield Bench(settings, Store(settings), ledger, template)
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture
+def environment_of() -> Callable[[Settings], dict[str, str]]:
+    return environment
+
+
+Promoter = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def promoter(backend: tuple[Settings, Version]) -> Iterator[Promoter]:
+    """Ask promoter.py: promoter(killed_after_step=2, name=..., version=3) -> its answer."""
+    program = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("promoter.py"))],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT,
+        env=environment(backend[0]),
+    )  # fmt: skip
+
+    def ask(**command: Any) -> Any:
+        assert program.stdin is not None
+        assert program.stdout is not None
+        program.stdin.write(json.dumps(command) + "\n")
+        program.stdin.flush()
+        return json.loads(program.stdout.readline())
+
+    yield ask
+    program.communicate()

@@ -1,0 +1,389 @@
+"""Stages end to end: real MLflow, real ledger, real files, on SQLite and PostgreSQL; processes are really killed."""
+
+import itertools
+import shutil
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from registry import doctor, promotion
+from registry.errors import BadParameter, Conflict, Corrupt, NotFound
+from registry.ledger import Ledger
+from registry.settings import Settings
+
+WHO = {"who": "ann@desk", "why": "better"}
+
+
+def promote(bench, name, version, stage="Production"):
+    return promotion.promote(bench.store, bench.ledger, name, version, stage, **WHO)
+
+
+def rollback(bench, name):
+    return promotion.rollback(bench.store, bench.ledger, name, **WHO)
+
+
+def examine(bench, name, repair=False):
+    return doctor.examine(bench.store, bench.ledger, name, repair=repair)
+
+
+def codes(findings):
+    return [finding.code for finding in findings]
+
+
+def assert_in_line(bench, name):
+    """Nothing to repair, the chain holds, and every row has exactly one audit run that names it."""
+    assert examine(bench, name) == []
+    records = bench.ledger.records(name)
+    assert all(record.completed_at for record in records)
+    runs = bench.audit_runs(name)
+    assert sorted(r.data.tags["kronos.promotion"] for r in runs) == sorted(r.hash for r in records)
+    assert {r.info.run_id for r in runs} == {r.audit_run_id for r in records}
+    assert {r.info.status for r in runs} <= {"FINISHED"}
+
+
+# --- promote ----------------------------------------------------------------------------------
+
+
+def test_promoting_moves_alias_tag_and_mlflow_stage_and_archives_the_rest(bench):
+    name = bench.model(2)
+    promote(bench, name, 1)
+    record = promote(bench, name, 2)
+    assert bench.places(name) == {"production": 2, "previous": 1}
+    assert bench.mlflow_stages(name) == bench.tags(name) == {1: "Archived", 2: "Production"}
+    assert (record.version, record.from_version, record.who, record.why) == (2, 1, "ann@desk", "better")
+    assert record.claimed_at <= record.moved_at <= record.completed_at
+    assert_in_line(bench, name)
+
+
+def test_what_its_run_measured_is_evidence(bench):
+    record = promote(bench, "ewma", bench.template.version)
+    evidence = record.to_json()["evidence"]
+    assert {k: evidence[k] for k in promotion.METRICS} == {"crps": 0.005, "coverage_90": 0.91, "skill_vs_fhs": 0.02}
+    assert evidence["manifest_sha256"] == bench.template.tags["manifest_sha256"]
+
+
+def test_the_audit_run_says_who_moved_what_where_and_why(bench):
+    name = bench.model(1)
+    promote(bench, name, 1)
+    (run,) = bench.audit_runs(name)
+    said = {"model": name, "version": "1", "from": "none", "stage": "Production", "who": "ann@desk", "why": "better"}
+    assert run.data.params.items() >= said.items()
+    assert [f.path for f in bench.store.client.list_artifacts(run.info.run_id)] == ["record.json"]
+
+
+def test_promoting_what_is_there_already_writes_nothing(bench):
+    name = bench.model(1)
+    first = promote(bench, name, 1)
+    assert promote(bench, name, 1) == first
+    assert len(bench.ledger.records(name)) == len(bench.audit_runs(name)) == 1
+
+
+def test_staging_is_a_place_of_its_own_and_promotion_leaves_it(bench):
+    name = bench.model(3)
+    promote(bench, name, 1)
+    promote(bench, name, 2, "Staging")
+    assert bench.places(name) == {"production": 1, "staging": 2}
+    promote(bench, name, 3, "Staging")
+    assert bench.mlflow_stages(name) == {1: "Production", 2: "Archived", 3: "Staging"}
+    promote(bench, name, 3)
+    assert bench.places(name) == {"production": 3, "previous": 1}
+    assert_in_line(bench, name)
+
+
+def test_archiving_empties_staging_and_is_refused_for_production(bench):
+    name = bench.model(2)
+    promote(bench, name, 1)
+    promote(bench, name, 2, "Staging")
+    promote(bench, name, 2, "Archived")
+    assert bench.places(name) == {"production": 1}
+    assert bench.mlflow_stages(name)[2] == "Archived"
+    for stage in ("Archived", "Staging"):
+        with pytest.raises(Conflict, match="version 1 is in Production"):
+            promote(bench, name, 1, stage)
+    assert_in_line(bench, name)
+
+
+def test_unknown_things_are_refused(bench):
+    name = bench.model(1)
+    with pytest.raises(NotFound, match="has no version 9"):
+        promote(bench, name, 9)
+    with pytest.raises(NotFound, match="no model 'nobody'"):
+        promote(bench, "nobody", 1)
+    with pytest.raises(BadParameter, match="expected one of Production, Staging, Archived"):
+        promote(bench, name, 1, "Prod")
+    with pytest.raises(BadParameter, match="who is empty"):
+        promotion.promote(bench.store, bench.ledger, name, 1, who=" ", why="")
+    assert bench.ledger.records(name) == []
+
+
+# --- roll back and history --------------------------------------------------------------------
+
+
+def test_rolling_back_goes_to_what_was_there_before_as_often_as_there_was_something(bench):
+    name = bench.model(3)
+    for version in (1, 2, 3):
+        promote(bench, name, version)
+    record = rollback(bench, name)
+    assert (record.action, record.version, record.from_version) == ("rollback", 2, 3)
+    assert bench.places(name) == {"production": 2, "previous": 1}
+    assert bench.mlflow_stages(name) == {1: "Archived", 2: "Production", 3: "Archived"}
+    assert rollback(bench, name).version == 1
+    assert bench.places(name) == {"production": 1}
+    with pytest.raises(Conflict, match="before 1"):
+        rollback(bench, name)
+    assert_in_line(bench, name)
+
+
+def test_history_says_what_was_in_production_at_an_instant(bench):
+    name = bench.model(2)
+    moved = [promote(bench, name, 1).moved_at, promote(bench, name, 2).moved_at, rollback(bench, name).moved_at]
+
+    def at(instant):
+        return [record.version for record in promotion.history(bench.ledger, name, instant)]
+
+    just_before = timedelta(microseconds=1)
+    assert [at(t - just_before) for t in moved] == [[], [1], [2]]
+    assert [at(t) for t in moved] == [[1], [2], [1]]
+    assert at(moved[1].replace(tzinfo=None)) == [2]  # naive times are UTC
+    assert at(datetime.now(UTC)) == [1]
+    assert [record.action for record in promotion.history(bench.ledger, name)] == ["promote", "promote", "rollback"]
+
+
+# --- bytes ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def damaged(bench, tmp_path):
+    """A model with version 1 in Production whose files are damaged from now on; they are healed afterwards."""
+    name = bench.model(2)
+    promote(bench, name, 1)
+    root = bench.store.fetch(bench.template)
+    shutil.copytree(root, tmp_path / "kept")
+    victim = Path(root) / "artifacts" / "model" / "config.json"
+    flipped = bytearray(victim.read_bytes())
+    flipped[3] ^= 1
+    victim.write_bytes(bytes(flipped))
+    yield name, root
+    shutil.rmtree(root, ignore_errors=True)
+    shutil.copytree(tmp_path / "kept", root)
+
+
+def test_a_version_with_a_flipped_byte_is_not_promoted_and_nothing_changes(bench, damaged):
+    name, _ = damaged
+    with pytest.raises(Corrupt, match=r"config\.json differs"):
+        promote(bench, name, 2)
+    assert bench.places(name) == {"production": 1}
+    assert len(bench.ledger.records(name)) == 1
+
+
+def test_doctor_reports_damaged_and_missing_files_and_cannot_repair_them(bench, damaged):
+    name, root = damaged
+    assert codes(examine(bench, name, repair=True)) == ["BAD_FILES", "BAD_FILES"]
+    shutil.rmtree(root)
+    findings = examine(bench, name, repair=True)
+    assert codes(findings) == ["BAD_FILES", "BAD_FILES"]
+    assert not any(finding.repaired for finding in findings)
+
+
+def test_a_dead_claim_on_a_version_that_went_bad_is_withdrawn(bench, promoter):
+    name = bench.model(3)
+    promote(bench, name, 1)
+    assert promoter(killed_after_step=0, name=name, version=2) == 137
+    bench.store.client.delete_model_version(name, "2")
+    assert promote(bench, name, 3).from_version == 1
+    assert [r.moved_at is None for r in bench.ledger.records(name)] == [False, True, False]
+    assert bench.places(name) == {"production": 3, "previous": 1}
+
+
+def test_a_dead_claim_whose_alias_was_moved_outside_since_gives_way(bench, promoter):
+    name = bench.model(4)
+    promote(bench, name, 1)
+    assert promoter(killed_after_step=0, name=name, version=2) == 137  # before the alias moved
+    bench.store.set_alias(name, "production", 3)
+    examine(bench, name, repair=True)
+    assert promoter(killed_after_step=1, name=name, version=4) == 137  # after it moved
+    bench.store.set_alias(name, "production", 1)
+    examine(bench, name, repair=True)
+    moves = [(r.action, r.version, r.moved_at is not None) for r in bench.ledger.records(name)]
+    adopted = [("adopt", 3, True), ("promote", 4, True), ("adopt", 1, True)]
+    assert moves == [("promote", 1, True), ("promote", 2, False), *adopted]
+    assert bench.places(name) == {"production": 1, "previous": 4}
+    assert examine(bench, name) == []
+
+
+# --- killed and contended ---------------------------------------------------------------------
+
+
+def assert_serves(bench, name, versions):
+    """The alias and MLflow's own stage each name one version, and it is one of these."""
+    assert bench.store.resolve(name).version in versions
+    (held,) = [v for v, stage in bench.mlflow_stages(name).items() if stage == "Production"]
+    assert held in versions
+
+
+def test_a_promotion_killed_before_any_write_serves_old_or_new_and_is_completed_by_the_next(bench, promoter):
+    name = bench.model(2)
+    promote(bench, name, 1)
+    for n in itertools.count(1):
+        old = bench.store.resolve(name).version
+        new = 3 - old
+        code = promoter(killed_before_write=n, name=name, version=new)
+        assert_serves(bench, name, {old, new})
+        if code == 0:
+            break
+        assert code == 137
+        promote(bench, name, new)
+        assert bench.places(name) == {"production": new, "previous": old}
+        assert len(bench.audit_runs(name)) == len(bench.ledger.records(name))
+    assert n > 2 * len(promotion.STEPS)
+    assert_in_line(bench, name)
+
+
+def test_a_roll_back_killed_after_any_step_serves_old_or_new_and_doctor_completes_it(bench, promoter):
+    name = bench.model(2)
+    promote(bench, name, 1)
+    for n in range(len(promotion.STEPS)):
+        promote(bench, name, 2)
+        assert promoter(killed_after_step=n, name=name, version=0) == 137
+        assert_serves(bench, name, {1, 2})
+        assert codes(examine(bench, name, repair=True))[0] == "UNFINISHED"
+        assert bench.places(name) == {"production": 1}
+        assert len(bench.audit_runs(name)) == len(bench.ledger.records(name))
+    assert_in_line(bench, name)
+
+
+def test_a_live_claim_of_another_process_is_a_conflict_and_a_dead_one_is_completed(bench, promoter):
+    name = bench.model(3)
+    promote(bench, name, 1)
+    pid = promoter(held=2, name=name)
+    while len(bench.ledger.records(name)) < 2:
+        pass
+    with pytest.raises(Conflict, match=rf"child@test is changing {name} since .* process {pid}"):
+        promote(bench, name, 3)
+    assert codes(examine(bench, name, repair=True)) == ["IN_PROGRESS"]
+    assert promoter(kill=pid) == -9
+    assert codes(examine(bench, name)) == ["UNFINISHED"]
+    promote(bench, name, 3)
+    assert [r.version for r in bench.ledger.records(name)] == [1, 2, 3]
+    assert bench.places(name) == {"production": 3, "previous": 2}
+    assert_in_line(bench, name)
+
+
+def test_a_failing_step_lets_go_of_the_claim(bench, monkeypatch):
+    name = bench.model(2)
+    promote(bench, name, 1)
+
+    def fails(_):
+        raise OSError("the network is down")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(promotion, "STEPS", (*promotion.STEPS[:2], fails))
+        with pytest.raises(OSError, match="network"):
+            promote(bench, name, 2)
+    assert codes(examine(bench, name))[0] == "UNFINISHED"
+    assert promote(bench, name, 2).sequence == 2
+    assert_in_line(bench, name)
+
+
+def test_processes_that_promote_at_once_come_one_after_the_other(bench, promoter):
+    name = bench.model(3)
+    assert promoter(raced=[1, 2, 3], name=name) == [0, 0, 0]
+    records = bench.ledger.records(name)
+    assert sorted(r.version for r in records) == [1, 2, 3]
+    assert [r.from_version for r in records] == [None, *(r.version for r in records[:-1])]
+    assert bench.places(name) == {"production": records[-1].version, "previous": records[-2].version}
+    assert_in_line(bench, name)
+
+
+def test_processes_that_open_a_new_ledger_at_once_all_find_it_migrated(bench, promoter, tmp_path):
+    url = bench.ledger.engine.url
+    if url.drivername == "sqlite":
+        fresh = url.set(database=str(tmp_path / "fresh.db"))
+    else:
+        fresh = url.set(database="fresh")
+        with bench.ledger.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql("create database fresh")
+    assert promoter(opened=3, uri=fresh.render_as_string(hide_password=False)) == [0, 0, 0]
+    with Ledger(Settings(ledger_uri=fresh.render_as_string(hide_password=False))) as ledger:
+        assert ledger.models() == []
+
+
+# --- moved outside ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def moved(bench):
+    """A model with versions 1, 2 of 4 promoted in this order."""
+    name = bench.model(4)
+    promote(bench, name, 1)
+    promote(bench, name, 2)
+    return name
+
+
+def test_two_versions_in_mlflow_production_are_repaired(bench, moved):
+    with pytest.warns(FutureWarning, match="stages will be removed"):
+        bench.store.client.transition_model_version_stage(moved, "3", "Production", archive_existing_versions=False)
+    (finding,) = examine(bench, moved)
+    assert (finding.code, finding.repair) == ("WRONG_STAGE", "move it to Archived")
+    assert finding.message == "MLflow has version 3 in stage Production, the ledger in Archived"
+    assert examine(bench, moved, repair=True)[0].repaired
+    assert bench.mlflow_stages(moved) == {1: "Archived", 2: "Production", 3: "Archived", 4: "None"}
+    assert_in_line(bench, moved)
+
+
+def test_an_alias_moved_outside_is_adopted(bench, moved):
+    bench.store.set_alias(moved, "production", 4)
+    assert codes(examine(bench, moved)) == ["ALIAS_MOVED"]
+    assert examine(bench, moved, repair=True)[0].repaired
+    last = bench.ledger.records(moved)[-1]
+    assert (last.action, last.version, last.from_version) == ("adopt", 4, 2)
+    assert bench.places(moved) == {"production": 4, "previous": 2}
+    assert_in_line(bench, moved)
+    assert rollback(bench, moved).version == 2
+
+
+def test_promoting_adopts_first_what_was_moved_outside(bench, moved):
+    bench.store.set_alias(moved, "production", 4)
+    assert promote(bench, moved, 3).from_version == 4
+    assert [r.action for r in bench.ledger.records(moved)] == ["promote", "promote", "adopt", "promote"]
+    assert_in_line(bench, moved)
+
+
+def test_a_staging_alias_set_outside_is_adopted(bench, moved):
+    bench.store.set_alias(moved, "staging", 4)
+    examine(bench, moved, repair=True)
+    assert bench.mlflow_stages(moved)[4] == "Staging"
+    assert_in_line(bench, moved)
+
+
+def test_deleted_aliases_and_wrong_tags_are_restored(bench, moved):
+    bench.store.delete_alias(moved, "production")
+    bench.store.set_alias(moved, "previous", 3)
+    bench.store.set_tag(moved, 1, "stage", "Production")
+    bench.store.delete_tag(moved, 2, "stage")
+    expected = ["ALIAS_LOST", "WRONG_PREVIOUS", "WRONG_TAG", "WRONG_TAG"]
+    assert codes(examine(bench, moved)) == expected
+    assert codes(examine(bench, moved, repair=True)) == expected
+    assert bench.places(moved) == {"production": 2, "previous": 1}
+    assert bench.tags(moved) == {1: "Archived", 2: "Production", 3: None, 4: None}
+    assert_in_line(bench, moved)
+
+
+def test_a_deleted_production_version_is_reported_and_the_next_promotion_skips_it(bench, moved):
+    bench.store.client.delete_model_version(moved, "2")
+    (finding,) = examine(bench, moved, repair=True)
+    assert (finding.code, finding.repair, finding.repaired) == ("VERSION_GONE", "promote another version", False)
+    promote(bench, moved, 3)
+    assert bench.places(moved) == {"production": 3, "previous": 1}
+    assert_in_line(bench, moved)
+    assert rollback(bench, moved).version == 1
+
+
+def test_a_broken_chain_is_reported_and_not_repaired(bench, moved):
+    from registry import database
+
+    with database.write(bench.ledger.engine) as connection:
+        connection.exec_driver_sql(f"update promotions set why = 'forged' where model = '{moved}' and sequence = 1")
+    (finding,) = examine(bench, moved, repair=True)
+    assert (finding.code, finding.repaired) == ("BROKEN_CHAIN", False)

@@ -1,0 +1,172 @@
+"""`python -m registry`: every verb, what it prints where, and its exit code."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from registry import terminal
+from registry.__main__ import app
+
+VERBS = ("list", "show", "compare", "promote", "rollback", "history", "verify", "doctor")
+
+
+@pytest.fixture
+def cli(bench, environment_of, capsys, monkeypatch):
+    """Run a verb in this process, as `python -m registry` does: (exit code, stdout, stderr)."""
+    for key, value in environment_of(bench.settings).items():
+        monkeypatch.setenv(key, value)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["registry", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            terminal.run(app)
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return run
+
+
+@pytest.fixture
+def answer(cli):
+    """The JSON object that a verb that succeeds prints, and nothing else on stdout."""
+
+    def run(*arguments):
+        code, out, err = cli(*arguments, "--json")
+        assert code == 0, err
+        return json.loads(out)
+
+    return run
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_with_an_example_and_its_exit_codes(verb):
+    done = subprocess.run(
+        [sys.executable, "-m", "registry", verb, "--help"], capture_output=True, text=True, check=True,
+        cwd=Path(__file__).parents[2], env={"COLUMNS": "200", "PATH": "/usr/bin:/bin"},
+    )  # fmt: skip
+    assert f"Example: python -m registry {verb}" in done.stdout
+    assert terminal.EXIT_CODES in done.stdout
+
+
+def test_no_verb_is_missing_from_the_help_test():
+    assert sorted(VERBS) == sorted(command.name or command.callback.__name__ for command in app.registered_commands)
+
+
+def test_promote_says_what_it_did_and_roll_back_undoes_it(bench, cli, answer):
+    name = bench.model(2)
+    assert cli("promote", name, 1, "--why", "first")[:2] == (0, f"{name} version 1 is in Production\n")
+    done = answer("promote", name, "latest", "--stage", "production", "--why", "better")
+    assert (done["changed"], done["version"], done["from_version"], done["why"]) == (True, 2, 1, "better")
+    assert "@" in done["who"]
+    code, out, _ = cli("promote", name, 2)
+    assert (code, out) == (0, f"{name} version 2 is in Production already: nothing was changed\n")
+    code, out, _ = cli("rollback", name)
+    assert (code, out) == (0, f"{name} version 1 is in Production again, instead of version 2\n")
+    code, out, err = cli("rollback", name)
+    assert (code, out) == (1, "")
+    assert err.splitlines()[-1].startswith("error: NOTHING_BEFORE: nothing was in Production")
+
+
+def test_what_is_in_staging_can_be_promoted_by_that_name(bench, answer):
+    name = bench.model(1)
+    answer("promote", name, 1, "--stage", "Staging")
+    assert answer("promote", name, "staging")["version"] == 1
+    assert bench.places(name) == {"production": 1}
+
+
+def test_a_dry_run_checks_and_changes_nothing(bench, answer):
+    name = bench.model(1)
+    told = answer("promote", name, 1, "--dry-run")
+    assert (told["changes"], told["version"], told["from_version"]) == (True, 1, None)
+    assert bench.places(name) == {}
+    assert bench.ledger.records(name) == []
+
+
+def test_list_and_show_name_the_stages(bench, cli, answer):
+    name = bench.model(2)
+    answer("promote", name, 1)
+    listed = {row["model"]: row for row in answer("list")}
+    expected = {"model": name, "versions": 2, "latest": 2, "production": 1, "previous": None, "staging": None}
+    assert listed[name] == expected
+    assert [(row["version"], row["stage"]) for row in answer("show", name)] == [(2, None), (1, "Production")]
+    assert answer("show", "ewma/1")["metrics"]["crps"] == 0.005
+    code, out, _ = cli("show", "ewma/1")
+    assert code == 0
+    assert "tags.family\tbaselines" in out.splitlines()
+
+
+def test_compare_puts_versions_side_by_side_and_marks_their_stage(bench, cli, answer):
+    name = bench.model(1)
+    answer("promote", name, 1)
+    rows = answer("compare", name, "ewma/1")
+    assert [row["crps"] for row in rows] == [0.005, 0.005]
+    assert (rows[0]["stage"], rows[0]["aliases"], rows[0]["skill_vs_fhs"]) == ("Production", ["production"], 0.02)
+    code, out, _ = cli("compare", name)
+    assert code == 0
+    assert out.splitlines()[0].split("\t")[:5] == ["model", "version", "stage", "aliases", "crps"]
+
+
+def test_history_answers_what_was_in_production_then(bench, cli, answer):
+    name = bench.model(2)
+    first = answer("promote", name, 1)
+    second = answer("promote", name, 2)
+    assert [row["version"] for row in answer("history", name)] == [1, 2]
+    assert [row["version"] for row in answer("history", name, "--at", first["moved_at"])] == [1]
+    assert [row["version"] for row in answer("history", name, "--at", second["moved_at"])] == [2]
+    code, _, err = cli("history", name, "--at", "2001-01-01")
+    assert (code, err.splitlines()[-1]) == (2, f"error: NOT_FOUND: nothing was in Production of {name} at 2001-01-01")
+    assert cli("history", name, "--at", "yesterday")[0] == 2
+    assert cli("history", bench.model(1), "--json")[:2] == (0, "[]\n")
+
+
+def test_verify_fails_when_a_byte_differs(bench, cli, answer):
+    name = bench.model(1)
+    assert answer("verify", f"{name}/1") == [{"model": name, "version": 1, "ok": True, "message": ""}]
+    config = Path(bench.store.fetch(bench.template)) / "artifacts" / "model" / "config.json"
+    kept = config.read_bytes()
+    config.write_bytes(kept.replace(b"ewma", b"ewmb"))
+    try:
+        code, out, _ = cli("verify", name, "--json")
+        assert cli("promote", name, 1)[0] == 1
+    finally:
+        config.write_bytes(kept)
+    assert (code, json.loads(out)[0]["ok"]) == (1, False)
+
+
+def test_doctor_fails_while_something_is_out_of_line(bench, cli, answer):
+    name = bench.model(2)
+    answer("promote", name, 1)
+    assert cli("doctor", name)[:2] == (0, "")
+    bench.store.set_alias(name, "production", 2)
+    code, out, _ = cli("doctor", name, "--json")
+    assert (code, [finding["code"] for finding in json.loads(out)]) == (1, ["ALIAS_MOVED"])
+    assert [finding["repaired"] for finding in answer("doctor", name, "--repair")] == [True]
+    assert answer("doctor", name) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("show", "nobody"), "NOT_FOUND"),
+        (("show", "../etc"), "BAD_MODEL_NAME"),
+        (("promote", "ewma", "99"), "NOT_FOUND"),
+        (("promote", "ewma", "1", "--stage", "Prod"), "BAD_STAGE"),
+        (("history", "nobody"), "NOT_FOUND"),
+        (("doctor", "nobody"), "NOT_FOUND"),
+        (("compare", "nobody"), "NOT_FOUND"),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_code_2(cli, arguments, code):
+    ended, out, err = cli(*arguments)
+    assert (ended, out) == (2, "")
+    assert err.splitlines()[-1].startswith(f"error: {code}: ")
+    assert "Traceback" not in err
+
+
+def test_wrong_usage_is_exit_code_2(cli):
+    assert cli("promote", "ewma")[0] == 2
+    assert cli("promote", "ewma", "1", "--sage", "Production")[0] == 2

@@ -1,0 +1,434 @@
+"""What a history, a request and a forecast are: every check with the input that breaks it."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.testing as npt
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy.stats import norm
+
+from registry import contract, wire
+from registry.contract import Config, Forecast, ModelSpec, Option, check_forecast, check_history, check_request
+from registry.errors import BadConfig, BadForecast, BadHistory, BadParameter, KronosError, NotAvailable
+
+NAMES = ("ALFA", "BRAVO", "CHARLIE")
+SESSIONS = 6
+SPEC = ModelSpec(
+    name="model",
+    family="family",
+    min_context=4,
+    max_context=5,
+    max_horizon=3,
+    columns=(*wire.HISTORY, wire.MARKET_ABS_RETURN),
+    options=(
+        Option("num_samples", "long", 100, minimum=1, maximum=1000),
+        Option("temperature", "double", 1.0, minimum=0.0),
+        Option("overflow", "string", "refuse", choices=("refuse", "truncate")),
+        Option("fast", "boolean", False),
+    ),
+)
+
+
+def history() -> pd.DataFrame:
+    """Three series of six sessions and a market column; none of its numbers occurs in a message by chance."""
+    rng = np.random.default_rng(7)
+    days = pd.date_range("2020-01-06", periods=SESSIONS, unit="ns")
+    return pd.DataFrame(
+        {
+            wire.UNIQUE_ID: np.repeat(NAMES, SESSIONS),
+            wire.DS: np.tile(days, len(NAMES)),
+            wire.Y: rng.normal(0, 0.01, SESSIONS * len(NAMES)),
+            wire.MARKET_ABS_RETURN: np.tile(rng.uniform(0.005, 0.02, SESSIONS), len(NAMES)),
+        }
+    )
+
+
+def with_value(column: str, row: int, value: Any) -> pd.DataFrame:
+    """The history with one value changed."""
+    frame = history()
+    values = list(frame[column])
+    values[row] = value
+    return frame.assign(**{column: values})
+
+
+def with_ids(*names: Any) -> pd.DataFrame:
+    return history().assign(unique_id=pd.Series(np.repeat(np.array(names, dtype=object), SESSIONS), dtype=object))
+
+
+def shortened(series: int, sessions: int) -> pd.DataFrame:
+    """The history in which one series has only its first `sessions` sessions."""
+    frame = history()
+    return frame[(frame[wire.UNIQUE_ID] != NAMES[series]) | (frame[wire.DS] < frame[wire.DS].iloc[sessions])]
+
+
+def assert_repeats_no_data(error: KronosError, frame: pd.DataFrame) -> None:
+    names = {str(name) for name in frame.get(wire.UNIQUE_ID, ()) if len(str(name)) > 1}
+    numbers = pd.to_numeric(pd.Series(frame.get(wire.Y, ())), errors="coerce").to_numpy(dtype=np.float64)
+    digits = {f"{abs(y):.3g}" for y in numbers[np.isfinite(numbers)] if y % 1}
+    assert [said for said in names | digits if said in error.message] == []
+
+
+# --- histories --------------------------------------------------------------------------------
+
+BAD_HISTORIES: list[tuple[str, Callable[[], pd.DataFrame], str]] = [
+    ("no unique_id", lambda: history().drop(columns="unique_id"), "MISSING_COLUMN"),
+    ("no ds", lambda: history().drop(columns="ds"), "MISSING_COLUMN"),
+    ("no y", lambda: history().drop(columns="y"), "MISSING_COLUMN"),
+    ("no covariate", lambda: history().drop(columns=wire.MARKET_ABS_RETURN), "MISSING_COLUMN"),
+    ("no rows", lambda: history().iloc[:0], "EMPTY"),
+    ("dates as text", lambda: history().assign(ds=lambda f: f["ds"].dt.strftime("%Y-%m-%d")), "BAD_TIMESTAMP"),
+    ("dates as numbers", lambda: history().assign(ds=range(18)), "BAD_TIMESTAMP"),
+    ("a time zone", lambda: history().assign(ds=lambda f: f["ds"].dt.tz_localize("UTC")), "BAD_TIMESTAMP"),
+    ("a time of day", lambda: with_value("ds", 3, pd.Timestamp("2020-01-09 16:00")), "BAD_TIMESTAMP"),
+    ("a missing date", lambda: with_value("ds", 3, pd.NaT), "BAD_TIMESTAMP"),
+    ("a missing name", lambda: with_value("unique_id", 3, None), "BAD_SYMBOL"),
+    ("an empty name", lambda: with_ids("", "BRAVO", "CHARLIE"), "BAD_SYMBOL"),
+    ("names that are numbers", lambda: with_ids(101, 102, 103), "BAD_SYMBOL"),
+    ("series out of order", lambda: with_ids("BRAVO", "ALFA", "CHARLIE"), "UNSORTED"),
+    ("a series in two parts", lambda: with_ids("ALFA", "BRAVO", "ALFA"), "UNSORTED"),
+    ("sorted by date first", lambda: history().sort_values(["ds", "unique_id"]), "UNSORTED"),
+    ("newest session first", lambda: history().sort_values(["unique_id", "ds"], ascending=[True, False]), "UNSORTED"),
+    ("two sessions swapped", lambda: history().iloc[[*range(7), 8, 7, *range(9, 18)]], "UNSORTED"),
+    ("a session twice", lambda: history().iloc[[*range(9), *range(8, 18)]], "DUPLICATE_SESSION"),
+    ("the last session twice", lambda: history().iloc[[*range(18), 17]], "DUPLICATE_SESSION"),
+    ("returns as text", lambda: history().assign(y=lambda f: f["y"].astype(str)), "NOT_A_NUMBER"),
+    ("returns as objects", lambda: history().assign(y=lambda f: f["y"].astype(object)), "NOT_A_NUMBER"),
+    ("returns as truth values", lambda: history().assign(y=lambda f: f["y"] > 0), "NOT_A_NUMBER"),
+    ("a covariate as text", lambda: history().assign(market_abs_return="0.0123"), "NOT_A_NUMBER"),
+    ("a return of NaN", lambda: with_value("y", 4, np.nan), "NON_FINITE"),
+    ("an infinite return", lambda: with_value("y", 4, -np.inf), "NON_FINITE"),
+    ("a missing return", lambda: history().assign(y=pd.array([0.0123] * 17 + [pd.NA], dtype="Float64")), "NON_FINITE"),
+    ("a covariate of NaN", lambda: with_value(wire.MARKET_ABS_RETURN, 4, np.nan), "NON_FINITE"),
+    ("a price for a return", lambda: with_value("y", 4, 173.45), "BAD_RETURN"),
+    ("a negative price for a return", lambda: with_value("y", 4, -1.0173), "BAD_RETURN"),
+    ("one short series", lambda: shortened(1, SPEC.min_context - 1), "TOO_SHORT"),
+]
+
+
+@pytest.mark.parametrize(("frame", "code"), [row[1:] for row in BAD_HISTORIES], ids=[row[0] for row in BAD_HISTORIES])
+def test_a_bad_history_is_refused_by_code_and_its_data_is_not_repeated(frame: Callable[[], pd.DataFrame], code: str):
+    with pytest.raises(BadHistory) as caught:
+        check_history(frame(), SPEC)
+    assert caught.value.code == code
+    assert caught.value.status == 400
+    assert_repeats_no_data(caught.value, frame())
+
+
+JOINT = ModelSpec("graph", "graph", 4, 5, 3, joint=True, universe=NAMES)
+
+
+@pytest.mark.parametrize(
+    ("frame", "code"),
+    [
+        (history()[history()["unique_id"] != "BRAVO"], "UNIVERSE"),
+        (with_ids("ALFA", "BRAVO", "DELTA"), "UNIVERSE"),
+        (shortened(2, 5), "CUTOFFS_DIFFER"),
+    ],
+    ids=["a series of the universe is missing", "a series of another universe", "cutoffs differ"],
+)
+def test_a_joint_model_refuses_another_universe_and_differing_cutoffs(frame: pd.DataFrame, code: str):
+    with pytest.raises(BadHistory) as caught:
+        check_history(frame, JOINT)
+    assert caught.value.code == code
+    assert_repeats_no_data(caught.value, frame)
+
+
+def test_a_joint_model_takes_its_universe():
+    check_history(history(), JOINT)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        history(),
+        history().assign(unique_id=lambda f: f["unique_id"].astype("category")),
+        history().assign(unique_id=lambda f: f["unique_id"].astype(object)),
+        history().assign(ds=lambda f: f["ds"].astype("datetime64[us]")),
+        history().assign(y=lambda f: f["y"].astype("float32")),
+        history().assign(y=0),
+        history().assign(sector="unknown"),
+        with_value("y", 4, 1.0),
+        with_value("y", 4, -1.0),
+        shortened(1, SPEC.min_context),
+        history().iloc[:6],
+        history().set_index(np.arange(18)[::-1]),
+    ],
+    ids=[
+        "as it is", "names as categories", "names as objects", "dates in microseconds", "returns in float32",
+        "whole numbers", "a column more", "a return of 1", "a return of -1", "just long enough", "one series",
+        "an index out of order",
+    ],
+)  # fmt: skip
+def test_a_sound_history_passes_and_is_left_as_it_was(frame: pd.DataFrame):
+    before = frame.copy()
+    check_history(frame, SPEC)
+    pd.testing.assert_frame_equal(frame, before)
+
+
+def test_the_message_for_a_short_history_says_which_series_and_how_many_sessions_are_needed():
+    with pytest.raises(BadHistory, match=r"^series 2 of 3 has 3 sessions, model needs 4$"):
+        check_history(shortened(1, 3), SPEC)
+    with pytest.raises(BadHistory, match=r"^series 1 of 3 has 6 sessions, .* needs 7; 3 series are too short$"):
+        check_history(history(), ModelSpec("long", "family", 7, 9, 3))
+
+
+def test_the_message_for_a_double_session_says_which_series_and_row():
+    with pytest.raises(BadHistory, match=r"^series 2 of 3 has the same session twice \(row 9\)"):
+        check_history(history().iloc[[*range(9), *range(8, 18)]], SPEC)
+
+
+# --- requests ---------------------------------------------------------------------------------
+
+MEDIAN = (0.5,)
+BAD_REQUESTS: list[tuple[str, int, Any, dict[str, Any], str]] = [
+    ("no horizon", 0, MEDIAN, {}, "BAD_HORIZON"),
+    ("a negative horizon", -(10**18), MEDIAN, {}, "BAD_HORIZON"),
+    ("a horizon beyond the model's", 4, MEDIAN, {}, "BAD_HORIZON"),
+    ("no levels", 1, (), {}, "BAD_LEVELS"),
+    ("100 levels", 1, np.linspace(0.1, 0.9, 100), {}, "BAD_LEVELS"),
+    ("a table of levels", 1, [[0.1, 0.2]], {}, "BAD_LEVELS"),
+    ("one bare level", 1, 0.5, {}, "BAD_LEVELS"),
+    ("a level of 0", 1, (0.0, 0.5), {}, "BAD_LEVELS"),
+    ("a level of 1", 1, (0.5, 1.0), {}, "BAD_LEVELS"),
+    ("a level in per cent", 1, (5, 50), {}, "BAD_LEVELS"),
+    ("a level of NaN", 1, (0.1, np.nan), {}, "BAD_LEVELS"),
+    ("a level that is text", 1, ("low",), {}, "BAD_LEVELS"),
+    ("levels descending", 1, (0.9, 0.5), {}, "BAD_LEVELS"),
+    ("a level twice", 1, (0.5, 0.5), {}, "BAD_LEVELS"),
+    ("a level below the trained ones", 1, (0.01, 0.5), {}, "BAD_LEVELS"),
+    ("a level above the trained ones", 1, (0.5, 0.99), {}, "BAD_LEVELS"),
+    ("an unknown parameter", 1, MEDIAN, {"top_p": 0.9}, "UNKNOWN_PARAM"),
+    ("a long below its minimum", 1, MEDIAN, {"num_samples": 0}, "BAD_OPTION"),
+    ("a long above its maximum", 1, MEDIAN, {"num_samples": 10**9}, "BAD_OPTION"),
+    ("a long that is text", 1, MEDIAN, {"num_samples": "many"}, "BAD_OPTION"),
+    ("a long that is None", 1, MEDIAN, {"num_samples": None}, "BAD_OPTION"),
+    ("a double below its minimum", 1, MEDIAN, {"temperature": -0.1}, "BAD_OPTION"),
+    ("a double of NaN", 1, MEDIAN, {"temperature": np.nan}, "BAD_OPTION"),
+    ("an infinite double without a maximum", 1, MEDIAN, {"temperature": np.inf}, "BAD_OPTION"),
+    ("a choice that is none", 1, MEDIAN, {"overflow": "explode"}, "BAD_OPTION"),
+    ("one bad option among good ones", 1, MEDIAN, {"num_samples": 5, "overflow": "explode"}, "BAD_OPTION"),
+]
+
+
+@pytest.mark.parametrize(
+    ("horizon", "levels", "options", "code"), [row[1:] for row in BAD_REQUESTS], ids=[row[0] for row in BAD_REQUESTS]
+)
+def test_a_bad_request_is_refused_by_code(horizon: int, levels: Any, options: dict[str, Any], code: str):
+    with pytest.raises(BadParameter) as caught:
+        check_request(SPEC, horizon, levels, options)
+    assert caught.value.code == code
+    assert not {"explode", "many", "low"} & set(caught.value.message.replace("'", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("horizon", "levels", "options"),
+    [
+        (1, wire.LEVELS, {}),
+        (3, (0.05, 0.95), {"num_samples": 1, "temperature": 0.0}),
+        (3, (0.051, 0.9499), {"num_samples": 1000, "temperature": 1e9, "overflow": "truncate", "fast": True}),
+        (1, np.linspace(0.05, 0.95, 99), {}),
+    ],
+)
+def test_a_request_at_the_bounds_passes(horizon: int, levels: Any, options: dict[str, Any]):
+    check_request(SPEC, horizon, levels, options)
+
+
+def test_a_path_model_answers_levels_beyond_the_trained_ones():
+    check_request(ModelSpec("paths", "scenarios", 4, 5, 3, has_paths=True), 1, (0.001, 0.999), {})
+
+
+# --- configs ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "code"),
+    [
+        ({"horizon": 0}, "BAD_HORIZON"),
+        ({"horizon": 61}, "BAD_HORIZON"),
+        ({"levels": ()}, "BAD_LEVELS"),
+        ({"levels": (0.5, 0.1)}, "BAD_LEVELS"),
+        ({"levels": (0.0, 0.5)}, "BAD_LEVELS"),
+        ({"fit_until": "end of year"}, "BAD_CONFIG"),
+        ({"fit_until": "99999-01-01"}, "BAD_CONFIG"),
+        ({"fit_until": ""}, "BAD_CONFIG"),
+        ({"fit_until": "NaT"}, "BAD_CONFIG"),
+        ({"fit_until": "2018-12-31T00:00Z"}, "BAD_CONFIG"),
+        ({"fit_until": "2019-12-31"}, "BAD_CONFIG"),
+        ({"fit_until": "2020-01-02"}, "BAD_CONFIG"),
+        ({"report_until": "2019-12-31"}, "BAD_CONFIG"),
+        ({"report_until": "2019-06-30"}, "BAD_CONFIG"),
+    ],
+    ids=str,
+)
+def test_a_bad_config_is_refused_by_code(settings: dict[str, Any], code: str):
+    with pytest.raises((BadConfig, BadParameter)) as caught:
+        Config(**settings)
+    assert caught.value.code == code
+    assert caught.value.status == 400
+
+
+@pytest.mark.parametrize("settings", [{}, {"horizon": 1}, {"horizon": 60}, {"report_until": "2020-01-01"}], ids=str)
+def test_a_config_at_the_bounds_passes(settings: dict[str, Any]):
+    assert Config(**settings).choose_until == "2019-12-31"
+
+
+def test_a_spec_survives_json():
+    assert ModelSpec.from_json(json.loads(json.dumps(SPEC.to_json()))) == SPEC
+    assert ModelSpec.from_json(json.loads(json.dumps(JOINT.to_json()))) == JOINT
+
+
+# --- forecasts --------------------------------------------------------------------------------
+
+
+def forecast(**changes: Any) -> Forecast:
+    """Two series, three steps, quantiles at three levels: 0, 1, 2, ... in reading order."""
+    whole = {
+        "unique_id": ("ALFA", "BRAVO"),
+        "cutoff": pd.DatetimeIndex(["2020-01-13", "2020-01-10"]),
+        "levels": (0.1, 0.5, 0.9),
+        "quantiles": np.arange(18.0).reshape(2, 3, 3),
+        "mean": np.arange(6.0).reshape(2, 3) * 10,
+    }
+    return Forecast(**{**whole, **changes})
+
+
+def with_quantile(value: float) -> np.ndarray:
+    quantiles = np.arange(18.0).reshape(2, 3, 3)
+    quantiles[1, 2, 1] = value
+    return quantiles
+
+
+@pytest.mark.parametrize(
+    ("broken", "horizon", "levels", "said"),
+    [
+        (forecast(), 2, (0.1, 0.5, 0.9), r"quantiles have shape \(2, 3, 3\), expected \(2, 2, 3\)"),
+        (forecast(), 3, (0.1, 0.9), r"quantiles have shape \(2, 3, 3\), expected \(2, 3, 2\)"),
+        (forecast(unique_id=("ALFA",)), 3, (0.1, 0.5, 0.9), r"quantiles have shape"),
+        (forecast(mean=np.zeros((2, 1))), 3, (0.1, 0.5, 0.9), r"mean have shape \(2, 1\), expected \(2, 3\)"),
+        (forecast(quantiles=with_quantile(np.nan)), 3, (0.1, 0.5, 0.9), "not finite"),
+        (forecast(mean=np.full((2, 3), np.inf)), 3, (0.1, 0.5, 0.9), "not finite"),
+        (forecast(quantiles=with_quantile(14.9)), 3, (0.1, 0.5, 0.9), "quantiles cross"),
+    ],
+)
+def test_a_forecast_that_breaks_the_contract_is_refused(
+    broken: Forecast, horizon: int, levels: tuple[float, ...], said: str
+):
+    with pytest.raises(BadForecast, match=f"^model: .*{said}") as caught:
+        check_forecast(broken, SPEC, horizon, levels)
+    assert caught.value.status == 500
+
+
+def test_a_sound_forecast_passes_even_where_quantiles_coincide():
+    check_forecast(forecast(), SPEC, 3, (0.1, 0.5, 0.9))
+    check_forecast(forecast(quantiles=np.zeros((2, 3, 3))), SPEC, 3, (0.1, 0.5, 0.9))
+
+
+def test_a_forecast_as_a_frame_has_one_row_per_series_and_step():
+    sessions = np.array(
+        [["2020-01-14", "2020-01-15", "2020-01-16"], ["2020-01-13", "2020-01-14", "2020-01-15"]], dtype="datetime64[D]"
+    )
+    frame = forecast().to_frame(sessions)
+    assert list(frame.columns) == ["unique_id", "step", "ds", "mean", "q0.1", "q0.5", "q0.9"]
+    assert list(frame["unique_id"]) == ["ALFA"] * 3 + ["BRAVO"] * 3
+    assert list(frame["step"]) == [1, 2, 3, 1, 2, 3]
+    assert list(frame["ds"].dt.strftime("%d")) == ["14", "15", "16", "13", "14", "15"]
+    npt.assert_array_equal(frame["mean"], [0, 10, 20, 30, 40, 50])
+    npt.assert_array_equal(frame[["q0.1", "q0.5", "q0.9"]], np.arange(18).reshape(6, 3))
+    assert forecast().horizon == 3
+
+
+# --- frames to arrays -------------------------------------------------------------------------
+
+
+def test_names_bounds_and_cutoffs_of_series_of_unequal_length():
+    where = contract.layout(shortened(1, 4))
+    assert where.ids == NAMES
+    npt.assert_array_equal(where.bounds, [0, 6, 10, 16])
+    assert list(where.cutoffs.strftime("%Y-%m-%d")) == ["2020-01-11", "2020-01-09", "2020-01-11"]
+
+
+@pytest.mark.parametrize("kind", ["str", "object", "category"])
+def test_the_layout_does_not_depend_on_how_names_are_stored(kind: str):
+    where = contract.layout(history().astype({wire.UNIQUE_ID: kind}).set_index(np.arange(18)[::-1]))
+    assert where.ids == NAMES
+    npt.assert_array_equal(where.bounds, [0, 6, 12, 18])
+
+
+def test_blocks_hold_the_last_sessions_of_every_series_once():
+    frame = shortened(1, 4)
+    found: dict[int, np.ndarray] = {}
+    for which, values in contract.blocks(frame, contract.layout(frame), 5, (wire.Y, wire.MARKET_ABS_RETURN)):
+        assert values.shape == (len(which), values.shape[1], 2)
+        found |= dict(zip(which.tolist(), values, strict=True))
+    assert sorted(found) == [0, 1, 2]
+    for i, name in enumerate(NAMES):
+        rows = frame.loc[frame["unique_id"] == name, [wire.Y, wire.MARKET_ABS_RETURN]].tail(5)
+        npt.assert_array_equal(found[i], rows.to_numpy())
+
+
+# --- other levels, and the mean ---------------------------------------------------------------
+
+returns = hnp.arrays(np.float64, (3, 11), elements=st.floats(-1, 1, allow_subnormal=False))
+wanted_levels = st.lists(st.floats(0.05, 0.95), min_size=1, max_size=20, unique=True).map(lambda found: tuple(sorted(found)))
+
+
+def test_a_quantile_between_two_trained_levels_lies_on_the_line_between_them():
+    quantiles = np.array([[0.0, 1.0, 5.0]])
+    found = contract.at_levels(quantiles, (0.1, 0.2, 0.4), (0.1, 0.125, 0.15, 0.2, 0.25, 0.4))
+    npt.assert_allclose(found, [[0.0, 0.25, 0.5, 1.0, 2.0, 5.0]], rtol=1e-12)
+
+
+@given(returns, wanted_levels)
+def test_quantiles_in_between_agree_with_numpy_and_never_cross(values: np.ndarray, levels: tuple[float, ...]):
+    trained = np.sort(values, axis=1)
+    found = contract.at_levels(trained, wire.LEVELS, levels)
+    npt.assert_allclose(found, [np.interp(levels, wire.LEVELS, row) for row in trained], rtol=0, atol=1e-12)
+    every = tuple(sorted({*levels, *wire.LEVELS}))
+    among = contract.at_levels(trained, wire.LEVELS, every)
+    assert np.all(np.diff(among, axis=1) >= 0)
+    npt.assert_array_equal(among[:, [every.index(level) for level in wire.LEVELS]], trained)
+
+
+@given(returns, wanted_levels)
+def test_quantiles_in_between_are_the_same_alone_and_in_a_batch(values: np.ndarray, levels: tuple[float, ...]):
+    trained = np.sort(values, axis=1)
+    together = contract.at_levels(trained, wire.LEVELS, levels)
+    npt.assert_array_equal(together[1:2], contract.at_levels(trained[1:2], wire.LEVELS, levels))
+
+
+@pytest.mark.parametrize("levels", [(0.04, 0.5), (0.5, 0.96)])
+def test_levels_outside_the_trained_ones_are_not_made_up(levels: tuple[float, ...]):
+    with pytest.raises(NotAvailable) as caught:
+        contract.at_levels(np.zeros((1, 11)), wire.LEVELS, levels)
+    assert caught.value.status == 422
+
+
+def test_a_model_of_one_level_answers_that_level():
+    npt.assert_array_equal(contract.at_levels(np.array([[7.0]]), (0.5,), (0.5,)), [[7.0]])
+    npt.assert_array_equal(contract.at_levels(np.array([[7.0]]), (0.5,), np.array([0.5])), [[7.0]])
+
+
+def test_the_mean_of_three_quantiles_by_hand():
+    # .1 x 0 below the first level, (0 + 2) / 2 x .4 and (2 + 8) / 2 x .4 between, .1 x 8 above the last
+    npt.assert_allclose(contract.quantile_mean(np.array([0.0, 2.0, 8.0]), (0.1, 0.5, 0.9)), 0.4 + 2.0 + 0.8, rtol=1e-12)
+    npt.assert_allclose(contract.quantile_mean(np.array([[3.0]]), (0.5,)), [3.0], rtol=1e-12)
+
+
+@given(returns, st.floats(0.001, 100), st.floats(-1, 1))
+def test_the_mean_moves_and_scales_with_the_quantiles(values: np.ndarray, factor: float, shift: float):
+    mean = contract.quantile_mean(values, wire.LEVELS)
+    npt.assert_allclose(
+        contract.quantile_mean(factor * values + shift, wire.LEVELS), factor * mean + shift, rtol=1e-9, atol=1e-9
+    )
+
+
+def test_the_mean_of_a_symmetric_forecast_is_its_median_and_on_a_fine_grid_that_of_the_distribution():
+    npt.assert_allclose(contract.quantile_mean(0.01 + 0.02 * norm.ppf(wire.LEVELS), wire.LEVELS), 0.01, atol=1e-15)
+    fine = np.linspace(0.0005, 0.9995, 1000)
+    npt.assert_allclose(contract.quantile_mean(-np.log1p(-fine), fine), 1.0, atol=0.002)  # exponential, mean 1

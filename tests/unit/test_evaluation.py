@@ -1,0 +1,343 @@
+"""Rolling evaluation: what a forecaster is shown, which outcome it is held to, and how scores are averaged."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.testing as npt
+import pandas as pd
+import pytest
+from scipy.stats import norm
+
+from mlprojects.baselines.model import Ewma
+from registry import contract, evaluation, metrics, wire
+from registry.contract import Forecast, ModelSpec
+from registry.errors import BadForecast, BadHistory, BadInput
+
+LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
+EWMA = Ewma(ModelSpec("ewma", "baselines", min_context=60, max_context=100, max_horizon=5))
+
+
+def simulated(seed: int = 0, n: int = 3, length: int = 90, start: str = "2020-01-01") -> pd.DataFrame:
+    """History of `n` series on the same days."""
+    return pd.DataFrame(
+        {
+            wire.UNIQUE_ID: np.repeat([f"S{i}" for i in range(n)], length),
+            wire.DS: np.tile(pd.date_range(start, periods=length, unit="ns"), n),
+            wire.Y: 0.01 * np.random.default_rng(seed).standard_t(5, n * length).clip(-8, 8),
+        }
+    )
+
+
+@dataclass
+class Constant:
+    """Forecasts N(0, sigma) whatever it is shown, and remembers what that was."""
+
+    sigma: float = 0.01
+    levels: tuple[float, ...] = LEVELS
+    max_context: int = 30
+    shown: list[pd.DataFrame] = field(default_factory=list)
+    asked: list[tuple[int, tuple[float, ...], int, dict[str, Any]]] = field(default_factory=list)
+
+    @property
+    def spec(self) -> ModelSpec:
+        option = contract.Option("num_samples", "long", 7)
+        return ModelSpec("constant", "fake", 1, self.max_context, 5, levels=self.levels, options=(option,))
+
+    def predict(
+        self, history: pd.DataFrame, horizon: int, levels: Sequence[float], seed: int, options: Mapping[str, Any]
+    ) -> Forecast:
+        self.shown.append(history)
+        self.asked.append((horizon, tuple(levels), seed, dict(options)))
+        where = contract.layout(history)
+        n = len(where.ids)
+        quantiles = np.broadcast_to(self.sigma * norm.ppf(levels), (n, horizon, len(levels)))
+        return Forecast(where.ids, where.cutoffs, tuple(levels), quantiles, np.zeros((n, horizon)))
+
+
+# --- origins ----------------------------------------------------------------------------------
+
+
+def test_origins_lie_after_a_date_and_leave_room_for_the_horizon():
+    history = simulated(length=10)  # 1 to 10 January
+    found = evaluation.origins_between(history, "2020-01-03", None, 3)
+    assert list(found.strftime("%d")) == ["04", "05", "06", "07"]  # 08, 09, 10 follow the last
+
+
+def test_outcomes_of_origins_do_not_pass_the_end_of_the_period():
+    found = evaluation.origins_between(simulated(length=20), "2020-01-03", "2020-01-09", 3)
+    assert list(found.strftime("%d")) == ["04", "05", "06"]
+
+
+def test_origins_are_sessions_of_every_series():
+    history = simulated(length=10)
+    gap = (history[wire.UNIQUE_ID] == "S1") & (history[wire.DS] == "2020-01-05")
+    found = evaluation.origins_between(history[~gap], "2020-01-03", None, 3)
+    assert list(found.strftime("%d")) == ["04", "06", "07"]
+
+
+@pytest.mark.parametrize(
+    ("length", "after", "until", "horizon"),
+    [
+        (10, "2020-01-07", None, 3),
+        (10, "2030-01-01", None, 1),
+        (3, "2019-01-01", None, 5),
+        (10, "2019-01-01", "2019-06-30", 1),
+    ],
+    ids=["too near the end", "after the end", "fewer sessions than the horizon", "a period before the data"],
+)
+def test_a_period_without_an_origin_is_an_error(length: int, after: str, until: str | None, horizon: int):
+    with pytest.raises(BadInput) as caught:
+        evaluation.origins_between(simulated(length=length), after, until, horizon)
+    assert caught.value.code == "NO_ORIGINS"
+
+
+def test_series_without_a_common_session_have_no_origin():
+    apart = pd.concat([simulated(n=1, length=10), simulated(n=1, length=10, start="2021-01-01").assign(unique_id="S1")])
+    with pytest.raises(BadInput) as caught:
+        evaluation.origins_between(apart, "2019-01-01", None, 1)
+    assert caught.value.code == "NO_ORIGINS"
+
+
+# --- rolling ----------------------------------------------------------------------------------
+
+
+def by_hand(history: pd.DataFrame, origins: pd.DatetimeIndex, horizon: int) -> pd.DataFrame:
+    """The slow way: cut the frame at every origin, forecast each series alone, look up what came true."""
+    rows = []
+    for origin in origins:
+        for name, series in history.groupby(wire.UNIQUE_ID):
+            past, future = series[series[wire.DS] <= origin], series[series[wire.DS] > origin]
+            forecast = EWMA.predict(past, horizon, LEVELS, 0, {})
+            for h in range(1, horizon + 1):
+                true = future.iloc[h - 1]
+                key = {"unique_id": name, "origin": origin, "step": h, "ds": true[wire.DS], "y": true[wire.Y]}
+                quantiles = dict(zip(map(wire.quantile_column, LEVELS), forecast.quantiles[0, h - 1], strict=True))
+                rows.append({**key, "mean": forecast.mean[0, h - 1], **quantiles})
+    return pd.DataFrame(rows)
+
+
+def test_rolling_is_predicting_by_hand_on_cut_frames():
+    history = simulated()
+    history = history[(history[wire.UNIQUE_ID] != "S1") | (history[wire.DS] > "2020-01-11")]  # one listed later
+    origins = evaluation.origins_between(history, "2020-03-12", None, 3)
+    found = evaluation.rolling(EWMA, history, origins, 3, levels=LEVELS)
+    expected = by_hand(history, origins, 3)
+    assert list(found.columns) == list(expected.columns)
+    pd.testing.assert_frame_equal(
+        found.astype({wire.UNIQUE_ID: "str"}), expected.astype({wire.UNIQUE_ID: "str"}), check_exact=True, check_dtype=False
+    )
+
+
+def test_a_forecaster_is_shown_its_context_up_to_the_origin_and_nothing_else():
+    history, constant = simulated(), Constant(max_context=30)
+    origins = pd.DatetimeIndex(["2020-01-20", "2020-02-20"])
+    evaluation.rolling(constant, history, origins, 2)
+    early, late = constant.shown
+    for shown, origin, sessions in ((early, "2020-01-20", 20), (late, "2020-02-20", 30)):
+        expected = history[history[wire.DS] <= origin].groupby(wire.UNIQUE_ID).tail(sessions)
+        pd.testing.assert_frame_equal(shown, expected)
+
+
+def test_a_forecaster_is_asked_with_its_own_levels_and_the_defaults_of_its_options():
+    constant = Constant()
+    evaluation.rolling(constant, simulated(), pd.DatetimeIndex(["2020-02-20"]), 2)
+    evaluation.rolling(constant, simulated(), pd.DatetimeIndex(["2020-02-20"]), 1, levels=(0.5,))
+    assert constant.asked == [(2, LEVELS, 0, {"num_samples": 7}), (1, (0.5,), 0, {"num_samples": 7})]
+
+
+def test_rows_after_the_last_outcome_change_nothing():
+    history = simulated()
+    origins = pd.DatetimeIndex(["2020-03-10", "2020-03-15"])
+    cut = history[history[wire.DS] <= "2020-03-18"]
+    pd.testing.assert_frame_equal(
+        evaluation.rolling(EWMA, cut, origins, 3), evaluation.rolling(EWMA, history, origins, 3), check_exact=True
+    )
+
+
+def test_rows_after_an_origin_change_its_outcomes_and_not_its_forecast():
+    history = simulated()
+    origins = pd.DatetimeIndex(["2020-03-10"])
+    changed = history.assign(y=history[wire.Y].where(history[wire.DS] <= "2020-03-10", 0.5))
+    before, after = (evaluation.rolling(EWMA, frame, origins, 3) for frame in (history, changed))
+    npt.assert_array_equal(after[wire.Y], 0.5)
+    pd.testing.assert_frame_equal(before.drop(columns="y"), after.drop(columns="y"), check_exact=True)
+
+
+def test_one_series_never_changes_another():
+    history = simulated()
+    origins = evaluation.origins_between(history, "2020-03-12", None, 3)
+    changed = history.assign(y=history[wire.Y].where(history[wire.UNIQUE_ID] != "S2", 0.3))
+    before, after = (evaluation.rolling(EWMA, frame, origins, 3) for frame in (history, changed))
+    others = (before[wire.UNIQUE_ID] != "S2").to_numpy()
+    pd.testing.assert_frame_equal(before[others], after[others], check_exact=True)
+
+
+def test_progress_is_told_origin_by_origin():
+    told: list[tuple[int, int]] = []
+    origins = pd.DatetimeIndex(["2020-02-20", "2020-02-21", "2020-02-22"])
+    evaluation.rolling(Constant(), simulated(), origins, 1, progress=lambda done, of: told.append((done, of)))
+    assert told == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_an_origin_without_outcomes_is_an_error():
+    with pytest.raises(BadHistory) as caught:
+        evaluation.rolling(Constant(), simulated(), pd.DatetimeIndex(["2020-03-29"]), 2)  # the last day is the 30th
+    assert caught.value.code == "NO_OUTCOME"
+
+
+@pytest.mark.parametrize("origin", ["2020-02-28", "2019-12-31"], ids=["59 of 60 sessions", "before the first session"])
+def test_an_origin_with_less_history_than_the_model_needs_is_an_error(origin: str):
+    with pytest.raises(BadHistory) as caught:
+        evaluation.rolling(EWMA, simulated(), pd.DatetimeIndex([origin]), 1)
+    assert caught.value.code == "TOO_SHORT"
+
+
+class Crossing(Constant):
+    def predict(self, *args: Any) -> Forecast:
+        forecast = super().predict(*args)
+        return Forecast(forecast.unique_id, forecast.cutoff, forecast.levels, forecast.quantiles[..., ::-1], forecast.mean)
+
+
+def test_a_forecast_that_breaks_the_contract_is_not_scored():
+    with pytest.raises(BadForecast, match="cross"):
+        evaluation.rolling(Crossing(), simulated(), pd.DatetimeIndex(["2020-02-20"]), 1)
+
+
+# --- scores -----------------------------------------------------------------------------------
+
+
+def frame(y: Sequence[float], quantiles: Sequence[float], levels: Sequence[float], mean: float = 0.0) -> pd.DataFrame:
+    """Rows as `rolling` gives them, one series, step 1, the same forecast for every outcome."""
+    days = pd.date_range("2020-01-01", periods=len(y))
+    named = {wire.quantile_column(level): q for level, q in zip(levels, quantiles, strict=True)}
+    return pd.DataFrame({"unique_id": "S0", "origin": days, "step": 1, "ds": days, "y": y, "mean": mean} | named)
+
+
+def test_scores_of_two_outcomes_by_hand():
+    scored = evaluation.scores(frame([0.0, 6.0], [-4.0, -1.0, 1.0, 2.0, 4.0], LEVELS, mean=0.5))
+    # y = 0: .05 x 4, .25 x 1, .5 x 1, .25 x 2, .05 x 4 -> 1.65; y = 6: .05 x 10, .25 x 7, .5 x 5, .75 x 4, .95 x 2 -> 9.65
+    npt.assert_allclose(scored["pinball"], [1.65 / 5, 9.65 / 5], rtol=1e-12)
+    npt.assert_allclose(scored["crps"], [3.3 / 5, 19.3 / 5], rtol=1e-12)
+    npt.assert_allclose(scored["abs_error"], [1, 5], rtol=1e-12)
+    npt.assert_allclose(scored["bias"], [0.5, -5.5], rtol=1e-12)
+    npt.assert_array_equal(scored["covered_90"], [1, 0])
+    npt.assert_allclose(scored["winkler_90"], [8, 8 + 2 / 0.1 * 2], rtol=1e-9)
+    npt.assert_array_equal(scored["covered_50"], [1, 0])
+    npt.assert_allclose(scored["winkler_50"], [3, 3 + 2 / 0.5 * 4], rtol=1e-9)
+    # .1 and .9 are a quarter of the way from .05 to .25: the 80 % band is -3.25 .. 3.5
+    npt.assert_allclose(scored["winkler_80"], [6.75, 6.75 + 2 / 0.2 * 2.5], rtol=1e-9)
+
+
+def test_a_perfect_forecast_scores_0():
+    scored = evaluation.scores(frame([0.3], [0.3] * 5, LEVELS, mean=0.3))
+    errors = scored.drop(columns=[*evaluation.KEYS, "covered_50", "covered_80", "covered_90"])
+    npt.assert_allclose(errors, 0, atol=1e-15)
+    npt.assert_array_equal(scored[["covered_50", "covered_80", "covered_90"]], 1)
+
+
+def test_bands_that_the_levels_do_not_span_are_left_out():
+    scored = evaluation.scores(frame([0.0], [-1.0, 1.0], (0.25, 0.75)))
+    assert [c for c in scored if c.startswith("covered")] == ["covered_50"]
+    assert "abs_error" in scored
+    assert "abs_error" not in evaluation.scores(frame([0.0], [-2.0, -1.0], (0.1, 0.2)))
+
+
+def test_scores_are_those_of_the_metrics_on_real_forecasts():
+    history = simulated()
+    forecasts = evaluation.rolling(EWMA, history, evaluation.origins_between(history, "2020-03-05", None, 3), 3)
+    scored = evaluation.scores(forecasts)
+    y = forecasts["y"].to_numpy()
+    q = forecasts[[wire.quantile_column(level) for level in wire.LEVELS]].to_numpy()
+    npt.assert_allclose(scored["crps"], metrics.crps(y, q, wire.LEVELS), rtol=1e-12)
+    npt.assert_allclose(scored["winkler_90"], metrics.winkler(y, q[:, 0], q[:, -1], 0.9), rtol=1e-9)
+    npt.assert_array_equal(scored["covered_80"], metrics.inside(y, q[:, 1], q[:, -2]))
+    npt.assert_array_equal(scored["abs_error"], np.abs(y - q[:, 5]))
+    pd.testing.assert_frame_equal(scored[evaluation.KEYS], forecasts[evaluation.KEYS])
+
+
+@pytest.mark.parametrize("levels", [wire.LEVELS, (0.001, 0.025, 0.5), (0.00001, 0.5, 0.99999)], ids=str)
+def test_levels_are_read_from_the_columns(levels: tuple[float, ...]):
+    columns = frame([0.0], [0.0] * len(levels), levels).assign(quality=1.0, q=2.0)
+    assert evaluation.levels_of(columns) == levels
+
+
+def scored_constant(sigma: float, history: pd.DataFrame, horizon: int = 2) -> pd.DataFrame:
+    origins = evaluation.origins_between(history, "2020-01-20", None, horizon)
+    return evaluation.scores(evaluation.rolling(Constant(sigma), history, origins, horizon))
+
+
+def test_means_under_published_names_over_all_and_by_group():
+    scored = scored_constant(0.01, simulated())
+    whole, by_series = evaluation.means(scored), evaluation.means(scored, "unique_id")
+    assert {"mae_median", "coverage_90", "crps", "bias", "winkler_50"} <= set(whole.columns)
+    assert not {"abs_error", "covered_90", *evaluation.KEYS} & set(whole.columns)
+    npt.assert_allclose(whole.loc[0, "coverage_90"], scored["covered_90"].mean(), rtol=1e-12)
+    assert list(by_series.index) == ["S0", "S1", "S2"]
+    for name in by_series.index:
+        rows = scored[scored["unique_id"] == name]
+        npt.assert_allclose(by_series.loc[name, "crps"], rows["crps"].mean(), rtol=1e-12)
+    assert list(evaluation.means(scored, "step").index) == [1, 2]
+
+
+def test_coverage_of_a_true_forecast_is_nominal():
+    history = simulated(n=2, length=4000).assign(y=np.random.default_rng(0).normal(0, 0.01, 8000))
+    found = evaluation.means(scored_constant(0.01, history, horizon=1)).iloc[0]
+    npt.assert_allclose(found[["coverage_50", "coverage_90"]].astype(float), [0.5, 0.9], atol=0.015)
+
+
+# --- against a reference ----------------------------------------------------------------------
+
+
+def test_skill_by_hand_and_both_tests_on_the_average_per_origin():
+    history = simulated()
+    ours, theirs = scored_constant(0.01, history), scored_constant(0.03, history)
+    found = evaluation.against(ours, theirs)
+    per_origin = [s.groupby("origin")["crps"].mean() for s in (ours, theirs)]
+    test = metrics.diebold_mariano((per_origin[1] - per_origin[0]).to_numpy(), 2)
+    npt.assert_allclose(found["skill_vs_fhs"], 1 - ours["crps"].mean() / theirs["crps"].mean(), rtol=1e-12)
+    npt.assert_allclose([found["dm_p_hln"], found["dm_p_bartlett"]], [test.p_hln, test.p_bartlett], rtol=1e-9)
+    assert found["skill_vs_fhs"] > 0.1
+
+
+def test_skill_at_one_step_looks_at_that_step_and_its_lags():
+    history = simulated()
+    ours, theirs = scored_constant(0.01, history), scored_constant(0.03, history)
+    found = evaluation.against(ours, theirs, step=1)
+    first = [s[s["step"] == 1].groupby("origin")["crps"].mean().to_numpy() for s in (ours, theirs)]
+    npt.assert_allclose(found["skill_vs_fhs"], 1 - first[0].mean() / first[1].mean(), rtol=1e-12)
+    npt.assert_allclose(found["dm_p_hln"], metrics.diebold_mariano(first[1] - first[0], 1).p_hln, rtol=1e-9)
+
+
+def test_skill_is_positive_for_the_better_one_whichever_is_the_reference():
+    history = simulated()
+    good, bad = scored_constant(0.01, history), scored_constant(0.05, history)
+    assert evaluation.against(good, bad)["skill_vs_fhs"] > 0 > evaluation.against(bad, good)["skill_vs_fhs"]
+
+
+def test_a_model_has_no_skill_against_itself():
+    scored = scored_constant(0.01, simulated())
+    assert evaluation.against(scored, scored.copy()) == {"skill_vs_fhs": 0.0, "dm_p_hln": 1.0, "dm_p_bartlett": 1.0}
+
+
+def test_skill_over_fewer_origins_than_steps_is_no_evidence():
+    history = simulated(length=27)  # two origins of five steps
+    ours, theirs = (scored_constant(sigma, history, horizon=5) for sigma in (0.01, 0.03))
+    assert ours["origin"].nunique() == 2
+    found = evaluation.against(ours, theirs)
+    assert max(found["dm_p_hln"], found["dm_p_bartlett"]) == 1.0
+
+
+def test_models_scored_on_other_rows_are_not_compared():
+    scored = scored_constant(0.01, simulated())
+    for other in (scored.iloc[:-1], scored.assign(step=scored["step"] + 1), scored_constant(0.01, simulated(n=2))):
+        with pytest.raises(BadInput, match="same origins"):
+            evaluation.against(scored, other)
+
+
+def test_reliability_counts_outcomes_at_or_below_each_quantile():
+    table = evaluation.reliability(frame([-2.0, -1.0, 0.0, 3.0], [-1.0, 0.5, 9.0], (0.1, 0.5, 0.9)))
+    assert list(table["level"]) == [0.1, 0.5, 0.9]
+    npt.assert_allclose(table["observed"], [0.5, 0.75, 1.0], rtol=1e-12)
+    assert list(table["n"]) == [4, 4, 4]

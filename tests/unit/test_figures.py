@@ -1,0 +1,119 @@
+"""Pictures: what is drawn is what the table says."""
+
+import io
+
+import matplotlib
+import numpy as np
+import numpy.testing as npt
+import pandas as pd
+import pytest
+from matplotlib.collections import PathCollection, PolyCollection
+from matplotlib.colors import to_hex
+
+from jobs import figures
+from registry import evaluation, wire
+
+LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
+Q = np.array([-0.02, -0.01, 0.001, 0.01, 0.02])
+
+
+def forecasts(origins: int = 130, levels: tuple[float, ...] = LEVELS) -> pd.DataFrame:
+    """Two series, two steps; the same forecast everywhere, an outcome outside the band every tenth session."""
+    days = pd.date_range("2020-01-01", periods=origins + 2)
+    y = np.where(np.arange(origins + 2) % 10 == 0, 0.03, 0.005)
+    rows = [
+        {"unique_id": name, "origin": days[i], "step": h, "ds": days[i + h], "y": y[i + h] * sign, "mean": 0.0}
+        for i in range(origins)
+        for name, sign in (("A", 1), ("B", -1))
+        for h in (1, 2)
+    ]
+    quantiles = np.interp(levels, LEVELS, Q)
+    return pd.DataFrame(rows).assign(**dict(zip(map(wire.quantile_column, levels), quantiles, strict=True)))
+
+
+def points(axis: matplotlib.axes.Axes) -> dict[str, np.ndarray]:
+    """Heights of the dots by colour."""
+    dots = [c for c in axis.collections if isinstance(c, PathCollection)]
+    return {to_hex(c.get_facecolor()[0]): np.asarray(c.get_offsets())[:, 1] for c in dots if len(c.get_offsets())}
+
+
+def bands(axis: matplotlib.axes.Axes) -> list[tuple[float, float]]:
+    """Lowest and highest point of every filled band, in the order of drawing."""
+    filled = [c for c in axis.collections if isinstance(c, PolyCollection)]
+    heights = [c.get_paths()[0].vertices[:, 1] for c in filled]
+    return [(float(h.min()), float(h.max())) for h in heights]
+
+
+def test_the_fan_chart_shows_the_last_120_one_step_outcomes_of_one_series_in_per_cent():
+    table = forecasts()
+    left, _ = figures.fan_chart(table, "fhs", "A").axes
+    y = points(left)
+    npt.assert_allclose(y[figures.INK], 0.5, rtol=1e-12)
+    npt.assert_allclose(y[figures.RED], 3.0, rtol=1e-12)
+    shown = table[(table["unique_id"] == "A") & (table["step"] == 1) & (table["ds"] <= table["origin"].max())].tail(120)
+    assert len(shown) == 120
+    assert len(y[figures.RED]) == (shown["y"] > 0.02).sum()
+    assert len(y[figures.INK]) == 120 - len(y[figures.RED])
+    last = matplotlib.dates.date2num(table["origin"].max())
+    assert max(np.asarray(c.get_offsets())[:, 0].max() for c in left.collections if isinstance(c, PathCollection)) == last
+
+
+def test_the_right_panel_shows_every_step_of_the_last_origin():
+    table = forecasts()
+    _, right = figures.fan_chart(table, "fhs", "B").axes
+    last = table[(table["unique_id"] == "B") & (table["origin"] == table["origin"].max())]
+    drawn = np.concatenate(list(points(right).values()))
+    npt.assert_allclose(np.sort(drawn), np.sort(100 * last["y"]), rtol=1e-12)
+    assert list(right.get_xticks()) == [1, 2]
+    assert right.get_title(loc="left") == "next sessions after 2020-05-09"
+
+
+def test_bands_lie_between_symmetric_quantiles_and_the_line_is_the_median():
+    for axis in figures.fan_chart(forecasts(), "fhs", "A").axes:
+        npt.assert_allclose(bands(axis), [(-2, 2), (-1, 1)], rtol=1e-12)
+        medians = [line for line in axis.lines if line.get_color() == figures.BLUE]
+        assert len(medians) == 1
+        npt.assert_allclose(medians[0].get_ydata(), 0.1, rtol=1e-12)
+
+
+def test_without_a_median_among_the_levels_no_line_is_drawn():
+    for axis in figures.fan_chart(forecasts(levels=(0.05, 0.25, 0.75, 0.95)), "fhs", "A").axes:
+        assert len(bands(axis)) == 2
+        assert [line for line in axis.lines if line.get_color() == figures.BLUE] == []
+
+
+@pytest.mark.parametrize("origins", [1, 2, 130])
+def test_figures_can_be_written_whatever_the_number_of_origins(origins: int):
+    table = forecasts(origins)
+    for figure in (figures.fan_chart(table, "fhs", "A"), figures.reliability_diagram({"fhs": table})):
+        written = io.BytesIO()
+        figure.savefig(written)
+        assert written.getvalue().startswith(b"\x89PNG")
+
+
+def test_the_reliability_diagram_shows_observed_minus_nominal_in_points():
+    ours, theirs = forecasts(), forecasts().assign(y=0.5)
+    axis = figures.reliability_diagram({"nbeats": ours, "fhs": theirs}).axes[0]
+    lines = {line.get_label(): line for line in axis.lines if not line.get_label().startswith("_")}
+    assert list(lines) == ["nbeats", "fhs"]
+    table = evaluation.reliability(ours)
+    npt.assert_allclose(lines["nbeats"].get_xdata(), LEVELS, rtol=1e-12)
+    npt.assert_allclose(lines["nbeats"].get_ydata(), 100 * (table["observed"] - table["level"]), rtol=1e-12)
+    npt.assert_allclose(lines["fhs"].get_ydata(), [-5, -25, -50, -75, -95], rtol=1e-12)  # nothing is ever below
+    assert len({line.get_color() for line in lines.values()}) == 2
+    low, high = axis.get_ylim()
+    assert low == -high
+    assert high >= 95
+
+
+def test_a_calibrated_forecast_is_not_magnified():
+    table = forecasts(origins=100).assign(y=np.repeat(np.linspace(-0.02, 0.02, 100), 4))
+    exact = {wire.quantile_column(level): np.quantile(table["y"], level) for level in LEVELS}
+    axis = figures.reliability_diagram({"exact": table.assign(**exact)}).axes[0]
+    assert axis.get_ylim() == (-3.0, 3.0)
+
+
+def test_every_model_asked_for_is_in_the_reliability_diagram():
+    names = ["naive", "ewma", "fhs", "har", "nbeats"]
+    axis = figures.reliability_diagram({name: forecasts(3) for name in names}).axes[0]
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == names

@@ -1,0 +1,105 @@
+"""Names that travel, and the tree of errors: what other programs read must not change by accident."""
+
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from registry import errors, wire
+from registry.settings import CHECKOUT
+
+ascending_levels = st.lists(st.integers(1, 99_999), min_size=2, max_size=8, unique=True).map(
+    lambda numbers: [n / 100_000 for n in sorted(numbers)]
+)
+
+# "├─ BadInput           BAD_INPUT      400" in the docstring of registry/errors.py.
+BRANCH = re.compile(r"^[ │├└─]*(?P<name>[A-Z]\w+) +(?P<code>[A-Z_]+) +(?P<status>\d{3})\b", re.MULTILINE)
+
+
+def tree_of_classes():
+    kinds = (value for value in vars(errors).values() if isinstance(value, type))
+    return {kind.__name__: (kind.code, kind.status) for kind in kinds}
+
+
+@pytest.mark.parametrize(
+    ("level", "column", "key"),
+    [
+        (0.05, "q0.05", "p05"),
+        (0.1, "q0.1", "p10"),
+        (0.5, "q0.5", "p50"),
+        (0.95, "q0.95", "p95"),
+        (0.005, "q0.005", "p00.5"),
+        (0.025, "q0.025", "p02.5"),
+        (0.975, "q0.975", "p97.5"),
+        (0.0255, "q0.0255", "p02.55"),
+        (0.999, "q0.999", "p99.9"),
+        (np.float64(0.05), "q0.05", "p05"),
+    ],
+)
+def test_a_quantile_is_named_after_its_level(level: float, column: str, key: str):
+    assert wire.quantile_column(level) == column
+    assert wire.quantile_key(level) == key
+
+
+@given(ascending_levels)
+def test_a_level_can_be_read_from_its_column(levels: list[float]):
+    assert [float(wire.quantile_column(level).removeprefix("q")) for level in levels] == levels
+
+
+@given(ascending_levels)
+def test_keys_of_levels_sort_as_text_in_the_order_of_the_levels(levels: list[float]):
+    keys = [wire.quantile_key(level) for level in levels]
+    assert len(set(keys)) == len(keys)
+    assert keys == sorted(keys)
+
+
+def test_default_levels_are_eleven_and_symmetric_around_the_median():
+    assert wire.LEVELS == (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+    assert [round(1 - level, 10) for level in reversed(wire.LEVELS)] == list(wire.LEVELS)
+
+
+def test_every_error_is_answered_in_one_shape():
+    assert wire.error_envelope("BAD_INPUT", "horizon is 0", "r1") == {
+        "error_code": "BAD_INPUT",
+        "message": "horizon is 0",
+        "request_id": "r1",
+    }
+    assert wire.error_envelope("INTERNAL", "x")["request_id"] is None
+
+
+def test_the_tree_in_the_docstring_is_the_tree_of_classes():
+    drawn = {m["name"]: (m["code"], int(m["status"])) for m in BRANCH.finditer(errors.__doc__)}
+    assert drawn == tree_of_classes()
+
+
+def test_codes_of_error_kinds_are_distinct():
+    codes = [code for code, _ in tree_of_classes().values()]
+    assert len(set(codes)) == len(codes)
+
+
+def test_an_error_carries_its_kind_or_the_code_it_was_given():
+    assert errors.BadHistory("x").code == "BAD_HISTORY"
+    special = errors.BadHistory("too short", code="TOO_SHORT")
+    assert (special.code, special.status, special.message, str(special)) == ("TOO_SHORT", 400, "too short", "too short")
+    assert errors.BadHistory("x").code == "BAD_HISTORY"  # the class is as it was
+
+
+def modules_after(statement: str) -> set[str]:
+    code = f"{statement}\nimport sys\nprint(*{{name.partition('.')[0] for name in sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_wire_and_errors_import_the_standard_library_only():
+    foreign = modules_after("import registry.wire, registry.errors") - modules_after("pass") - {"registry"}
+    assert foreign <= sys.stdlib_module_names
+
+
+def test_contract_and_scores_load_neither_mlflow_nor_torch():
+    loaded = modules_after("import registry.contract, registry.volatility, registry.metrics, registry.evaluation")
+    assert {"numpy", "pandas", "scipy"} <= loaded
+    assert not {"mlflow", "torch", "matplotlib", "sqlalchemy"} & loaded
