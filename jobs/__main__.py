@@ -73,15 +73,21 @@ def quick_start(
 
 
 def _show(result: dict[str, Any]) -> None:
+    """What was measured, what was answered, where to look next; on stdout."""
     out = Console(highlight=False)
-    table = Table("model", "CRPS", "coverage 90", "skill vs fhs", "p", "version", "stage", title="Report period")
+    table = Table("model", "CRPS", "cover 90", "vs fhs", "p", "version", "stage", title="Report period, raw forecasts")
     for name, row in result["models"].items():
         p = max(row["dm_p_hln"], row["dm_p_bartlett"])
         skill = f"{100 * row['skill_vs_fhs']:+.2f} %"
         table.add_row(name, f"{row['crps']:.6f}", f"{row['coverage_90']:.3f}", skill, f"{p:.4f}", str(row["version"]), row["stage"])
     out.print(table)
-    out.print(f"{result['served']} answered with {len(result['forecast'])} rows; the first: {result['forecast'][0]}")
-    out.print(f"{result['seconds']} s. Look next: `make ui` (runs, figures, versions), `make serve` (an endpoint).")
+    rows = result["forecast"]
+    shown = ("mean", "q0.05", "q0.5", "q0.95")
+    answer = Table("step", "session", *shown, title=f"{result['served']} on {rows[0]['unique_id']}: log returns in %")
+    for row in rows:
+        answer.add_row(str(row["step"]), row["ds"][:10], *(f"{100 * row[name]:+.2f}" for name in shown))
+    out.print(answer)
+    out.print(f"{result['seconds']} s. Look next: make ui (runs, figures, versions), make serve (an endpoint)")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from registry import terminal
-from registry.errors import BadParameter, Corrupt, NotFound
+from registry.errors import BadParameter, Corrupt, KronosError, NotFound
 
 if TYPE_CHECKING:  # mlflow and SQLAlchemy cost seconds: --help does without
     from registry.ledger import Ledger
@@ -274,7 +274,7 @@ def _emit(rows: Sequence[Mapping[str, Any]], as_json: bool, *, empty: str = "") 
         table = Table(*rows[0])
         for row in rows:
             table.add_row(*map(_text, row.values()))
-        Console(highlight=False).print(table)
+        Console(highlight=False, markup=False).print(table)
     else:
         print("\n".join("\t".join(map(_text, line)) for line in (rows[0], *(row.values() for row in rows))))
 
@@ -287,5 +287,15 @@ def _text(value: Any) -> str:
     return "" if value is None else str(value)
 
 
+def main() -> None:
+    """The verbs; what MLflow raises (no connection, a database at another schema) becomes an error of ours."""
+    try:
+        app()
+    except Exception as error:
+        if not type(error).__module__.startswith("mlflow."):  # importing MLflow to name its class costs seconds
+            raise
+        raise KronosError(" ".join(str(error).split())[:500], code="MLFLOW") from error
+
+
 if __name__ == "__main__":
-    terminal.run(app)
+    terminal.run(main)

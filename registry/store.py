@@ -147,7 +147,11 @@ class Store:
             self.client.log_model_artifacts(model.model_id, str(root))
         self.client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
         self.client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, step=0)])
-        registered = mlflow.register_model(f"models:/{model.model_id}", spec.name, tags=known)
+        with contextlib.suppress(MlflowException):  # it is there already
+            self.client.create_registered_model(spec.name)
+        registered = self.client.create_model_version(
+            spec.name, f"models:/{model.model_id}", run.info.run_id, tags=known, model_id=model.model_id
+        )
         if description:
             self.client.update_model_version(spec.name, registered.version, description)
         return self.version(spec.name, int(registered.version))

@@ -1,6 +1,7 @@
 """The one place that starts MLflow runs and writes to them."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -30,6 +31,8 @@ def environment(settings: Settings) -> dict[str, str]:
         "MLFLOW_REGISTRY_URI": settings.tracking,
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "MLFLOW_LOGGING_LEVEL": "WARNING",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         # Read by MLflow's database store (3.17): where the Default experiment of a new database lives,
         # instead of ./mlruns.
@@ -50,6 +53,7 @@ def connect(settings: Settings) -> MlflowClient:
     """Client of the configured tracking store and registry, which become this process's defaults."""
     settings.var_dir.mkdir(parents=True, exist_ok=True)
     os.environ.update(environment(settings))
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
     mlflow.set_tracking_uri(settings.tracking)
     mlflow.set_registry_uri(settings.tracking)
     return MlflowClient()

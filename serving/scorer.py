@@ -32,7 +32,7 @@ class Scorer:
         self.port = port or _free_port(host)
         check_free(host, self.port)
         self.log = settings.logs_dir / f"serve_{version.name}_{version.version}.log"
-        self._command = serve_command(version.uri, host, self.port)
+        self.command = serve_command(version.uri, host, self.port)
         self._environment = process_environment(settings)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -49,7 +49,7 @@ class Scorer:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
-                self._command, env=self._environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                self.command, env=self._environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
             )
         return self
 

@@ -7,12 +7,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pandas as pd
 import pytest
 
 from jobs import processed
 from jobs.compile import compile_builtin
 from registry.settings import Settings
+
+# The same examples in every run, and no verdict by the clock of a busy machine.
+hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, database=None)
+hypothesis.settings.load_profile("fixed")
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Settings of an empty folder."""
+    return Settings(var_dir=tmp_path)
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from registry import __main__ as program
 from registry import terminal
-from registry.__main__ import app
 
 VERBS = ("list", "show", "compare", "promote", "rollback", "history", "verify", "doctor")
 
@@ -23,7 +23,7 @@ def cli(bench, environment_of, capsys, monkeypatch):
         monkeypatch.setattr(sys, "argv", ["registry", *map(str, arguments)])
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
-            terminal.run(app)
+            terminal.run(program.main)
         out, err = capsys.readouterr()
         return int(ended.value.code or 0), out, err
 
@@ -53,7 +53,9 @@ def test_every_verb_has_help_with_an_example_and_its_exit_codes(verb):
 
 
 def test_no_verb_is_missing_from_the_help_test():
-    assert sorted(VERBS) == sorted(command.name or command.callback.__name__ for command in app.registered_commands)
+    assert sorted(VERBS) == sorted(
+        command.name or command.callback.__name__ for command in program.app.registered_commands
+    )
 
 
 def test_promote_says_what_it_did_and_roll_back_undoes_it(bench, cli, answer):
@@ -170,3 +172,19 @@ def test_wrong_input_is_one_line_and_exit_code_2(cli, arguments, code):
 def test_wrong_usage_is_exit_code_2(cli):
     assert cli("promote", "ewma")[0] == 2
     assert cli("promote", "ewma", "1", "--sage", "Production")[0] == 2
+
+
+def test_an_mlflow_that_does_not_answer_is_one_line_and_exit_code_1(cli, monkeypatch):
+    monkeypatch.setenv("KRONOS_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    code, out, err = cli("list")
+    assert (code, out) == (1, "")
+    assert err.splitlines()[-1].startswith("error: MLFLOW: API request to http://127.0.0.1:9/")
+
+
+def test_an_interrupted_verb_is_exit_code_130(cli, monkeypatch):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(program, "_store", interrupted)
+    assert cli("list")[0] == 130

@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 from scipy.stats import norm
 
 from registry import contract, wire
-from registry.contract import Config, Forecast, ModelSpec, Option, check_forecast, check_history, check_request
+from registry.contract import Config, Forecast, History, ModelSpec, Option, check_forecast, check_history, check_request
 from registry.errors import BadConfig, BadForecast, BadHistory, BadParameter, KronosError, NotAvailable
 
 NAMES = ("ALFA", "BRAVO", "CHARLIE")
@@ -290,7 +290,7 @@ def forecast(**changes: Any) -> Forecast:
     """Two series, three steps, quantiles at three levels: 0, 1, 2, ... in reading order."""
     whole = {
         "unique_id": ("ALFA", "BRAVO"),
-        "cutoff": pd.DatetimeIndex(["2020-01-13", "2020-01-10"]),
+        "cutoffs": np.array(["2020-01-13", "2020-01-10"], dtype="datetime64[D]"),
         "levels": (0.1, 0.5, 0.9),
         "quantiles": np.arange(18.0).reshape(2, 3, 3),
         "mean": np.arange(6.0).reshape(2, 3) * 10,
@@ -346,24 +346,30 @@ def test_a_forecast_as_a_frame_has_one_row_per_series_and_step():
 # --- frames to arrays -------------------------------------------------------------------------
 
 
-def test_names_bounds_and_cutoffs_of_series_of_unequal_length():
-    where = contract.layout(shortened(1, 4))
-    assert where.ids == NAMES
-    npt.assert_array_equal(where.bounds, [0, 6, 10, 16])
-    assert list(where.cutoffs.strftime("%Y-%m-%d")) == ["2020-01-11", "2020-01-09", "2020-01-11"]
+def test_a_checked_history_is_the_frame_as_arrays():
+    frame = shortened(1, 4)
+    found = check_history(frame, SPEC)
+    assert found.ids == NAMES
+    npt.assert_array_equal(found.bounds, [0, 6, 10, 16])
+    npt.assert_array_equal(found.lengths, [6, 4, 6])
+    npt.assert_array_equal(found.cutoffs, np.array(["2020-01-11", "2020-01-09", "2020-01-11"], dtype="datetime64[D]"))
+    npt.assert_array_equal(found.ds, frame["ds"].to_numpy())
+    assert list(found.columns) == [wire.Y, wire.MARKET_ABS_RETURN]
+    for name, values in found.columns.items():
+        npt.assert_array_equal(values, frame[name])
 
 
 @pytest.mark.parametrize("kind", ["str", "object", "category"])
-def test_the_layout_does_not_depend_on_how_names_are_stored(kind: str):
-    where = contract.layout(history().astype({wire.UNIQUE_ID: kind}).set_index(np.arange(18)[::-1]))
-    assert where.ids == NAMES
-    npt.assert_array_equal(where.bounds, [0, 6, 12, 18])
+def test_how_names_are_stored_does_not_matter(kind: str):
+    found = History.of(history().astype({wire.UNIQUE_ID: kind}).set_index(np.arange(18)[::-1]))
+    assert found.ids == NAMES
+    npt.assert_array_equal(found.bounds, [0, 6, 12, 18])
 
 
 def test_blocks_hold_the_last_sessions_of_every_series_once():
     frame = shortened(1, 4)
     found: dict[int, np.ndarray] = {}
-    for which, values in contract.blocks(frame, contract.layout(frame), 5, (wire.Y, wire.MARKET_ABS_RETURN)):
+    for which, values in check_history(frame, SPEC).blocks(5, (wire.Y, wire.MARKET_ABS_RETURN)):
         assert values.shape == (len(which), values.shape[1], 2)
         found |= dict(zip(which.tolist(), values, strict=True))
     assert sorted(found) == [0, 1, 2]
@@ -375,7 +381,9 @@ def test_blocks_hold_the_last_sessions_of_every_series_once():
 # --- other levels, and the mean ---------------------------------------------------------------
 
 returns = hnp.arrays(np.float64, (3, 11), elements=st.floats(-1, 1, allow_subnormal=False))
-wanted_levels = st.lists(st.floats(0.05, 0.95), min_size=1, max_size=20, unique=True).map(lambda found: tuple(sorted(found)))
+wanted_levels = st.lists(st.floats(0.05, 0.95), min_size=1, max_size=20, unique=True).map(
+    lambda found: tuple(sorted(found))
+)
 
 
 def test_a_quantile_between_two_trained_levels_lies_on_the_line_between_them():

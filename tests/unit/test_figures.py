@@ -55,7 +55,9 @@ def test_the_fan_chart_shows_the_last_120_one_step_outcomes_of_one_series_in_per
     assert len(y[figures.RED]) == (shown["y"] > 0.02).sum()
     assert len(y[figures.INK]) == 120 - len(y[figures.RED])
     last = matplotlib.dates.date2num(table["origin"].max())
-    assert max(np.asarray(c.get_offsets())[:, 0].max() for c in left.collections if isinstance(c, PathCollection)) == last
+    assert (
+        max(np.asarray(c.get_offsets())[:, 0].max() for c in left.collections if isinstance(c, PathCollection)) == last
+    )
 
 
 def test_the_right_panel_shows_every_step_of_the_last_origin():

@@ -42,7 +42,9 @@ def test_pinball_is_the_loop_and_what_scoringrules_says():
     y, q = sample()
     found = metrics.pinball(y, q, wire.LEVELS)
     npt.assert_allclose(found, pinball_by_loop(y, q, wire.LEVELS), rtol=1e-12, atol=1e-18)
-    npt.assert_allclose(found, scoringrules.quantile_score(y[:, None], q, np.array(wire.LEVELS)), rtol=1e-12, atol=1e-18)
+    npt.assert_allclose(
+        found, scoringrules.quantile_score(y[:, None], q, np.array(wire.LEVELS)), rtol=1e-12, atol=1e-18
+    )
 
 
 def test_crps_is_what_scoringrules_says_of_the_same_quantiles():

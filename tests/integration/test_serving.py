@@ -1,0 +1,203 @@
+"""The stock `mlflow models serve` on the stage, and `python -m serving start` around it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import numpy.testing as npt
+import pandas as pd
+import pytest
+
+from jobs import quickstart, train
+from registry import promotion, tracking, wire
+from registry.ledger import Ledger
+from registry.settings import CHECKOUT, Settings
+from registry.store import Store
+from serving.scorer import Scorer
+
+MODEL = "nbeats"
+
+
+@dataclass(frozen=True)
+class Served:
+    """A promoted version behind the stock server, and a history that it can be asked about."""
+
+    url: str
+    store: Store
+    history: pd.DataFrame
+
+    def post(self, rows: pd.DataFrame | list[list[Any]], **params: Any) -> httpx.Response:
+        body = {"dataframe_split": _split(rows) if isinstance(rows, pd.DataFrame) else _raw(rows)}
+        text = json.dumps({**body, "params": params} if params else body)  # NaN and Infinity as Python writes them
+        headers = {"Content-Type": "application/json"}
+        return httpx.post(f"{self.url}/invocations", content=text, headers=headers, timeout=60)
+
+
+def _split(frame: pd.DataFrame) -> dict[str, Any]:
+    dated = frame.assign(ds=frame["ds"].dt.strftime("%Y-%m-%d"))
+    return _raw(dated.to_numpy(dtype=object).tolist())
+
+
+def _raw(rows: list[list[Any]]) -> dict[str, Any]:
+    return {"columns": list(wire.HISTORY), "data": rows}
+
+
+@pytest.fixture(scope="module")
+def promoted(compiled: Settings) -> Settings:
+    """A tiny nbeats in Production."""
+    what = train.plan(compiled, MODEL, {"report_until": "2020-02-28"}, seed=2, tiny=True)
+    version = train.train(compiled, what, train.Reference()).version
+    with Ledger(compiled) as ledger:
+        promotion.promote(Store(compiled), ledger, MODEL, version.version, who="tests", why="to be served")
+    return compiled
+
+
+@pytest.fixture(scope="module")
+def served(promoted: Settings, panel: pd.DataFrame) -> Iterator[Served]:
+    """`mlflow models serve -m models:/nbeats/Production`, as a user of MLflow would start it."""
+    store = Store(promoted)
+    history = panel[panel["unique_id"].isin(["AAPL", "KO", "XOM"])].groupby("unique_id").tail(60)
+    scorer = Scorer(promoted, store.resolve(MODEL), host="127.0.0.1", port=0)
+    scorer.command[scorer.command.index("-m", 3) + 1] = f"models:/{MODEL}/Production"
+    with scorer:
+        scorer.wait_ready()
+        yield Served(scorer.url, store, history[list(wire.HISTORY)].reset_index(drop=True))
+
+
+def test_served_numbers_are_those_of_a_direct_predict(served: Served) -> None:
+    levels = [0.05, 0.25, 0.5, 0.95]
+    reply = served.post(served.history, horizon=3, levels=levels)
+    assert reply.status_code == 200, reply.text
+    answered = pd.DataFrame(reply.json()["predictions"])
+    with served.store.load(MODEL) as version:
+        direct = version.predict(served.history, horizon=3, levels=levels)
+    assert list(answered.columns) == ["unique_id", "step", "ds", "mean", "q0.05", "q0.25", "q0.5", "q0.95"]
+    assert answered["unique_id"].tolist() == direct["unique_id"].tolist()
+    assert answered["step"].tolist() == [1, 2, 3] * 3
+    assert answered["ds"].str[:10].tolist() == ["2022-12-29", "2022-12-30", "2023-01-03"] * 3
+    numbers = ["mean", *(wire.quantile_column(level) for level in levels)]
+    npt.assert_allclose(answered[numbers], direct[numbers], rtol=0, atol=1e-9)
+
+
+def test_stage_uri_of_mlflow_loads_the_promoted_version(served: Served) -> None:
+    import mlflow
+
+    model = mlflow.pyfunc.load_model(f"models:/{MODEL}/Production")
+    assert model.metadata.run_id == served.store.resolve(MODEL).run_id
+
+
+@pytest.mark.parametrize(
+    ("change", "params", "code"),
+    [
+        (lambda h: h.assign(y=h["y"].where(h.index != 7, np.nan)), {}, "NON_FINITE"),
+        (lambda h: h.assign(y=h["y"].where(h.index != 7, np.inf)), {}, "NON_FINITE"),
+        (lambda h: h.iloc[::-1], {}, "UNSORTED"),
+        (lambda h: pd.concat([h.iloc[:60], h.iloc[59:]]), {}, "DUPLICATE_SESSION"),
+        (lambda h: h.iloc[10:60], {}, "TOO_SHORT"),
+        (lambda h: h.iloc[:0], {}, "EMPTY"),
+        (lambda h: h.assign(y=h["y"] * 1000), {}, "BAD_RETURN"),
+        (lambda h: h.assign(ds=h["ds"].where(h.index != 0, pd.Timestamp("2022-10-01"))), {}, "NOT_A_SESSION"),
+        (lambda h: h, {"horizon": 0}, "BAD_HORIZON"),
+        (lambda h: h, {"horizon": -(10**18)}, "BAD_HORIZON"),
+        (lambda h: h, {"horizon": 6}, "BAD_HORIZON"),
+        (lambda h: h, {"levels": [0.01]}, "BAD_LEVELS"),
+        (lambda h: h, {"levels": [1.2]}, "BAD_LEVELS"),
+        (lambda h: h, {"levels": [0.5, 0.1]}, "BAD_LEVELS"),
+        (lambda h: h, {"seed": -1}, "BAD_SEED"),
+        (lambda h: h, {"output": "poem"}, "BAD_OUTPUT"),
+        (lambda h: h, {"output": "prices"}, "NOT_AVAILABLE"),
+    ],
+)
+def test_bad_request_is_a_400_with_our_code_and_says_nothing_of_the_data(
+    served: Served, change: Any, params: dict[str, Any], code: str
+) -> None:
+    reply = served.post(change(served.history), **params)
+    assert reply.status_code == 400, reply.text
+    body = json.loads(reply.text, parse_constant=lambda constant: pytest.fail(f"{constant} in the body"))
+    assert body["code"] == code
+    assert body["message"]
+    for secret in ("Traceback", "stack_trace", "AAPL", "2022-", str(CHECKOUT), "dataframe"):
+        assert secret not in reply.text
+
+
+def test_unknown_parameter_is_dropped_by_the_stock_server(served: Served) -> None:
+    """A record of what MLflow does: it never reaches our code. Direct calls and the gateway refuse it."""
+    assert served.post(served.history, colour="red").status_code == 200
+
+
+def test_concurrent_clients_each_get_their_own_forecast(served: Served) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    with served.store.load(MODEL) as version:
+        scaled = [served.history.assign(y=served.history["y"] * (1 - i / 40)) for i in range(32)]
+        expected = [version.predict(history)["q0.95"].to_numpy() for history in scaled]
+    with ThreadPoolExecutor(8) as pool:
+        replies = list(pool.map(served.post, scaled))
+    for reply, numbers in zip(replies, expected, strict=True):
+        npt.assert_allclose([row["q0.95"] for row in reply.json()["predictions"]], numbers, rtol=0, atol=1e-9)
+
+
+def _start(settings: Settings, *arguments: str) -> subprocess.Popen[str]:
+    environment = {**tracking.process_environment(settings), "KRONOS_VAR_DIR": str(settings.var_dir)}
+    return subprocess.Popen(
+        [sys.executable, "-m", "serving", "start", *arguments],
+        cwd=CHECKOUT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def test_serving_start_says_where_answers_and_stops_with_its_children(promoted: Settings) -> None:
+    with _start(promoted, MODEL, "--port", "0") as process:
+        assert process.stdout is not None
+        ready = json.loads(process.stdout.readline())
+        assert ready["model"] == MODEL
+        assert ready["version"] == Store(promoted).resolve(MODEL).version
+        body = quickstart.request(promoted, Store(promoted), MODEL)
+        rows = httpx.post(f"{ready['url']}/invocations", json=body, timeout=60).json()["predictions"]
+        assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 130
+    with pytest.raises(httpx.TransportError):
+        httpx.get(f"{ready['url']}/ping", timeout=2)
+    with pytest.raises(ProcessLookupError):
+        os.killpg(ready["pid"], 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("nothing",), "error: NOT_FOUND: no model 'nothing' is registered"),
+        ((f"{MODEL}@challenger",), "error: NOT_FOUND: nbeats has nothing in challenger"),
+        ((MODEL, "--host", "0.0.0.0"), "error: NOT_LOOPBACK"),
+    ],
+)
+def test_serving_start_refuses_what_cannot_be_served(promoted: Settings, arguments: tuple[str, ...], message: str) -> None:
+    with _start(promoted, *arguments) as process:
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert out == ""
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_a_corrupt_version_is_not_served(promoted: Settings, tmp_path: Path) -> None:
+    store = Store(promoted)
+    version = store.resolve(MODEL)
+    weights = store.fetch(version) / "artifacts" / "model" / "weights.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    try:
+        with _start(promoted, MODEL, "--port", "0") as process:
+            out, err = process.communicate(timeout=120)
+    finally:
+        weights.write_bytes(whole)
+    assert process.returncode == 1
+    assert out == ""
+    assert "weights.safetensors differs from what was registered" in err.replace("\n", " ")
