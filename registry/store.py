@@ -1,5 +1,6 @@
 """Registered models in MLflow: log, find, load, aliases, tags and stages."""
 
+import contextlib
 import json
 import math
 import re

@@ -55,7 +55,7 @@ class Worker:
         self._ask({"ready": True}, None)
 
     def _ask(self, header: Mapping[str, Any], frame: pd.DataFrame | None) -> Any:
-        from registry.errors import KronosError
+        from registry.errors import BadInput, KronosError
 
         if self._process.stdin is None or self._process.stdout is None:
             raise KronosError("the worker has no pipes")
@@ -67,7 +67,8 @@ class Worker:
             code = self._process.wait()
             raise KronosError(f"the version's own process ended with exit code {code}; see its messages above") from error
         if "code" in reply:
-            raise KronosError(reply["message"], code=reply["code"])
+            kind = BadInput if reply["status"] < 500 else KronosError
+            raise kind(reply["message"], code=reply["code"])
         return reply.get("value") if answer is None else answer
 
     def predict(self, history: pd.DataFrame, params: Mapping[str, Any] | None = None) -> Any:
@@ -100,7 +101,7 @@ def main(root: str) -> None:
             value = model.predict(frame, params=header["params"])
         except mlflow.MlflowException as error:
             code = error.json_kwargs.get("code", error.error_code)
-            _send(replies, {"code": code, "message": error.message})
+            _send(replies, {"code": code, "message": error.message, "status": error.get_http_status_code()})
             continue
         if isinstance(value, pd.DataFrame):
             _send(replies, {}, value)

@@ -25,7 +25,7 @@ REQUIREMENTS = ("scipy", "torch", "neuralforecast", "safetensors")
 ROWS = 128  # of every forward pass: the last bits of a matrix product depend on its number of rows
 
 # Lightning's and NeuralForecast's loggers announce devices and seeds at every construction.
-for _name in ("lightning", "lightning_fabric", "pytorch_lightning", "neuralforecast"):
+for _name in ("lightning.pytorch", "lightning.fabric", "lightning_fabric", "pytorch_lightning", "neuralforecast"):
     logging.getLogger(_name).setLevel(logging.ERROR)
 
 
