@@ -29,7 +29,9 @@ def compile_data(
     if source != "builtin":
         raise BadParameter(f"source is {source!r}, expected builtin")
     with _bar() as advance:
-        summary = compile_builtin(Settings(), force=force, progress=lambda what, done, total: advance(what, done / total))
+        summary = compile_builtin(
+            Settings(), force=force, progress=lambda what, done, total: advance(what, done / total)
+        )
     print(json.dumps({key: summary[key] for key in ("skipped", "files", "digests")}))
 
 
@@ -79,7 +81,15 @@ def _show(result: dict[str, Any]) -> None:
     for name, row in result["models"].items():
         p = max(row["dm_p_hln"], row["dm_p_bartlett"])
         skill = f"{100 * row['skill_vs_fhs']:+.2f} %"
-        table.add_row(name, f"{row['crps']:.6f}", f"{row['coverage_90']:.3f}", skill, f"{p:.4f}", str(row["version"]), row["stage"])
+        table.add_row(
+            name,
+            f"{row['crps']:.6f}",
+            f"{row['coverage_90']:.3f}",
+            skill,
+            f"{p:.4f}",
+            str(row["version"]),
+            row["stage"],
+        )
     out.print(table)
     rows = result["forecast"]
     shown = ("mean", "q0.05", "q0.5", "q0.95")

@@ -4,10 +4,13 @@ from collections.abc import Mapping
 
 from registry.contract import ModelSpec
 
-_SHOWN = ("crps", "coverage_50", "coverage_80", "coverage_90", "winkler_90", "mae_median", "bias", "skill_vs_fhs", "dm_p_hln", "dm_p_bartlett")  # fmt: skip
+_SHOWN = ("crps", "coverage_50", "coverage_80", "coverage_90", "winkler_90", "mae_median", "bias",
+          "skill_vs_fhs", "dm_p_hln", "dm_p_bartlett")  # fmt: skip
 
 
-def model_card(family_card: str, name: str, spec: ModelSpec, tags: Mapping[str, str], metrics: Mapping[str, float]) -> str:
+def model_card(
+    family_card: str, name: str, spec: ModelSpec, tags: Mapping[str, str], metrics: Mapping[str, float]
+) -> str:
     """Markdown. The numbers are those of the report period, of raw forecasts."""
     facts = {
         "needs": f"{spec.min_context} sessions a series, columns {', '.join(spec.columns)}",

@@ -70,7 +70,9 @@ def load_config(family: Family, overrides: Mapping[str, Any], *, tiny: bool = Fa
     known = [f.name for f in dataclasses.fields(kind)]
     unknown = sorted(set(values) - set(known))
     if unknown:
-        raise BadConfig(f"{family.model} has no setting {', '.join(unknown)}; it has {', '.join(known)}", code="UNKNOWN_PARAM")
+        raise BadConfig(
+            f"{family.model} has no setting {', '.join(unknown)}; it has {', '.join(known)}", code="UNKNOWN_PARAM"
+        )
     try:
         config: contract.Config = TypeAdapter(kind).validate_python(values)
     except ValidationError as error:

@@ -61,7 +61,9 @@ def reliability_diagram(forecasts: Mapping[str, pd.DataFrame]) -> Figure:
     axis.axhline(0, color=GREY, linewidth=1)
     for (name, frame), colour in zip(forecasts.items(), (BLUE, INK, RED), strict=False):
         table = evaluation.reliability(frame)
-        axis.plot(table["level"], 100 * (table["observed"] - table["level"]), "o-", color=colour, markersize=4, label=name)
+        axis.plot(
+            table["level"], 100 * (table["observed"] - table["level"]), "o-", color=colour, markersize=4, label=name
+        )
     reach = max(3.0, float(np.ceil(np.abs(axis.get_ylim()).max())))
     axis.set_ylim(-reach, reach)
     axis.set_xlabel("level of the quantile")

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import httpx
@@ -25,7 +26,7 @@ Progress = Callable[[str, float], None]
 
 
 def quickstart(settings: Settings, models: Sequence[str], served: str, seed: int, progress: Progress) -> dict[str, Any]:
-    """Run the main job; what is done already (same data, code, settings) is skipped. Returns what `make demo` prints."""
+    """Run the main job; what is done already (same data, code, settings) is skipped. Returns the report."""
     begun = time.monotonic()
     compiling.compile_builtin(settings, progress=lambda what, done, total: progress(f"compile: {what}", done / total))
     store = Store(settings)
@@ -33,21 +34,27 @@ def quickstart(settings: Settings, models: Sequence[str], served: str, seed: int
     with tracking.start(settings, train.EXPERIMENT, "quickstart"), Ledger(settings) as ledger:
         for model in models:
             what = train.plan(settings, model, {}, seed=seed, tiny=False)
-            said = f"{model}: "
             result = train.train(
-                settings, what, reference, reuse=True, nested=True, progress=lambda a, s, said=said: progress(said + a, s)
+                settings, what, reference, reuse=True, nested=True, progress=partial(_prefixed, progress, model)
             )
             progress(f"{model}: promoting", 0.0)
             promotion.promote(store, ledger, model, result.version.version, who=user(), why="quick start")
             rows[model] = {
                 "version": result.version.version,
                 "stage": "Production",
-                **{key: result.metrics[key] for key in ("crps", "coverage_90", "skill_vs_fhs", "dm_p_hln", "dm_p_bartlett")},
+                **{
+                    key: result.metrics[key]
+                    for key in ("crps", "coverage_90", "skill_vs_fhs", "dm_p_hln", "dm_p_bartlett")
+                },
                 "trained": "before" if result.reused else "now",
             }
     progress(f"serving {served}", 0.0)
     forecast = ask(settings, served, request(settings, store, served))
     return {"models": rows, "served": served, "forecast": forecast, "seconds": round(time.monotonic() - begun, 1)}
+
+
+def _prefixed(progress: Progress, model: str, what: str, share: float) -> None:
+    progress(f"{model}: {what}", share)
 
 
 def request(settings: Settings, store: Store, model: str, series: int = 1) -> dict[str, Any]:

@@ -122,7 +122,12 @@ def train(
 
 
 def _params(what: Plan) -> dict[str, Any]:
-    values = {**dataclasses.asdict(what.config), "seed": what.seed, "model": what.family.model, "family": what.family.name}
+    values = {
+        **dataclasses.asdict(what.config),
+        "seed": what.seed,
+        "model": what.family.model,
+        "family": what.family.name,
+    }
     values["levels"] = ",".join(f"{level:g}" for level in what.config.levels)
     return values
 
@@ -185,25 +190,31 @@ def _report(
     """Score the report period, once, beside the reference; log metrics, figures and tables."""
     config = what.config
     origins = evaluation.origins_between(what.history, config.choose_until, config.report_until, config.horizon)
-    assess = partial(evaluation.rolling, history=what.history, origins=origins, horizon=config.horizon, levels=config.levels)
+    assess = partial(
+        evaluation.rolling, history=what.history, origins=origins, horizon=config.horizon, levels=config.levels
+    )
     forecasts = assess(trained.forecaster, progress=lambda i, n: progress("evaluating", i / n))
     scored = evaluation.scores(forecasts)
     if what.family.model == REFERENCE:
         reference.keep(what, forecasts)
     base_forecasts = reference.forecasts(what, assess, progress)
     base = evaluation.scores(base_forecasts)
-    metrics = {**evaluation.means(scored).iloc[0].to_dict(), **evaluation.against(scored, base)}
+    overall = {str(name): float(value) for name, value in evaluation.means(scored).iloc[0].items()}
+    metrics = overall | evaluation.against(scored, base)
     run.metrics(metrics)
     by_step = evaluation.means(scored, wire.STEP)
     for name in by_step.columns:
-        run.series(f"{name}_by_step", {int(step): value for step, value in by_step[name].items()})
+        run.series(f"{name}_by_step", dict(enumerate(by_step[name], 1)))
     skill = {h: evaluation.against(scored, base, step=h)["skill_vs_fhs"] for h in range(1, config.horizon + 1)}
     run.series("skill_vs_fhs_by_step", skill)
     run.table(evaluation.means(scored, wire.UNIQUE_ID).reset_index(), "tables/scores_by_series")
     run.table(by_step.reset_index(), "tables/scores_by_step")
     run.table(evaluation.reliability(forecasts), "tables/reliability")
     compared = {what.family.model: forecasts, REFERENCE: base_forecasts}
-    run.figure(figures.fan_chart(forecasts, what.family.model, str(what.history[wire.UNIQUE_ID].iloc[0])), "figures/fan_chart.png")
+    run.figure(
+        figures.fan_chart(forecasts, what.family.model, str(what.history[wire.UNIQUE_ID].iloc[0])),
+        "figures/fan_chart.png",
+    )
     run.figure(figures.reliability_diagram(compared), "figures/reliability.png")
     for stem, figure in trained.figures.items():
         run.figure(figure, f"figures/{stem}.png")

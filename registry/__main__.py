@@ -37,7 +37,7 @@ def list_models(as_json: Json = False) -> None:
         versions = [v.version for v in store.versions(name)]
         held = {key: aliases.get(key) for key in ("production", "previous", "staging")}
         rows.append({"model": name, "versions": len(versions), "latest": max(versions, default=None), **held})
-    _emit(rows, as_json, empty="no model is registered; `make quickstart` trains the first ones")
+    _emit(rows, as_json, empty="no model is registered; `make demo` trains the first ones")
 
 
 @app.command(epilog=terminal.EXIT_CODES)
@@ -194,6 +194,28 @@ def doctor(
     _emit([asdict(finding) for finding in findings], as_json, empty="all in line")
     if not all(finding.repaired for finding in findings):
         raise typer.Exit(1)
+
+
+@app.command(epilog=terminal.EXIT_CODES)
+def ui(port: Annotated[int | None, typer.Option(help="Port. [default: KRONOS_UI_PORT]")] = None) -> None:
+    """The MLflow UI on what is registered, on loopback, until interrupted.
+
+    Example: python -m registry ui --port 5000
+    """
+    import os
+
+    from registry.settings import Settings
+    from registry.tracking import process_environment
+
+    settings = Settings()
+    if settings.tracking.startswith("http"):
+        print(settings.tracking)  # a server is running already
+        return
+    port = settings.ui_port if port is None else port
+    print(f"http://127.0.0.1:{port}", flush=True)
+    serve = ["server", "--backend-store-uri", settings.tracking, "--host", "127.0.0.1", "--port", str(port)]
+    command = [sys.executable, "-m", "mlflow", *serve, "--workers", "1"]
+    os.execve(sys.executable, command, process_environment(settings))
 
 
 # --- what the verbs share ---------------------------------------------------------------------

@@ -1,10 +1,10 @@
 """The folder of a registered version: what goes in, its manifest, and the check before anything is loaded.
 
-    MLmodel, requirements.txt, ...       MLflow's own
-    loader.py                            three lines that hand our wrapper to MLflow
-    code/registry, code/mlprojects       the code this version runs: the family, blocks, what inference needs
-    artifacts/model/spec.json            the ModelSpec; beside it whatever the family saved (safetensors, JSON)
-    manifest.json                        sha256 and size of every other file
+MLmodel, requirements.txt, ...       MLflow's own
+loader.py                            three lines that hand our wrapper to MLflow
+code/registry, code/mlprojects       the code this version runs: the family, blocks, what inference needs
+artifacts/model/spec.json            the ModelSpec; beside it whatever the family saved (safetensors, JSON)
+manifest.json                        sha256 and size of every other file
 """
 
 import hashlib
@@ -85,8 +85,9 @@ def code_digest(checkout: Path, family: str) -> str:
 
 def build_manifest(root: Path) -> dict[str, Any]:
     """Manifest of a logged version: every file under `root` but the manifest and MLflow's litter."""
-    files = {p: {"sha256": sha256(root / p), "size": (root / p).stat().st_size} for p in _files(root)}
-    code = {p: entry["sha256"] for p, entry in files.items() if p.startswith("code/")}
+    hashes = {p: sha256(root / p) for p in _files(root)}
+    files = {p: {"sha256": hashes[p], "size": (root / p).stat().st_size} for p in hashes}
+    code = {p: hashes[p] for p in hashes if p.startswith("code/")}
     return {"format": FORMAT, "code_digest": digest(code), "files": files}
 
 

@@ -55,9 +55,9 @@ class ModelSpec:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "ModelSpec":
-        lists = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
-        options = tuple(Option(**{**o, "choices": tuple(o["choices"])}) for o in data["options"])
-        return cls(**{**lists, "options": options})
+        values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}
+        values["options"] = tuple(Option(**{**o, "choices": tuple(o["choices"])}) for o in data["options"])
+        return cls(**values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,9 @@ class Config:
         try:
             stamps = [pd.Timestamp(d) for d in dates]
         except ValueError as error:
-            raise BadConfig(f"fit_until, choose_until and report_until are dates like 2018-12-31, found {dates}") from error
+            raise BadConfig(
+                f"fit_until, choose_until and report_until are dates like 2018-12-31, found {dates}"
+            ) from error
         if stamps != sorted(set(stamps)):
             raise BadConfig(f"expected fit_until < choose_until < report_until, found {dates}")
 
@@ -226,7 +228,8 @@ def check_request(spec: ModelSpec, horizon: int, levels: Sequence[float], option
     low, high = spec.levels[0], spec.levels[-1]
     if not spec.has_paths and (levels[0] < low or levels[-1] > high):
         raise BadParameter(
-            f"levels reach from {levels[0]} to {levels[-1]}; {spec.name} was trained on {low}..{high}", code="BAD_LEVELS"
+            f"levels reach from {levels[0]} to {levels[-1]}; {spec.name} was trained on {low}..{high}",
+            code="BAD_LEVELS",
         )
     known = {option.name: option for option in spec.options}
     for name, value in options.items():
@@ -298,11 +301,11 @@ def _check_numbers(history: History) -> None:
     for name, values in history.columns.items():
         wrong = np.flatnonzero(~np.isfinite(values))
         if wrong.size:
-            raise BadHistory(f"{name} is not a finite number in {wrong.size} rows, first in row {wrong[0]}", code="NON_FINITE")
+            raise BadHistory(f"{name} is not finite in {wrong.size} rows, first in row {wrong[0]}", code="NON_FINITE")
     wrong = np.flatnonzero(np.abs(history.columns[wire.Y]) > MAX_ABS_RETURN)
     if wrong.size:
         raise BadHistory(
-            f"|y| exceeds {MAX_ABS_RETURN:g} in {wrong.size} rows, first in row {wrong[0]}; y is a session's log return",
+            f"|y| exceeds {MAX_ABS_RETURN:g} in {wrong.size} rows, first in row {wrong[0]}; y is a log return",
             code="BAD_RETURN",
         )
 
@@ -312,8 +315,8 @@ def _check_series(history: History, spec: ModelSpec) -> None:
     short = np.flatnonzero(history.lengths < spec.min_context)
     if short.size:
         raise BadHistory(
-            f"{_series(history, short[0])} has {history.lengths[short[0]]} sessions, {spec.name} needs {spec.min_context}"
-            + (f"; {short.size} series are too short" if short.size > 1 else ""),
+            f"{_series(history, short[0])} has {history.lengths[short[0]]} sessions, {spec.name} needs "
+            f"{spec.min_context}" + (f"; {short.size} series are too short" if short.size > 1 else ""),
             code="TOO_SHORT",
         )
     if spec.universe is not None and history.ids != spec.universe:

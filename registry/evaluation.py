@@ -25,7 +25,8 @@ def origins_between(history: pd.DataFrame, after: str, until: str | None, horizo
     found = found[found > pd.Timestamp(after)]
     if found.empty:
         raise BadInput(
-            f"no session after {after} has {horizon} more in the data, which end {common.max():%Y-%m-%d}", code="NO_ORIGINS"
+            f"no session after {after} has {horizon} more in the data, which end {common.max():%Y-%m-%d}",
+            code="NO_ORIGINS",
         )
     return found
 
@@ -62,7 +63,7 @@ def rolling(
     rows = np.stack(targets).reshape(-1)  # [O * N * H]
     frame = pd.DataFrame(
         {
-            wire.UNIQUE_ID: pd.Categorical.from_codes(np.tile(np.repeat(np.arange(n), horizon), o), list(whole.ids)),
+            wire.UNIQUE_ID: np.tile(np.repeat(np.array(whole.ids, dtype=object), horizon), o),
             ORIGIN: np.repeat(origins.to_numpy(), n * horizon),
             wire.STEP: np.tile(np.arange(1, horizon + 1), o * n),
             wire.DS: whole.ds[rows].astype("datetime64[ns]"),
@@ -74,9 +75,7 @@ def rolling(
     return frame.assign(**{wire.quantile_column(level): flat[:, i] for i, level in enumerate(levels)})
 
 
-def _cut(
-    whole: History, origin: np.datetime64, context: int, horizon: int
-) -> tuple[History, npt.NDArray[np.int64]]:
+def _cut(whole: History, origin: np.datetime64, context: int, horizon: int) -> tuple[History, npt.NDArray[np.int64]]:
     """What is known at the close of `origin`, at most `context` sessions a series, and the rows [N, H] that follow."""
     spans = list(pairwise(whole.bounds))
     cuts = [start + int(np.searchsorted(whole.ds[start:end], origin, side="right")) for start, end in spans]
@@ -149,5 +148,3 @@ def reliability(forecasts: pd.DataFrame) -> pd.DataFrame:
     y = forecasts[wire.Y].to_numpy()
     observed = [float((y <= forecasts[wire.quantile_column(level)].to_numpy()).mean()) for level in levels]
     return pd.DataFrame({"level": levels, "observed": observed, "n": len(y)})
-
-

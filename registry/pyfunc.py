@@ -17,7 +17,7 @@ from registry.contract import Forecast, Forecaster, ModelSpec, check_forecast, c
 from registry.errors import BadHistory, BadInput, BadParameter, Corrupt, KronosError, NotAvailable
 
 
-class ServedError(MlflowException):
+class ServedError(MlflowException):  # type: ignore[misc]
     """An error of ours as the scoring server answers it: our code and message, nothing else.
 
     The server prefixes the message of an MlflowException with a dump of the request, and answers any other

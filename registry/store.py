@@ -84,7 +84,9 @@ class Store:
         try:
             model = self.client.get_registered_model(name)
         except MlflowException as error:
-            raise NotFound(f"no model {name!r} is registered; `python -m registry list` shows those that are") from error
+            raise NotFound(
+                f"no model {name!r} is registered; `python -m registry list` shows those that are"
+            ) from error
         return {alias: int(version) for alias, version in model.aliases.items()}
 
     def resolve(self, reference: str) -> Version:
@@ -184,7 +186,7 @@ class Store:
     # --- load -----------------------------------------------------------------------------
 
     def fetch(self, version: Version) -> Path:
-        """Local folder of a version, verified byte for byte against the manifest that was registered. Raises Corrupt."""
+        """Local folder of a version, verified against the manifest that was registered. Raises Corrupt."""
         expected = version.tags.get(MANIFEST_TAG)
         if expected is None:
             raise NotFound(f"{version.uri} has no {MANIFEST_TAG} tag: it was not logged by Kronos Registry")
@@ -231,7 +233,9 @@ class LoadedVersion:
         """Forecast frame of a history. Raises BadInput; unknown parameters are refused (MLflow would drop them)."""
         unknown = sorted(set(params) - self.known)
         if unknown:
-            raise BadParameter(f"{self.version.name} has no parameter {unknown}; it has {sorted(self.known)}", code="UNKNOWN_PARAM")
+            raise BadParameter(
+                f"{self.version.name} has no parameter {unknown}; it has {sorted(self.known)}", code="UNKNOWN_PARAM"
+            )
         try:
             return self.model.predict(history, params=params)
         except MlflowException as error:
@@ -288,4 +292,5 @@ def _version(entity: Any, aliases: Mapping[str, int]) -> Version:
 def example_history(history: pd.DataFrame, spec: ModelSpec) -> pd.DataFrame:
     """The last `min_context` sessions of the first series: an input example that every model accepts."""
     first = history[history[wire.UNIQUE_ID] == history[wire.UNIQUE_ID].iloc[0]]
-    return first.tail(spec.min_context)[list(spec.columns)].reset_index(drop=True)
+    example: pd.DataFrame = first.tail(spec.min_context)[list(spec.columns)].reset_index(drop=True)
+    return example

@@ -41,7 +41,7 @@ def _receive(stream: IO[bytes]) -> tuple[dict[str, Any], pd.DataFrame | None]:
 
 
 class Worker:
-    """Stands in for an MLflow pyfunc: `metadata` and `predict`. Requests from threads wait for each other; close it when done."""
+    """Stands in for an MLflow pyfunc: `metadata` and `predict`. One request at a time, the others wait."""
 
     def __init__(self, root: Path) -> None:
         from mlflow.models import Model
@@ -65,7 +65,9 @@ class Worker:
                 reply, answer = _receive(self._process.stdout)
         except (EOFError, BrokenPipeError) as error:
             code = self._process.wait()
-            raise KronosError(f"the version's own process ended with exit code {code}; see its messages above") from error
+            raise KronosError(
+                f"the version's own process ended with exit code {code}; see its messages above"
+            ) from error
         if "code" in reply:
             kind = BadInput if reply["status"] < 500 else KronosError
             raise kind(reply["message"], code=reply["code"])

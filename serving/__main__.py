@@ -48,7 +48,10 @@ def start(
     with scorer:
         with talk.status(f"starting {version.uri}") as status:
             scorer.wait_ready(lambda waited: status.update(f"starting {version.uri} ({waited:.0f} s)"))
-        print(json.dumps({"url": scorer.url, "model": version.name, "version": version.version, "pid": scorer.pid}), flush=True)
+        print(
+            json.dumps({"url": scorer.url, "model": version.name, "version": version.version, "pid": scorer.pid}),
+            flush=True,
+        )
         talk.print(f"{version.uri} answers on {scorer.url}/invocations; the README shows a request. Ctrl-C stops it.")
         while scorer.exit_code() is None:
             time.sleep(0.5)

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
 
 import httpx
@@ -53,7 +52,9 @@ class Scorer:
             )
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop()
 
     def wait_ready(self, tick: Callable[[float], None] = lambda _: None) -> None:
@@ -61,7 +62,9 @@ class Scorer:
         begun = time.monotonic()
         while (waited := time.monotonic() - begun) < READY_TIMEOUT_S:
             if self.exit_code() is not None:
-                raise KronosError(f"{self.version.uri} did not start (exit code {self.exit_code()}): {self._last_words()}")
+                raise KronosError(
+                    f"{self.version.uri} did not start (exit code {self.exit_code()}): {self._last_words()}"
+                )
             try:
                 if httpx.get(f"{self.url}/ping", timeout=2).status_code == 200:
                     return

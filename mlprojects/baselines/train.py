@@ -84,7 +84,9 @@ def fit_har(history: pd.DataFrame, horizon: int, warmup: int) -> Floats:
     """Coefficients [H, F]: least squares of |y[t+h]| / sigma[t], clipped to 0..8, on features / sigma[t]; pooled."""
     panel = [part for part in _panel(history) if part[0].shape[1] > warmup + horizon]
     if not panel:
-        raise BadHistory(f"har is fitted on series of more than {warmup + horizon} sessions, found none", code="TOO_SHORT")
+        raise BadHistory(
+            f"har is fitted on series of more than {warmup + horizon} sessions, found none", code="TOO_SHORT"
+        )
     rows = []
     for h in range(1, horizon + 1):
         x = [(f / s[:, :, None])[:, warmup:-h].reshape(-1, f.shape[2]) for _, f, s in panel]

@@ -44,13 +44,13 @@ class ReturnsNBEATS(NBEATS):  # type: ignore[misc]
         super().__init__(scaler_type="standard", **kwargs)
         self.scaler.compute_statistics = self._scale
 
-    def _scale(self, x: torch.Tensor, mask: torch.Tensor, dim: int, eps: float) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: ARG002
-        """Shift 0 and EWMA scale [n, 1, ...] of training windows [n, L + h, ...]; only the first L rows are looked at."""
+    def _scale(self, x: torch.Tensor, mask: torch.Tensor, dim: int, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Shift 0 and EWMA scale [n, 1, ...] of training windows [n, L + h, ...], from their first L rows."""
         scale = ewma_scale(x[:, : self.input_size])
         return torch.zeros_like(scale), scale
 
     def forward(self, windows_batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Quantiles [n, H, Q] of scaled windows; NeuralForecast starts from the last value, which for returns is noise."""
+        """Quantiles [n, H, Q] of scaled windows. NeuralForecast adds the last value: noise, for returns."""
         forecast: torch.Tensor = super().forward(windows_batch)
         return forecast - windows_batch["insample_y"][:, -1:]
 

@@ -108,7 +108,7 @@ class _Watcher(pl.Callback):  # type: ignore[misc]
         self.best: dict[str, torch.Tensor] = {}
         self.best_step, self.best_loss, self.since = 0, float("inf"), 0
 
-    def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
         if trainer.global_step % REPORT_EVERY == 0 or trainer.global_step == 1:
             self.run.report(trainer.global_step, train_loss=float(trainer.callback_metrics["train_loss"]))
 

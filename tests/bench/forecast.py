@@ -73,7 +73,12 @@ def main() -> None:
         family = families.find("nbeats")
         config = families.load_config(family, {})
         spec = family.training.spec("nbeats", config)
-        quiet = {"enable_progress_bar": False, "logger": False, "enable_model_summary": False, "enable_checkpointing": False}
+        quiet = {
+            "enable_progress_bar": False,
+            "logger": False,
+            "enable_model_summary": False,
+            "enable_checkpointing": False,
+        }
         net = model.network(spec, config.width, config.stacks, max_steps=1, accelerator="cpu", **quiet)
         library = NeuralForecast(models=[net], freq=1)
         library.fit(_numbered(panel[list(wire.HISTORY)]))
@@ -86,7 +91,10 @@ def main() -> None:
             _compare(ours(), theirs())
             fast, slow = alternate(ours, theirs, pairs)
             ratios[f"nbeats_{n}"], seconds[f"nbeats_{n}"] = slow / fast, fast
-            print(f"{n:>4} series: direct {1e3 * fast:7.2f} ms   NeuralForecast.predict {1e3 * slow:7.2f} ms   {slow / fast:5.1f} x (goal {GOAL:g})")
+            print(
+                f"{n:>4} series: direct {1e3 * fast:7.2f} ms   NeuralForecast.predict {1e3 * slow:7.2f} ms   "
+                f"{slow / fast:5.1f} x (goal {GOAL:g})"
+            )
         seconds["load"] = _load_seconds(settings)
         print(f"load of a verified version: {seconds['load']:.3f} s beyond imports (goal {LOAD_GOAL_S:g})")
     print(json.dumps({"bench": "forecast", "ratios": ratios, "seconds": seconds, "goal": GOAL}))

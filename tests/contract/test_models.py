@@ -67,7 +67,7 @@ def test_forecast_is_a_frame_of_single_session_returns(case: Case) -> None:
 
 
 def test_forecast_is_in_units_of_the_returns_it_was_given(case: Case) -> None:
-    """A session's return, not per cent, not a price, not a cumulative return: the 90 % band is a few volatilities wide."""
+    """A session's return, not per cent, not a price, not a cumulative return: the 90 % band is a few volatilities."""
     frame = case.forecast(case.history)
     volatility = case.history.groupby("unique_id")["y"].apply(lambda y: y.tail(60).std()).mean()
     width = (frame["q0.95"] - frame["q0.05"]).mean()
@@ -89,7 +89,7 @@ def test_a_quantile_between_two_trained_levels_lies_halfway(case: Case) -> None:
 
 
 def test_sessions_after_the_cutoff_change_nothing(case: Case) -> None:
-    """The rolling evaluation hands over rows up to an origin; other rows in the frame move the origin, never the past."""
+    """Rows after an origin are cut away by the evaluation; whatever they hold, the forecast is the same."""
     spec = case.forecaster.spec
     before = case.forecast(case.history)
     future = case.later[wire.DS] > CUT
@@ -124,7 +124,9 @@ def test_loaded_version_forecasts_the_same_as_the_forecaster(case: Case) -> None
     check_forecast(direct, spec, spec.max_horizon, spec.levels)
     frame = case.forecast(case.history, seed=7)
     shape = direct.quantiles.shape
-    npt.assert_array_equal(frame[[wire.quantile_column(u) for u in spec.levels]].to_numpy().reshape(shape), direct.quantiles)
+    npt.assert_array_equal(
+        frame[[wire.quantile_column(u) for u in spec.levels]].to_numpy().reshape(shape), direct.quantiles
+    )
     npt.assert_array_equal(frame["mean"].to_numpy().reshape(shape[:2]), direct.mean)
 
 
@@ -149,7 +151,13 @@ def test_saved_and_loaded_forecaster_forecasts_the_same(case: Case, tmp_path: Pa
     (tmp_path / "spec.json").write_text(json.dumps(spec.to_json()))
     again = module.load(tmp_path)
     assert again.spec == spec
-    arguments = (check_history(case.history, spec), spec.max_horizon, spec.levels, 0, {o.name: o.default for o in spec.options})
+    arguments = (
+        check_history(case.history, spec),
+        spec.max_horizon,
+        spec.levels,
+        0,
+        {o.name: o.default for o in spec.options},
+    )
     npt.assert_array_equal(again.predict(*arguments).quantiles, case.forecaster.predict(*arguments).quantiles)
 
 
@@ -194,8 +202,8 @@ def test_signature_is_the_contract(case: Case) -> None:
 def test_version_says_where_it_comes_from(case: Case) -> None:
     tags = case.loaded.version.tags
     expected = {
-        "family", "contract", "data_digest", "git_commit", "lock_sha256", "trained_until", "pretrained_until", "horizon",
-        "levels", "calendar", "universe", "licence", "weight_source", "weight_revision", "recipe", "manifest_sha256",
+        "family", "contract", "data_digest", "git_commit", "lock_sha256", "trained_until", "pretrained_until",
+        "horizon", "levels", "calendar", "universe", "licence", "weight_source", "weight_revision", "recipe", "manifest_sha256",
     }  # fmt: skip
     assert expected <= set(tags)
     assert tags["trained_until"] == "2019-12-31"

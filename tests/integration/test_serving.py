@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -175,7 +174,9 @@ def test_serving_start_says_where_answers_and_stops_with_its_children(promoted: 
         ((MODEL, "--host", "0.0.0.0"), "error: NOT_LOOPBACK"),
     ],
 )
-def test_serving_start_refuses_what_cannot_be_served(promoted: Settings, arguments: tuple[str, ...], message: str) -> None:
+def test_serving_start_refuses_what_cannot_be_served(
+    promoted: Settings, arguments: tuple[str, ...], message: str
+) -> None:
     with _start(promoted, *arguments) as process:
         out, err = process.communicate(timeout=120)
     assert process.returncode == 2
@@ -184,7 +185,7 @@ def test_serving_start_refuses_what_cannot_be_served(promoted: Settings, argumen
     assert "Traceback" not in err
 
 
-def test_a_corrupt_version_is_not_served(promoted: Settings, tmp_path: Path) -> None:
+def test_a_corrupt_version_is_not_served(promoted: Settings) -> None:
     store = Store(promoted)
     version = store.resolve(MODEL)
     weights = store.fetch(version) / "artifacts" / "model" / "weights.safetensors"

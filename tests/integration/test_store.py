@@ -1,7 +1,6 @@
 """Logging, finding and loading versions; what happens when bytes, code or processes fail."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -35,7 +34,12 @@ def settings(compiled: Settings, tmp_path_factory: pytest.TempPathFactory) -> Se
 
 @pytest.fixture(scope="module")
 def history(panel: pd.DataFrame) -> pd.DataFrame:
-    return panel[panel["unique_id"].isin(["AAPL", "KO"])].groupby("unique_id").tail(80)[list(wire.HISTORY)].reset_index(drop=True)
+    return (
+        panel[panel["unique_id"].isin(["AAPL", "KO"])]
+        .groupby("unique_id")
+        .tail(80)[list(wire.HISTORY)]
+        .reset_index(drop=True)
+    )
 
 
 def log(settings: Settings, history: pd.DataFrame, name: str, checkout: Path = CHECKOUT) -> Version:
@@ -98,7 +102,9 @@ def test_a_flipped_byte_is_refused_at_load_with_the_files_name(settings: Setting
     assert len(store.load("flipped/1").predict(history)) == 10
 
 
-def test_a_version_of_other_code_runs_in_a_process_of_its_own(settings: Settings, history: pd.DataFrame, tmp_path: Path) -> None:
+def test_a_version_of_other_code_runs_in_a_process_of_its_own(
+    settings: Settings, history: pd.DataFrame, tmp_path: Path
+) -> None:
     """The same file name, another formula: both versions answer with their own."""
     other = tmp_path / "checkout"
     for folder in ("registry", "mlprojects"):
@@ -125,7 +131,9 @@ def test_a_version_of_other_code_runs_in_a_process_of_its_own(settings: Settings
             theirs.predict(history, colour="red")
 
 
-def test_loading_leaves_the_import_path_and_the_checkouts_modules_alone(settings: Settings, history: pd.DataFrame) -> None:
+def test_loading_leaves_the_import_path_and_the_checkouts_modules_alone(
+    settings: Settings, history: pd.DataFrame
+) -> None:
     log(settings, history, "tidy")
     before = list(sys.path)
     Store(settings).load("tidy/1").predict(history)
@@ -238,7 +246,7 @@ def test_missing_data_file_says_which_and_what_to_do(tmp_path: Path) -> None:
     assert process.returncode == 2
     assert err.startswith("error: NOT_FOUND: no ")
     assert "python -m jobs compile --source builtin" in err
-    assert os.listdir(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_every_config_is_an_entry_point() -> None:

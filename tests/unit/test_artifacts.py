@@ -14,7 +14,9 @@ from registry.settings import CHECKOUT
 def version(tmp_path: Path) -> Path:
     """A folder laid out like a logged version: the real code of `baselines`, a model, MLflow's files."""
     staged = tmp_path / "staged"
-    artifacts.stage(staged, CHECKOUT, "baselines", {"name": "ewma"}, lambda model: (model / "config.json").write_text("{}"))
+    artifacts.stage(
+        staged, CHECKOUT, "baselines", {"name": "ewma"}, lambda model: (model / "config.json").write_text("{}")
+    )
     root = tmp_path / "version"
     (root / "artifacts").mkdir(parents=True)
     (staged / "code").rename(root / "code")
