@@ -9,11 +9,10 @@ from functools import partial
 from typing import Any
 
 import httpx
-import pandas as pd
 
 from jobs import compile as compiling
-from jobs import processed, train
-from registry import promotion, tracking, wire
+from jobs import train
+from registry import promotion, tracking
 from registry.claimant import user
 from registry.errors import KronosError
 from registry.ledger import Ledger
@@ -49,26 +48,12 @@ def quickstart(settings: Settings, models: Sequence[str], served: str, seed: int
                 "trained": "before" if result.reused else "now",
             }
     progress(f"serving {served}", 0.0)
-    forecast = ask(settings, served, request(settings, store, served))
+    forecast = ask(settings, served, store.example_request(store.resolve(served)))
     return {"models": rows, "served": served, "forecast": forecast, "seconds": round(time.monotonic() - begun, 1)}
 
 
 def _prefixed(progress: Progress, model: str, what: str, share: float) -> None:
     progress(f"{model}: {what}", share)
-
-
-def request(settings: Settings, store: Store, model: str, series: int = 1) -> dict[str, Any]:
-    """Body of one /invocations request: the last real sessions of the first series of the panel."""
-    spec = store.spec(store.resolve(model))
-    panel = processed.load_panel(settings)
-    ids = panel[wire.UNIQUE_ID].unique()[:series]
-    tail = panel[panel[wire.UNIQUE_ID].isin(ids)].groupby(wire.UNIQUE_ID).tail(spec.min_context)[list(spec.columns)]
-    return {"dataframe_split": _split(tail), "params": {"horizon": spec.max_horizon}}
-
-
-def _split(frame: pd.DataFrame) -> dict[str, Any]:
-    dated = frame.assign(**{wire.DS: frame[wire.DS].dt.strftime("%Y-%m-%d")})
-    return {"columns": list(dated.columns), "data": dated.to_numpy(dtype=object).tolist()}
 
 
 def ask(settings: Settings, model: str, body: dict[str, Any]) -> list[dict[str, Any]]:

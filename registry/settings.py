@@ -37,7 +37,7 @@ class Settings(BaseSettings):
         told = os.environ.get("MLFLOW_TRACKING_URI", "")
         if self.tracking_uri:
             return self.tracking_uri
-        default = {MLFLOW_DEFAULT_URI, f"sqlite:///{Path.cwd() / 'mlflow.db'}"}
+        default = {MLFLOW_DEFAULT_URI, f"sqlite:///{CHECKOUT / 'mlflow.db'}"}
         if told and told not in default:
             return told
         return f"sqlite:///{self.var_dir.resolve() / 'mlflow.db'}"

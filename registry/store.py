@@ -29,7 +29,7 @@ MANIFEST_TAG = "manifest_sha256"
 STAGES = ("Staging", "Production", "Archived")
 _NAME = re.compile(r"[a-z0-9_]{1,64}")
 _REQUIREMENT = re.compile(r"^([A-Za-z0-9_.-]+)==(\S+)")
-BASE_REQUIREMENTS = ("mlflow", "numpy", "pandas", "pyarrow", "exchange_calendars", "pydantic-settings")
+BASE_REQUIREMENTS = ("mlflow", "numpy", "pandas", "pyarrow", "exchange_calendars")
 
 
 @dataclass(frozen=True)
@@ -203,6 +203,12 @@ class Store:
         """What a verified version needs and answers."""
         path = self.fetch(version) / artifacts.MODEL_DIR / artifacts.SPEC
         return ModelSpec.from_json(json.loads(path.read_text()))
+
+    def example_request(self, version: Version) -> dict[str, Any]:
+        """Body of one /invocations request: the real sessions that the version was logged with."""
+        path = self.fetch(version) / "serving_input_example.json"
+        request: dict[str, Any] = json.loads(path.read_text())
+        return request
 
     def load(self, reference: str) -> "LoadedVersion":
         """A verified version, ready to forecast: in this process if it runs the same code, else in one of its own."""

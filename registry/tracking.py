@@ -20,6 +20,7 @@ from mlflow.tracking import MlflowClient
 from registry.settings import CHECKOUT, Settings
 
 ERROR_TAG = "kronos.error"
+_URIS = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
 _ATTACHED = "MLFLOW_RUN_ID"
 _DATABASES = ("sqlite:", "postgresql", "mysql", "mssql")
 
@@ -52,10 +53,16 @@ def process_environment(settings: Settings) -> dict[str, str]:
 def connect(settings: Settings) -> MlflowClient:
     """Client of the configured tracking store and registry, which become this process's defaults."""
     settings.var_dir.mkdir(parents=True, exist_ok=True)
+    told = {name: os.environ.get(name) for name in _URIS}
     os.environ.update(environment(settings))
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     mlflow.set_tracking_uri(settings.tracking)
     mlflow.set_registry_uri(settings.tracking)
+    # MLflow keeps the URIs in its module; in the environment they would become the next Settings' default.
+    for name, value in told.items():
+        os.environ.pop(name)
+        if value is not None:
+            os.environ[name] = value
     return MlflowClient()
 
 

@@ -1,4 +1,4 @@
-"""python -m serving start MODEL: the Production version behind MLflow's own scoring server."""
+"""python -m serving start|request MODEL: what is in Production behind MLflow's own scoring server."""
 
 import json
 import signal
@@ -56,6 +56,21 @@ def start(
         while scorer.exit_code() is None:
             time.sleep(0.5)
     raise SystemExit(1)
+
+
+@app.command(epilog=terminal.EXIT_CODES)
+def request(
+    model: Annotated[str, typer.Argument(help="Registered model, or a reference like nbeats/3 or nbeats@staging.")],
+) -> None:
+    """Print the body of a request that this version answers: real sessions, stored with it.
+
+    Example: python -m serving request nbeats > request.json
+    """
+    from registry.settings import Settings
+    from registry.store import Store
+
+    store = Store(Settings())
+    print(json.dumps(store.example_request(store.resolve(model))))
 
 
 def _interrupt(*_: object) -> None:

@@ -203,7 +203,8 @@ def test_version_says_where_it_comes_from(case: Case) -> None:
     tags = case.loaded.version.tags
     expected = {
         "family", "contract", "data_digest", "git_commit", "lock_sha256", "trained_until", "pretrained_until",
-        "horizon", "levels", "calendar", "universe", "licence", "weight_source", "weight_revision", "recipe", "manifest_sha256",
+        "horizon", "levels",
+        "calendar", "universe", "licence", "weight_source", "weight_revision", "recipe", "manifest_sha256",
     }  # fmt: skip
     assert expected <= set(tags)
     assert tags["trained_until"] == "2019-12-31"

@@ -14,7 +14,7 @@ import numpy.testing as npt
 import pandas as pd
 import pytest
 
-from jobs import quickstart, train
+from jobs import train
 from registry import promotion, tracking, wire
 from registry.ledger import Ledger
 from registry.settings import CHECKOUT, Settings
@@ -157,7 +157,7 @@ def test_serving_start_says_where_answers_and_stops_with_its_children(promoted: 
         ready = json.loads(process.stdout.readline())
         assert ready["model"] == MODEL
         assert ready["version"] == Store(promoted).resolve(MODEL).version
-        body = quickstart.request(promoted, Store(promoted), MODEL)
+        body = Store(promoted).example_request(Store(promoted).resolve(MODEL))
         rows = httpx.post(f"{ready['url']}/invocations", json=body, timeout=60).json()["predictions"]
         assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]
         process.send_signal(signal.SIGTERM)

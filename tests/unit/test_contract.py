@@ -425,6 +425,8 @@ def test_a_model_of_one_level_answers_that_level():
 def test_the_mean_of_three_quantiles_by_hand():
     # .1 x 0 below the first level, (0 + 2) / 2 x .4 and (2 + 8) / 2 x .4 between, .1 x 8 above the last
     npt.assert_allclose(contract.quantile_mean(np.array([0.0, 2.0, 8.0]), (0.1, 0.5, 0.9)), 0.4 + 2.0 + 0.8, rtol=1e-12)
+    # .2 x 1 below, (1 + 3) / 2 x .3 between, .5 x 3 above
+    npt.assert_allclose(contract.quantile_mean(np.array([1.0, 3.0]), (0.2, 0.5)), 0.2 + 0.6 + 1.5, rtol=1e-12)
     npt.assert_allclose(contract.quantile_mean(np.array([[3.0]]), (0.5,)), [3.0], rtol=1e-12)
 
 

@@ -18,7 +18,7 @@ Q = np.array([-0.02, -0.01, 0.001, 0.01, 0.02])
 
 
 def forecasts(origins: int = 130, levels: tuple[float, ...] = LEVELS) -> pd.DataFrame:
-    """Two series, two steps; the same forecast everywhere, an outcome outside the band every tenth session."""
+    """Two series, two steps, the second forecast half as wide again; every tenth outcome lies outside the band of one."""
     days = pd.date_range("2020-01-01", periods=origins + 2)
     y = np.where(np.arange(origins + 2) % 10 == 0, 0.03, 0.005)
     rows = [
@@ -27,8 +27,10 @@ def forecasts(origins: int = 130, levels: tuple[float, ...] = LEVELS) -> pd.Data
         for name, sign in (("A", 1), ("B", -1))
         for h in (1, 2)
     ]
-    quantiles = np.interp(levels, LEVELS, Q)
-    return pd.DataFrame(rows).assign(**dict(zip(map(wire.quantile_column, levels), quantiles, strict=True)))
+    table = pd.DataFrame(rows)
+    width = np.where(table["step"] == 1, 1.0, 1.5)
+    quantiles = zip(levels, np.interp(levels, LEVELS, Q), strict=True)
+    return table.assign(**{wire.quantile_column(level): width * q for level, q in quantiles})
 
 
 def points(axis: matplotlib.axes.Axes) -> dict[str, np.ndarray]:
@@ -71,11 +73,13 @@ def test_the_right_panel_shows_every_step_of_the_last_origin():
 
 
 def test_bands_lie_between_symmetric_quantiles_and_the_line_is_the_median():
-    for axis in figures.fan_chart(forecasts(), "fhs", "A").axes:
-        npt.assert_allclose(bands(axis), [(-2, 2), (-1, 1)], rtol=1e-12)
+    left, right = figures.fan_chart(forecasts(), "fhs", "A").axes
+    npt.assert_allclose(bands(left), [(-2, 2), (-1, 1)], rtol=1e-12)
+    npt.assert_allclose(bands(right), [(-3, 3), (-1.5, 1.5)], rtol=1e-12)
+    for axis, expected in ((left, 0.1), (right, [0.1, 0.15])):
         medians = [line for line in axis.lines if line.get_color() == figures.BLUE]
         assert len(medians) == 1
-        npt.assert_allclose(medians[0].get_ydata(), 0.1, rtol=1e-12)
+        npt.assert_allclose(medians[0].get_ydata(), expected, rtol=1e-12)
 
 
 def test_without_a_median_among_the_levels_no_line_is_drawn():

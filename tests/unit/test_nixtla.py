@@ -27,14 +27,14 @@ class Run:
     """A TrainRun that remembers what was reported, and can give up."""
 
     checkpoint_dir: Path
-    give_up: bool = False
+    give_up_at: float = float("inf")  # step
     reports: list[tuple[int, dict[str, float]]] = field(default_factory=list)
 
     def report(self, step: int, **losses: float) -> None:
         self.reports.append((step, losses))
 
     def should_stop(self) -> bool:
-        return self.give_up
+        return self.reports[-1][0] >= self.give_up_at
 
     def losses(self, name: str) -> dict[int, float]:
         return {step: losses[name] for step, losses in self.reports if name in losses}
@@ -266,19 +266,23 @@ def test_names_of_the_series_do_not_matter(trained: Trained, slice_of_panel: pd.
 
 
 def test_training_stops_when_it_is_told_to(slice_of_panel: pd.DataFrame, tmp_path: Path):
-    run = Run(tmp_path, give_up=True)
+    run = Run(tmp_path, give_up_at=0)
     fitted(slice_of_panel, tmp_path, run=run, max_steps=50, val_check_steps=2)
     assert max(step for step, _ in run.reports) == 2
 
 
-def test_training_stops_after_checks_that_brought_nothing_better(slice_of_panel: pd.DataFrame, tmp_path: Path):
+def test_training_stops_after_checks_that_brought_nothing_better_and_keeps_the_best_weights(
+    slice_of_panel: pd.DataFrame, tmp_path: Path
+):
+    settings = {"max_steps": 60, "val_check_steps": 2, "patience": 1, "learning_rate": 0.3}
     run = Run(tmp_path)
-    done = fitted(slice_of_panel, tmp_path, run=run, max_steps=60, val_check_steps=2, patience=1, learning_rate=0.3)
+    done = fitted(slice_of_panel, tmp_path, run=run, **settings)
     valid = run.losses("valid_loss")
-    steps = list(valid)
     best = min(valid, key=valid.__getitem__)
     assert done.params["best_step"] == best
-    assert steps[-1] == best + 2 < 60
+    assert list(valid)[-1] == best + 2 < 60
+    stopped = fitted(slice_of_panel, tmp_path, run=Run(tmp_path, give_up_at=best), **settings)
+    assert weights(done.forecaster, tmp_path / "kept") == weights(stopped.forecaster, tmp_path / "best")
 
 
 def test_fewer_steps_than_one_check_are_still_checked_at_the_end(slice_of_panel: pd.DataFrame, tmp_path: Path):

@@ -1,0 +1,84 @@
+"""What holds for the repository as a whole: pins, entry points, names, no pickle."""
+
+import importlib
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from jobs import families
+from registry.settings import CHECKOUT
+
+LOCK = (CHECKOUT / "requirements.lock").read_text().splitlines()
+
+
+def tracked(*patterns: str) -> list[Path]:
+    """Files of the repository, committed or about to be."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", *patterns],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return [CHECKOUT / line for line in listed.stdout.splitlines() if (CHECKOUT / line).is_file()]
+
+
+def test_lock_pins_every_package_without_local_labels_or_cuda() -> None:
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", line) for line in LOCK)
+    assert "torch==2.13.0" in LOCK
+    assert not [line for line in LOCK if line.startswith(("nvidia", "triton", "cuda"))]
+
+
+def test_every_direct_requirement_is_locked_at_its_version() -> None:
+    locked = dict(line.lower().replace("_", "-").split("==") for line in LOCK)
+    for line in (CHECKOUT / "requirements.in").read_text().splitlines():
+        name, _, version = line.split("#")[0].strip().lower().replace("_", "-").partition("==")
+        if name:
+            assert name in locked, name
+            assert version in ("", locked[name]), line
+
+
+def test_conda_yaml_holds_exactly_the_lock() -> None:
+    environment = yaml.safe_load((CHECKOUT / "conda.yaml").read_text())
+    python, pip, packages = environment["dependencies"]
+    assert (python, pip) == ("python=3.11", "pip")
+    assert packages["pip"] == LOCK
+
+
+def test_every_config_is_an_entry_point_with_its_parameters() -> None:
+    entry_points = yaml.safe_load((CHECKOUT / "MLproject").read_text())["entry_points"]
+    assert {n for n in entry_points if n.startswith("train_")} == {f"train_{model}" for model in families.all_models()}
+    for model in families.all_models():
+        point = entry_points[f"train_{model}"]
+        assert set(point["parameters"]) == {"horizon", "levels", "seed"}
+        assert point["command"].startswith(f"python -m jobs train {model} ")
+
+
+@pytest.mark.parametrize("name", ["registry", "mlprojects", "serving", "jobs"])
+def test_the_four_names_are_this_checkout(name: str) -> None:
+    assert {Path(path).resolve() for path in importlib.import_module(name).__path__} == {CHECKOUT / name}
+
+
+def test_mlprojects_is_a_namespace_and_families_have_a_card_and_a_config() -> None:
+    assert not (CHECKOUT / "mlprojects" / "__init__.py").exists()
+    for family in {f.name for f in families.all_models().values()}:
+        folder = CHECKOUT / "mlprojects" / family
+        assert "Limits" in (folder / "README.md").read_text()
+        assert "Licence" in (folder / "README.md").read_text()
+
+
+def test_no_source_of_ours_imports_pickle_or_loads_with_it() -> None:
+    pattern = re.compile(
+        r"^\s*(import|from)\s+(pickle|cloudpickle|joblib|dill)\b|torch\.load\(|allow_pickle=True", re.MULTILINE
+    )
+    for path in tracked("registry/*.py", "mlprojects/*.py", "serving/*.py", "jobs/*.py"):
+        assert not pattern.search(path.read_text()), path
+
+
+def test_no_price_file_or_model_is_committed() -> None:
+    for path in tracked():
+        assert path.suffix not in {".parquet", ".csv", ".safetensors", ".db", ".pkl", ".pt"}, path
+        assert path.stat().st_size < 1_000_000, path
