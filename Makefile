@@ -11,7 +11,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve ui check test test-system readme-slow bench lock clean
+.PHONY: help setup demo serve ui check test test-system readme readme-slow bench lock clean
 
 help:
 	@echo 'make demo         the main job on real prices: compile, train, promote, serve, ask (about 2 minutes)'
@@ -19,6 +19,7 @@ help:
 	@echo 'make serve        the Production version of MODEL=nbeats behind mlflow models serve'
 	@echo 'make ui           the MLflow UI on what is in var/'
 	@echo 'make bench        benchmarks; ONLY=forecast for one of them'
+	@echo 'make readme       remake the table and the picture of the README'
 	@echo 'make readme-slow  the README commands that take minutes'
 	@echo 'make test-system  tests that need the Debian packages of apt.txt'
 	@echo 'make setup        only create .venv from requirements.lock'
@@ -57,6 +58,9 @@ test: check
 
 test-system: setup
 	@echo 'no test needs a system package yet: apt.txt does not exist'
+
+readme: setup
+	@python -m jobs quickstart | PYTHONPATH=. python .readme/remake.py
 
 readme-slow: setup
 	pytest tests/e2e/test_readme.py -m slow

@@ -29,7 +29,6 @@ class Settings(BaseSettings):
         default=False, description="True inside a container whose ports are published on loopback only."
     )
     ui_port: int = Field(default=5000, ge=1, le=65535, description="Port of `make ui`.")
-    threads: int = Field(default=0, ge=0, description="Torch threads per process; 0: one per core, at most 4.")
 
     @property
     def tracking(self) -> str:

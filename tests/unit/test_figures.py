@@ -18,7 +18,7 @@ Q = np.array([-0.02, -0.01, 0.001, 0.01, 0.02])
 
 
 def forecasts(origins: int = 130, levels: tuple[float, ...] = LEVELS) -> pd.DataFrame:
-    """Two series, two steps, the second forecast half as wide again; every tenth outcome lies outside the band of one."""
+    """Two series, two steps, the second forecast half as wide again; every tenth outcome lies outside the first."""
     days = pd.date_range("2020-01-01", periods=origins + 2)
     y = np.where(np.arange(origins + 2) % 10 == 0, 0.03, 0.005)
     rows = [
