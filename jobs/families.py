@@ -73,6 +73,9 @@ def load_config(family: Family, overrides: Mapping[str, Any], *, tiny: bool = Fa
         raise BadConfig(
             f"{family.model} has no setting {', '.join(unknown)}; it has {', '.join(known)}", code="UNKNOWN_PARAM"
         )
+    for key, value in values.items():
+        if isinstance(value, bool):
+            raise BadConfig(f"{family.model}: {key} cannot be true or false")
     try:
         config: contract.Config = TypeAdapter(kind).validate_python(values)
     except ValidationError as error:

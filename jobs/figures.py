@@ -1,6 +1,7 @@
 """Pictures of forecasts: the fan chart and the reliability diagram."""
 
 from collections.abc import Mapping
+from itertools import cycle
 
 import matplotlib
 import numpy as np
@@ -59,7 +60,7 @@ def reliability_diagram(forecasts: Mapping[str, pd.DataFrame]) -> Figure:
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axis = figure.subplots()
     axis.axhline(0, color=GREY, linewidth=1)
-    for (name, frame), colour in zip(forecasts.items(), (BLUE, INK, RED), strict=False):
+    for (name, frame), colour in zip(forecasts.items(), cycle((BLUE, INK, RED)), strict=False):
         table = evaluation.reliability(frame)
         axis.plot(
             table["level"], 100 * (table["observed"] - table["level"]), "o-", color=colour, markersize=4, label=name

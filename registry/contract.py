@@ -9,6 +9,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from registry import wire
 from registry.errors import BadConfig, BadForecast, BadHistory, BadParameter, NotAvailable
@@ -85,6 +87,8 @@ class Config:
             raise BadConfig(
                 f"fit_until, choose_until and report_until are dates like 2018-12-31, found {dates}"
             ) from error
+        if any(stamp is pd.NaT or stamp.tz is not None for stamp in stamps):
+            raise BadConfig(f"fit_until, choose_until and report_until are dates like 2018-12-31, found {dates}")
         if stamps != sorted(set(stamps)):
             raise BadConfig(f"expected fit_until < choose_until < report_until, found {dates}")
 
@@ -104,12 +108,14 @@ class History:
     @classmethod
     def of(cls, frame: pd.DataFrame, columns: Sequence[str] = (wire.Y,)) -> "History":
         """Arrays of a sorted frame without missing names; nothing else is checked."""
-        names = frame[wire.UNIQUE_ID].array
-        changes = np.flatnonzero(np.asarray(names[1:] != names[:-1], dtype=bool)) + 1
-        bounds = np.concatenate([[0], changes, [len(names)]]).astype(np.int64)
-        ids = tuple(np.asarray(names.take(bounds[:-1]), dtype=object).astype(str).tolist())
+        names = pa.array(frame[wire.UNIQUE_ID])  # pandas keeps text in Arrow: comparing it there is the fastest
+        names = names.combine_chunks() if isinstance(names, pa.ChunkedArray) else names
+        names = names.dictionary_decode() if pa.types.is_dictionary(names.type) else names  # categories
+        runs = pc.run_end_encode(names, run_end_type=pa.int64())
+        bounds = np.concatenate([[0], runs.run_ends.to_numpy()])
         ds = frame[wire.DS].to_numpy().astype("datetime64[D]")
-        return cls(ids, bounds, ds, {name: frame[name].to_numpy(dtype=np.float64) for name in columns})
+        values = {name: frame[name].to_numpy(dtype=np.float64) for name in columns}
+        return cls(tuple(runs.values.to_pylist()), bounds, ds, values)
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
@@ -209,7 +215,10 @@ class Trained:
 
 def check_levels(levels: Sequence[float]) -> None:
     """Raise BadParameter unless levels are 1..99 numbers in (0, 1), ascending and distinct."""
-    values = np.asarray(levels, dtype=np.float64)
+    try:
+        values = np.asarray(levels, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise BadParameter(f"levels are 1..{MAX_LEVELS} numbers", code="BAD_LEVELS") from error
     if values.ndim != 1 or not 1 <= len(values) <= MAX_LEVELS:
         raise BadParameter(f"levels are 1..{MAX_LEVELS} numbers, found {values.size}", code="BAD_LEVELS")
     if not np.all((values > 0) & (values < 1)):
@@ -244,6 +253,8 @@ def _check_option(option: Option, value: Any) -> None:
     if option.type in ("long", "double"):
         low = -np.inf if option.minimum is None else option.minimum
         high = np.inf if option.maximum is None else option.maximum
+        if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+            raise BadParameter(f"{option.name} must be a number, expected {low:g}..{high:g}", code="BAD_OPTION")
         if not (np.isfinite(value) and low <= value <= high):
             raise BadParameter(f"{option.name} is {value}, expected {low:g}..{high:g}", code="BAD_OPTION")
 
@@ -264,10 +275,12 @@ def check_history(frame: pd.DataFrame, spec: ModelSpec) -> History:
         raise BadHistory("ds must be tz-naive session dates, as in 2022-12-28", code="BAD_TIMESTAMP")
     if np.isnat(ds).any():
         raise BadHistory("ds is missing in some row", code="BAD_TIMESTAMP")
-    if np.any(ds != ds.astype("datetime64[D]")):
+    if np.any(ds.astype("datetime64[D]").astype(ds.dtype) != ds):
         raise BadHistory("ds must be the date of a session at midnight, found a time of day", code="BAD_TIMESTAMP")
     if frame[wire.UNIQUE_ID].array.isna().any():
         raise BadHistory("unique_id is missing in some row", code="BAD_SYMBOL")
+    if not pd.api.types.is_string_dtype(frame[wire.UNIQUE_ID]):
+        raise BadHistory("unique_id must be text", code="BAD_SYMBOL")
     for column in spec.columns[2:]:
         if frame[column].dtype.kind not in "iuf":
             raise BadHistory(f"{column} must be numbers, found {frame[column].dtype}", code="NOT_A_NUMBER")

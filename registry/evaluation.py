@@ -1,5 +1,6 @@
 """Rolling evaluation: a forecaster, a history and origins in; forecasts with outcomes and their scores out."""
 
+import re
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
@@ -21,13 +22,11 @@ def origins_between(history: pd.DataFrame, after: str, until: str | None, horizo
     counts = history.groupby(wire.DS).size()
     common = counts.index[counts == history[wire.UNIQUE_ID].nunique()]
     common = common[common <= pd.Timestamp(until)] if until else common
-    found = pd.DatetimeIndex(common[: len(common) - horizon])
+    found = pd.DatetimeIndex(common[: max(len(common) - horizon, 0)])
     found = found[found > pd.Timestamp(after)]
     if found.empty:
-        raise BadInput(
-            f"no session after {after} has {horizon} more in the data, which end {common.max():%Y-%m-%d}",
-            code="NO_ORIGINS",
-        )
+        last = f"; the last is {common.max():%Y-%m-%d}" if len(common) else ""
+        raise BadInput(f"no session after {after} has {horizon} more that all series share{last}", code="NO_ORIGINS")
     return found
 
 
@@ -52,6 +51,11 @@ def rolling(
     quantiles, mean, targets = [], [], []
     for done, origin in enumerate(origins.to_numpy().astype("datetime64[D]"), 1):
         seen, following = _cut(whole, origin, spec.max_context, horizon)
+        if seen.lengths.min() < spec.min_context:
+            raise BadHistory(
+                f"a series has {seen.lengths.min()} sessions up to an origin, {spec.name} needs {spec.min_context}",
+                code="TOO_SHORT",
+            )
         forecast = forecaster.predict(seen, horizon, levels, 0, options)
         check_forecast(forecast, spec, horizon, levels)
         quantiles.append(forecast.quantiles)
@@ -88,9 +92,12 @@ def _cut(whole: History, origin: np.datetime64, context: int, horizon: int) -> t
     return History(whole.ids, bounds, whole.ds[rows], columns), np.asarray(cuts)[:, None] + np.arange(horizon)
 
 
+_LEVEL = re.compile(r"q\d+(\.\d+)?(e-\d+)?")
+
+
 def levels_of(frame: pd.DataFrame) -> tuple[float, ...]:
     """Levels of a frame's quantile columns, in order."""
-    return tuple(float(c[1:]) for c in frame.columns if c.startswith("q") and c[1:].replace(".", "", 1).isdigit())
+    return tuple(float(c[1:]) for c in frame.columns if _LEVEL.fullmatch(c))
 
 
 def scores(forecasts: pd.DataFrame) -> pd.DataFrame:

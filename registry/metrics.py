@@ -63,6 +63,8 @@ def diebold_mariano(differences: Floats, horizon: int) -> DieboldMariano:
     """
     d = np.asarray(differences, dtype=np.float64)
     n, h = len(d), horizon
+    if n <= h:
+        return DieboldMariano(1.0, 1.0)
     factor = np.sqrt(max(n + 1 - 2 * h + h * (h - 1) / n, 0.0) / n)
     rectangular = np.ones(h)
     bartlett = 1 - np.arange(min(BARTLETT_LAGS, n - 1) + 1) / (BARTLETT_LAGS + 1)

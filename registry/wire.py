@@ -31,7 +31,8 @@ def quantile_column(level: float) -> str:
 def quantile_key(level: float) -> str:
     """JSON key of a quantile for people: 'p' and two digits, 0.05 -> 'p05', 0.025 -> 'p02.5'."""
     percent = f"{float(level) * 100:.10g}"
-    return f"p{percent.zfill(2) if '.' not in percent else percent.zfill(4)}"
+    whole, dot, rest = percent.partition(".")
+    return f"p{whole.zfill(2)}{dot}{rest}"
 
 
 def error_envelope(code: str, message: str, request_id: str | None = None) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from registry import volatility
 from registry.contract import Forecast, History, ModelSpec, at_levels, quantile_mean
 
 REQUIREMENTS = ("scipy", "torch", "neuralforecast", "safetensors")
-ROWS = 128  # of every forward pass: the last bits of a matrix product depend on its number of rows
+ROWS = 256  # of every forward pass: the last bits of a matrix product depend on its number of rows
 
 # Lightning's and NeuralForecast's loggers announce devices and seeds at every construction.
 for _name in ("lightning.pytorch", "lightning.fabric", "lightning_fabric", "pytorch_lightning", "neuralforecast"):
@@ -113,9 +113,14 @@ class NBeats:
         return out[:n].sort(dim=2).values.numpy().astype(np.float64)
 
     def _forward(self, y: torch.Tensor) -> torch.Tensor:
+        """What ReturnsNBEATS.forward gives for complete windows [n, L], in the units of y, block by block."""
         scale = ewma_scale(y)
-        batch = {"insample_y": (y / scale)[:, :, None], "insample_mask": torch.ones_like(y)[:, :, None]}
-        return self.net(batch) * scale[:, :, None]
+        residual = (y / scale).flip(1)
+        forecast = torch.zeros(())
+        for block in self.net.blocks:
+            backcast, part = block(residual)
+            residual, forecast = residual - backcast, forecast + part
+        return forecast * scale[:, :, None]
 
 
 def save(forecaster: NBeats, directory: Path) -> None:

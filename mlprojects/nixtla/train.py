@@ -60,6 +60,10 @@ def train(history: pd.DataFrame, config: Config, *, name: str, seed: int, run: T
             f"context + horizon needs {config.context + config.horizon}",
             code="TOO_SHORT",
         )
+    if chosen_on < config.horizon:
+        raise BadHistory(
+            f"{chosen_on} sessions after {config.fit_until} to choose on, needs {config.horizon}", code="TOO_SHORT"
+        )
     what = spec(name, config)
     watcher = _Watcher(run, config.patience)
     net = model.network(
@@ -70,7 +74,7 @@ def train(history: pd.DataFrame, config: Config, *, name: str, seed: int, run: T
         learning_rate=config.learning_rate,
         batch_size=int(history[wire.UNIQUE_ID].nunique()),
         windows_batch_size=config.windows_batch_size,
-        val_check_steps=config.val_check_steps,
+        val_check_steps=min(config.val_check_steps, config.max_steps),
         random_seed=seed,
         callbacks=[watcher],
         enable_progress_bar=False,
