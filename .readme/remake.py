@@ -1,7 +1,7 @@
 """Remake the README's table, reply and picture from the last line of `make demo`.
 
-    make readme                              runs the demo and this
-    python .readme/remake.py --check         exit 1 when the README differs from .readme/demo.json
+make readme                              runs the demo and this
+python .readme/remake.py --check         exit 1 when the README differs from .readme/demo.json
 """
 
 import json
