@@ -87,7 +87,7 @@ class Config:
             raise BadConfig(
                 f"fit_until, choose_until and report_until are dates like 2018-12-31, found {dates}"
             ) from error
-        if any(stamp is pd.NaT or stamp.tz is not None for stamp in stamps):
+        if any(pd.isna(stamp) or stamp.tz is not None for stamp in stamps):
             raise BadConfig(f"fit_until, choose_until and report_until are dates like 2018-12-31, found {dates}")
         if stamps != sorted(set(stamps)):
             raise BadConfig(f"expected fit_until < choose_until < report_until, found {dates}")
@@ -382,8 +382,11 @@ def at_levels(quantiles: Floats, trained: Sequence[float], wanted: Sequence[floa
 
 
 def quantile_mean(quantiles: Floats, levels: Sequence[float]) -> Floats:
-    """Integral [...] of the quantile function [..., Q]: trapezes between levels, constant beyond the outer ones."""
+    """Integral [...] of the quantile function [..., Q]: trapezes between levels, constant beyond the outer ones.
+
+    A level's weight is the width of its cell: from halfway to the level before to halfway to the one after.
+    """
     u = np.asarray(levels, dtype=np.float64)
-    inner = np.trapezoid(quantiles, u, axis=-1) if len(u) > 1 else 0.0
-    mean: Floats = u[0] * quantiles[..., 0] + inner + (1 - u[-1]) * quantiles[..., -1]
+    weights = np.diff(np.concatenate([[0.0], (u[1:] + u[:-1]) / 2, [1.0]]))
+    mean: Floats = (quantiles * weights).sum(axis=-1)
     return mean

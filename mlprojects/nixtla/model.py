@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,15 @@ for _name in ("lightning.pytorch", "lightning.fabric", "lightning_fabric", "pyto
 
 def ewma_scale(y: torch.Tensor) -> torch.Tensor:
     """EWMA volatility [n, 1, ...] at the end of windows [n, L, ...], weights normalised over the window."""
-    age = torch.arange(y.shape[1] - 1, -1, -1, dtype=y.dtype, device=y.device)
-    weights = volatility.DECAY**age
-    variance = torch.einsum("nl...,l->n...", y * y, weights / weights.sum())
+    variance = torch.einsum("nl...,l->n...", y * y, _ewma_weights(y.shape[1]).to(y))
     return variance.sqrt().clamp_min(volatility.FLOOR)[:, None]
+
+
+@lru_cache
+def _ewma_weights(length: int) -> torch.Tensor:
+    """Weights [L] of a window's sessions, oldest first; they add up to 1."""
+    weights = volatility.DECAY ** torch.arange(length - 1, -1, -1, dtype=torch.float64)
+    return weights / weights.sum()
 
 
 class ReturnsNBEATS(NBEATS):  # type: ignore[misc]
