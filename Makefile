@@ -54,7 +54,7 @@ check: setup
 	lint-imports
 
 test: check
-	pytest tests/unit tests/contract tests/integration tests/e2e
+	pytest -m "not slow" tests/unit tests/contract tests/integration tests/e2e
 
 test-system: setup
 	@echo 'no test needs a system package yet: apt.txt does not exist'

@@ -15,11 +15,6 @@ Writer = Callable[[Path], None]  # writes the whole file to the path it is given
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
-def write_atomic(path: Path, writer: Writer) -> None:
-    """Replace `path` by what `writer` writes. A reader, a crash or a full disk sees the old file or the new one."""
-    write_together({path: writer})
-
-
 def write_together(writers: Mapping[Path, Writer]) -> None:
     """Replace several files: all are written and synced before the first is renamed, in the order given.
 

@@ -50,10 +50,6 @@ class Settings(BaseSettings):
         return self.artifacts_uri or (self.var_dir.resolve() / "artifacts").as_uri()
 
     @property
-    def raw_dir(self) -> Path:
-        return self.var_dir / "data" / "raw"
-
-    @property
     def processed_dir(self) -> Path:
         return self.var_dir / "data" / "processed"
 

@@ -26,7 +26,6 @@ from registry.settings import CHECKOUT, Settings
 from registry.worker import Worker
 
 MANIFEST_TAG = "manifest_sha256"
-STAGES = ("Staging", "Production", "Archived")
 _NAME = re.compile(r"[a-z0-9_]{1,64}")
 _REQUIREMENT = re.compile(r"^([A-Za-z0-9_.-]+)==(\S+)")
 BASE_REQUIREMENTS = ("mlflow", "numpy", "pandas", "pyarrow", "exchange_calendars")

@@ -1,6 +1,4 @@
-"""Names that travel: columns, levels, JSON keys, the error envelope. Standard library only."""
-
-from typing import Any
+"""Names that travel: columns, levels, outputs. Standard library only."""
 
 CONTRACT = 1  # raised when a history or a forecast changes its meaning; a tag of every version
 
@@ -26,15 +24,3 @@ OUTPUTS = ("frame", "prices", "packed")
 def quantile_column(level: float) -> str:
     """Frame column of a quantile: 'q' and the shortest decimal, 0.05 -> 'q0.05'."""
     return f"q{float(level)!r}"
-
-
-def quantile_key(level: float) -> str:
-    """JSON key of a quantile for people: 'p' and two digits, 0.05 -> 'p05', 0.025 -> 'p02.5'."""
-    percent = f"{float(level) * 100:.10g}"
-    whole, dot, rest = percent.partition(".")
-    return f"p{whole.zfill(2)}{dot}{rest}"
-
-
-def error_envelope(code: str, message: str, request_id: str | None = None) -> dict[str, Any]:
-    """The one shape in which every program of ours answers an error."""
-    return {"error_code": code, "message": message, "request_id": request_id}

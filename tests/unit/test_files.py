@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from registry.errors import KronosError
-from registry.files import sweep, write_atomic, write_together
+from registry.files import sweep, write_together
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -26,28 +26,28 @@ def names(directory: Path) -> list[str]:
 
 def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path):
     path = tmp_path / "new" / "a.txt"
-    write_atomic(path, text("one"))
-    write_atomic(path, text("two"))
+    write_together({path: text("one")})
+    write_together({path: text("two")})
     assert path.read_text() == "two"
     assert names(path.parent) == ["a.txt"]
 
 
 def test_a_new_file_has_the_permissions_that_the_umask_allows(tmp_path):
     (tmp_path / "plain").write_text("")
-    write_atomic(tmp_path / "atomic", text(""))
+    write_together({tmp_path / "atomic": text("")})
     assert stat.S_IMODE((tmp_path / "atomic").stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
 
 
 def test_a_writer_that_fails_half_way_leaves_the_old_file(tmp_path):
     path = tmp_path / "a.txt"
-    write_atomic(path, text("old"))
+    write_together({path: text("old")})
 
     def broken(temporary: Path) -> None:
         temporary.write_text("hal")
         raise ValueError("no more")
 
     with pytest.raises(ValueError, match="no more"):
-        write_atomic(path, broken)
+        write_together({path: broken})
     assert path.read_text() == "old"
     assert names(tmp_path) == ["a.txt"]
 
@@ -91,9 +91,9 @@ def test_a_writer_killed_in_a_rewrite_loop_leaves_a_whole_file(tmp_path):
     script = """
 import itertools, sys
 from pathlib import Path
-from registry.files import write_atomic
+from registry.files import write_together
 for n in itertools.count():
-    write_atomic(Path(sys.argv[1]), lambda p: p.write_text(f"{n % 10}" * 3_000_000))
+    write_together({Path(sys.argv[1]): lambda p: p.write_text(f"{n % 10}" * 3_000_000)})
 """
     for delay_s in (0.02, 0.05, 0.09):
         path.unlink(missing_ok=True)

@@ -26,23 +26,22 @@ def tree_of_classes():
 
 
 @pytest.mark.parametrize(
-    ("level", "column", "key"),
+    ("level", "column"),
     [
-        (0.05, "q0.05", "p05"),
-        (0.1, "q0.1", "p10"),
-        (0.5, "q0.5", "p50"),
-        (0.95, "q0.95", "p95"),
-        (0.005, "q0.005", "p00.5"),
-        (0.025, "q0.025", "p02.5"),
-        (0.975, "q0.975", "p97.5"),
-        (0.0255, "q0.0255", "p02.55"),
-        (0.999, "q0.999", "p99.9"),
-        (np.float64(0.05), "q0.05", "p05"),
+        (0.05, "q0.05"),
+        (0.1, "q0.1"),
+        (0.5, "q0.5"),
+        (0.95, "q0.95"),
+        (0.005, "q0.005"),
+        (0.025, "q0.025"),
+        (0.975, "q0.975"),
+        (0.0255, "q0.0255"),
+        (0.999, "q0.999"),
+        (np.float64(0.05), "q0.05"),
     ],
 )
-def test_a_quantile_is_named_after_its_level(level: float, column: str, key: str):
+def test_a_quantile_is_named_after_its_level(level: float, column: str):
     assert wire.quantile_column(level) == column
-    assert wire.quantile_key(level) == key
 
 
 @given(ascending_levels)
@@ -50,25 +49,9 @@ def test_a_level_can_be_read_from_its_column(levels: list[float]):
     assert [float(wire.quantile_column(level).removeprefix("q")) for level in levels] == levels
 
 
-@given(ascending_levels)
-def test_keys_of_levels_sort_as_text_in_the_order_of_the_levels(levels: list[float]):
-    keys = [wire.quantile_key(level) for level in levels]
-    assert len(set(keys)) == len(keys)
-    assert keys == sorted(keys)
-
-
 def test_default_levels_are_eleven_and_symmetric_around_the_median():
     assert wire.LEVELS == (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
     assert [round(1 - level, 10) for level in reversed(wire.LEVELS)] == list(wire.LEVELS)
-
-
-def test_every_error_is_answered_in_one_shape():
-    assert wire.error_envelope("BAD_INPUT", "horizon is 0", "r1") == {
-        "error_code": "BAD_INPUT",
-        "message": "horizon is 0",
-        "request_id": "r1",
-    }
-    assert wire.error_envelope("INTERNAL", "x")["request_id"] is None
 
 
 def test_the_tree_in_the_docstring_is_the_tree_of_classes():

@@ -1,0 +1,189 @@
+"""The README's own commands, in order, in a clean copy of the repository; its table and its reply."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from registry.settings import CHECKOUT
+
+MARKED = re.compile(r"<!-- (test|slow)( background (\S+))? -->\n```bash\n(.*?)```", re.DOTALL)
+VERBS = re.compile(r"`(python -m \w+ [a-z]+)|^(python -m \w+ [a-z]+|make [a-z-]+)", re.MULTILINE)
+NOT_HERE = {"make test"}  # this test is part of it
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of the README: `test` or `slow`; `ready` is the URL that a background command answers."""
+
+    kind: str
+    ready: str
+    text: str
+
+    @property
+    def commands(self) -> str:
+        kept = [line for line in self.text.splitlines() if not line.startswith(tuple(NOT_HERE))]
+        return "\n".join(kept)
+
+
+def blocks(kind: str) -> list[Block]:
+    found = [Block(m[1], m[3] or "", m[4]) for m in MARKED.finditer((CHECKOUT / "README.md").read_text())]
+    return [block for block in found if block.kind == kind]
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a clone would hold, with the environment that `make` has installed already."""
+    target = tmp_path_factory.mktemp("clone")
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=CHECKOUT, capture_output=True, text=True, check=True
+    )
+    for name in listed.stdout.splitlines():
+        if (CHECKOUT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(CHECKOUT / name, target / name)
+    (target / ".venv").symlink_to(CHECKOUT / ".venv")
+    return target
+
+
+def environment() -> dict[str, str]:
+    """A user's shell: nothing of ours is set, no environment is activated."""
+    ours = ("KRONOS_", "MLFLOW_", "_MLFLOW", "VIRTUAL_ENV", "PYTHONPATH", "MAKE", "MFLAGS")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
+    own = str(CHECKOUT / ".venv" / "bin")
+    kept["PATH"] = os.pathsep.join(part for part in kept["PATH"].split(os.pathsep) if part != own)
+    kept["PYTHON"] = sys.executable
+    return kept
+
+
+def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
+    for _ in range(240):
+        assert process.poll() is None, "the background command ended"
+        try:
+            urllib.request.urlopen(url, timeout=2).close()
+        except OSError:
+            time.sleep(0.5)
+        else:
+            return
+    pytest.fail(f"{url} did not answer")
+
+
+@pytest.fixture(scope="module")
+def outputs(copy: Path) -> list[str]:
+    """What each `test` block printed on stdout. One shell runs them all, so that an export lasts."""
+    found, background, exports = [], [], ""
+    try:
+        for block in blocks("test"):
+            if block.ready:
+                process = subprocess.Popen(
+                    ["bash", "-c", exports + block.commands], cwd=copy, env=environment(), start_new_session=True
+                )
+                background.append(process)
+                wait_for(block.ready, process)
+                found.append("")
+                continue
+            script = f"set -euo pipefail\n{exports}{block.commands}"
+            done = subprocess.run(
+                ["bash", "-c", script], cwd=copy, env=environment(), capture_output=True, text=True, timeout=600
+            )
+            assert done.returncode == 0, f"{block.text}\n{done.stdout}\n{done.stderr}"
+            found.append(done.stdout)
+            exports += "".join(f"{line}\n" for line in block.text.splitlines() if line.startswith("export "))
+    finally:
+        for process in background:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(60)
+    return found
+
+
+def output_of(outputs: list[str], command: str) -> str:
+    [index] = [i for i, block in enumerate(blocks("test")) if command in block.text]
+    return outputs[index]
+
+
+def test_demo_ends_with_one_json_object_about_every_model(outputs: list[str]) -> None:
+    result = json.loads(output_of(outputs, "make demo").splitlines()[-1])
+    assert set(result["models"]) == {"naive", "ewma", "fhs", "har", "nbeats"}
+    for row in result["models"].values():
+        assert row["version"] == 1
+        assert row["stage"] == "Production"
+        assert 0.0105 < row["crps"] < 0.0120
+        assert 0.85 < row["coverage_90"] < 0.93
+    assert result["models"]["fhs"]["skill_vs_fhs"] == 0
+    assert result["models"]["har"]["skill_vs_fhs"] > 0.009
+    assert result["models"]["naive"]["skill_vs_fhs"] < -0.01
+    assert [row["step"] for row in result["forecast"]] == [1, 2, 3, 4, 5]
+    assert [row["ds"][:10] for row in result["forecast"][:3]] == ["2022-12-29", "2022-12-30", "2023-01-03"]
+    assert result["seconds"] > 0
+
+
+def test_second_demo_trains_nothing_again(outputs: list[str], copy: Path) -> None:
+    first = json.loads(output_of(outputs, "make demo").splitlines()[-1])
+    again = subprocess.run(
+        ["make", "demo"], cwd=copy, env=environment(), capture_output=True, text=True, timeout=300, check=True
+    )
+    second = json.loads(again.stdout.splitlines()[-1])
+    assert {row["trained"] for row in second["models"].values()} == {"before"}
+    assert {name: row["crps"] for name, row in second["models"].items()} == {
+        name: row["crps"] for name, row in first["models"].items()
+    }
+
+
+def test_curl_answers_five_steps(outputs: list[str]) -> None:
+    rows = json.loads(output_of(outputs, "curl -s"))["predictions"]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]
+    assert rows[0].keys() >= {"unique_id", "ds", "mean", "q0.05", "q0.5", "q0.95"}
+
+
+def test_promotion_block_tells_its_story(outputs: list[str]) -> None:
+    said = output_of(outputs, "registry rollback")
+    assert "fewer steps, to see what it costs" in said
+    assert "it cost too much" in said
+
+
+def test_everything_landed_under_var(outputs: list[str], copy: Path) -> None:  # noqa: ARG001
+    assert not (copy / "mlruns").exists()
+    assert not (copy / "mlflow.db").exists()
+    assert (copy / "var" / "mlflow.db").is_file()
+
+
+def test_every_command_and_target_that_the_readme_names_exists() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (CHECKOUT / "Makefile").read_text(), re.MULTILINE))
+    for quoted, plain in set(VERBS.findall((CHECKOUT / "README.md").read_text())):
+        command = (quoted or plain).split()
+        if command[0] == "make":
+            assert command[1] in targets, command
+            continue
+        shown = subprocess.run([sys.executable, *command[1:], "--help"], cwd=CHECKOUT, capture_output=True, text=True)
+        assert shown.returncode == 0, command
+
+
+def test_table_and_reply_are_those_of_the_committed_demo() -> None:
+    checked = subprocess.run(
+        [sys.executable, ".readme/remake.py", "--check"], cwd=CHECKOUT, capture_output=True, text=True
+    )
+    assert checked.returncode == 0, checked.stderr
+    demo = json.loads((CHECKOUT / ".readme" / "demo.json").read_text())
+    assert set(demo) == {"models", "served", "forecast", "seconds"}
+    for row in demo["models"].values():
+        assert set(row) >= {"version", "stage", "crps", "coverage_90", "skill_vs_fhs", "dm_p_hln", "dm_p_bartlett"}
+    assert (CHECKOUT / ".readme" / "fan_chart.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", blocks("slow"), ids=lambda block: block.text.split("\n")[0])
+def test_slow_block_of_the_readme_runs(block: Block, copy: Path) -> None:
+    done = subprocess.run(
+        ["bash", "-euc", block.commands], cwd=copy, env=environment(), capture_output=True, text=True, timeout=3600
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["bench"]
