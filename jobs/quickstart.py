@@ -21,6 +21,7 @@ from registry.store import Store
 
 MODELS = ("naive", "ewma", "fhs", "har", "nbeats")
 SERVED = "nbeats"
+EXPERIMENT = "quickstart"  # apart from the models' runs, which the UI would fold away under it
 Progress = Callable[[str, float], None]
 
 
@@ -30,7 +31,7 @@ def quickstart(settings: Settings, models: Sequence[str], served: str, seed: int
     compiling.compile_builtin(settings, progress=lambda what, done, total: progress(f"compile: {what}", done / total))
     store = Store(settings)
     reference, rows = train.Reference(), {}
-    with tracking.start(settings, train.EXPERIMENT, "quickstart"), Ledger(settings) as ledger:
+    with tracking.start(settings, EXPERIMENT, "quickstart") as run, Ledger(settings) as ledger:
         for model in models:
             what = train.plan(settings, model, {}, seed=seed, tiny=False)
             result = train.train(
@@ -47,6 +48,7 @@ def quickstart(settings: Settings, models: Sequence[str], served: str, seed: int
                 },
                 "trained": "before" if result.reused else "now",
             }
+        run.json(rows, "models.json")
     progress(f"serving {served}", 0.0)
     forecast = ask(settings, served, store.example_request(store.resolve(served)))
     return {"models": rows, "served": served, "forecast": forecast, "seconds": round(time.monotonic() - begun, 1)}

@@ -19,6 +19,8 @@ from mlflow.tracking import MlflowClient
 
 from registry.settings import CHECKOUT, Settings
 
+# The UI then shows runs and metrics first, and not the tools for language models.
+_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
 ERROR_TAG = "kronos.error"
 _URIS = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
 _ATTACHED = "MLFLOW_RUN_ID"
@@ -188,7 +190,7 @@ def _experiment(settings: Settings, client: MlflowClient, name: str) -> str:
     local = settings.tracking.startswith(_DATABASES)
     location = f"{settings.artifacts}/{name}" if local else None
     try:
-        return str(client.create_experiment(name, artifact_location=location))
+        return str(client.create_experiment(name, artifact_location=location, tags=_TRAINING))
     except mlflow.MlflowException:  # created by another process in between
         found = client.get_experiment_by_name(name)
         if found is None:
