@@ -2,6 +2,7 @@
 
 PYTHON ?= $(firstword $(shell command -v python3.11 python3 2>/dev/null))
 VENV := .venv
+# Named after what the lock holds, so that dates of files do not matter.
 READY := $(VENV)/installed-$(shell cksum < requirements.lock | cut -d' ' -f1)
 MODEL ?= nbeats
 ONLY ?=
@@ -28,7 +29,7 @@ help:
 
 setup: $(READY)
 
-$(READY): requirements.lock
+$(READY):
 	@test -n '$(PYTHON)' || { echo 'error: Python 3.11 is needed and no python3 was found; install it or set PYTHON=' >&2; exit 1; }
 	@'$(PYTHON)' -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
 	  || { echo "error: Python 3.11 is needed, $(PYTHON) is $$('$(PYTHON)' --version 2>&1); set PYTHON=/path/to/python3.11" >&2; exit 1; }

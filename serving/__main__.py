@@ -44,7 +44,8 @@ def start(
         host=settings.serve_host if host is None else host,
         port=settings.serve_port if port is None else port,
     )
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _interrupt)
     with scorer:
         with talk.status(f"starting {version.uri}") as status:
             scorer.wait_ready(lambda waited: status.update(f"starting {version.uri} ({waited:.0f} s)"))
@@ -74,6 +75,9 @@ def request(
 
 
 def _interrupt(*_: object) -> None:
+    """Stop once: `make` passes a signal on that the terminal has sent already, and stopping must not be interrupted."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

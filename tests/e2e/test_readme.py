@@ -77,17 +77,29 @@ def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
     pytest.fail(f"{url} did not answer")
 
 
+def wait_gone(url: str) -> None:
+    for _ in range(60):
+        try:
+            urllib.request.urlopen(url, timeout=2).close()
+        except OSError:
+            return
+        time.sleep(0.5)
+    pytest.fail(f"{url} still answers after it was stopped")
+
+
 @pytest.fixture(scope="module")
 def outputs(copy: Path) -> list[str]:
     """What each `test` block printed on stdout. One shell runs them all, so that an export lasts."""
-    found, background, exports = [], [], ""
+    found, exports = [], ""
+    background: dict[str, subprocess.Popen[bytes]] = {}  # by the URL that it answers
     try:
         for block in blocks("test"):
             if block.ready:
+                wait_gone(block.ready)  # another server there would answer in its place
                 process = subprocess.Popen(
                     ["bash", "-c", exports + block.commands], cwd=copy, env=environment(), start_new_session=True
                 )
-                background.append(process)
+                background[block.ready] = process
                 wait_for(block.ready, process)
                 found.append("")
                 continue
@@ -99,9 +111,10 @@ def outputs(copy: Path) -> list[str]:
             found.append(done.stdout)
             exports += "".join(f"{line}\n" for line in block.text.splitlines() if line.startswith("export "))
     finally:
-        for process in background:
+        for url, process in background.items():
             os.killpg(process.pid, signal.SIGTERM)
             process.wait(60)
+            wait_gone(url)
     return found
 
 
