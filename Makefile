@@ -1,14 +1,17 @@
 # Two commands do everything on a fresh machine with Python 3.11 and make: `make demo`, `make test`.
 
-PYTHON ?= $(firstword $(shell command -v python3.11 python3 2>/dev/null))
 VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+# The interpreter that makes .venv: never one that lies in it.
+PYTHON ?= $(shell PATH="$$(printf %s "$$PATH" | tr ':' '\n' | grep -vxF '$(BIN)' | paste -sd: -)"; \
+  command -v python3.11 2>/dev/null || command -v python3 2>/dev/null)
 # Named after what the lock holds, so that dates of files do not matter.
 READY := $(VENV)/installed-$(shell cksum < requirements.lock | cut -d' ' -f1)
 MODEL ?= nbeats
 ONLY ?=
 
 # `mlflow models serve` and `mlflow run --env-manager local` start uvicorn and python by name.
-export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export PATH := $(BIN):$(PATH)
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
@@ -40,34 +43,34 @@ $(READY):
 	@touch $@
 
 demo: setup
-	@python -m jobs quickstart
+	@$(BIN)/python -m jobs quickstart
 
 serve: setup
-	@python -m serving start $(MODEL)
+	@$(BIN)/python -m serving start $(MODEL)
 
 ui: setup
-	@python -m registry ui
+	@$(BIN)/python -m registry ui
 
 check: setup
-	ruff format --check .
-	ruff check .
-	mypy
-	lint-imports
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 test: check
-	pytest -m "not slow" tests/unit tests/contract tests/integration tests/e2e
+	$(BIN)/pytest -m "not slow" tests/unit tests/contract tests/integration tests/e2e
 
 test-system: setup
 	@echo 'no test needs a system package yet: apt.txt does not exist'
 
 readme: setup
-	@python -m jobs quickstart | PYTHONPATH=. python .readme/remake.py
+	@$(BIN)/python -m jobs quickstart | PYTHONPATH=. $(BIN)/python .readme/remake.py
 
 readme-slow: setup
-	pytest tests/e2e/test_readme.py -m slow
+	$(BIN)/pytest tests/e2e/test_readme.py -m slow
 
 bench: setup
-	@for file in tests/bench/$(or $(ONLY),*).py; do PYTHONPATH=. python $$file || exit 1; done
+	@for file in tests/bench/$(or $(ONLY),*).py; do PYTHONPATH=. $(BIN)/python $$file || exit 1; done
 
 lock:
 	@'$(PYTHON)' -m venv var/lock

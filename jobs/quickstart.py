@@ -37,11 +37,12 @@ def quickstart(settings: Settings, models: Sequence[str], served: str, seed: int
             result = train.train(
                 settings, what, reference, reuse=True, nested=True, progress=partial(_prefixed, progress, model)
             )
-            progress(f"{model}: promoting", 0.0)
-            promotion.promote(store, ledger, model, result.version.version, who=user(), why="quick start")
+            if not (result.reused and "production" in store.aliases(model)):  # what somebody put there since, stays
+                progress(f"{model}: promoting", 0.0)
+                promotion.promote(store, ledger, model, result.version.version, who=user(), why="quick start")
             rows[model] = {
                 "version": result.version.version,
-                "stage": "Production",
+                "stage": store.version(model, result.version.version).tags.get("stage", "None"),
                 **{
                     key: result.metrics[key]
                     for key in ("crps", "coverage_90", "skill_vs_fhs", "dm_p_hln", "dm_p_bartlett")

@@ -18,6 +18,7 @@ from registry.settings import CHECKOUT, Settings
 from registry.store import Store, Version, example_history
 
 EXPERIMENT = "forecasters"
+MAX_SEED = 2**32 - 1  # numpy's and Lightning's
 REFERENCE = "fhs"  # skill is measured against it
 RECIPE_TAG = "recipe"
 Progress = Callable[[str, float], None]  # what is being done, share done (0..1)
@@ -83,8 +84,8 @@ def _key(what: Plan) -> str:
 def plan(settings: Settings, model: str, overrides: Mapping[str, Any], *, seed: int, tiny: bool) -> Plan:
     """Check model, settings and data. Raises BadInput, BadConfig or NotFound; nothing has been written then."""
     family = families.find(model)
-    if seed < 0:
-        raise BadInput(f"seed is {seed}, expected 0 or more", code="BAD_SEED")
+    if not 0 <= seed <= MAX_SEED:
+        raise BadInput(f"seed is {seed}, expected 0..{MAX_SEED}", code="BAD_SEED")
     config = families.load_config(family, overrides, tiny=tiny)
     history = processed.load_panel(settings)
     evaluation.origins_between(history, config.choose_until, config.report_until, config.horizon)
@@ -112,7 +113,11 @@ def train(
     with tracking.start(settings, EXPERIMENT, what.family.model, tags=_tags(what), nested=nested) as run:
         run.params(_params(what))
         run.dataset(what.history, "panel", what.data_digest, "training")
-        trained = _fit(settings, what, run, progress)
+        steps = int(getattr(what.config, "max_steps", 1))
+        checkpoints = settings.state_dir / "checkpoints" / what.recipe[:16]
+        fitting = time.monotonic()
+        trained = fit(what, _TrainRun(run, checkpoints, steps, progress))
+        run.metrics({"fit_seconds": time.monotonic() - fitting})
         run.params(trained.params)
         metrics = _report(what, trained, reference, run, progress)
         progress("registering", 0.0)
@@ -171,16 +176,10 @@ class _TrainRun:
         return False
 
 
-def _fit(settings: Settings, what: Plan, run: tracking.Run, progress: Progress) -> Trained:
+def fit(what: Plan, run: TrainRun) -> Trained:
     """Hand the family the sessions that it may see, and nothing later."""
-    seen = what.history[what.history[wire.DS] <= pd.Timestamp(what.config.choose_until)]
-    steps = int(getattr(what.config, "max_steps", 1))
-    surroundings: TrainRun = _TrainRun(run, settings.state_dir / "checkpoints" / what.recipe[:16], steps, progress)
-    begun = time.monotonic()
-    trained: Trained = what.family.training.train(
-        seen.reset_index(drop=True), what.config, name=what.family.model, seed=what.seed, run=surroundings
-    )
-    run.metrics({"fit_seconds": time.monotonic() - begun})
+    seen = what.history[what.history[wire.DS] <= pd.Timestamp(what.config.choose_until)].reset_index(drop=True)
+    trained: Trained = what.family.training.train(seen, what.config, name=what.family.model, seed=what.seed, run=run)
     return trained
 
 

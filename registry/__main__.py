@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from registry import terminal
-from registry.errors import BadParameter, Corrupt, KronosError, NotFound
+from registry.errors import BadParameter, Corrupt, NotFound
 
 if TYPE_CHECKING:  # mlflow and SQLAlchemy cost seconds: --help does without
     from registry.ledger import Ledger
@@ -99,7 +99,7 @@ def promote(
     from registry.claimant import user
 
     store = _store()
-    number = store.versions(model)[0].version if version == "latest" else store.resolve(f"{model}/{version}").version
+    number = store.resolve(f"{model}/{version}").version
     stage = stage.capitalize()
     with _ledger() as ledger:
         if dry_run:
@@ -213,9 +213,11 @@ def ui(port: Annotated[int | None, typer.Option(help="Port. [default: KRONOS_UI_
         return
     port = settings.ui_port if port is None else port
     print(f"http://127.0.0.1:{port}", flush=True)
-    serve = ["server", "--backend-store-uri", settings.tracking, "--host", "127.0.0.1", "--port", str(port)]
+    serve = ["server", "--host", "127.0.0.1", "--port", str(port)]
     command = [sys.executable, "-m", "mlflow", *serve, "--workers", "1"]
-    os.execve(sys.executable, command, process_environment(settings))
+    # In the environment: a database URI may hold a password, and the process list shows arguments.
+    told = {**process_environment(settings), "MLFLOW_BACKEND_STORE_URI": settings.tracking}
+    os.execve(sys.executable, command, told)
 
 
 # --- what the verbs share ---------------------------------------------------------------------
@@ -309,15 +311,5 @@ def _text(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def main() -> None:
-    """The verbs; what MLflow raises (no connection, a database at another schema) becomes an error of ours."""
-    try:
-        app()
-    except Exception as error:
-        if not type(error).__module__.startswith("mlflow."):  # importing MLflow to name its class costs seconds
-            raise
-        raise KronosError(" ".join(str(error).split())[:500], code="MLFLOW") from error
-
-
 if __name__ == "__main__":
-    terminal.run(main)
+    terminal.run(app)

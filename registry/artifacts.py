@@ -23,8 +23,8 @@ FORMAT = 1
 MODEL_DIR = "artifacts/model"
 SPEC = "spec.json"
 INFERENCE = ("__init__", "wire", "errors", "contract", "calendars", "volatility", "artifacts", "pyfunc")
-# Written into the folder by MLflow itself: when it resolves models:/, and when it imports loader.py.
-NOT_OURS = ("registered_model_meta", "__pycache__")
+MLFLOWS = "registered_model_meta"  # MLflow writes it into the folder when it resolves models:/
+CACHE = "__pycache__"  # Python writes it when plain MLflow imports the version's code from its folder
 
 LOADER = '''"""Hands this version's forecaster to MLflow (models from code)."""
 
@@ -93,8 +93,7 @@ def build_manifest(root: Path) -> dict[str, Any]:
 
 def seal(root: Path) -> str:
     """Write the manifest of the version at `root`, which is complete but for it; returns the manifest's sha256."""
-    for cache in root.rglob("__pycache__"):
-        shutil.rmtree(cache)
+    _drop_caches(root)
     (root / MANIFEST).write_text(json.dumps(build_manifest(root), indent=1, sort_keys=True) + "\n")
     return sha256(root / MANIFEST)
 
@@ -107,15 +106,23 @@ def read_manifest(root: Path) -> dict[str, Any]:
 
 def _files(root: Path) -> list[str]:
     found = [p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file() or p.is_symlink()]
-    return sorted(p for p in found if p != MANIFEST and p.split("/")[0] not in NOT_OURS)
+    return sorted(p for p in found if p not in (MANIFEST, MLFLOWS) and CACHE not in p.split("/"))
+
+
+def _drop_caches(root: Path) -> None:
+    """Remove the bytecode that Python left beside the version's sources: it would run it unchecked."""
+    for cache in root.rglob(CACHE):
+        shutil.rmtree(cache, ignore_errors=True)
 
 
 def verify(root: Path, *, manifest_sha256: str | None = None) -> dict[str, Any]:
     """Manifest of the version at `root`, after every byte was compared with it.
 
-    `manifest_sha256` is what the registry recorded, so that the manifest itself cannot be exchanged.
+    `manifest_sha256` is what the registry recorded, so that the manifest itself cannot be exchanged. Bytecode caches
+    are no part of a version and are removed.
     Raises Corrupt naming the first file that is missing, unexpected or different.
     """
+    _drop_caches(root)
     path = root / MANIFEST
     if not path.is_file():
         raise Corrupt(f"{path} is missing: this version was not logged by Kronos Registry, or is damaged")

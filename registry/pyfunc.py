@@ -3,6 +3,7 @@
 import base64
 import importlib
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,9 @@ class ForecastModel(PythonModel):  # type: ignore[misc]
             return answer(self.forecaster, model_input, params or {})
         except KronosError as error:
             raise ServedError(error) from None
+        except Exception as error:  # whatever it is, the scoring server would answer with its stack trace
+            logging.getLogger(__name__).exception("%s failed", self.forecaster.spec.name)
+            raise ServedError(KronosError(f"{self.forecaster.spec.name} failed; the server's log says how")) from error
 
 
 def load_forecaster(model_dir: Path) -> Forecaster:

@@ -74,6 +74,7 @@ class Store:
         try:
             return _version(self.client.get_model_version(name, str(number)), aliases)
         except MlflowException as error:
+            _reraise_unless_missing(error)
             raise NotFound(f"{name} has no version {number}; `python -m registry show {name}` lists them") from error
 
     def aliases(self, name: str) -> dict[str, int]:
@@ -83,19 +84,25 @@ class Store:
         try:
             model = self.client.get_registered_model(name)
         except MlflowException as error:
+            _reraise_unless_missing(error)
             raise NotFound(
                 f"no model {name!r} is registered; `python -m registry list` shows those that are"
             ) from error
         return {alias: int(version) for alias, version in model.aliases.items()}
 
     def resolve(self, reference: str) -> Version:
-        """Version of 'nbeats' (Production), 'nbeats/3', 'nbeats@staging' or 'nbeats/Staging'."""
+        """Version of 'nbeats' (Production), 'nbeats/3', 'nbeats/latest', 'nbeats@staging' or 'nbeats/Staging'."""
         reference = reference.removeprefix("models:/")
         name, _, alias = reference.partition("@")
         name, _, selector = name.partition("/")
         if selector.isdigit():
             return self.version(name, int(selector))
         wanted = (alias or selector or "production").lower()
+        if wanted == "latest":
+            versions = self.versions(name)
+            if not versions:
+                raise NotFound(f"{name} has no versions")
+            return versions[0]
         number = self.aliases(name).get(wanted)
         if number is None:
             raise NotFound(f"{name} has nothing in {wanted}; promote one: `python -m registry promote {name} VERSION`")
@@ -112,7 +119,8 @@ class Store:
         """Last value of every metric of the run that made a version, where finite; none when the run is gone."""
         try:
             values = self.client.get_run(version.run_id).data.metrics
-        except MlflowException:
+        except MlflowException as error:
+            _reraise_unless_missing(error)
             return {}
         return {key: value for key, value in values.items() if math.isfinite(value)}
 
@@ -259,6 +267,12 @@ class LoadedVersion:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _reraise_unless_missing(error: MlflowException) -> None:
+    """An outage is not an absence."""
+    if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+        raise error
 
 
 def pins(names: Iterable[str], lock: Path) -> list[str]:

@@ -3,7 +3,9 @@
 import sys
 from collections.abc import Callable
 
-from registry.errors import BadInput, KronosError, NotFound
+from pydantic import ValidationError
+
+from registry.errors import BadConfig, BadInput, KronosError, NotFound
 
 EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 wrong usage or input, 130 interrupted."
 
@@ -14,13 +16,29 @@ def exit_code(error: KronosError) -> int:
 
 
 def run(main: Callable[[], object], on_error: Callable[[KronosError], None] = lambda _: None) -> None:
-    """Call a typer app; errors of ours become `error: CODE: message` on stderr, without a traceback."""
+    """Call a typer app; what goes wrong becomes `error: CODE: message` on stderr, without a traceback."""
     try:
         main()
-    except KronosError as error:
-        on_error(error)
-        print(f"error: {error.code}: {error.message}", file=sys.stderr)
-        sys.exit(exit_code(error))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    except Exception as raised:
+        error = _translated(raised)
+        if error is None:
+            raise
+        on_error(error)
+        print(f"error: {error.code}: {error.message}", file=sys.stderr)
+        sys.exit(exit_code(error))
+
+
+def _translated(error: Exception) -> KronosError | None:
+    """The error of ours that it is: itself, a wrong setting, or what MLflow says (no connection, another schema)."""
+    if isinstance(error, KronosError):
+        return error
+    if isinstance(error, ValidationError) and error.title == "Settings":
+        first = error.errors()[0]
+        name = "KRONOS_" + "_".join(str(part) for part in first["loc"]).upper()
+        return BadConfig(f"{name}: {first['msg']}; .env.example lists all settings")
+    if type(error).__module__.startswith("mlflow."):  # importing MLflow to name its class costs seconds
+        return KronosError(" ".join(str(error).split())[:500], code="MLFLOW")
+    return None

@@ -4,7 +4,9 @@ The parent starts this file as a program; it imports nothing of ours but what th
 replies are length-prefixed messages on its standard input and output: a JSON header and an Arrow stream.
 """
 
+import contextlib
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -50,9 +52,16 @@ class Worker:
         self._lock = threading.Lock()
         self._process = subprocess.Popen(
             [sys.executable, "-P", str(Path(__file__).resolve()), str(root)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=root,
-        )  # fmt: skip
-        self._ask({"ready": True}, None)
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=root,
+            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        )
+        try:
+            self._ask({"ready": True}, None)
+        except BaseException:
+            self.close()
+            raise
 
     def _ask(self, header: Mapping[str, Any], frame: pd.DataFrame | None) -> Any:
         from registry.errors import BadInput, KronosError
@@ -78,8 +87,13 @@ class Worker:
 
     def close(self) -> None:
         if self._process.stdin is not None:
-            self._process.stdin.close()
-        self._process.wait(timeout=30)
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
+        try:
+            self._process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
         if self._process.stdout is not None:
             self._process.stdout.close()
 

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from registry import terminal
 
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
 
@@ -44,7 +45,7 @@ def start(
         host=settings.serve_host if host is None else host,
         port=settings.serve_port if port is None else port,
     )
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in STOPPING:
         signal.signal(number, _interrupt)
     with scorer:
         with talk.status(f"starting {version.uri}") as status:
@@ -56,7 +57,7 @@ def start(
         talk.print(f"{version.uri} answers on {scorer.url}/invocations; the README shows a request. Ctrl-C stops it.")
         while scorer.exit_code() is None:
             time.sleep(0.5)
-    raise SystemExit(1)
+        scorer.raise_ended()
 
 
 @app.command(epilog=terminal.EXIT_CODES)
@@ -76,7 +77,7 @@ def request(
 
 def _interrupt(*_: object) -> None:
     """Stop once: `make` passes a signal on that the terminal has sent already, and stopping must not be interrupted."""
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 

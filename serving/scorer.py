@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 
 import httpx
@@ -62,9 +63,7 @@ class Scorer:
         begun = time.monotonic()
         while (waited := time.monotonic() - begun) < READY_TIMEOUT_S:
             if self.exit_code() is not None:
-                raise KronosError(
-                    f"{self.version.uri} did not start (exit code {self.exit_code()}): {self._last_words()}"
-                )
+                self.raise_ended()
             try:
                 if httpx.get(f"{self.url}/ping", timeout=2).status_code == 200:
                     return
@@ -74,6 +73,12 @@ class Scorer:
             time.sleep(0.2)
         raise KronosError(f"{self.version.uri} was not ready in {READY_TIMEOUT_S:.0f} s: {self._last_words()}")
 
+    def raise_ended(self) -> None:
+        """Raise KronosError with the server's exit code and last words."""
+        raise KronosError(
+            f"the server of {self.version.uri} ended (exit code {self.exit_code()}): {self._last_words()}"
+        )
+
     def exit_code(self) -> int | None:
         return self._process.poll() if self._process else None
 
@@ -82,16 +87,23 @@ class Scorer:
         if self._process is None:
             return
         for number in (signal.SIGTERM, signal.SIGKILL):
-            try:
+            with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, number)
-            except ProcessLookupError:
-                break
-            try:
-                self._process.wait(STOP_TIMEOUT_S)
-                break
-            except subprocess.TimeoutExpired:
-                continue
+            deadline = time.monotonic() + STOP_TIMEOUT_S
+            while time.monotonic() < deadline and self._group_runs():
+                time.sleep(0.05)
         self._process.wait()
+
+    def _group_runs(self) -> bool:
+        """Whether the server or a process that it started still answers or holds the port."""
+        return self._process is not None and (self._process.poll() is None or self._port_held())
+
+    def _port_held(self) -> bool:
+        try:
+            check_free(self.host, self.port)
+        except BadParameter:
+            return True
+        return False
 
     def _last_words(self) -> str:
         lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]

@@ -15,6 +15,13 @@ from jobs import processed
 from jobs.compile import compile_builtin
 from registry.settings import Settings
 
+# Whatever the shell or .env say, no test may reach the user's own registry: the README tells people to export
+# MLFLOW_TRACKING_URI. An empty variable wins over .env in the programs that tests start.
+for name in [name for name in os.environ if name.startswith(("KRONOS_", "MLFLOW_", "_MLFLOW_"))]:
+    del os.environ[name]
+os.environ.update(KRONOS_TRACKING_URI="", KRONOS_LEDGER_URI="", KRONOS_ARTIFACTS_URI="")
+Settings.model_config["env_file"] = None
+
 # The same examples in every run, and no verdict by the clock of a busy machine.
 hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("fixed")

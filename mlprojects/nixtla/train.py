@@ -77,6 +77,8 @@ def train(history: pd.DataFrame, config: Config, *, name: str, seed: int, run: T
         val_check_steps=min(config.val_check_steps, config.max_steps),
         random_seed=seed,
         callbacks=[watcher],
+        accelerator="cpu",  # the same weights wherever it is trained; a network of this size gains nothing elsewhere
+        devices=1,
         enable_progress_bar=False,
         enable_model_summary=False,
         enable_checkpointing=False,

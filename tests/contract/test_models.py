@@ -1,6 +1,8 @@
 """What every registered config must hold: trained tiny on real prices, logged, loaded, compared with itself."""
 
+import dataclasses
 import json
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,7 +14,7 @@ import pandas as pd
 import pytest
 
 from jobs import families, train
-from registry import artifacts, calendars, signature, wire
+from registry import artifacts, calendars, evaluation, signature, wire
 from registry.contract import Forecaster, History, check_forecast, check_history, quantile_mean
 from registry.errors import BadInput
 from registry.pyfunc import load_forecaster
@@ -22,6 +24,18 @@ from registry.store import LoadedVersion, Store
 CUT = pd.Timestamp("2021-06-10")  # inside the report period
 SERIES = ("AAPL", "KO", "XOM")
 PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+
+
+class Quiet:
+    """Surroundings of a training that nobody watches."""
+
+    checkpoint_dir = Path()
+
+    def report(self, step: int, **losses: float) -> None:
+        """Nobody listens."""
+
+    def should_stop(self) -> bool:
+        return False
 
 
 @dataclass(frozen=True)
@@ -89,13 +103,33 @@ def test_a_quantile_between_two_trained_levels_lies_halfway(case: Case) -> None:
 
 
 def test_sessions_after_the_cutoff_change_nothing(case: Case) -> None:
-    """Rows after an origin are cut away by the evaluation; whatever they hold, the forecast is the same."""
+    """The rolling evaluation is handed all sessions; it forecasts from CUT the same whatever they hold afterwards."""
     spec = case.forecaster.spec
-    before = case.forecast(case.history)
+    origins = pd.DatetimeIndex([CUT])
+    clean = evaluation.rolling(case.forecaster, case.later, origins, spec.max_horizon)
     future = case.later[wire.DS] > CUT
-    poisoned = case.later.assign(y=case.later["y"].where(~future, 0.5))
-    cut = poisoned[poisoned[wire.DS] <= CUT].groupby(wire.UNIQUE_ID).tail(spec.max_context).reset_index(drop=True)
-    pd.testing.assert_frame_equal(case.forecast(cut), before)
+    numbers = list(spec.columns[2:])
+    poisoned = case.later.assign(**{name: case.later[name].where(~future, 0.5) for name in numbers})
+    after = evaluation.rolling(case.forecaster, poisoned, origins, spec.max_horizon)
+    assert (after[wire.Y] == 0.5).all()
+    pd.testing.assert_frame_equal(after.drop(columns=wire.Y), clean.drop(columns=wire.Y))
+    npt.assert_array_equal(clean["q0.95"], case.forecast(case.history)["q0.95"])
+
+
+def test_sessions_after_the_choice_period_change_no_training(
+    case: Case, compiled: Settings, panel: pd.DataFrame
+) -> None:
+    """Trained again on data whose report period is poisoned: the same file, byte for byte."""
+    what = train.plan(compiled, case.forecaster.spec.name, {"report_until": "2020-02-28"}, seed=1, tiny=True)
+    future = panel[wire.DS] > pd.Timestamp(what.config.choose_until)
+    poisoned = panel.assign(
+        y=panel[wire.Y].where(~future, 0.5), market_abs_return=panel["market_abs_return"].where(~future, 9.0)
+    )
+    again = train.fit(dataclasses.replace(what, history=poisoned), Quiet())
+    with tempfile.TemporaryDirectory() as folder:
+        what.family.models.save(again.forecaster, Path(folder))
+        for path in Path(folder).iterdir():
+            assert path.read_bytes() == (case.root / artifacts.MODEL_DIR / path.name).read_bytes(), path.name
 
 
 def test_sessions_older_than_the_context_change_nothing(case: Case) -> None:

@@ -180,6 +180,11 @@ def test_every_command_and_target_that_the_readme_names_exists() -> None:
         assert shown.returncode == 0, command
 
 
+def test_every_bash_block_is_run_by_a_test() -> None:
+    text = (CHECKOUT / "README.md").read_text()
+    assert len(MARKED.findall(text)) == text.count("```bash\n")
+
+
 def test_table_and_reply_are_those_of_the_committed_demo() -> None:
     checked = subprocess.run(
         [sys.executable, ".readme/remake.py", "--check"], cwd=CHECKOUT, capture_output=True, text=True

@@ -32,7 +32,7 @@ import yaml
 from mlprojects.baselines import model as baselines
 from mlprojects.baselines.train import Config, spec
 from registry import calendars, tracking, wire
-from registry.contract import Forecaster
+from registry.contract import Forecaster, check_history
 from registry.settings import CHECKOUT, Settings
 from registry.store import Store, Version
 
@@ -468,7 +468,7 @@ def test_the_scorer_answers_what_the_model_in_production_forecasts(scorer: Servi
     reply = httpx.post(f"{scorer.url}/invocations", json=body, timeout=30)
     assert reply.status_code == 200, reply.text
     found = pd.DataFrame(reply.json()["predictions"])
-    expected = forecaster.predict(history, 3, (0.05, 0.5, 0.95), 0, {})
+    expected = forecaster.predict(check_history(history, forecaster.spec), 3, (0.05, 0.5, 0.95), 0, {})
     npt.assert_array_equal(found[wire.STEP], [1, 2, 3])
     assert [day[:10] for day in found[wire.DS]] == ["2022-12-29", "2022-12-30", "2023-01-03"]
     npt.assert_allclose(found[["q0.05", "q0.5", "q0.95"]], expected.quantiles[0], rtol=1e-12, atol=1e-15)

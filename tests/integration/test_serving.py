@@ -127,6 +127,21 @@ def test_bad_request_is_a_400_with_our_code_and_says_nothing_of_the_data(
         assert secret not in reply.text
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"dataframe_split": {"columns": ["unique_id", "ds"], "data": [["AAPL", "2022-12-28"]]}},
+        {"dataframe_split": {"columns": ["unique_id", "ds", "y"], "data": [["AAPL", "2022-12-28", "much"]]}},
+        {"dataframe_split": {"columns": ["unique_id", "ds", "y"], "data": []}, "params": {"horizon": 1.5}},
+    ],
+)
+def test_what_mlflow_refuses_itself_is_a_400_in_its_own_words(served: Served, body: dict[str, Any]) -> None:
+    """A record of what MLflow does before our code is asked; the README says so."""
+    reply = httpx.post(f"{served.url}/invocations", json=body, timeout=60)
+    assert reply.status_code == 400
+    assert "code" not in reply.json()
+
+
 def test_unknown_parameter_is_dropped_by_the_stock_server(served: Served) -> None:
     """A record of what MLflow does: it never reaches our code. Direct calls and the gateway refuse it."""
     assert served.post(served.history, colour="red").status_code == 200

@@ -131,6 +131,26 @@ def test_a_version_of_other_code_runs_in_a_process_of_its_own(
             theirs.predict(history, colour="red")
 
 
+def test_a_version_survives_being_loaded_by_a_python_that_writes_bytecode(
+    settings: Settings, history: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Plain MLflow imports the version's code from its folder, where Python then leaves __pycache__ folders."""
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+    monkeypatch.delenv("PYTHONPYCACHEPREFIX", raising=False)
+    store = Store(settings)
+    root = store.fetch(log(settings, history, "cached"))
+    load = f"import mlflow; mlflow.pyfunc.load_model({str(root)!r})"
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-P", "-c", load], cwd=root, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+    store.fetch(store.version("cached", 1))
+    planted = root / "code" / "registry" / "__pycache__" / "contract.cpython-311.pyc"
+    planted.parent.mkdir(exist_ok=True)
+    planted.write_bytes(b"not bytecode that anybody compiled from contract.py")
+    store.fetch(store.version("cached", 1))
+    assert not planted.exists()
+
+
 def test_loading_leaves_the_import_path_and_the_checkouts_modules_alone(
     settings: Settings, history: pd.DataFrame
 ) -> None:
