@@ -28,10 +28,9 @@ def compile_data(
 
     if source != "builtin":
         raise BadParameter(f"source is {source!r}, expected builtin")
+    settings = Settings()
     with _bar() as advance:
-        summary = compile_builtin(
-            Settings(), force=force, progress=lambda what, done, total: advance(what, done / total)
-        )
+        summary = compile_builtin(settings, force=force, progress=lambda what, done, total: advance(what, done / total))
     print(json.dumps({key: summary[key] for key in ("skipped", "files", "digests")}))
 
 
@@ -68,8 +67,9 @@ def quick_start(
     from jobs import quickstart
     from registry.settings import Settings
 
+    settings = Settings()
     with _bar() as advance:
-        result = quickstart.quickstart(Settings(), quickstart.MODELS, quickstart.SERVED, seed, advance)
+        result = quickstart.quickstart(settings, quickstart.MODELS, quickstart.SERVED, seed, advance)
     _show(result)
     print(json.dumps(result))
 

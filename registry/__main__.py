@@ -107,7 +107,7 @@ def promote(
             said = f"{model} version {number} " + (f"would go to {stage}" if decided else f"is in {stage} already")
             _emit_one({"changes": decided is not None, **(decided or {})}, said, as_json)
             return
-        before = {r.sequence for r in ledger.records(model)}
+        before = {r.sequence for r in ledger.records(model) if r.completed_at is not None}
         record = promotion.promote(store, ledger, model, number, stage, who=user(), why=why)
         changed = record.sequence not in before
         said = f"{model} version {number} is in {stage}" + ("" if changed else " already: nothing was changed")

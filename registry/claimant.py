@@ -1,4 +1,4 @@
-"""Which process holds a claim, and whether it still lives. A reused pid is not taken for it."""
+"""Which process holds a claim, and whether it still lives. Where there is /proc, a reused pid is not taken for it."""
 
 import getpass
 import os

@@ -107,8 +107,8 @@ def scores(forecasts: pd.DataFrame) -> pd.DataFrame:
     q = forecasts[[wire.quantile_column(level) for level in levels]].to_numpy()
     y = forecasts[wire.Y].to_numpy()
     out = forecasts[KEYS].copy()
-    out["pinball"] = metrics.pinball(y, q, levels).mean(axis=1)
-    out["crps"] = 2 * out["pinball"]
+    out["crps"] = metrics.crps(y, q, levels)
+    out["pinball"] = out["crps"] / 2
     if levels[0] <= 0.5 <= levels[-1]:
         out["abs_error"] = np.abs(y - at_levels(q, levels, (0.5,))[:, 0])
     out["bias"] = forecasts[wire.MEAN].to_numpy() - y

@@ -252,9 +252,7 @@ class LoadedVersion:
         try:
             return self.model.predict(history, params=params)
         except MlflowException as error:
-            code = error.json_kwargs.get("code")
-            if code is None:
-                raise
+            code = error.json_kwargs.get("code", error.error_code)  # ours, or MLflow's about the schema
             kind = BadInput if error.get_http_status_code() < 500 else KronosError
             raise kind(error.message, code=str(code)) from error
 

@@ -9,7 +9,6 @@ STEP = "step"
 MEAN = "mean"
 
 HISTORY = (UNIQUE_ID, DS, Y)
-BAR = ("open", "high", "low", "close", "volume", "amount")
 
 # Market covariates: the same value for every series of one session.
 MARKET_ABS_RETURN = "market_abs_return"

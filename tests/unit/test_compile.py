@@ -345,7 +345,7 @@ except KronosError as error:
         [sys.executable, "-c", script, settings.var_dir], cwd=ROOT, capture_output=True, text=True, check=True
     )
     path = settings.processed_dir / processed.PANEL
-    assert done.stdout == f"NO_SPACE no space left for {path}; the old files are unchanged\n"
+    assert done.stdout == f"NO_SPACE no space left for {path}; every file is whole, as it was before or new\n"
     assert contents(settings) == before
 
 

@@ -81,7 +81,7 @@ except KronosError as error:
     done = subprocess.run(
         [sys.executable, "-c", script, tmp_path], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert done.stdout == f"NO_SPACE no space left for {tmp_path / 'b'}; the old files are unchanged\n"
+    assert done.stdout == f"NO_SPACE no space left for {tmp_path / 'b'}; every file is whole, as it was before or new\n"
     assert [(tmp_path / "a").read_text(), (tmp_path / "b").read_text()] == ["old a", "old b"]
     assert names(tmp_path) == ["a", "b"]
 

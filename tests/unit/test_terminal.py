@@ -1,0 +1,42 @@
+"""What a command line says and returns when something is wrong."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from registry.settings import CHECKOUT
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=CHECKOUT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize("program", [("registry", "list"), ("jobs", "compile"), ("serving", "start", "nbeats")])
+def test_a_wrong_setting_is_one_line_that_names_it(program: tuple[str, ...]) -> None:
+    done = run(*program, KRONOS_SERVE_PORT="abc")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: BAD_CONFIG: KRONOS_SERVE_PORT: Input should be a valid integer")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_registry_out_of_reach_is_not_a_model_that_does_not_exist(tmp_path: Path) -> None:
+    settings = {
+        "KRONOS_TRACKING_URI": "http://127.0.0.1:9",
+        "KRONOS_VAR_DIR": str(tmp_path),
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    }
+    done = run("registry", "show", "nbeats", **settings)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: MLFLOW: ")
+    assert "Traceback" not in done.stderr
