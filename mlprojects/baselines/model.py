@@ -1,10 +1,11 @@
 """naive, ewma, fhs and har: forecasters of daily returns that need no network."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
@@ -20,72 +21,57 @@ SCALE_FLOOR = 0.2  # of the EWMA volatility: the regression may not call a marke
 POOL_WEIGHT = 0.5
 
 
-def _forecast(
-    spec: ModelSpec,
-    history: History,
-    horizon: int,
-    levels: Sequence[float],
-    quantiles_of: Callable[[Floats, int], Floats],
-    columns: Sequence[str] = (wire.Y,),
-) -> Forecast:
-    """Run `quantiles_of(values [n, T, C], horizon) -> [n, H, Q]` (at spec.levels) over series of equal length."""
-    quantiles = np.empty((len(history.ids), horizon, len(spec.levels)))
-    for which, values in history.blocks(spec.max_context, columns):
-        quantiles[which] = quantiles_of(values, horizon)
-    return Forecast(
-        unique_id=history.ids,
-        cutoffs=history.cutoffs,
-        levels=tuple(levels),
-        quantiles=at_levels(quantiles, spec.levels, levels),
-        mean=quantile_mean(quantiles, spec.levels),
-    )
-
-
 @dataclass(frozen=True)
-class Naive:
-    """Empirical quantiles of the trailing 500 returns, the same at every step."""
+class Baseline(ABC):
+    """What the four share: series of equal length together, then levels and mean. One of them says the quantiles."""
 
     spec: ModelSpec
+    columns: ClassVar[tuple[str, ...]] = (wire.Y,)
 
     def predict(
         self, history: History, horizon: int, levels: Sequence[float], seed: int, options: Mapping[str, Any]
     ) -> Forecast:
-        return _forecast(self.spec, history, horizon, levels, self._quantiles)
+        """Forecast of every series; nothing is drawn, so `seed` changes nothing."""
+        quantiles = np.empty((len(history.ids), horizon, len(self.spec.levels)))
+        for which, values in history.blocks(self.spec.max_context, self.columns):
+            quantiles[which] = self.quantiles(values, horizon)
+        return Forecast(
+            unique_id=history.ids,
+            cutoffs=history.cutoffs,
+            levels=tuple(levels),
+            quantiles=at_levels(quantiles, self.spec.levels, levels),
+            mean=quantile_mean(quantiles, self.spec.levels),
+        )
 
-    def _quantiles(self, values: Floats, horizon: int) -> Floats:
+    @abstractmethod
+    def quantiles(self, values: Floats, horizon: int) -> Floats:
+        """Quantiles [n, H, Q] at spec.levels after contexts [n, T, C] of `columns`."""
+
+
+@dataclass(frozen=True)
+class Naive(Baseline):
+    """Empirical quantiles of the trailing 500 returns, the same at every step."""
+
+    def quantiles(self, values: Floats, horizon: int) -> Floats:
         window = values[:, -volatility.WINDOW :, 0]
         return _every_step(volatility.empirical_quantiles(window, self.spec.levels), horizon)
 
 
 @dataclass(frozen=True)
-class Ewma:
+class Ewma(Baseline):
     """EWMA volatility times the normal quantile (RiskMetrics 1996), the same at every step."""
 
-    spec: ModelSpec
-
-    def predict(
-        self, history: History, horizon: int, levels: Sequence[float], seed: int, options: Mapping[str, Any]
-    ) -> Forecast:
-        return _forecast(self.spec, history, horizon, levels, self._quantiles)
-
-    def _quantiles(self, values: Floats, horizon: int) -> Floats:
+    def quantiles(self, values: Floats, horizon: int) -> Floats:
         sigma = volatility.ewma_volatility(values[:, :, 0])[:, -1:]
         return _every_step(sigma * norm.ppf(self.spec.levels), horizon)
 
 
 @dataclass(frozen=True)
-class Fhs:
+class Fhs(Baseline):
     """Filtered historical simulation: EWMA volatility times the quantiles of the trailing 500 standardised
     one-step residuals (Hull and White, Journal of Risk 1, 1998). The model to beat."""
 
-    spec: ModelSpec
-
-    def predict(
-        self, history: History, horizon: int, levels: Sequence[float], seed: int, options: Mapping[str, Any]
-    ) -> Forecast:
-        return _forecast(self.spec, history, horizon, levels, self._quantiles)
-
-    def _quantiles(self, values: Floats, horizon: int) -> Floats:
+    def quantiles(self, values: Floats, horizon: int) -> Floats:
         y = values[:, :, 0]
         sigma = volatility.ewma_volatility(y)
         z = volatility.residuals(y, sigma, 1)
@@ -93,25 +79,19 @@ class Fhs:
 
 
 @dataclass(frozen=True)
-class Har:
+class Har(Baseline):
     """One pooled regression of |y| per step on own and market volatility at four half-lives, times residual
     quantiles: half the series' own trailing ones, half pooled ones that training froze.
 
     In the spirit of Corsi, Journal of Financial Econometrics 7 (2009), on |y| instead of realised variance.
-    coefficients [H, F] on `features`; pool [H, Q] at spec.levels.
+    coefficients [H, F] on `har_features`; pool [H, Q] at spec.levels.
     """
 
-    spec: ModelSpec
     coefficients: Floats
     pool: Floats
+    columns: ClassVar[tuple[str, ...]] = (wire.Y, wire.MARKET_ABS_RETURN)
 
-    def predict(
-        self, history: History, horizon: int, levels: Sequence[float], seed: int, options: Mapping[str, Any]
-    ) -> Forecast:
-        columns = (wire.Y, wire.MARKET_ABS_RETURN)
-        return _forecast(self.spec, history, horizon, levels, self._quantiles, columns)
-
-    def _quantiles(self, values: Floats, horizon: int) -> Floats:
+    def quantiles(self, values: Floats, horizon: int) -> Floats:
         y, market = values[:, :, 0], values[:, :, 1]
         scale = har_scale(har_features(y, market), volatility.ewma_volatility(y), self.coefficients[:horizon])
         steps = []
@@ -139,10 +119,10 @@ def har_scale(features: Floats, sigma: Floats, coefficients: Floats) -> Floats:
     return scale
 
 
-KINDS: dict[str, type] = {"naive": Naive, "ewma": Ewma, "fhs": Fhs, "har": Har}
+KINDS: dict[str, type[Baseline]] = {"naive": Naive, "ewma": Ewma, "fhs": Fhs, "har": Har}
 
 
-def save(forecaster: Naive | Ewma | Fhs | Har, directory: Path) -> None:
+def save(forecaster: Baseline, directory: Path) -> None:
     """Write kind (JSON) and, for har, its numbers (safetensors)."""
     kind = next(name for name, cls in KINDS.items() if type(forecaster) is cls)
     (directory / "config.json").write_text(json.dumps({"kind": kind}) + "\n")
@@ -151,10 +131,9 @@ def save(forecaster: Naive | Ewma | Fhs | Har, directory: Path) -> None:
         save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, directory / "weights.safetensors")
 
 
-def load(directory: Path) -> Naive | Ewma | Fhs | Har:
+def load(directory: Path) -> Baseline:
     """The forecaster that `save` wrote beside spec.json."""
     spec = ModelSpec.from_json(json.loads((directory / "spec.json").read_text()))
     kind = json.loads((directory / "config.json").read_text())["kind"]
     arrays = load_file(directory / "weights.safetensors") if kind == "har" else {}
-    forecaster: Naive | Ewma | Fhs | Har = KINDS[kind](spec, **arrays)
-    return forecaster
+    return KINDS[kind](spec, **arrays)
