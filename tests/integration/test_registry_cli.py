@@ -23,7 +23,7 @@ def cli(bench, environment_of, capsys, monkeypatch):
         monkeypatch.setattr(sys, "argv", ["registry", *map(str, arguments)])
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
-            terminal.run(program.main)
+            terminal.run(program.app)
         out, err = capsys.readouterr()
         return int(ended.value.code or 0), out, err
 
