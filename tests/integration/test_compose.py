@@ -361,10 +361,11 @@ def store(mlflow_server: Service, tmp_path_factory: pytest.TempPathFactory) -> I
     try:
         yield Store(Settings(_env_file=None, var_dir=tmp_path_factory.mktemp("var"), tracking_uri=mlflow_server.url))
     finally:
-        os.environ.clear()
-        os.environ.update(before[0])
         mlflow.set_tracking_uri(before[1])
         mlflow.set_registry_uri(before[2])
+        # Last: MLflow writes its URI into the environment, too.
+        os.environ.clear()
+        os.environ.update(before[0])
 
 
 def random_walk(sessions: int) -> pd.DataFrame:
