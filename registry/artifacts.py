@@ -22,7 +22,7 @@ MANIFEST = "manifest.json"
 FORMAT = 1
 MODEL_DIR = "artifacts/model"
 SPEC = "spec.json"
-INFERENCE = ("__init__", "wire", "errors", "contract", "calendars", "volatility", "artifacts", "pyfunc")
+INFERENCE = ("__init__", "wire", "errors", "bars", "contract", "calendars", "volatility", "artifacts", "pyfunc")
 MLFLOWS = "registered_model_meta"  # MLflow writes it into the folder when it resolves models:/
 CACHE = "__pycache__"  # Python writes it when plain MLflow imports the version's code from its folder
 

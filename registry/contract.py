@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -12,11 +12,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from registry import wire
+from registry import bars, wire
 from registry.errors import BadConfig, BadForecast, BadHistory, BadParameter, NotAvailable
 
 Floats = npt.NDArray[np.float64]
 OptionType = Literal["long", "double", "string", "boolean"]
+DataName = Literal["panel", "bars"]
 
 MAX_ABS_RETURN = 1.0  # a log return beyond this is a split or a typing error, not a session
 MAX_LEVELS = 99
@@ -45,6 +46,7 @@ class ModelSpec:
     max_horizon: int
     levels: tuple[float, ...] = wire.LEVELS  # trained; between them linear in the level
     columns: tuple[str, ...] = wire.HISTORY  # required columns of a history
+    optional: tuple[str, ...] = ()  # columns that are used where they are sent
     has_paths: bool = False
     has_prices: bool = False
     joint: bool = False  # True: series influence each other and share one cutoff
@@ -67,7 +69,8 @@ class Config:
     """What training of every family takes; a family's own Config adds its hyperparameters.
 
     Sessions up to `fit_until` are fitted, those up to `choose_until` choose (early stop, hyperparameters),
-    later ones up to `report_until` (None: the end of the data) are only ever reported.
+    later ones up to `report_until` (None: the end of the data) are only ever reported, from every `report_every`-th
+    of them. `data` are returns of many stocks ("panel") or fewer series with their bars ("bars").
     """
 
     horizon: int = 5
@@ -75,11 +78,17 @@ class Config:
     fit_until: str = "2018-12-31"
     choose_until: str = "2019-12-31"
     report_until: str | None = None
+    report_every: int = 1
+    data: DataName = "panel"
 
     def __post_init__(self) -> None:
         if not 1 <= self.horizon <= 60:
             raise BadConfig(f"horizon is {self.horizon}, expected 1..60", code="BAD_HORIZON")
         check_levels(self.levels)
+        if self.report_every < 1:
+            raise BadConfig(f"report_every is {self.report_every}, expected 1 or more sessions")
+        if self.data not in get_args(DataName):
+            raise BadConfig(f"data is {self.data!r}, expected one of {list(get_args(DataName))}")
         dates = [self.fit_until, self.choose_until, *([self.report_until] if self.report_until else [])]
         try:
             stamps = [pd.Timestamp(d) for d in dates]
@@ -127,6 +136,10 @@ class History:
         """Last session [N] of each series, datetime64[D]."""
         return self.ds[self.bounds[1:] - 1]
 
+    def last(self, column: str) -> Floats:
+        """Value [N] of each series' last session."""
+        return self.columns[column][self.bounds[1:] - 1]
+
     def blocks(
         self, max_context: int, columns: Sequence[str] = (wire.Y,)
     ) -> Iterator[tuple[npt.NDArray[np.int64], Floats]]:
@@ -144,7 +157,8 @@ class Forecast:
 
     quantiles [N, H, Q] at `levels`, never crossing; mean [N, H]; paths [N, S, H] of a path model;
     price_paths [N, S, H, 6] (open high low close volume amount) of a model that knows prices.
-    `notes` are said to the caller ("simulated", "history truncated", ...).
+    `notes` are said to the caller ("simulated", "history truncated", ...); `measured` are numbers [N] about the
+    making of this forecast that an evaluation averages (`bars_corrected`: share of sampled bars that were impossible).
     """
 
     unique_id: tuple[str, ...]
@@ -155,6 +169,23 @@ class Forecast:
     paths: Floats | None = None
     price_paths: Floats | None = None
     notes: Mapping[str, str] = field(default_factory=dict)
+    measured: Mapping[str, Floats] = field(default_factory=dict)
+
+    @classmethod
+    def of_price_paths(
+        cls,
+        history: "History",
+        price_paths: Floats,
+        levels: Sequence[float],
+        *,
+        notes: Mapping[str, str],
+        measured: Mapping[str, Floats],
+    ) -> "Forecast":
+        """Empirical quantiles and mean of sampled bars [N, S, H, 6]."""
+        paths = bars.path_returns(price_paths, history.last(wire.OHLC[3]))
+        quantiles = np.moveaxis(np.quantile(paths, np.asarray(levels), axis=1), 0, 2)
+        mean = paths.mean(axis=1)
+        return cls(history.ids, history.cutoffs, tuple(levels), quantiles, mean, paths, price_paths, notes, measured)
 
     @property
     def horizon(self) -> int:
@@ -171,7 +202,33 @@ class Forecast:
         }
         flat = self.quantiles.reshape(n * h, -1)
         columns |= {wire.quantile_column(level): flat[:, i] for i, level in enumerate(self.levels)}
-        return pd.DataFrame(columns)
+        return self._noted(columns)
+
+    def to_price_frame(self, sessions: npt.NDArray[np.datetime64]) -> pd.DataFrame:
+        """Long frame unique_id, step, ds, the median of every field of the bar, and mean and q... of the close.
+
+        Medians keep the order of a bar: what holds in every path holds between them.
+        """
+        if self.price_paths is None:
+            raise NotAvailable("this model forecasts returns; it knows no prices")
+        n, _, h, _ = self.price_paths.shape
+        closes = self.price_paths[..., 3]
+        columns: dict[str, Any] = {
+            wire.UNIQUE_ID: pd.array(self.unique_id, dtype="str").repeat(h),
+            wire.STEP: np.tile(np.arange(1, h + 1), n),
+            wire.DS: sessions.reshape(-1).astype("datetime64[ns]"),
+        }
+        medians = np.median(self.price_paths, axis=1).reshape(n * h, -1)
+        columns |= {name: medians[:, i] for i, name in enumerate(wire.BAR)}
+        columns[wire.MEAN] = closes.mean(axis=1).reshape(-1)
+        flat = np.quantile(closes, np.asarray(self.levels), axis=1).reshape(len(self.levels), -1)
+        columns |= {wire.quantile_column(level): flat[i] for i, level in enumerate(self.levels)}
+        return self._noted(columns)
+
+    def _noted(self, columns: dict[str, Any]) -> pd.DataFrame:
+        """The frame, with what there is to say in a column of its own: MLflow's reply has no other place."""
+        frame = pd.DataFrame(columns)
+        return frame.assign(**{wire.NOTES: "; ".join(self.notes.values())}) if self.notes else frame
 
 
 class Forecaster(Protocol):
@@ -190,6 +247,7 @@ class TrainRun(Protocol):
     """What training may ask of its surroundings."""
 
     checkpoint_dir: Path
+    start_dir: Path | None  # the model folder of the version to start from, verified
 
     def report(self, step: int, **losses: float) -> None:
         """Say how far training is: progress bar and metrics."""
@@ -206,6 +264,7 @@ class Trained:
 
     forecaster: Forecaster
     params: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
     figures: Mapping[str, Any] = field(default_factory=dict)
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
@@ -250,13 +309,17 @@ def check_request(spec: ModelSpec, horizon: int, levels: Sequence[float], option
 def _check_option(option: Option, value: Any) -> None:
     if option.choices and value not in option.choices:
         raise BadParameter(f"{option.name} must be one of {list(option.choices)}", code="BAD_OPTION")
+    if option.type == "boolean" and not isinstance(value, bool | np.bool_):
+        raise BadParameter(f"{option.name} must be true or false", code="BAD_OPTION")
     if option.type in ("long", "double"):
         low = -np.inf if option.minimum is None else option.minimum
         high = np.inf if option.maximum is None else option.maximum
         if isinstance(value, bool) or not isinstance(value, int | float | np.number):
             raise BadParameter(f"{option.name} must be a number, expected {low:g}..{high:g}", code="BAD_OPTION")
-        if not (np.isfinite(value) and low <= value <= high):
-            raise BadParameter(f"{option.name} is {value}, expected {low:g}..{high:g}", code="BAD_OPTION")
+        whole = option.type == "double" or float(value).is_integer()
+        if not (np.isfinite(value) and low <= value <= high and whole):
+            kind = "a number in " if option.type == "double" else "a whole number in "
+            raise BadParameter(f"{option.name} is {value}, expected {kind}{low:g}..{high:g}", code="BAD_OPTION")
 
 
 def check_history(frame: pd.DataFrame, spec: ModelSpec) -> History:
@@ -281,16 +344,24 @@ def check_history(frame: pd.DataFrame, spec: ModelSpec) -> History:
         raise BadHistory("unique_id is missing in some row", code="BAD_SYMBOL")
     if not pd.api.types.is_string_dtype(frame[wire.UNIQUE_ID]):
         raise BadHistory("unique_id must be text", code="BAD_SYMBOL")
-    for column in spec.columns[2:]:
+    numbers = numeric_columns(frame, spec)
+    for column in numbers:
         if frame[column].dtype.kind not in "iuf":
             raise BadHistory(f"{column} must be numbers, found {frame[column].dtype}", code="NOT_A_NUMBER")
-    history = History.of(frame, spec.columns[2:])
+    history = History.of(frame, numbers)
     if "" in history.ids:
         raise BadHistory("unique_id is empty in some row", code="BAD_SYMBOL")
     _check_sessions(history)
     _check_numbers(history)
     _check_series(history, spec)
+    if set(wire.OHLC) <= set(spec.columns):
+        bars.check(history.columns, history.ids, history.bounds)
     return history
+
+
+def numeric_columns(frame: pd.DataFrame, spec: ModelSpec) -> list[str]:
+    """Columns of numbers that this model takes of this frame: all required ones, and the optional ones it has."""
+    return [*spec.columns[2:], *(name for name in spec.optional if name in frame.columns)]
 
 
 def _check_sessions(history: History) -> None:
@@ -359,6 +430,22 @@ def check_forecast(forecast: Forecast, spec: ModelSpec, horizon: int, levels: Se
         raise BadForecast(f"{spec.name}: the forecast holds a value that is not finite")
     if np.any(np.diff(forecast.quantiles, axis=2) < 0):
         raise BadForecast(f"{spec.name}: quantiles cross")
+    if spec.has_paths:
+        _check_paths(spec, "paths", forecast.paths, (n, horizon))
+    if spec.has_prices:
+        _check_paths(spec, "price_paths", forecast.price_paths, (n, horizon, len(wire.BAR)))
+    for name, values in forecast.measured.items():
+        if values.shape != (n,) or not np.isfinite(values).all():
+            raise BadForecast(f"{spec.name}: {name} must be {n} finite numbers, found shape {values.shape}")
+
+
+def _check_paths(spec: ModelSpec, name: str, paths: Floats | None, expected: tuple[int, ...]) -> None:
+    """`expected` is the shape without its second axis, which counts paths."""
+    if paths is None or paths.shape[:1] + paths.shape[2:] != expected:
+        found = None if paths is None else paths.shape
+        raise BadForecast(f"{spec.name}: {name} have shape {found}, expected {(expected[0], 'S', *expected[1:])}")
+    if not np.isfinite(paths).all():
+        raise BadForecast(f"{spec.name}: {name} hold a value that is not finite")
 
 
 # --- quantiles --------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import base64
 import importlib
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel
 
 from registry import artifacts, calendars, wire
-from registry.contract import Forecast, Forecaster, ModelSpec, check_forecast, check_history, check_request
+from registry.contract import Floats, Forecast, Forecaster, ModelSpec, check_forecast, check_history, check_request
 from registry.errors import BadHistory, BadInput, BadParameter, Corrupt, KronosError, NotAvailable
 
 
@@ -74,8 +75,9 @@ def load_forecaster(model_dir: Path) -> Forecaster:
 def answer(forecaster: Forecaster, history: Any, params: dict[str, Any]) -> Any:
     """What a version answers to one request. Raises BadInput, NotAvailable or BadForecast.
 
-    output 'frame': unique_id, step, ds, mean, q...; 'prices': the same in prices, for models that know them;
-    'packed': one base64 block of little-endian float64 [N, H, 1 + Q] (mean first) with its names.
+    output 'frame': unique_id, step, ds, mean, q...; 'prices': median bars, mean and quantiles of the close, for models
+    that know them; 'packed': base64 blocks of little-endian float64 with shape and names: the forecast [N, H, 1 + Q]
+    (mean first), and every sampled bar [N, S, H, 6] of a model that samples them.
     """
     spec = forecaster.spec
     request = dict(params)
@@ -100,6 +102,8 @@ def answer(forecaster: Forecaster, history: Any, params: dict[str, Any]) -> Any:
     sessions = calendars.next_sessions_many(spec.calendar, forecast.cutoffs, horizon)
     if output == "packed":
         return packed(forecast, sessions)
+    if output == "prices":
+        return forecast.to_price_frame(sessions)
     return forecast.to_frame(sessions)
 
 
@@ -110,13 +114,21 @@ def _frame(history: Any) -> pd.DataFrame:
 
 
 def packed(forecast: Forecast, sessions: Any) -> dict[str, Any]:
-    """The forecast as one float64 block, for programs."""
-    block = np.concatenate([forecast.mean[:, :, None], forecast.quantiles], axis=2)
-    return {
+    """The forecast as float64 blocks, for programs."""
+    columns = [wire.MEAN, *(wire.quantile_column(level) for level in forecast.levels)]
+    reply = {
         wire.UNIQUE_ID: list(forecast.unique_id),
         wire.DS: np.datetime_as_string(sessions.astype("datetime64[D]")).tolist(),
-        "columns": [wire.MEAN, *(wire.quantile_column(level) for level in forecast.levels)],
-        "shape": list(block.shape),
-        "dtype": "<f8",
-        "data": base64.b64encode(block.astype("<f8").tobytes()).decode("ascii"),
+        **_block(np.concatenate([forecast.mean[:, :, None], forecast.quantiles], axis=2), columns),
+        wire.NOTES: dict(forecast.notes),
     }
+    if forecast.price_paths is not None:
+        reply["price_paths"] = _block(forecast.price_paths, wire.BAR)
+        reply["measured"] = {name: values.tolist() for name, values in forecast.measured.items()}
+    return reply
+
+
+def _block(values: Floats, columns: Sequence[str]) -> dict[str, Any]:
+    """An array with its shape and the names along its last axis."""
+    data = base64.b64encode(values.astype("<f8").tobytes()).decode("ascii")
+    return {"columns": list(columns), "shape": list(values.shape), "dtype": "<f8", "data": data}

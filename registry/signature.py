@@ -9,7 +9,12 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from registry import wire
 from registry.contract import ModelSpec
 
-_COLUMN_TYPES = {wire.UNIQUE_ID: DataType.string, wire.DS: DataType.datetime, wire.STEP: DataType.long}
+_COLUMN_TYPES = {
+    wire.UNIQUE_ID: DataType.string,
+    wire.DS: DataType.datetime,
+    wire.STEP: DataType.long,
+    wire.NOTES: DataType.string,
+}
 _PARAM_TYPES = {
     "long": DataType.long,
     "double": DataType.double,
@@ -22,8 +27,13 @@ def build(spec: ModelSpec) -> ModelSignature:
     """Signature of a model: its required columns; frame output; horizon, levels, seed, output and its options."""
     quantiles = [wire.quantile_column(level) for level in spec.levels]
     return ModelSignature(
-        inputs=Schema([_column(name) for name in spec.columns]),
-        outputs=Schema([_column(name) for name in (wire.UNIQUE_ID, wire.STEP, wire.DS, wire.MEAN, *quantiles)]),
+        inputs=Schema([*map(_column, spec.columns), *(_column(name, required=False) for name in spec.optional)]),
+        outputs=Schema(
+            [
+                *map(_column, (wire.UNIQUE_ID, wire.STEP, wire.DS, wire.MEAN, *quantiles)),
+                _column(wire.NOTES, required=False),
+            ]
+        ),
         params=ParamSchema(
             [
                 ParamSpec("horizon", DataType.long, spec.max_horizon),
@@ -36,8 +46,8 @@ def build(spec: ModelSpec) -> ModelSignature:
     )
 
 
-def _column(name: str) -> ColSpec:
-    return ColSpec(_COLUMN_TYPES.get(name, DataType.double), name)
+def _column(name: str, *, required: bool = True) -> ColSpec:
+    return ColSpec(_COLUMN_TYPES.get(name, DataType.double), name, required)
 
 
 def parameter_names(signature: Any) -> set[str]:

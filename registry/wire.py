@@ -7,6 +7,7 @@ DS = "ds"
 Y = "y"
 STEP = "step"
 MEAN = "mean"
+NOTES = "notes"  # what a reply has to say beside its numbers: simulated, truncated, filled in
 
 HISTORY = (UNIQUE_ID, DS, Y)
 
@@ -14,6 +15,11 @@ HISTORY = (UNIQUE_ID, DS, Y)
 MARKET_ABS_RETURN = "market_abs_return"
 INDEX_RETURN = "index_return"
 MARKET = (MARKET_ABS_RETURN, INDEX_RETURN)
+
+# A bar; prices on one basis, volume in shares, amount in currency.
+VOLUME, AMOUNT = "volume", "amount"
+OHLC = ("open", "high", "low", "close")
+BAR = (*OHLC, VOLUME, AMOUNT)
 
 LEVELS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 

@@ -1,5 +1,6 @@
 """What a history, a request and a forecast are: every check with the input that breaks it."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.stats import norm
 
-from registry import contract, wire
+from registry import bars, contract, wire
 from registry.contract import Config, Forecast, History, ModelSpec, Option, check_forecast, check_history, check_request
 from registry.errors import BadConfig, BadForecast, BadHistory, BadParameter, KronosError, NotAvailable
 
@@ -183,6 +184,86 @@ def test_the_message_for_a_double_session_says_which_series_and_row():
         check_history(history().iloc[[*range(9), *range(8, 18)]], SPEC)
 
 
+# --- histories of bars --------------------------------------------------------------------------
+
+BARS = ModelSpec(
+    name="prices",
+    family="family",
+    min_context=3,
+    max_context=5,
+    max_horizon=3,
+    columns=(*wire.HISTORY, *wire.OHLC),
+    optional=(wire.VOLUME, wire.AMOUNT),
+    has_paths=True,
+    has_prices=True,
+)
+
+
+def bar_history() -> pd.DataFrame:
+    """The history as bars on one price basis, with volume and amount."""
+    frame = history()
+    close = 57.31 * np.exp(frame.groupby(wire.UNIQUE_ID)[wire.Y].cumsum().to_numpy())
+    frame = frame.assign(open=0.99 * close, high=1.02 * close, low=0.97 * close, close=close)
+    return frame.assign(volume=np.arange(18) * 1000.0, amount=np.arange(18) * 57e3)
+
+
+def without(*columns: str) -> pd.DataFrame:
+    return bar_history().drop(columns=list(columns))
+
+
+@pytest.mark.parametrize(
+    ("frame", "columns"),
+    [
+        (bar_history(), ["y", "open", "high", "low", "close", "volume", "amount"]),
+        (bar_history()[bar_history().columns[::-1]], ["y", "open", "high", "low", "close", "volume", "amount"]),
+        (without("amount"), ["y", "open", "high", "low", "close", "volume"]),
+        (without("volume"), ["y", "open", "high", "low", "close", "amount"]),
+        (without("volume", "amount"), ["y", "open", "high", "low", "close"]),
+    ],
+    ids=["both", "in another order", "no amount", "no volume", "neither"],
+)
+def test_optional_columns_are_taken_where_they_are_sent(frame: pd.DataFrame, columns: list[str]):
+    found = check_history(frame, BARS)
+    assert list(found.columns) == columns
+    for name in columns:
+        npt.assert_array_equal(found.columns[name], frame[name])
+
+
+@pytest.mark.parametrize(
+    ("frame", "code", "said"),
+    [
+        (without("low"), "MISSING_COLUMN", r"history lacks \['low'\]"),
+        (bar_history().assign(volume="many"), "NOT_A_NUMBER", "volume must be numbers"),
+        (bar_history().assign(volume=None), "NOT_A_NUMBER", "volume must be numbers"),
+        (bar_history().assign(volume=np.nan), "NON_FINITE", "volume is not finite in 18 rows, first in row 0"),
+        (bar_history().assign(amount=[*range(17), np.inf]), "NON_FINITE", "amount is not finite in 1 rows, .* row 17"),
+        (bar_history().assign(volume=-1), "BAD_VOLUME", "18 rows have negative volume"),
+        (bar_history().assign(low=lambda f: f["high"] + 1), "BAD_BAR", "18 rows have high below low"),
+        (bar_history().assign(y=0.0123), "PRICE_BASIS", "one price basis"),
+    ],
+    ids=[
+        "no low", "volume as text", "volume of None", "volume of NaN", "an infinite amount", "negative volume",
+        "low above high", "y of other prices",
+    ],
+)  # fmt: skip
+def test_bad_bars_are_refused_by_code_and_their_data_is_not_repeated(frame: pd.DataFrame, code: str, said: str):
+    with pytest.raises(BadHistory, match=said) as caught:
+        check_history(frame, BARS)
+    assert caught.value.code == code
+    assert_repeats_no_data(caught.value, frame)
+
+
+def test_a_model_of_returns_does_not_look_at_bars():
+    frame = bar_history().assign(low=np.nan, volume=-1.0)
+    assert list(check_history(frame, SPEC).columns) == [wire.Y, wire.MARKET_ABS_RETURN]
+
+
+def test_the_last_value_of_a_column_is_that_of_each_series_last_session():
+    frame = bar_history().drop(index=[5, 17])
+    closes = frame.groupby(wire.UNIQUE_ID)["close"].last()
+    npt.assert_array_equal(check_history(frame, BARS).last("close"), closes)
+
+
 # --- requests ---------------------------------------------------------------------------------
 
 MEDIAN = (0.5,)
@@ -263,6 +344,8 @@ def test_a_path_model_answers_levels_beyond_the_trained_ones():
         ({"fit_until": "2020-01-02"}, "BAD_CONFIG"),
         ({"report_until": "2019-12-31"}, "BAD_CONFIG"),
         ({"report_until": "2019-06-30"}, "BAD_CONFIG"),
+        ({"report_every": 0}, "BAD_CONFIG"),
+        ({"data": "ticks"}, "BAD_CONFIG"),
     ],
     ids=str,
 )
@@ -273,7 +356,11 @@ def test_a_bad_config_is_refused_by_code(settings: dict[str, Any], code: str):
     assert caught.value.status == 400
 
 
-@pytest.mark.parametrize("settings", [{}, {"horizon": 1}, {"horizon": 60}, {"report_until": "2020-01-01"}], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"horizon": 1}, {"horizon": 60}, {"report_until": "2020-01-01"}, {"data": "bars", "report_every": 9}],
+    ids=str,
+)
 def test_a_config_at_the_bounds_passes(settings: dict[str, Any]):
     assert Config(**settings).choose_until == "2019-12-31"
 
@@ -281,6 +368,12 @@ def test_a_config_at_the_bounds_passes(settings: dict[str, Any]):
 def test_a_spec_survives_json():
     assert ModelSpec.from_json(json.loads(json.dumps(SPEC.to_json()))) == SPEC
     assert ModelSpec.from_json(json.loads(json.dumps(JOINT.to_json()))) == JOINT
+    assert ModelSpec.from_json(json.loads(json.dumps(BARS.to_json()))) == BARS
+
+
+def test_a_spec_that_was_stored_before_there_were_optional_columns_has_none():
+    stored = {key: value for key, value in SPEC.to_json().items() if key != "optional"}
+    assert ModelSpec.from_json(json.loads(json.dumps(stored))) == SPEC
 
 
 # --- forecasts --------------------------------------------------------------------------------
@@ -341,6 +434,98 @@ def test_a_forecast_as_a_frame_has_one_row_per_series_and_step():
     npt.assert_array_equal(frame["mean"], [0, 10, 20, 30, 40, 50])
     npt.assert_array_equal(frame[["q0.1", "q0.5", "q0.9"]], np.arange(18).reshape(6, 3))
     assert forecast().horizon == 3
+
+
+# --- forecasts of paths -------------------------------------------------------------------------
+
+SESSIONS_AHEAD = np.array([["2020-01-12", "2020-01-13"]] * 3, dtype="datetime64[D]")
+
+
+def price_paths() -> np.ndarray:
+    """Possible bars [3, 4, 2, 6] after `bar_history`."""
+    rng = np.random.default_rng(11)
+    sampled = rng.normal([60, 61, 59, 60, 1e3, 6e4], [1, 1, 1, 1, 9e2, 1e4], (3, 4, 2, 6))
+    return bars.correct(sampled, np.full(3, 57.0))[0]
+
+
+def of_paths(**changes: Any) -> Forecast:
+    """Forecast of `price_paths` at two levels, with something to say and something measured."""
+    checked = check_history(bar_history(), BARS)
+    measured = {"bars_corrected": np.array([0.25, 0.0, 0.5])}
+    made = Forecast.of_price_paths(checked, price_paths(), (0.1, 0.9), notes={}, measured=measured)
+    return dataclasses.replace(made, **changes)
+
+
+def test_a_forecast_of_price_paths_is_their_returns_quantiles_and_mean():
+    found, frame = of_paths(), bar_history()
+    check_forecast(found, BARS, 2, (0.1, 0.9))
+    assert found.unique_id == NAMES
+    npt.assert_array_equal(found.price_paths, price_paths())
+    for i, name in enumerate(NAMES):
+        last = frame.loc[frame[wire.UNIQUE_ID] == name, "close"].iloc[-1]
+        closes = price_paths()[i, :, :, 3]
+        first, second = np.log(closes[:, 0] / last), np.log(closes[:, 1] / closes[:, 0])
+        for step, returns in enumerate((first, second)):
+            npt.assert_allclose(found.mean[i, step], returns.mean(), rtol=1e-10)
+            npt.assert_allclose(found.quantiles[i, step], np.quantile(returns, (0.1, 0.9)), rtol=1e-10)
+            npt.assert_allclose(found.paths[i, :, step], returns, rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        ({"paths": None}, r"paths have shape None, expected \(3, 'S', 2\)"),
+        ({"paths": np.zeros((3, 4, 3))}, r"paths have shape \(3, 4, 3\), expected \(3, 'S', 2\)"),
+        ({"paths": np.zeros((2, 4, 2))}, r"paths have shape \(2, 4, 2\), expected \(3, 'S', 2\)"),
+        ({"paths": np.full((3, 4, 2), np.nan)}, "paths hold a value that is not finite"),
+        ({"price_paths": None}, r"price_paths have shape None, expected \(3, 'S', 2, 6\)"),
+        ({"price_paths": np.ones((3, 4, 2, 4))}, r"price_paths have shape \(3, 4, 2, 4\), expected \(3, 'S', 2, 6\)"),
+        ({"price_paths": np.full((3, 4, 2, 6), np.inf)}, "price_paths hold a value that is not finite"),
+        ({"measured": {"odd": np.zeros(2)}}, r"odd must be 3 finite numbers, found shape \(2,\)"),
+        ({"measured": {"odd": np.array([0, np.nan, 0])}}, "odd must be 3 finite numbers"),
+    ],
+)
+def test_paths_that_break_the_contract_are_refused(broken: dict[str, Any], said: str):
+    with pytest.raises(BadForecast, match=f"^prices: {said}"):
+        check_forecast(of_paths(**broken), BARS, 2, (0.1, 0.9))
+
+
+def test_prices_are_median_bars_with_mean_and_quantiles_of_the_close():
+    frame = of_paths().to_price_frame(SESSIONS_AHEAD)
+    assert list(frame.columns) == ["unique_id", "step", "ds", *wire.BAR, "mean", "q0.1", "q0.9"]
+    assert list(frame["unique_id"]) == [name for name in NAMES for _ in range(2)]
+    assert list(frame["step"]) == [1, 2] * 3
+    assert list(frame["ds"].dt.strftime("%d")) == ["12", "13"] * 3
+    for row, (series, step) in enumerate((i, h) for i in range(3) for h in range(2)):
+        bar = price_paths()[series, :, step]
+        npt.assert_allclose(frame.loc[row, list(wire.BAR)].astype(float), np.median(bar, axis=0), rtol=1e-15)
+        npt.assert_allclose(frame.loc[row, "mean"], bar[:, 3].mean(), rtol=1e-15)
+        npt.assert_allclose(
+            frame.loc[row, ["q0.1", "q0.9"]].astype(float), np.quantile(bar[:, 3], (0.1, 0.9)), rtol=1e-15
+        )
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 8))
+def test_medians_of_possible_bars_are_a_possible_bar(seed: int, samples: int):
+    sampled = np.random.default_rng(seed).normal(60, 5, (3, samples, 2, 6))
+    frame = of_paths(price_paths=bars.correct(sampled, np.full(3, 57.0))[0]).to_price_frame(SESSIONS_AHEAD)
+    assert (frame["low"] <= frame[["open", "close"]].min(axis=1)).all()
+    assert (frame["high"] >= frame[["open", "close"]].max(axis=1)).all()
+
+
+def test_a_forecast_of_returns_has_no_prices():
+    with pytest.raises(NotAvailable) as caught:
+        forecast().to_price_frame(SESSIONS_AHEAD)
+    assert caught.value.status == 422
+
+
+def test_what_there_is_to_say_is_a_column_of_every_row_and_otherwise_there_is_none():
+    said = of_paths(notes={"simulated": "simulated", "volume": "volume was taken as 0"})
+    for frame in (said.to_frame(SESSIONS_AHEAD), said.to_price_frame(SESSIONS_AHEAD)):
+        assert frame.columns[-1] == wire.NOTES
+        assert set(frame[wire.NOTES]) == {"simulated; volume was taken as 0"}
+    for frame in (of_paths().to_frame(SESSIONS_AHEAD), of_paths().to_price_frame(SESSIONS_AHEAD)):
+        assert wire.NOTES not in frame.columns
 
 
 # --- frames to arrays -------------------------------------------------------------------------

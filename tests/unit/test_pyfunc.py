@@ -1,15 +1,24 @@
-"""The wrapper's answers when a model or a request is at fault."""
+"""The wrapper's answers: of a model that samples bars, and when a model or a request is at fault."""
 
+import base64
+import json
+import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.testing as npt
 import pandas as pd
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.models.utils import _enforce_schema
+from mlflow.utils.proto_json_utils import dataframe_from_parsed_json
 
-from registry import calendars, wire
-from registry.contract import Forecast, History, ModelSpec
-from registry.pyfunc import ForecastModel, ServedError
+from registry import bars, calendars, signature, wire
+from registry.contract import Forecast, History, ModelSpec, Option
+from registry.errors import BadHistory, BadParameter, NotAvailable
+from registry.pyfunc import ForecastModel, ServedError, answer
 
 SPEC = ModelSpec(name="faulty", family="tests", min_context=3, max_context=3, max_horizon=2, levels=(0.1, 0.5, 0.9))
 
@@ -67,3 +76,152 @@ def test_the_message_of_a_served_error_cannot_be_replaced() -> None:
         ask(RuntimeError("x"))
     caught.value.message = "Failed to predict data 'SECRET 0.0123'"  # as MLflow's scoring server does
     assert "SECRET" not in caught.value.serialize_as_json()
+
+
+# --- a model of prices --------------------------------------------------------------------------
+
+
+PRICES = ModelSpec(
+    name="bootstrap",
+    family="tests",
+    min_context=20,
+    max_context=60,
+    max_horizon=3,
+    columns=(*wire.HISTORY, *wire.OHLC),
+    optional=(wire.VOLUME, wire.AMOUNT),
+    has_paths=True,
+    has_prices=True,
+    options=(Option("num_samples", "long", 7, minimum=1, maximum=50),),
+)
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """Paths of whole past bars, drawn with replacement and put end to end; every series has its own random numbers."""
+
+    spec: ModelSpec = PRICES
+
+    def predict(
+        self, history: History, horizon: int, levels: Sequence[float], seed: int, options: Mapping[str, Any]
+    ) -> Forecast:
+        filled, notes = bars.complete(history.columns)
+        paths = np.stack(
+            [
+                self._paths(filled[start:end], [seed, zlib.crc32(name.encode())], options["num_samples"], horizon)
+                for name, start, end in zip(history.ids, history.bounds, history.bounds[1:], strict=False)
+            ]
+        )
+        paths, corrected = bars.correct(paths, history.last("close"))
+        measured = {"bars_corrected": corrected}
+        return Forecast.of_price_paths(history, paths, levels, notes=notes, measured=measured)
+
+    def _paths(self, filled: np.ndarray, seed: list[int], samples: int, horizon: int) -> np.ndarray:
+        """[S, H, 6]"""
+        drawn = np.random.default_rng(seed).integers(1, len(filled), (samples, horizon))
+        steps = filled[drawn, :4] / filled[drawn - 1, 3:4]  # a session's prices over the close before it
+        before = filled[-1, 3] * np.cumprod(np.concatenate([np.ones((samples, 1)), steps[:, :-1, 3]], axis=1), axis=1)
+        return np.concatenate([steps * before[:, :, None], filled[drawn, 4:]], axis=2)
+
+
+def bar_history(*drop: str) -> pd.DataFrame:
+    """Two series of 40 sessions with their bars."""
+    days = calendars.sessions("XNYS", "2022-10-31", "2022-12-28")
+    rng = np.random.default_rng(5)
+    frames = []
+    for name in ("ALFA", "BRAVO"):
+        y = rng.normal(0, 0.02, len(days))
+        close = 40 * np.exp(y.cumsum())
+        bar = {"open": close * 1.001, "high": close * 1.01, "low": close * 0.98, "close": close}
+        volume = {"volume": rng.integers(1000, 9000, len(days)), "amount": rng.uniform(1e5, 3e5, len(days))}
+        frames.append(pd.DataFrame({"unique_id": name, "ds": days, "y": y, **bar, **volume}))
+    return pd.concat(frames, ignore_index=True).drop(columns=list(drop))
+
+
+def unpacked(block: Mapping[str, Any]) -> np.ndarray:
+    return np.frombuffer(base64.b64decode(block["data"]), dtype=block["dtype"]).reshape(block["shape"])
+
+
+def test_a_model_of_prices_answers_returns_unless_it_is_asked_for_prices() -> None:
+    history = bar_history()
+    returns, prices = answer(Bootstrap(), history, {}), answer(Bootstrap(), history, {"output": "prices"})
+    last = history.groupby("unique_id")["close"].last()
+    assert list(returns.columns) == ["unique_id", "step", "ds", "mean", *map(wire.quantile_column, wire.LEVELS)]
+    assert list(prices.columns) == [
+        "unique_id", "step", "ds", *wire.BAR, "mean", *map(wire.quantile_column, wire.LEVELS)
+    ]  # fmt: skip
+    for name in ("ALFA", "BRAVO"):
+        first = (returns["unique_id"] == name) & (returns["step"] == 1)
+        npt.assert_allclose(prices.loc[first, "q0.5"], last[name] * np.exp(returns.loc[first, "q0.5"]), rtol=1e-12)
+    pd.testing.assert_frame_equal(returns[["unique_id", "step", "ds"]], prices[["unique_id", "step", "ds"]])
+
+
+def test_every_sampled_bar_is_in_the_packed_answer_and_gives_the_frame() -> None:
+    params = {"num_samples": 9, "horizon": 2, "levels": [0.001, 0.5], "seed": 3}
+    packed = answer(Bootstrap(), bar_history(), {**params, "output": "packed"})
+    paths = unpacked(packed["price_paths"])
+    assert paths.shape == (2, 9, 2, 6)
+    assert packed["price_paths"]["columns"] == list(wire.BAR)
+    returns = bars.path_returns(paths, bar_history().groupby("unique_id")["close"].last().to_numpy())
+    frame = answer(Bootstrap(), bar_history(), params)
+    npt.assert_allclose(frame["mean"], returns.mean(axis=1).reshape(-1), rtol=1e-12)
+    npt.assert_allclose(frame["q0.001"], np.quantile(returns, 0.001, axis=1).reshape(-1), rtol=1e-12)
+    npt.assert_array_equal(unpacked(packed).reshape(4, 3), frame[packed["columns"]].to_numpy())
+    assert packed["notes"] == {}
+    assert packed["measured"] == {"bars_corrected": [0.0, 0.0]}
+
+
+def test_what_was_filled_in_is_said_in_every_form_of_the_answer() -> None:
+    history = bar_history("volume", "amount")
+    said = ["volume was missing and taken as 0", "amount was missing and taken as mean price x volume"]
+    for output in ("frame", "prices"):
+        frame = answer(Bootstrap(), history, {"output": output})
+        assert set(frame[wire.NOTES]) == {"; ".join(said)}
+    assert list(answer(Bootstrap(), history, {"output": "packed"})["notes"].values()) == said
+
+
+def test_volume_that_was_not_sent_changes_no_return() -> None:
+    whole, bare = (answer(Bootstrap(), history, {}) for history in (bar_history(), bar_history("volume", "amount")))
+    pd.testing.assert_frame_equal(whole, bare.drop(columns=wire.NOTES))
+
+
+def test_a_model_of_returns_has_no_prices_and_packs_none() -> None:
+    history = pd.DataFrame({"unique_id": "A", "ds": calendars.sessions("XNYS", "2022-12-23", "2022-12-28"), "y": 0.01})
+    with pytest.raises(NotAvailable, match="faulty forecasts returns; it knows no prices"):
+        answer(Faulty(np.zeros((1, 2, 3))), history, {"output": "prices"})
+    assert "price_paths" not in answer(Faulty(np.zeros((1, 2, 3))), history, {"output": "packed"})
+
+
+def test_bad_bars_and_bad_options_are_refused_by_code() -> None:
+    with pytest.raises(BadHistory) as caught:
+        answer(Bootstrap(), bar_history().assign(high=1.0), {})
+    assert caught.value.code == "BAD_BAR"
+    with pytest.raises(BadParameter) as refused:
+        answer(Bootstrap(), bar_history(), {"num_samples": 51})
+    assert refused.value.code == "BAD_OPTION"
+
+
+# --- its signature ------------------------------------------------------------------------------
+
+
+def test_a_signature_asks_for_required_columns_and_allows_the_optional_ones_and_notes() -> None:
+    found = signature.build(PRICES)
+    required = {column.name: column.required for column in found.inputs.inputs}
+    assert required == dict.fromkeys(PRICES.columns, True) | dict.fromkeys(PRICES.optional, False)
+    assert {c.name: c.required for c in found.outputs.inputs}[wire.NOTES] is False
+
+
+@pytest.mark.parametrize("drop", [(), ("amount",), ("volume", "amount")], ids=["whole", "no amount", "no volume"])
+def test_the_scoring_server_hands_on_the_optional_columns_that_were_sent(drop: tuple[str, ...]) -> None:
+    """A JSON request with whole numbers for volume, through MLflow's own parser and schema check; nothing is added."""
+    sent = bar_history(*drop)
+    schema = signature.build(PRICES).inputs
+    body = json.loads(sent.assign(ds=sent["ds"].dt.strftime("%Y-%m-%d")).to_json(orient="split", double_precision=15))
+    received = _enforce_schema(dataframe_from_parsed_json(body, pandas_orient="split", schema=schema), schema)
+    assert list(received.columns) == list(sent.columns)
+    found, expected = (answer(Bootstrap(), frame, {}) for frame in (received, sent))
+    pd.testing.assert_frame_equal(found, expected, rtol=1e-9)
+
+
+def test_a_request_without_a_required_column_does_not_reach_the_model() -> None:
+    with pytest.raises(MlflowException, match="low"):
+        _enforce_schema(bar_history("low"), signature.build(PRICES).inputs)
