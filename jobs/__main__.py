@@ -1,4 +1,4 @@
-"""python -m jobs <verb>: compile data, train models, run the quick start."""
+"""python -m jobs <verb>: compile data, train and evaluate models, run the quick start."""
 
 import json
 from collections.abc import Iterator
@@ -6,9 +6,10 @@ from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from registry import terminal
 from registry.errors import BadConfig, BadParameter, KronosError
@@ -47,12 +48,51 @@ def train_model(
     Example: python -m jobs train nbeats --horizon 5 --levels 0.05,0.5,0.95 --max_steps 200
     """
     from jobs import train
+    from jobs.report import Reference
     from registry.settings import Settings
 
     settings = Settings()
     what = train.plan(settings, model, _pairs(context.args), seed=seed, tiny=tiny)
     with _bar() as advance:
-        result = train.train(settings, what, train.Reference(), reuse=reuse, progress=advance)
+        result = train.train(settings, what, Reference(), reuse=reuse, progress=advance)
+    print(json.dumps(result.summary()))
+
+
+@app.command("evaluate", epilog=terminal.EXIT_CODES)
+def evaluate_version(
+    reference: Annotated[
+        str, typer.Argument(metavar="MODEL[/VERSION]", help="As in kronos, kronos/3, nbeats@staging.")
+    ],
+    data: Annotated[str, typer.Option(help="bars or panel; by default what the version was trained on.")] = "",
+    horizon: Annotated[int, typer.Option(help="Sessions ahead; 0: those of the default config, where it can.")] = 0,
+    fit_until: Annotated[str, typer.Option("--fit_until", help="The references are fitted up to here.")] = "",
+    choose_until: Annotated[str, typer.Option("--choose_until", help="Later sessions are reported.")] = "",
+    report_until: Annotated[str, typer.Option("--report_until", help="The last of them.")] = "",
+    report_every: Annotated[int, typer.Option("--report_every", help="From every n-th session only.")] = 1,
+    allow_leakage: Annotated[
+        bool, typer.Option("--allow-leakage", help="Report sessions that the version was trained on, and say so.")
+    ] = False,
+) -> None:
+    """Score a registered version beside fhs, har and naive, which are fitted on the same data for it.
+
+    The last line on stdout is one JSON object. Example: python -m jobs evaluate kronos/3 --data bars --report_every 5
+    """
+    from jobs import evaluate
+    from jobs.report import Reference
+    from registry.settings import Settings
+
+    told = {"data": data, "horizon": horizon, "fit_until": fit_until, "choose_until": choose_until,
+            "report_until": report_until, "report_every": report_every}  # fmt: skip
+    with _bar() as advance:
+        result = evaluate.evaluate(
+            Settings(),
+            reference,
+            {key: value for key, value in told.items() if value not in ("", 0)},
+            Reference(),
+            allow_leakage=allow_leakage,
+            progress=advance,
+        )
+    _show_compared(result.summary())
     print(json.dumps(result.summary()))
 
 
@@ -98,6 +138,31 @@ def _show(result: dict[str, Any]) -> None:
         answer.add_row(str(row["step"]), row["ds"][:10], *(f"{100 * row[name]:+.2f}" for name in shown))
     out.print(answer)
     out.print(f"{result['seconds']} s. Look next: make ui (runs, figures, versions), make serve (an endpoint)")
+
+
+def _show_compared(result: dict[str, Any]) -> None:
+    """The table of an evaluation and what else is to be known of it; on stdout."""
+    out = Console(highlight=False)
+    columns = {
+        "CRPS": ("crps", "{:.6f}"),
+        "cover": ("coverage_90", "{:.3f}"),
+        "hits": ("direction", "{:.3f}"),
+        "rank IC": ("rank_ic", "{:+.3f}"),
+        "vs fhs": ("skill_vs_fhs", "{:+.2%}"),
+        "vs naive": ("skill_vs_naive", "{:+.2%}"),
+    }
+    first, last, number = result["origins"].values()
+    title = f"{result['data']}, {number} origins {first} to {last}, raw forecasts"
+    model = Column("model", no_wrap=True)
+    table = Table(model, *columns, "p", title=title, box=box.SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+    for name, row in result["compared"].items():
+        cells = (shape.format(row[key]) if key in row else "-" for key, shape in columns.values())
+        table.add_row(name, *cells, f"{max(row['dm_p_hln'], row['dm_p_bartlett']):.4f}")
+    out.print(table)
+    if result["simulated"]:
+        out.print("simulated: the version is a simulator of prices, no trained model")
+    if result["leakage"]:
+        out.print(f"leakage: {result['leakage']}")
 
 
 @contextmanager

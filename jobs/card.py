@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 from registry.contract import ModelSpec
 
-_SHOWN = ("crps", "coverage_50", "coverage_80", "coverage_90", "winkler_90", "mae_median", "bias",
-          "skill_vs_fhs", "dm_p_hln", "dm_p_bartlett")  # fmt: skip
+_SHOWN = ("crps", "coverage_50", "coverage_80", "coverage_90", "winkler_90", "mae_median", "bias", "direction",
+          "rank_ic", "skill_vs_fhs", "skill_vs_naive", "dm_p_hln", "dm_p_bartlett", "bars_corrected")  # fmt: skip
 
 
 def model_card(

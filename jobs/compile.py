@@ -10,6 +10,7 @@ import pandas as pd
 
 from jobs import processed, products, schemas, sources
 from jobs.digest import data_digest
+from jobs.market import Universe, market_daily, sp500_universe
 from jobs.processed import BARS, MARKET, PANEL, SECTORS
 from jobs.qa import describe_source
 from jobs.sources import INDEX_BARS, STOCK_BARS, STOCK_INDEX, STOCKS
@@ -79,7 +80,7 @@ def build(prices: Frames) -> dict[str, pd.DataFrame]:
     index_returns = products.log_returns(_recent(prices[STOCK_INDEX]))
     frames = {
         PANEL: panel,
-        MARKET: products.market_daily(panel, index_returns, _universe()),
+        MARKET: market_daily(panel, index_returns, _universe()),
         SECTORS: products.sector_map(),
         BARS: products.adjusted_bars(products.together(prices[STOCK_BARS], prices[INDEX_BARS])),
     }
@@ -144,8 +145,8 @@ def _summary_path(settings: Settings) -> Path:
     return settings.logs_dir / processed.QA
 
 
-def _universe() -> processed.Universe:
-    return processed.sp500_universe(list(sources.SECTORS))
+def _universe() -> Universe:
+    return sp500_universe(list(sources.SECTORS))
 
 
 def _recent(prices: pd.DataFrame) -> pd.DataFrame:

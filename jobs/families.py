@@ -10,10 +10,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pandas as pd
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from registry import contract
+from registry import contract, wire
+from registry.contract import Trained, TrainRun
 from registry.errors import BadConfig, NotFound
 from registry.settings import CHECKOUT
 
@@ -58,23 +60,28 @@ def find(model: str) -> Family:
     return known[model]
 
 
-def load_config(family: Family, overrides: Mapping[str, Any], *, tiny: bool = False) -> contract.Config:
+def load_config(
+    family: Family, overrides: Mapping[str, Any], *, tiny: bool = False, defaults: Mapping[str, Any] | None = None
+) -> contract.Config:
     """The model's Config: its file, its `tiny` section if asked for, then `overrides` (text is read as YAML).
+
+    `defaults` replace what the file says, where the Config has such a setting.
 
     Raises BadConfig for an unknown key or a value of the wrong type, and whatever the Config itself checks.
     """
     stored = yaml.safe_load(family.config.read_text())
     small = stored.pop(TINY)
-    values = stored | (small if tiny else {}) | {key: _parse(key, value) for key, value in overrides.items()}
-    kind = family.training.Config
-    known = [f.name for f in dataclasses.fields(kind)]
+    kind = _config_type(family, stored | overrides)
+    known = {f.name: f.type for f in dataclasses.fields(kind)}
+    told = {key: value for key, value in (defaults or {}).items() if key in known}
+    values = stored | (small if tiny else {}) | told | {key: _parse(key, value) for key, value in overrides.items()}
     unknown = sorted(set(values) - set(known))
     if unknown:
         raise BadConfig(
             f"{family.model} has no setting {', '.join(unknown)}; it has {', '.join(known)}", code="UNKNOWN_PARAM"
         )
     for key, value in values.items():
-        if isinstance(value, bool):
+        if isinstance(value, bool) and known[key] is not bool:  # pydantic would read true as 1
             raise BadConfig(f"{family.model}: {key} cannot be true or false")
     try:
         config: contract.Config = TypeAdapter(kind).validate_python(values)
@@ -83,6 +90,18 @@ def load_config(family: Family, overrides: Mapping[str, Any], *, tiny: bool = Fa
         where = ".".join(str(part) for part in first["loc"])
         raise BadConfig(f"{family.model}: {where}: {first['msg']}") from error
     return config
+
+
+def _config_type(family: Family, values: Mapping[str, Any]) -> type[contract.Config]:
+    """The dataclass of a model's settings: its family's Config, or that of its `kind` in a family with CONFIGS."""
+    kinds: Mapping[str, type[contract.Config]] | None = getattr(family.training, "CONFIGS", None)
+    if kinds is None:
+        single: type[contract.Config] = family.training.Config
+        return single
+    found = kinds.get(str(values.get("kind")))
+    if found is None:
+        raise BadConfig(f"{family.model}: kind is {values.get('kind')!r}, expected one of {sorted(kinds)}")
+    return found
 
 
 def _parse(key: str, value: Any) -> Any:
@@ -95,6 +114,13 @@ def _parse(key: str, value: Any) -> Any:
     except yaml.YAMLError as error:
         raise BadConfig(f"{key} cannot be read: {value[:64]!r}") from error
     return str(parsed) if hasattr(parsed, "isoformat") else parsed
+
+
+def fit(family: Family, config: contract.Config, history: pd.DataFrame, *, seed: int, run: TrainRun) -> Trained:
+    """Hand the family the sessions that it may see, and nothing later."""
+    seen = history[history[wire.DS] <= pd.Timestamp(config.choose_until)].reset_index(drop=True)
+    trained: Trained = family.training.train(seen, config, name=family.model, seed=seed, run=run)
+    return trained
 
 
 def recipe(model: str, config: contract.Config, seed: int, **inputs: str) -> str:

@@ -12,9 +12,11 @@ matplotlib.use("Agg")
 from matplotlib.figure import Figure
 
 from registry import evaluation, wire
+from registry.contract import Forecast
 
 INK, BLUE, RED, GREY = "#22313f", "#1f77b4", "#c0392b", "#95a5a6"
 SHOWN = 120  # sessions of one-step forecasts in the fan chart
+BEFORE = 40  # known sessions in the path chart
 
 
 def fan_chart(forecasts: pd.DataFrame, model: str, series: str) -> Figure:
@@ -53,6 +55,41 @@ def _bands(axis: matplotlib.axes.Axes, x: pd.Series, frame: pd.DataFrame, levels
         axis.fill_between(x, low, high, color=BLUE, alpha=0.12 + 0.08 * i / max(half, 1), linewidth=0, label=label)
     if len(levels) % 2:
         axis.plot(x, 100 * frame[wire.quantile_column(levels[half])], color=BLUE, linewidth=1, label="median")
+
+
+def path_chart(forecast: Forecast, closes: "pd.Series[float]", model: str, series: str) -> Figure:
+    """Sampled closes of one series from its cutoff with their bands, and the known closes before and after it.
+
+    `closes` are indexed by session; those after the cutoff came true. `forecast` is of this series alone.
+    """
+    if forecast.price_paths is None:
+        raise ValueError("a path chart needs sampled prices")
+    cutoff = pd.Timestamp(forecast.cutoffs[0])
+    paths = forecast.price_paths[0, :, :, 3]  # [S, H]
+    horizon = paths.shape[1]
+    known = closes[closes.index <= cutoff].tail(BEFORE)
+    after = closes[closes.index > cutoff].head(horizon)
+    start = np.full((len(paths), 1), known.iloc[-1])
+    paths = np.concatenate([start, paths], axis=1)
+    steps = np.arange(horizon + 1)
+    figure = Figure(figsize=(10, 4.6), layout="constrained")
+    axis = figure.subplots()
+    axis.plot(steps, paths.T, color=BLUE, alpha=0.12, linewidth=0.8)
+    for low, high in ((0.05, 0.95), (0.25, 0.75)):
+        edges = np.quantile(paths, (low, high), axis=0)
+        axis.fill_between(steps, *edges, color=BLUE, alpha=0.18, linewidth=0, label=f"{low:g} to {high:g}")
+    axis.plot(steps, np.median(paths, axis=0), color=BLUE, linewidth=1.4, label=f"median of {len(paths)} paths")
+    axis.plot(np.arange(1 - len(known), 1), known, color=INK, linewidth=1.2, label="known")
+    axis.plot(
+        np.arange(len(after) + 1), [known.iloc[-1], *after], "o-", color=RED, markersize=4, label="what came true"
+    )
+    axis.axvline(0, color=GREY, linewidth=0.6)
+    axis.set_title(f"{model}, {series}: sampled closes after {cutoff:%Y-%m-%d}", loc="left", fontsize=10)
+    axis.set_xlabel("sessions from the last known one")
+    axis.set_ylabel("close, adjusted")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False, fontsize=8, loc="upper left")
+    return figure
 
 
 def reliability_diagram(forecasts: Mapping[str, pd.DataFrame]) -> Figure:

@@ -1,8 +1,6 @@
 """The processed files: what they are called, which sources they say they come from, and how they are read."""
 
-import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jobs.market import US_INDICES, Universe, market_daily, with_market
+from jobs.sources import INDEX
 from registry import wire
+from registry.contract import DataName
 from registry.errors import Corrupt, NotFound
 from registry.settings import Settings
 
@@ -28,21 +29,20 @@ _KEY = b"kronos"  # of the parquet schema's metadata; holds JSON
 
 
 @dataclass(frozen=True)
-class Universe:
-    """The symbols over which `market_abs_return` is the mean; name and digest are tags of a version."""
+class Data:
+    """What models are trained and scored on, of contract.Config.data's name."""
 
-    name: str
-    symbols: tuple[str, ...]
-
-    @property
-    def digest(self) -> str:
-        """sha256 (hex) over the symbols, one a line."""
-        return hashlib.sha256("\n".join(self.symbols).encode()).hexdigest()
+    name: DataName
+    history: pd.DataFrame
+    digest: str  # of its source prices
+    universe: Universe  # of its market columns
 
 
-def sp500_universe(symbols: Sequence[str]) -> Universe:
-    """Universe of S&P 500 stocks, named by their number: `sp500-20`."""
-    return Universe(f"sp500-{len(set(symbols))}", tuple(sorted(set(symbols))))
+def load(settings: Settings, name: DataName) -> Data:
+    """A data set by its name. Raises NotFound when nothing is compiled, Corrupt when a file cannot be read."""
+    if name == "bars":
+        return Data(name, load_bars(settings), data_digest(settings, BARS), US_INDICES)
+    return Data(name, load_panel(settings), data_digest(settings, PANEL), load_universe(settings))
 
 
 def load_panel(settings: Settings) -> pd.DataFrame:
@@ -55,12 +55,18 @@ def load_panel(settings: Settings) -> pd.DataFrame:
         raise Corrupt(
             f"{PANEL} and {MARKET} in {settings.processed_dir} were compiled from different data; run `{COMMAND}`"
         )
-    return panel.merge(market.drop(columns="universe"), on=wire.DS, how="left", validate="many_to_one")
+    return with_market(panel, market)
 
 
 def load_bars(settings: Settings) -> pd.DataFrame:
-    """unique_id, ds, y and the adjusted bar of every series, with `close_unadjusted`; sorted by (unique_id, ds)."""
-    return _read(settings, BARS)
+    """unique_id, ds, y, the adjusted bar, `close_unadjusted` and the market columns; sorted by (unique_id, ds).
+
+    The market is US_INDICES, index_return that of SP500. NotFound when nothing is compiled; BadHistory when a session
+    is none of both indices'.
+    """
+    bars = _read(settings, BARS)
+    indices = bars[bars[wire.UNIQUE_ID].isin(US_INDICES.symbols)]
+    return with_market(bars, market_daily(indices, bars[bars[wire.UNIQUE_ID] == INDEX], US_INDICES))
 
 
 def load_sectors(settings: Settings) -> pd.DataFrame:

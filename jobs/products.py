@@ -1,12 +1,10 @@
-"""From source prices to the processed frames: returns, the market, adjusted bars, sectors. Pure functions."""
+"""From source prices to the processed frames: returns, adjusted bars, sectors. Pure functions."""
 
 import numpy as np
 import pandas as pd
 
 from jobs import sources
-from jobs.processed import Universe
 from registry import wire
-from registry.errors import BadHistory
 
 
 def log_returns(prices: pd.DataFrame) -> pd.DataFrame:
@@ -14,26 +12,6 @@ def log_returns(prices: pd.DataFrame) -> pd.DataFrame:
     before = prices.groupby(wire.UNIQUE_ID)["close"].shift()
     returns = prices[[wire.UNIQUE_ID, wire.DS]].assign(**{wire.Y: np.log(prices["close"] / before)})
     return returns[before.notna()].reset_index(drop=True)
-
-
-def market_daily(panel: pd.DataFrame, index_returns: pd.DataFrame, universe: Universe) -> pd.DataFrame:
-    """ds, market_abs_return (mean |y| over the whole universe), index_return, universe (its name).
-
-    BadHistory when a session lacks a stock or the index: the mean of another set would be another quantity.
-    """
-    returns = panel.pivot(index=wire.DS, columns=wire.UNIQUE_ID, values=wire.Y).reindex(columns=list(universe.symbols))
-    index = index_returns.set_index(wire.DS)[wire.Y].reindex(returns.index)
-    incomplete = returns.isna().any(axis=1) | index.isna()
-    if incomplete.any():
-        first = f"{returns.index[incomplete][0]:%Y-%m-%d}"
-        raise BadHistory(
-            f"{incomplete.sum()} sessions lack a stock of {universe.name} or the index, first {first}",
-            code="BAD_SOURCE",
-        )
-    columns = {wire.MARKET_ABS_RETURN: returns.abs().mean(axis=1), wire.INDEX_RETURN: index}
-    return (
-        pd.DataFrame(columns).assign(universe=pd.Series(universe.name, index=returns.index, dtype="str")).reset_index()
-    )
 
 
 def adjusted_bars(raw: pd.DataFrame) -> pd.DataFrame:

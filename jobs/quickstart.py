@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ import httpx
 
 from jobs import compile as compiling
 from jobs import train
+from jobs.report import Progress, Reference
 from registry import promotion, tracking
 from registry.claimant import user
 from registry.errors import KronosError
@@ -22,7 +23,6 @@ from registry.store import Store
 MODELS = ("naive", "ewma", "fhs", "har", "nbeats")
 SERVED = "nbeats"
 EXPERIMENT = "quickstart"  # apart from the models' runs, which the UI would fold away under it
-Progress = Callable[[str, float], None]
 
 
 def quickstart(settings: Settings, models: Sequence[str], served: str, seed: int, progress: Progress) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def quickstart(settings: Settings, models: Sequence[str], served: str, seed: int
     begun = time.monotonic()
     compiling.compile_builtin(settings, progress=lambda what, done, total: progress(f"compile: {what}", done / total))
     store = Store(settings)
-    reference, rows = train.Reference(), {}
+    reference, rows = Reference(), {}
     with tracking.start(settings, EXPERIMENT, "quickstart") as run, Ledger(settings) as ledger:
         for model in models:
             what = train.plan(settings, model, {}, seed=seed, tiny=False)

@@ -1,27 +1,28 @@
 """Train one registered model: fit, evaluate on the report period, log, register."""
 
 import dataclasses
+import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+from filelock import FileLock, Timeout
 
-from jobs import card, families, figures, processed
-from registry import artifacts, contract, evaluation, tracking, wire
-from registry.contract import Trained, TrainRun
-from registry.errors import BadInput
+from jobs import card, evaluate, families, processed
+from jobs.report import Progress, Reference, Task, report
+from registry import artifacts, contract, tracking, wire
+from registry.contract import Trained
+from registry.errors import BadConfig, BadInput, Conflict
 from registry.settings import CHECKOUT, Settings
-from registry.store import Store, Version, example_history
+from registry.store import MANIFEST_TAG, Store, Version, example_history
 
 EXPERIMENT = "forecasters"
 MAX_SEED = 2**32 - 1  # numpy's and Lightning's
-REFERENCE = "fhs"  # skill is measured against it
 RECIPE_TAG = "recipe"
-Progress = Callable[[str, float], None]  # what is being done, share done (0..1)
 
 
 @dataclass(frozen=True)
@@ -40,45 +41,26 @@ class Result:
 
 
 @dataclass(frozen=True)
+class Start:
+    """The version whose weights a training starts from, and its verified model folder."""
+
+    version: Version
+    model_dir: Path
+
+
+@dataclass(frozen=True)
 class Plan:
     """What is going to be trained: checked before anything is started."""
 
     family: families.Family
     config: contract.Config
     seed: int
-    history: pd.DataFrame
-    data_digest: str
-    universe: processed.Universe
+    data: processed.Data
+    start: Start | None
     lock_sha256: str
     code_digest: str
     recipe: str
-
-
-class Reference:
-    """Forecasts of `fhs` on the rows that a model is scored on; kept for the next model of this process."""
-
-    def __init__(self) -> None:
-        self._kept: dict[str, pd.DataFrame] = {}
-
-    def keep(self, what: Plan, forecasts: pd.DataFrame) -> None:
-        self._kept[_key(what)] = forecasts
-
-    def forecasts(self, what: Plan, assess: Callable[..., pd.DataFrame], progress: Progress) -> pd.DataFrame:
-        if _key(what) not in self._kept:
-            family = families.find(REFERENCE)
-            config = families.load_config(family, _common(what))
-            forecaster = family.models.Fhs(family.training.spec(REFERENCE, config))
-            self.keep(what, assess(forecaster, progress=lambda i, n: progress(f"evaluating {REFERENCE}", i / n)))
-        return self._kept[_key(what)]
-
-
-def _common(what: Plan) -> dict[str, Any]:
-    """The settings that every family's Config shares."""
-    return {f.name: getattr(what.config, f.name) for f in dataclasses.fields(contract.Config)}
-
-
-def _key(what: Plan) -> str:
-    return f"{what.data_digest} {_common(what)}"
+    leakage: str  # what the start has seen of the report period
 
 
 def plan(settings: Settings, model: str, overrides: Mapping[str, Any], *, seed: int, tiny: bool) -> Plan:
@@ -86,13 +68,37 @@ def plan(settings: Settings, model: str, overrides: Mapping[str, Any], *, seed: 
     family = families.find(model)
     if not 0 <= seed <= MAX_SEED:
         raise BadInput(f"seed is {seed}, expected 0..{MAX_SEED}", code="BAD_SEED")
-    config = families.load_config(family, overrides, tiny=tiny)
-    history = processed.load_panel(settings)
-    evaluation.origins_between(history, config.choose_until, config.report_until, config.horizon)
-    data, lock = processed.data_digest(settings), artifacts.sha256(CHECKOUT / "requirements.lock")
-    code = artifacts.code_digest(CHECKOUT, family.name)
-    recipe = families.recipe(model, config, seed, data=data, lock=lock, code=code)
-    return Plan(family, config, seed, history, data, processed.load_universe(settings), lock, code, recipe)
+    config = families.load_config(family, overrides, tiny=tiny, defaults=_frozen(settings))
+    data = processed.load(settings, config.data)
+    evaluate.check_data(family.training.spec(model, config), data)
+    Task.of(data, config).origins(context=1)
+    start = _start(settings, family, str(getattr(config, "start_from", "")))
+    leakage = evaluate.leakage(start.version.tags, config) if start else ""
+    lock, code = artifacts.sha256(CHECKOUT / "requirements.lock"), artifacts.code_digest(CHECKOUT, family.name)
+    begun_from = {"start": start.version.tags[MANIFEST_TAG]} if start else {}
+    recipe = families.recipe(model, config, seed, data=data.digest, lock=lock, code=code, **begun_from)
+    return Plan(family, config, seed, data, start, lock, code, recipe, leakage)
+
+
+def _frozen(settings: Settings) -> dict[str, Any]:
+    """What KRONOS_MAX_CONTEXT and KRONOS_CLIP say, where they are set."""
+    told = {key: getattr(settings, key) for key in ("max_context", "clip") if key in settings.model_fields_set}
+    return {key: value for key, value in told.items() if value}
+
+
+def _start(settings: Settings, family: families.Family, start_from: str) -> Start | None:
+    """The version that config.start_from names, fetched and verified."""
+    if not start_from:
+        return None
+    store = Store(settings)
+    version = store.resolve(start_from)
+    model_dir = store.fetch(version) / artifacts.MODEL_DIR
+    found = store.spec(version).family
+    if found != family.name:
+        raise BadConfig(
+            f"start_from is {version.uri} of family {found}; {family.model} starts from one of {family.name}"
+        )
+    return Start(version, model_dir)
 
 
 def train(
@@ -110,20 +116,47 @@ def train(
     if reuse and (found := store.find(what.family.model, {RECIPE_TAG: what.recipe})) is not None:
         metrics = store.client.get_run(found.run_id).data.metrics
         return Result(found, metrics, True, time.monotonic() - begun)
-    with tracking.start(settings, EXPERIMENT, what.family.model, tags=_tags(what), nested=nested) as run:
+    with ExitStack() as stack:
+        tags = _tags(what)
+        run = stack.enter_context(tracking.start(settings, EXPERIMENT, what.family.model, tags=tags, nested=nested))
         run.params(_params(what))
-        run.dataset(what.history, "panel", what.data_digest, "training")
+        run.dataset(what.data.history, what.data.name, what.data.digest, "training")
         steps = int(getattr(what.config, "max_steps", 1))
         checkpoints = settings.state_dir / "checkpoints" / what.recipe[:16]
         fitting = time.monotonic()
-        trained = fit(what, _TrainRun(run, checkpoints, steps, progress))
-        run.metrics({"fit_seconds": time.monotonic() - fitting})
+        start_dir = what.start.model_dir if what.start else None
+        surroundings = _TrainRun(run, checkpoints, start_dir, steps, progress)
+        stack.enter_context(_alone(checkpoints, what.family.model))
+        trained = families.fit(what.family, what.config, what.data.history, seed=what.seed, run=surroundings)
+        run.metrics({"fit_seconds": time.monotonic() - fitting, **trained.metrics})
         run.params(trained.params)
-        metrics = _report(what, trained, reference, run, progress)
+        simulated = {"simulated": "true"} if trained.params.get("simulated") else {}
+        run.tags(simulated)
+        run.metrics(dict.fromkeys(simulated, 1.0))
+        task = Task.of(what.data, what.config)
+        metrics = report(what.family.model, trained.forecaster, task, reference, run, progress).metrics
+        for stem, figure in trained.figures.items():
+            run.figure(figure, f"figures/{stem}.png")
+        for stem, table in trained.tables.items():
+            run.table(table, f"tables/{stem}")
         progress("registering", 0.0)
-        version = _register(store, what, trained, metrics, run)
+        version = _register(store, what, trained, tags | simulated, metrics, run)
+        shutil.rmtree(checkpoints, ignore_errors=True)  # from here on the version is what there is
         run.metrics({"seconds": time.monotonic() - begun})
     return Result(version, metrics, False, time.monotonic() - begun)
+
+
+@contextmanager
+def _alone(checkpoints: Path, model: str) -> Iterator[None]:
+    """Keep a second training of the same recipe away from the checkpoints. Raises Conflict."""
+    checkpoints.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(checkpoints.with_suffix(".lock"), timeout=0):
+            yield
+    except Timeout as error:
+        raise Conflict(
+            f"{model} is being trained with these very settings already; wait for it, or change the seed"
+        ) from error
 
 
 def _params(what: Plan) -> dict[str, Any]:
@@ -143,28 +176,48 @@ def _tags(what: Plan) -> dict[str, str]:
     return {
         "family": what.family.name,
         "contract": str(wire.CONTRACT),
-        "data_digest": what.data_digest,
-        "universe": f"{what.universe.name}@{what.universe.digest[:12]}",
+        "data": what.data.name,
+        "data_digest": what.data.digest,
+        "universe": what.data.universe.tag,
         "git_commit": tracking.git_commit(),
         "lock_sha256": what.lock_sha256,
         "code_digest": what.code_digest,
         RECIPE_TAG: what.recipe,
         "trained_until": config.choose_until,
-        "pretrained_until": "none",
         "horizon": str(config.horizon),
         "levels": ",".join(f"{level:g}" for level in config.levels),
         "calendar": "XNYS",
-        "licence": "Apache-2.0",
-        "weight_source": "trained here",
-        "weight_revision": "none",
+        **_origin(what.start),
+        **({"leakage": what.leakage} if what.leakage else {}),
+    }
+
+
+def _origin(start: Start | None) -> dict[str, str]:
+    """Where the weights come from, and what they had seen before this training."""
+    if start is None:
+        return {
+            "pretrained_until": "none",
+            "licence": "Apache-2.0",
+            "weight_source": "trained here",
+            "weight_revision": "none",
+        }
+    tags, name = start.version.tags, f"{start.version.name}/{start.version.version}"
+    return {
+        "pretrained_until": tags["pretrained_until"],
+        "licence": tags["licence"],
+        "weight_source": f"fine-tuned from {name} ({tags['weight_source']}@{tags['weight_revision']})",
+        "weight_revision": tags[MANIFEST_TAG],
     }
 
 
 class _TrainRun:
     """TrainRun over an MLflow run and a progress callback."""
 
-    def __init__(self, run: tracking.Run, checkpoint_dir: Path, steps: int, progress: Progress) -> None:
+    def __init__(
+        self, run: tracking.Run, checkpoint_dir: Path, start_dir: Path | None, steps: int, progress: Progress
+    ) -> None:
         self.checkpoint_dir = checkpoint_dir
+        self.start_dir = start_dir
         self._run, self._steps, self._progress = run, steps, progress
 
     def report(self, step: int, **losses: float) -> None:
@@ -176,61 +229,22 @@ class _TrainRun:
         return False
 
 
-def fit(what: Plan, run: TrainRun) -> Trained:
-    """Hand the family the sessions that it may see, and nothing later."""
-    seen = what.history[what.history[wire.DS] <= pd.Timestamp(what.config.choose_until)].reset_index(drop=True)
-    trained: Trained = what.family.training.train(seen, what.config, name=what.family.model, seed=what.seed, run=run)
-    return trained
-
-
-def _report(
-    what: Plan, trained: Trained, reference: Reference, run: tracking.Run, progress: Progress
-) -> dict[str, float]:
-    """Score the report period, once, beside the reference; log metrics, figures and tables."""
-    config = what.config
-    origins = evaluation.origins_between(what.history, config.choose_until, config.report_until, config.horizon)
-    assess = partial(
-        evaluation.rolling, history=what.history, origins=origins, horizon=config.horizon, levels=config.levels
-    )
-    forecasts = assess(trained.forecaster, progress=lambda i, n: progress("evaluating", i / n))
-    scored = evaluation.scores(forecasts)
-    if what.family.model == REFERENCE:
-        reference.keep(what, forecasts)
-    base_forecasts = reference.forecasts(what, assess, progress)
-    base = evaluation.scores(base_forecasts)
-    overall = {str(name): float(value) for name, value in evaluation.means(scored).iloc[0].items()}
-    metrics = overall | evaluation.against(scored, base)
-    run.metrics(metrics)
-    by_step = evaluation.means(scored, wire.STEP)
-    for name in by_step.columns:
-        run.series(f"{name}_by_step", dict(enumerate(by_step[name], 1)))
-    skill = {h: evaluation.against(scored, base, step=h)["skill_vs_fhs"] for h in range(1, config.horizon + 1)}
-    run.series("skill_vs_fhs_by_step", skill)
-    run.table(evaluation.means(scored, wire.UNIQUE_ID).reset_index(), "tables/scores_by_series")
-    run.table(by_step.reset_index(), "tables/scores_by_step")
-    run.table(evaluation.reliability(forecasts), "tables/reliability")
-    compared = {what.family.model: forecasts, REFERENCE: base_forecasts}
-    run.figure(
-        figures.fan_chart(forecasts, what.family.model, str(what.history[wire.UNIQUE_ID].iloc[0])),
-        "figures/fan_chart.png",
-    )
-    run.figure(figures.reliability_diagram(compared), "figures/reliability.png")
-    for stem, figure in trained.figures.items():
-        run.figure(figure, f"figures/{stem}.png")
-    for stem, table in trained.tables.items():
-        run.table(table, f"tables/{stem}")
-    return metrics
-
-
-def _register(store: Store, what: Plan, trained: Trained, metrics: Mapping[str, float], run: tracking.Run) -> Version:
+def _register(
+    store: Store,
+    what: Plan,
+    trained: Trained,
+    tags: Mapping[str, str],
+    metrics: Mapping[str, float],
+    run: tracking.Run,
+) -> Version:
     family, spec = what.family, trained.forecaster.spec
-    text = card.model_card(family.card, family.model, spec, _tags(what), metrics)
+    text = card.model_card(family.card, family.model, spec, tags, metrics)
     run.text(text, "model_card.md")
     return store.log(
         spec,
         partial(family.models.save, trained.forecaster),
         requirements=family.models.REQUIREMENTS,
-        example=example_history(what.history, spec),
-        tags=_tags(what),
+        example=example_history(what.data.history, spec),
+        tags=tags,
         description=text,
     )

@@ -2,18 +2,22 @@
 
 Sources: Gneiting and Raftery, Strictly proper scoring rules, JASA 102 (2007); Winkler, JASA 67 (1972);
 Diebold and Mariano, JBES 13 (1995); Harvey, Leybourne and Newbold, IJF 13 (1997); Newey and West,
-Econometrica 55 (1987).
+Econometrica 55 (1987); Pesaran and Timmermann, JBES 10 (1992); Spearman, American Journal of Psychology 15 (1904);
+Grinold, Journal of Portfolio Management 15 (1989).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from scipy.stats import t as student
 
 from registry.contract import Floats
 
 BARTLETT_LAGS = 20
+ROUNDING = 1e-12  # of a return; a mean forecast this near to 0 is 0: weights that cancel leave such a rest
+MIN_SERIES = 5  # fewer have hardly any ranks to correlate: two are always +1 or -1
 
 
 def pinball(y: Floats, quantiles: Floats, levels: Sequence[float]) -> Floats:
@@ -42,6 +46,34 @@ def winkler(y: Floats, lower: Floats, upper: Floats, coverage: float) -> Floats:
     """Interval score [...] of a central band: width plus 2/alpha times the miss, alpha = 1 - coverage."""
     alpha = 1 - coverage
     return (upper - lower) + 2 / alpha * (np.maximum(lower - y, 0) + np.maximum(y - upper, 0))
+
+
+def direction(y: Floats, mean: Floats) -> Floats:
+    """1.0 where the mean forecast has the sign of the outcome, 0.0 where it has the other one; its mean is the hit rate
+    of Pesaran and Timmermann. They count a 0 as a miss; here an outcome of 0 has no direction to be found and is NaN,
+    and a mean forecast of 0 (within ROUNDING) earns 0.5, what tossing a coin would.
+    """
+    hit = 0.5 + 0.5 * np.sign(y) * np.sign(_without_rounding(mean))
+    return np.where(y == 0, np.nan, hit)
+
+
+def rank_correlation(mean: Floats, y: Floats) -> Floats:
+    """Spearman's correlation [T] of mean forecasts [T, N] and outcomes [T, N] across series, ties sharing their mean
+    rank: Grinold's information coefficient, on ranks.
+
+    NaN marks a series that takes no part in a row. A row is NaN with fewer than MIN_SERIES series, or where one side
+    says the same of all.
+    """
+    known = ~(np.isnan(mean) | np.isnan(y))
+    ranks = [pd.DataFrame(np.where(known, side, np.nan)).rank(axis=1) for side in (_without_rounding(mean), y)]
+    a, b = (np.nan_to_num(r.sub(r.mean(axis=1), axis=0).to_numpy()) for r in ranks)
+    spread = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
+    enough = (known.sum(axis=1) >= MIN_SERIES) & (spread > 0)
+    return np.where(enough, (a * b).sum(axis=1) / np.where(enough, spread, 1.0), np.nan)
+
+
+def _without_rounding(mean: Floats) -> Floats:
+    return np.where(np.abs(mean) <= ROUNDING, 0.0, mean)
 
 
 @dataclass(frozen=True)

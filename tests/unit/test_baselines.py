@@ -391,7 +391,7 @@ def test_har_beats_fhs_on_real_prices_by_what_the_study_measured(
     origins = evaluation.origins_between(panel, "2020-01-01", "2021-01-08", 5)
     assert (len(origins), str(origins[-1].date())) == (253, "2020-12-31")
     ours, theirs = (evaluation.scores(evaluation.rolling(f, panel, origins, 5)) for f in (har, forecasters["fhs"]))
-    npt.assert_allclose(100 * evaluation.against(ours, theirs)["skill_vs_fhs"], 1.81, atol=0.1)
+    npt.assert_allclose(100 * evaluation.against(ours, theirs).skill, 1.81, atol=0.1)
     assert (evaluation.means(ours, "unique_id")["crps"] < evaluation.means(theirs, "unique_id")["crps"]).sum() >= 18
 
 

@@ -16,7 +16,7 @@ import numpy.testing as npt
 import pandas as pd
 import pytest
 
-from jobs import processed, products, schemas, sources
+from jobs import market, processed, products, schemas, sources
 from jobs.compile import build, check_sources, compile_builtin, identify
 from jobs.digest import data_digest
 from jobs.qa import describe_source
@@ -111,9 +111,9 @@ def test_the_market_says_over_which_universe_it_was_taken(settings):
 
 def test_a_session_without_one_of_the_stocks_has_no_market_return(prices):
     returns = products.log_returns(prices[sources.STOCK_INDEX])
-    universe = processed.sp500_universe(["SP500", "MISSING"])
-    with pytest.raises(BadHistory, match=r"8312 sessions lack a stock of sp500-2 or the index, first 1990-01-03"):
-        products.market_daily(returns, returns, universe)
+    universe = market.sp500_universe(["SP500", "MISSING"])
+    with pytest.raises(BadHistory, match=r"8312 sessions lack a symbol of sp500-2 or the index, first 1990-01-03"):
+        market.market_daily(returns, returns, universe)
 
 
 def test_every_stock_of_the_panel_has_one_sector(settings, panel):
@@ -162,6 +162,38 @@ def test_an_index_is_left_as_it_was_quoted(bars, prices):
     index = bars[bars["unique_id"].isin(["NASDAQ", "SP500"])].set_index(["unique_id", "ds"])
     columns = [*sources.OHLC, "volume"]
     pd.testing.assert_frame_equal(index[columns], raw.loc[index.index, columns])
+
+
+def test_the_market_of_the_bars_is_both_indices_and_its_return_that_of_the_sp500(bars):
+    assert list(bars.columns)[-2:] == ["market_abs_return", "index_return"]
+    for day in ("2000-03-02", "2012-05-21", "2018-12-31"):
+        nasdaq, sp500 = row(bars, "NASDAQ", day), row(bars, "SP500", day)
+        of_day = bars[bars["ds"] == day]
+        npt.assert_allclose(of_day["market_abs_return"], (abs(nasdaq["y"]) + abs(sp500["y"])) / 2, rtol=1e-15)
+        npt.assert_array_equal(of_day["index_return"], sp500["y"])
+    assert bars.notna().all().all()
+
+
+def test_a_session_that_is_no_session_of_the_indices_is_refused(bars):
+    indices = bars[bars["unique_id"].isin(market.US_INDICES.symbols)]
+    daily = market.market_daily(indices, indices[indices["unique_id"] == "SP500"], market.US_INDICES)
+    assert market.with_market(bars[["unique_id", "ds", "y"]], daily)["index_return"].notna().all()
+    with pytest.raises(BadHistory) as caught:
+        market.with_market(bars[["unique_id", "ds", "y"]], daily[daily["ds"] != "2012-05-21"])
+    assert caught.value.code == "BAD_SOURCE"
+    assert caught.value.message == (
+        "7 sessions are none of the market's (us-index-2), first AAPL 2012-05-21; every series needs the market columns"
+    )
+
+
+def test_a_data_set_says_where_it_is_from_and_over_which_universe(settings, panel, bars):
+    found = {name: processed.load(settings, name) for name in ("panel", "bars")}
+    pd.testing.assert_frame_equal(found["panel"].history, panel)
+    pd.testing.assert_frame_equal(found["bars"].history, bars)
+    assert [data.digest for data in found.values()] == [PANEL_DIGEST, BARS_DIGEST]
+    assert [data.universe.name for data in found.values()] == ["sp500-20", "us-index-2"]
+    digest = hashlib.sha256(b"NASDAQ\nSP500").hexdigest()
+    assert found["bars"].universe.tag == f"us-index-2@{digest[:12]}"
 
 
 # --- digest and summary -------------------------------------------------------------------------

@@ -1,14 +1,14 @@
 """Rolling evaluation: what a forecaster is shown, which outcome it is held to, and how scores are averaged."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.testing as npt
 import pandas as pd
 import pytest
-from scipy.stats import norm
+from scipy.stats import norm, spearmanr
 
 from mlprojects.baselines.model import Ewma
 from registry import contract, evaluation, metrics, wire
@@ -69,11 +69,39 @@ def test_outcomes_of_origins_do_not_pass_the_end_of_the_period():
     assert list(found.strftime("%d")) == ["04", "05", "06"]
 
 
-def test_origins_are_sessions_of_every_series():
-    history = simulated(length=10)
-    gap = (history[wire.UNIQUE_ID] == "S1") & (history[wire.DS] == "2020-01-05")
-    found = evaluation.origins_between(history[~gap], "2020-01-03", None, 3)
-    assert list(found.strftime("%d")) == ["04", "06", "07"]
+def uneven() -> pd.DataFrame:
+    """S0 from 1 to 20 January; S1 from the 6th to the 15th, without the 10th; S2 from the 11th to the 20th."""
+    history = simulated(length=20)
+    first = history[wire.UNIQUE_ID].map({"S0": "2020-01-01", "S1": "2020-01-06", "S2": "2020-01-11"}).astype(str)
+    last = history[wire.UNIQUE_ID].map({"S0": "2020-01-20", "S1": "2020-01-15", "S2": "2020-01-20"}).astype(str)
+    day = history[wire.DS].dt.strftime("%Y-%m-%d")
+    kept = (day >= first) & (day <= last) & ~((history[wire.UNIQUE_ID] == "S1") & (day == "2020-01-10"))
+    return history[kept].reset_index(drop=True)
+
+
+def test_origins_are_sessions_from_which_some_series_can_be_scored():
+    found = evaluation.origins_between(uneven(), "2020-01-03", None, 3)
+    assert list(found.strftime("%d")) == [f"{day:02}" for day in range(4, 18)]
+    only_later = uneven()[uneven()[wire.UNIQUE_ID] != "S0"]
+    found = evaluation.origins_between(only_later, "2020-01-03", None, 3)
+    assert list(found.strftime("%d")) == ["06", "07", "08", "09", "11", "12", "13", "14", "15", "16", "17"]
+
+
+def test_origins_have_the_context_that_was_asked_for():
+    found = evaluation.origins_between(uneven(), "2020-01-03", None, 3, context=12)
+    assert list(found.strftime("%d")) == ["12", "13", "14", "15", "16", "17"]  # S0's twelfth session is the 12th
+
+
+def test_every_other_origin_begins_with_the_first():
+    found = evaluation.origins_between(simulated(length=20), "2020-01-03", None, 3, every=4)
+    assert list(found.strftime("%d")) == ["04", "08", "12", "16"]
+
+
+def test_the_message_for_a_period_without_an_origin_says_what_was_needed_and_what_there_is():
+    with pytest.raises(BadInput, match=r"^no session after 2020-01-15 has 8 sessions up to it and 5 after it in any"):
+        evaluation.origins_between(simulated(length=20), "2020-01-15", None, 5, context=8)
+    with pytest.raises(BadInput, match=r"; the last that has is 2020-01-15$"):
+        evaluation.origins_between(simulated(length=20), "2020-01-15", None, 5, context=8)
 
 
 @pytest.mark.parametrize(
@@ -92,11 +120,10 @@ def test_a_period_without_an_origin_is_an_error(length: int, after: str, until: 
     assert caught.value.code == "NO_ORIGINS"
 
 
-def test_series_without_a_common_session_have_no_origin():
-    apart = pd.concat([simulated(n=1, length=10), simulated(n=1, length=10, start="2021-01-01").assign(unique_id="S1")])
-    with pytest.raises(BadInput) as caught:
-        evaluation.origins_between(apart, "2019-01-01", None, 1)
-    assert caught.value.code == "NO_ORIGINS"
+def test_series_without_a_common_session_have_their_own_origins():
+    apart = pd.concat([simulated(n=1, length=3), simulated(n=1, length=3, start="2021-01-01").assign(unique_id="S1")])
+    found = evaluation.origins_between(apart, "2019-01-01", None, 1)
+    assert list(found.strftime("%Y-%m-%d")) == ["2020-01-01", "2020-01-02", "2021-01-01", "2021-01-02"]
 
 
 # --- rolling ----------------------------------------------------------------------------------
@@ -180,6 +207,112 @@ def test_one_series_never_changes_another():
     pd.testing.assert_frame_equal(before[others], after[others], check_exact=True)
 
 
+def test_series_of_different_lengths_are_forecast_where_they_can_be_scored():
+    """The slow way on series that start and end apart: the same rows, the same numbers."""
+    history = simulated(length=120)
+    listed = (history[wire.UNIQUE_ID] != "S1") | (history[wire.DS] > "2020-01-21")
+    delisted = (history[wire.UNIQUE_ID] != "S2") | (history[wire.DS] <= "2020-04-10")
+    history = history[listed & delisted].reset_index(drop=True)
+    origins = evaluation.origins_between(history, "2020-03-12", None, 3, context=60)
+    found = evaluation.rolling(EWMA, history, origins, 3, levels=LEVELS)
+    expected = []
+    for origin in origins:
+        for name, series in history.groupby(wire.UNIQUE_ID):
+            past, future = (series[wire.DS] <= origin).sum(), (series[wire.DS] > origin).sum()
+            if past >= 60 and future >= 3:
+                alone = history[history[wire.UNIQUE_ID] == name]
+                expected.append(by_hand(alone, pd.DatetimeIndex([origin]), 3))
+    whole = pd.concat(expected, ignore_index=True)
+    assert whole.groupby("unique_id").size().to_dict() == {"S0": 45 * 3, "S1": 37 * 3, "S2": 26 * 3}
+    pd.testing.assert_frame_equal(
+        found.astype({"unique_id": "str"}), whole.astype({"unique_id": "str"}), check_exact=True, check_dtype=False
+    )
+
+
+def test_a_series_takes_part_where_it_has_the_session_the_context_and_the_outcomes():
+    history = uneven()
+    origins = evaluation.origins_between(history, "2020-01-03", None, 3)
+    found = evaluation.rolling(Constant(), history, origins, 3, context=2)
+    days = found[found["step"] == 1].groupby("unique_id")["origin"].apply(lambda o: list(o.dt.day))
+    assert days["S0"] == [*range(4, 18)]
+    assert days["S1"] == [7, 8, 9, 11, 12]  # from its second session on, not on the 10th, three more up to the 15th
+    assert days["S2"] == [*range(12, 18)]
+
+
+def test_the_forecaster_is_shown_those_that_take_part_and_no_others():
+    history, constant = uneven(), Constant()
+    evaluation.rolling(constant, history, pd.DatetimeIndex(["2020-01-05", "2020-01-11", "2020-01-16"]), 3)
+    assert [shown.ids for shown in constant.shown] == [("S0",), ("S0", "S1", "S2"), ("S0", "S2")]
+    npt.assert_array_equal(constant.shown[1].lengths, [11, 5, 1])
+    expected = history[history[wire.DS] <= "2020-01-11"]
+    npt.assert_array_equal(constant.shown[1].ds, expected[wire.DS])
+    npt.assert_array_equal(constant.shown[1].columns[wire.Y], expected[wire.Y])
+
+
+def test_models_of_different_needs_are_scored_on_the_same_rows_when_they_are_given_one_context():
+    history = simulated(length=80)
+    history = history[(history[wire.UNIQUE_ID] != "S1") | (history[wire.DS] > "2020-01-11")].reset_index(drop=True)
+    origins = evaluation.origins_between(history, "2020-02-20", None, 2, context=60)
+    found = [evaluation.rolling(f, history, origins, 2, context=60) for f in (EWMA, Constant())]
+    pd.testing.assert_frame_equal(*(frame[evaluation.KEYS] for frame in found))
+    assert len(found[0]) < len(evaluation.rolling(Constant(), history, origins, 2))
+
+
+def test_a_context_below_what_the_model_needs_is_an_error():
+    with pytest.raises(BadInput, match="context is 59; ewma needs 60 sessions"):
+        evaluation.rolling(EWMA, simulated(), pd.DatetimeIndex(["2020-03-20"]), 1, context=59)
+
+
+@dataclass
+class Joint(Constant):
+    @property
+    def spec(self) -> ModelSpec:
+        return ModelSpec("joint", "fake", 1, 30, 5, levels=self.levels, joint=True, universe=("S0", "S1", "S2"))
+
+
+def test_a_joint_model_needs_all_of_its_series():
+    joint, history = Joint(), uneven()
+    evaluation.rolling(joint, history, pd.DatetimeIndex(["2020-01-11"]), 3)
+    assert joint.shown[0].ids == ("S0", "S1", "S2")
+    with pytest.raises(BadHistory) as caught:
+        evaluation.rolling(joint, history, pd.DatetimeIndex(["2020-01-11", "2020-01-16"]), 3)
+    assert caught.value.code == "NO_ORIGINS"
+    assert caught.value.message == (
+        "2 of 3 series have 1 sessions up to 2020-01-16 and 3 after it, joint needs 3; 1 of 2 origins are like that"
+    )
+
+
+@dataclass
+class Measuring(Constant):
+    """Takes volume where it is there, and measures its own making: 1, 2, 3, ... over series, times the call."""
+
+    @property
+    def spec(self) -> ModelSpec:
+        return ModelSpec("measuring", "fake", 1, 30, 5, levels=self.levels, optional=("volume", "amount"))
+
+    def predict(self, *args: Any) -> Forecast:
+        forecast = super().predict(*args)
+        measured = len(self.shown) * np.arange(1.0, len(forecast.unique_id) + 1)
+        return replace(forecast, measured={"bars_corrected": measured})
+
+
+def test_optional_columns_are_handed_over_when_the_frame_has_them():
+    measuring, history = Measuring(), simulated(length=40)
+    origin = pd.DatetimeIndex(["2020-01-20"])
+    evaluation.rolling(measuring, history.assign(volume=7.0, colour=1.0), origin, 1)
+    evaluation.rolling(measuring, history, origin, 1)
+    assert [list(shown.columns) for shown in measuring.shown] == [["y", "volume"], ["y"]]
+
+
+def test_what_a_forecast_measured_is_averaged_like_a_score():
+    found = evaluation.rolling(Measuring(), simulated(), pd.DatetimeIndex(["2020-02-20", "2020-02-21"]), 2)
+    assert list(found.columns[-6:]) == [*map(wire.quantile_column, LEVELS), "bars_corrected"]
+    npt.assert_array_equal(found["bars_corrected"], np.repeat([1, 2, 3, 2, 4, 6], 2))
+    scored = evaluation.scores(found)
+    assert evaluation.means(scored).loc[0, "bars_corrected"] == 3.0
+    assert evaluation.means(scored, "unique_id")["bars_corrected"].tolist() == [1.5, 3.0, 4.5]
+
+
 def test_progress_is_told_origin_by_origin():
     told: list[tuple[int, int]] = []
     origins = pd.DatetimeIndex(["2020-02-20", "2020-02-21", "2020-02-22"])
@@ -187,17 +320,15 @@ def test_progress_is_told_origin_by_origin():
     assert told == [(1, 3), (2, 3), (3, 3)]
 
 
-def test_an_origin_without_outcomes_is_an_error():
-    with pytest.raises(BadHistory) as caught:
-        evaluation.rolling(Constant(), simulated(), pd.DatetimeIndex(["2020-03-29"]), 2)  # the last day is the 30th
-    assert caught.value.code == "NO_OUTCOME"
-
-
-@pytest.mark.parametrize("origin", ["2020-02-28", "2019-12-31"], ids=["59 of 60 sessions", "before the first session"])
-def test_an_origin_with_less_history_than_the_model_needs_is_an_error(origin: str):
-    with pytest.raises(BadHistory) as caught:
-        evaluation.rolling(EWMA, simulated(), pd.DatetimeIndex([origin]), 1)
-    assert caught.value.code == "TOO_SHORT"
+@pytest.mark.parametrize(
+    ("origin", "horizon"),
+    [("2020-03-29", 2), ("2020-02-28", 1), ("2019-12-31", 1), ("2020-04-10", 1)],
+    ids=["without outcomes", "59 of 60 sessions", "before the first session", "after the last session"],
+)
+def test_an_origin_at_which_no_series_takes_part_is_an_error(origin: str, horizon: int):
+    with pytest.raises(BadHistory, match=f"^0 of 3 series have 60 sessions up to {origin}") as caught:
+        evaluation.rolling(EWMA, simulated(), pd.DatetimeIndex(["2020-03-20", origin]), horizon)
+    assert caught.value.code == "NO_ORIGINS"
 
 
 class Crossing(Constant):
@@ -231,6 +362,7 @@ def test_scores_of_two_outcomes_by_hand():
     npt.assert_allclose(scored["crps"], [3.3 / 5, 19.3 / 5], rtol=1e-12)
     npt.assert_allclose(scored["abs_error"], [1, 5], rtol=1e-12)
     npt.assert_allclose(scored["bias"], [0.5, -5.5], rtol=1e-12)
+    npt.assert_array_equal(scored["direction"], [np.nan, 1.0])
     npt.assert_array_equal(scored["covered_90"], [1, 0])
     npt.assert_allclose(scored["winkler_90"], [8, 8 + 2 / 0.1 * 2], rtol=1e-9)
     npt.assert_array_equal(scored["covered_50"], [1, 0])
@@ -241,9 +373,9 @@ def test_scores_of_two_outcomes_by_hand():
 
 def test_a_perfect_forecast_scores_0():
     scored = evaluation.scores(frame([0.3], [0.3] * 5, LEVELS, mean=0.3))
-    errors = scored.drop(columns=[*evaluation.KEYS, "covered_50", "covered_80", "covered_90"])
-    npt.assert_allclose(errors, 0, atol=1e-15)
-    npt.assert_array_equal(scored[["covered_50", "covered_80", "covered_90"]], 1)
+    shares = ["covered_50", "covered_80", "covered_90", "direction"]
+    npt.assert_allclose(scored.drop(columns=[*evaluation.KEYS, *shares]), 0, atol=1e-15)
+    npt.assert_array_equal(scored[shares], 1)
 
 
 def test_bands_that_the_levels_do_not_span_are_left_out():
@@ -263,6 +395,7 @@ def test_scores_are_those_of_the_metrics_on_real_forecasts():
     npt.assert_allclose(scored["winkler_90"], metrics.winkler(y, q[:, 0], q[:, -1], 0.9), rtol=1e-9)
     npt.assert_array_equal(scored["covered_80"], metrics.inside(y, q[:, 1], q[:, -2]))
     npt.assert_array_equal(scored["abs_error"], np.abs(y - q[:, 5]))
+    npt.assert_array_equal(scored["direction"], metrics.direction(y, forecasts["mean"].to_numpy()))
     pd.testing.assert_frame_equal(scored[evaluation.KEYS], forecasts[evaluation.KEYS])
 
 
@@ -296,6 +429,50 @@ def test_coverage_of_a_true_forecast_is_nominal():
     npt.assert_allclose(found[["coverage_50", "coverage_90"]].astype(float), [0.5, 0.9], atol=0.015)
 
 
+def test_an_outcome_without_direction_is_left_out_of_its_mean():
+    scored = evaluation.scores(frame([0.0, 6.0, -6.0, 6.0], [-4.0, -1.0, 1.0, 2.0, 4.0], LEVELS, mean=0.5))
+    npt.assert_allclose(evaluation.means(scored).loc[0, "direction"], 2 / 3, rtol=1e-15)
+
+
+# --- rank IC ----------------------------------------------------------------------------------
+
+
+def ranked(series: int = 6, origins: int = 40) -> pd.DataFrame:
+    """Rows as `rolling` gives them, two steps; mean and outcome are related at step 1 only. One origin is short."""
+    rng = np.random.default_rng(3)
+    days = pd.date_range("2020-01-01", periods=origins)
+    rows = [
+        {"unique_id": f"S{i}", "origin": day, "step": step, "y": rng.normal(), "mean": rng.normal()}
+        for day in days
+        for i in range(series if day != days[5] else series - 2)
+        for step in (1, 2)
+    ]
+    table = pd.DataFrame(rows)
+    return table.assign(mean=table["mean"] + np.where(table["step"] == 1, table["y"], 0))
+
+
+def test_rank_ic_is_the_mean_over_origins_of_spearmans_correlation_across_series():
+    table = ranked()
+    found = evaluation.rank_ic(table)
+    for step in (1, 2):
+        groups = [g for _, g in table[table["step"] == step].groupby("origin") if len(g) >= metrics.MIN_SERIES]
+        assert len(groups) == 39
+        npt.assert_allclose(found[step], np.mean([spearmanr(g["mean"], g["y"]).statistic for g in groups]), rtol=1e-12)
+    assert found[1] > 0.5 > abs(found[2]) + 0.2
+
+
+def test_rank_ic_does_not_depend_on_the_order_of_the_rows():
+    table = ranked()
+    shuffled = evaluation.rank_ic(table.sample(frac=1, random_state=0))
+    for step, value in evaluation.rank_ic(table).items():
+        npt.assert_allclose(shuffled[step], value, rtol=1e-12)
+
+
+def test_rank_ic_of_too_few_series_or_of_one_mean_for_all_is_not_reported():
+    assert evaluation.rank_ic(ranked(series=metrics.MIN_SERIES - 1)) == {}
+    assert evaluation.rank_ic(ranked().assign(mean=0.001)) == {}
+
+
 # --- against a reference ----------------------------------------------------------------------
 
 
@@ -305,9 +482,9 @@ def test_skill_by_hand_and_both_tests_on_the_average_per_origin():
     found = evaluation.against(ours, theirs)
     per_origin = [s.groupby("origin")["crps"].mean() for s in (ours, theirs)]
     test = metrics.diebold_mariano((per_origin[1] - per_origin[0]).to_numpy(), 2)
-    npt.assert_allclose(found["skill_vs_fhs"], 1 - ours["crps"].mean() / theirs["crps"].mean(), rtol=1e-12)
-    npt.assert_allclose([found["dm_p_hln"], found["dm_p_bartlett"]], [test.p_hln, test.p_bartlett], rtol=1e-9)
-    assert found["skill_vs_fhs"] > 0.1
+    npt.assert_allclose(found.skill, 1 - ours["crps"].mean() / theirs["crps"].mean(), rtol=1e-12)
+    npt.assert_allclose([found.test.p_hln, found.test.p_bartlett], [test.p_hln, test.p_bartlett], rtol=1e-9)
+    assert found.skill > 0.1
 
 
 def test_skill_at_one_step_looks_at_that_step_and_its_lags():
@@ -315,27 +492,43 @@ def test_skill_at_one_step_looks_at_that_step_and_its_lags():
     ours, theirs = scored_constant(0.01, history), scored_constant(0.03, history)
     found = evaluation.against(ours, theirs, step=1)
     first = [s[s["step"] == 1].groupby("origin")["crps"].mean().to_numpy() for s in (ours, theirs)]
-    npt.assert_allclose(found["skill_vs_fhs"], 1 - first[0].mean() / first[1].mean(), rtol=1e-12)
-    npt.assert_allclose(found["dm_p_hln"], metrics.diebold_mariano(first[1] - first[0], 1).p_hln, rtol=1e-9)
+    npt.assert_allclose(found.skill, 1 - first[0].mean() / first[1].mean(), rtol=1e-12)
+    npt.assert_allclose(found.test.p_hln, metrics.diebold_mariano(first[1] - first[0], 1).p_hln, rtol=1e-9)
+
+
+@pytest.mark.parametrize(("every", "lags"), [(1, 5), (2, 3), (4, 2), (5, 1), (20, 1)])
+def test_origins_further_apart_overlap_at_fewer_lags(every: int, lags: int):
+    history = simulated(length=90)
+    ours, theirs = (scored_constant(sigma, history, horizon=5) for sigma in (0.01, 0.011))
+    difference = (theirs["crps"] - ours["crps"]).groupby(ours["origin"]).mean().to_numpy()
+    expected = metrics.diebold_mariano(difference, lags)
+    found = evaluation.against(ours, theirs, every=every).test
+    npt.assert_allclose([found.p_hln, found.p_bartlett], [expected.p_hln, expected.p_bartlett], rtol=1e-9)
+
+
+def test_every_origin_weighs_the_same_however_many_series_take_part():
+    days = pd.to_datetime(["2020-01-01"] * 3 + ["2020-01-02"])
+    ours = pd.DataFrame({"unique_id": ["A", "B", "C", "A"], "origin": days, "step": 1, "crps": [1.0, 1.0, 1.0, 2.0]})
+    found = evaluation.against(ours, ours.assign(crps=[2.0, 2.0, 2.0, 1.0]))
+    npt.assert_allclose(found.skill, 0.0, atol=1e-15)  # by rows it would be 1 - 5 / 7
 
 
 def test_skill_is_positive_for_the_better_one_whichever_is_the_reference():
     history = simulated()
     good, bad = scored_constant(0.01, history), scored_constant(0.05, history)
-    assert evaluation.against(good, bad)["skill_vs_fhs"] > 0 > evaluation.against(bad, good)["skill_vs_fhs"]
+    assert evaluation.against(good, bad).skill > 0 > evaluation.against(bad, good).skill
 
 
 def test_a_model_has_no_skill_against_itself():
     scored = scored_constant(0.01, simulated())
-    assert evaluation.against(scored, scored.copy()) == {"skill_vs_fhs": 0.0, "dm_p_hln": 1.0, "dm_p_bartlett": 1.0}
+    assert evaluation.against(scored, scored.copy()) == evaluation.Skill(0.0, metrics.DieboldMariano(1.0, 1.0))
 
 
 def test_skill_over_fewer_origins_than_steps_is_no_evidence():
     history = simulated(length=27)  # two origins of five steps
     ours, theirs = (scored_constant(sigma, history, horizon=5) for sigma in (0.01, 0.03))
     assert ours["origin"].nunique() == 2
-    found = evaluation.against(ours, theirs)
-    assert max(found["dm_p_hln"], found["dm_p_bartlett"]) == 1.0
+    assert evaluation.against(ours, theirs).test.p == 1.0
 
 
 def test_models_scored_on_other_rows_are_not_compared():

@@ -2,13 +2,14 @@
 
 import dataclasses
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 from jobs import families
 from jobs.families import Family
-from registry import wire
+from registry import contract, wire
 from registry.errors import BadConfig, BadParameter, NotFound
 from registry.settings import CHECKOUT
 
@@ -64,6 +65,8 @@ def test_the_tiny_section_replaces_settings_and_overrides_replace_both():
         ("report_until", "2021-06-30", "2021-06-30"),
         ("report_until", "null", None),
         ("kind", "naive", "naive"),
+        ("data", "bars", "bars"),
+        ("report_every", "5", 5),
         ("horizon", 3, 3),
     ],
 )
@@ -96,6 +99,8 @@ def test_a_small_number_may_be_written_with_an_exponent():
         ("fhs", {"fit_until": "2019-12-31"}, "BAD_CONFIG"),
         ("fhs", {"fit_until": "[2018-12-31]"}, "BAD_CONFIG"),
         ("fhs", {"kind": "magic"}, "BAD_CONFIG"),
+        ("fhs", {"data": "ticks"}, "BAD_CONFIG"),
+        ("fhs", {"report_every": "0"}, "BAD_CONFIG"),
         ("har", {"warmup": "10"}, "BAD_CONFIG"),
         ("nbeats", {"context": "0"}, "BAD_CONFIG"),
         ("nbeats", {"width": "-1"}, "BAD_CONFIG"),
@@ -113,6 +118,52 @@ def test_a_bad_setting_is_refused_by_code(model: str, overrides: dict[str, str],
         families.load_config(families.find(model), overrides)
     assert caught.value.code == code
     assert caught.value.status == 400
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fast(contract.Config):
+    kind: str
+    quick: bool = True
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Deep(contract.Config):
+    kind: str
+    layers: int = 3
+
+
+class Several(Family):
+    """A family whose models take different settings; its train module says so by CONFIGS."""
+
+    @property
+    def training(self) -> ModuleType:
+        module = ModuleType("train")
+        module.CONFIGS = {"fast": Fast, "deep": Deep}
+        return module
+
+
+@pytest.fixture
+def several(tmp_path: Path) -> Several:
+    path = tmp_path / "family" / "configs" / "mine.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text("kind: deep\nlayers: 5\ntiny: {layers: 1}\n")
+    return Several("mine", path)
+
+
+def test_in_a_family_of_several_kinds_the_kind_says_which_settings_there_are(several: Several):
+    assert families.load_config(several, {}) == Deep(kind="deep", layers=5)
+    assert families.load_config(several, {}, tiny=True) == Deep(kind="deep", layers=1)
+    with pytest.raises(BadConfig, match=r"^mine has no setting layers; it has horizon, .*, kind, quick$"):
+        families.load_config(several, {"kind": "fast"})
+    with pytest.raises(BadConfig, match=r"^mine: kind is 'slow', expected one of \['deep', 'fast'\]$"):
+        families.load_config(several, {"kind": "slow"})
+
+
+def test_true_and_false_are_for_settings_that_are_true_or_false(several: Several):
+    several.config.write_text("kind: fast\ntiny: {}\n")
+    assert families.load_config(several, {"quick": "false"}) == Fast(kind="fast", quick=False)
+    with pytest.raises(BadConfig, match="mine: horizon cannot be true or false"):
+        families.load_config(several, {"horizon": "true"})
 
 
 def test_the_message_for_an_unknown_setting_names_it_and_the_known_ones():

@@ -12,6 +12,7 @@ from matplotlib.colors import to_hex
 
 from jobs import figures
 from registry import evaluation, wire
+from registry.contract import Forecast, History
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 Q = np.array([-0.02, -0.01, 0.001, 0.01, 0.02])
@@ -123,3 +124,19 @@ def test_every_model_asked_for_is_in_the_reliability_diagram():
     names = ["naive", "ewma", "fhs", "har", "nbeats"]
     axis = figures.reliability_diagram({name: forecasts(3) for name in names}).axes[0]
     assert [text.get_text() for text in axis.get_legend().get_texts()] == names
+
+
+def test_path_chart_shows_every_path_from_the_last_known_close() -> None:
+    days = np.array(["2020-01-01", "2020-01-02", "2020-01-03", "2020-01-06", "2020-01-07"], dtype="datetime64[D]")
+    closes = pd.Series([10.0, 11.0, 12.0, 13.0, 12.5], index=days.astype("datetime64[ns]"))
+    sampled = np.ones((1, 3, 2, 6))
+    sampled[0, :, :, 3] = [[12.0, 13.0], [11.0, 10.0], [12.5, 14.0]]
+    history = History(("A",), np.array([0, 3]), days[:3], {"close": closes.to_numpy()[:3]})
+    forecast = Forecast.of_price_paths(history, sampled, (0.5,), notes={}, measured={})
+    [axis] = figures.path_chart(forecast, closes, "kronos", "A").axes
+    lines = [np.asarray(line.get_ydata()).tolist() for line in axis.lines]
+    assert lines[:3] == [[12.0, 12.0, 13.0], [12.0, 11.0, 10.0], [12.0, 12.5, 14.0]]
+    assert lines[3] == [12.0, 12.0, 13.0]  # median
+    assert lines[4] == [10.0, 11.0, 12.0]  # known
+    assert lines[5] == [12.0, 13.0, 12.5]  # what came true
+    assert axis.get_title(loc="left") == "kronos, A: sampled closes after 2020-01-03"

@@ -6,7 +6,7 @@ import pytest
 import scoringrules
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import norm, ttest_1samp
+from scipy.stats import norm, spearmanr, ttest_1samp
 from scipy.stats import t as student
 
 from registry import metrics, wire
@@ -122,6 +122,48 @@ def test_the_true_quantiles_score_best_on_average():
 
     true = score(0, 1)
     assert true < min(score(0.2, 1), score(-0.2, 1), score(0, 0.8), score(0, 1.25))
+
+
+# --- of the mean --------------------------------------------------------------------------------
+
+
+def test_direction_is_the_share_of_signs_that_were_found():
+    # Outcomes without a direction are left out; a mean of 0, and what is left of weights that cancel, is half a hit
+    y = np.array([0.01, -0.02, 0.01, -0.02, 0.0, 0.01, -0.01])
+    mean = np.array([0.001, -1.0, -0.001, 1e-11, 0.001, 0.0, 1e-19])
+    npt.assert_array_equal(metrics.direction(y, mean), [1, 1, 0, 0, np.nan, 0.5, 0.5])
+
+
+@given(seeds)
+def test_the_opposite_forecast_finds_the_signs_that_this_one_missed(seed: int):
+    y, q = sample(seed)
+    npt.assert_array_equal(metrics.direction(y, q[:, 0]) + metrics.direction(y, -q[:, 0]), 1)
+
+
+def test_rank_correlation_is_spearmans_row_by_row():
+    rng = np.random.default_rng(0)
+    mean, y = rng.normal(size=(50, 7)), rng.normal(size=(50, 7))
+    mean[10:20] = mean[10:20].round(0)  # ties share their mean rank
+    expected = [spearmanr(a, b).statistic for a, b in zip(mean, y, strict=True)]
+    npt.assert_allclose(metrics.rank_correlation(mean, y), expected, rtol=1e-12, atol=1e-14)
+
+
+def test_rank_correlation_by_hand():
+    # Ranks 1..5 against 2 1 4 3 5: 1 - 6 (1 + 1 + 1 + 1) / (5 x 24) = .8 (Spearman 1904)
+    found = metrics.rank_correlation(np.array([[1.0, 2, 3, 4, 5]]), np.array([[0.2, 0.1, 0.4, 0.3, 9.0]]))
+    npt.assert_allclose(found, [0.8], rtol=1e-14)
+
+
+def test_series_that_take_no_part_change_nothing_and_too_few_give_none():
+    rng = np.random.default_rng(1)
+    mean, y = rng.normal(size=(1, 6)), rng.normal(size=(1, 6))
+    absent = np.full((1, 2), np.nan)
+    whole = metrics.rank_correlation(mean, y)
+    npt.assert_array_equal(metrics.rank_correlation(np.hstack([mean, absent]), np.hstack([y, absent])), whole)
+    npt.assert_array_equal(metrics.rank_correlation(np.hstack([mean, [[1.0]]]), np.hstack([y, [[np.nan]]])), whole)
+    assert np.isnan(metrics.rank_correlation(mean[:, :4], y[:, :4])).all()
+    assert np.isnan(metrics.rank_correlation(np.full((1, 6), 1e-4), y)).all()
+    assert np.isnan(metrics.rank_correlation(1e-19 * mean, y)).all()
 
 
 # --- significance -----------------------------------------------------------------------------

@@ -1,0 +1,68 @@
+"""The market columns of a history: over which universe they are taken, and how they follow from its returns."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from registry import wire
+from registry.errors import BadHistory
+
+
+@dataclass(frozen=True)
+class Universe:
+    """The symbols over which `market_abs_return` is the mean; name and digest are a tag of a version."""
+
+    name: str
+    symbols: tuple[str, ...]
+
+    @property
+    def digest(self) -> str:
+        """sha256 (hex) over the symbols, one a line."""
+        return hashlib.sha256("\n".join(self.symbols).encode()).hexdigest()
+
+    @property
+    def tag(self) -> str:
+        return f"{self.name}@{self.digest[:12]}"
+
+
+def sp500_universe(symbols: Sequence[str]) -> Universe:
+    """Universe of S&P 500 stocks, named by their number: `sp500-20`."""
+    return Universe(f"sp500-{len(set(symbols))}", tuple(sorted(set(symbols))))
+
+
+US_INDICES = Universe("us-index-2", ("NASDAQ", "SP500"))  # the only series that all sessions of the bars share
+
+
+def market_daily(panel: pd.DataFrame, index_returns: pd.DataFrame, universe: Universe) -> pd.DataFrame:
+    """ds, market_abs_return (mean |y| over the whole universe), index_return, universe (its name).
+
+    BadHistory when a session lacks a symbol or the index: the mean of another set would be another quantity.
+    """
+    returns = panel.pivot(index=wire.DS, columns=wire.UNIQUE_ID, values=wire.Y).reindex(columns=list(universe.symbols))
+    index = index_returns.set_index(wire.DS)[wire.Y].reindex(returns.index)
+    incomplete = returns.isna().any(axis=1) | index.isna()
+    if incomplete.any():
+        first = f"{returns.index[incomplete][0]:%Y-%m-%d}"
+        raise BadHistory(
+            f"{incomplete.sum()} sessions lack a symbol of {universe.name} or the index, first {first}",
+            code="BAD_SOURCE",
+        )
+    columns = {wire.MARKET_ABS_RETURN: returns.abs().mean(axis=1), wire.INDEX_RETURN: index}
+    return (
+        pd.DataFrame(columns).assign(universe=pd.Series(universe.name, index=returns.index, dtype="str")).reset_index()
+    )
+
+
+def with_market(history: pd.DataFrame, market: pd.DataFrame) -> pd.DataFrame:
+    """`history` with the market columns of each session. BadHistory when the market lacks one of its sessions."""
+    lacking = history.loc[~history[wire.DS].isin(market[wire.DS]), [wire.UNIQUE_ID, wire.DS]]
+    if len(lacking):
+        name, day = lacking.iloc[0]
+        raise BadHistory(
+            f"{len(lacking)} sessions are none of the market's ({market['universe'].iloc[0]}), first {name} "
+            f"{day:%Y-%m-%d}; every series needs the market columns",
+            code="BAD_SOURCE",
+        )
+    return history.merge(market.drop(columns="universe"), on=wire.DS, how="left", validate="many_to_one")

@@ -1,0 +1,196 @@
+"""Scores of a forecaster over the report period beside fhs, har and naive, on the same rows; what a run shows of it."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from jobs import families, figures, processed
+from registry import contract, evaluation, tracking, wire
+from registry.contract import Forecaster, History
+
+FHS, NAIVE = "fhs", "naive"
+REFERENCES = (FHS, "har", NAIVE)
+COMPARED = ("crps", "coverage_50", "coverage_80", "coverage_90", "direction", "rank_ic", "skill_vs_fhs",
+            "skill_vs_naive", "dm_p_hln", "dm_p_bartlett", "bars_corrected")  # fmt: skip
+
+Progress = Callable[[str, float], None]  # what is being done, share done (0..1)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Forecasts from every origin with what came true, and the scores of each row."""
+
+    forecasts: pd.DataFrame
+    scores: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Task:
+    """What forecasters are scored on: a data set, and the settings that every family shares."""
+
+    data: processed.Data
+    config: contract.Config
+
+    @classmethod
+    def of(cls, data: processed.Data, config: contract.Config) -> "Task":
+        common = {f.name: getattr(config, f.name) for f in dataclasses.fields(contract.Config)}
+        return cls(data, contract.Config(**common))
+
+    @property
+    def key(self) -> str:
+        return f"{self.data.digest} {self.config}"
+
+    def origins(self, context: int) -> pd.DatetimeIndex:
+        """Origins of the report period. Raises BadInput, code NO_ORIGINS."""
+        c = self.config
+        return evaluation.origins_between(
+            self.data.history, c.choose_until, c.report_until, c.horizon, context=context, every=c.report_every
+        )
+
+    def score(self, forecaster: Forecaster, context: int, progress: Progress, saying: str) -> Scored:
+        """The report period, forecast from every origin by the series that have `context` sessions there."""
+        c, history = self.config, self.data.history
+        if c.report_until:
+            history = history[history[wire.DS] <= pd.Timestamp(c.report_until)]
+        forecasts = evaluation.rolling(
+            forecaster,
+            history,
+            self.origins(context),
+            c.horizon,
+            levels=c.levels,
+            context=context,
+            progress=lambda done, of: progress(saying, done / of),
+        )
+        return Scored(forecasts, evaluation.scores(forecasts))
+
+
+class Reference:
+    """fhs, har and naive, fitted on what the model was fitted on and scored on its rows.
+
+    What was fitted and scored is kept for the next model of this process.
+    """
+
+    def __init__(self) -> None:
+        self._fitted: dict[str, dict[str, Forecaster]] = {}
+        self._scored: dict[tuple[str, int], dict[str, Scored]] = {}
+
+    def fitted(self, task: Task) -> dict[str, Forecaster]:
+        if task.key not in self._fitted:
+            self._fitted[task.key] = {name: _fit(name, task) for name in REFERENCES}
+        return self._fitted[task.key]
+
+    def scored(self, task: Task, context: int, progress: Progress) -> dict[str, Scored]:
+        key = (task.key, context)
+        if key not in self._scored:
+            self._scored[key] = {
+                name: task.score(forecaster, context, progress, f"evaluating {name}")
+                for name, forecaster in self.fitted(task).items()
+            }
+        return self._scored[key]
+
+
+class _Unwatched:
+    """Surroundings of a reference's training: nobody looks, nothing is resumed."""
+
+    checkpoint_dir = Path()
+    start_dir: Path | None = None
+
+    def report(self, step: int, **losses: float) -> None:
+        """Nobody listens."""
+
+    def should_stop(self) -> bool:
+        return False
+
+
+def _fit(name: str, task: Task) -> Forecaster:
+    family = families.find(name)
+    config = families.load_config(family, dataclasses.asdict(task.config))
+    return families.fit(family, config, task.data.history, seed=0, run=_Unwatched()).forecaster
+
+
+@dataclass(frozen=True)
+class Report:
+    """A forecaster's metrics over the report period, and the table of it and the references, best CRPS first."""
+
+    origins: pd.DatetimeIndex
+    metrics: Mapping[str, float]
+    compared: pd.DataFrame
+
+
+def report(
+    name: str, forecaster: Forecaster, task: Task, reference: Reference, run: tracking.Run, progress: Progress
+) -> Report:
+    """Score the report period, once, beside the references; log metrics, figures and tables."""
+    context = max(f.spec.min_context for f in (forecaster, *reference.fitted(task).values()))
+    ours = task.score(forecaster, context, progress, f"evaluating {name}")
+    others = reference.scored(task, context, progress)
+    every = task.config.report_every
+    metrics = measure(ours, others, every)
+    run.metrics(metrics)
+    for key, by_step in _by_step(ours, others, every).items():
+        run.series(f"{key}_by_step", by_step)
+    compared = _compared(name, metrics, others, every)
+    run.table(compared, "tables/compared")
+    run.table(evaluation.means(ours.scores, wire.UNIQUE_ID).reset_index(), "tables/scores_by_series")
+    run.table(evaluation.means(ours.scores, wire.STEP).reset_index(), "tables/scores_by_step")
+    run.table(evaluation.reliability(ours.forecasts), "tables/reliability")
+    series = str(ours.forecasts[wire.UNIQUE_ID].iloc[0])
+    run.figure(figures.fan_chart(ours.forecasts, name, series), "figures/fan_chart.png")
+    shown = {name: ours.forecasts, FHS: others[FHS].forecasts}
+    run.figure(figures.reliability_diagram(shown), "figures/reliability.png")
+    if forecaster.spec.has_prices:
+        origin = ours.forecasts.loc[ours.forecasts[wire.UNIQUE_ID] == series, evaluation.ORIGIN].max()
+        run.figure(_paths(name, forecaster, task, series, origin), "figures/paths.png")
+    return Report(task.origins(context), metrics, compared)
+
+
+def _paths(name: str, forecaster: Forecaster, task: Task, series: str, origin: pd.Timestamp) -> Any:
+    """Picture of the paths that are sampled for one series after one session."""
+    spec, history = forecaster.spec, task.data.history
+    one = history[history[wire.UNIQUE_ID] == series]
+    seen = one[one[wire.DS] <= origin].tail(spec.max_context)
+    forecast = forecaster.predict(
+        History.of(seen, contract.numeric_columns(seen, spec)),
+        task.config.horizon,
+        task.config.levels,
+        0,
+        {o.name: o.default for o in spec.options},
+    )
+    return figures.path_chart(forecast, one.set_index(wire.DS)[wire.OHLC[3]], name, series)
+
+
+def measure(ours: Scored, references: Mapping[str, Scored], every: int) -> dict[str, float]:
+    """Mean scores over the report period, rank IC, skill against fhs with both p-values and against naive."""
+    overall = evaluation.means(ours.scores).iloc[0].dropna()
+    ic = evaluation.rank_ic(ours.forecasts)
+    fhs, naive = (evaluation.against(ours.scores, references[name].scores, every=every) for name in (FHS, NAIVE))
+    return {
+        **{str(name): float(value) for name, value in overall.items()},
+        **({"rank_ic": sum(ic.values()) / len(ic)} if ic else {}),
+        "skill_vs_fhs": fhs.skill,
+        "skill_vs_naive": naive.skill,
+        "dm_p_hln": fhs.test.p_hln,
+        "dm_p_bartlett": fhs.test.p_bartlett,
+    }
+
+
+def _by_step(ours: Scored, references: Mapping[str, Scored], every: int) -> dict[str, dict[int, float]]:
+    """Metrics of each step ahead, by name."""
+    table = evaluation.means(ours.scores, wire.STEP)
+    found = {str(name): dict(zip(table.index, values, strict=True)) for name, values in table.items()}
+    fhs = references[FHS].scores
+    skill = {step: evaluation.against(ours.scores, fhs, step, every=every).skill for step in table.index.tolist()}
+    return {**found, "rank_ic": evaluation.rank_ic(ours.forecasts), "skill_vs_fhs": skill}
+
+
+def _compared(name: str, metrics: Mapping[str, float], references: Mapping[str, Scored], every: int) -> pd.DataFrame:
+    """One row for the model and one for each reference, best CRPS first; columns of COMPARED that any of them has."""
+    rows = {name: metrics}
+    for other, scored in references.items():
+        rows[other if other != name else f"{other} (reference)"] = measure(scored, references, every)
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("model").sort_values("crps", kind="stable")
+    return table[[column for column in COMPARED if column in table.columns]].reset_index()

@@ -1,0 +1,196 @@
+"""Evaluating registered versions beside fhs, har and naive, on real bars."""
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy.testing as npt
+import pandas as pd
+import pytest
+
+from jobs import evaluate, train
+from jobs.report import Reference
+from registry import tracking
+from registry.contract import Config
+from registry.errors import BadInput, BadParameter, CodeMismatch
+from registry.settings import CHECKOUT, Settings
+from registry.store import Store, Version, example_history
+
+DATES = {"fit_until": "2009-12-31", "choose_until": "2010-12-31"}
+BARS: dict[str, Any] = {"data": "bars", "report_every": 100, **DATES}
+COLUMNS = ["model", "crps", "coverage_50", "coverage_80", "coverage_90", "direction", "rank_ic", "skill_vs_fhs",
+           "skill_vs_naive", "dm_p_hln", "dm_p_bartlett"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def settings(compiled: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """A registry of its own over the compiled data."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    (folder / "data").symlink_to(compiled.var_dir / "data")
+    return Settings(var_dir=folder)
+
+
+@pytest.fixture(scope="module")
+def reference() -> Reference:
+    return Reference()
+
+
+@pytest.fixture(scope="module")
+def versions(settings: Settings, reference: Reference) -> dict[str, Version]:
+    """har and a barely trained nbeats, trained on the bars."""
+    plans = {name: train.plan(settings, name, BARS, seed=0, tiny=True) for name in ("har", "nbeats")}
+    return {name: train.train(settings, what, reference).version for name, what in plans.items()}
+
+
+def compared(settings: Settings, run_id: str) -> pd.DataFrame:
+    """The table that a run logged, by model."""
+    path = Store(settings).client.download_artifacts(run_id, "tables/compared.csv")
+    return pd.read_csv(io.StringIO(Path(path).read_text())).set_index("model")
+
+
+def test_a_training_logs_a_row_for_the_model_and_one_for_each_reference(
+    settings: Settings, versions: Mapping[str, Version]
+) -> None:
+    found = compared(settings, versions["nbeats"].run_id)
+    assert set(found.index) == {"nbeats", "fhs", "har", "naive"}
+    assert ["model", *found.columns] == COLUMNS
+    assert found["crps"].is_monotonic_increasing
+    assert found.loc["fhs", "skill_vs_fhs"] == found.loc["naive", "skill_vs_naive"] == 0
+    npt.assert_allclose(found.loc["fhs", "dm_p_hln"], 1)
+    run = Store(settings).client.get_run(versions["nbeats"].run_id)
+    for name in found.columns:
+        npt.assert_allclose(run.data.metrics[name], found.loc["nbeats", name], rtol=1e-12)
+
+
+def test_the_references_are_what_training_them_gives(settings: Settings, versions: Mapping[str, Version]) -> None:
+    found = compared(settings, versions["har"].run_id)
+    assert set(found.index) == {"har", "har (reference)", "fhs", "naive"}
+    pd.testing.assert_series_equal(found.loc["har"], found.loc["har (reference)"], check_names=False)
+
+
+def test_every_model_is_compared_on_the_same_rows(settings: Settings, versions: Mapping[str, Version]) -> None:
+    """nbeats could be scored where the others have too little history; then it would be another comparison."""
+    ours, theirs = (compared(settings, versions[name].run_id) for name in ("nbeats", "har"))
+    pd.testing.assert_frame_equal(ours.loc[["fhs", "naive", "har"]], theirs.loc[["fhs", "naive", "har"]])
+
+
+def test_a_registered_version_scores_what_it_scored_when_it_was_trained(
+    settings: Settings, versions: Mapping[str, Version], reference: Reference
+) -> None:
+    found = evaluate.evaluate(settings, "nbeats/1", {"report_every": 100}, reference)
+    client = Store(settings).client
+    measured = client.get_run(versions["nbeats"].run_id).data.metrics
+    for name, value in found.report.metrics.items():
+        npt.assert_allclose(value, measured[name], rtol=1e-12)
+    run = client.get_run(found.run_id)
+    assert client.get_experiment(run.info.experiment_id).name == "evaluations"
+    assert run.data.metrics["crps"] == measured["crps"]
+    expected = {"model": "nbeats", "version": "1", "source_run": versions["nbeats"].run_id}
+    assert expected.items() <= run.data.tags.items()
+    assert "leakage" not in run.data.tags
+    assert run.data.params.items() >= {"data": "bars", "report_every": "100", "choose_until": "2010-12-31"}.items()
+    assert {"nbeats/1", "fhs", "har", "naive"} == set(compared(settings, found.run_id).index)
+    assert {a.path for a in client.list_artifacts(found.run_id, "figures")} == {
+        "figures/fan_chart.png",
+        "figures/reliability.png",
+    }
+    summary = found.summary()
+    assert json.loads(json.dumps(summary)) == summary
+    assert summary["origins"] == {"first": "2011-01-03", "last": "2018-12-13", "number": 21}
+
+
+def test_a_shorter_horizon_is_the_beginning_of_the_report(
+    settings: Settings, versions: Mapping[str, Version], reference: Reference
+) -> None:
+    found = evaluate.evaluate(settings, "har/1", {"report_every": 100, "horizon": 1}, reference)
+    first, *_ = Store(settings).client.get_metric_history(versions["har"].run_id, "crps_by_step")
+    assert first.step == 1
+    npt.assert_allclose(found.report.metrics["crps"], first.value, rtol=1e-12)
+    with pytest.raises(BadParameter, match=r"horizon is 6; har/1 forecasts 1\.\.5 sessions") as caught:
+        evaluate.evaluate(settings, "har/1", {"horizon": 6}, reference)
+    assert caught.value.code == "BAD_HORIZON"
+
+
+def test_sessions_that_a_version_was_trained_on_are_not_reported_unless_it_is_said(
+    settings: Settings, versions: Mapping[str, Version], reference: Reference
+) -> None:
+    earlier = {"report_every": 100, "choose_until": "2010-06-30"}
+    with pytest.raises(BadInput) as caught:
+        evaluate.evaluate(settings, "nbeats/1", earlier, reference)
+    assert caught.value.code == "LEAKAGE"
+    assert "trained until 2010-12-31, and the sessions after 2010-06-30" in caught.value.message
+    found = evaluate.evaluate(settings, "nbeats/1", earlier, reference, allow_leakage=True)
+    said = "trained until 2010-12-31; reported are sessions after 2010-06-30"
+    assert found.summary()["leakage"] == said
+    assert Store(settings).client.get_run(found.run_id).data.tags["leakage"] == said
+    assert versions["nbeats"].tags["trained_until"] == "2010-12-31"
+
+
+@pytest.mark.parametrize(
+    ("tags", "said"),
+    [
+        ({}, ""),
+        ({"trained_until": "none", "pretrained_until": "none"}, ""),
+        ({"trained_until": "2010-12-31", "pretrained_until": "2010-12-31"}, ""),
+        ({"pretrained_until": "2024-06-30"}, "pretrained until 2024-06-30; reported are sessions after 2010-12-31"),
+        ({"pretrained_until": "unknown"}, "pretrained until unknown; reported are sessions after 2010-12-31"),
+    ],
+)
+def test_pretraining_is_said_and_not_refused(tags: dict[str, str], said: str) -> None:
+    config = Config(**DATES)
+    assert evaluate.leakage(tags, config) == said
+
+
+def test_market_columns_of_another_universe_are_refused(
+    settings: Settings, versions: Mapping[str, Version], reference: Reference
+) -> None:
+    with pytest.raises(BadInput, match=r"har was trained on market columns over us-index-2@") as caught:
+        evaluate.evaluate(settings, "har/1", {"data": "panel"}, reference)
+    assert caught.value.code == "UNIVERSE"
+    panel = {"data": "panel", "report_every": 200}
+    assert evaluate.evaluate(settings, "nbeats/1", panel, reference).task.data.name == "panel"
+    assert versions["har"].tags["universe"].startswith("us-index-2@")
+
+
+def test_a_version_of_other_code_is_not_evaluated(settings: Settings, reference: Reference, tmp_path: Path) -> None:
+    from mlprojects.baselines import model
+
+    other = tmp_path / "checkout"
+    for folder in ("registry", "mlprojects"):
+        shutil.copytree(CHECKOUT / folder, other / folder)
+    shutil.copy(CHECKOUT / "requirements.lock", other)
+    with (other / "mlprojects" / "baselines" / "model.py").open("a") as source:
+        source.write("\n# another version of the code\n")
+    what = train.plan(settings, "ewma", BARS, seed=0, tiny=True)
+    spec = what.family.training.spec("ewma", what.config)
+    store = Store(settings)
+    with tracking.start(settings, "forecasters", "ewma"):
+        store.log(
+            spec, partial(model.save, model.Ewma(spec)), requirements=model.REQUIREMENTS,
+            example=example_history(what.data.history, spec), tags={"git_commit": "cafe"}, checkout=other,
+        )  # fmt: skip
+    with pytest.raises(CodeMismatch, match=r"logged with other code .*mlprojects.baselines.model .* its commit, cafe"):
+        evaluate.evaluate(settings, "ewma/1", {}, reference)
+
+
+def test_mlflow_run_evaluates_and_its_last_line_is_json(
+    settings: Settings, versions: Mapping[str, Version], tmp_path: Path
+) -> None:
+    environment = {**tracking.process_environment(settings), "KRONOS_VAR_DIR": str(settings.var_dir)}
+    parameters = ("reference=har/1", "report_every=200", "report_until=2014-12-31")
+    told = [word for parameter in parameters for word in ("-P", parameter)]
+    command = [sys.executable, "-m", "mlflow", "run", str(CHECKOUT), "--env-manager", "local", "-e", "evaluate", *told]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    *shown, last = done.stdout.splitlines()
+    result = json.loads(last)
+    assert (result["model"], result["version"], result["origins"]["number"]) == ("har", 1, 6)
+    assert [line.split()[0] for line in shown if line.strip()[:3] in ("har", "fhs", "nai")] == [*result["compared"]]
+    assert Store(settings).client.get_run(result["run_id"]).info.status == "FINISHED"
+    assert versions["har"].version == 1

@@ -1,0 +1,187 @@
+"""What a training starts from and what it says of it: fine-tuned weights, simulators, data."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors import safe_open
+
+from jobs import evaluate, train
+from jobs.report import Reference
+from registry.errors import BadConfig, BadInput, Conflict, NotFound
+from registry.settings import CHECKOUT, Settings
+from registry.store import MANIFEST_TAG, Store, Version
+from registry.tracking import process_environment
+
+SHORT: dict[str, Any] = {"report_until": "2011-03-31", "report_every": 20}
+
+
+@pytest.fixture(scope="module")
+def settings(compiled: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """A registry of its own over the compiled data."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "data").symlink_to(compiled.var_dir / "data")
+    return Settings(var_dir=folder)
+
+
+@pytest.fixture(scope="module")
+def reference() -> Reference:
+    return Reference()
+
+
+def plan(settings: Settings, model: str, **told: Any) -> train.Plan:
+    return train.plan(settings, model, SHORT | told, seed=0, tiny=True)
+
+
+@pytest.fixture(scope="module")
+def versions(settings: Settings, reference: Reference) -> dict[str, Version]:
+    """A hardly trained kronos and its simulator."""
+    return {
+        name: train.train(settings, plan(settings, name), reference).version for name in ("kronos", "kronos_simulated")
+    }
+
+
+def run_of(settings: Settings, version: Version) -> Any:
+    return Store(settings).client.get_run(version.run_id).data
+
+
+def test_what_training_measured_is_logged_to_its_run(settings: Settings, versions: Mapping[str, Version]) -> None:
+    run = run_of(settings, versions["kronos"])
+    assert {"choice_nats", "choice_nats_untrained", "bars_corrected", "rank_ic"} <= set(run.metrics)
+    assert run.params["data"] == "bars"
+    assert versions["kronos"].tags["universe"].startswith("us-index-2@")
+
+
+def test_a_simulator_says_so_wherever_it_is_looked_at(
+    settings: Settings, versions: Mapping[str, Version], reference: Reference
+) -> None:
+    run = run_of(settings, versions["kronos_simulated"])
+    assert versions["kronos_simulated"].tags["simulated"] == run.tags["simulated"] == "true"
+    assert run.metrics["simulated"] == 1
+    found = evaluate.evaluate(settings, "kronos_simulated/1", SHORT, reference)
+    assert found.summary()["simulated"] is True
+    assert run_of(settings, versions["kronos"]).metrics.get("simulated") is None
+    assert "simulated" not in versions["kronos"].tags
+
+
+def test_fine_tuning_starts_from_a_verified_version_and_says_from_which(
+    settings: Settings, versions: Mapping[str, Version], reference: Reference
+) -> None:
+    store, start = Store(settings), versions["kronos"]
+    store.set_tag("kronos", 1, "pretrained_until", "2024-06-30")
+    what = plan(settings, "kronos", start_from="kronos/1")
+    assert what.recipe != plan(settings, "kronos").recipe
+    tuned = train.train(settings, what, reference).version
+    tags = tuned.tags
+    assert tags["weight_source"] == "fine-tuned from kronos/1 (trained here@none)"
+    assert tags["weight_revision"] == start.tags[MANIFEST_TAG]
+    assert tags["pretrained_until"] == "2024-06-30"
+    assert tags["leakage"] == "pretrained until 2024-06-30; reported are sessions after 2010-12-31"
+    assert run_of(settings, tuned).params["start_from"] == "kronos/1"
+    found = evaluate.evaluate(settings, f"kronos/{tuned.version}", SHORT, reference)
+    assert found.leakage == tags["leakage"]
+
+
+def test_the_recipe_is_that_of_the_version_that_the_start_names_now(
+    settings: Settings, versions: Mapping[str, Version], reference: Reference
+) -> None:
+    store = Store(settings)
+    store.set_alias("kronos", "staging", versions["kronos"].version)
+    first = plan(settings, "kronos", start_from="kronos@staging").recipe
+    other = train.train(settings, plan(settings, "kronos", clip=4.0), reference).version
+    store.set_alias("kronos", "staging", other.version)
+    assert plan(settings, "kronos", start_from="kronos@staging").recipe != first
+
+
+def test_a_start_that_cannot_be_is_refused_before_anything_is_trained(
+    settings: Settings, versions: Mapping[str, Version], reference: Reference
+) -> None:
+    with pytest.raises(NotFound, match="kronos has no version 99"):
+        plan(settings, "kronos", start_from="kronos/99")
+    train.train(
+        settings, plan(settings, "ewma", data="bars", fit_until="2009-12-31", choose_until="2010-12-31"), reference
+    )
+    with pytest.raises(BadConfig, match=r"start_from is models:/ewma/1 of family baselines; kronos starts from one of"):
+        plan(settings, "kronos", start_from="ewma/1")
+    with pytest.raises(BadInput) as caught:  # it was chosen on 2010
+        plan(settings, "kronos", start_from="kronos/1", fit_until="2008-12-31", choose_until="2009-12-31")
+    assert caught.value.code == "LEAKAGE"
+    assert versions["kronos"].tags["trained_until"] == "2010-12-31"
+
+
+def test_a_model_of_bars_is_not_trained_on_returns(settings: Settings) -> None:
+    panel = {"data": "panel", "fit_until": "2018-12-31", "choose_until": "2019-12-31", "report_until": "2020-12-31"}
+    with pytest.raises(BadInput) as caught:
+        plan(settings, "kronos_simulated", **panel)
+    assert caught.value.code == "MISSING_COLUMN"
+    assert "kronos_simulated needs ['open', 'high', 'low', 'close'], which panel lacks" in caught.value.message
+
+
+def program() -> list[str]:
+    """`python -m jobs train kronos` long enough to be killed on its way."""
+    short = ["--report_until", "2011-03-31", "--report_every", "20"]
+    steps = ["--tokenizer_steps", "9", "--steps", "60", "--patience", "99"]
+    return [sys.executable, "-m", "jobs", "train", "kronos", "--tiny", *short, *steps]
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    return process_environment(settings) | {"KRONOS_VAR_DIR": str(settings.var_dir)}
+
+
+@pytest.fixture
+def fresh(compiled: Settings, tmp_path: Path) -> list[Settings]:
+    """Two empty registries over the compiled data."""
+    made = [Settings(var_dir=tmp_path / name) for name in ("whole", "killed")]
+    for one in made:
+        one.var_dir.mkdir()
+        (one.var_dir / "data").symlink_to(compiled.var_dir / "data")
+    return made
+
+
+def test_a_training_that_was_killed_goes_on_and_gives_the_same_weights(fresh: list[Settings]) -> None:
+    whole, killed = fresh
+    subprocess.run(program(), cwd=CHECKOUT, env=environment(whole), check=True, capture_output=True, timeout=300)
+    with subprocess.Popen(
+        program(), cwd=CHECKOUT, env=environment(killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as first:
+        deadline = time.monotonic() + 120
+        while not list(killed.state_dir.glob("checkpoints/*/predictor.safetensors")) and time.monotonic() < deadline:
+            assert first.poll() is None
+            time.sleep(0.01)
+        first.send_signal(signal.SIGKILL)
+    assert Store(killed).names() == []
+    [checkpoint] = killed.state_dir.glob("checkpoints/*/predictor.safetensors")
+    with safe_open(checkpoint, framework="pt") as file:
+        assert 0 < json.loads(file.metadata()["state"])["step"] < 60
+    done = subprocess.run(program(), cwd=CHECKOUT, env=environment(killed), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    names = [f"artifacts/model/{part}/model.safetensors" for part in ("tokenizer", "predictor")]
+    for name in names:
+        files = [Store(one).fetch(Store(one).resolve("kronos/1")) / name for one in fresh]
+        assert files[0].read_bytes() == files[1].read_bytes()
+    assert list(killed.state_dir.glob("checkpoints/*/")) == []  # nothing is left to resume
+
+
+def test_the_same_training_twice_at_once_is_refused(settings: Settings, reference: Reference) -> None:
+    what = plan(settings, "kronos")
+    with (
+        train._alone(settings.state_dir / "checkpoints" / what.recipe[:16], "kronos"),
+        pytest.raises(Conflict) as caught,
+    ):
+        train.train(settings, what, reference)
+    assert "is being trained with these very settings already" in caught.value.message
+
+
+def test_window_and_clip_of_the_settings_are_frozen_into_a_version(compiled: Settings) -> None:
+    told = Settings(var_dir=compiled.var_dir, max_context=48, clip=3.0)
+    config = train.plan(told, "kronos", SHORT, seed=0, tiny=True).config
+    assert (getattr(config, "max_context", None), getattr(config, "clip", None)) == (48, 3.0)
+    config = train.plan(told, "kronos", SHORT | {"max_context": 44}, seed=0, tiny=True).config
+    assert getattr(config, "max_context", None) == 44
+    assert not hasattr(train.plan(told, "ewma", {}, seed=0, tiny=True).config, "clip")  # no setting of its own
