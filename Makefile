@@ -70,7 +70,7 @@ readme-slow: setup
 	$(BIN)/pytest tests/e2e/test_readme.py -m slow
 
 bench: setup
-	@for file in tests/bench/$(or $(ONLY),*).py; do PYTHONPATH=. $(BIN)/python $$file || exit 1; done
+	@for file in tests/bench/$(or $(ONLY),*).py; do PYTHONPATH=.:tests/reference $(BIN)/python $$file || exit 1; done
 
 lock:
 	@'$(PYTHON)' -m venv var/lock

@@ -1,0 +1,1 @@
+"""Kronos: its tokenizer, predictor and sampler, and a simulator of bars."""

@@ -1,0 +1,467 @@
+"""Kronos' tokenizer and predictor with the official state-dict keys, and their files.
+
+Shi et al., Kronos: A Foundation Model for the Language of Financial Markets, AAAI 2026 (arXiv 2508.02739). The official
+files are those of github.com/shiyu-coder/Kronos (MIT) at 67b630e; the code is ours. Shapes: B series, T bars, d width.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from registry.errors import BadConfig, Corrupt, NotFound
+
+FIELDS = 6  # open high low close volume amount
+EPS = 1e-5  # of RMSNorm
+THETA = 1e4  # base of the rotary frequencies
+DEPENDENCY_HEADS = 4  # of the cross attention, whatever n_heads says
+STAMPS = {"minute": 60, "hour": 24, "weekday": 7, "day": 32, "month": 13}  # sizes; weekday 0 is Monday
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Shape:
+    """Keys of an official config.json."""
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The shape in a config.json. Raises NotFound, BadConfig."""
+        try:
+            values = json.loads(path.read_text())
+        except FileNotFoundError as error:
+            raise NotFound(f"no {path}; an official folder holds {CONFIG} and {WEIGHTS}") from error
+        except ValueError as error:
+            raise BadConfig(f"{path} is not JSON") from error
+        known = {f.name for f in fields(cls)}
+        if not isinstance(values, dict) or set(values) != known:
+            found = set(values) if isinstance(values, dict) else set()
+            raise BadConfig(
+                f"{path} is no {cls.__name__}: missing {sorted(known - found)}, unknown {sorted(found - known)}"
+            )
+        return cls(**values)
+
+    def write(self, path: Path) -> None:
+        """As huggingface_hub writes it: sorted, indented by 2, no newline at the end."""
+        path.write_text(json.dumps(asdict(self), sort_keys=True, indent=2))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerConfig(_Shape):
+    """Shape of a tokenizer. Of n layers, n - 1 are built: upstream counts the projection."""
+
+    d_in: int = FIELDS
+    d_model: int = 256
+    n_heads: int = 4
+    ff_dim: int = 512
+    n_enc_layers: int = 4
+    n_dec_layers: int = 4
+    ffn_dropout_p: float = 0.0
+    attn_dropout_p: float = 0.0
+    resid_dropout_p: float = 0.0
+    s1_bits: int = 10
+    s2_bits: int = 10
+    beta: float = 0.05
+    gamma0: float = 1.0
+    gamma: float = 1.1
+    zeta: float = 0.05
+    group_size: int = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictorConfig(_Shape):
+    """Shape of a predictor."""
+
+    s1_bits: int = 10
+    s2_bits: int = 10
+    n_layers: int = 4
+    d_model: int = 256
+    n_heads: int = 4
+    ff_dim: int = 512
+    ffn_dropout_p: float = 0.2
+    attn_dropout_p: float = 0.0
+    resid_dropout_p: float = 0.2
+    token_dropout_p: float = 0.0
+    learn_te: bool = True
+
+
+@dataclass(frozen=True)
+class Size:
+    """An official predictor: its shape, the group size of the tokenizer it was made for, bars in its window."""
+
+    shape: PredictorConfig
+    group_size: int
+    max_context: int
+
+
+SIZES = {
+    "mini": Size(PredictorConfig(), 5, 2048),
+    "small": Size(
+        PredictorConfig(
+            n_layers=8, d_model=512, n_heads=8, ff_dim=1024, ffn_dropout_p=0.25, attn_dropout_p=0.1,
+            resid_dropout_p=0.25, token_dropout_p=0.1,
+        ), 4, 512,
+    ),
+    "base": Size(PredictorConfig(n_layers=12, d_model=832, n_heads=16, ff_dim=2048), 4, 512),
+}  # fmt: skip
+
+
+def official_size(config: PredictorConfig) -> str | None:
+    """Name of the official size with this many layers of this width."""
+    for name, size in SIZES.items():
+        if all(
+            getattr(config, key) == getattr(size.shape, key) for key in ("n_layers", "d_model", "n_heads", "ff_dim")
+        ):
+            return name
+    return None
+
+
+def check_pairing(tokenizer: TokenizerConfig, predictor: PredictorConfig) -> None:
+    """Raise BadConfig unless the predictor was made for the tokens of this tokenizer."""
+    theirs, ours = (tokenizer.s1_bits, tokenizer.s2_bits), (predictor.s1_bits, predictor.s2_bits)
+    if theirs != ours:
+        raise BadConfig(
+            f"tokenizer and predictor do not belong together: bits (s1, s2) are {theirs} and {ours}", code="PAIRING"
+        )
+    name = official_size(predictor)
+    if name and (tokenizer.d_model, tokenizer.group_size) != (TokenizerConfig().d_model, SIZES[name].group_size):
+        raise BadConfig(
+            f"Kronos-{name} reads tokens of a tokenizer with group_size {SIZES[name].group_size}, found "
+            f"{tokenizer.group_size}: mini goes with Kronos-Tokenizer-2k, small and base with Kronos-Tokenizer-base",
+            code="PAIRING",
+        )
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, (x.shape[-1],), self.weight, EPS)
+
+
+class Rotary(nn.Module):
+    """Rotary positions (Su et al., RoFormer, 2021), halves rotated against each other. The frequencies are persistent:
+    they are in the official checkpoint."""
+
+    def __init__(self, head_dim: int) -> None:
+        super().__init__()
+        self.register_buffer("inv_freq", 1.0 / THETA ** (torch.arange(0, head_dim, 2).float() / head_dim))
+
+    def angles(self, start: int, end: int) -> tuple[Tensor, Tensor]:
+        """cos and sin [end - start, head_dim] of positions start .. end - 1."""
+        positions = torch.arange(start, end, device=self.inv_freq.device).to(self.inv_freq.dtype)
+        angle = torch.outer(positions, self.inv_freq)
+        angle = torch.cat([angle, angle], dim=1)
+        return angle.cos(), angle.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x [..., T, head_dim] turned by the angles [T, head_dim]."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-second, first], dim=-1) * sin
+
+
+class Attention(nn.Module):
+    """Causal self attention, or attention of a query elsewhere (`query`) without position."""
+
+    def __init__(self, d_model: int, n_heads: int, attention_dropout: float, residual_dropout: float) -> None:
+        super().__init__()
+        self.n_heads, self.dropout = n_heads, attention_dropout
+        self.q_proj, self.k_proj, self.v_proj, self.out_proj = (nn.Linear(d_model, d_model) for _ in range(4))
+        self.rotary = Rotary(d_model // n_heads)
+        self.resid_dropout = nn.Dropout(residual_dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, T, d]."""
+        cos, sin = self.rotary.angles(0, x.shape[1])
+        q, k, v = (self._heads(proj(x)) for proj in (self.q_proj, self.k_proj, self.v_proj))
+        return self._out(self._attend(rotate(q, cos, sin), rotate(k, cos, sin), v))
+
+    def across(self, query: Tensor, x: Tensor, *, causal: bool) -> Tensor:
+        """Attention [B, Q, d] of `query` over x [B, T, d].
+
+        No positions: upstream asks one query at a time, and the table of a length of one is the identity. With
+        `causal` (training, Q = T), query t sees x up to t, which is what it sees when it is asked alone.
+        """
+        q, k, v = self._heads(self.q_proj(query)), self._heads(self.k_proj(x)), self._heads(self.v_proj(x))
+        return self._out(self._attend(q, k, v, causal=causal))
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True) -> Tensor:
+        return F.scaled_dot_product_attention(
+            q, k, v, is_causal=causal, dropout_p=self.dropout if self.training else 0.0
+        )
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(2, (self.n_heads, -1)).transpose(1, 2)
+
+    def _out(self, x: Tensor) -> Tensor:
+        return self.resid_dropout(self.out_proj(x.transpose(1, 2).flatten(2)))
+
+
+class FeedForward(nn.Module):
+    """SwiGLU (Shazeer, 2020), without biases."""
+
+    def __init__(self, d_model: int, ff_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.w1 = nn.Linear(d_model, ff_dim, bias=False)
+        self.w3 = nn.Linear(d_model, ff_dim, bias=False)
+        self.w2 = nn.Linear(ff_dim, d_model, bias=False)
+        self.ffn_dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.ffn_dropout(self.w2(F.silu(self.w1(x)) * self.w3(x)))
+
+
+class Block(nn.Module):
+    def __init__(self, config: TokenizerConfig | PredictorConfig) -> None:
+        super().__init__()
+        self.norm1 = RMSNorm(config.d_model)
+        self.self_attn = Attention(config.d_model, config.n_heads, config.attn_dropout_p, config.resid_dropout_p)
+        self.norm2 = RMSNorm(config.d_model)
+        self.ffn = FeedForward(config.d_model, config.ff_dim, config.ffn_dropout_p)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.self_attn(self.norm1(x))
+        return x + self.ffn(self.norm2(x))
+
+
+# --- tokenizer --------------------------------------------------------------------------------
+
+
+class _Quantizer(nn.Module):
+    """Holds the buffers of upstream's binary spherical quantizer; nothing here reads `basis`.
+
+    `group_basis` has group_size entries: what tells the tokenizers 2k and base apart.
+    """
+
+    def __init__(self, bits: int, group_size: int) -> None:
+        super().__init__()
+        self.register_buffer("basis", 2 ** torch.arange(bits - 1, -1, -1))
+        self.register_buffer("group_basis", 2 ** torch.arange(group_size - 1, -1, -1))
+
+
+class _Wrapped(nn.Module):
+    """A level of naming: the official keys say tokenizer.bsq.basis."""
+
+    def __init__(self, bits: int, group_size: int) -> None:
+        super().__init__()
+        self.bsq = _Quantizer(bits, group_size)
+
+
+class Tokenizer(nn.Module):
+    """Bars to bits and back. Encoder and decoder are causal: a later bar changes no earlier token."""
+
+    def __init__(self, config: TokenizerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.bits = config.s1_bits + config.s2_bits
+        if self.bits % config.group_size:
+            raise BadConfig(f"group_size is {config.group_size}, expected a divisor of the {self.bits} bits")
+        self.embed = nn.Linear(config.d_in, config.d_model)
+        self.head = nn.Linear(config.d_model, config.d_in)
+        self.encoder = nn.ModuleList(Block(config) for _ in range(config.n_enc_layers - 1))
+        self.decoder = nn.ModuleList(Block(config) for _ in range(config.n_dec_layers - 1))
+        self.quant_embed = nn.Linear(config.d_model, self.bits)
+        self.post_quant_embed_pre = nn.Linear(config.s1_bits, config.d_model)
+        self.post_quant_embed = nn.Linear(self.bits, config.d_model)
+        self.tokenizer = _Wrapped(self.bits, config.group_size)
+
+    def project(self, bars: Tensor) -> Tensor:
+        """Points [B, T, bits] on the unit sphere, of normalised bars [B, T, 6]."""
+        x = self.embed(bars)
+        for block in self.encoder:
+            x = block(x)
+        return F.normalize(self.quant_embed(x), dim=-1)
+
+    def quantize(self, z: Tensor) -> Tensor:
+        """Corner of the cube, scaled onto the sphere, next to each point; the gradient goes straight through."""
+        corner = torch.where(z > 0, 1.0, -1.0).to(z)
+        return (z + (corner - z).detach()) / math.sqrt(self.bits)
+
+    def encode(self, bars: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens s1, s2 [B, T] (int64): the first and the last bits, little-endian."""
+        bit = (self.project(bars) > 0).long()
+        first, second = bit.split([self.config.s1_bits, self.config.s2_bits], dim=-1)
+        return _index(first), _index(second)
+
+    def codes(self, s1: Tensor, s2: Tensor) -> Tensor:
+        """Scaled corners [..., bits] of tokens [...]."""
+        signs = torch.cat([_signs(s1, self.config.s1_bits), _signs(s2, self.config.s2_bits)], dim=-1)
+        return signs.to(self.head.weight) / math.sqrt(self.bits)
+
+    def decode(self, s1: Tensor, s2: Tensor) -> Tensor:
+        """Normalised bars [B, T, 6] of tokens [B, T]."""
+        return self.reconstruct(self.post_quant_embed(self.codes(s1, s2)))
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Normalised bars [B, T, 6] of embedded codes [B, T, d]."""
+        for block in self.decoder:
+            x = block(x)
+        return self.head(x)
+
+
+def _index(bits: Tensor) -> Tensor:
+    """sum(bit i * 2^i): little-endian, unlike upstream's `basis`, which only its metrics use."""
+    return (bits << torch.arange(bits.shape[-1], device=bits.device)).sum(dim=-1)
+
+
+def _signs(index: Tensor, bits: int) -> Tensor:
+    """-1 or 1 [..., bits]."""
+    return ((index[..., None] >> torch.arange(bits, device=index.device)) & 1) * 2 - 1
+
+
+# --- predictor --------------------------------------------------------------------------------
+
+
+class _Embedding(nn.Module):
+    def __init__(self, config: PredictorConfig) -> None:
+        super().__init__()
+        self.emb_s1 = nn.Embedding(2**config.s1_bits, config.d_model)
+        self.emb_s2 = nn.Embedding(2**config.s2_bits, config.d_model)
+        self.fusion_proj = nn.Linear(2 * config.d_model, config.d_model)
+
+    def forward(self, s1: Tensor, s2: Tensor) -> Tensor:
+        """[B, T, d]. Scaled here, but not where emb_s1 asks the dependency layer: upstream's way, and the weights'."""
+        scale = math.sqrt(self.emb_s1.embedding_dim)
+        return self.fusion_proj(torch.cat([self.emb_s1(s1) * scale, self.emb_s2(s2) * scale], dim=-1))
+
+
+class FixedEmbedding(nn.Module):
+    """Sinusoids (Vaswani et al., 2017) under upstream's key `...embed.emb.weight`; learn_te = false."""
+
+    def __init__(self, size: int, dim: int) -> None:
+        super().__init__()
+        angle = torch.outer(torch.arange(size).float(), torch.exp(torch.arange(0, dim, 2) * (-math.log(THETA) / dim)))
+        table = torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1)[:, :dim]
+        self.emb = nn.Embedding.from_pretrained(table, freeze=True)
+
+    def forward(self, index: Tensor) -> Tensor:
+        embedded: Tensor = self.emb(index)
+        return embedded
+
+
+class _TimeEmbedding(nn.Module):
+    def __init__(self, config: PredictorConfig) -> None:
+        super().__init__()
+        kind = nn.Embedding if config.learn_te else FixedEmbedding
+        for name, size in STAMPS.items():
+            setattr(self, f"{name}_embed", kind(size, config.d_model))
+
+    def forward(self, stamps: Tensor) -> Tensor:
+        """[..., d] of minute, hour, weekday, day, month [..., 5]."""
+        parts = [getattr(self, f"{name}_embed")(stamps[..., i]) for i, name in enumerate(STAMPS)]
+        hour, weekday, day, month, minute = parts[1], parts[2], parts[3], parts[4], parts[0]
+        return hour + weekday + day + month + minute  # upstream's order of additions
+
+
+class _DependencyLayer(nn.Module):
+    def __init__(self, config: PredictorConfig) -> None:
+        super().__init__()
+        self.cross_attn = Attention(config.d_model, DEPENDENCY_HEADS, config.attn_dropout_p, config.resid_dropout_p)
+        self.norm = RMSNorm(config.d_model)
+
+    def forward(self, h: Tensor, sibling: Tensor, *, causal: bool) -> Tensor:
+        """`sibling` [B, Q, d] asks h [B, T, d]; a single query (Q = 1) is the last position's."""
+        return self.norm(h[:, -sibling.shape[1] :] + self.cross_attn.across(sibling, h, causal=causal))
+
+
+class _Head(nn.Module):
+    def __init__(self, config: PredictorConfig) -> None:
+        super().__init__()
+        self.proj_s1 = nn.Linear(config.d_model, 2**config.s1_bits)
+        self.proj_s2 = nn.Linear(config.d_model, 2**config.s2_bits)
+
+
+class Predictor(nn.Module):
+    """Tokens of the next bar from those of the bars before it: s1 first, then s2 given s1."""
+
+    def __init__(self, config: PredictorConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = _Embedding(config)
+        self.time_emb = _TimeEmbedding(config)
+        self.token_drop = nn.Dropout(config.token_dropout_p)
+        self.transformer = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+        self.norm = RMSNorm(config.d_model)
+        self.dep_layer = _DependencyLayer(config)
+        self.head = _Head(config)
+
+    def hidden(self, s1: Tensor, s2: Tensor, stamps: Tensor) -> Tensor:
+        """[B, T, d] of tokens [B, T] at stamps [B, T, 5]."""
+        x = self.token_drop(self.embedding(s1, s2) + self.time_emb(stamps))
+        for block in self.transformer:
+            x = block(x)
+        h: Tensor = self.norm(x)
+        return h
+
+    def forward(self, h: Tensor, next_s1: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of s1, and of s2 given `next_s1` [B, T], at every position of h [B, T, d]; causal (training)."""
+        x = self.dep_layer(h, self.embedding.emb_s1(next_s1), causal=True)
+        return self.head.proj_s1(h), self.head.proj_s2(x)
+
+    def s1_logits(self, h: Tensor) -> Tensor:
+        """[B, 2^s1_bits] of the last position."""
+        logits: Tensor = self.head.proj_s1(h[:, -1])
+        return logits
+
+    def s2_logits(self, h: Tensor, s1: Tensor) -> Tensor:
+        """[B, 2^s2_bits] of the last position, given the s1 [B] that was drawn there."""
+        x = self.dep_layer(h, self.embedding.emb_s1(s1)[:, None], causal=False)
+        logits: Tensor = self.head.proj_s2(x[:, -1])
+        return logits
+
+
+# --- files ------------------------------------------------------------------------------------
+
+
+def load_tokenizer(directory: Path) -> Tokenizer:
+    """The tokenizer of an official folder, in eval mode. Raises NotFound, BadConfig, Corrupt."""
+    tokenizer = Tokenizer(TokenizerConfig.read(directory / CONFIG))
+    _load(tokenizer, directory)
+    return tokenizer
+
+
+def load_predictor(directory: Path) -> Predictor:
+    """The predictor of an official folder, in eval mode. Raises NotFound, BadConfig, Corrupt."""
+    predictor = Predictor(PredictorConfig.read(directory / CONFIG))
+    _load(predictor, directory)
+    return predictor
+
+
+def save_official(module: Tokenizer | Predictor, directory: Path) -> None:
+    """Write config.json and model.safetensors as upstream's `from_pretrained` reads them."""
+    directory.mkdir(parents=True, exist_ok=True)
+    module.config.write(directory / CONFIG)
+    save_file({key: value.contiguous() for key, value in module.state_dict().items()}, directory / WEIGHTS)
+
+
+def _load(module: nn.Module, directory: Path) -> None:
+    """Every key, no other, every shape."""
+    path = directory / WEIGHTS
+    if not path.is_file():
+        raise NotFound(f"no {path}; an official folder holds {CONFIG} and {WEIGHTS}")
+    try:
+        found: Mapping[str, Any] = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise Corrupt(f"{path} cannot be read as safetensors") from error
+    expected = module.state_dict()
+    missing, unknown = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
+    if missing or unknown:
+        raise BadConfig(f"{path} does not fit its {CONFIG}: lacks {missing[:3]}, has unknown {unknown[:3]}")
+    for key, tensor in expected.items():
+        if found[key].shape != tensor.shape:
+            raise BadConfig(
+                f"{path}: {key} has shape {tuple(found[key].shape)}, {CONFIG} says {tuple(tensor.shape)}",
+                code="PAIRING",
+            )
+    module.load_state_dict(found)
+    module.eval()

@@ -1,0 +1,46 @@
+"""Random numbers that belong to a path and a step: asking for more of either changes none of those before."""
+
+import hashlib
+
+import numpy as np
+import numpy.typing as npt
+
+from registry.contract import Floats
+
+BLOCK = 64  # steps; changing it changes every path ever drawn
+
+
+def series_key(seed: int, unique_id: str, cutoff: np.datetime64) -> int:
+    """128 bits for the paths of one series after one cutoff: sha256 of seed, session date and symbol."""
+    text = f"{seed} {cutoff.astype('datetime64[D]')} {unique_id}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "big")
+
+
+def uniforms(key: int, paths: int, steps: int, per_step: int) -> Floats:
+    """Numbers in [0, 1), [paths, steps, per_step], from the 128 bits of `key`.
+
+    Those of path s at step h depend on (key, s, h) and per_step only, which is fixed for a model: Philox (Salmon et
+    al., SC11) counts from a place of its own for every block of 64 steps, in which each path has a row of fixed width.
+    Raw words, of which NumPy promises that they never change; the upper 53 bits of each are the number.
+    """
+    width = BLOCK * per_step
+    words = [
+        np.random.Philox(key=key, counter=block << 192).random_raw(paths * width).reshape(paths, BLOCK, per_step)
+        for block in range(-(-steps // BLOCK))
+    ]
+    drawn: Floats = (np.concatenate(words, axis=1)[:, :steps] >> np.uint64(11)) * 2.0**-53
+    return drawn
+
+
+def exponentials(key: int, step: int, paths: int, per_step: int, size: int) -> npt.NDArray[np.float32]:
+    """Standard exponential numbers [paths, per_step, size] of one step: a race of `size` tokens for every draw.
+
+    The token with the largest p / e wins with probability p. A race decides the same after rounding in p unless the two
+    foremost are equal to that rounding, while the inverse of a distribution function has `size` edges to fall off.
+    Numbers of path s depend on (key, step, s), per_step and size only; size is even. 23 bits each.
+    """
+    place = (1 << 255) + (step << 192)  # apart from those of `uniforms`
+    words = np.random.Philox(key=key, counter=place).random_raw(paths * per_step * size // 2).view(np.uint32)
+    u = ((words >> np.uint32(9)).astype(np.float32) + np.float32(0.5)) * np.float32(2.0**-23)  # never 0, never 1
+    drawn: npt.NDArray[np.float32] = -np.log(u).reshape(paths, per_step, size)
+    return drawn

@@ -1,0 +1,209 @@
+"""kronos: sampled bars of the Kronos predictor behind the contract; its files, and those of its simulator."""
+
+import json
+import os
+import shutil
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mlprojects.kronos import simulated
+from mlprojects.kronos.architecture import CONFIG, SIZES, WEIGHTS, load_predictor, load_tokenizer, official_size
+from mlprojects.kronos.keys import series_key
+from mlprojects.kronos.sampler import Draw, Sampler
+from mlprojects.kronos.simulated import Simulator
+from registry import bars, calendars, wire
+from registry.contract import Forecast, History, ModelSpec, Option
+from registry.errors import BadConfig, KronosError
+
+REQUIREMENTS = ("scipy", "torch", "safetensors")
+MIN_CONTEXT = 32  # bars; fewer say little about the scale of a series
+MAX_HORIZON = 60
+ROWS = 32  # paths of several series share a pass while they are fewer than this
+PREDICTOR, TOKENIZER = "predictor", "tokenizer"
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
+_DAY = "ds"
+
+OPTIONS = (
+    Option("num_samples", "long", 100, 1, 1000),
+    Option("temperature", "double", 1.0, 0.0, 10.0),
+    Option("top_k", "long", 0, 0, 1 << 20),
+    Option("top_p", "double", 1.0, 0.01, 1.0),
+    Option("anchor", "boolean", False),
+    Option("overflow", "string", "truncate", choices=("truncate", "exact")),
+    Option("precision", "string", "fp32", choices=tuple(PRECISIONS)),
+)
+
+
+@dataclass(frozen=True)
+class Kronos:
+    """A tokenizer and a predictor that belong together, kept as the official files they came in."""
+
+    spec: ModelSpec
+    predictor_dir: Path
+    tokenizer_dir: Path
+    clip: float
+    device: torch.device
+    _samplers: dict[str, Sampler] = field(default_factory=dict, compare=False, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, compare=False, repr=False)
+
+    def sampler(self, precision: str) -> Sampler:
+        """The folded model, made at first use."""
+        with self._lock:
+            if precision not in self._samplers:
+                self._samplers[precision] = Sampler(
+                    load_tokenizer(self.tokenizer_dir).to(self.device),
+                    load_predictor(self.predictor_dir).to(self.device),
+                    max_context=self.spec.max_context,
+                    clip=self.clip,
+                    products=PRECISIONS[precision],
+                )
+            return self._samplers[precision]
+
+    def predict(
+        self, history: History, horizon: int, levels: Sequence[float], seed: int, options: Mapping[str, Any]
+    ) -> Forecast:
+        """Quantiles over sampled bars; a path depends on (seed, symbol, cutoff, its index) and the history alone."""
+        values, notes = bars.complete(history.columns)
+        columns = {name: values[:, i] for i, name in enumerate(wire.BAR)}
+        days = history.ds.astype("datetime64[D]").astype(np.float64)
+        whole = replace(history, columns={**columns, _DAY: days})
+        sessions = calendars.next_sessions_many(self.spec.calendar, history.cutoffs, horizon)
+        keys = [series_key(seed, name, cutoff) for name, cutoff in zip(history.ids, history.cutoffs, strict=True)]
+        samples, sampler = int(options["num_samples"]), self.sampler(options["precision"])
+        paths = np.empty((len(history.ids), samples, horizon, len(wire.BAR)))
+        overflow = options["overflow"]
+        for which, block in whole.blocks(self.spec.max_context, (*wire.BAR, _DAY)):
+            future = sessions[which].astype("datetime64[D]").astype(np.int64)
+            paths[which] = self._sampled(
+                sampler, block[:, :, :-1], np.concatenate([block[:, :, -1].astype(np.int64), future], axis=1),
+                [keys[i] for i in which], samples, options,
+            )  # fmt: skip
+        seen = sampler.sees(self.spec.max_context, self.spec.max_horizon, overflow)
+        if history.lengths.max() > seen:
+            notes["truncated"] = f"only the last {seen} bars of a history were looked at"
+        fixed, corrected = bars.correct(paths, history.last(wire.OHLC[3]))
+        return Forecast.of_price_paths(history, fixed, levels, notes=notes, measured={"bars_corrected": corrected})
+
+    def _sampled(
+        self, sampler: Sampler, values: Any, days: Any, keys: list[int], samples: int, options: Mapping[str, Any]
+    ) -> Any:
+        """Bars [n, S, H, 6] after histories of equal length. Raises KronosError when memory does not suffice."""
+        try:
+            sampled = sampler.sample(
+                values, stamps(days), keys, samples,
+                Draw(float(options["temperature"]), int(options["top_k"]), float(options["top_p"])),
+                overflow=options["overflow"], room=self.spec.max_horizon, group=max(1, ROWS // samples),
+            )  # fmt: skip
+        except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "alloc" not in str(error) and "memory" not in str(error):
+                raise
+            raise KronosError(
+                f"out of memory on {self.device}: {samples} paths of {len(keys)} series; ask for fewer num_samples, "
+                "send fewer series or shorter histories, or set KRONOS_DEVICE to a device with more memory",
+                code="OUT_OF_MEMORY",
+            ) from error
+        if options["anchor"]:  # by the close alone, so that a bar keeps its order
+            sampled.bars[..., :4] += (values[:, -1, 3] - sampled.last[:, 3])[:, None, None, None]
+        return sampled.bars
+
+
+def stamps(days: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """minute, hour, weekday (Monday 0), day, month [..., 5] of sessions, days since 1970-01-01."""
+    date = days.astype("datetime64[D]")
+    month = date.astype("datetime64[M]")
+    zero = np.zeros_like(days)
+    parts = (zero, zero, (days + 3) % 7, (date - month).astype(np.int64) + 1, month.astype(np.int64) % 12 + 1)
+    return np.stack(parts, axis=-1)
+
+
+def spec(
+    name: str, *, max_context: int, max_horizon: int, levels: tuple[float, ...] = wire.LEVELS, **defaults: Any
+) -> ModelSpec:
+    """What a Kronos version needs and answers; `max_context` is its window, `defaults` are those of its options."""
+    return ModelSpec(
+        name=name,
+        family="kronos",
+        min_context=MIN_CONTEXT,
+        max_context=max_context,
+        max_horizon=max_horizon,
+        levels=levels,
+        columns=(*wire.HISTORY, *wire.OHLC),
+        optional=(wire.VOLUME, wire.AMOUNT),
+        has_paths=True,
+        has_prices=True,
+        options=tuple(replace(option, default=defaults.get(option.name, option.default)) for option in OPTIONS),
+    )
+
+
+def device() -> torch.device:
+    """The device that KRONOS_DEVICE names; auto is the first CUDA device where there is one, else the CPU.
+
+    Raises BadConfig for one that is not there.
+    """
+    wanted = os.environ.get("KRONOS_DEVICE") or "auto"
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(wanted)
+        torch.empty(1, device=found)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise BadConfig(
+            f"KRONOS_DEVICE is {wanted!r}, and torch {torch.__version__} finds no such device here; use auto or cpu",
+            code="BAD_DEVICE",
+        ) from error
+    return found
+
+
+def from_official(
+    model_dir: Path, tokenizer_dir: Path, *, name: str, max_context: int = 0, clip: float = 5.0
+) -> Kronos:
+    """Official files as a forecaster. Raises NotFound, Corrupt, or BadConfig, also for a wrong pairing.
+
+    `max_context` 0 is the official window of this size; a smaller one may be asked for, a larger one was never trained.
+    """
+    window = _window(model_dir, max_context)
+    what = spec(name, max_context=window, max_horizon=min(MAX_HORIZON, window - MIN_CONTEXT))
+    kronos = Kronos(what, model_dir, tokenizer_dir, clip, device())
+    kronos.sampler("fp32")  # reads and pairs everything
+    return kronos
+
+
+def _window(model_dir: Path, max_context: int) -> int:
+    size = official_size(load_predictor(model_dir).config)
+    if size is None and not max_context:
+        raise BadConfig(f"{model_dir / CONFIG} is of no official size; say how long its window is (KRONOS_MAX_CONTEXT)")
+    longest = SIZES[size].max_context if size else max_context
+    window = max_context or longest
+    if not 2 * MIN_CONTEXT <= window <= longest:
+        raise BadConfig(f"max_context is {window}, expected {2 * MIN_CONTEXT}..{longest} bars for Kronos-{size}")
+    return window
+
+
+def save(forecaster: Kronos | Simulator, directory: Path) -> None:
+    """Write kind and settings (JSON), and for kronos the official files as they are."""
+    if isinstance(forecaster, Simulator):
+        (directory / CONFIG).write_text(json.dumps({"kind": "simulated"}) + "\n")
+        return
+    (directory / CONFIG).write_text(json.dumps({"kind": "kronos", "clip": forecaster.clip}) + "\n")
+    for source, name in ((forecaster.predictor_dir, PREDICTOR), (forecaster.tokenizer_dir, TOKENIZER)):
+        (directory / name).mkdir()
+        for file in (CONFIG, WEIGHTS):
+            shutil.copyfile(source / file, directory / name / file)
+
+
+def load(directory: Path) -> Kronos | Simulator:
+    """The forecaster that `save` wrote beside spec.json."""
+    what = ModelSpec.from_json(json.loads((directory / "spec.json").read_text()))
+    settings = json.loads((directory / CONFIG).read_text())
+    if settings["kind"] == "simulated":
+        return simulated.Simulator(what)
+    kronos = Kronos(what, directory / PREDICTOR, directory / TOKENIZER, settings["clip"], device())
+    kronos.sampler("fp32")
+    return kronos

@@ -1,0 +1,142 @@
+"""kronos_simulated: bars drawn from a series' own past. It is a statistical simulator and no Kronos, and says so."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from mlprojects.kronos import keys
+from registry import bars, contract, volatility, wire
+from registry.contract import MAX_ABS_RETURN, Floats, Forecast, History, ModelSpec, Option
+from registry.errors import BadConfig
+
+NOTE = "simulated: filtered bootstrap of past bars, not Kronos"
+MIN_CONTEXT = 120  # sessions; leaves 60 bars to draw from
+MAX_CONTEXT = 1000
+MEDIAN = 20  # sessions of volume that say how much is usual
+PER_STEP = 1  # random numbers: which past bar
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulatedConfig(contract.Config):
+    """Nothing is fitted: the dates only say what is reported."""
+
+    kind: Literal["simulated"]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kind != "simulated":
+            raise BadConfig(f"kind is {self.kind!r}, expected 'simulated'")
+
+
+def spec(name: str, horizon: int, levels: tuple[float, ...]) -> ModelSpec:
+    """What the simulator needs and answers."""
+    return ModelSpec(
+        name=name,
+        family="kronos",
+        min_context=MIN_CONTEXT,
+        max_context=MAX_CONTEXT,
+        max_horizon=horizon,
+        levels=levels,
+        columns=(*wire.HISTORY, *wire.OHLC),
+        optional=(wire.VOLUME, wire.AMOUNT),
+        has_paths=True,
+        has_prices=True,
+        options=(Option("num_samples", "long", 100, minimum=1, maximum=1000),),
+    )
+
+
+@dataclass(frozen=True)
+class Simulator:
+    """Filtered historical simulation of whole bars, each series by itself.
+
+    Past returns are divided by the EWMA volatility known before them; a path draws past sessions with replacement and
+    multiplies them by its own volatility, which it updates with every return it drew (Barone-Adesi, Giannopoulos and
+    Vosper, Journal of Futures Markets 19, 1999). Here the whole bar of a session is drawn, so that its parts stay
+    together.
+    """
+
+    spec: ModelSpec
+
+    def predict(
+        self, history: History, horizon: int, levels: Sequence[float], seed: int, options: Mapping[str, Any]
+    ) -> Forecast:
+        """Forecast of every series from `num_samples` paths; fewer paths or steps are the first of more."""
+        values, filled = bars.complete(history.columns)
+        samples = int(options["num_samples"])
+        paths = np.empty((len(history.ids), samples, horizon, len(wire.BAR)))
+        for i, (name, cutoff, end) in enumerate(zip(history.ids, history.cutoffs, history.bounds[1:], strict=True)):
+            seen = slice(max(history.bounds[i], end - self.spec.max_context), end)
+            drawn = keys.uniforms(keys.series_key(seed, name, cutoff), samples, horizon, PER_STEP)[..., 0]
+            paths[i] = simulate(Past.of(history.columns[wire.Y][seen], values[seen]), drawn)
+        notes = {"simulated": NOTE, **filled}
+        return Forecast.of_price_paths(history, paths, levels, notes=notes, measured={})
+
+
+@dataclass(frozen=True)
+class Past:
+    """The last W bars of a series in units that do not depend on when they were, and where the series stands now.
+
+    In volatilities, as log differences: `close` from the close before, `open` from the close before, `above` and
+    `below`: how far the high and the low lie outside open and close. `volume` is in usual volumes.
+    """
+
+    close: Floats  # [W], as the others
+    open: Floats
+    above: Floats
+    below: Floats
+    volume: Floats
+    last_close: float
+    last_volatility: float
+    usual_volume: float
+
+    @classmethod
+    def of(cls, y: Floats, bar: Floats) -> "Past":
+        """From returns [T] and bars [T, 6]: the sessions whose one-step residuals `fhs` takes."""
+        sigma = volatility.ewma_volatility(y[None])[0]
+        close = volatility.residuals(y[None], sigma[None], 1)[0]
+        taken = slice(len(y) - len(close), len(y))
+        scale = sigma[taken.start - 1 : -1]
+        logs = np.log(bar[:, :4])
+        before = logs[taken.start - 1 : -1, 3]
+        opened, high, low, closed = logs[taken].T
+        volume = bar[taken.start - MEDIAN :, 4]
+        medians = np.median(np.lib.stride_tricks.sliding_window_view(volume, MEDIAN), axis=1)  # [W + 1]
+        usual = medians[:-1]  # of the sessions before
+        return cls(
+            close=close,
+            open=(opened - before) / scale,
+            above=(high - np.maximum(opened, closed)) / scale,
+            below=(np.minimum(opened, closed) - low) / scale,
+            volume=np.divide(volume[MEDIAN:], usual, out=np.zeros_like(usual), where=usual > 0),
+            last_close=bar[-1, 3],
+            last_volatility=sigma[-1],
+            usual_volume=medians[-1],
+        )
+
+
+def simulate(past: Past, drawn: Floats) -> Floats:
+    """Bars [S, H, 6] of paths that take the past session drawn [S, H] says, from 0 (the oldest) to 1.
+
+    No session moves further than MAX_ABS_RETURN, as in every history: a jump out of a dead calm, drawn again while it
+    still echoes, would be beyond any number.
+    """
+    session = (drawn * len(past.close)).astype(np.int64)
+    z = past.close[session]
+    y, scale = np.empty_like(drawn), np.empty_like(drawn)
+    variance = np.full(len(drawn), past.last_volatility**2)
+    for h in range(drawn.shape[1]):
+        scale[:, h] = np.maximum(np.sqrt(variance), volatility.FLOOR)
+        y[:, h] = np.clip(z[:, h] * scale[:, h], -MAX_ABS_RETURN, MAX_ABS_RETURN)
+        variance = volatility.DECAY * variance + (1.0 - volatility.DECAY) * y[:, h] ** 2
+    gap = np.clip(past.open[session] * scale, -MAX_ABS_RETURN, MAX_ABS_RETURN)
+    above = np.clip(past.above[session] * scale, 0.0, MAX_ABS_RETURN)
+    below = np.clip(past.below[session] * scale, 0.0, MAX_ABS_RETURN)
+    level = np.cumsum(y, axis=1)
+    closes = past.last_close * np.exp(level)
+    opens = past.last_close * np.exp(level - y + gap)
+    highs = np.maximum(opens, closes) * np.exp(above)
+    lows = np.minimum(opens, closes) * np.exp(-below)
+    volumes = past.volume[session] * past.usual_volume
+    return np.stack([opens, highs, lows, closes, volumes, (opens + highs + lows + closes) / 4 * volumes], axis=2)

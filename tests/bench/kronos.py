@@ -1,0 +1,175 @@
+"""Kronos' sampler against the plain loop that reads the whole window again for every step of every sample.
+
+    make bench ONLY=kronos
+
+Random weights of the mini and small shapes, one thread, both sides in turn in one process. The tokens of both are
+compared in the same run, all that the plain loop drew. Where a whole run of the plain loop takes minutes, its time is
+one step and H - 1 times a step in the middle, and the line says so. bf16 is the sampler with the predictor's products
+in bfloat16 against itself in float32, with the divergence between their distributions per token.
+"""
+
+import json
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import kronos_reference
+import numpy as np
+import numpy.testing as npt
+import psutil
+import torch
+
+from mlprojects.kronos.architecture import SIZES, Predictor, Tokenizer, TokenizerConfig
+from mlprojects.kronos.sampler import Draw, Sampler
+
+DRAW = Draw(temperature=1.0, top_k=0, top_p=0.9)
+# shape, history, horizon, paths, goal, runs of the plain loop (0: extrapolated from single steps)
+CASES = {
+    "mini_256_30_s1": ("mini", 256, 30, 1, 8.0, 3),
+    "mini_256_30_s30": ("mini", 256, 30, 30, 45.0, 1),
+    "mini_400_120_s1": ("mini", 400, 120, 1, 15.0, 2),
+    "mini_400_120_s30": ("mini", 400, 120, 30, 80.0, 0),
+    "small_392_120_s30": ("small", 392, 120, 30, 200.0, 0),
+}
+BF16_GOAL, MEMORY_GOAL_MB = 1.3, 250.0
+OURS = 3  # runs of the sampler
+
+
+class Case:
+    """One shape with random weights, a history of random bars, and both ways to continue it."""
+
+    def __init__(self, shape: str, history: int, horizon: int, paths: int) -> None:
+        torch.manual_seed(0)
+        size = SIZES[shape]
+        self.max_context = size.max_context
+        self.tokenizer = Tokenizer(TokenizerConfig(group_size=size.group_size)).eval()
+        self.predictor = Predictor(size.shape).eval()
+        self.history, self.horizon, self.paths = history, horizon, paths
+        self.bars = _bars(history + horizon)
+        steps = np.arange(history + 2 * horizon)
+        zero = np.zeros_like(steps)
+        self.stamps = np.stack([zero, zero, steps % 5, steps % 28 + 1, steps // 21 % 12 + 1], axis=1)[None]
+        self.samplers = {
+            dtype: Sampler(self.tokenizer, self.predictor, max_context=self.max_context, products=dtype)
+            for dtype in (None, torch.bfloat16)
+        }
+
+    def fast(self, products: torch.dtype | None = None) -> np.ndarray:
+        bars, stamps = self.bars[:, : self.history], self.stamps[:, : self.history + self.horizon]
+        return self.samplers[products].sample(bars, stamps, [7], self.paths, DRAW).tokens
+
+    def plain(self, history: int, steps: int) -> np.ndarray:
+        """`steps` steps of the plain loop after so many bars."""
+        return kronos_reference.sample(
+            self.tokenizer, self.predictor, self.bars[:, :history], self.stamps[:, : history + self.horizon], [7],
+            self.paths, temperature=DRAW.temperature, top_k=DRAW.top_k, top_p=DRAW.top_p,
+            max_context=self.max_context, steps=steps,
+        )[1]  # fmt: skip
+
+    def plain_seconds(self) -> tuple[float, np.ndarray]:
+        """One step with all that surrounds it, and H - 1 steps in the middle: (seconds, tokens of the first two)."""
+        whole, tokens = timed(partial(self.plain, self.history, 2))
+        middle = self.history + self.horizon // 2
+        one, _ = timed(partial(self.plain, middle, 1))
+        three, _ = timed(partial(self.plain, middle, 3))
+        step = (three - one) / 2
+        return whole + (self.horizon - 2) * step, tokens
+
+    def divergence(self) -> float:
+        """Mean KL divergence in nats per token between s1 distributions in float32 and with bfloat16 products."""
+        bars, stamps = self.bars[:, : self.history], self.stamps[:, : self.history]
+        logits = []
+        for sampler in self.samplers.values():
+            with torch.inference_mode():
+                scaled = (bars - bars.mean(axis=1, keepdims=True)) / bars.std(axis=1, keepdims=True)
+                s1, s2 = self.tokenizer.encode(torch.from_numpy(scaled).float())
+                folded = sampler._predictor
+                x, *_ = folded.stack.read(folded.one[s1] + folded.two[s2] + folded.time(torch.from_numpy(stamps)))
+                h, *_ = folded._hidden(x[:, None])
+                logits.append(folded.s1_logits(h[0, 0]).double().log_softmax(dim=1))
+        exact, rounded = logits
+        return float((exact.exp() * (exact - rounded)).sum(dim=1).mean())
+
+
+def _bars(length: int) -> np.ndarray:
+    """Random bars [1, T, 6]: their values do not matter for the time."""
+    draw = np.random.default_rng(0)
+    close = 100 * np.exp(np.cumsum(draw.normal(0, 0.02, length)))
+    opened = close * np.exp(draw.normal(0, 0.005, length))
+    high, low, volume = (
+        np.maximum(opened, close) * 1.01,
+        np.minimum(opened, close) * 0.99,
+        draw.lognormal(10, 1, length),
+    )
+    return np.stack([opened, high, low, close, volume, close * volume], axis=1)[None]
+
+
+def timed(run: Callable[[], Any]) -> tuple[float, Any]:
+    begun = time.perf_counter()
+    result = run()
+    return time.perf_counter() - begun, result
+
+
+def extra_memory(run: Callable[[], Any]) -> float:
+    """MB by which the process grows at most while `run` runs."""
+    process, most, done = psutil.Process(), 0, threading.Event()
+    before = process.memory_info().rss
+
+    def watch() -> None:
+        nonlocal most
+        while not done.wait(0.002):
+            most = max(most, process.memory_info().rss)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    run()
+    done.set()
+    watcher.join()
+    return (most - before) / 2**20
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    ratios, seconds, notes = {}, {}, {}
+    for name, (shape, history, horizon, paths, goal, whole) in CASES.items():
+        case = Case(shape, history, horizon, paths)
+        if name.startswith("small"):
+            notes["extra_memory_mb"] = extra_memory(case.fast)
+            print(f"{name}: {notes['extra_memory_mb']:.0f} MB extra memory (goal {MEMORY_GOAL_MB:g})")
+        case.fast()
+        ours, theirs = [], []
+        for turn in range(OURS):
+            taken, tokens = timed(case.fast)
+            ours.append(taken)
+            if whole and turn < whole:
+                taken, expected = timed(partial(case.plain, history, horizon))
+            elif not whole and turn == 0:
+                taken, expected = case.plain_seconds()
+            else:
+                continue
+            theirs.append(taken)
+            npt.assert_array_equal(tokens[:, :, : expected.shape[2]], expected)
+        seconds[name], slow = statistics.median(ours), statistics.median(theirs)
+        ratios[name] = slow / seconds[name]
+        how = "" if whole else " (extrapolated from steps in the middle)"
+        print(
+            f"{name:<18} sampler {seconds[name]:7.3f} s, {1e3 * seconds[name] / horizon:6.2f} ms a step   "
+            f"plain loop {slow:8.1f} s{how}   {ratios[name]:6.1f} x (goal {goal:g})   tokens equal", flush=True
+        )  # fmt: skip
+    case.fast(torch.bfloat16)
+    pairs = [(timed(case.fast)[0], timed(partial(case.fast, torch.bfloat16))[0]) for _ in range(OURS)]
+    exact, rounded = (statistics.median(side) for side in zip(*pairs, strict=True))
+    ratios["small_bf16_s30"], seconds["small_bf16_s30"] = exact / rounded, rounded
+    notes["kl_nats_per_token"] = case.divergence()
+    print(
+        f"small_bf16_s30     {rounded:.3f} s against {exact:.3f} s   {exact / rounded:.2f} x (goal {BF16_GOAL:g})   "
+        f"KL {notes['kl_nats_per_token']:.1e} nats a token"
+    )
+    print(json.dumps({"bench": "kronos", "ratios": ratios, "seconds": seconds, **notes}))
+
+
+if __name__ == "__main__":
+    main()

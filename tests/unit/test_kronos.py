@@ -1,0 +1,344 @@
+"""Kronos: the official shapes and files, the sampler against the plain loop, the forecaster on real bars."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import kronos_reference
+import numpy as np
+import numpy.testing as npt
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from mlprojects.kronos import model
+from mlprojects.kronos.architecture import (
+    SIZES,
+    STAMPS,
+    Predictor,
+    PredictorConfig,
+    Tokenizer,
+    TokenizerConfig,
+    check_pairing,
+    load_predictor,
+    load_tokenizer,
+    official_size,
+    save_official,
+)
+from mlprojects.kronos.sampler import Draw, Sampled, Sampler, pick
+from registry.errors import BadConfig, BadParameter, Corrupt, NotFound
+
+TINY_TOKENIZER = TokenizerConfig(d_model=32, ff_dim=48, n_enc_layers=3, n_dec_layers=3)
+TINY = PredictorConfig(d_model=32, ff_dim=48, n_layers=3)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def randomized(module: Any, seed: int) -> Any:
+    """Weights wide enough that tokens differ from path to path."""
+    draw = torch.Generator().manual_seed(seed)
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter, std=0.15 if parameter.ndim > 1 else 0.3, generator=draw)
+    return module.eval()
+
+
+def pair(dtype: torch.dtype = torch.float32) -> tuple[Tokenizer, Predictor]:
+    tokenizer, predictor = randomized(Tokenizer(TINY_TOKENIZER), 0), randomized(Predictor(TINY), 1)
+    return tokenizer.to(dtype), predictor.to(dtype)
+
+
+def bars_of(n: int, length: int) -> np.ndarray:
+    """Possible bars [n, length, 6]."""
+    draw = np.random.default_rng(3)
+    close = 100 * np.exp(np.cumsum(draw.normal(0, 0.02, (n, length)), axis=1))
+    opened = close * np.exp(draw.normal(0, 0.005, close.shape))
+    volume = draw.lognormal(10, 1, close.shape)
+    parts = (opened, np.maximum(opened, close) * 1.01, np.minimum(opened, close) * 0.99, close, volume, close * volume)
+    return np.stack(parts, axis=2)
+
+
+def stamps_of(n: int, length: int) -> np.ndarray:
+    days = np.arange(14_000, 14_000 + length)
+    return np.broadcast_to(model.stamps(days), (n, length, len(STAMPS))).copy()
+
+
+def both(
+    dtype: torch.dtype, n: int, paths: int, length: int, steps: int, window: int, draw: Draw
+) -> tuple[Sampled, tuple[np.ndarray, np.ndarray]]:
+    """What the sampler gives, and the plain loop."""
+    tokenizer, predictor = pair(dtype)
+    bars, stamps, keys = bars_of(n, length), stamps_of(n, length + steps), list(range(40, 40 + n))
+    fast = Sampler(tokenizer, predictor, max_context=window).sample(bars, stamps, keys, paths, draw, overflow="exact")
+    slow = kronos_reference.sample(
+        tokenizer, predictor, bars, stamps, keys, paths, max_context=window,
+        temperature=draw.temperature, top_k=draw.top_k, top_p=draw.top_p,
+    )  # fmt: skip
+    return fast, slow
+
+
+# --- official shapes and files ------------------------------------------------------------------
+
+
+def test_official_sizes_have_the_published_numbers_of_parameters_and_keys() -> None:
+    """README of shiyu-coder/Kronos; keys counted in the official checkpoints (facts)."""
+    expected = {"mini": (4_108_032, 80), "small": (24_741_376, 136), "base": (102_310_592, 192)}
+    for name, (parameters, keys) in expected.items():
+        with torch.device("meta"):
+            predictor = Predictor(SIZES[name].shape)
+        assert sum(p.numel() for p in predictor.parameters()) == parameters
+        assert len(predictor.state_dict()) == keys
+    tokenizer = Tokenizer(TokenizerConfig())
+    assert sum(p.numel() for p in tokenizer.parameters()) == 3_958_042
+    assert len(tokenizer.state_dict()) == 96
+
+
+def test_files_are_laid_out_as_the_official_ones(tmp_path: Path) -> None:
+    """sha256 of config.json as published by a third party; sizes of the official weights."""
+    save_official(Predictor(SIZES["mini"].shape), tmp_path / "mini")
+    save_official(Tokenizer(TokenizerConfig(group_size=5)), tmp_path / "2k")
+    save_official(Tokenizer(TokenizerConfig(group_size=4)), tmp_path / "base")
+    digest = {
+        name: hashlib.sha256((tmp_path / name / "config.json").read_bytes()).hexdigest()[:8] for name in ("mini", "2k")
+    }
+    assert digest == {"mini": "70daca2c", "2k": "0b30a443"}
+    size = {name: (tmp_path / name / "model.safetensors").stat().st_size for name in ("mini", "2k", "base")}
+    assert size == {"mini": 16_440_776, "2k": 15_842_376, "base": 15_842_368}
+    assert set(load_file(tmp_path / "base" / "model.safetensors")) >= {
+        "tokenizer.bsq.basis", "tokenizer.bsq.group_basis", "encoder.2.self_attn.rotary.inv_freq", "quant_embed.bias",
+        "post_quant_embed_pre.weight", "decoder.0.ffn.w3.weight",
+    }  # fmt: skip
+    assert set(load_file(tmp_path / "mini" / "model.safetensors")) >= {
+        "embedding.emb_s1.weight", "embedding.fusion_proj.bias", "time_emb.minute_embed.weight", "norm.weight",
+        "transformer.3.self_attn.rotary.inv_freq", "dep_layer.cross_attn.rotary.inv_freq", "head.proj_s2.weight",
+    }  # fmt: skip
+
+
+def test_what_is_saved_is_loaded_strictly(tmp_path: Path) -> None:
+    tokenizer, predictor = pair()
+    save_official(tokenizer, tmp_path / "t")
+    save_official(predictor, tmp_path / "p")
+    for module, again in ((tokenizer, load_tokenizer(tmp_path / "t")), (predictor, load_predictor(tmp_path / "p"))):
+        assert not again.training
+        for key, value in module.state_dict().items():
+            assert torch.equal(value, again.state_dict()[key]), key
+
+
+def test_a_missing_an_unknown_and_a_misshapen_weight_are_refused(tmp_path: Path) -> None:
+    _, predictor = pair()
+    save_official(predictor, tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    for change, said in (
+        ({"norm.weight": None}, "norm.weight"),
+        ({"surprise": torch.ones(1)}, "surprise"),
+        ({"norm.weight": torch.ones(3)}, r"norm.weight has shape \(3,\), config.json says \(32,\)"),
+    ):
+        save_file({k: v for k, v in (weights | change).items() if v is not None}, tmp_path / "model.safetensors")
+        with pytest.raises(BadConfig, match=said):
+            load_predictor(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"not weights at all")
+    with pytest.raises(Corrupt, match="cannot be read as safetensors"):
+        load_predictor(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(NotFound, match=r"model\.safetensors"):
+        load_predictor(tmp_path)
+
+
+def test_an_unknown_or_missing_key_of_a_config_is_named(tmp_path: Path) -> None:
+    save_official(pair()[1], tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["colour"] = config.pop("n_heads")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(BadConfig, match=r"missing \['n_heads'\], unknown \['colour'\]"):
+        load_predictor(tmp_path)
+
+
+def test_a_wrong_pairing_is_refused() -> None:
+    base, two_k = TokenizerConfig(group_size=4), TokenizerConfig(group_size=5)
+    check_pairing(two_k, SIZES["mini"].shape)
+    check_pairing(base, SIZES["small"].shape)
+    with pytest.raises(BadConfig, match="mini goes with Kronos-Tokenizer-2k") as caught:
+        check_pairing(base, SIZES["mini"].shape)
+    assert caught.value.code == "PAIRING"
+    with pytest.raises(BadConfig, match="group_size 4, found 5"):
+        check_pairing(two_k, SIZES["base"].shape)
+    with pytest.raises(BadConfig, match=r"\(10, 10\) and \(8, 10\)"):
+        check_pairing(base, replace(TINY, s1_bits=8))
+    assert official_size(TINY) is None
+
+
+def test_tokenizer_is_causal_and_its_bits_are_little_endian() -> None:
+    tokenizer, _ = pair()
+    x = torch.from_numpy(bars_of(1, 20)).float()
+    x = (x - x.mean(1)) / x.std(1)
+    later = x.clone()
+    later[:, 12:] += 3
+    for one, other in zip(tokenizer.encode(x), tokenizer.encode(later), strict=True):
+        assert torch.equal(one[:, :12], other[:, :12])
+        assert not torch.equal(one, other)
+    code = tokenizer.codes(torch.tensor([1]), torch.tensor([2]))[0] * tokenizer.bits**0.5
+    assert code.gt(0).nonzero().flatten().tolist() == [0, 11]  # bit 0 of s1, bit 1 of s2
+
+
+def test_neither_head_sees_a_later_token() -> None:
+    """Upstream's s2 head sees the future when it validates; here training and validation are causal."""
+    _, predictor = pair(torch.float64)
+    tokens = torch.randint(1024, (2, 1, 16), generator=torch.Generator().manual_seed(0))
+    changed = tokens.clone()
+    changed[:, :, 10:] = (changed[:, :, 10:] + 7) % 1024
+    stamps = torch.from_numpy(stamps_of(1, 16))
+    for mode in (predictor.train(), predictor.eval()):
+        before, after = (mode(mode.hidden(s1, s2, stamps), s1.roll(-1, dims=1)) for s1, s2 in (tokens, changed))
+        for one, other in zip(before, after, strict=True):
+            npt.assert_allclose(one[:, :9].detach(), other[:, :9].detach(), rtol=0, atol=1e-12)
+            assert not torch.allclose(one[:, 11:], other[:, 11:])
+
+
+def test_the_last_position_is_asked_the_same_in_training_and_in_sampling() -> None:
+    _, predictor = pair(torch.float64)
+    s1, s2 = torch.randint(1024, (2, 3, 12), generator=torch.Generator().manual_seed(0))
+    h = predictor.hidden(s1, s2, torch.from_numpy(stamps_of(3, 12)))
+    one, two = predictor(h, s1)
+    npt.assert_allclose(predictor.s1_logits(h).detach(), one[:, -1].detach(), rtol=0, atol=1e-12)
+    npt.assert_allclose(predictor.s2_logits(h, s1[:, -1]).detach(), two[:, -1].detach(), rtol=0, atol=1e-12)
+
+
+# --- sampler ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["fp64", "fp32"])
+@pytest.mark.parametrize("draw", [Draw(), Draw(0.0), Draw(0.7, 20, 0.8), Draw(1.0, 0, 0.9), Draw(1.3, 5)], ids=str)
+@pytest.mark.parametrize(
+    ("n", "paths", "length", "steps", "window"),
+    [
+        (1, 1, 24, 6, 64),
+        (2, 3, 24, 8, 64),
+        (3, 5, 24, 5, 64),
+        (2, 3, 30, 20, 32),
+        (1, 2, 40, 8, 32),
+        (1, 4, 20, 15, 16),
+    ],
+    ids=["one", "batch", "paths", "sliding", "longer-than-window", "mostly-sampled"],
+)
+def test_tokens_are_those_of_the_plain_loop(
+    dtype: torch.dtype, draw: Draw, n: int, paths: int, length: int, steps: int, window: int
+) -> None:
+    fast, (bars, tokens) = both(dtype, n, paths, length, steps, window, draw)
+    npt.assert_array_equal(fast.tokens, tokens)
+    npt.assert_allclose(fast.bars, bars, rtol=1e-4 if dtype == torch.float32 else 1e-9, atol=1e-3)
+    if draw.temperature:
+        assert paths == 1 or len(np.unique(fast.tokens[0, :, -1], axis=0)) > 1
+
+
+def test_truncating_is_the_plain_loop_on_the_shorter_history() -> None:
+    """The cut comes before anything is computed: also the scale is that of the bars that stay."""
+    tokenizer, predictor = pair()
+    bars, stamps, keys = bars_of(2, 50), stamps_of(2, 58), [1, 2]
+    fast = Sampler(tokenizer, predictor, max_context=32).sample(bars, stamps, keys, 3, Draw())
+    assert fast.used == 32 - 8 + 1
+    _, tokens = kronos_reference.sample(
+        tokenizer,
+        predictor,
+        bars[:, -25:],
+        stamps[:, -33:],
+        keys,
+        3,
+        max_context=32,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+    )
+    npt.assert_array_equal(fast.tokens, tokens)
+
+
+def test_a_path_depends_on_its_key_and_its_index_alone() -> None:
+    sampler = Sampler(*pair(), max_context=64)
+    bars, stamps, keys = bars_of(16, 24), stamps_of(16, 30), list(range(16))
+    for group in (1, 4, 5):
+        whole = sampler.sample(bars, stamps, keys, 3, Draw(), group=group)
+        for i in (0, 7, 15):
+            alone = sampler.sample(bars[i : i + 1], stamps[i : i + 1], keys[i : i + 1], 3, Draw(), group=group)
+            npt.assert_array_equal(alone.bars[0], whole.bars[i])  # bits
+    more = sampler.sample(bars[:1], stamps[:1], keys[:1], 5, Draw())
+    npt.assert_array_equal(more.tokens[:, :3], sampler.sample(bars[:1], stamps[:1], keys[:1], 3, Draw()).tokens)
+    shorter = sampler.sample(bars[:1], stamps[:1, :-2], keys[:1], 5, Draw())
+    npt.assert_array_equal(shorter.tokens, more.tokens[:, :, :4])
+
+
+def test_many_paths_are_drawn_in_parts_and_are_the_same_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlprojects.kronos import sampler as module
+
+    sampler = Sampler(*pair(), max_context=64)
+    arguments = (bars_of(2, 24), stamps_of(2, 30), [5, 6], 10, Draw())
+    whole = sampler.sample(*arguments)
+    monkeypatch.setattr(module, "PASS_PATHS", 4)
+    monkeypatch.setattr(module, "SCORES", 1 << 12)
+    npt.assert_array_equal(sampler.sample(*arguments).tokens, whole.tokens)
+
+
+def test_eight_threads_draw_the_same_bits() -> None:
+    sampler = Sampler(*pair(), max_context=64)
+    bars, stamps = bars_of(16, 24), stamps_of(16, 30)
+
+    def one(i: int) -> np.ndarray:
+        return sampler.sample(bars[i : i + 1], stamps[i : i + 1], [i], 4, Draw()).bars
+
+    alone = [one(i) for i in range(16)]
+    with ThreadPoolExecutor(8) as pool:
+        for expected, found in zip(alone, pool.map(one, range(16)), strict=True):
+            npt.assert_array_equal(found, expected)
+
+
+def test_bfloat16_products_change_few_tokens() -> None:
+    tokenizer, predictor = pair()
+    arguments = (bars_of(2, 24), stamps_of(2, 30), [5, 6], 50, Draw())
+    exact = Sampler(tokenizer, predictor, max_context=64).sample(*arguments)
+    rounded = Sampler(tokenizer, predictor, max_context=64, products=torch.bfloat16).sample(*arguments)
+    same = (exact.tokens[:, :, 0] == rounded.tokens[:, :, 0]).mean()  # later ones follow from it
+    assert 0.9 < same < 1.0
+
+
+def test_more_steps_than_the_window_allows_are_refused() -> None:
+    with pytest.raises(BadParameter, match=r"32 steps were asked for; a window of 32 bars allows 1\.\.31"):
+        Sampler(*pair(), max_context=32).sample(bars_of(1, 24), stamps_of(1, 24 + 32), [1], 1, Draw())
+
+
+# --- drawing ------------------------------------------------------------------------------------
+
+P = torch.tensor([[0.4, 0.3, 0.2, 0.1]], dtype=torch.float64)
+
+
+def shares(draw: Draw) -> list[float]:
+    """How often each token wins 40,000 races."""
+    race = torch.empty(40_000, 4, dtype=torch.float64).exponential_(generator=torch.Generator().manual_seed(0))
+    winners = pick(P.log().expand(40_000, -1), race, draw)
+    return (torch.bincount(winners, minlength=4) / 40_000).tolist()
+
+
+@pytest.mark.parametrize(
+    ("draw", "expected"),
+    [
+        (Draw(), [0.4, 0.3, 0.2, 0.1]),
+        (Draw(temperature=0.5), [16 / 30, 9 / 30, 4 / 30, 1 / 30]),  # squares
+        (Draw(top_k=2), [4 / 7, 3 / 7, 0, 0]),
+        (Draw(top_p=0.65), [4 / 7, 3 / 7, 0, 0]),  # 0.4 is too little, 0.7 reaches it
+        (Draw(top_p=0.75), [4 / 9, 3 / 9, 2 / 9, 0]),
+        (Draw(top_k=3, top_p=0.5), [4 / 7, 3 / 7, 0, 0]),  # of 9/9: 4/9 is too little, 7/9 reaches it
+        (Draw(top_k=2, top_p=0.5), [1, 0, 0, 0]),  # of 7/7: 4/7 reaches it; of the whole, 0.4 would not
+        (Draw(top_p=0.01), [1, 0, 0, 0]),
+        (Draw(temperature=0.0), [1, 0, 0, 0]),
+    ],
+    ids=str,
+)
+def test_temperature_top_k_and_top_p_combine_as_documented(draw: Draw, expected: list[float]) -> None:
+    npt.assert_allclose(shares(draw), expected, rtol=0, atol=0.01)
+    assert [share == 0 for share in shares(draw)] == [share == 0 for share in expected]

@@ -1,0 +1,227 @@
+"""Kronos behind the contract: bars in, sampled bars and their quantiles out; what it refuses, and how it says so."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.testing as npt
+import pandas as pd
+import pytest
+import torch
+
+from jobs import processed
+from mlprojects.kronos import model
+from mlprojects.kronos.architecture import SIZES, Predictor, PredictorConfig, Tokenizer, TokenizerConfig, save_official
+from mlprojects.kronos.model import Kronos
+from registry import wire
+from registry.contract import Forecast, check_forecast, check_history
+from registry.errors import BadConfig, BadHistory, KronosError
+from registry.settings import CHECKOUT, Settings
+
+CUT = pd.Timestamp("2012-06-14")
+
+
+@pytest.fixture(scope="module")
+def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Official files with tiny random weights."""
+    folder = tmp_path_factory.mktemp("official")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        save_official(Predictor(PredictorConfig(d_model=32, ff_dim=48, n_layers=2)), folder / "p")
+        save_official(Tokenizer(TokenizerConfig(d_model=32, ff_dim=48, n_enc_layers=2, n_dec_layers=2)), folder / "t")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def kronos(official: Path) -> Kronos:
+    return model.from_official(official / "p", official / "t", name="kronos", max_context=128)
+
+
+@pytest.fixture(scope="module")
+def bars(compiled: Settings) -> pd.DataFrame:
+    """The last 120 real bars of three series up to CUT."""
+    frame = processed.load_bars(compiled)
+    kept = frame[frame[wire.UNIQUE_ID].isin(["AAPL", "IBM", "SP500"]) & (frame[wire.DS] <= CUT)]
+    columns = [*wire.HISTORY, *wire.BAR]
+    return kept.groupby(wire.UNIQUE_ID).tail(60)[columns].reset_index(drop=True)
+
+
+def ask(kronos: Kronos, frame: pd.DataFrame, *, horizon: int = 5, seed: int = 0, **options: Any) -> Forecast:
+    known = {o.name: o.default for o in kronos.spec.options} | {"num_samples": 20} | options
+    forecast = kronos.predict(check_history(frame, kronos.spec), horizon, wire.LEVELS, seed, known)
+    check_forecast(forecast, kronos.spec, horizon, wire.LEVELS)
+    return forecast
+
+
+def test_forecast_holds_possible_bars_and_their_quantiles(kronos: Kronos, bars: pd.DataFrame) -> None:
+    forecast = ask(kronos, bars)
+    assert forecast.price_paths is not None
+    assert forecast.paths is not None
+    assert forecast.price_paths.shape == (3, 20, 5, 6)
+    opened, high, low, close, volume, amount = np.moveaxis(forecast.price_paths, 3, 0)
+    assert (low <= np.minimum(opened, close)).all()
+    assert (high >= np.maximum(opened, close)).all()
+    assert (low > 0).all()
+    assert (volume >= 0).all()
+    assert (amount >= 0).all()
+    last = bars.groupby("unique_id")["close"].last().to_numpy()
+    npt.assert_allclose(forecast.paths[:, :, 0], np.log(close[:, :, 0] / last[:, None]), rtol=0, atol=1e-12)
+    npt.assert_allclose(forecast.paths[:, :, 1], np.log(close[:, :, 1] / close[:, :, 0]), rtol=0, atol=1e-12)
+    npt.assert_allclose(forecast.quantiles[..., 5], np.median(forecast.paths, axis=1), rtol=0, atol=1e-12)
+    assert ((forecast.measured["bars_corrected"] >= 0) & (forecast.measured["bars_corrected"] <= 1)).all()
+
+
+def test_series_of_unequal_lengths_are_forecast_as_if_alone(kronos: Kronos, bars: pd.DataFrame) -> None:
+    shorter = bars[(bars["unique_id"] != "IBM") | (bars["ds"] > bars["ds"].unique()[20])].reset_index(drop=True)
+    together = ask(kronos, shorter)
+    for i, name in enumerate(("AAPL", "IBM", "SP500")):
+        alone = ask(kronos, shorter[shorter["unique_id"] == name].reset_index(drop=True))
+        npt.assert_array_equal(alone.price_paths[0], together.price_paths[i])  # type: ignore[index]
+
+
+def test_seed_symbol_and_cutoff_decide_the_draws(kronos: Kronos, bars: pd.DataFrame) -> None:
+    one = bars[bars["unique_id"] == "IBM"].reset_index(drop=True)
+    first = ask(kronos, one)
+    npt.assert_array_equal(ask(kronos, one).price_paths, first.price_paths)
+    assert not np.array_equal(ask(kronos, one, seed=1).price_paths, first.price_paths)
+    assert not np.array_equal(ask(kronos, one.assign(unique_id="MBI")).price_paths, first.price_paths)
+
+
+def test_missing_amount_and_volume_are_filled_and_said(kronos: Kronos, bars: pd.DataFrame) -> None:
+    derived = ask(kronos, bars.drop(columns="amount"))
+    assert derived.notes == {"amount": "amount was missing and taken as mean price x volume"}
+    npt.assert_array_equal(derived.price_paths, ask(kronos, bars).price_paths)  # the built-in amount is just that
+    blind = ask(kronos, bars.drop(columns=["amount", "volume"]))
+    assert blind.notes["volume"] == "volume was missing and taken as 0"
+    zeros = ask(kronos, bars.assign(volume=0.0, amount=0.0))
+    npt.assert_array_equal(blind.price_paths, zeros.price_paths)
+
+
+def test_a_longer_history_is_cut_and_the_reply_says_so(official: Path, bars: pd.DataFrame) -> None:
+    small = model.from_official(official / "p", official / "t", name="kronos", max_context=64)
+    seen = 64 - small.spec.max_horizon + 1
+    cut = ask(small, bars)
+    assert cut.notes == {"truncated": f"only the last {seen} bars of a history were looked at"}
+    tail = bars.groupby("unique_id").tail(seen).reset_index(drop=True)
+    npt.assert_array_equal(ask(small, tail).price_paths, cut.price_paths)
+    assert ask(small, tail).notes == {}
+    exact = ask(small, bars, overflow="exact")
+    assert exact.notes == {}
+    assert not np.array_equal(exact.price_paths, cut.price_paths)
+
+
+def test_an_anchored_path_starts_where_the_tokens_of_the_last_bar_would(kronos: Kronos, bars: pd.DataFrame) -> None:
+    """All prices of a series are moved by what tokens lose of its last close."""
+    plain, anchored = ask(kronos, bars).price_paths, ask(kronos, bars, anchor=True).price_paths
+    assert plain is not None
+    assert anchored is not None
+    shift = anchored[..., :4] - plain[..., :4]
+    npt.assert_allclose(shift, np.broadcast_to(shift[:, :1, :1, :1], shift.shape), rtol=0, atol=1e-9)
+    assert (np.abs(shift[:, 0, 0, 0]) > 0).all()
+
+
+def test_days_become_stamps() -> None:
+    """2012-02-29 was a Wednesday, 2023-01-01 a Sunday."""
+    days = np.array(["2012-02-29", "2023-01-01"], dtype="datetime64[D]").astype(np.int64)
+    assert model.stamps(days).tolist() == [[0, 0, 2, 29, 2], [0, 0, 6, 1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"close": np.nan}, "NON_FINITE"),
+        ({"volume": np.inf}, "NON_FINITE"),
+        ({"open": 0.0}, "BAD_PRICE"),
+        ({"low": 1e9}, "BAD_BAR"),
+        ({"volume": -1.0}, "BAD_VOLUME"),
+        ({"y": 0.5}, "PRICE_BASIS"),
+    ],
+    ids=str,
+)
+def test_impossible_bars_are_refused(kronos: Kronos, bars: pd.DataFrame, change: dict[str, float], code: str) -> None:
+    broken = bars.copy()
+    for name, value in change.items():
+        broken.loc[30, name] = value
+    with pytest.raises(BadHistory) as caught:
+        ask(kronos, broken)
+    assert caught.value.code == code
+
+
+def test_too_few_bars_and_a_constant_series_are_refused(kronos: Kronos, bars: pd.DataFrame) -> None:
+    with pytest.raises(BadHistory, match="has 31 sessions, kronos needs 32"):
+        ask(kronos, bars.groupby("unique_id").tail(31).reset_index(drop=True))
+    flat = bars.assign(y=0.0, open=5.0, high=5.0, low=5.0, close=5.0)
+    with pytest.raises(BadHistory, match="one and the same close in all 60 sessions") as caught:
+        ask(kronos, flat)
+    assert caught.value.code == "CONSTANT"
+
+
+def test_saved_files_are_those_that_came(kronos: Kronos, official: Path, tmp_path: Path) -> None:
+    model.save(kronos, tmp_path)
+    for mine, theirs in (("predictor", "p"), ("tokenizer", "t")):
+        for file in ("config.json", "model.safetensors"):
+            assert (tmp_path / mine / file).read_bytes() == (official / theirs / file).read_bytes()
+    (tmp_path / "spec.json").write_text(json.dumps(kronos.spec.to_json()))
+    again = model.load(tmp_path)
+    assert isinstance(again, Kronos)
+    assert (again.spec, again.clip) == (kronos.spec, kronos.clip)
+
+
+def test_window_of_official_and_other_shapes(official: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadConfig, match="of no official size; say how long its window is"):
+        model.from_official(official / "p", official / "t", name="kronos")
+    save_official(Predictor(SIZES["mini"].shape), tmp_path / "mini")
+    save_official(Tokenizer(TokenizerConfig(group_size=5)), tmp_path / "2k")
+    save_official(Tokenizer(TokenizerConfig(group_size=4)), tmp_path / "base")
+    assert model.from_official(tmp_path / "mini", tmp_path / "2k", name="kronos").spec.max_context == 2048
+    with pytest.raises(BadConfig, match=r"max_context is 4096, expected 64\.\.2048 bars for Kronos-mini"):
+        model.from_official(tmp_path / "mini", tmp_path / "2k", name="kronos", max_context=4096)
+    with pytest.raises(BadConfig, match="mini goes with Kronos-Tokenizer-2k"):
+        model.from_official(tmp_path / "mini", tmp_path / "base", name="kronos")
+
+
+@pytest.mark.parametrize("name", ["cuda:7", "abacus"])
+def test_a_device_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv("KRONOS_DEVICE", name)
+    with pytest.raises(BadConfig, match=f"KRONOS_DEVICE is '{name}'.*use auto or cpu") as caught:
+        model.device()
+    assert caught.value.code == "BAD_DEVICE"
+
+
+def test_out_of_memory_is_one_line_with_three_ways_out(official: Path, bars: pd.DataFrame, tmp_path: Path) -> None:
+    """A process that may not grow by more than 300 MB, asked for a thousand paths of a large window."""
+    bars.to_parquet(tmp_path / "bars.parquet")
+    program = f"""
+import resource, pandas as pd, psutil
+from pathlib import Path
+from mlprojects.kronos import model
+from registry.contract import check_history
+from registry.errors import KronosError
+official = Path({str(official)!r})
+kronos = model.from_official(official / "p", official / "t", name="kronos", max_context=128)
+history = check_history(pd.read_parquet({str(tmp_path / "bars.parquet")!r}), kronos.spec)
+options = {{o.name: o.default for o in kronos.spec.options}}
+kronos.predict(history, 1, (0.5,), 0, options | {{"num_samples": 1}})
+limit = psutil.Process().memory_info().vms + (60 << 20)
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+try:
+    kronos.predict(history, 60, (0.5,), 0, options | {{"num_samples": 1000, "precision": "fp32"}})
+except KronosError as error:
+    print(error.code, error.message)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=CHECKOUT, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.stdout.startswith("OUT_OF_MEMORY out of memory on cpu: 1000 paths of 3 series"), done.stderr[-500:]
+    for way in ("fewer num_samples", "shorter histories", "KRONOS_DEVICE"):
+        assert way in done.stdout
+
+
+def test_an_error_that_is_not_about_memory_is_not_called_so(kronos: Kronos, bars: pd.DataFrame) -> None:
+    with pytest.raises(KronosError, match="steps were asked for"):
+        ask(kronos, bars, horizon=128)

@@ -1,0 +1,188 @@
+"""Training of Kronos: windows that know no future, losses, what is refused, resuming."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.testing as npt
+import pandas as pd
+import pytest
+import torch
+from torch.nn import functional as F
+
+from jobs import families, processed
+from mlprojects.kronos import model
+from mlprojects.kronos import train as training
+from mlprojects.kronos.architecture import Predictor, PredictorConfig, Tokenizer, TokenizerConfig, load_predictor
+from mlprojects.kronos.train import Config, Windows
+from registry import wire
+from registry.errors import BadConfig, BadHistory
+from registry.settings import Settings
+
+
+@dataclass
+class Run:
+    """Surroundings that remember, and can be given up."""
+
+    checkpoint_dir: Path
+    start_dir: Path | None = None
+    stop_at: int = 10**9
+    steps: list[int] = field(default_factory=list)
+    losses: set[str] = field(default_factory=set)
+
+    def report(self, step: int, **losses: float) -> None:
+        self.steps.append(step)
+        self.losses |= set(losses)
+
+    def should_stop(self) -> bool:
+        return bool(self.steps) and self.steps[-1] >= self.stop_at
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Config:
+    config = families.load_config(families.find("kronos"), {}, tiny=True)
+    assert isinstance(config, Config)
+    return config
+
+
+@pytest.fixture(scope="module")
+def history(compiled: Settings, tiny: Config) -> pd.DataFrame:
+    """What training is handed: all bars up to the end of the choice."""
+    frame = processed.load_bars(compiled)
+    seen: pd.DataFrame = frame[frame[wire.DS] <= tiny.choose_until].reset_index(drop=True)
+    return seen
+
+
+def test_a_window_is_scaled_by_its_context_alone(history: pd.DataFrame, tiny: Config) -> None:
+    """Whatever comes after the context changes no token of it, and nothing later changes those before."""
+    windows = Windows.of(history, tiny)
+    first = windows.fit[[100, 5000]]
+    batch = windows._batch(first)
+    context, length = tiny.context, tiny.context + tiny.targets
+    npt.assert_allclose(batch.scaled[:, :context].mean(dim=1), 0, atol=1e-5)
+    changed = replace(windows, values=windows.values.copy())
+    for row in first:
+        changed.values[row + context + 2 : row + length] *= 1.2
+    other = changed._batch(first)
+    tokenizer = Tokenizer(TokenizerConfig(d_model=16, n_heads=2, ff_dim=32))
+    for one, two in zip(tokenizer.encode(batch.scaled), tokenizer.encode(other.scaled), strict=True):
+        assert torch.equal(one[:, : context + 2], two[:, : context + 2])
+        assert not torch.equal(one, two)
+
+
+def test_windows_to_fit_end_in_time_and_windows_to_choose_on_begin_after(history: pd.DataFrame, tiny: Config) -> None:
+    windows = Windows.of(history, tiny)
+    ds, ids = history[wire.DS].to_numpy(), history[wire.UNIQUE_ID].to_numpy()
+    last = tiny.context + tiny.targets - 1
+    assert ds[windows.fit + last].max() <= np.datetime64(tiny.fit_until)
+    assert ds[windows.chosen + tiny.context].min() > np.datetime64(tiny.fit_until)
+    for rows in (windows.fit, windows.chosen):
+        assert (ids[rows] == ids[rows + last]).all()  # never across two series
+    assert set(ids[windows.chosen]) == {"AAPL", "GOOG", "IBM", "MSFT", "NASDAQ", "SP500"}
+
+
+def test_a_batch_depends_on_its_generator_alone(history: pd.DataFrame, tiny: Config) -> None:
+    windows = Windows.of(history, tiny)
+    draws = [windows.batch(torch.Generator().manual_seed(seed), 200) for seed in (1, 1, 2)]
+    assert torch.equal(draws[0].scaled, draws[1].scaled)
+    assert not torch.equal(draws[0].scaled, draws[2].scaled)
+    blind = (draws[0].scaled[:, :, 4:] == 0).all(dim=(1, 2)).float().mean()
+    assert 0 < blind < 0.15  # one in twenty shows no volume
+
+
+def test_nothing_to_choose_on_and_nothing_to_fit_are_refused(history: pd.DataFrame, tiny: Config) -> None:
+    cut = history[history[wire.DS] <= tiny.fit_until].reset_index(drop=True)
+    with pytest.raises(BadHistory, match=r"no window of context .* to choose on between 2009-12-31 and 2010-12-31"):
+        Windows.of(cut, tiny)
+    with pytest.raises(BadHistory, match="to fit on up to 1999-01-31"):
+        Windows.of(history, replace(tiny, fit_until="1999-01-31"))
+
+
+def test_reconstruction_entropies_and_commitment_by_hand() -> None:
+    """A tokenizer whose points are known: two bits, one group."""
+    tokenizer = Tokenizer(TokenizerConfig(d_model=16, n_heads=2, s1_bits=1, s2_bits=1, group_size=2))
+    x = torch.randn(3, 4, 6, generator=torch.Generator().manual_seed(0))
+    z = tokenizer.project(x)
+    p = torch.sigmoid(4 * z / 2**0.5)
+    sure = -(p * p.log() + (1 - p) * (1 - p).log()).sum(dim=-1).mean()
+    a, b = p[..., 0], p[..., 1]
+    cells = torch.stack([(1 - a) * (1 - b), (1 - a) * b, a * (1 - b), a * b], dim=-1).mean(dim=(0, 1))
+    used = -(cells * cells.log()).sum()
+    corner = torch.where(z > 0, 1.0, -1.0) / 2**0.5
+    commit = (corner - z).square().sum(dim=-1).mean()
+    fine = F.mse_loss(tokenizer.decode(*tokenizer.encode(x)), x)
+    coarse = F.mse_loss(tokenizer.reconstruct(tokenizer.post_quant_embed_pre(corner[..., :1])), x)
+    expected = (coarse + fine + 0.05 * commit + 0.05 * (sure - 1.1 * used)) / 2
+    npt.assert_allclose(training.tokenizer_loss(tokenizer, x).item(), expected.item(), rtol=1e-5)
+
+
+def test_only_targets_are_learnt(history: pd.DataFrame, tiny: Config) -> None:
+    """Cross entropies of s1 and s2 at the last M positions, one by one."""
+    windows = Windows.of(history, tiny)
+    batch = windows.batch(torch.Generator().manual_seed(1), 4)
+    tokenizer = Tokenizer(TokenizerConfig(d_model=16, n_heads=2, ff_dim=32, s1_bits=4, s2_bits=4)).eval()
+    predictor = Predictor(PredictorConfig(d_model=16, n_heads=2, ff_dim=32, n_layers=1, s1_bits=4, s2_bits=4)).eval()
+    s1, s2 = tokenizer.encode(batch.scaled)
+    nats = []
+    for t in range(tiny.context, tiny.context + tiny.targets):
+        h = predictor.hidden(s1[:, :t], s2[:, :t], batch.stamps[:, :t])
+        nats.append(F.cross_entropy(predictor.s1_logits(h), s1[:, t]))
+        nats.append(F.cross_entropy(predictor.s2_logits(h, s1[:, t]), s2[:, t]))
+    npt.assert_allclose(
+        training.predictor_loss(predictor, tokenizer, batch).item(), torch.stack(nats).mean().item(), rtol=1e-5
+    )
+
+
+def test_a_given_up_training_resumes_to_the_same_files(history: pd.DataFrame, tiny: Config, tmp_path: Path) -> None:
+    config = replace(tiny, tokenizer_steps=6, steps=9, patience=50)
+    whole = Run(tmp_path / "whole")
+    training.train(history, config, name="kronos", seed=1, run=whole)
+    assert {"train_loss", "valid_loss", "tokenizer_train_loss", "tokenizer_valid_loss"} == whole.losses
+    cut = Run(tmp_path / "cut", stop_at=9)
+    training.train(history, config, name="kronos", seed=1, run=cut)
+    assert cut.steps[-1] == 9
+    again = Run(tmp_path / "cut")
+    training.train(history, config, name="kronos", seed=1, run=again)
+    assert again.steps[0] > 9  # neither the tokenizer nor the beginning of the predictor
+    for part in ("predictor", "tokenizer"):
+        files = [tmp_path / run / part / "model.safetensors" for run in ("whole", "cut")]
+        assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_fine_tuning_keeps_the_tokenizer_and_moves_the_predictor(
+    history: pd.DataFrame, tiny: Config, tmp_path: Path
+) -> None:
+    first = training.train(history, tiny, name="kronos", seed=1, run=Run(tmp_path / "first")).forecaster
+    model.save(first, _made(tmp_path / "version"))
+    config = replace(tiny, start_from="kronos/1", tokenizer_steps=0)
+    run = Run(tmp_path / "tuned", start_dir=tmp_path / "version")
+    tuned = training.train(history, config, name="kronos", seed=1, run=run)
+    assert tuned.metrics["choice_nats"] < tuned.metrics["choice_nats_untrained"]
+    weights = "model.safetensors"
+    kept = (tmp_path / "tuned/tokenizer" / weights, tmp_path / "first/tokenizer" / weights)
+    assert kept[0].read_bytes() == kept[1].read_bytes()
+    moved = (load_predictor(tmp_path / part / "predictor").norm.weight for part in ("tuned", "first"))
+    assert not torch.equal(*moved)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"max_context": 20}, "max_context is 20, expected 36 or more"),
+        ({"targets": 4}, r"targets is 4, expected the horizon \(5\)"),
+        ({"tokenizer_steps": 0}, "there is no tokenizer to start from"),
+        ({"data": "panel"}, "Kronos is trained on bars"),
+        ({"width": 20}, "multiples of 8"),
+        ({"batch": 0}, "batch is 0"),
+        ({"group_size": 3}, "group_size is 3, expected a divisor of the 8 bits"),
+    ],
+    ids=str,
+)
+def test_settings_that_cannot_work_are_refused(tiny: Config, change: dict[str, object], said: str) -> None:
+    with pytest.raises(BadConfig, match=said):
+        replace(tiny, **change)

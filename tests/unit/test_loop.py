@@ -1,0 +1,106 @@
+"""The training loop: it learns, keeps the best, stops, and a killed run ends as one that was not."""
+
+from pathlib import Path
+
+import numpy.testing as npt
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mlprojects.blocks import loop
+from mlprojects.blocks.loop import Schedule
+from registry.errors import BadConfig, KronosError
+
+TRUTH = torch.tensor([[1.0, -2.0, 0.5]])
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Dropout(0.1), nn.Linear(3, 1))
+
+
+def run(
+    path: Path, schedule: Schedule, *, net: nn.Module | None = None, fingerprint: str = "a", stop_after: int = 10**9
+) -> tuple[nn.Module, loop.Fitted, dict[int, float]]:
+    """Linear regression on random points; given up after so many reports, as a kill would."""
+    net = net or network()
+    losses: dict[int, float] = {}
+
+    def loss(draw: torch.Generator) -> Tensor:
+        x = torch.randn(32, 3, generator=draw)
+        return (net(x) - x @ TRUTH.t()).square().mean()
+
+    def choice() -> float:
+        x = torch.randn(64, 3, generator=torch.Generator().manual_seed(9))
+        return float((net(x) - x @ TRUTH.t()).square().mean())
+
+    def report(step: int, found: dict[str, float]) -> None:
+        losses[step] = found.get("valid_loss", losses.get(step, 0.0))
+
+    fitted = loop.fit(
+        net, loss, choice, schedule, seed=3, checkpoint=path, fingerprint=fingerprint, report=report,
+        should_stop=lambda: len(losses) >= stop_after,
+    )  # fmt: skip
+    return net, fitted, losses
+
+
+def test_it_learns_and_leaves_the_best_weights(tmp_path: Path) -> None:
+    net, fitted, losses = run(tmp_path / "c.safetensors", Schedule(300, 0.05, check_every=10, patience=100))
+    npt.assert_allclose(net[1].weight.detach(), TRUTH, atol=0.25)  # type: ignore[index, union-attr]
+    assert fitted.steps == 300
+    looks = {step: loss for step, loss in losses.items() if step % 10 == 0}
+    assert fitted.best_loss == min(looks.values())
+    assert looks[fitted.best_step] == fitted.best_loss
+
+
+def test_patience_ends_it(tmp_path: Path) -> None:
+    _, fitted, _ = run(tmp_path / "c.safetensors", Schedule(10_000, 0.3, check_every=5, patience=3))
+    assert fitted.steps < 10_000
+    assert fitted.steps == fitted.best_step + 3 * 5
+
+
+def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path) -> None:
+    schedule = Schedule(60, 0.05, check_every=10, patience=100)
+    whole, expected, _ = run(tmp_path / "whole.safetensors", schedule)
+    run(tmp_path / "cut.safetensors", schedule, stop_after=3)
+    resumed, fitted, losses = run(tmp_path / "cut.safetensors", schedule)
+    assert min(losses) > 10  # it did not begin anew
+    assert fitted == expected
+    for key, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[key]), key
+
+
+def test_a_checkpoint_of_another_training_or_a_broken_one_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    run(path, Schedule(20, 0.05, check_every=10))
+    with pytest.raises(BadConfig, match="of another training"):
+        run(path, Schedule(20, 0.05, check_every=10), fingerprint="b")
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(BadConfig, match="cannot be read as a checkpoint"):
+        run(path, Schedule(20, 0.05, check_every=10))
+
+
+def test_a_loss_that_is_not_finite_is_an_error(tmp_path: Path) -> None:
+    net = network()
+    with torch.no_grad():
+        net[1].bias.fill_(torch.inf)  # type: ignore[index, union-attr]
+    with pytest.raises(KronosError, match="loss is inf at step 0; lower learning_rate") as caught:
+        run(tmp_path / "c.safetensors", Schedule(20, 0.05), net=net)
+    assert caught.value.code == "DIVERGED"
+
+
+def test_random_numbers_outside_are_left_alone(tmp_path: Path) -> None:
+    net = network()
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    run(tmp_path / "c.safetensors", Schedule(5, 0.05), net=net)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_the_rate_rises_then_falls_to_a_tenth() -> None:
+    schedule = Schedule(120, 1.0, warmup=20)
+    rates = [schedule.rate(step) for step in range(120)]
+    npt.assert_allclose([rates[0], rates[9], rates[19]], [0.05, 0.5, 1.0])
+    npt.assert_allclose(rates[70], 0.55, atol=0.01)
+    npt.assert_allclose(rates[-1], 0.1, atol=0.001)
