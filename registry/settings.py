@@ -1,15 +1,25 @@
 """Where things are and how programs behave, read once from the environment (prefix KRONOS_)."""
 
 import os
+import re
 from pathlib import Path
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, SecretStr
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
 # What MLflow writes to when nobody told it where: a database in the working directory.
 MLFLOW_DEFAULT_URI = "sqlite:///mlflow.db"
+
+
+def _device(name: str) -> str:
+    """Whether there is such a device is known only when a model is loaded."""
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]+)?", name):
+        raise PydanticCustomError("device", "Input should be auto, cpu, cuda, cuda:N or mps")
+    return name
 
 
 class Settings(BaseSettings):
@@ -29,6 +39,33 @@ class Settings(BaseSettings):
         default=False, description="True inside a container whose ports are published on loopback only."
     )
     ui_port: int = Field(default=5000, ge=1, le=65535, description="Port of `make ui`.")
+    mode: Literal["auto", "kronos", "simulated"] = Field(
+        default="auto",
+        description="What `make serve MODEL=kronos` serves: kronos, simulated, or auto: kronos, else simulated.",
+    )
+    device: Annotated[str, AfterValidator(_device)] = Field(
+        default="auto", description="Where torch runs a loaded model: cpu, cuda, cuda:N, mps; auto: cuda, else cpu."
+    )
+    model_id: str = Field(default="NeoQuasar/Kronos-mini", description="Weights that `mirror` fetches by default.")
+    tokenizer_id: str = Field(
+        default="NeoQuasar/Kronos-Tokenizer-2k", description="The tokenizer that those weights were trained with."
+    )
+    max_context: int = Field(
+        default=0,
+        ge=0,
+        description="Sessions that a new version of kronos looks at, frozen into it; 0: as many as its network can.",
+    )
+    clip: float = Field(
+        default=5.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Standard deviations at which a new version of kronos clips its input, frozen into it.",
+    )
+    hf_token: SecretStr = Field(
+        default=SecretStr(""),
+        validation_alias="HF_TOKEN",
+        description="Token of the Hugging Face Hub for `mirror`; never printed, and no scorer gets it.",
+    )
 
     @property
     def tracking(self) -> str:

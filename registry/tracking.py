@@ -24,6 +24,7 @@ _TRAINING = {"mlflow.experimentKind": "custom_model_development"}
 ERROR_TAG = "kronos.error"
 _URIS = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
 _ATTACHED = "MLFLOW_RUN_ID"
+_SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # the second is what the Hub's library called it before
 _DATABASES = ("sqlite:", "postgresql", "mysql", "mssql")
 
 
@@ -40,6 +41,8 @@ def environment(settings: Settings) -> dict[str, str]:
         # Read by MLflow's database store (3.17): where the Default experiment of a new database lives,
         # instead of ./mlruns.
         "_MLFLOW_SERVER_ARTIFACT_ROOT": settings.artifacts,
+        # Read by a version when it is loaded, here or in a process of its own; it may have come from .env.
+        "KRONOS_DEVICE": settings.device,
     }
 
 
@@ -49,7 +52,12 @@ def process_environment(settings: Settings) -> dict[str, str]:
     `mlflow models serve` starts `uvicorn` by name. No bytecode is written into a version's folder.
     """
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    return {**os.environ, **environment(settings), "PATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+    return {**inherited(), **environment(settings), "PATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def inherited() -> dict[str, str]:
+    """Our own environment without the Hub's token, for processes that run code of registered versions."""
+    return {name: value for name, value in os.environ.items() if name not in _SECRETS}
 
 
 def connect(settings: Settings) -> MlflowClient:

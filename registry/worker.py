@@ -6,7 +6,6 @@ replies are length-prefixed messages on its standard input and output: a JSON he
 
 import contextlib
 import json
-import os
 import struct
 import subprocess
 import sys
@@ -48,6 +47,8 @@ class Worker:
     def __init__(self, root: Path) -> None:
         from mlflow.models import Model
 
+        from registry.tracking import inherited
+
         self.metadata = Model.load(str(root))
         self._lock = threading.Lock()
         self._process = subprocess.Popen(
@@ -55,7 +56,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=root,
-            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+            env={**inherited(), "PYTHONDONTWRITEBYTECODE": "1"},
         )
         try:
             self._ask({"ready": True}, None)

@@ -28,17 +28,22 @@ def start(
     """Verify what is in Production and serve it until interrupted.
 
     Once ready, one line of JSON on stdout says where. Example: python -m serving start nbeats --port 5001
+    KRONOS_MODE decides what `kronos` is: auto (kronos, and kronos_simulated where there is none), kronos, simulated.
     """
     from registry.settings import Settings
     from registry.store import Store
+    from serving.modes import choose
     from serving.scorer import Scorer
 
     talk = Console(stderr=True, highlight=False)
     settings = Settings()
     with talk.status(f"verifying {model}"):
-        store = Store(settings)
-        version = store.resolve(model)
-        store.fetch(version)
+        chosen = choose(Store(settings), model, settings.mode)
+    version = chosen.version
+    if chosen.instead:
+        _warn(talk, f"{model} cannot be served: {chosen.instead.message}")
+    if chosen.mode == "simulated":
+        _warn(talk, f"serving {version.uri} for {model} (KRONOS_MODE={settings.mode}): simulated, not Kronos")
     scorer = Scorer(
         settings,
         version,
@@ -50,10 +55,8 @@ def start(
     with scorer:
         with talk.status(f"starting {version.uri}") as status:
             scorer.wait_ready(lambda waited: status.update(f"starting {version.uri} ({waited:.0f} s)"))
-        print(
-            json.dumps({"url": scorer.url, "model": version.name, "version": version.version, "pid": scorer.pid}),
-            flush=True,
-        )
+        where = {"url": scorer.url, "model": version.name, "version": version.version, "pid": scorer.pid}
+        print(json.dumps(where | chosen.facts()), flush=True)
         talk.print(f"{version.uri} answers on {scorer.url}/invocations; the README shows a request. Ctrl-C stops it.")
         while scorer.exit_code() is None:
             time.sleep(0.5)
@@ -70,9 +73,15 @@ def request(
     """
     from registry.settings import Settings
     from registry.store import Store
+    from serving.modes import choose
 
-    store = Store(Settings())
-    print(json.dumps(store.example_request(store.resolve(model))))
+    settings = Settings()
+    store = Store(settings)
+    print(json.dumps(store.example_request(choose(store, model, settings.mode).version)))
+
+
+def _warn(talk: Console, text: str) -> None:
+    talk.print(f"warning: {text}", style="bold yellow", markup=False, soft_wrap=True)
 
 
 def _interrupt(*_: object) -> None:

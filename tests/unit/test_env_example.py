@@ -9,7 +9,9 @@ from registry.settings import CHECKOUT, Settings
 
 TABLE = (CHECKOUT / ".env.example").read_text()
 LINE = re.compile(r"(?:^# (?P<meaning>.*)\n)?^(?P<comment># )?(?P<name>[A-Z0-9_]+)=(?P<value>.*)$", re.MULTILINE)
-SETTINGS = {f"KRONOS_{name.upper()}" for name in Settings.model_fields}
+SETTINGS = {
+    str(field.validation_alias or f"KRONOS_{name.upper()}"): field for name, field in Settings.model_fields.items()
+}
 
 
 def table() -> dict[str, re.Match[str]]:
@@ -21,7 +23,7 @@ def compose_variables() -> set[str]:
 
 
 def test_the_table_names_every_setting_and_every_variable_of_the_compose_file_and_no_other():
-    assert set(table()) == SETTINGS | compose_variables()
+    assert set(table()) == set(SETTINGS) | compose_variables()
 
 
 def test_no_name_stands_in_the_table_twice():
@@ -29,9 +31,9 @@ def test_no_name_stands_in_the_table_twice():
     assert sorted(names) == sorted(set(names))
 
 
-@pytest.mark.parametrize("field", Settings.model_fields)
-def test_the_line_above_a_setting_is_its_description(field: str):
-    assert table()[f"KRONOS_{field.upper()}"]["meaning"] == Settings.model_fields[field].description
+@pytest.mark.parametrize("name", SETTINGS)
+def test_the_line_above_a_setting_is_its_description(name: str):
+    assert table()[name]["meaning"] == SETTINGS[name].description
 
 
 def test_settings_are_commented_out_and_only_the_password_is_asked_for():

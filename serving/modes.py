@@ -1,0 +1,66 @@
+"""What `kronos` means under KRONOS_MODE: a version of it, or the labelled simulator that stands in for it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from registry.errors import Corrupt, KronosError, NotFound
+from registry.store import Store, Version
+
+KRONOS = "kronos"
+SIMULATED = "kronos_simulated"
+_REMEDY = (
+    f"put a version in Production: `python -m jobs train {SIMULATED}` (or {KRONOS}), then "
+    f"`python -m registry promote {SIMULATED} VERSION`"
+)
+
+Mode = Literal["auto", "kronos", "simulated"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A verified version; for `kronos` also what it is, and in `instead` why it is not what was asked for."""
+
+    version: Version
+    mode: Literal["kronos", "simulated"] | None = None
+    instead: KronosError | None = None
+
+    def facts(self) -> dict[str, str]:
+        """For the line of JSON that says what is served."""
+        return {"asked": KRONOS, "mode": self.mode} if self.mode else {}
+
+
+def choose(store: Store, reference: str, mode: Mode) -> Choice:
+    """The version that `reference` stands for, its bytes verified. Raises NotFound, Corrupt.
+
+    Only the bare name `kronos` depends on the mode: kronos/3 or kronos@staging names a version. An outage of the
+    registry is no reason to simulate: it is raised.
+    """
+    if reference != KRONOS:
+        return Choice(_verified(store, reference))
+    if mode == "simulated":
+        return Choice(_simulated(store), "simulated")
+    try:
+        return Choice(_verified(store, KRONOS), "kronos")
+    except (NotFound, Corrupt) as error:
+        if mode == "kronos":
+            raise type(error)(f"{error.message}; KRONOS_MODE=kronos lets nothing else answer in its place") from error
+        return Choice(_simulated(store, error), "simulated", error)
+
+
+def _verified(store: Store, reference: str) -> Version:
+    version = store.resolve(reference)
+    store.fetch(version)
+    return version
+
+
+def _simulated(store: Store, instead: KronosError | None = None) -> Version:
+    """The simulator in Production; when there is none either, an error that says so of both."""
+    try:
+        return _verified(store, SIMULATED)
+    except (NotFound, Corrupt) as error:
+        if instead is None:
+            raise type(error)(f"{error.message}; {_REMEDY}") from error
+        kind = Corrupt if isinstance(instead, Corrupt) else type(error)
+        raise kind(
+            f"neither {KRONOS} nor {SIMULATED} can be served: {instead.message}; {error.message}; {_REMEDY}"
+        ) from error

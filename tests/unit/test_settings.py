@@ -1,0 +1,79 @@
+"""Settings: what is refused, in one line, and what becomes of the token."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from registry import tracking
+from registry.settings import CHECKOUT, Settings
+
+TOKEN = "hf_secret_of_a_test"
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:0", "cuda:12", "mps"])
+def test_a_device_is_taken_as_it_is_named(device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("KRONOS_DEVICE", device)
+    assert Settings(var_dir=tmp_path).device == device
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("KRONOS_MODE", "Kronos", "Input should be 'auto', 'kronos' or 'simulated'"),
+        ("KRONOS_MODE", "", "Input should be 'auto', 'kronos' or 'simulated'"),
+        ("KRONOS_DEVICE", "gpu", "Input should be auto, cpu, cuda, cuda:N or mps"),
+        ("KRONOS_DEVICE", "cuda:", "Input should be auto, cpu, cuda, cuda:N or mps"),
+        ("KRONOS_DEVICE", "cpu\n", "Input should be auto, cpu, cuda, cuda:N or mps"),
+        ("KRONOS_MAX_CONTEXT", "-1", "Input should be greater than or equal to 0"),
+        ("KRONOS_CLIP", "0", "Input should be greater than 0"),
+        ("KRONOS_CLIP", "inf", "Input should be a finite number"),
+    ],
+)
+def test_a_wrong_setting_is_refused_in_one_line_that_names_it(name: str, value: str, message: str):
+    done = subprocess.run(
+        [sys.executable, "-m", "registry", "list"],
+        cwd=CHECKOUT, env={**os.environ, name: value, "HF_TOKEN": TOKEN}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"error: BAD_CONFIG: {name}: {message}; .env.example lists all settings\n"
+
+
+def test_the_token_comes_from_the_environment_or_a_file_under_the_name_of_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    file = tmp_path / ".env"
+    file.write_text(f"HF_TOKEN={TOKEN}-of-file\n")
+    assert Settings(_env_file=None).hf_token.get_secret_value() == ""
+    assert Settings(_env_file=file).hf_token.get_secret_value() == f"{TOKEN}-of-file"
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    assert Settings(_env_file=file).hf_token.get_secret_value() == TOKEN
+
+
+def test_the_token_is_not_in_what_settings_print(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    settings = Settings(var_dir=tmp_path)
+    printed = [repr(settings), str(settings), str(settings.model_dump()), settings.model_dump_json()]
+    assert all("**********" in text and TOKEN not in text for text in printed)
+    with pytest.raises(ValidationError) as caught:
+        settings.hf_token = "another"
+    assert TOKEN not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"])
+def test_programs_that_we_start_get_the_device_and_not_the_token(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv(name, TOKEN)
+    monkeypatch.delenv("KRONOS_DEVICE", raising=False)
+    file = tmp_path / ".env"
+    file.write_text("KRONOS_DEVICE=cuda:1\n")
+    handed_on = tracking.process_environment(Settings(_env_file=file, var_dir=tmp_path))
+    assert handed_on["KRONOS_DEVICE"] == "cuda:1"
+    assert name not in handed_on
+    assert TOKEN not in handed_on.values()
+    assert set(os.environ) - {name} <= set(handed_on)
