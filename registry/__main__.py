@@ -1,8 +1,8 @@
-"""python -m registry <verb>: list, compare and promote registered models, look at their history, check them."""
+"""python -m registry <verb>: list, compare and promote registered models, mirror and push them, check them."""
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
 from registry import terminal
-from registry.errors import BadParameter, Corrupt, NotFound
+from registry.errors import BadParameter, Corrupt, KronosError, NotFound
 
 if TYPE_CHECKING:  # mlflow and SQLAlchemy cost seconds: --help does without
     from registry.ledger import Ledger
@@ -197,6 +198,62 @@ def doctor(
 
 
 @app.command(epilog=terminal.EXIT_CODES)
+def mirror(
+    model_id: Annotated[str, typer.Argument(metavar="ORG/NAME", help="Weights; KRONOS_MODEL_ID when left out.")] = "",
+    tokenizer: Annotated[str, typer.Option(metavar="ORG/NAME", help="Tokenizer that they were trained with.")] = "",
+    revision: Annotated[str, typer.Option(help="Commit, branch or tag of the weights; main when left out.")] = "",
+    tokenizer_revision: Annotated[str, typer.Option(help="The same of the tokenizer.")] = "",
+    pretrained_until: Annotated[str, typer.Option(metavar="DATE", help="Last session that they have seen.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Register weights of the Hugging Face Hub as a version of kronos; from then on it needs no network.
+
+    Its commits are pinned, every byte is checked, a cut download is continued, and the same commits are registered
+    once. HF_TOKEN opens private and gated repositories; HF_ENDPOINT names another Hub.
+
+    Example: python -m registry mirror NeoQuasar/Kronos-mini --tokenizer NeoQuasar/Kronos-Tokenizer-2k
+    """
+    from registry.mirror import Source
+    from registry.mirror import mirror as mirror_version
+    from registry.settings import Settings
+
+    settings = Settings()
+    source = Source(model_id or settings.model_id, revision, tokenizer, tokenizer_revision, pretrained_until)
+    with _bytes_bar() as progress:
+        found = mirror_version(settings, source, progress)
+    said = f"{found.version.uri} is {found.predictor} with {found.tokenizer}"
+    _emit_one(found.summary(), said + ("" if found.registered else " already: nothing was registered"), as_json)
+
+
+@app.command(epilog=terminal.EXIT_CODES)
+def push(
+    model: Model,
+    version: Annotated[str, typer.Option(help="A number, `latest`, or an alias as in `production`.")],
+    repo: Annotated[str, typer.Option(metavar="ORG/NAME", help="Repository of the weights; made if there is none.")],
+    tokenizer_repo: Annotated[str, typer.Option(metavar="ORG/NAME", help="REPO-Tokenizer when left out.")] = "",
+    private: Annotated[bool, typer.Option("--private", help="Make private repositories; refuse public ones.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Send a version of kronos, verified, to the Hugging Face Hub: weights, tokenizer and a card of each.
+
+    HF_TOKEN is a token that may write; HF_ENDPOINT names another Hub.
+
+    Example: python -m registry push kronos --version 3 --repo acme/kronos-us-stocks --private
+    """
+    from registry.push import push as push_version
+    from registry.settings import Settings
+
+    with _bytes_bar() as progress:
+        reference = f"{model}/{version}"
+        pushed = push_version(Settings(), reference, repo, tokenizer_repo, private=private, progress=progress)
+    said = (
+        f"{pushed.version.uri} is {pushed.repo} at {pushed.revision[:12]} "
+        f"with {pushed.tokenizer_repo} at {pushed.tokenizer_revision[:12]}"
+    )
+    _emit_one(pushed.summary(), said, as_json)
+
+
+@app.command(epilog=terminal.EXIT_CODES)
 def ui(port: Annotated[int | None, typer.Option(help="Port. [default: KRONOS_UI_PORT]")] = None) -> None:
     """The MLflow UI on what is registered, on loopback, until interrupted.
 
@@ -283,6 +340,21 @@ def _say(text: str) -> None:
     Console(stderr=True, highlight=False, soft_wrap=True).print(text, markup=False)
 
 
+@contextmanager
+def _bytes_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """Progress on stderr: `advance(what, done, total)` in bytes, a line for each file."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        lines: dict[str, TaskID] = {}
+
+        def advance(what: str, done: int, total: int) -> None:
+            if what not in lines:
+                lines[what] = bar.add_task(what, total=total)
+            bar.update(lines[what], completed=done)
+
+        yield advance
+
+
 def _emit_one(row: Mapping[str, Any], said: str, as_json: bool) -> None:
     """What was done: an object for programs, a sentence for people."""
     print(json.dumps(row) if as_json else said)
@@ -311,5 +383,16 @@ def _text(value: Any) -> str:
     return "" if value is None else str(value)
 
 
+def _tag_run(error: KronosError) -> None:
+    """Under `mlflow run`, say on its run why nothing came of it."""
+    import os
+
+    if os.environ.get("MLFLOW_RUN_ID"):
+        from registry import tracking
+        from registry.settings import Settings
+
+        tracking.tag_project_run(Settings(), f"{error.code}: {error.message}")
+
+
 if __name__ == "__main__":
-    terminal.run(app)
+    terminal.run(app, on_error=_tag_run)

@@ -10,7 +10,7 @@ import pytest
 from registry import __main__ as program
 from registry import terminal
 
-VERBS = ("list", "show", "compare", "promote", "rollback", "history", "verify", "doctor", "ui")
+VERBS = ("list", "show", "compare", "promote", "rollback", "history", "verify", "doctor", "mirror", "push", "ui")
 
 
 @pytest.fixture

@@ -1,0 +1,282 @@
+"""A Kronos of the Hugging Face Hub as a registered version: pinned, checked, and in need of no Hub afterwards."""
+
+import hashlib
+import importlib
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from huggingface_hub import metadata_load
+
+from registry import artifacts, tracking, wire
+from registry.contract import Forecaster, ModelSpec
+from registry.errors import BadInput, BadParameter, NotFound
+from registry.hub import CARD, CONFIG, WEIGHTS, Hub, Progress, Snapshot
+from registry.settings import CHECKOUT, Settings
+from registry.store import Store, Version, example_history
+
+FAMILY = NAME = "kronos"
+EXPERIMENT = "mirrors"
+RECIPE_TAG = "recipe"  # as jobs.train writes it
+PARTS = ("predictor", "tokenizer")  # folders of a version's model, each in the official layout
+
+TOKENIZERS = {  # that NeoQuasar trained its weights with
+    "NeoQuasar/Kronos-mini": "NeoQuasar/Kronos-Tokenizer-2k",
+    "NeoQuasar/Kronos-small": "NeoQuasar/Kronos-Tokenizer-base",
+    "NeoQuasar/Kronos-base": "NeoQuasar/Kronos-Tokenizer-base",
+}
+PRETRAINED_UNTIL = "2024-06-30"  # of NeoQuasar's weights: the paper (arXiv 2508.02739) says June 2024
+LICENCES = ("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "isc", "cc0-1.0", "cc-by-4.0", "unlicense")
+OFFICIAL = (CARD, CONFIG, WEIGHTS)
+SHOWN = ("weight_source", "weight_revision", "weight_sha256", "tokenizer_source", "tokenizer_revision",
+         "tokenizer_sha256", "licence", "pretrained_until", "trained_until", "max_context", "clip")  # fmt: skip
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is to be mirrored; an empty revision is main, an empty tokenizer the one that belongs to the weights."""
+
+    model_id: str
+    revision: str = ""
+    tokenizer_id: str = ""
+    tokenizer_revision: str = ""
+    pretrained_until: str = ""
+
+    def __post_init__(self) -> None:
+        if self.pretrained_until and not _is_date(self.pretrained_until):
+            raise BadParameter(f"--pretrained-until is {self.pretrained_until!r}, expected a date like 2024-06-30")
+
+
+@dataclass(frozen=True)
+class Mirrored:
+    """A registered version and the commits it holds; `registered` is False when it was there before."""
+
+    version: Version
+    predictor: Snapshot
+    tokenizer: Snapshot
+    registered: bool
+
+    def summary(self) -> dict[str, Any]:
+        tags = self.version.tags
+        return {
+            "uri": self.version.uri,
+            "model": self.version.name,
+            "version": self.version.version,
+            "registered": self.registered,
+            "run_id": self.version.run_id,
+            "source": self.predictor.repo,
+            "revision": self.predictor.commit,
+            "tokenizer": self.tokenizer.repo,
+            "tokenizer_revision": self.tokenizer.commit,
+            **{key: tags[key] for key in ("weights", "licence", "pretrained_until")},
+        }
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the two repositories; its licence is allowed, `card` is the front matter of its card."""
+
+    snapshot: Snapshot
+    licence: str
+    card: Mapping[str, Any]
+
+    def path(self, name: str) -> Path:
+        return self.snapshot.folder / name
+
+    def names(self) -> list[str]:
+        return [name for name in OFFICIAL if name in self.snapshot.files]
+
+
+def mirror(settings: Settings, source: Source, progress: Progress = lambda *_: None) -> Mirrored:
+    """Register what `source` names, unless the same commits are registered.
+
+    Raises NotFound, BadInput (a licence, pickled weights, a pairing), Corrupt, and KronosError without a connection.
+    """
+    begun = time.monotonic()
+    store, hub = Store(settings), Hub(settings)
+    predictor = hub.snapshot(source.model_id, source.revision)
+    tokenizer = hub.snapshot(_tokenizer_id(settings, source), source.tokenizer_revision)
+    recipe = _recipe(settings, source, predictor, tokenizer)
+    found = store.find(NAME, {RECIPE_TAG: recipe})
+    if found is not None:
+        return Mirrored(found, predictor, tokenizer, registered=False)
+    bars = _bars(settings)
+    parts = dict(zip(PARTS, (_part(hub, snapshot, progress) for snapshot in (predictor, tokenizer)), strict=True))
+    for snapshot in (predictor, tokenizer):
+        hub.fetch(snapshot, [CONFIG, WEIGHTS], progress)
+    family = importlib.import_module(f"mlprojects.{FAMILY}.model")
+    forecaster: Forecaster = family.from_official(
+        predictor.folder, tokenizer.folder, name=NAME, max_context=settings.max_context, clip=settings.clip
+    )
+
+    def save(directory: Path) -> None:
+        """The family's files, which are the Hub's byte for byte, and the Hub's cards beside them."""
+        family.save(forecaster, directory)
+        for part, fetched in parts.items():
+            if CARD in fetched.names():
+                shutil.copyfile(fetched.path(CARD), directory / part / CARD)
+
+    tags = {**_tags(settings, source, forecaster.spec, parts), RECIPE_TAG: recipe}
+    files = [fact for fetched in parts.values() for fact in _files(fetched)]
+    with tracking.start(settings, EXPERIMENT, f"{NAME} {tags['weights']}", tags=tags) as run:
+        run.params({key: tags[key] for key in SHOWN})
+        run.json(files, "files.json")
+        for part, fetched in parts.items():
+            if CARD in fetched.names():
+                run.text(fetched.path(CARD).read_text(), f"cards/{part}.md")
+        version = store.log(
+            forecaster.spec,
+            save,
+            requirements=family.REQUIREMENTS,
+            example=example_history(bars, forecaster.spec),
+            tags=tags,
+            description=_description(tags),
+        )
+        run.metrics({"bytes": sum(fact["size"] for fact in files), "seconds": time.monotonic() - begun})
+    return Mirrored(version, predictor, tokenizer, registered=True)
+
+
+# --- what may be mirrored ---------------------------------------------------------------------
+
+
+def _tokenizer_id(settings: Settings, source: Source) -> str:
+    own = settings.tokenizer_id if source.model_id == settings.model_id else TOKENIZERS.get(source.model_id)
+    chosen = source.tokenizer_id or own
+    if not chosen:
+        raise BadParameter(f"which tokenizer was {source.model_id} trained with? Say --tokenizer ORG/NAME")
+    return chosen
+
+
+def _part(hub: Hub, snapshot: Snapshot, progress: Progress) -> Part:
+    """A repository that may be mirrored, of which only the card was fetched. Raises BadInput, NotFound."""
+    missing = [name for name in (CONFIG, WEIGHTS) if name not in snapshot.files]
+    pickles = sorted(name for name in snapshot.files if name.endswith(PICKLES))
+    if WEIGHTS in missing and pickles:
+        raise BadInput(
+            f"{snapshot} has pickled weights only ({', '.join(pickles)}), which can run any code when they are read; "
+            f"ask its owner for {WEIGHTS}, or convert them in a sandbox",
+            code="PICKLE_ONLY",
+        )
+    if missing:
+        raise NotFound(f"{snapshot} lacks {' and '.join(missing)}; a Kronos repository holds {CONFIG} and {WEIGHTS}")
+    card: Mapping[str, Any] = {}
+    if CARD in snapshot.files:
+        hub.fetch(snapshot, [CARD], progress)
+        card = _front_matter(snapshot)
+    return Part(snapshot, _licence(snapshot, card), card)
+
+
+def _front_matter(snapshot: Snapshot) -> Mapping[str, Any]:
+    try:
+        return metadata_load(snapshot.folder / CARD) or {}
+    except (ValueError, yaml.YAMLError) as error:
+        raise BadInput(f"the YAML at the top of {CARD} of {snapshot} cannot be read, and so no licence") from error
+
+
+def _licence(snapshot: Snapshot, card: Mapping[str, Any]) -> str:
+    """The licence that the card names, else the Hub; identifiers as the Hub writes them. Raises BadInput."""
+    named = card.get("license") or snapshot.licence or "none"
+    found = [str(name).strip().lower() for name in (named if isinstance(named, list) else [named])]
+    if not set(found) <= set(LICENCES):
+        title = f" ({card['license_name']})" if "license_name" in card else ""
+        raise BadInput(
+            f"{snapshot} has the licence {', '.join(found)}{title}; allowed are {', '.join(LICENCES)}: any other may "
+            "forbid what forecasts are for",
+            code="LICENCE",
+        )
+    return ", ".join(found)
+
+
+# --- what is known of it ----------------------------------------------------------------------
+
+
+def _recipe(settings: Settings, source: Source, predictor: Snapshot, tokenizer: Snapshot) -> str:
+    """sha256 of everything that decides what is registered."""
+    content = {
+        "commits": [[snapshot.repo, snapshot.commit] for snapshot in (predictor, tokenizer)],
+        "settings": [settings.max_context, settings.clip, source.pretrained_until],
+        "code": [artifacts.code_digest(CHECKOUT, FAMILY), artifacts.sha256(CHECKOUT / "requirements.lock")],
+    }
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _tags(settings: Settings, source: Source, spec: ModelSpec, parts: Mapping[str, Part]) -> dict[str, str]:
+    """What every version carries, and whence these weights are."""
+    predictor, tokenizer = (parts[part] for part in PARTS)
+    official = PRETRAINED_UNTIL if predictor.snapshot.repo.startswith("NeoQuasar/") else "unknown"
+    return {
+        "family": FAMILY,
+        "contract": str(wire.CONTRACT),
+        "data_digest": "none",
+        "universe": "none",
+        "git_commit": tracking.git_commit(),
+        "lock_sha256": artifacts.sha256(CHECKOUT / "requirements.lock"),
+        "code_digest": artifacts.code_digest(CHECKOUT, FAMILY),
+        "trained_until": _date(predictor.card.get("trained_until"), "none"),
+        "pretrained_until": source.pretrained_until or _date(predictor.card.get("pretrained_until"), official),
+        "horizon": str(spec.max_horizon),
+        "levels": ",".join(f"{level:g}" for level in spec.levels),
+        "calendar": spec.calendar,
+        "weights": _weights(predictor),
+        "licence": predictor.licence,
+        "weight_source": predictor.snapshot.repo,
+        "weight_revision": predictor.snapshot.commit,
+        "weight_sha256": artifacts.sha256(predictor.path(WEIGHTS)),
+        "tokenizer_licence": tokenizer.licence,
+        "tokenizer_source": tokenizer.snapshot.repo,
+        "tokenizer_revision": tokenizer.snapshot.commit,
+        "tokenizer_sha256": artifacts.sha256(tokenizer.path(WEIGHTS)),
+        "max_context": str(spec.max_context),
+        "clip": f"{settings.clip:g}",
+    }
+
+
+def _weights(predictor: Part) -> str:
+    """mini, small or base by the network's shape, else the end of the repository's name."""
+    architecture = importlib.import_module(f"mlprojects.{FAMILY}.architecture")
+    size: str | None = architecture.official_size(architecture.PredictorConfig.read(predictor.path(CONFIG)))
+    return size or predictor.snapshot.repo.lower().rpartition("/")[2].removeprefix("kronos-")
+
+
+def _is_date(text: str) -> bool:
+    try:
+        return date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
+
+
+def _date(found: Any, otherwise: str) -> str:
+    """A date that a card claims; YAML reads one as a date."""
+    return str(found) if _is_date(str(found)) else otherwise
+
+
+def _files(part: Part) -> list[dict[str, Any]]:
+    where = {"repository": part.snapshot.repo, "revision": part.snapshot.commit}
+    paths = [part.path(name) for name in part.names()]
+    return [{**where, "name": p.name, "size": p.stat().st_size, "sha256": artifacts.sha256(p)} for p in paths]
+
+
+def _bars(settings: Settings) -> pd.DataFrame:
+    """Real bars: a version is logged with an example of what it takes."""
+    path = settings.processed_dir / "bars.parquet"
+    if not path.is_file():
+        raise NotFound(
+            f"no {path}: a version holds an example of real bars; run `python -m jobs compile --source builtin`"
+        )
+    return pd.read_parquet(path)
+
+
+def _description(tags: Mapping[str, str]) -> str:
+    """The UI shows its first line in lists."""
+    rows = "\n".join(f"| {key} | {tags[key]} |" for key in SHOWN)
+    card = (CHECKOUT / "mlprojects" / FAMILY / "README.md").read_text()
+    headline = f"Kronos {tags['weights']}, mirrored from {tags['weight_source']} at {tags['weight_revision'][:12]}."
+    return f"{headline}\n\n| | |\n|---|---|\n{rows}\n\n{card}"

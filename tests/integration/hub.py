@@ -1,0 +1,337 @@
+"""A Hugging Face Hub on loopback: of its HTTP interface what huggingface_hub 2.4 uses for models.
+
+Large files lie on a second server, as on the real one (a CDN), and are reached by redirect.
+"""
+
+import base64
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Self
+from urllib.parse import unquote, urlsplit
+
+import yaml
+
+LARGE = (".safetensors", ".bin", ".pt", ".ckpt", ".pkl")
+API = re.compile(r"/api/models/([^/]+/[^/]+?)(?:/(revision|preupload|commit)/([^/]+))?")
+FILE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
+BATCH = re.compile(r"/(.+)\.git/info/lfs/objects/batch")
+
+Files = Mapping[str, bytes]
+
+
+@dataclass
+class Repository:
+    """Commits, oldest first; `token` is asked for when there is one."""
+
+    commits: dict[str, Files] = field(default_factory=dict)
+    token: str = ""
+    gated: bool = False
+    claims: str = ""  # commit that it says it is at, whatever was asked for
+    private: bool = False
+
+    @property
+    def head(self) -> str:
+        return list(self.commits)[-1] if self.commits else "0" * 40
+
+
+@dataclass(frozen=True)
+class Request:
+    server: str  # hub or cdn
+    method: str
+    path: str
+    headers: Mapping[str, str]  # names in lower case
+
+
+@dataclass
+class Hub:
+    """Repositories behind HTTP, what was asked of them, and what goes wrong on the way."""
+
+    repositories: dict[str, Repository] = field(default_factory=dict)
+    requests: list[Request] = field(default_factory=list)
+    instead: dict[str, bytes] = field(default_factory=dict)  # file name -> what is sent for it
+    cuts: dict[str, list[int]] = field(default_factory=dict)  # file name -> bytes after which each answer breaks off
+    stalls: dict[str, int] = field(default_factory=dict)  # file name -> bytes after which an answer waits
+    writer: str = ""  # token that may create and commit
+    refuses_with: int = 403  # status for any other token
+    portal: bytes = b""  # a page that is the answer to everything, as that of a hotel
+    after_info: Callable[[], object] = lambda: None  # called once a repository was described
+    objects: dict[str, bytes] = field(default_factory=dict)  # large files by sha256
+    released: threading.Event = field(default_factory=threading.Event)
+
+    def commit(self, repo: str, files: Files, oid: str = "") -> str:
+        """Add a commit whose tree is `files`; returns its id."""
+        repository = self.repositories.setdefault(repo, Repository())
+        if not oid:
+            text = repr((repo, len(repository.commits), sorted(files.items())))
+            oid = hashlib.sha1(text.encode()).hexdigest()
+        repository.commits[oid] = dict(files)
+        for content in files.values():
+            self.objects[hashlib.sha256(content).hexdigest()] = content
+        return oid
+
+    def files(self, repo: str) -> Files:
+        repository = self.repositories[repo]
+        return repository.commits[repository.head]
+
+    def asked_for(self, name: str) -> list[Request]:
+        """Requests that brought bytes of the large file `name`."""
+        return [r for r in self.requests if r.server == "cdn" and r.path.endswith(f"/{name}")]
+
+    def __enter__(self) -> Self:
+        self._servers = {name: _Server(self, name) for name in ("hub", "cdn")}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.released.set()
+        for server in self._servers.values():
+            server.close()
+
+    def url(self, server: str = "hub") -> str:
+        return f"http://127.0.0.1:{self._servers[server].server_port}"
+
+
+class _Server(ThreadingHTTPServer):
+    def __init__(self, hub: Hub, name: str) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.hub, self.name = hub, name
+        self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01})
+        self._thread.start()
+
+    def close(self) -> None:
+        self.shutdown()
+        self._thread.join()
+        self.server_close()
+
+    def handle_error(self, *_: object) -> None:
+        """A client that was killed is no error of ours."""
+
+
+class _Refused(Exception):
+    def __init__(self, status: int, code: str = "", message: str = "") -> None:
+        self.status, self.headers = status, {"X-Error-Code": code, "X-Error-Message": message}
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: _Server
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self._handle(self._cdn_get if self.server.name == "cdn" else self._hub_get)
+
+    def do_POST(self) -> None:
+        self._handle(self._hub_post)
+
+    def do_PUT(self) -> None:
+        self._handle(self._cdn_put)
+
+    def _handle(self, answer: Callable[[str, bytes], None]) -> None:
+        url = urlsplit(self.path)
+        headers = {key.lower(): value for key, value in self.headers.items()}
+        self.server.hub.requests.append(Request(self.server.name, self.command, url.path, headers))
+        try:
+            answer(unquote(url.path), self._body())
+        except _Refused as refused:
+            self._send(refused.status, b"", refused.headers)
+
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        content = b""
+        while size := int(self.rfile.readline(), 16):
+            content += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return content
+
+    def _send(self, status: int, content: bytes, headers: Mapping[str, str] | None = None) -> None:
+        self.send_response(status)
+        for key, value in {"Content-Length": str(len(content)), **(headers or {})}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def _json(self, data: Any, status: int = 200) -> None:
+        self._send(status, json.dumps(data).encode(), {"Content-Type": "application/json"})
+
+    # --- who may see what -------------------------------------------------------------------
+
+    def _repository(self, name: str) -> Repository:
+        repository = self.server.hub.repositories.get(name)
+        given = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        if given and not given.startswith("hf_"):
+            raise _Refused(401, message="Invalid credentials in Authorization header")
+        if repository is None:
+            raise _Refused(404 if given else 401, "RepoNotFound", "Repository not found")
+        if repository.token and repository.token != given:
+            if repository.gated:
+                raise _Refused(403, "GatedRepo", "Access to this repository is restricted")
+            raise _Refused(404 if given else 401, "RepoNotFound", "Repository not found")
+        return repository
+
+    def _may_write(self) -> None:
+        given = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        if not given:
+            raise _Refused(401, message="Invalid username or password.")
+        if given != self.server.hub.writer:
+            message = f"The token {given} has no write access"  # careless with secrets
+            raise _Refused(self.server.hub.refuses_with, message=message)
+
+    def _commit(self, repository: Repository, revision: str) -> str:
+        commit = repository.head if revision in ("", "main") else revision
+        if commit not in repository.commits:
+            raise _Refused(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+        return commit
+
+    # --- the hub ----------------------------------------------------------------------------
+
+    def _hub_get(self, path: str, _: bytes) -> None:
+        if self.server.hub.portal:
+            self._send(200, self.server.hub.portal, {"Content-Type": "text/html"})
+        elif found := API.fullmatch(path):
+            self._info(found[1], found[3] or "")
+        elif found := FILE.fullmatch(path):
+            files = self._repository(found[1]).commits[self._commit(self._repository(found[1]), found[2])]
+            self._file(found[3], files)
+        else:
+            raise _Refused(404, message=f"the tests' hub has no {path}")
+
+    def _info(self, name: str, revision: str) -> None:
+        hub, repository = self.server.hub, self._repository(name)
+        commit = self._commit(repository, revision) if repository.commits else repository.head
+        files = repository.commits.get(commit, {})
+        siblings = [_sibling(file, content) for file, content in files.items()]
+        card = _front_matter(files.get("README.md", b"").decode())
+        answer = {
+            "id": name,
+            "sha": repository.claims or commit,
+            "siblings": siblings,
+            "tags": [],
+            "private": repository.private,
+        }
+        self._json({**answer, **({"cardData": card} if card else {})})
+        hub.after_info()
+
+    def _file(self, name: str, files: Files) -> None:
+        if name not in files:
+            raise _Refused(404, "EntryNotFound", f"no {name}")
+        if name.endswith(LARGE):
+            oid = hashlib.sha256(files[name]).hexdigest()
+            self._send(302, b"", {"Location": f"{self.server.hub.url('cdn')}/{oid}/{name}"})
+        else:
+            self._content(name, files[name])
+
+    def _hub_post(self, path: str, body: bytes) -> None:
+        hub = self.server.hub
+        if path == "/api/validate-yaml":
+            _front_matter(json.loads(body)["content"])
+            self._json({"warnings": [], "errors": []})
+            return
+        self._may_write()
+        if path == "/api/repos/create":
+            self._create(json.loads(body))
+        elif found := BATCH.fullmatch(path):
+            wanted = json.loads(body)["objects"]
+            self._json({"transfer": "basic", "objects": [self._place(o["oid"], o["size"]) for o in wanted]})
+        elif (found := API.fullmatch(path)) and found[2] == "preupload":
+            self._json({"files": [self._how(found[1], file["path"]) for file in json.loads(body)["files"]]})
+        elif found and found[2] == "commit":
+            lines = [json.loads(line) for line in body.splitlines()]
+            files = dict(hub.files(found[1])) if hub.repositories[found[1]].commits else {}
+            for value in (line["value"] for line in lines if line["key"] == "file"):
+                files[value["path"]] = base64.b64decode(value["content"])
+            for value in (line["value"] for line in lines if line["key"] == "lfsFile"):
+                files[value["path"]] = hub.objects[value["oid"]]
+            oid = hub.commit(found[1], files)
+            self._json({"commitOid": oid, "commitUrl": f"{hub.url()}/{found[1]}/commit/{oid}"})
+        else:
+            raise _Refused(404, message=f"the tests' hub has no {path}")
+
+    def _how(self, repo: str, name: str) -> dict[str, Any]:
+        """How a file is to be sent, and what lies there under its name."""
+        repository = self.server.hub.repositories[repo]
+        there = repository.commits.get(repository.head, {}).get(name)
+        described = _sibling(name, there) if there is not None else {}
+        oid = described["lfs"]["sha256"] if "lfs" in described else described.get("blobId")
+        mode = "lfs" if name.endswith(LARGE) else "regular"
+        return {"path": name, "uploadMode": mode, "shouldIgnore": False, **({"oid": oid} if oid else {})}
+
+    def _create(self, wanted: dict[str, Any]) -> None:
+        name = f"{wanted['organization']}/{wanted['name']}"
+        url = {"url": f"{self.server.hub.url()}/{name}"}
+        if name in self.server.hub.repositories:
+            self._json(url, 409)
+            return
+        private = wanted.get("visibility") == "private"
+        token = self.server.hub.writer if private else ""
+        self.server.hub.repositories[name] = Repository(private=private, token=token)
+        self._json(url)
+
+    def _place(self, oid: str, size: int) -> dict[str, Any]:
+        """Where a large file is to be put, unless it is there."""
+        there = {"oid": oid, "size": size}
+        return (
+            there if oid in self.server.hub.objects else {**there, "actions": {"upload": {"href": self._put_url(oid)}}}
+        )
+
+    def _put_url(self, oid: str) -> str:
+        return f"{self.server.hub.url('cdn')}/{oid}/put"
+
+    # --- large files ------------------------------------------------------------------------
+
+    def _cdn_get(self, path: str, _: bytes) -> None:
+        _, oid, name = path.split("/")
+        self._content(name, self.server.hub.objects[oid])
+
+    def _cdn_put(self, path: str, body: bytes) -> None:
+        oid = path.split("/")[1]
+        if hashlib.sha256(body).hexdigest() != oid:
+            raise _Refused(400, message="sha256 differs")
+        self.server.hub.objects[oid] = body
+        self._send(200, b"")
+
+    def _content(self, name: str, content: bytes) -> None:
+        """The bytes of a file from where Range says, with what is to go wrong."""
+        hub = self.server.hub
+        content = hub.instead.get(name, content)
+        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        start = int(asked[1]) if asked else 0
+        self.send_response(206 if asked else 200)
+        self.send_header("Content-Length", str(len(content) - start))
+        if asked:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        self.end_headers()
+        content = content[start:]
+        if hub.cuts.get(name):
+            self.wfile.write(content[: hub.cuts[name].pop(0)])
+            self.close_connection = True
+        elif name in hub.stalls:
+            cut = hub.stalls.pop(name)
+            self.wfile.write(content[:cut])
+            hub.released.wait(60)
+            self.close_connection = True
+        else:
+            self.wfile.write(content)
+
+
+def _sibling(name: str, content: bytes) -> dict[str, Any]:
+    blob = hashlib.sha1(b"blob %d\0%b" % (len(content), content)).hexdigest()
+    described = {"rfilename": name, "size": len(content), "blobId": blob}
+    if name.endswith(LARGE):
+        oid = hashlib.sha256(content).hexdigest()
+        described["lfs"] = {"sha256": oid, "size": len(content), "pointerSize": 134}
+    return described
+
+
+def _front_matter(text: str) -> dict[str, Any]:
+    found = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)
+    read = yaml.safe_load(found[1]) if found else {}
+    return read if isinstance(read, dict) else {}

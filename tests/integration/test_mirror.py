@@ -1,0 +1,799 @@
+"""Mirror and push with the real huggingface_hub, against a Hub on loopback."""
+
+import hashlib
+import json
+import os
+import runpy
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from mlprojects.kronos.architecture import Predictor, PredictorConfig, Tokenizer, TokenizerConfig, save_official
+from registry import __main__ as program
+from registry import artifacts, hub, mirror, push, terminal, tracking
+from registry.errors import BadConfig, BadInput, BadParameter, Conflict, Corrupt, KronosError, NotAvailable, NotFound
+from registry.hub import CARD, CONFIG, WEIGHTS
+from registry.mirror import Source
+from registry.settings import CHECKOUT, Settings
+from registry.store import Store
+
+HERE = Path(__file__).parent
+WINDOW = 64  # bars; the tiny predictor is of no official size
+MODEL, TOKENIZER = "acme/kronos-tiny", "acme/kronos-tiny-tokenizer"
+SECRET = "hf_secret_of_these_tests"
+
+# huggingface_hub 2.4 sends large files in a way that its HTTP library deprecates.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw:DeprecationWarning"),
+    pytest.mark.usefixtures("loopback", "settings"),
+]
+
+LoopbackHub = runpy.run_path(str(HERE / "hub.py"), run_name="hub")["Hub"]
+
+
+def card(licence: Any = "mit") -> bytes:
+    return f"---\n{yaml.safe_dump({'license': licence})}---\n\n# A tiny Kronos\n".encode()
+
+
+def predictor(**shape: Any) -> Predictor:
+    torch.manual_seed(0)
+    tiny = {"n_layers": 1, "d_model": 16, "n_heads": 2, "ff_dim": 16, "s1_bits": 5, "s2_bits": 5}
+    return Predictor(PredictorConfig(**{**tiny, **shape}))
+
+
+def tokenizer(**shape: Any) -> Tokenizer:
+    torch.manual_seed(1)
+    tiny = {"d_model": 16, "n_heads": 2, "ff_dim": 16, "n_enc_layers": 2, "n_dec_layers": 2, "s1_bits": 5, "s2_bits": 5}
+    return Tokenizer(TokenizerConfig(**{**tiny, "group_size": 5, **shape}))
+
+
+def official(module: Predictor | Tokenizer, folder: Path) -> dict[str, bytes]:
+    """A repository: the official files of a network, a card, and what a mirror leaves alone."""
+    save_official(module, folder)
+    files = {name: (folder / name).read_bytes() for name in (CONFIG, WEIGHTS)}
+    return {**files, CARD: card(), ".gitattributes": b"*.safetensors filter=lfs\n", "onnx/model.bin": b"\0" * 100}
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    return official(predictor(), tmp_path_factory.mktemp("predictor"))
+
+
+@pytest.fixture(scope="session")
+def tokens(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    return official(tokenizer(), tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture(scope="session")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty MLflow database: making one costs seconds."""
+    settings = Settings(var_dir=tmp_path_factory.mktemp("database"))
+    assert Store(settings).names() == []
+    return settings.var_dir / "mlflow.db"
+
+
+@pytest.fixture
+def settings(compiled: Settings, database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
+    """An empty registry over real bars, without a token."""
+    before = dict(os.environ)
+    for name in ("HF_TOKEN", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("KRONOS_VAR_DIR", str(tmp_path))
+    monkeypatch.setenv("KRONOS_MAX_CONTEXT", str(WINDOW))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    shutil.copyfile(database, tmp_path / "mlflow.db")
+    (tmp_path / "data").symlink_to(compiled.var_dir / "data")
+    yield Settings()
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture
+def loopback(weights: dict[str, bytes], tokens: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A Hub with a tiny Kronos and its tokenizer."""
+    with LoopbackHub() as loopback:
+        loopback.commit(MODEL, weights)
+        loopback.commit(TOKENIZER, tokens)
+        monkeypatch.setenv("HF_ENDPOINT", loopback.url())
+        monkeypatch.setattr(hub, "PAUSE_S", 0.01)
+        yield loopback
+        huggingface_hub.close_session()
+
+
+@pytest.fixture
+def with_token(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """The same registry, with HF_TOKEN set."""
+    monkeypatch.setenv("HF_TOKEN", SECRET)
+    return Settings(var_dir=settings.var_dir)
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Run a verb in this process, as `python -m registry` does: (exit code, stdout, stderr)."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["registry", *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            terminal.run(program.app)
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return run
+
+
+SOURCE = Source(MODEL, tokenizer_id=TOKENIZER)
+
+
+def fetched(settings: Settings, repo: str, commit: str) -> Path:
+    return settings.var_dir / "hub" / repo.replace("/", "--") / commit
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def nothing_registered(settings: Settings) -> bool:
+    store = Store(settings)
+    return store.names() == [] and store.client.get_experiment_by_name(mirror.EXPERIMENT) is None
+
+
+def history(settings: Settings) -> pd.DataFrame:
+    """The last bars of two real series."""
+    bars = pd.read_parquet(settings.processed_dir / "bars.parquet")
+    bars = bars[bars["unique_id"].isin(["IBM", "MSFT"])]
+    return bars.groupby("unique_id").tail(WINDOW).reset_index(drop=True)
+
+
+# --- a good mirror ----------------------------------------------------------------------------
+
+
+def test_a_mirror_registers_the_bytes_of_the_hub_with_where_they_are_from(loopback, settings, weights, tokens):
+    found = mirror.mirror(settings, SOURCE)
+    version = found.version
+    assert (version.uri, found.registered) == ("models:/kronos/1", True)
+    model_dir = Store(settings).fetch(version) / artifacts.MODEL_DIR
+    for part, files in (("predictor", weights), ("tokenizer", tokens)):
+        for name in (CONFIG, WEIGHTS, CARD):
+            assert (model_dir / part / name).read_bytes() == files[name]
+    commit, tokenizer_commit = (loopback.repositories[repo].head for repo in (MODEL, TOKENIZER))
+    expected = {
+        "family": "kronos",
+        "contract": "1",
+        "weights": "tiny",
+        "licence": "mit",
+        "tokenizer_licence": "mit",
+        "weight_source": MODEL,
+        "weight_revision": commit,
+        "weight_sha256": sha256(weights[WEIGHTS]),
+        "tokenizer_source": TOKENIZER,
+        "tokenizer_revision": tokenizer_commit,
+        "tokenizer_sha256": sha256(tokens[WEIGHTS]),
+        "pretrained_until": "unknown",
+        "trained_until": "none",
+        "max_context": str(WINDOW),
+        "clip": "5",
+        "horizon": "32",
+        "levels": "0.05,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,0.95",
+        "calendar": "XNYS",
+        "lock_sha256": artifacts.sha256(CHECKOUT / "requirements.lock"),
+        "code_digest": artifacts.code_digest(CHECKOUT, "kronos"),
+        "git_commit": tracking.git_commit(),
+        "data_digest": "none",
+        "universe": "none",
+    }
+    assert {key: version.tags[key] for key in expected} == expected
+
+
+def test_the_run_of_a_mirror_holds_params_cards_and_the_sha256_of_every_file(loopback, settings, weights, tokens):
+    version = mirror.mirror(settings, SOURCE).version
+    client = Store(settings).client
+    run = client.get_run(version.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["weight_source"] == MODEL
+    assert {key: run.data.tags[key] for key in version.tags if key in run.data.tags}["licence"] == "mit"
+    files = json.loads(Path(client.download_artifacts(version.run_id, "files.json")).read_text())
+    contents = {MODEL: weights, TOKENIZER: tokens}
+    assert len(files) == 6
+    for fact in files:
+        content = contents[fact["repository"]][fact["name"]]
+        assert (fact["size"], fact["sha256"]) == (len(content), sha256(content))
+        assert fact["revision"] == loopback.repositories[fact["repository"]].head
+    assert run.data.metrics["bytes"] == sum(fact["size"] for fact in files)
+    assert Path(client.download_artifacts(version.run_id, "cards/predictor.md")).read_bytes() == weights[CARD]
+
+
+def test_only_the_card_the_config_and_the_weights_are_downloaded_and_at_one_commit(loopback, settings):
+    mirror.mirror(settings, SOURCE)
+    commit = loopback.repositories[MODEL].head
+    asked = {
+        r.path for r in loopback.requests if r.server == "hub" and "/resolve/" in r.path and f"/{MODEL}/" in r.path
+    }
+    assert asked == {f"/{MODEL}/resolve/{commit}/{name}" for name in (CARD, CONFIG, WEIGHTS)}
+
+
+def test_the_same_commits_are_registered_once(loopback, settings, cli):
+    first = mirror.mirror(settings, SOURCE)
+    loopback.requests.clear()
+    again = mirror.mirror(settings, SOURCE)
+    assert (again.registered, again.version) == (False, first.version)
+    assert not [r for r in loopback.requests if "/resolve/" in r.path or r.server == "cdn"]
+    assert len(Store(settings).versions("kronos")) == 1
+    code, out, _ = cli("mirror", MODEL, "--tokenizer", TOKENIZER)
+    commit = loopback.repositories[MODEL].head
+    assert code == 0
+    assert out.startswith(f"models:/kronos/1 is {MODEL} at {commit[:12]} with {TOKENIZER} at ")
+    assert out.endswith(" already: nothing was registered\n")
+
+
+def test_another_window_of_the_same_commits_is_another_version(settings, monkeypatch):
+    mirror.mirror(settings, SOURCE)
+    monkeypatch.setenv("KRONOS_MAX_CONTEXT", "80")
+    other = mirror.mirror(Settings(), SOURCE)
+    assert (other.version.version, other.registered, other.version.tags["max_context"]) == (2, True, "80")
+
+
+def test_a_commit_that_arrives_while_we_mirror_is_not_mixed_in(loopback, settings, weights):
+    first = loopback.repositories[MODEL].head
+    moved = []
+
+    def move() -> None:
+        if not moved:
+            config = weights[CONFIG].replace(b'"ffn_dropout_p": 0.2', b'"ffn_dropout_p": 0.3')
+            moved.append(loopback.commit(MODEL, {**weights, CONFIG: config}))
+
+    loopback.after_info = move
+    found = mirror.mirror(settings, SOURCE)
+    assert found.predictor.commit == first != loopback.repositories[MODEL].head == moved[0]
+    model_dir = Store(settings).fetch(found.version) / artifacts.MODEL_DIR
+    assert (model_dir / "predictor" / CONFIG).read_bytes() == weights[CONFIG]
+    second = mirror.mirror(settings, SOURCE)
+    assert (second.version.version, second.version.tags["weight_revision"]) == (2, moved[0])
+    pinned = mirror.mirror(settings, Source(MODEL, first, TOKENIZER))
+    assert (pinned.version.version, pinned.registered) == (1, False)
+
+
+def test_weights_of_neoquasar_say_until_when_they_saw_the_market(loopback, settings, weights, tokens):
+    loopback.commit("NeoQuasar/Kronos-mini", weights)
+    loopback.commit("NeoQuasar/Kronos-Tokenizer-2k", tokens)
+    version = mirror.mirror(settings, Source("NeoQuasar/Kronos-mini")).version
+    found = [version.tags[key] for key in ("weights", "pretrained_until", "tokenizer_source")]
+    assert found == ["mini", "2024-06-30", "NeoQuasar/Kronos-Tokenizer-2k"]
+
+
+def test_progress_reports_bytes_of_every_file_up_to_its_size(settings, weights):
+    told: list[tuple[str, int, int]] = []
+    mirror.mirror(settings, SOURCE, lambda *step: told.append(step))
+    done = [step[1] for step in told if step[0] == f"{MODEL} {WEIGHTS}"]
+    assert done == sorted(done)
+    assert (f"{MODEL} {WEIGHTS}", len(weights[WEIGHTS]), len(weights[WEIGHTS])) in told
+    assert {what for what, *_ in told} == {f"{repo} {name}" for repo in (MODEL, TOKENIZER) for name in mirror.OFFICIAL}
+
+
+def test_a_mirrored_version_loads_and_answers_without_any_network(loopback, settings):
+    mirror.mirror(settings, SOURCE)
+    sent, params = history(settings), {"horizon": 3, "num_samples": 8, "seed": 7}
+    with Store(settings).load("kronos/1") as loaded:
+        expected = loaded.predict(sent, **params)
+    loopback.__exit__()
+    sent.to_parquet(settings.var_dir / "sent.parquet")
+    done = subprocess.run(
+        [sys.executable, "-c", OFFLINE, json.dumps(params)], cwd=CHECKOUT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    found = pd.read_parquet(settings.var_dir / "answer.parquet")
+    pd.testing.assert_frame_equal(found, expected)
+    assert len(found) == 6
+    assert np.isfinite(found["q0.5"]).all()
+
+
+OFFLINE = """
+import json, socket, sys
+import pandas as pd
+
+def refused(*_, **__):
+    raise OSError("there is no network")
+
+socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refused
+
+from registry.settings import Settings
+from registry.store import Store
+
+settings = Settings()
+with Store(settings).load("kronos/1") as loaded:
+    answer = loaded.predict(pd.read_parquet(settings.var_dir / "sent.parquet"), **json.loads(sys.argv[1]))
+answer.to_parquet(settings.var_dir / "answer.parquet")
+"""
+
+
+def test_the_entry_point_of_mlflow_run_mirrors_what_the_settings_name(settings, cli, monkeypatch):
+    """Its command as MLflow fills it in: every parameter quoted, those left out as ''."""
+    monkeypatch.setenv("KRONOS_MODEL_ID", MODEL)
+    monkeypatch.setenv("KRONOS_TOKENIZER_ID", TOKENIZER)
+    entry = yaml.safe_load((CHECKOUT / "MLproject").read_text())["entry_points"]["mirror"]
+    quoted = {name: shlex.quote(parameter["default"]) for name, parameter in entry["parameters"].items()}
+    words = shlex.split(entry["command"].format(**quoted))
+    assert words[:4] == ["python", "-m", "registry", "mirror"]
+    code, out, err = cli(*words[3:])
+    assert (code, out.partition(" at ")[0]) == (0, f"models:/kronos/1 is {MODEL}"), err
+    assert Store(settings).version("kronos", 1).tags["tokenizer_source"] == TOKENIZER
+
+
+# --- downloads that go wrong ------------------------------------------------------------------
+
+
+def test_a_cut_connection_is_continued_where_it_broke(loopback, settings, weights):
+    loopback.cuts[WEIGHTS] = [1000, 500]
+    mirror.mirror(settings, SOURCE)
+    asked = [r.headers.get("range") for r in loopback.asked_for(WEIGHTS)]
+    assert asked[:3] == [None, "bytes=1000-", "bytes=1500-"]
+    commit = loopback.repositories[MODEL].head
+    assert (fetched(settings, MODEL, commit) / WEIGHTS).read_bytes() == weights[WEIGHTS]
+
+
+def test_a_killed_download_is_continued_by_the_next_process(loopback, settings, weights):
+    loopback.stalls[WEIGHTS] = 20_000
+    commit = loopback.repositories[MODEL].head
+    partial = fetched(settings, MODEL, commit) / f"{WEIGHTS}.incomplete"
+    begun = subprocess.Popen([sys.executable, "-c", FETCH, MODEL, WEIGHTS], cwd=CHECKOUT)
+    deadline = time.monotonic() + 60
+    while not (partial.exists() and partial.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    begun.send_signal(signal.SIGKILL)
+    begun.wait()
+    have = partial.stat().st_size
+    assert 0 < have <= 20_000 < len(weights[WEIGHTS])
+    loopback.requests.clear()
+    client = hub.Hub(settings)
+    client.fetch(client.snapshot(MODEL), [WEIGHTS], lambda *_: None)
+    assert [r.headers.get("range") for r in loopback.asked_for(WEIGHTS)] == [f"bytes={have}-"]
+    assert (partial.parent / WEIGHTS).read_bytes() == weights[WEIGHTS]
+    assert not partial.exists()
+
+
+FETCH = """
+import sys
+from registry.hub import Hub
+from registry.settings import Settings
+
+hub = Hub(Settings())
+hub.fetch(hub.snapshot(sys.argv[1]), [sys.argv[2]], lambda *_: None)
+"""
+
+
+def test_a_connection_that_breaks_again_and_again_ends_in_one_line(loopback, settings, cli, monkeypatch):
+    monkeypatch.setattr(hub, "ATTEMPTS", 2)
+    loopback.cuts[WEIGHTS] = [0] * 9
+    code, out, err = cli("mirror", MODEL, "--tokenizer", TOKENIZER)
+    assert (code, out) == (1, "")
+    assert err.splitlines()[-1].startswith(f"error: HUB_UNREACHABLE: {loopback.url()} cannot be reached (RemoteProt")
+    assert len(loopback.asked_for(WEIGHTS)) == 2
+    assert nothing_registered(settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "algorithm"),
+    [
+        (WEIGHTS, lambda content: content[:-10], "size"),
+        (WEIGHTS, lambda content: content + b"more", "size"),
+        (WEIGHTS, lambda content: content[:-1] + bytes([content[-1] ^ 1]), "sha256"),
+        (CONFIG, lambda content: content.replace(b"0.2", b"0.3"), "git sha1"),
+    ],
+    ids=["too small", "too large", "another byte", "another byte of a small file"],
+)
+def test_a_file_that_is_not_what_the_hub_described_is_removed_and_fetched_anew(
+    loopback, settings, weights, name, damage, algorithm
+):
+    loopback.instead[name] = damage(weights[name])
+    with pytest.raises(Corrupt) as caught:
+        mirror.mirror(settings, SOURCE)
+    commit = loopback.repositories[MODEL].head
+    assert caught.value.message.startswith(f"{name} of {MODEL} at {commit[:12]} has {algorithm} ")
+    if algorithm == "size":
+        assert f" {len(loopback.instead[name])}, expected {len(weights[name])}; " in caught.value.message
+    if algorithm == "sha256":
+        found, expected = sha256(loopback.instead[name]), sha256(weights[name])
+        assert f" {found}, expected {expected}; " in caught.value.message
+    assert not list(fetched(settings, MODEL, commit).glob(f"{name}*"))
+    assert nothing_registered(settings)
+    loopback.instead.clear()
+    assert mirror.mirror(settings, SOURCE).version.version == 1
+
+
+def test_a_file_without_an_end_does_not_fill_the_disk(loopback, settings, weights):
+    loopback.instead[WEIGHTS] = weights[WEIGHTS] + bytes(20_000_000)
+    told: list[int] = []
+    with pytest.raises(Corrupt, match=f"expected {len(weights[WEIGHTS])}; it was removed"):
+        mirror.mirror(settings, SOURCE, lambda _, done, __: told.append(done))
+    assert len(weights[WEIGHTS]) < max(told) < 1_000_000
+
+
+def test_a_file_that_rotted_in_the_cache_is_not_registered(settings, weights):
+    client = hub.Hub(settings)
+    snapshot = client.snapshot(MODEL)
+    client.fetch(snapshot, [WEIGHTS], lambda *_: None)
+    (snapshot.folder / WEIGHTS).write_bytes(weights[WEIGHTS][:-1] + b"\0\0")
+    with pytest.raises(Corrupt, match=r"has size .* it was removed, try again"):
+        mirror.mirror(settings, SOURCE)
+    assert mirror.mirror(settings, SOURCE).version.version == 1
+
+
+def test_released_weights_are_held_to_their_known_sha256(loopback, settings, weights, tmp_path):
+    """The config is the released one, byte for byte; the weights are others."""
+    repo, commit = "NeoQuasar/Kronos-mini", "f4e68697d9d5aed55cef5c96aabc3376bcad9f81"
+    PredictorConfig().write(tmp_path / CONFIG)
+    loopback.commit(repo, {**weights, CONFIG: (tmp_path / CONFIG).read_bytes()}, commit)
+    with pytest.raises(Corrupt) as caught:
+        mirror.mirror(settings, Source(repo, tokenizer_id=TOKENIZER))
+    pinned = "a7d5f37e2e9fbd9891f7d7d4f72574512dd1f704fee14223e0a8cd0fbf54197c"
+    found = sha256(weights[WEIGHTS])
+    assert f"{WEIGHTS} of {repo} at {commit[:12]} has sha256 {found}, expected {pinned}" in caught.value.message
+    assert nothing_registered(settings)
+
+
+def test_a_hub_that_answers_for_another_commit_is_not_believed(loopback, settings):
+    asked = loopback.repositories[MODEL].head
+    for revision, claimed, expected in ((asked, "b" * 40, asked), ("main", "../../etc", "a commit of 40 hex digits")):
+        loopback.repositories[MODEL].claims = claimed
+        with pytest.raises(Corrupt) as caught:
+            mirror.mirror(settings, Source(MODEL, revision, TOKENIZER))
+        said = f"{loopback.url()} says that {MODEL} is at '{claimed}', expected {expected}; use another Hub"
+        assert caught.value.message == said
+    assert not (settings.var_dir / "hub").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(settings, cli):
+    (settings.var_dir / "hub").write_text("not a folder")
+    code, _, err = cli("mirror", MODEL, "--tokenizer", TOKENIZER)
+    assert code == 1
+    assert err.splitlines()[-1].startswith(f"error: NOT_WRITABLE: cannot write {settings.var_dir / 'hub'}/acme--kronos")
+
+
+# --- what is refused --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("licence", "named"),
+    [
+        ("cc-by-nc-4.0", "cc-by-nc-4.0"),
+        ("other", "other"),
+        ("unknown", "unknown"),
+        (None, "none"),
+        (["mit", "cc-by-nc-sa-4.0"], "mit, cc-by-nc-sa-4.0"),
+    ],
+)
+def test_a_licence_that_is_not_allowed_is_refused_before_weights_are_fetched(
+    loopback, settings, weights, licence, named
+):
+    loopback.commit(MODEL, {**weights, CARD: card(licence)})
+    with pytest.raises(BadInput) as caught:
+        mirror.mirror(settings, SOURCE)
+    assert caught.value.code == "LICENCE"
+    assert f" has the licence {named}; allowed are apache-2.0, mit, " in caught.value.message
+    assert loopback.asked_for(WEIGHTS) == []
+    assert nothing_registered(settings)
+
+
+def test_the_tokenizers_licence_counts_too_and_a_repository_without_a_card_has_none(loopback, settings, tokens):
+    loopback.commit(TOKENIZER, {name: tokens[name] for name in (CONFIG, WEIGHTS)})
+    with pytest.raises(BadInput, match=f"{TOKENIZER} at .* has the licence none; allowed are"):
+        mirror.mirror(settings, SOURCE)
+    assert loopback.asked_for(WEIGHTS) == []
+
+
+def test_a_card_that_cannot_be_read_is_no_licence(loopback, settings, weights):
+    loopback.commit(MODEL, {**weights, CARD: b"---\n- license: mit\n---\n"})
+    with pytest.raises(BadInput, match=r"the YAML at the top of README.md of acme/kronos-tiny at"):
+        mirror.mirror(settings, SOURCE)
+
+
+def test_a_repository_with_pickled_weights_only_is_refused(loopback, settings, weights):
+    loopback.commit(MODEL, {CONFIG: weights[CONFIG], CARD: card(), "pytorch_model.bin": b"\x80", "old.ckpt": b"\x80"})
+    with pytest.raises(BadInput) as caught:
+        mirror.mirror(settings, SOURCE)
+    assert caught.value.code == "PICKLE_ONLY"
+    assert "pickled weights only (old.ckpt, pytorch_model.bin), which can run any code" in caught.value.message
+    assert loopback.asked_for("pytorch_model.bin") == []
+
+
+def test_a_repository_that_is_no_kronos_says_what_it_lacks(loopback, settings):
+    loopback.commit(MODEL, {CARD: card()})
+    with pytest.raises(NotFound, match=r"lacks config.json and model.safetensors; a Kronos repository holds"):
+        mirror.mirror(settings, SOURCE)
+
+
+def test_a_tokenizer_of_other_bits_is_refused(loopback, settings, tmp_path):
+    loopback.commit(TOKENIZER, official(tokenizer(s1_bits=6, s2_bits=4), tmp_path / "other"))
+    with pytest.raises(BadConfig) as caught:
+        mirror.mirror(settings, SOURCE)
+    assert caught.value.code == "PAIRING"
+    assert nothing_registered(settings)
+
+
+def test_weights_of_others_need_their_tokenizer_named(settings):
+    with pytest.raises(BadParameter, match=f"which tokenizer was {MODEL} trained with. Say --tokenizer ORG/NAME"):
+        mirror.mirror(settings, Source(MODEL))
+
+
+def test_a_date_that_is_none_is_refused():
+    with pytest.raises(BadParameter, match="--pretrained-until is '2024', expected a date like 2024-06-30"):
+        Source(MODEL, pretrained_until="2024")
+
+
+def test_without_bars_the_command_that_makes_them_is_named_and_nothing_is_fetched(loopback, settings):
+    (settings.var_dir / "data").unlink()
+    with pytest.raises(NotFound, match="run `python -m jobs compile --source builtin`"):
+        mirror.mirror(settings, SOURCE)
+    assert not [r for r in loopback.requests if "/resolve/" in r.path]
+
+
+# --- who may not --------------------------------------------------------------------------------
+
+
+def refused(settings: Settings, source: Source = SOURCE) -> KronosError:
+    with pytest.raises(KronosError) as caught:
+        mirror.mirror(settings, source)
+    assert "\n" not in caught.value.message
+    assert SECRET not in caught.value.message
+    return caught.value
+
+
+def test_a_private_repository_without_a_token_says_to_set_one(loopback, settings):
+    loopback.repositories[MODEL].token = SECRET
+    error = refused(settings)
+    assert (error.code, error.message) == (
+        "NOT_FOUND",
+        f"{loopback.url()} has no repository {MODEL}, or it is private and your token (none, set HF_TOKEN) may not "
+        "read it",
+    )
+
+
+def test_a_private_repository_of_somebody_else_is_not_found(loopback, with_token):
+    loopback.repositories[MODEL].token = "hf_of_somebody_else"
+    assert "it is private and your token (that of HF_TOKEN) may not read it" in refused(with_token).message
+
+
+def test_a_private_repository_is_mirrored_with_its_token(loopback, with_token):
+    loopback.repositories[MODEL].token = SECRET
+    assert mirror.mirror(with_token, SOURCE).version.version == 1
+
+
+def test_a_token_that_the_hub_does_not_know_is_refused_as_such(loopback, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "no_token_at_all")
+    error = refused(Settings())
+    assert (error.code, error.message) == (
+        "HUB_DENIED",
+        f"{loopback.url()} refuses the token in HF_TOKEN; make a new one under Settings, Access Tokens",
+    )
+
+
+def test_a_token_with_a_blank_inside_is_refused_before_it_is_sent(loopback, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", f"{SECRET}\nsecond line")
+    error = refused(Settings())
+    assert (type(error), error.message[:38]) == (BadConfig, "HF_TOKEN holds a blank or a character ")
+    assert loopback.requests == []
+
+
+def test_a_gated_repository_says_where_to_accept_its_terms(loopback, with_token):
+    loopback.repositories[MODEL].token = "hf_of_somebody_else"
+    loopback.repositories[MODEL].gated = True
+    error = refused(with_token)
+    assert error.code == "HUB_DENIED"
+    assert error.message.startswith(f"{MODEL} is gated: accept its terms at {loopback.url()}/{MODEL} with the account")
+
+
+def test_an_unknown_revision_is_named(settings):
+    error = refused(settings, Source(MODEL, "0" * 40, TOKENIZER))
+    assert error.message == f"{MODEL} has no revision {'0' * 40}; expected a commit, branch or tag of it"
+
+
+def test_a_name_that_is_none_is_refused(settings):
+    error = refused(settings, Source("a/b/c", tokenizer_id=TOKENIZER))
+    assert (type(error), error.message[:25]) == (BadParameter, "'a/b/c' is no repository;")
+
+
+def test_a_hub_that_does_not_answer_is_one_line_and_exit_code_1(loopback, cli):
+    url = loopback.url()
+    loopback.__exit__()
+    code, out, err = cli("mirror", MODEL, "--tokenizer", TOKENIZER)
+    assert (code, out) == (1, "")
+    assert err.splitlines()[-1].startswith(f"error: HUB_UNREACHABLE: {url} cannot be reached (ConnectError); check the")
+
+
+def test_offline_mode_is_named(settings, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)  # read from HF_HUB_OFFLINE at import
+    error = refused(settings)
+    assert (error.code, error.message) == ("HUB_UNREACHABLE", "HF_HUB_OFFLINE is set; unset it to reach the Hub")
+
+
+def test_an_endpoint_that_is_no_hub_is_named(loopback, settings):
+    loopback.portal = b"<html>Please log in to the hotel's network</html>"
+    error = refused(settings)
+    said = "does not answer as a Hub does (JSONDecodeError); check HF_ENDPOINT and proxies"
+    assert error.message == f"{loopback.url()} {said}"
+
+
+# --- the token --------------------------------------------------------------------------------
+
+
+def test_the_token_is_sent_to_the_hub_alone_and_written_nowhere(loopback, with_token, cli, caplog):
+    caplog.set_level("INFO")
+    for repo in (MODEL, TOKENIZER):
+        loopback.repositories[repo].token = SECRET
+    code, out, err = cli("mirror", MODEL, "--tokenizer", TOKENIZER, "--json")
+    assert code == 0, err
+    told = json.loads(out)
+    assert (told["uri"], told["version"], told["registered"]) == ("models:/kronos/1", 1, True)
+    assert told["revision"] == loopback.repositories[MODEL].head
+    loopback.writer, loopback.refuses_with = "hf_of_the_owner", 507
+    code, out_of_push, err_of_push = cli("push", "kronos", "--version", "1", "--repo", "acme/mine")
+    assert code == 1
+    assert "answered 507 for acme/mine-Tokenizer: The token HF_TOKEN has no write access" in err_of_push
+    by_server = {name: {r.headers.get("authorization") for r in loopback.requests if r.server == name} for name in
+                 ("hub", "cdn")}  # fmt: skip
+    assert by_server == {"hub": {f"Bearer {SECRET}"}, "cdn": {None}}
+    assert not any(SECRET in text for text in (out, err, out_of_push, err_of_push, caplog.text))
+    written = [path for path in with_token.var_dir.rglob("*") if path.is_file()]
+    assert {"mlflow.db", "MLmodel", "files.json", WEIGHTS} <= {path.name for path in written}
+    assert [path for path in written if SECRET.encode() in path.read_bytes()] == []
+    version = Store(with_token).version("kronos", 1)
+    run = Store(with_token).client.get_run(version.run_id)
+    assert SECRET not in f"{version} {run.to_dictionary()}"
+
+
+def test_a_token_that_hf_token_does_not_name_is_not_sent(loopback, settings, monkeypatch):
+    monkeypatch.setenv("HUGGING_FACE_HUB_TOKEN", SECRET)  # the library would take it, or one from the user's home
+    mirror.mirror(settings, SOURCE)
+    assert {r.headers.get("authorization") for r in loopback.requests} == {None}
+
+
+# --- push -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def owned(loopback: Any) -> Any:
+    """The Hub, on which HF_TOKEN may write."""
+    loopback.writer = SECRET
+    return loopback
+
+
+def front_matter(files: Mapping[str, bytes]) -> dict[str, Any]:
+    read: dict[str, Any] = yaml.safe_load(files[CARD].decode().split("---\n")[1])
+    return read
+
+
+def test_what_was_pushed_can_be_mirrored_back_byte_for_byte(owned, with_token, cli, weights, tokens):
+    mirror.mirror(with_token, Source(MODEL, tokenizer_id=TOKENIZER, pretrained_until="2023-12-29"))
+    code, out, err = cli("push", "kronos", "--version", "latest", "--repo", "acme/mine", "--json")
+    assert code == 0, err
+    told = json.loads(out)
+    assert (told["uri"], told["version"], told["repo"]) == ("models:/kronos/1", 1, "acme/mine")
+    assert told["revision"] == owned.repositories["acme/mine"].head
+    assert told["tokenizer_revision"] == owned.repositories["acme/mine-Tokenizer"].head
+    for repo, files in (("acme/mine", weights), ("acme/mine-Tokenizer", tokens)):
+        assert set(owned.files(repo)) == {CONFIG, WEIGHTS, CARD}
+        assert {name: owned.files(repo)[name] for name in (CONFIG, WEIGHTS)} == {
+            name: files[name] for name in (CONFIG, WEIGHTS)
+        }
+    back = mirror.mirror(with_token, Source("acme/mine", tokenizer_id="acme/mine-Tokenizer")).version
+    assert back.version == 2
+    assert back.tags["weight_revision"] == told["revision"]
+    assert back.tags["weight_sha256"] == sha256(weights[WEIGHTS])
+    assert back.tags["tokenizer_sha256"] == sha256(tokens[WEIGHTS])
+    assert (back.tags["licence"], back.tags["pretrained_until"]) == ("mit", "2023-12-29")
+
+
+def test_the_card_says_units_origin_metrics_and_limits(owned, with_token):
+    version = mirror.mirror(with_token, SOURCE).version
+    tracking.Run(version.run_id, Store(with_token).client).metrics({"crps": 0.0061, "coverage_90": 0.87})
+    pushed = push.push(with_token, "kronos/1", "acme/mine", "acme/mine-t")
+    files = owned.files("acme/mine")
+    assert front_matter(files) == {
+        "license": "mit",
+        "pipeline_tag": "time-series-forecasting",
+        "tags": ["kronos", "finance", "time-series"],
+        "pretrained_until": "unknown",
+        "trained_until": "none",
+        "base_model": MODEL,
+    }
+    text, command = files[CARD].decode(), "python -m registry mirror acme/mine"
+    for line in (
+        "| crps | 0.0061 |",
+        "| coverage_90 | 0.87 |",
+        "| trained_until | none |",
+        f"| weight_revision | {owned.repositories[MODEL].head} |",
+        f"    {command} --tokenizer acme/mine-t --tokenizer-revision {pushed.tokenizer_revision}",
+        "## Units",
+        "## Limits",
+    ):
+        assert line in text.splitlines()
+    assert "In: bars of sessions (open, high, low, close, volume, amount) in one currency" in text
+    assert "at least 32 of\nthem, of which the last 64 are looked at." in text
+    assert "| seconds |" not in text
+    assert front_matter(owned.files("acme/mine-t"))["base_model"] == TOKENIZER
+
+
+def test_pushing_the_same_version_again_makes_no_commit(owned, with_token):
+    mirror.mirror(with_token, SOURCE)
+    told: list[tuple[str, int, int]] = []
+    first = push.push(with_token, "kronos/1", "acme/mine", progress=lambda *step: told.append(step))
+    size = len(owned.files("acme/mine")[CARD])
+    assert ("acme/mine README.md", size, size) in told
+    assert push.push(with_token, "kronos/1", "acme/mine") == first
+    assert [len(owned.repositories[name].commits) for name in ("acme/mine", "acme/mine-Tokenizer")] == [1, 1]
+
+
+def test_large_files_that_the_hub_lacks_are_sent_with_progress(owned, with_token, weights):
+    mirror.mirror(with_token, SOURCE)
+    del owned.objects[sha256(weights[WEIGHTS])]
+    told: list[tuple[str, int, int]] = []
+    push.push(with_token, "kronos/1", "acme/mine", progress=lambda *step: told.append(step))
+    assert owned.files("acme/mine")[WEIGHTS] == weights[WEIGHTS]
+    done = [step[1] for step in told if step[0] == f"acme/mine {WEIGHTS}"]
+    assert done == sorted(done)
+    assert done[-1] == len(weights[WEIGHTS])
+
+
+def test_private_repositories_are_made_private_and_public_ones_are_refused(owned, with_token):
+    mirror.mirror(with_token, SOURCE)
+    push.push(with_token, "kronos/1", "acme/mine", private=True)
+    assert [owned.repositories[name].private for name in ("acme/mine", "acme/mine-Tokenizer")] == [True, True]
+    owned.commit("acme/open", {CARD: card()})
+    with pytest.raises(Conflict, match="acme/open exists and is public, --private was asked for"):
+        push.push(with_token, "kronos/1", "acme/open", "acme/open-t", private=True)
+    assert set(owned.files("acme/open")) == {CARD}
+
+
+def test_a_version_whose_bytes_differ_is_not_pushed(owned, with_token):
+    version = mirror.mirror(with_token, SOURCE).version
+    stored = Store(with_token).fetch(version) / artifacts.MODEL_DIR / "predictor" / WEIGHTS
+    stored.write_bytes(stored.read_bytes()[:-1] + b"\xff")
+    owned.requests.clear()
+    with pytest.raises(Corrupt, match="differs from what was registered"):
+        push.push(with_token, "kronos/1", "acme/mine")
+    assert owned.requests == []
+
+
+def test_a_version_of_another_family_cannot_be_pushed(with_token):
+    from mlprojects.baselines import model as baselines
+    from registry.contract import ModelSpec
+    from registry.store import example_history
+
+    spec = ModelSpec("ewma", "baselines", min_context=10, max_context=1000, max_horizon=5)
+    store = Store(with_token)
+    with tracking.start(with_token, "train", "ewma"):
+        store.log(
+            spec, lambda folder: baselines.save(baselines.Ewma(spec), folder), requirements=baselines.REQUIREMENTS,
+            example=example_history(history(with_token), spec), tags={"family": "baselines"},
+        )  # fmt: skip
+    with pytest.raises(NotAvailable, match="models:/ewma/1 holds no predictor and no tokenizer; only versions of Kron"):
+        push.push(with_token, "ewma/1", "acme/mine")
+
+
+def test_push_without_the_right_to_write_says_so(owned, settings, with_token):
+    mirror.mirror(with_token, SOURCE)
+    with pytest.raises(BadInput, match="set HF_TOKEN to a token of the Hub that may write"):
+        push.push(settings, "kronos/1", "acme/mine")
+    owned.writer = "hf_of_the_owner"
+    with pytest.raises(BadInput) as caught:
+        push.push(with_token, "kronos/1", "acme/mine")
+    assert (caught.value.code, SECRET in caught.value.message) == ("HUB_DENIED", False)
+    assert "has no right to do this with acme/mine-Tokenizer" in caught.value.message
+
+
+def test_weights_and_tokenizer_need_two_repositories(with_token):
+    with pytest.raises(BadParameter, match="weights and tokenizer cannot share acme/mine"):
+        push.push(with_token, "kronos/1", "acme/mine", "acme/mine")
