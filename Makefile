@@ -15,7 +15,7 @@ export PATH := $(BIN):$(PATH)
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve ui check test test-system readme readme-slow bench lock clean
+.PHONY: help setup demo serve ui check test test-weights test-system readme readme-kronos readme-slow bench lock clean
 
 help:
 	@echo 'make demo         the main job on real prices: compile, train, promote, serve, ask (about 2 minutes)'
@@ -24,7 +24,9 @@ help:
 	@echo 'make ui           the MLflow UI on what is in var/'
 	@echo 'make bench        benchmarks; ONLY=forecast for one of them'
 	@echo 'make readme       remake the table and the picture of the README'
+	@echo 'make readme-kronos remake the Kronos table and picture of the README (trains kronos: minutes)'
 	@echo 'make readme-slow  the README commands that take minutes'
+	@echo 'make test-weights official Kronos weights, where you have them: KRONOS_WEIGHTS=DIR (see tests/weights)'
 	@echo 'make test-system  tests that need the Debian packages of apt.txt'
 	@echo 'make setup        only create .venv from requirements.lock'
 	@echo 'make lock         resolve requirements.in anew into requirements.lock and conda.yaml'
@@ -60,11 +62,21 @@ check: setup
 test: check
 	$(BIN)/pytest -m "not slow" tests/unit tests/contract tests/integration tests/e2e
 
+test-weights: setup
+	@test -d '$(KRONOS_WEIGHTS)' || { echo 'error: set KRONOS_WEIGHTS to a folder of official files; tests/weights says which' >&2; exit 2; }
+	$(BIN)/pytest tests/weights
+
 test-system: setup
 	@echo 'no test needs a system package yet: apt.txt does not exist'
 
 readme: setup
 	@$(BIN)/python -m jobs quickstart | PYTHONPATH=. $(BIN)/python .readme/remake.py
+
+readme-kronos: setup
+	@for model in kronos_simulated kronos; do $(BIN)/python -m jobs train $$model --reuse > /dev/null \
+	  && $(BIN)/python -m registry promote $$model latest --why 'README' > /dev/null \
+	  && $(BIN)/python -m jobs evaluate $$model || exit 1; done > var/kronos.jsonl
+	@PYTHONPATH=. $(BIN)/python .readme/remake.py < var/kronos.jsonl
 
 readme-slow: setup
 	$(BIN)/pytest tests/e2e/test_readme.py -m slow

@@ -1,7 +1,8 @@
-"""Remake the README's table, reply and picture from the last line of `make demo`.
+"""Remake the README's tables, reply and pictures from what programs print.
 
-make readme                              runs the demo and this
-python .readme/remake.py --check         exit 1 when the README differs from .readme/demo.json
+make readme                              the demo's last line
+make readme-kronos                       a line for each evaluation of kronos and its simulator
+python .readme/remake.py --check         exit 1 when the README differs from the .readme/*.json kept here
 """
 
 import json
@@ -12,7 +13,8 @@ from typing import Any
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
-DEMO = HERE / "demo.json"
+DEMO, KRONOS = HERE / "demo.json", HERE / "kronos.json"
+PICTURES = {"nbeats": ("figures/fan_chart.png", "fan_chart.png"), "kronos": ("figures/paths.png", "kronos_paths.png")}
 
 
 def table(models: dict[str, Any]) -> str:
@@ -31,34 +33,61 @@ def reply(forecast: list[dict[str, Any]]) -> str:
     return "```json\n" + json.dumps(row).replace(', "q0.2"', ',\n "q0.2"').replace(', "q0.7"', ',\n "q0.7"') + "\n```"
 
 
-def remade(text: str, demo: dict[str, Any]) -> str:
-    for mark, content in (("table", table(demo["models"])), ("reply", reply(demo["forecast"]))):
-        pattern = re.compile(rf"(<!-- {mark}: make readme -->\n).*?(\n<!-- end -->)", re.DOTALL)
+def kronos_table(evaluations: list[dict[str, Any]]) -> str:
+    """Every model of all evaluations once, best CRPS first."""
+    rows = {name: row for evaluation in evaluations for name, row in evaluation["compared"].items()}
+    heads = ("model", "CRPS", "coverage 50", "coverage 90", "direction", "rank IC", "skill vs fhs", "p",
+             "skill vs random walk")  # fmt: skip
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for name, row in sorted(rows.items(), key=lambda item: item[1]["crps"]):
+        p = "-" if name == "fhs" else f"{max(row['dm_p_hln'], row['dm_p_bartlett']):.4f}"
+        shares = (f"{row[key]:.3f}" for key in ("coverage_50", "coverage_90", "direction", "rank_ic"))
+        skills = [f"{100 * row[key]:+.2f} %" if row[key] else "0" for key in ("skill_vs_fhs", "skill_vs_naive")]
+        crps = f"{row['crps']:.6f}"
+        lines.append(f"| {' | '.join([name, crps, *shares, skills[0], p, skills[1]])} |")
+    return "\n".join(lines)
+
+
+def remade(text: str) -> str:
+    """The README with everything that the kept JSON files say."""
+    demo, kronos = json.loads(DEMO.read_text()), json.loads(KRONOS.read_text())
+    parts = {
+        "table: make readme": table(demo["models"]),
+        "reply: make readme": reply(demo["forecast"]),
+        "table: make readme-kronos": kronos_table(kronos),
+    }
+    for mark, content in parts.items():
+        pattern = re.compile(rf"(<!-- {mark} -->\n).*?(\n<!-- end -->)", re.DOTALL)
         text, found = pattern.subn(lambda m, content=content: m[1] + content + m[2], text)
         if found != 1:
             raise SystemExit(f"README.md has {found} places for {mark}, expected 1")
     return text
 
 
-def fetch_picture() -> None:
-    """The fan chart that the served version's run logged."""
+def fetch_picture(model: str) -> None:
+    """What the run of the version in Production logged."""
     from registry.settings import Settings
     from registry.store import Store
 
     store = Store(Settings())
-    run = store.resolve("nbeats").run_id
-    found = Path(store.client.download_artifacts(run, "figures/fan_chart.png"))
-    (HERE / "fan_chart.png").write_bytes(found.read_bytes())
+    logged, kept = PICTURES[model]
+    found = Path(store.client.download_artifacts(store.resolve(model).run_id, logged))
+    (HERE / kept).write_bytes(found.read_bytes())
 
 
 def main() -> None:
     if sys.argv[1:] == ["--check"]:
         text = README.read_text()
-        sys.exit(0 if remade(text, json.loads(DEMO.read_text())) == text else "README.md: run `make readme`")
-    demo = json.loads(sys.stdin.read().splitlines()[-1])
-    DEMO.write_text(json.dumps(demo, indent=1) + "\n")
-    README.write_text(remade(README.read_text(), demo))
-    fetch_picture()
+        sys.exit(0 if remade(text) == text else "README.md: run `make readme` or `make readme-kronos`")
+    said = [json.loads(line) for line in sys.stdin if line.startswith("{")]
+    evaluations = [line for line in said if "compared" in line]
+    if evaluations:
+        KRONOS.write_text(json.dumps(evaluations, indent=1) + "\n")
+        fetch_picture("kronos")
+    else:
+        DEMO.write_text(json.dumps(said[-1], indent=1) + "\n")
+        fetch_picture("nbeats")
+    README.write_text(remade(README.read_text()))
 
 
 if __name__ == "__main__":

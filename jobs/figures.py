@@ -16,7 +16,7 @@ from registry.contract import Forecast
 
 INK, BLUE, RED, GREY = "#22313f", "#1f77b4", "#c0392b", "#95a5a6"
 SHOWN = 120  # sessions of one-step forecasts in the fan chart
-BEFORE = 40  # known sessions in the path chart
+BEFORE = 20  # known sessions in the path chart
 
 
 def fan_chart(forecasts: pd.DataFrame, model: str, series: str) -> Figure:
@@ -74,10 +74,10 @@ def path_chart(forecast: Forecast, closes: "pd.Series[float]", model: str, serie
     steps = np.arange(horizon + 1)
     figure = Figure(figsize=(10, 4.6), layout="constrained")
     axis = figure.subplots()
-    axis.plot(steps, paths.T, color=BLUE, alpha=0.12, linewidth=0.8)
-    for low, high in ((0.05, 0.95), (0.25, 0.75)):
+    axis.plot(steps, paths.T, color=BLUE, alpha=0.15, linewidth=0.6)
+    for low, high, alpha in ((0.05, 0.95, 0.15), (0.25, 0.75, 0.35)):
         edges = np.quantile(paths, (low, high), axis=0)
-        axis.fill_between(steps, *edges, color=BLUE, alpha=0.18, linewidth=0, label=f"{low:g} to {high:g}")
+        axis.fill_between(steps, *edges, color=BLUE, alpha=alpha, linewidth=0, label=f"{low:g} to {high:g}")
     axis.plot(steps, np.median(paths, axis=0), color=BLUE, linewidth=1.4, label=f"median of {len(paths)} paths")
     axis.plot(np.arange(1 - len(known), 1), known, color=INK, linewidth=1.2, label="known")
     axis.plot(

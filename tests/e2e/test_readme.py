@@ -163,6 +163,12 @@ def test_promotion_block_tells_its_story(outputs: list[str]) -> None:
     assert "it cost too much" in said
 
 
+def test_kronos_or_its_stand_in_answers_and_says_which(outputs: list[str]) -> None:
+    simulated = json.loads(output_of(outputs, "127.0.0.1:5002/invocations"))["predictions"]
+    assert {row["notes"].partition(":")[0] for row in simulated} == {"simulated"}
+    assert "kronos" in output_of(outputs, "registry promote kronos_simulated")
+
+
 def test_everything_landed_under_var(outputs: list[str], copy: Path) -> None:  # noqa: ARG001
     assert not (copy / "mlruns").exists()
     assert not (copy / "mlflow.db").exists()
@@ -194,7 +200,13 @@ def test_table_and_reply_are_those_of_the_committed_demo() -> None:
     assert set(demo) == {"models", "served", "forecast", "seconds"}
     for row in demo["models"].values():
         assert set(row) >= {"version", "stage", "crps", "coverage_90", "skill_vs_fhs", "dm_p_hln", "dm_p_bartlett"}
-    assert (CHECKOUT / ".readme" / "fan_chart.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    kronos = json.loads((CHECKOUT / ".readme" / "kronos.json").read_text())
+    assert [row["model"] for row in kronos] == ["kronos_simulated", "kronos"]
+    for evaluation in kronos:
+        assert set(evaluation["compared"]) == {evaluation["model"], "fhs", "har", "naive"}
+        assert evaluation["simulated"] == (evaluation["model"] == "kronos_simulated")
+    for picture in ("fan_chart.png", "kronos_paths.png"):
+        assert (CHECKOUT / ".readme" / picture).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
 @pytest.mark.slow
@@ -204,4 +216,4 @@ def test_slow_block_of_the_readme_runs(block: Block, copy: Path) -> None:
         ["bash", "-euc", block.commands], cwd=copy, env=environment(), capture_output=True, text=True, timeout=3600
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1])["bench"]
+    assert json.loads(done.stdout.splitlines()[-1]).keys() & {"bench", "version"}

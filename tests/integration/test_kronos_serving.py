@@ -1,0 +1,162 @@
+"""Kronos in Production behind the stock `mlflow models serve`: bars in, quantiles, prices and paths out."""
+
+import base64
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import numpy.testing as npt
+import pandas as pd
+import pytest
+
+from jobs import processed, train
+from registry import promotion, wire
+from registry.errors import Corrupt
+from registry.ledger import Ledger
+from registry.settings import Settings
+from registry.store import Store
+from serving.scorer import Scorer
+
+COLUMNS = [*wire.HISTORY, *wire.BAR]
+
+
+@dataclass(frozen=True)
+class Served:
+    url: str
+    store: Store
+    history: pd.DataFrame
+
+    def post(self, frame: pd.DataFrame, **params: Any) -> httpx.Response:
+        dated = frame.assign(ds=frame["ds"].dt.strftime("%Y-%m-%d"))
+        split = {"columns": list(frame.columns), "data": dated.to_numpy(dtype=object).tolist()}
+        text = json.dumps({"dataframe_split": split, "params": params})
+        headers = {"Content-Type": "application/json"}
+        return httpx.post(f"{self.url}/invocations", content=text, headers=headers, timeout=60)
+
+    def rows(self, frame: pd.DataFrame, **params: Any) -> pd.DataFrame:
+        reply = self.post(frame, **params)
+        assert reply.status_code == 200, reply.text
+        return pd.DataFrame(reply.json()["predictions"])
+
+
+@pytest.fixture(scope="module")
+def served(compiled: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A tiny kronos, served by its stage."""
+    folder = tmp_path_factory.mktemp("kronos")
+    (folder / "data").symlink_to(compiled.var_dir / "data")
+    settings = Settings(var_dir=folder)
+    told = {"report_until": "2011-03-31", "report_every": 20}
+    version = train.train(settings, train.plan(settings, "kronos", told, seed=0, tiny=True), train.Reference()).version
+    store = Store(settings)
+    with Ledger(settings) as ledger:
+        promotion.promote(store, ledger, "kronos", version.version, who="tests", why="to be served")
+    frame = processed.load_bars(settings)
+    history = frame[frame["unique_id"].isin(["AAPL", "IBM"])].groupby("unique_id").tail(36)[COLUMNS]
+    scorer = Scorer(settings, store.resolve("kronos"), host="127.0.0.1", port=0)
+    scorer.command[scorer.command.index("-m", 3) + 1] = "models:/kronos/Production"
+    with scorer:
+        scorer.wait_ready()
+        yield Served(scorer.url, store, history.reset_index(drop=True))
+
+
+def test_served_numbers_are_those_of_a_direct_predict(served: Served) -> None:
+    params = {
+        "horizon": 3,
+        "levels": [0.01, 0.5, 0.99],
+        "num_samples": 30,
+        "temperature": 0.9,
+        "top_p": 0.95,
+        "seed": 4,
+    }
+    answered = served.rows(served.history, **params)
+    with served.store.load("kronos") as version:
+        direct = version.predict(served.history, **params)
+    numbers = ["mean", "q0.01", "q0.5", "q0.99"]
+    assert list(answered.columns) == list(direct.columns) == ["unique_id", "step", "ds", *numbers]
+    npt.assert_allclose(answered[numbers], direct[numbers], rtol=0, atol=1e-9)
+    assert answered["ds"].str[:10].tolist()[:3] == ["2013-03-04", "2013-03-05", "2013-03-06"]
+
+
+def test_packed_reply_holds_every_path_and_the_frame_follows_from_it(served: Served) -> None:
+    reply = served.post(served.history, output="packed", num_samples=25, seed=4).json()["predictions"]
+    block = reply["price_paths"]
+    assert block["shape"] == [2, 25, 5, 6]
+    paths = np.frombuffer(base64.b64decode(block["data"]), dtype=block["dtype"]).reshape(block["shape"])
+    close = paths[..., block["columns"].index("close")]
+    last = served.history.groupby("unique_id")["close"].last().to_numpy()[:, None]
+    frame = served.rows(served.history, num_samples=25, seed=4)
+    npt.assert_allclose(
+        frame.loc[frame["step"] == 1, "q0.5"], np.median(np.log(close[:, :, 0] / last), axis=1), rtol=0, atol=1e-9
+    )
+    assert set(reply["measured"]) == {"bars_corrected"}
+
+
+def test_prices_are_possible_bars_with_the_quantiles_of_the_close(served: Served) -> None:
+    prices = served.rows(served.history, output="prices")
+    assert list(prices.columns)[:10] == ["unique_id", "step", "ds", *wire.BAR, "mean"]
+    assert (prices["low"] <= prices[["open", "close"]].min(axis=1)).all()
+    assert (prices["high"] >= prices[["open", "close"]].max(axis=1)).all()
+    npt.assert_allclose(prices["close"], prices["q0.5"], rtol=1e-12)
+
+
+def test_missing_volume_is_said_in_every_row(served: Served) -> None:
+    rows = served.rows(served.history.drop(columns=["volume", "amount"]))
+    assert rows["notes"].str.contains("volume was missing and taken as 0").all()
+
+
+def test_eight_clients_get_what_one_gets(served: Served) -> None:
+    seeds = list(range(8))
+    alone = [served.rows(served.history, seed=seed) for seed in seeds]
+    with ThreadPoolExecutor(8) as pool:
+        together = pool.map(lambda seed: served.rows(served.history, seed=seed), seeds)
+    for one, other in zip(alone, together, strict=True):
+        pd.testing.assert_frame_equal(one, other, check_exact=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "params", "code"),
+    [
+        ({"open": -1.0}, {}, "BAD_PRICE"),
+        ({"high": 0.001}, {}, "BAD_BAR"),
+        ({"volume": -5.0}, {}, "BAD_VOLUME"),
+        ({"y": 0.3}, {}, "PRICE_BASIS"),
+        ({}, {"num_samples": 0}, "BAD_OPTION"),
+        ({}, {"temperature": -1.0}, "BAD_OPTION"),
+        ({}, {"top_p": 1.5}, "BAD_OPTION"),
+        ({}, {"overflow": "wrap"}, "BAD_OPTION"),
+        ({}, {"horizon": 6}, "BAD_HORIZON"),
+    ],
+    ids=str,
+)
+def test_bad_input_is_a_400_with_our_code(
+    served: Served, change: dict[str, float], params: dict[str, Any], code: str
+) -> None:
+    broken = served.history.copy()
+    for name, value in change.items():
+        broken.loc[3, name] = value
+    reply = served.post(broken, **params)
+    assert reply.status_code == 400
+    assert reply.json()["code"] == code
+
+
+def test_a_flipped_byte_of_the_weights_is_not_served(served: Served) -> None:
+    version = served.store.resolve("kronos")
+    weights = served.store.fetch(version) / "artifacts/model/predictor/model.safetensors"
+    kept = weights.read_bytes()
+    try:
+        _flip(weights)
+        with pytest.raises(Corrupt, match=r"model\.safetensors differs from what was registered"):
+            served.store.load("kronos")
+    finally:
+        weights.write_bytes(kept)
+
+
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)

@@ -1,0 +1,87 @@
+"""The official weights, where somebody has them: their bytes, and the figures that upstream's own tests expect.
+
+    KRONOS_WEIGHTS=DIR make test-weights
+
+DIR holds Kronos-mini, Kronos-Tokenizer-2k, Kronos-small and Kronos-Tokenizer-base as downloaded from the Hub at the
+pinned commits, and regression_input.csv, regression_output_512.csv and regression_output_256.csv of upstream.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import numpy.testing as npt
+import pandas as pd
+import pytest
+
+from mlprojects.kronos import model
+from mlprojects.kronos.architecture import load_predictor, load_tokenizer
+from mlprojects.kronos.sampler import Draw, Sampler
+from registry import wire
+from registry.artifacts import sha256
+from registry.hub import PINNED
+
+GREEDY = Draw(temperature=0.0)  # upstream asks for it by top_k=1
+MEAN_SQUARED_ERROR = {512: 0.008979, 256: 0.003741}  # upstream's tests, small@901c26c with Tokenizer-base@0e01173
+
+
+@pytest.fixture(scope="module")
+def folder() -> Path:
+    return Path(os.environ["KRONOS_WEIGHTS"])
+
+
+@pytest.fixture(scope="module")
+def small(folder: Path) -> Sampler:
+    tokenizer, predictor = load_tokenizer(folder / "Kronos-Tokenizer-base"), load_predictor(folder / "Kronos-small")
+    return Sampler(tokenizer, predictor, max_context=512)
+
+
+@pytest.fixture(scope="module")
+def bars(folder: Path) -> pd.DataFrame:
+    """2,500 five-minute bars."""
+    return pd.read_csv(folder / "regression_input.csv", parse_dates=["timestamps"])
+
+
+def forecast(sampler: Sampler, bars: pd.DataFrame, first: int, context: int, steps: int) -> np.ndarray:
+    """Bars [steps, 6] after bars first .. first + context - 1."""
+    rows = bars.iloc[first : first + context + steps]
+    when = rows["timestamps"].dt
+    stamps = np.stack([when.minute, when.hour, when.weekday, when.day, when.month], axis=1)[None]
+    history = rows[list(wire.BAR)].to_numpy(dtype=np.float64)[None, :context]
+    return sampler.sample(history, stamps, [0], 1, GREEDY, overflow="exact").bars[0, 0]
+
+
+@pytest.mark.parametrize("repository", sorted({repo for repo, _ in PINNED}))
+def test_bytes_are_the_pinned_ones(folder: Path, repository: str) -> None:
+    [pinned] = [files for (repo, _), files in PINNED.items() if repo == repository]
+    for name, expected in pinned.items():
+        assert sha256(folder / repository.split("/")[1] / name) == expected
+
+
+def test_mini_and_its_tokenizer_load_and_belong_together(folder: Path) -> None:
+    kronos = model.from_official(folder / "Kronos-mini", folder / "Kronos-Tokenizer-2k", name="kronos")
+    assert kronos.spec.max_context == 2048
+
+
+@pytest.mark.parametrize("context", [512, 256])
+def test_eight_greedy_steps_are_those_of_upstream(
+    folder: Path, small: Sampler, bars: pd.DataFrame, context: int
+) -> None:
+    expected = pd.read_csv(folder / f"regression_output_{context}.csv")[list(wire.BAR)].to_numpy()
+    npt.assert_allclose(forecast(small, bars, 0, context, len(expected)), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("context", "expected"), MEAN_SQUARED_ERROR.items())
+def test_mean_squared_error_of_thirty_steps_is_the_published_one(
+    small: Sampler, bars: pd.DataFrame, context: int, expected: float
+) -> None:
+    """Four windows, drawn as upstream draws them: by pandas, seed 123."""
+    drawn = bars.iloc[context : len(bars) - 30].sample(n=4, random_state=123).sort_index().index
+    errors = [
+        np.square(
+            forecast(small, bars, row - context, context, 30)[:, :4]
+            - bars.iloc[row : row + 30][list(wire.OHLC)].to_numpy()
+        ).mean()
+        for row in drawn
+    ]
+    npt.assert_allclose(np.mean(errors), expected, rtol=0, atol=1e-6)
