@@ -81,13 +81,13 @@ def evaluate_version(
     from jobs.report import Reference
     from registry.settings import Settings
 
-    told = {"data": data, "horizon": horizon, "fit_until": fit_until, "choose_until": choose_until,
+    told = {"data": data, "horizon": horizon or None, "fit_until": fit_until, "choose_until": choose_until,
             "report_until": report_until, "report_every": report_every}  # fmt: skip
     with _bar() as advance:
         result = evaluate.evaluate(
             Settings(),
             reference,
-            {key: value for key, value in told.items() if value not in ("", 0)},
+            {key: value for key, value in told.items() if value not in ("", None)},
             Reference(),
             allow_leakage=allow_leakage,
             progress=advance,

@@ -84,11 +84,14 @@ class Run:
     client: MlflowClient
 
     def params(self, values: Mapping[str, Any]) -> None:
-        """Log parameters; those that `mlflow run` logged already (quoted) are left as they are."""
+        """Log parameters. What `mlflow run` logged already cannot be changed: where something else was used in the end,
+        `used_<key>` says what."""
         known = self.client.get_run(self.run_id).data.params
         for key, value in values.items():
             if key not in known:
                 self.client.log_param(self.run_id, key, value)
+            elif known[key].strip("'") != str(value):  # MLflow quotes for the shell
+                self.client.log_param(self.run_id, f"used_{key}", value)
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         now = int(pd.Timestamp.now("UTC").timestamp() * 1000)

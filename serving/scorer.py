@@ -106,8 +106,10 @@ class Scorer:
         return False
 
     def _last_words(self) -> str:
-        lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
-        return f"{lines[-1].strip() if lines else 'it said nothing'} (all of it in {self.log})"
+        """The last error of ours in the log, or else its last line: the server's own last words name no cause."""
+        lines = [line.strip() for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
+        ours = [line.partition(": ")[2] for line in lines if line.startswith("registry.errors.")]
+        return f"{(ours or lines or ['it said nothing'])[-1]} (all of it in {self.log})"
 
 
 def serve_command(uri: str, host: str, port: int) -> list[str]:

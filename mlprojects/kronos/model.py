@@ -78,14 +78,13 @@ class Kronos:
         keys = [series_key(seed, name, cutoff) for name, cutoff in zip(history.ids, history.cutoffs, strict=True)]
         samples, sampler = int(options["num_samples"]), self.sampler(options["precision"])
         paths = np.empty((len(history.ids), samples, horizon, len(wire.BAR)))
-        overflow = options["overflow"]
         for which, block in whole.blocks(self.spec.max_context, (*wire.BAR, _DAY)):
             future = sessions[which].astype("datetime64[D]").astype(np.int64)
             paths[which] = self._sampled(
                 sampler, block[:, :, :-1], np.concatenate([block[:, :, -1].astype(np.int64), future], axis=1),
                 [keys[i] for i in which], samples, options,
             )  # fmt: skip
-        seen = sampler.sees(self.spec.max_context, self.spec.max_horizon, overflow)
+        seen = sampler.sees(self.spec.max_context, self.spec.max_horizon, options["overflow"])
         if history.lengths.max() > seen:
             notes["truncated"] = f"only the last {seen} bars of a history were looked at"
         fixed, corrected = bars.correct(paths, history.last(wire.OHLC[3]))

@@ -20,13 +20,14 @@ from torch.nn import functional as F
 from mlprojects.kronos.architecture import DEPENDENCY_HEADS, EPS, Block, Predictor, Tokenizer, check_pairing
 from mlprojects.kronos.keys import exponentials
 from mlprojects.kronos.linear import Linear
-from registry.errors import BadParameter
+from registry.errors import BadHistory, BadParameter
 
 Floats = npt.NDArray[np.float64]
 Tokens = npt.NDArray[np.int64]
 Overflow = Literal["truncate", "exact"]
 
 PASS_PATHS = 128  # paths of a series in one pass: bounds the memory
+CLOSE = 3  # of a bar's fields
 STD_FLOOR = 1e-5  # added to the standard deviation, as upstream does
 SCORES = 1 << 22  # attention scores held at once
 
@@ -113,9 +114,17 @@ class Sampler:
                 f"{steps} steps were asked for; a window of {self.max_context} bars allows 1..{self.max_context - 1}",
                 code="BAD_HORIZON",
             )
-        used = self.sees(bars.shape[1], max(room, steps), overflow)
+        room = max(room, steps) if overflow == "truncate" else steps
+        used = self.sees(bars.shape[1], room, overflow)
         bars, stamps = bars[:, -used:], stamps[:, -(used + steps) :]
-        mean, std = bars.mean(axis=1, keepdims=True), bars.std(axis=1, keepdims=True) + STD_FLOOR
+        still = np.flatnonzero(np.ptp(bars[:, :, CLOSE], axis=1) == 0)
+        if still.size:
+            raise BadHistory(
+                f"{still.size} of {len(bars)} series have one and the same close in the last {used} bars, which are "
+                "all that is looked at; there is nothing to scale them by",
+                code="CONSTANT",
+            )
+        mean, std = scales(bars)
         scaled = np.clip((bars - mean) / std, -self.clip, self.clip)
         out = np.empty((len(bars), paths, steps, bars.shape[2]))
         last = np.empty((len(bars), bars.shape[2]))
@@ -124,7 +133,7 @@ class Sampler:
         for start in range(0, len(bars), group):
             which = np.arange(start, start + group) % len(bars)  # the last pass is filled up with other series
             rows = slice(start, min(start + group, len(bars)))
-            read = self._read(scaled[which], stamps[which], max(room, steps))
+            read = self._read(scaled[which], stamps[which], room)
             kept = rows.stop - start
             last[rows] = self._decoder.head(read.decoder.last).double().cpu().numpy()[:kept]
             for first in range(0, paths, size):
@@ -175,6 +184,14 @@ class Sampler:
         race = torch.from_numpy(drawn).to(self._device)
         one, two = self._predictor.sizes
         return race[:, 0, :one], race[:, 1, :two]
+
+
+def scales(bars: Floats) -> tuple[Floats, Floats]:
+    """Mean and deviation [..., 1, 6] of bars [..., T, 6]; a column that does not move is exactly its mean, however
+    large."""
+    first = bars[..., :1, :]
+    moved = bars - first
+    return first + moved.mean(axis=-2, keepdims=True), moved.std(axis=-2, keepdims=True) + STD_FLOOR
 
 
 def pick(logits: Tensor, race: Tensor | None, draw: Draw) -> Tensor:

@@ -24,7 +24,7 @@ from mlprojects.kronos.architecture import (
     load_tokenizer,
     save_official,
 )
-from mlprojects.kronos.sampler import STD_FLOOR
+from mlprojects.kronos.sampler import scales
 from mlprojects.kronos.simulated import SimulatedConfig
 from registry import bars, contract, wire
 from registry.contract import ModelSpec, Trained, TrainRun
@@ -292,9 +292,8 @@ class Windows:
         values = self.values[rows]
         if blind is not None:
             values[blind, :, 4:] = 0.0
-        past = values[:, : self.context]  # nothing later says how a window is scaled
-        scaled = (values - past.mean(axis=1, keepdims=True)) / (past.std(axis=1, keepdims=True) + STD_FLOOR)
-        scaled = np.clip(scaled, -self.clip, self.clip)
+        mean, deviation = scales(values[:, : self.context])  # nothing later says how a window is scaled
+        scaled = np.clip((values - mean) / deviation, -self.clip, self.clip)
         return Batch(torch.from_numpy(scaled).float(), torch.from_numpy(self.stamps[rows]), self.context)
 
 

@@ -192,5 +192,10 @@ def test_mlflow_run_evaluates_and_its_last_line_is_json(
     result = json.loads(last)
     assert (result["model"], result["version"], result["origins"]["number"]) == ("har", 1, 6)
     assert [line.split()[0] for line in shown if line.strip()[:3] in ("har", "fhs", "nai")] == [*result["compared"]]
-    assert Store(settings).client.get_run(result["run_id"]).info.status == "FINISHED"
+    run = Store(settings).client.get_run(result["run_id"])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["data"] == "''"  # as MLflow logged it before we were asked
+    used = {key: run.data.params[f"used_{key}"] for key in ("data", "fit_until", "choose_until", "horizon")}
+    assert used == {"data": "bars", "fit_until": "2009-12-31", "choose_until": "2010-12-31", "horizon": "5"}
+    assert "used_report_every" not in run.data.params
     assert versions["har"].version == 1

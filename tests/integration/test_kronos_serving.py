@@ -16,7 +16,7 @@ import pytest
 
 from jobs import processed, train
 from registry import promotion, wire
-from registry.errors import Corrupt
+from registry.errors import Corrupt, KronosError
 from registry.ledger import Ledger
 from registry.settings import Settings
 from registry.store import Store
@@ -142,6 +142,17 @@ def test_bad_input_is_a_400_with_our_code(
     reply = served.post(broken, **params)
     assert reply.status_code == 400
     assert reply.json()["code"] == code
+
+
+def test_a_device_that_is_not_there_is_named_when_the_server_cannot_start(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server's own last words are about uvicorn; the version said why in its log."""
+    settings = Settings(var_dir=served.store.settings.var_dir, device="cuda:7")
+    monkeypatch.setenv("KRONOS_DEVICE", "cpu")  # of this process; the server's comes from the settings
+    scorer = Scorer(settings, served.store.resolve("kronos"), host="127.0.0.1", port=0)
+    with scorer, pytest.raises(KronosError, match=r"KRONOS_DEVICE is 'cuda:7'.*use auto or cpu"):
+        scorer.wait_ready()
 
 
 def test_a_flipped_byte_of_the_weights_is_not_served(served: Served) -> None:

@@ -29,8 +29,8 @@ from mlprojects.kronos.architecture import (
     official_size,
     save_official,
 )
-from mlprojects.kronos.sampler import Draw, Sampled, Sampler, pick
-from registry.errors import BadConfig, BadParameter, Corrupt, NotFound
+from mlprojects.kronos.sampler import Draw, Sampled, Sampler, pick, scales
+from registry.errors import BadConfig, BadHistory, BadParameter, Corrupt, NotFound
 
 TINY_TOKENIZER = TokenizerConfig(d_model=32, ff_dim=48, n_enc_layers=3, n_dec_layers=3)
 TINY = PredictorConfig(d_model=32, ff_dim=48, n_layers=3)
@@ -310,6 +310,24 @@ def test_bfloat16_products_change_few_tokens() -> None:
 def test_more_steps_than_the_window_allows_are_refused() -> None:
     with pytest.raises(BadParameter, match=r"32 steps were asked for; a window of 32 bars allows 1\.\.31"):
         Sampler(*pair(), max_context=32).sample(bars_of(1, 24), stamps_of(1, 24 + 32), [1], 1, Draw())
+
+
+def test_a_column_that_does_not_move_is_scaled_to_zero_however_large() -> None:
+    """In float64, subtracting the mean of equal numbers leaves a rest that a tiny deviation would blow up to 1."""
+    bars = bars_of(1, 50)
+    bars[..., 5] = 4_812_345_678_901.7
+    mean, deviation = scales(bars)
+    npt.assert_array_equal((bars - mean)[..., 5], 0.0)
+    npt.assert_allclose(mean[..., :5], bars.mean(axis=1, keepdims=True)[..., :5], rtol=1e-12)
+    npt.assert_allclose(deviation[..., :5], bars.std(axis=1, keepdims=True)[..., :5] + 1e-5, rtol=1e-9)
+
+
+def test_a_series_that_stands_still_where_it_is_looked_at_is_refused() -> None:
+    bars = bars_of(2, 50)
+    bars[1, 20:, :4] = 7.0
+    with pytest.raises(BadHistory, match="1 of 2 series have one and the same close in the last 25 bars") as caught:
+        Sampler(*pair(), max_context=32).sample(bars, stamps_of(2, 58), [1, 2], 3, Draw())
+    assert caught.value.code == "CONSTANT"
 
 
 # --- drawing ------------------------------------------------------------------------------------
