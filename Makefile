@@ -75,7 +75,7 @@ readme: setup
 readme-kronos: setup
 	@for model in kronos_simulated kronos; do $(BIN)/python -m jobs train $$model --reuse > /dev/null \
 	  && $(BIN)/python -m registry promote $$model latest --why 'README' > /dev/null \
-	  && $(BIN)/python -m jobs evaluate $$model || exit 1; done > var/kronos.jsonl
+	  && $(BIN)/python -m jobs evaluate $$model --report_every 5 || exit 1; done > var/kronos.jsonl
 	@PYTHONPATH=. $(BIN)/python .readme/remake.py < var/kronos.jsonl
 
 readme-slow: setup

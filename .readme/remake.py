@@ -17,11 +17,16 @@ DEMO, KRONOS = HERE / "demo.json", HERE / "kronos.json"
 PICTURES = {"nbeats": ("figures/fan_chart.png", "fan_chart.png"), "kronos": ("figures/paths.png", "kronos_paths.png")}
 
 
+def p_value(row: dict[str, Any]) -> str:
+    """The larger of the two."""
+    p = max(row["dm_p_hln"], row["dm_p_bartlett"])
+    return f"{p:.4f}" if p >= 0.0001 else "< 0.0001"
+
+
 def table(models: dict[str, Any]) -> str:
     lines = ["| model | CRPS | coverage 90 | skill vs fhs | p | version | stage |", "|---|---|---|---|---|---|---|"]
     for name, row in models.items():
-        p = max(row["dm_p_hln"], row["dm_p_bartlett"])
-        shown = "-" if name == "fhs" else f"{p:.4f}"
+        shown = "-" if name == "fhs" else p_value(row)
         skill = "0" if name == "fhs" else f"{100 * row['skill_vs_fhs']:+.2f} %"
         cells = (name, f"{row['crps']:.6f}", f"{row['coverage_90']:.3f}", skill, shown, row["version"], row["stage"])
         lines.append(f"| {' | '.join(str(cell) for cell in cells)} |")
@@ -35,12 +40,12 @@ def reply(forecast: list[dict[str, Any]]) -> str:
 
 def kronos_table(evaluations: list[dict[str, Any]]) -> str:
     """Every model of all evaluations once, best CRPS first."""
-    rows = {name: row for evaluation in evaluations for name, row in evaluation["compared"].items()}
+    rows = {name.split("/")[0]: row for evaluation in evaluations for name, row in evaluation["compared"].items()}
     heads = ("model", "CRPS", "coverage 50", "coverage 90", "direction", "rank IC", "skill vs fhs", "p",
              "skill vs random walk")  # fmt: skip
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for name, row in sorted(rows.items(), key=lambda item: item[1]["crps"]):
-        p = "-" if name == "fhs" else f"{max(row['dm_p_hln'], row['dm_p_bartlett']):.4f}"
+        p = "-" if name == "fhs" else p_value(row)
         shares = (f"{row[key]:.3f}" for key in ("coverage_50", "coverage_90", "direction", "rank_ic"))
         skills = [f"{100 * row[key]:+.2f} %" if row[key] else "0" for key in ("skill_vs_fhs", "skill_vs_naive")]
         crps = f"{row['crps']:.6f}"

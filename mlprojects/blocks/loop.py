@@ -75,12 +75,18 @@ def fit(
 
     `loss` draws its batch from the generator of the step; dropout is seeded by the step too. `checkpoint` is written at
     every look and read back when its `fingerprint` (what is being trained on what) is the same. Raises KronosError for
-    a loss that is not finite.
+    a loss that is not finite. The weights it starts with compete with those it finds.
     """
-    state = _State.start(net) if not checkpoint.exists() else _State.read(checkpoint, net, fingerprint)
-    optimizer = torch.optim.AdamW(net.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
+    begun = checkpoint.exists()
+    state = _State.read(checkpoint, net, fingerprint) if begun else _State.start(net)
+    optimizer = torch.optim.AdamW(
+        dict(_learnt(net)).values(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay
+    )
     state.hand_to(net, optimizer)
     with torch.random.fork_rng(devices=[]):
+        if not begun:  # what training starts from competes: fine-tuning shall not end worse than it began
+            _look(state, choice, net)
+            report(0, {"valid_loss": state.last})
         while not state.finished(schedule):
             step = state.step
             torch.manual_seed((seed << 32) + step)
@@ -100,9 +106,7 @@ def fit(
             if state.step % REPORT_EVERY == 0 or step == 0:
                 report(state.step, {"train_loss": value.item()})
             if state.step % schedule.check_every == 0 or state.step == schedule.steps:
-                net.eval()
-                with torch.no_grad():
-                    state.look(choice(), net)
+                _look(state, choice, net)
                 report(state.step, {"valid_loss": state.last})
                 state.write(checkpoint, net, optimizer, fingerprint)
                 if should_stop():
@@ -110,6 +114,20 @@ def fit(
     net.load_state_dict(state.best)
     net.eval()
     return Fitted(state.best_step, state.best_loss, state.step)
+
+
+def _look(state: "_State", choice: Callable[[], float], net: nn.Module) -> None:
+    net.eval()
+    with torch.no_grad():
+        found = choice()
+    if not math.isfinite(found):
+        raise KronosError(f"the choice loss is {found} at step {state.step}; lower learning_rate", code="DIVERGED")
+    state.look(found, net)
+
+
+def _learnt(net: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Named parameters that are learnt: fixed tables are not."""
+    return [(name, parameter) for name, parameter in net.named_parameters() if parameter.requires_grad]
 
 
 class _State:
@@ -139,7 +157,7 @@ class _State:
         net.load_state_dict(self.weights)
         if not self.moments:
             return
-        for name, parameter in net.named_parameters():
+        for name, parameter in _learnt(net):
             optimizer.state[parameter] = {
                 "step": torch.tensor(float(self.step)),
                 "exp_avg": self.moments[f"exp_avg.{name}"].to(parameter),
@@ -149,7 +167,7 @@ class _State:
     def write(self, path: Path, net: nn.Module, optimizer: torch.optim.Optimizer, fingerprint: str) -> None:
         """One file, replaced at once: a kill leaves the one before."""
         tensors = {f"net.{k}": v for k, v in net.state_dict().items()} | {f"best.{k}": v for k, v in self.best.items()}
-        for name, parameter in net.named_parameters():
+        for name, parameter in _learnt(net):
             for key in ("exp_avg", "exp_avg_sq"):
                 tensors[f"{key}.{name}"] = optimizer.state[parameter][key]
         numbers = {key: getattr(self, key) for key in ("step", "best_step", "since", "best_loss")}

@@ -27,6 +27,17 @@ STAMPS = {"minute": 60, "hour": 24, "weekday": 7, "day": 32, "month": 13}  # siz
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
+def _fits(kind: Any, name: str, value: Any) -> bool:
+    """Whether a value of a config.json is of its kind: true or false, a share, another number, a count."""
+    if kind is bool:
+        return isinstance(value, bool)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    if kind is float:
+        return 0 <= value < 1 if name.endswith("_dropout_p") else math.isfinite(value)
+    return isinstance(value, int) and 1 <= value <= 1 << 16 and (not name.endswith("_bits") or value <= 16)
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Shape:
     """Keys of an official config.json."""
@@ -46,7 +57,11 @@ class _Shape:
             raise BadConfig(
                 f"{path} is no {cls.__name__}: missing {sorted(known - found)}, unknown {sorted(found - known)}"
             )
-        return cls(**values)
+        shape = cls(**values)
+        wrong = [f.name for f in fields(cls) if not _fits(f.type, f.name, getattr(shape, f.name))]
+        if wrong:
+            raise BadConfig(f"{path}: {wrong[0]} is {getattr(shape, wrong[0])!r}, which no {cls.__name__} can have")
+        return shape
 
     def write(self, path: Path) -> None:
         """As huggingface_hub writes it: sorted, indented by 2, no newline at the end."""
@@ -463,5 +478,7 @@ def _load(module: nn.Module, directory: Path) -> None:
                 f"{path}: {key} has shape {tuple(found[key].shape)}, {CONFIG} says {tuple(tensor.shape)}",
                 code="PAIRING",
             )
+        if not torch.isfinite(found[key]).all():
+            raise Corrupt(f"{path}: {key} holds a value that is not finite")
     module.load_state_dict(found)
     module.eval()

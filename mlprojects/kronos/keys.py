@@ -32,15 +32,16 @@ def uniforms(key: int, paths: int, steps: int, per_step: int) -> Floats:
     return drawn
 
 
-def exponentials(key: int, step: int, paths: int, per_step: int, size: int) -> npt.NDArray[np.float32]:
-    """Standard exponential numbers [paths, per_step, size] of one step: a race of `size` tokens for every draw.
+def exponentials(key: int, step: int, paths: range, per_step: int, size: int) -> npt.NDArray[np.float32]:
+    """Standard exponential numbers [P, per_step, size] of one step: a race of `size` tokens for every draw.
 
     The token with the largest p / e wins with probability p. A race decides the same after rounding in p unless the two
     foremost are equal to that rounding, while the inverse of a distribution function has `size` edges to fall off.
-    Numbers of path s depend on (key, step, s), per_step and size only; size is even. 23 bits each.
+    Numbers of path s depend on (key, step, s), per_step and size only; size is a multiple of 8. 23 bits each.
     """
-    place = (1 << 255) + (step << 192)  # apart from those of `uniforms`
-    words = np.random.Philox(key=key, counter=place).random_raw(paths * per_step * size // 2).view(np.uint32)
-    u = ((words >> np.uint32(9)).astype(np.float32) + np.float32(0.5)) * np.float32(2.0**-23)  # never 0, never 1
-    drawn: npt.NDArray[np.float32] = -np.log(u).reshape(paths, per_step, size)
-    return drawn
+    words = per_step * size // 2  # of 64 bits, for a path; Philox counts in fours
+    place = (1 << 255) + (step << 192) + paths.start * words // 4  # apart from those of `uniforms`
+    drawn = np.random.Philox(key=key, counter=place).random_raw(len(paths) * words).view(np.uint32)
+    u = ((drawn >> np.uint32(9)).astype(np.float32) + np.float32(0.5)) * np.float32(2.0**-23)  # never 0, never 1
+    raced: npt.NDArray[np.float32] = -np.log(u).reshape(len(paths), per_step, size)
+    return raced

@@ -13,13 +13,20 @@ Activation = Literal["none", "swish"]
 PACKS = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
+def _multiplies(dtype: torch.dtype) -> bool:
+    """Whether oneDNN has a product for this precision on this processor."""
+    if dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return dtype == torch.float32
+
+
 class Linear:
     """x W^T + b for rows [R, in] in the weights' precision; takes and gives the precision of `x`."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         """`weight` [out, in] and `bias` [out] in float32, bfloat16 or float64."""
         self.weight, self.bias = weight.contiguous(), bias
-        packs = PACKS and weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16)
+        packs = PACKS and weight.device.type == "cpu" and _multiplies(weight.dtype)
         self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight) if packs else None
 
     def __call__(self, x: Tensor, activation: Activation = "none") -> Tensor:

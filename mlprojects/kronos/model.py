@@ -14,9 +14,17 @@ import numpy.typing as npt
 import torch
 
 from mlprojects.kronos import simulated
-from mlprojects.kronos.architecture import CONFIG, SIZES, WEIGHTS, load_predictor, load_tokenizer, official_size
+from mlprojects.kronos.architecture import (
+    CONFIG,
+    SIZES,
+    WEIGHTS,
+    PredictorConfig,
+    load_predictor,
+    load_tokenizer,
+    official_size,
+)
 from mlprojects.kronos.keys import series_key
-from mlprojects.kronos.sampler import Draw, Sampler
+from mlprojects.kronos.sampler import STD_FLOOR, Draw, Sampler
 from mlprojects.kronos.simulated import Simulator
 from registry import bars, calendars, wire
 from registry.contract import Forecast, History, ModelSpec, Option
@@ -28,6 +36,8 @@ MAX_HORIZON = 60
 ROWS = 32  # paths of several series share a pass while they are fewer than this
 PREDICTOR, TOKENIZER = "predictor", "tokenizer"
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
+FINEST = 100 * STD_FLOOR  # standard deviation of closes; below it the floor under it tells
+OUT_OF_MEMORY = ("out of memory", "allocate memory", "ALLOC_FAILED")  # in what torch says of it, device by device
 _DAY = "ds"
 
 OPTIONS = (
@@ -69,7 +79,25 @@ class Kronos:
     def predict(
         self, history: History, horizon: int, levels: Sequence[float], seed: int, options: Mapping[str, Any]
     ) -> Forecast:
-        """Quantiles over sampled bars; a path depends on (seed, symbol, cutoff, its index) and the history alone."""
+        """Quantiles over sampled bars; a path depends on (seed, symbol, cutoff, its index) and the history alone.
+
+        Raises BadHistory for a series that stands still where it is looked at, KronosError when memory runs out.
+        """
+        try:
+            return self._forecast(history, horizon, levels, seed, options)
+        except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
+            if type(error) is RuntimeError and not any(sign in str(error) for sign in OUT_OF_MEMORY):
+                raise
+            raise KronosError(
+                f"out of memory on {self.device}: {options['num_samples']} paths of {len(history.ids)} series; ask for "
+                "fewer num_samples, send fewer series or shorter histories, or set KRONOS_DEVICE to a device with more "
+                "memory",
+                code="OUT_OF_MEMORY",
+            ) from error
+
+    def _forecast(
+        self, history: History, horizon: int, levels: Sequence[float], seed: int, options: Mapping[str, Any]
+    ) -> Forecast:
         values, notes = bars.complete(history.columns)
         columns = {name: values[:, i] for i, name in enumerate(wire.BAR)}
         days = history.ds.astype("datetime64[D]").astype(np.float64)
@@ -77,40 +105,25 @@ class Kronos:
         sessions = calendars.next_sessions_many(self.spec.calendar, history.cutoffs, horizon)
         keys = [series_key(seed, name, cutoff) for name, cutoff in zip(history.ids, history.cutoffs, strict=True)]
         samples, sampler = int(options["num_samples"]), self.sampler(options["precision"])
-        paths = np.empty((len(history.ids), samples, horizon, len(wire.BAR)))
-        for which, block in whole.blocks(self.spec.max_context, (*wire.BAR, _DAY)):
-            future = sessions[which].astype("datetime64[D]").astype(np.int64)
-            paths[which] = self._sampled(
-                sampler, block[:, :, :-1], np.concatenate([block[:, :, -1].astype(np.int64), future], axis=1),
-                [keys[i] for i in which], samples, options,
-            )  # fmt: skip
+        draw = Draw(float(options["temperature"]), int(options["top_k"]), float(options["top_p"]))
         seen = sampler.sees(self.spec.max_context, self.spec.max_horizon, options["overflow"])
+        paths = np.empty((len(history.ids), samples, horizon, len(wire.BAR)))
+        for which, block in whole.blocks(seen, (*wire.BAR, _DAY)):
+            known, dates = block[:, :, :-1], block[:, :, -1].astype(np.int64)
+            future = sessions[which].astype("datetime64[D]").astype(np.int64)
+            sampled = sampler.sample(
+                known, stamps(np.concatenate([dates, future], axis=1)), [keys[i] for i in which], samples, draw,
+                overflow=options["overflow"], room=self.spec.max_horizon, group=max(1, ROWS // samples),
+            )  # fmt: skip
+            paths[which] = sampled.bars
+            if options["anchor"]:  # by the close alone, so that a bar keeps its order
+                paths[which, :, :, :4] += (known[:, -1, 3] - sampled.last[:, 3])[:, None, None, None]
+            if known[:, :, 3].std(axis=1).min() < FINEST:
+                notes["scale"] = f"closes move by less than {FINEST:g}, which Kronos blurs: send them in a smaller unit"
         if history.lengths.max() > seen:
             notes["truncated"] = f"only the last {seen} bars of a history were looked at"
         fixed, corrected = bars.correct(paths, history.last(wire.OHLC[3]))
         return Forecast.of_price_paths(history, fixed, levels, notes=notes, measured={"bars_corrected": corrected})
-
-    def _sampled(
-        self, sampler: Sampler, values: Any, days: Any, keys: list[int], samples: int, options: Mapping[str, Any]
-    ) -> Any:
-        """Bars [n, S, H, 6] after histories of equal length. Raises KronosError when memory does not suffice."""
-        try:
-            sampled = sampler.sample(
-                values, stamps(days), keys, samples,
-                Draw(float(options["temperature"]), int(options["top_k"]), float(options["top_p"])),
-                overflow=options["overflow"], room=self.spec.max_horizon, group=max(1, ROWS // samples),
-            )  # fmt: skip
-        except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and "alloc" not in str(error) and "memory" not in str(error):
-                raise
-            raise KronosError(
-                f"out of memory on {self.device}: {samples} paths of {len(keys)} series; ask for fewer num_samples, "
-                "send fewer series or shorter histories, or set KRONOS_DEVICE to a device with more memory",
-                code="OUT_OF_MEMORY",
-            ) from error
-        if options["anchor"]:  # by the close alone, so that a bar keeps its order
-            sampled.bars[..., :4] += (values[:, -1, 3] - sampled.last[:, 3])[:, None, None, None]
-        return sampled.bars
 
 
 def stamps(days: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -152,7 +165,9 @@ def device() -> torch.device:
     try:
         found = torch.device(wanted)
         torch.empty(1, device=found)
-    except (RuntimeError, AssertionError, ValueError) as error:
+        if found.type == "meta":
+            raise ValueError("it computes nothing")
+    except (RuntimeError, AssertionError, ValueError, ImportError) as error:
         raise BadConfig(
             f"KRONOS_DEVICE is {wanted!r}, and torch {torch.__version__} finds no such device here; use auto or cpu",
             code="BAD_DEVICE",
@@ -175,13 +190,14 @@ def from_official(
 
 
 def _window(model_dir: Path, max_context: int) -> int:
-    size = official_size(load_predictor(model_dir).config)
+    size = official_size(PredictorConfig.read(model_dir / CONFIG))
     if size is None and not max_context:
         raise BadConfig(f"{model_dir / CONFIG} is of no official size; say how long its window is (KRONOS_MAX_CONTEXT)")
-    longest = SIZES[size].max_context if size else max_context
-    window = max_context or longest
-    if not 2 * MIN_CONTEXT <= window <= longest:
-        raise BadConfig(f"max_context is {window}, expected {2 * MIN_CONTEXT}..{longest} bars for Kronos-{size}")
+    longest = SIZES[size].max_context if size else None
+    window = max_context or SIZES[str(size)].max_context
+    if window < 2 * MIN_CONTEXT or (longest is not None and window > longest):
+        expected = f"{2 * MIN_CONTEXT}..{longest} bars for Kronos-{size}" if size else f"{2 * MIN_CONTEXT} bars or more"
+        raise BadConfig(f"max_context is {window}, expected {expected}")
     return window
 
 

@@ -26,6 +26,7 @@ Floats = npt.NDArray[np.float64]
 Tokens = npt.NDArray[np.int64]
 Overflow = Literal["truncate", "exact"]
 
+COLDEST = 1e-6  # a temperature below it would overflow the logits, and leaves no choice anyway
 PASS_PATHS = 128  # paths of a series in one pass: bounds the memory
 CLOSE = 3  # of a bar's fields
 STD_FLOOR = 1e-5  # added to the standard deviation, as upstream does
@@ -38,12 +39,16 @@ class Draw:
 
     Logits are divided by `temperature`; only the `top_k` likeliest tokens stay (0: all); of those, with their
     probabilities adding up to 1 again, the fewest that together reach `top_p` stay; equals of the last one stay too.
-    A temperature of 0 takes the likeliest token.
+    A temperature of 0, or as good as 0, takes the likeliest token.
     """
 
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature < COLDEST
 
 
 @dataclass(frozen=True)
@@ -109,12 +114,12 @@ class Sampler:
         `group` and `paths`, never on who else is in the batch.
         """
         steps = stamps.shape[1] - bars.shape[1]
-        if not 1 <= steps < self.max_context:
+        room = max(room, steps) if overflow == "truncate" else steps
+        if not 1 <= steps <= room < self.max_context:
             raise BadParameter(
-                f"{steps} steps were asked for; a window of {self.max_context} bars allows 1..{self.max_context - 1}",
+                f"{room} steps were asked for; a window of {self.max_context} bars allows 1..{self.max_context - 1}",
                 code="BAD_HORIZON",
             )
-        room = max(room, steps) if overflow == "truncate" else steps
         used = self.sees(bars.shape[1], room, overflow)
         bars, stamps = bars[:, -used:], stamps[:, -(used + steps) :]
         still = np.flatnonzero(np.ptp(bars[:, :, CLOSE], axis=1) == 0)
@@ -133,7 +138,8 @@ class Sampler:
         for start in range(0, len(bars), group):
             which = np.arange(start, start + group) % len(bars)  # the last pass is filled up with other series
             rows = slice(start, min(start + group, len(bars)))
-            read = self._read(scaled[which], stamps[which], room)
+            once = {i: self._read(scaled[i : i + 1], stamps[i : i + 1], room) for i in dict.fromkeys(which.tolist())}
+            read = _joined([once[i] for i in which.tolist()])
             kept = rows.stop - start
             last[rows] = self._decoder.head(read.decoder.last).double().cpu().numpy()[:kept]
             for first in range(0, paths, size):
@@ -145,7 +151,7 @@ class Sampler:
         return Sampled(out * std[:, None] + mean[:, None], last * std[:, 0] + mean[:, 0], tokens, used)
 
     def _read(self, scaled: Floats, stamps: Tokens, room: int) -> "_Read":
-        """Encode and read normalised histories [G, T, 6] once, for all their paths."""
+        """Encode and read a normalised history [1, T, 6] once, for all its paths; alone, whoever shares its pass."""
         length, steps = scaled.shape[1], stamps.shape[1] - scaled.shape[1]
         s1, s2 = self._tokenizer.encode(torch.from_numpy(scaled).to(self._device, self._dtype))
         when = self._predictor.time(torch.from_numpy(stamps).to(self._device))
@@ -171,7 +177,7 @@ class Sampler:
                     prefix = self._predictor.read(read.s1[:, gone:], read.s2[:, gone:], read.when[:, gone:length])
                     own = _Suffix(prefix, groups, number, step)
                     h = self._predictor.extend(prefix, own, tokens[:, :, :step], read.when[:, length:end])
-            race = self._race(keys, step, paths) if draw.temperature else None
+            race = None if draw.greedy else self._race(keys, step, paths)
             one = pick(self._predictor.s1_logits(h), race and race[0], draw)
             two = pick(self._predictor.s2_logits(h, one, prefix, own), race and race[1], draw)
             tokens[:, :, step] = torch.stack([one, two], dim=1).unflatten(0, (groups, number))
@@ -179,8 +185,8 @@ class Sampler:
 
     def _race(self, keys: Sequence[int], step: int, paths: range) -> tuple[Tensor, Tensor]:
         """Exponential numbers [R, V] for s1 and for s2."""
-        size = max(self._predictor.sizes)
-        drawn = np.concatenate([exponentials(key, step, paths.stop, 2, size)[paths.start :] for key in keys])
+        size = max(*self._predictor.sizes, 8)
+        drawn = np.concatenate([exponentials(key, step, paths, 2, size) for key in keys])
         race = torch.from_numpy(drawn).to(self._device)
         one, two = self._predictor.sizes
         return race[:, 0, :one], race[:, 1, :two]
@@ -196,7 +202,7 @@ def scales(bars: Floats) -> tuple[Floats, Floats]:
 
 def pick(logits: Tensor, race: Tensor | None, draw: Draw) -> Tensor:
     """Tokens [R] of logits [R, V]: the largest of probability / exponential number wins with its probability."""
-    if race is None:
+    if race is None or draw.greedy:
         return logits.argmax(dim=1)
     p = torch.softmax(logits / draw.temperature, dim=1)
     if 0 < draw.top_k < p.shape[1] or draw.top_p < 1:
@@ -229,6 +235,22 @@ class _Prefix:
     @property
     def length(self) -> int:
         return self.keys[0].shape[1]
+
+
+def _joined(reads: "Sequence[_Read]") -> "_Read":
+    """Several series as one group."""
+    if len(reads) == 1:
+        return reads[0]
+    prefixes = [
+        _Prefix(
+            [torch.cat(layer) for layer in zip(*(part.keys for part in parts), strict=True)],
+            [torch.cat(layer) for layer in zip(*(part.values for part in parts), strict=True)],
+            torch.cat([part.last for part in parts]),
+        )
+        for parts in ([read.prefix for read in reads], [read.decoder for read in reads])
+    ]
+    s1, s2, when = (torch.cat([getattr(read, name) for read in reads]) for name in ("s1", "s2", "when"))
+    return _Read(s1, s2, when, reads[0].steps, *prefixes)
 
 
 class _Suffix:

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 from mlprojects.blocks import loop
 from mlprojects.kronos import model, simulated
 from mlprojects.kronos.architecture import (
+    CONFIG,
     Predictor,
     PredictorConfig,
     Tokenizer,
@@ -43,7 +45,7 @@ class Config(contract.Config):
     `max_context` is the window. A training window holds as many bars as a forecast looks at (`context`), whose mean and
     deviation scale all of it, and `targets` bars after them, which alone are learnt: what is scaled by later bars is
     never a target. `anchor` and `num_samples` are those options' defaults. `start_from` names a version to fine-tune,
-    as in kronos/3: shapes are then its own, and only the predictor is trained.
+    as in kronos/3: shapes and clip are then its own, and only the predictor is trained.
     """
 
     kind: Literal["kronos"] = "kronos"
@@ -123,6 +125,8 @@ def train(history: pd.DataFrame, config: Config | SimulatedConfig, *, name: str,
     if isinstance(config, SimulatedConfig):
         run.report(1)
         return Trained(simulated.Simulator(what), params={"parameters": 0, "simulated": True})
+    if config.start_from:
+        config = _as_started(config, run.start_dir)
     windows = Windows.of(history, config)
     fingerprint = _fingerprint(history, config, seed)
     files = {part: run.checkpoint_dir / part for part in (model.TOKENIZER, model.PREDICTOR)}
@@ -136,22 +140,21 @@ def train(history: pd.DataFrame, config: Config | SimulatedConfig, *, name: str,
         fitted = loop.fit(
             tokenizer,
             lambda draw: tokenizer_loss(tokenizer, windows.batch(draw, config.batch).scaled),
-            lambda: _mean(tokenizer_loss(tokenizer, part.scaled).item() for part in windows.choice()),
+            lambda: windows.mean(lambda part: tokenizer_loss(tokenizer, part.scaled)),
             _schedule(config, config.tokenizer_steps, config.tokenizer_rate),
             seed=seed, checkpoint=run.checkpoint_dir / "tokenizer.safetensors", fingerprint=fingerprint,
             report=lambda step, losses: run.report(step, **{f"tokenizer_{k}": v for k, v in losses.items()}),
-            should_stop=run.should_stop,
         )  # fmt: skip
         facts |= {"tokenizer_best_step": fitted.best_step}
     tokenizer.eval().requires_grad_(False)
     save_official(tokenizer, files[model.TOKENIZER])
-    untrained = predictor_choice(predictor.eval(), tokenizer, windows)
+    untrained = windows.mean(lambda part: predictor_loss(predictor.eval(), tokenizer, part))
     fitted = loop.fit(
         predictor,
         lambda draw: predictor_loss(predictor, tokenizer, windows.batch(draw, config.batch)),
-        lambda: predictor_choice(predictor, tokenizer, windows),
+        lambda: windows.mean(lambda part: predictor_loss(predictor, tokenizer, part)),
         _schedule(config, config.steps, config.learning_rate),
-        seed=seed + 1, checkpoint=run.checkpoint_dir / "predictor.safetensors", fingerprint=fingerprint,
+        seed=(seed + 1) % 2**32, checkpoint=run.checkpoint_dir / "predictor.safetensors", fingerprint=fingerprint,
         report=lambda step, losses: run.report(offset + step, **losses),
         should_stop=run.should_stop,
     )  # fmt: skip
@@ -172,13 +175,9 @@ def train(history: pd.DataFrame, config: Config | SimulatedConfig, *, name: str,
         metrics={
             "choice_nats_untrained": untrained,
             "choice_nats": fitted.best_loss,
-            "tokenizer_error": _mean(reconstruction_error(tokenizer, part.scaled) for part in windows.choice()),
+            "tokenizer_error": windows.mean(lambda part: reconstruction_error(tokenizer, part.scaled)),
         },
     )
-
-
-def _mean(values: Any) -> float:
-    return float(np.mean(list(values)))
 
 
 def _schedule(config: Config, steps: int, rate: float) -> loop.Schedule:
@@ -221,6 +220,18 @@ def _started(start_dir: Path | None) -> Path:
     if start_dir is None:
         raise BadConfig("start_from is set, but the run has no folder of that version")
     return start_dir
+
+
+def _as_started(config: Config, start_dir: Path | None) -> Config:
+    """The settings with the clip of the version that is started from, whose window must not be exceeded."""
+    folder = _started(start_dir)
+    window = ModelSpec.from_json(json.loads((folder / "spec.json").read_text())).max_context
+    if config.max_context > window:
+        raise BadConfig(
+            f"max_context is {config.max_context}; {config.start_from} has a window of {window} bars and was never "
+            "trained beyond"
+        )
+    return replace(config, clip=json.loads((folder / CONFIG).read_text())["clip"])
 
 
 # --- windows ----------------------------------------------------------------------------------
@@ -283,9 +294,12 @@ class Windows:
         blind = (torch.rand(size, generator=draw) < WITHOUT_VOLUME).numpy()
         return self._batch(self.fit[which], blind)
 
-    def choice(self) -> list[Batch]:
-        """All windows to choose on."""
-        return [self._batch(self.chosen[i : i + CHOICE_BATCH]) for i in range(0, len(self.chosen), CHOICE_BATCH)]
+    @torch.no_grad()
+    def mean(self, measure: Callable[[Batch], Tensor]) -> float:
+        """Mean of a measure over the windows to choose on."""
+        parts = [self._batch(self.chosen[i : i + CHOICE_BATCH]) for i in range(0, len(self.chosen), CHOICE_BATCH)]
+        weights = [len(part.scaled) for part in parts]
+        return float(np.average([measure(part).item() for part in parts], weights=weights))
 
     def _batch(self, first: npt.NDArray[np.int64], blind: npt.NDArray[np.bool_] | None = None) -> Batch:
         rows = first[:, None] + np.arange(self.context + self.targets)
@@ -329,10 +343,9 @@ def _entropy(p: Tensor) -> Tensor:
     return -(p * (p + SMALLEST).log()).sum(dim=-1)
 
 
-@torch.no_grad()
-def reconstruction_error(tokenizer: Tokenizer, scaled: Tensor) -> float:
+def reconstruction_error(tokenizer: Tokenizer, scaled: Tensor) -> Tensor:
     """Mean absolute error of bars that went through their tokens, in deviations of the context."""
-    return float((tokenizer.decode(*tokenizer.encode(scaled)) - scaled).abs().mean())
+    return (tokenizer.decode(*tokenizer.encode(scaled)) - scaled).abs().mean()
 
 
 def predictor_loss(predictor: Predictor, tokenizer: Tokenizer, batch: Batch) -> Tensor:
@@ -351,11 +364,3 @@ def predictor_loss(predictor: Predictor, tokenizer: Tokenizer, batch: Batch) -> 
         for logits, tokens in ((one, s1), (two, s2))
     ]
     return (losses[0] + losses[1]) / 2
-
-
-@torch.no_grad()
-def predictor_choice(predictor: Predictor, tokenizer: Tokenizer, windows: Windows) -> float:
-    """Loss on the windows to choose on."""
-    parts = windows.choice()
-    weights = [len(part.scaled) for part in parts]
-    return float(np.average([predictor_loss(predictor, tokenizer, part).item() for part in parts], weights=weights))

@@ -203,7 +203,7 @@ def test_table_and_reply_are_those_of_the_committed_demo() -> None:
     kronos = json.loads((CHECKOUT / ".readme" / "kronos.json").read_text())
     assert [row["model"] for row in kronos] == ["kronos_simulated", "kronos"]
     for evaluation in kronos:
-        assert set(evaluation["compared"]) == {evaluation["model"], "fhs", "har", "naive"}
+        assert set(evaluation["compared"]) == {f"{evaluation['model']}/{evaluation['version']}", "fhs", "har", "naive"}
         assert evaluation["simulated"] == (evaluation["model"] == "kronos_simulated")
     for picture in ("fan_chart.png", "kronos_paths.png"):
         assert (CHECKOUT / ".readme" / picture).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"

@@ -93,7 +93,7 @@ def test_another_seed_symbol_or_cutoff_draws_other_numbers_without_correlation(o
 @pytest.mark.parametrize("step", [0, 1, 63])
 def test_an_exponential_is_minus_the_log_of_23_bits_of_the_word_at_its_own_place(step: int):
     key = keys.series_key(0, "AAPL", DAY)
-    found = keys.exponentials(key, step, 3, 2, 6)
+    found = keys.exponentials(key, step, range(3), 2, 8)
     for place, value in enumerate(found.ravel()):
         word = philox((1 << 255) + (step << 192) + place // 8 + 1, key)[place // 2 % 4]
         bits = (word >> 32 * (place % 2) & 0xFFFFFFFF) >> 9
@@ -101,13 +101,14 @@ def test_an_exponential_is_minus_the_log_of_23_bits_of_the_word_at_its_own_place
 
 
 @given(key=st.integers(0, 2**128 - 1), step=st.integers(0, 70), paths=st.integers(1, 9), fewer=st.integers(1, 9))
-def test_exponentials_of_fewer_paths_are_the_first_of_more(key: int, step: int, paths: int, fewer: int):
-    whole = keys.exponentials(key, step, paths, 2, 10)
-    npt.assert_array_equal(keys.exponentials(key, step, min(paths, fewer), 2, 10), whole[:fewer])
+def test_exponentials_of_some_paths_are_those_of_all(key: int, step: int, paths: int, fewer: int):
+    whole = keys.exponentials(key, step, range(paths), 2, 16)
+    npt.assert_array_equal(keys.exponentials(key, step, range(min(paths, fewer)), 2, 16), whole[:fewer])
+    npt.assert_array_equal(keys.exponentials(key, step, range(min(paths, fewer), paths), 2, 16), whole[fewer:])
 
 
 def test_exponentials_are_positive_and_exponential_and_of_each_step_anew():
-    first, second = (keys.exponentials(keys.series_key(3, "KO", DAY), step, 200, 2, 64) for step in (0, 1))
+    first, second = (keys.exponentials(keys.series_key(3, "KO", DAY), step, range(200), 2, 64) for step in (0, 1))
     assert min(first.min(), second.min()) > 0.0
     assert kstest(np.concatenate([first, second]).ravel(), "expon").pvalue > 0.01
     assert abs(np.mean((first - 1.0) * (second - 1.0))) * np.sqrt(first.size) < 4
@@ -115,7 +116,7 @@ def test_exponentials_are_positive_and_exponential_and_of_each_step_anew():
 
 def test_a_race_is_won_as_often_as_its_probability_says():
     p = np.array([0.6, 0.25, 0.1, 0.05])
-    e = keys.exponentials(keys.series_key(4, "KO", DAY), 0, 20_000, 1, 4)[:, 0]
+    e = keys.exponentials(keys.series_key(4, "KO", DAY), 0, range(20_000), 1, 8)[:, 0, :4]
     won = np.bincount(np.argmax(p / e, axis=1), minlength=4) / 20_000
     npt.assert_array_less(np.abs(won - p), 4 * np.sqrt(p * (1 - p) / 20_000))
 

@@ -19,6 +19,7 @@ from mlprojects.kronos import model
 from mlprojects.kronos.architecture import (
     SIZES,
     STAMPS,
+    FixedEmbedding,
     Predictor,
     PredictorConfig,
     Tokenizer,
@@ -307,6 +308,40 @@ def test_bfloat16_products_change_few_tokens() -> None:
     assert 0.9 < same < 1.0
 
 
+def test_sampling_exactly_ignores_room_for_more_steps() -> None:
+    """Bars too: the decoder's window is the one that the plain loop has."""
+    tokenizer, predictor = pair()
+    bars, stamps, keys = bars_of(2, 30), stamps_of(2, 35), [1, 2]
+    fast = Sampler(tokenizer, predictor, max_context=32).sample(
+        bars, stamps, keys, 3, Draw(), overflow="exact", room=20
+    )
+    slow, tokens = kronos_reference.sample(
+        tokenizer, predictor, bars, stamps, keys, 3, max_context=32, temperature=1.0, top_k=0, top_p=1.0
+    )
+    npt.assert_array_equal(fast.tokens, tokens)
+    npt.assert_allclose(fast.bars, slow, rtol=1e-4, atol=1e-3)
+
+
+def test_heads_of_different_sizes_and_a_clip_are_those_of_the_plain_loop() -> None:
+    tokenizer = randomized(Tokenizer(replace(TINY_TOKENIZER, s1_bits=6, s2_bits=10)), 0)
+    predictor = randomized(Predictor(replace(TINY, s1_bits=6, s2_bits=10, learn_te=False)), 1)
+    bars, stamps, keys = bars_of(2, 30), stamps_of(2, 35), [1, 2]
+    fast = Sampler(tokenizer, predictor, max_context=64, clip=0.7).sample(bars, stamps, keys, 3, Draw())
+    _, tokens = kronos_reference.sample(
+        tokenizer, predictor, bars, stamps, keys, 3, max_context=64, clip=0.7, temperature=1.0, top_k=0, top_p=1.0
+    )
+    npt.assert_array_equal(fast.tokens, tokens)
+
+
+def test_fixed_time_embedding_is_the_table_of_sinusoids() -> None:
+    """Vaswani et al. 2017, section 3.5: sin and cos of position / 10000^(2i / d), side by side."""
+    table = FixedEmbedding(8, 6)(torch.arange(8))
+    i = np.arange(0, 6, 2)
+    angle = np.arange(8)[:, None] / 10_000 ** (i / 6)
+    npt.assert_allclose(table[:, 0::2], np.sin(angle), atol=1e-6)
+    npt.assert_allclose(table[:, 1::2], np.cos(angle), atol=1e-6)
+
+
 def test_more_steps_than_the_window_allows_are_refused() -> None:
     with pytest.raises(BadParameter, match=r"32 steps were asked for; a window of 32 bars allows 1\.\.31"):
         Sampler(*pair(), max_context=32).sample(bars_of(1, 24), stamps_of(1, 24 + 32), [1], 1, Draw())
@@ -354,6 +389,7 @@ def shares(draw: Draw) -> list[float]:
         (Draw(top_k=2, top_p=0.5), [1, 0, 0, 0]),  # of 7/7: 4/7 reaches it; of the whole, 0.4 would not
         (Draw(top_p=0.01), [1, 0, 0, 0]),
         (Draw(temperature=0.0), [1, 0, 0, 0]),
+        (Draw(temperature=1e-40), [1, 0, 0, 0]),
     ],
     ids=str,
 )

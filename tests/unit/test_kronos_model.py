@@ -12,14 +12,28 @@ import numpy.testing as npt
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from jobs import processed
 from mlprojects.kronos import model
-from mlprojects.kronos.architecture import SIZES, Predictor, PredictorConfig, Tokenizer, TokenizerConfig, save_official
+from mlprojects.kronos.architecture import (
+    SIZES,
+    Predictor,
+    PredictorConfig,
+    Tokenizer,
+    TokenizerConfig,
+    load_predictor,
+    load_tokenizer,
+    save_official,
+)
+from mlprojects.kronos.keys import series_key
 from mlprojects.kronos.model import Kronos
-from registry import wire
+from mlprojects.kronos.sampler import Draw, Sampled, Sampler
+from registry import bars as bars_module
+from registry import calendars, wire
+from registry.bars import correct
 from registry.contract import Forecast, check_forecast, check_history
-from registry.errors import BadConfig, BadHistory, KronosError
+from registry.errors import BadConfig, BadHistory, Corrupt, KronosError
 from registry.settings import CHECKOUT, Settings
 
 CUT = pd.Timestamp("2012-06-14")
@@ -114,14 +128,81 @@ def test_a_longer_history_is_cut_and_the_reply_says_so(official: Path, bars: pd.
     assert not np.array_equal(exact.price_paths, cut.price_paths)
 
 
-def test_an_anchored_path_starts_where_the_tokens_of_the_last_bar_would(kronos: Kronos, bars: pd.DataFrame) -> None:
-    """All prices of a series are moved by what tokens lose of its last close."""
-    plain, anchored = ask(kronos, bars).price_paths, ask(kronos, bars, anchor=True).price_paths
-    assert plain is not None
-    assert anchored is not None
-    shift = anchored[..., :4] - plain[..., :4]
-    npt.assert_allclose(shift, np.broadcast_to(shift[:, :1, :1, :1], shift.shape), rtol=0, atol=1e-9)
-    assert (np.abs(shift[:, 0, 0, 0]) > 0).all()
+def direct(kronos: Kronos, frame: pd.DataFrame, draw: Draw, *, seed: int, paths: int, **told: Any) -> Sampled:
+    """What the sampler gives for one series, asked by hand."""
+    values = frame[list(wire.BAR)].to_numpy()[None]
+    cutoff = frame["ds"].iloc[-1].to_datetime64().astype("datetime64[D]")
+    future = calendars.next_sessions("XNYS", frame["ds"].iloc[-1], 5).to_numpy()
+    days = np.concatenate([frame["ds"].to_numpy(), future]).astype("datetime64[D]").astype(np.int64)
+    key = series_key(seed, str(frame["unique_id"].iloc[0]), cutoff)
+    sampler = Sampler(
+        load_tokenizer(kronos.tokenizer_dir), load_predictor(kronos.predictor_dir), max_context=128, clip=kronos.clip,
+        products=told.pop("products", None),
+    )  # fmt: skip
+    return sampler.sample(values, model.stamps(days)[None], [key], paths, draw, room=kronos.spec.max_horizon, **told)
+
+
+@pytest.mark.parametrize(
+    ("options", "draw", "told"),
+    [
+        ({}, Draw(), {}),
+        ({"temperature": 0.5, "top_k": 40, "top_p": 0.7}, Draw(0.5, 40, 0.7), {}),
+        ({"precision": "bf16"}, Draw(), {"products": torch.bfloat16}),
+        ({"overflow": "exact"}, Draw(), {"overflow": "exact"}),
+        ({"num_samples": 3}, Draw(), {"group": 10}),
+    ],
+    ids=str,
+)
+def test_options_reach_the_sampler_with_the_dates_of_sessions(
+    official: Path, bars: pd.DataFrame, options: dict[str, Any], draw: Draw, told: dict[str, Any]
+) -> None:
+    """2012-06-14 was a Thursday: the fifth session after it is a Thursday again, not the fifth day."""
+    kronos = model.from_official(official / "p", official / "t", name="kronos", max_context=128, clip=2.0)
+    one = bars[bars["unique_id"] == "IBM"].reset_index(drop=True)
+    paths = options.get("num_samples", 20)
+    expected, _ = correct(direct(kronos, one, draw, seed=3, paths=paths, **told).bars, one["close"].to_numpy()[-1:])
+    npt.assert_allclose(ask(kronos, one, seed=3, **options).price_paths, expected, rtol=1e-12)
+
+
+def test_series_with_other_cutoffs_draw_other_numbers(kronos: Kronos, bars: pd.DataFrame) -> None:
+    earlier = bars[(bars["unique_id"] != "IBM") | (bars["ds"] < CUT)].reset_index(drop=True)
+    together = ask(kronos, earlier).price_paths
+    assert together is not None
+    alone = ask(kronos, earlier[earlier["unique_id"] == "IBM"].reset_index(drop=True)).price_paths
+    npt.assert_array_equal(together[1:2], alone)
+
+
+def test_an_anchored_path_is_moved_by_what_tokens_lose_of_the_last_close(kronos: Kronos, bars: pd.DataFrame) -> None:
+    one = bars[bars["unique_id"] == "IBM"].reset_index(drop=True)
+    sampled = direct(kronos, one, Draw(), seed=0, paths=20)
+    lost = one["close"].iloc[-1] - sampled.last[0, 3]
+    assert abs(lost) > 0
+    moved = sampled.bars.copy()
+    moved[..., :4] += lost
+    expected, _ = correct(moved, one["close"].to_numpy()[-1:])
+    npt.assert_allclose(ask(kronos, one, anchor=True).price_paths, expected, rtol=1e-12)
+
+
+def test_closes_that_move_too_little_for_the_floor_are_said(kronos: Kronos, bars: pd.DataFrame) -> None:
+    prices = bars.assign(**{name: bars[name] * 1e-6 for name in wire.OHLC})
+    assert ask(kronos, prices).notes["scale"].startswith("closes move by less than 0.001")
+    assert "scale" not in ask(kronos, bars).notes
+
+
+def test_one_series_with_one_path_is_read_once(official: Path, bars: pd.DataFrame) -> None:
+    """A pass is filled up with paths of the same series, which is not read again for them."""
+    kronos = model.from_official(official / "p", official / "t", name="kronos", max_context=128)
+    read: list[int] = []
+    sampler = kronos.sampler("fp32")
+    original = sampler._read
+
+    def counted(scaled: Any, stamps: Any, room: int) -> Any:
+        read.append(len(scaled))
+        return original(scaled, stamps, room)
+
+    sampler._read = counted  # type: ignore[method-assign]
+    ask(kronos, bars, num_samples=1)
+    assert read == [1, 1, 1]
 
 
 def test_days_become_stamps() -> None:
@@ -184,7 +265,7 @@ def test_window_of_official_and_other_shapes(official: Path, tmp_path: Path) -> 
         model.from_official(tmp_path / "mini", tmp_path / "base", name="kronos")
 
 
-@pytest.mark.parametrize("name", ["cuda:7", "abacus"])
+@pytest.mark.parametrize("name", ["cuda:7", "abacus", "meta", "hpu"])
 def test_a_device_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv("KRONOS_DEVICE", name)
     with pytest.raises(BadConfig, match=f"KRONOS_DEVICE is '{name}'.*use auto or cpu") as caught:
@@ -193,7 +274,7 @@ def test_a_device_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, na
 
 
 def test_out_of_memory_is_one_line_with_three_ways_out(official: Path, bars: pd.DataFrame, tmp_path: Path) -> None:
-    """A process that may not grow by more than 300 MB, asked for a thousand paths of a large window."""
+    """A process that may not grow by more than 60 MB, asked for a thousand paths of a large window."""
     bars.to_parquet(tmp_path / "bars.parquet")
     program = f"""
 import resource, pandas as pd, psutil
@@ -222,6 +303,43 @@ except KronosError as error:
         assert way in done.stdout
 
 
-def test_an_error_that_is_not_about_memory_is_not_called_so(kronos: Kronos, bars: pd.DataFrame) -> None:
-    with pytest.raises(KronosError, match="steps were asked for"):
+def test_an_error_that_is_not_about_memory_is_not_called_so(
+    kronos: Kronos, bars: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(bars_module, "correct", fail)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        ask(kronos, bars)
+
+
+def test_a_horizon_that_the_window_cannot_hold_is_refused(kronos: Kronos, bars: pd.DataFrame) -> None:
+    with pytest.raises(KronosError, match="128 steps were asked for"):
         ask(kronos, bars, horizon=128)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("n_layers", "four"), ("s1_bits", -1), ("ffn_dropout_p", 2.0), ("group_size", 0), ("learn_te", "no")],
+)
+def test_a_config_with_values_that_no_model_can_have_is_refused(
+    official: Path, tmp_path: Path, key: str, value: object
+) -> None:
+    for part, kind in (("p", PredictorConfig), ("t", TokenizerConfig)):
+        path = official / part / "config.json"
+        values = json.loads(path.read_text())
+        if key not in values:
+            continue
+        (tmp_path / "config.json").write_text(json.dumps(values | {key: value}))
+        with pytest.raises(BadConfig, match=f"{key} is {value!r}, which no {kind.__name__} can have"):
+            kind.read(tmp_path / "config.json")
+
+
+def test_weights_that_are_not_finite_are_refused(official: Path, tmp_path: Path) -> None:
+    weights = load_file(official / "p" / "model.safetensors")
+    weights["norm.weight"][3] = torch.nan
+    save_file(weights, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text((official / "p" / "config.json").read_text())
+    with pytest.raises(Corrupt, match=r"norm\.weight holds a value that is not finite"):
+        load_predictor(tmp_path)

@@ -1,5 +1,6 @@
 """Training of Kronos: windows that know no future, losses, what is refused, resuming."""
 
+import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -133,14 +134,49 @@ def test_only_targets_are_learnt(history: pd.DataFrame, tiny: Config) -> None:
     )
 
 
-def test_a_given_up_training_resumes_to_the_same_files(history: pd.DataFrame, tiny: Config, tmp_path: Path) -> None:
+def test_fine_tuning_at_a_ruinous_rate_ends_no_worse_than_it_began(
+    history: pd.DataFrame, tiny: Config, tmp_path: Path
+) -> None:
+    config = replace(tiny, learning_rate=0.9)
+    found = training.train(history, config, name="kronos", seed=1, run=Run(tmp_path)).metrics
+    assert found["choice_nats"] <= found["choice_nats_untrained"]
+
+
+def test_the_largest_seed_trains(history: pd.DataFrame, tiny: Config, tmp_path: Path) -> None:
+    found = training.train(history, tiny, name="kronos", seed=2**32 - 1, run=Run(tmp_path)).metrics
+    assert np.isfinite(found["choice_nats"])
+
+
+def test_a_fingerprint_knows_seed_settings_and_history(history: pd.DataFrame, tiny: Config) -> None:
+    found = {
+        training._fingerprint(history, tiny, 1),
+        training._fingerprint(history, tiny, 2),
+        training._fingerprint(history, replace(tiny, learning_rate=0.1), 1),
+        training._fingerprint(history.assign(volume=history["volume"] + 1), tiny, 1),
+    }
+    assert len(found) == 4
+    assert training._fingerprint(history.copy(), tiny, 1) in found
+
+
+def test_windows_are_clipped_and_those_to_choose_on_are_a_horizon_apart(history: pd.DataFrame, tiny: Config) -> None:
+    windows = Windows.of(history, replace(tiny, clip=1.5))
+    batch = windows.batch(torch.Generator().manual_seed(1), 50)
+    assert batch.scaled.abs().max() == 1.5
+    gaps = np.diff(windows.chosen)
+    assert (gaps[gaps < 250] == tiny.horizon).all()
+
+
+@pytest.mark.parametrize("given_up", [3, 9], ids=["in-the-tokenizer", "in-the-predictor"])
+def test_a_given_up_training_resumes_to_the_same_files(
+    history: pd.DataFrame, tiny: Config, tmp_path: Path, given_up: int
+) -> None:
     config = replace(tiny, tokenizer_steps=6, steps=9, patience=50)
     whole = Run(tmp_path / "whole")
     training.train(history, config, name="kronos", seed=1, run=whole)
     assert {"train_loss", "valid_loss", "tokenizer_train_loss", "tokenizer_valid_loss"} == whole.losses
-    cut = Run(tmp_path / "cut", stop_at=9)
+    cut = Run(tmp_path / "cut", stop_at=given_up)
     training.train(history, config, name="kronos", seed=1, run=cut)
-    assert cut.steps[-1] == 9
+    assert cut.steps[-1] == 9  # what is given up is the predictor: half a tokenizer would give it other tokens
     again = Run(tmp_path / "cut")
     training.train(history, config, name="kronos", seed=1, run=again)
     assert again.steps[0] > 9  # neither the tokenizer nor the beginning of the predictor
@@ -153,10 +189,16 @@ def test_fine_tuning_keeps_the_tokenizer_and_moves_the_predictor(
     history: pd.DataFrame, tiny: Config, tmp_path: Path
 ) -> None:
     first = training.train(history, tiny, name="kronos", seed=1, run=Run(tmp_path / "first")).forecaster
+    first = replace(first, clip=4.0)
     model.save(first, _made(tmp_path / "version"))
+    (tmp_path / "version" / "spec.json").write_text(json.dumps(first.spec.to_json()))
     config = replace(tiny, start_from="kronos/1", tokenizer_steps=0)
+    wide = replace(config, max_context=41)
+    with pytest.raises(BadConfig, match="kronos/1 has a window of 40 bars and was never trained beyond"):
+        training.train(history, wide, name="kronos", seed=1, run=Run(tmp_path / "wide", tmp_path / "version"))
     run = Run(tmp_path / "tuned", start_dir=tmp_path / "version")
     tuned = training.train(history, config, name="kronos", seed=1, run=run)
+    assert tuned.forecaster.clip == 4.0  # type: ignore[attr-defined]
     assert tuned.metrics["choice_nats"] < tuned.metrics["choice_nats_untrained"]
     weights = "model.safetensors"
     kept = (tmp_path / "tuned/tokenizer" / weights, tmp_path / "first/tokenizer" / weights)

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy.testing as npt
 import pytest
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from mlprojects.blocks import loop
@@ -104,3 +105,46 @@ def test_the_rate_rises_then_falls_to_a_tenth() -> None:
     npt.assert_allclose([rates[0], rates[9], rates[19]], [0.05, 0.5, 1.0])
     npt.assert_allclose(rates[70], 0.55, atol=0.01)
     npt.assert_allclose(rates[-1], 0.1, atol=0.001)
+
+
+def test_best_weights_and_patience_survive_a_cut(tmp_path: Path) -> None:
+    """A rate that ruins what it starts with: the best is the first look, before and after the cut."""
+    schedule = Schedule(1000, 50.0, warmup=1, check_every=5, patience=4)
+    start = {key: value.clone() for key, value in network().state_dict().items()}
+    run(tmp_path / "c.safetensors", schedule, stop_after=4)
+    resumed, fitted, losses = run(tmp_path / "c.safetensors", schedule)
+    assert (fitted.best_step, fitted.steps) == (0, 20)
+    assert min(losses) > 5
+    for key, value in start.items():
+        assert torch.equal(resumed.state_dict()[key], value)
+
+
+def test_a_choice_that_is_not_finite_is_an_error(tmp_path: Path) -> None:
+    net = network()
+    schedule = Schedule(20, 0.05)
+    with pytest.raises(KronosError, match="the choice loss is nan at step 0") as caught:
+        loop.fit(
+            net, lambda _: net[1].weight.sum(), lambda: float("nan"), schedule,  # type: ignore[index, union-attr]
+            seed=0, checkpoint=tmp_path / "c.safetensors", fingerprint="a", report=lambda *_: None,
+        )  # fmt: skip
+    assert caught.value.code == "DIVERGED"
+
+
+def test_what_is_not_learnt_stays_and_needs_no_state(tmp_path: Path) -> None:
+    net = network()
+    net.register_parameter("table", nn.Parameter(torch.ones(3), requires_grad=False))
+    run(tmp_path / "c.safetensors", Schedule(20, 0.05, check_every=10), net=net)
+    assert torch.equal(net.table, torch.ones(3))
+
+
+def test_gradients_are_clipped(tmp_path: Path) -> None:
+    """AdamW's first moment after one step is a tenth of the gradient, whose norm was brought to 1."""
+    net = network()
+    x = torch.full((4, 3), 1e6)
+    loop.fit(
+        net, lambda _: net(x).square().mean(), lambda: 0.0, Schedule(1, 0.01), seed=0,
+        checkpoint=tmp_path / "c.safetensors", fingerprint="a", report=lambda *_: None,
+    )  # fmt: skip
+    with safe_open(tmp_path / "c.safetensors", framework="pt") as file:
+        moments = [file.get_tensor(key) for key in file.keys() if key.startswith("exp_avg.")]  # noqa: SIM118
+    npt.assert_allclose(torch.cat([moment.flatten() for moment in moments]).norm(), 0.1, rtol=1e-3)
