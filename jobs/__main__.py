@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Column, Table
 
 from registry import terminal
-from registry.errors import BadConfig, BadParameter, KronosError
+from registry.errors import BadConfig, BadParameter
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 EXTRA = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -199,16 +199,5 @@ def _pairs(arguments: list[str]) -> dict[str, str]:
     return found
 
 
-def _tag_run(error: KronosError) -> None:
-    """Under `mlflow run`, say on its run why nothing came of it."""
-    import os
-
-    if os.environ.get("MLFLOW_RUN_ID"):
-        from registry import tracking
-        from registry.settings import Settings
-
-        tracking.tag_project_run(Settings(), f"{error.code}: {error.message}")
-
-
 if __name__ == "__main__":
-    terminal.run(app, on_error=_tag_run)
+    terminal.run(app, on_error=terminal.tag_run)

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 from rich.table import Table
 
 from registry import terminal
-from registry.errors import BadParameter, Corrupt, KronosError, NotFound
+from registry.errors import BadParameter, Corrupt, NotFound
 
 if TYPE_CHECKING:  # mlflow and SQLAlchemy cost seconds: --help does without
     from registry.ledger import Ledger
@@ -70,16 +70,21 @@ def compare(
     references: Annotated[list[str], typer.Argument(metavar="MODEL[/VERSION]...", help="As in nbeats fhs/1.")],
     as_json: Json = False,
 ) -> None:
-    """Versions side by side by the metrics of their runs, best CRPS first.
+    """Versions side by side by the metrics of their runs: by data set, best CRPS first.
 
     Example: python -m registry compare nbeats fhs
     """
+    from registry.push import reported
+
     store = _store()
-    rows = []
+    rows, measured_on = [], []
     for version in _versions(store, references):
-        measured = store.metrics(version)
-        rows.append(_row(version) | {key: measured.get(key) for key in COMPARED})
-    rows.sort(key=lambda row: (row["crps"] is None, row["crps"]))
+        measured = {key: store.metrics(version).get(key) for key in COMPARED}
+        rows.append(_row(version) | {"data": version.tags.get("data")} | measured)
+        if any(value is not None for value in measured.values()):
+            measured_on.append(reported(store, version))
+    rows.sort(key=lambda row: (row["data"] is None, row["data"], row["crps"] is None, row["crps"]))
+    _warn_unless_comparable(measured_on)
     _emit(rows, as_json)
 
 
@@ -209,7 +214,7 @@ def mirror(
     """Register weights of the Hugging Face Hub as a version of kronos; from then on it needs no network.
 
     Its commits are pinned, every byte is checked, a cut download is continued, and the same commits are registered
-    once. HF_TOKEN opens private and gated repositories; HF_ENDPOINT names another Hub.
+    once by the same code and settings. HF_TOKEN opens private and gated repositories; HF_ENDPOINT names another Hub.
 
     Example: python -m registry mirror NeoQuasar/Kronos-mini --tokenizer NeoQuasar/Kronos-Tokenizer-2k
     """
@@ -221,6 +226,8 @@ def mirror(
     source = Source(model_id or settings.model_id, revision, tokenizer, tokenizer_revision, pretrained_until)
     with _bytes_bar() as progress:
         found = mirror_version(settings, source, progress)
+    if found.ruined:
+        _say(f"warning: {found.ruined}; its commits were registered anew")
     said = f"{found.version.uri} is {found.predictor} with {found.tokenizer}"
     _emit_one(found.summary(), said + ("" if found.registered else " already: nothing was registered"), as_json)
 
@@ -312,6 +319,16 @@ def _row(version: "Version") -> dict[str, Any]:
     }
 
 
+def _warn_unless_comparable(measured_on: Sequence[Mapping[str, str]]) -> None:
+    """Say it when what is known of the scored rows differs between versions."""
+    known = {key: {one[key] for one in measured_on if key in one} for one in measured_on for key in one}
+    if differing := [key for key, values in known.items() if len(values) > 1]:
+        _say(
+            f"warning: these versions were scored on different rows ({', '.join(differing)} differ), so their numbers "
+            "cannot be compared, only skill_vs_fhs within one data set; `python -m jobs evaluate` scores on equal rows"
+        )
+
+
 def _state(row: Mapping[str, Any]) -> str:
     if row["completed_at"] is None:
         return "unfinished"
@@ -383,16 +400,5 @@ def _text(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _tag_run(error: KronosError) -> None:
-    """Under `mlflow run`, say on its run why nothing came of it."""
-    import os
-
-    if os.environ.get("MLFLOW_RUN_ID"):
-        from registry import tracking
-        from registry.settings import Settings
-
-        tracking.tag_project_run(Settings(), f"{error.code}: {error.message}")
-
-
 if __name__ == "__main__":
-    terminal.run(app, on_error=_tag_run)
+    terminal.run(app, on_error=terminal.tag_run)

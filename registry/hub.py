@@ -5,6 +5,7 @@ Files are streamed here and not by `hf_hub_download`: that one (2.4.0) begins a 
 
 import hashlib
 import io
+import logging
 import os
 import re
 import time
@@ -26,6 +27,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, but not listed
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from registry.artifacts import sha256
@@ -36,13 +38,13 @@ CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 TIMEOUT_S = 30.0
 ATTEMPTS, PAUSE_S = 5, 1.0  # that bring nothing new, before a download is given up
 
-# sha256 of released files, as third parties recorded them.
-PINNED: Mapping[tuple[str, str], Mapping[str, str]] = {
-    ("NeoQuasar/Kronos-mini", "f4e68697d9d5aed55cef5c96aabc3376bcad9f81"): {
+# sha256 of released files by commit, whatever its repository is called, as third parties recorded them.
+PINNED: Mapping[str, Mapping[str, str]] = {
+    "f4e68697d9d5aed55cef5c96aabc3376bcad9f81": {  # NeoQuasar/Kronos-mini
         CONFIG: "70daca2cb11e3a979dd6b8ac12ee08e2aace877acf28f5b8dfb4fe5609736201",
         WEIGHTS: "a7d5f37e2e9fbd9891f7d7d4f72574512dd1f704fee14223e0a8cd0fbf54197c",
     },
-    ("NeoQuasar/Kronos-Tokenizer-2k", "26966d0035065a0cae0ebad7af8ece35bc1fb51c"): {
+    "26966d0035065a0cae0ebad7af8ece35bc1fb51c": {  # NeoQuasar/Kronos-Tokenizer-2k
         CONFIG: "0b30a443affb03e05a876a083857de9164f899feb7b4d261da02c485c9a3e3b6",
         WEIGHTS: "b97ec46b3b72160509e289183eaf7bdf5f0dac5bb9b49522f6d46638a99a8717",
     },
@@ -96,10 +98,24 @@ class Hub:
         constants.HF_HUB_DISABLE_TELEMETRY = True
         constants.HF_HUB_DISABLE_XET = True
         disable_progress_bars()
-        self.endpoint = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its warnings repeat URLs with their passwords
+        self._url = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
+        self.endpoint = re.sub(r"^(\w+://)?.*@", r"\1", self._url)  # to be shown: without user and password
         self.folder = settings.var_dir / "hub"
         self._token = token
-        self._api = HfApi(endpoint=self.endpoint, token=token or False)  # False: none from the user's home
+        self._api = HfApi(endpoint=self._url, token=token or False)  # False: none from the user's home
+
+    @contextmanager
+    def alone(self, what: str) -> Iterator[None]:
+        """Wait until no other process does `what`, a name for a file, and keep others waiting."""
+        lock = FileLock(self.folder / f"{what}.lock")
+        with self._explained(what):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
 
     # --- fetch ----------------------------------------------------------------------------
 
@@ -112,7 +128,7 @@ class Hub:
         if not _COMMIT.fullmatch(commit) or commit != (pinned_to or commit):
             expected = pinned_to or "a commit of 40 hex digits"
             raise Corrupt(f"{self.endpoint} says that {repo} is at {commit!r}, expected {expected}; use another Hub")
-        pinned = PINNED.get((repo, commit), {})
+        pinned = PINNED.get(commit, {})
         files = {
             s.rfilename: File(
                 s.rfilename, s.size or 0, pinned.get(s.rfilename) or (s.lfs.sha256 if s.lfs else ""), s.blob_id or ""
@@ -141,7 +157,7 @@ class Hub:
 
     def _download(self, snapshot: Snapshot, file: File, advance: Callable[[int, int], None]) -> None:
         path = snapshot.folder / f"{file.name}.incomplete"
-        url = hf_hub_url(snapshot.repo, file.name, revision=snapshot.commit, endpoint=self.endpoint)
+        url = hf_hub_url(snapshot.repo, file.name, revision=snapshot.commit, endpoint=self._url)
         left = ATTEMPTS
         while (have := _size(path)) < file.size or not path.exists():
             try:
@@ -196,7 +212,7 @@ class Hub:
         except OfflineModeIsEnabled as error:
             raise KronosError("HF_HUB_OFFLINE is set; unset it to reach the Hub", code="HUB_UNREACHABLE") from error
         except HFValidationError as error:
-            raise BadParameter(f"{repo!r} is no repository; expected ORG/NAME, as in NeoQuasar/Kronos-mini") from error
+            raise _no_repository(repo) from error
         except RuntimeError as error:  # the library wraps what an upload raises
             if not isinstance(error.__cause__, httpx2.HTTPError):
                 raise
@@ -241,9 +257,25 @@ class Hub:
                 f"your token ({mine}) has no right to do this with {repo}; give it one under Settings, Access Tokens",
                 code="HUB_DENIED",
             )
-        said = " ".join((error.server_message or "").split())[:300]
+        said = " ".join((error.server_message or "").split())
         said = said.replace(self._token, "HF_TOKEN") if self._token else said
-        return KronosError(f"{self.endpoint} answered {status} for {repo}: {said or 'no reason'}; try again later")
+        return KronosError(
+            f"{self.endpoint} answered {status} for {repo}: {said[:300] or 'no reason'}; try again later"
+        )
+
+
+def check_name(repo: str) -> None:
+    """Raise BadParameter unless it is ORG/NAME; the library takes a name alone for one of the token's owner."""
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        raise _no_repository(repo) from error
+    if "/" not in repo:
+        raise _no_repository(repo)
+
+
+def _no_repository(repo: str) -> BadParameter:
+    return BadParameter(f"{repo!r} is no repository; expected ORG/NAME, as in NeoQuasar/Kronos-mini")
 
 
 class _Counted(io.BufferedReader):

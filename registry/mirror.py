@@ -17,7 +17,7 @@ from huggingface_hub import metadata_load
 
 from registry import artifacts, tracking, wire
 from registry.contract import Forecaster, ModelSpec
-from registry.errors import BadInput, BadParameter, NotFound
+from registry.errors import BadInput, BadParameter, Corrupt, NotFound
 from registry.hub import CARD, CONFIG, WEIGHTS, Hub, Progress, Snapshot
 from registry.settings import CHECKOUT, Settings
 from registry.store import Store, Version, example_history
@@ -32,11 +32,20 @@ TOKENIZERS = {  # that NeoQuasar trained its weights with
     "NeoQuasar/Kronos-small": "NeoQuasar/Kronos-Tokenizer-base",
     "NeoQuasar/Kronos-base": "NeoQuasar/Kronos-Tokenizer-base",
 }
-PRETRAINED_UNTIL = "2024-06-30"  # of NeoQuasar's weights: the paper (arXiv 2508.02739) says June 2024
+PRETRAINED_UNTIL = dict.fromkeys(  # of the commits that were released: the paper (arXiv 2508.02739) says June 2024
+    (
+        "f4e68697d9d5aed55cef5c96aabc3376bcad9f81",  # NeoQuasar/Kronos-mini
+        "901c26c1332695a2a8f243eb2f37243a37bea320",  # NeoQuasar/Kronos-small
+        "2b554741eca47781b64468546e77fef3e85130e6",  # NeoQuasar/Kronos-base
+    ),
+    "2024-06-30",
+)
+LIBRARY = "kronos-registry"  # library_name of the cards that `push` writes
 LICENCES = ("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "isc", "cc0-1.0", "cc-by-4.0", "unlicense")
 OFFICIAL = (CARD, CONFIG, WEIGHTS)
 SHOWN = ("weight_source", "weight_revision", "weight_sha256", "tokenizer_source", "tokenizer_revision",
-         "tokenizer_sha256", "licence", "pretrained_until", "trained_until", "max_context", "clip")  # fmt: skip
+         "tokenizer_sha256", "licence", "pretrained_until", "pretrained_until_source", "trained_until", "max_context",
+         "clip")  # fmt: skip
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
 
@@ -57,12 +66,16 @@ class Source:
 
 @dataclass(frozen=True)
 class Mirrored:
-    """A registered version and the commits it holds; `registered` is False when it was there before."""
+    """A registered version and the commits it holds; `registered` is False when it was there before.
+
+    `ruined` says what is wrong with the stored bytes of the version that held them before.
+    """
 
     version: Version
     predictor: Snapshot
     tokenizer: Snapshot
     registered: bool
+    ruined: str = ""
 
     def summary(self) -> dict[str, Any]:
         tags = self.version.tags
@@ -76,7 +89,8 @@ class Mirrored:
             "revision": self.predictor.commit,
             "tokenizer": self.tokenizer.repo,
             "tokenizer_revision": self.tokenizer.commit,
-            **{key: tags[key] for key in ("weights", "licence", "pretrained_until")},
+            **{key: tags[key] for key in ("weights", "licence", "pretrained_until", "pretrained_until_source")},
+            "ruined": self.ruined,
         }
 
 
@@ -96,7 +110,7 @@ class Part:
 
 
 def mirror(settings: Settings, source: Source, progress: Progress = lambda *_: None) -> Mirrored:
-    """Register what `source` names, unless the same commits are registered.
+    """Register what `source` names, unless the same code and settings did so before and its bytes are whole.
 
     Raises NotFound, BadInput (a licence, pickled weights, a pairing), Corrupt, and KronosError without a connection.
     """
@@ -105,43 +119,54 @@ def mirror(settings: Settings, source: Source, progress: Progress = lambda *_: N
     predictor = hub.snapshot(source.model_id, source.revision)
     tokenizer = hub.snapshot(_tokenizer_id(settings, source), source.tokenizer_revision)
     recipe = _recipe(settings, source, predictor, tokenizer)
-    found = store.find(NAME, {RECIPE_TAG: recipe})
-    if found is not None:
-        return Mirrored(found, predictor, tokenizer, registered=False)
-    bars = _bars(settings)
-    parts = dict(zip(PARTS, (_part(hub, snapshot, progress) for snapshot in (predictor, tokenizer)), strict=True))
-    for snapshot in (predictor, tokenizer):
-        hub.fetch(snapshot, [CONFIG, WEIGHTS], progress)
-    family = importlib.import_module(f"mlprojects.{FAMILY}.model")
-    forecaster: Forecaster = family.from_official(
-        predictor.folder, tokenizer.folder, name=NAME, max_context=settings.max_context, clip=settings.clip
-    )
-
-    def save(directory: Path) -> None:
-        """The family's files, which are the Hub's byte for byte, and the Hub's cards beside them."""
-        family.save(forecaster, directory)
-        for part, fetched in parts.items():
-            if CARD in fetched.names():
-                shutil.copyfile(fetched.path(CARD), directory / part / CARD)
-
-    tags = {**_tags(settings, source, forecaster.spec, parts), RECIPE_TAG: recipe}
-    files = [fact for fetched in parts.values() for fact in _files(fetched)]
-    with tracking.start(settings, EXPERIMENT, f"{NAME} {tags['weights']}", tags=tags) as run:
-        run.params({key: tags[key] for key in SHOWN})
-        run.json(files, "files.json")
-        for part, fetched in parts.items():
-            if CARD in fetched.names():
-                run.text(fetched.path(CARD).read_text(), f"cards/{part}.md")
-        version = store.log(
-            forecaster.spec,
-            save,
-            requirements=family.REQUIREMENTS,
-            example=example_history(bars, forecaster.spec),
-            tags=tags,
-            description=_description(tags),
+    with hub.alone(recipe):
+        found = store.find(NAME, {RECIPE_TAG: recipe})
+        ruined = _ruined(store, found) if found else ""
+        if found and not ruined:
+            return Mirrored(found, predictor, tokenizer, registered=False)
+        bars = _bars(settings)
+        parts = dict(zip(PARTS, (_part(hub, snapshot, progress) for snapshot in (predictor, tokenizer)), strict=True))
+        for snapshot in (predictor, tokenizer):
+            hub.fetch(snapshot, [CONFIG, WEIGHTS], progress)
+        family = importlib.import_module(f"mlprojects.{FAMILY}.model")
+        forecaster: Forecaster = family.from_official(
+            predictor.folder, tokenizer.folder, name=NAME, max_context=settings.max_context, clip=settings.clip
         )
-        run.metrics({"bytes": sum(fact["size"] for fact in files), "seconds": time.monotonic() - begun})
-    return Mirrored(version, predictor, tokenizer, registered=True)
+
+        def save(directory: Path) -> None:
+            """The family's files, which are the Hub's byte for byte, and the Hub's cards beside them."""
+            family.save(forecaster, directory)
+            for part, fetched in parts.items():
+                if CARD in fetched.names():
+                    shutil.copyfile(fetched.path(CARD), directory / part / CARD)
+
+        tags = {**_tags(settings, source, forecaster.spec, parts), RECIPE_TAG: recipe}
+        files = [fact for fetched in parts.values() for fact in _files(fetched)]
+        with tracking.start(settings, EXPERIMENT, f"{NAME} {tags['weights']}", tags=tags) as run:
+            run.params({key: tags[key] for key in SHOWN})
+            run.json(files, "files.json")
+            for part, fetched in parts.items():
+                if CARD in fetched.names():
+                    run.text(fetched.path(CARD).read_text(), f"cards/{part}.md")
+            version = store.log(
+                forecaster.spec,
+                save,
+                requirements=family.REQUIREMENTS,
+                example=example_history(bars, forecaster.spec),
+                tags=tags,
+                description=_description(tags),
+            )
+            run.metrics({"bytes": sum(fact["size"] for fact in files), "seconds": time.monotonic() - begun})
+    return Mirrored(version, predictor, tokenizer, registered=True, ruined=ruined)
+
+
+def _ruined(store: Store, version: Version) -> str:
+    """What is wrong with the stored bytes of a version; empty when they are what was registered."""
+    try:
+        store.fetch(version)
+    except (Corrupt, NotFound) as error:
+        return f"{version.uri} is ruined: {error.message}"
+    return ""
 
 
 # --- what may be mirrored ---------------------------------------------------------------------
@@ -202,7 +227,8 @@ def _recipe(settings: Settings, source: Source, predictor: Snapshot, tokenizer: 
     """sha256 of everything that decides what is registered."""
     content = {
         "commits": [[snapshot.repo, snapshot.commit] for snapshot in (predictor, tokenizer)],
-        "settings": [settings.max_context, settings.clip, source.pretrained_until],
+        "settings": [settings.max_context, settings.clip],
+        "pretrained_until": [source.pretrained_until, PRETRAINED_UNTIL.get(predictor.commit)],
         "code": [artifacts.code_digest(CHECKOUT, FAMILY), artifacts.sha256(CHECKOUT / "requirements.lock")],
     }
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
@@ -211,7 +237,8 @@ def _recipe(settings: Settings, source: Source, predictor: Snapshot, tokenizer: 
 def _tags(settings: Settings, source: Source, spec: ModelSpec, parts: Mapping[str, Part]) -> dict[str, str]:
     """What every version carries, and whence these weights are."""
     predictor, tokenizer = (parts[part] for part in PARTS)
-    official = PRETRAINED_UNTIL if predictor.snapshot.repo.startswith("NeoQuasar/") else "unknown"
+    trained_until = str(predictor.card.get("trained_until"))  # YAML reads a date as one
+    until, said_by = _pretrained_until(source, predictor)
     return {
         "family": FAMILY,
         "contract": str(wire.CONTRACT),
@@ -220,8 +247,9 @@ def _tags(settings: Settings, source: Source, spec: ModelSpec, parts: Mapping[st
         "git_commit": tracking.git_commit(),
         "lock_sha256": artifacts.sha256(CHECKOUT / "requirements.lock"),
         "code_digest": artifacts.code_digest(CHECKOUT, FAMILY),
-        "trained_until": _date(predictor.card.get("trained_until"), "none"),
-        "pretrained_until": source.pretrained_until or _date(predictor.card.get("pretrained_until"), official),
+        "trained_until": trained_until if _is_date(trained_until) else "none",
+        "pretrained_until": until,
+        "pretrained_until_source": said_by,
         "horizon": str(spec.max_horizon),
         "levels": ",".join(f"{level:g}" for level in spec.levels),
         "calendar": spec.calendar,
@@ -239,6 +267,21 @@ def _tags(settings: Settings, source: Source, spec: ModelSpec, parts: Mapping[st
     }
 
 
+def _pretrained_until(source: Source, predictor: Part) -> tuple[str, str]:
+    """Last session that the weights saw before, 'none' or 'unknown', and who says so.
+
+    A card may claim a date; that there was none is believed of the cards that we push.
+    """
+    if source.pretrained_until:
+        return source.pretrained_until, "told"
+    if predictor.snapshot.commit in PRETRAINED_UNTIL:
+        return PRETRAINED_UNTIL[predictor.snapshot.commit], "known commit"
+    claimed = str(predictor.card.get("pretrained_until"))
+    if _is_date(claimed) or (claimed == "none" and predictor.card.get("library_name") == LIBRARY):
+        return claimed, "card"
+    return "unknown", "unknown"
+
+
 def _weights(predictor: Part) -> str:
     """mini, small or base by the network's shape, else the end of the repository's name."""
     architecture = importlib.import_module(f"mlprojects.{FAMILY}.architecture")
@@ -251,11 +294,6 @@ def _is_date(text: str) -> bool:
         return date.fromisoformat(text).isoformat() == text
     except ValueError:
         return False
-
-
-def _date(found: Any, otherwise: str) -> str:
-    """A date that a card claims; YAML reads one as a date."""
-    return str(found) if _is_date(str(found)) else otherwise
 
 
 def _files(part: Part) -> list[dict[str, Any]]:

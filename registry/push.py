@@ -12,16 +12,24 @@ import yaml
 from registry import artifacts, tracking, wire
 from registry.contract import ModelSpec
 from registry.errors import BadParameter, NotAvailable
-from registry.hub import CARD, CONFIG, WEIGHTS, Hub, Progress
-from registry.mirror import PARTS
+from registry.hub import CARD, CONFIG, WEIGHTS, Hub, Progress, check_name
+from registry.mirror import LIBRARY, PARTS
 from registry.settings import Settings
 from registry.store import Store, Version
 
 _FACTS = ("weights", "weight_source", "weight_revision", "tokenizer_source", "tokenizer_revision",
-          "pretrained_until", "trained_until", "data_digest", "max_context", "clip",
+          "pretrained_until", "pretrained_until_source", "trained_until", "data", "data_digest", "max_context", "clip",
           "git_commit", "lock_sha256", "code_digest")  # fmt: skip
 _SCORES = ("crps", "pinball", "coverage_", "winkler_", "mae_", "bias", "direction", "rank_ic", "skill_", "dm_p_",
            "bars_corrected")  # fmt: skip
+_MEASURED_ON = {  # a tag of the version, then parameters of its run
+    "data": "the data set {}",
+    "choose_until": "sessions after {}",
+    "report_until": "up to {}",
+    "report_every": "origins {} session(s) apart",
+    "horizon": "{} session(s) ahead",
+    "levels": "at the levels {}",
+}
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -61,6 +69,8 @@ def push(
     Raises NotFound, Corrupt, NotAvailable for a version that is no Kronos, BadInput without the right to write.
     """
     tokenizer_repo = tokenizer_repo or f"{repo}-Tokenizer"
+    for name in (repo, tokenizer_repo):
+        check_name(name)
     if repo == tokenizer_repo:
         raise BadParameter(f"weights and tokenizer cannot share {repo}: both are a {CONFIG} and a {WEIGHTS}")
     store, hub = Store(settings), Hub(settings)
@@ -81,17 +91,38 @@ def push(
 
     tokenizer_revision = send("tokenizer", tokenizer_repo, tokenizer_card(version, tokenizer_repo, repo))
     tokenizer = f"{tokenizer_repo}@{tokenizer_revision}"
-    revision = send("predictor", repo, predictor_card(version, spec, store.metrics(version), repo, tokenizer))
+    metrics = store.metrics(version)
+    measured_on = reported(store, version) if metrics else {}
+    revision = send("predictor", repo, predictor_card(version, spec, metrics, measured_on, repo, tokenizer))
     return Pushed(version, repo, revision, tokenizer_repo, tokenizer_revision)
+
+
+def reported(store: Store, version: Version) -> dict[str, str]:
+    """What the metrics of a version were measured on, as far as its tags and the parameters of its run say.
+
+    The version has metrics, and so there is a run.
+    """
+    params = store.client.get_run(version.run_id).data.params
+    used = {key: params.get(f"used_{key}", params.get(key)) for key in _MEASURED_ON}  # as tracking.Run logs them
+    told = used | {key: version.tags[key] for key in ("data", "data_digest") if key in version.tags}
+    return {key: value.strip("'") for key, value in told.items() if value}
 
 
 # --- cards ------------------------------------------------------------------------------------
 
 
-def predictor_card(version: Version, spec: ModelSpec, metrics: Mapping[str, float], repo: str, tokenizer: str) -> str:
+def predictor_card(
+    version: Version,
+    spec: ModelSpec,
+    metrics: Mapping[str, float],
+    measured_on: Mapping[str, str],
+    repo: str,
+    tokenizer: str,
+) -> str:
     """What the Hub shows of the weights; `tokenizer` is its repository and commit, as in ORG/NAME@0a1b..."""
     name, _, commit = tokenizer.partition("@")
-    scores = [f"| {key} | {metrics[key]:.6g} |" for key in sorted(metrics) if key.startswith(_SCORES)]
+    overall = [key for key in sorted(metrics) if key.startswith(_SCORES) and not key.endswith("_by_step")]
+    scores = [f"| {key} | {metrics[key]:.6g} |" for key in overall]
     table = "\n".join(["| score | value |", "|---|---|", *scores]) if scores else "Its run has none."
     facts = "\n".join(f"| {key} | {version.tags[key]} |" for key in _FACTS if key in version.tags)
     fields = ", ".join(c for c in (*spec.columns, *spec.optional) if c not in wire.HISTORY)
@@ -117,7 +148,7 @@ the units of the input, and quantiles of their single-session log returns.
 
 ## Metrics of its run
 
-Single-session log returns, raw forecasts; lower is better for crps and pinball.
+Single-session log returns, raw forecasts; lower is better for crps and pinball.{_measured(measured_on)}
 
 {table}
 
@@ -127,6 +158,12 @@ What the weights saw up to `pretrained_until` and `trained_until` is no evidence
 beside a volatility baseline. Sampled paths of Kronos tend to be too narrow; calibrate before quantiles are used.
 It forecasts no halts, splits or news. Not investment advice.
 """
+
+
+def _measured(on: Mapping[str, str]) -> str:
+    """Which rows were scored, as a sentence on a line of its own."""
+    told = {key: "the end of the data" if on[key] == "None" else on[key] for key in _MEASURED_ON if key in on}
+    return f"\nMeasured on {', '.join(_MEASURED_ON[key].format(value) for key, value in told.items())}." if told else ""
 
 
 def tokenizer_card(version: Version, repo: str, predictor: str) -> str:
@@ -143,6 +180,7 @@ def _front_matter(version: Version, licence: str, source: str) -> str:
     tags = version.tags
     facts: dict[str, Any] = {
         "license": tags.get(licence, tags["licence"]).lower(),
+        "library_name": LIBRARY,
         "pipeline_tag": "time-series-forecasting",
         "tags": ["kronos", "finance", "time-series"],
         **{key: tags[key] for key in ("pretrained_until", "trained_until") if key in tags},

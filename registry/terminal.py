@@ -1,5 +1,6 @@
 """How our command lines talk: the result on stdout, talk on stderr, an error as one line and an exit code."""
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -29,6 +30,15 @@ def run(main: Callable[[], object], on_error: Callable[[KronosError], None] = la
         on_error(error)
         print(f"error: {error.code}: {error.message}", file=sys.stderr)
         sys.exit(exit_code(error))
+
+
+def tag_run(error: KronosError) -> None:
+    """Under `mlflow run`, say on its run why nothing came of it."""
+    if os.environ.get("MLFLOW_RUN_ID"):
+        from registry import tracking
+        from registry.settings import Settings
+
+        tracking.tag_project_run(Settings(), f"{error.code}: {error.message}")
 
 
 def _translated(error: Exception) -> KronosError | None:

@@ -26,7 +26,7 @@ Files = Mapping[str, bytes]
 
 @dataclass
 class Repository:
-    """Commits, oldest first; `token` is asked for when there is one."""
+    """Commits, oldest first; `token` is asked for when there is one: for everything, or, `gated`, for files."""
 
     commits: dict[str, Files] = field(default_factory=dict)
     token: str = ""
@@ -160,7 +160,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def _json(self, data: Any, status: int = 200) -> None:
-        self._send(status, json.dumps(data).encode(), {"Content-Type": "application/json"})
+        content = json.dumps(data, default=str).encode()  # YAML of a card may hold a date
+        self._send(status, content, {"Content-Type": "application/json"})
 
     # --- who may see what -------------------------------------------------------------------
 
@@ -171,10 +172,16 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Refused(401, message="Invalid credentials in Authorization header")
         if repository is None:
             raise _Refused(404 if given else 401, "RepoNotFound", "Repository not found")
-        if repository.token and repository.token != given:
-            if repository.gated:
-                raise _Refused(403, "GatedRepo", "Access to this repository is restricted")
+        if repository.token not in ("", given) and not repository.gated:
             raise _Refused(404 if given else 401, "RepoNotFound", "Repository not found")
+        return repository
+
+    def _readable(self, name: str) -> Repository:
+        """A repository whose files may be downloaded: that a gated one exists, and what it holds, anybody may see."""
+        repository = self._repository(name)
+        given = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        if repository.gated and repository.token not in ("", given):
+            raise _Refused(403 if given else 401, "GatedRepo", "Access to this repository is restricted")
         return repository
 
     def _may_write(self) -> None:
@@ -182,7 +189,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not given:
             raise _Refused(401, message="Invalid username or password.")
         if given != self.server.hub.writer:
-            message = f"The token {given} has no write access"  # careless with secrets
+            message = f"{'Denied. ' * 34}The token {given} has no write access"  # careless with secrets
             raise _Refused(self.server.hub.refuses_with, message=message)
 
     def _commit(self, repository: Repository, revision: str) -> str:
@@ -199,8 +206,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif found := API.fullmatch(path):
             self._info(found[1], found[3] or "")
         elif found := FILE.fullmatch(path):
-            files = self._repository(found[1]).commits[self._commit(self._repository(found[1]), found[2])]
-            self._file(found[3], files)
+            repository = self._readable(found[1])
+            self._file(found[3], repository.commits[self._commit(repository, found[2])])
         else:
             raise _Refused(404, message=f"the tests' hub has no {path}")
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import runpy
 import shlex
@@ -9,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,6 +23,8 @@ import pytest
 import torch
 import yaml
 
+from jobs import train
+from jobs.report import Reference
 from mlprojects.kronos.architecture import Predictor, PredictorConfig, Tokenizer, TokenizerConfig, save_official
 from registry import __main__ as program
 from registry import artifacts, hub, mirror, push, terminal, tracking
@@ -28,7 +32,7 @@ from registry.errors import BadConfig, BadInput, BadParameter, Conflict, Corrupt
 from registry.hub import CARD, CONFIG, WEIGHTS
 from registry.mirror import Source
 from registry.settings import CHECKOUT, Settings
-from registry.store import Store
+from registry.store import Store, Version
 
 HERE = Path(__file__).parent
 WINDOW = 64  # bars; the tiny predictor is of no official size
@@ -44,8 +48,8 @@ pytestmark = [
 LoopbackHub = runpy.run_path(str(HERE / "hub.py"), run_name="hub")["Hub"]
 
 
-def card(licence: Any = "mit") -> bytes:
-    return f"---\n{yaml.safe_dump({'license': licence})}---\n\n# A tiny Kronos\n".encode()
+def card(licence: Any = "mit", **claims: Any) -> bytes:
+    return f"---\n{yaml.safe_dump({'license': licence, **claims})}---\n\n# A tiny Kronos\n".encode()
 
 
 def predictor(**shape: Any) -> Predictor:
@@ -146,6 +150,13 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def wait_for_bytes(path: Path) -> None:
+    """Wait until another process has written into a file."""
+    deadline = time.monotonic() + 60
+    while not (path.exists() and path.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
 def nothing_registered(settings: Settings) -> bool:
     store = Store(settings)
     return store.names() == [] and store.client.get_experiment_by_name(mirror.EXPERIMENT) is None
@@ -239,6 +250,41 @@ def test_the_same_commits_are_registered_once(loopback, settings, cli):
     assert out.endswith(" already: nothing was registered\n")
 
 
+def test_mirrors_of_the_same_commits_at_once_register_one_version(loopback, settings):
+    """The first stalls in its download, between looking for a version and registering one."""
+    loopback.stalls[WEIGHTS] = 1000
+    commit = loopback.repositories[MODEL].head
+    partial = fetched(settings, MODEL, commit) / f"{WEIGHTS}.incomplete"
+    program = [sys.executable, "-m", "registry", "mirror", MODEL, "--tokenizer", TOKENIZER]
+    with subprocess.Popen(program, cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as first:
+        wait_for_bytes(partial)
+        threading.Timer(1.0, loopback.released.set).start()
+        second = mirror.mirror(settings, SOURCE)
+        out, _ = first.communicate(timeout=120)
+    assert (first.returncode, out.decode().split(" is ")[0]) == (0, "models:/kronos/1")
+    assert (second.registered, second.version.version) == (False, 1)
+    assert len(Store(settings).versions("kronos")) == 1
+
+
+@pytest.mark.parametrize("gone", [False, True], ids=["another byte", "no files"])
+def test_a_version_whose_stored_bytes_are_ruined_is_registered_anew(settings, cli, gone):
+    ruined = Store(settings).fetch(mirror.mirror(settings, SOURCE).version)
+    path = ruined / artifacts.MODEL_DIR / "predictor" / WEIGHTS
+    if gone:
+        shutil.rmtree(ruined)
+    else:
+        path.write_bytes(path.read_bytes()[:-1] + b"\xff")
+    code, out, err = cli("mirror", MODEL, "--tokenizer", TOKENIZER, "--json")
+    assert code == 0, err
+    told = json.loads(out)
+    assert (told["uri"], told["registered"]) == ("models:/kronos/2", True)
+    assert told["ruined"].startswith("models:/kronos/1 is ruined: ")
+    assert f"warning: {told['ruined']}; its commits were registered anew" in err
+    Store(settings).fetch(Store(settings).version("kronos", 2))
+    again = mirror.mirror(settings, SOURCE)
+    assert (again.version.version, again.registered, again.ruined) == (2, False, "")
+
+
 def test_another_window_of_the_same_commits_is_another_version(settings, monkeypatch):
     mirror.mirror(settings, SOURCE)
     monkeypatch.setenv("KRONOS_MAX_CONTEXT", "80")
@@ -266,12 +312,43 @@ def test_a_commit_that_arrives_while_we_mirror_is_not_mixed_in(loopback, setting
     assert (pinned.version.version, pinned.registered) == (1, False)
 
 
-def test_weights_of_neoquasar_say_until_when_they_saw_the_market(loopback, settings, weights, tokens):
-    loopback.commit("NeoQuasar/Kronos-mini", weights)
-    loopback.commit("NeoQuasar/Kronos-Tokenizer-2k", tokens)
-    version = mirror.mirror(settings, Source("NeoQuasar/Kronos-mini")).version
-    found = [version.tags[key] for key in ("weights", "pretrained_until", "tokenizer_source")]
-    assert found == ["mini", "2024-06-30", "NeoQuasar/Kronos-Tokenizer-2k"]
+def pretrained(settings: Settings, source: Source) -> tuple[str, str]:
+    """Until when a mirror says that its weights saw the market, and who says so."""
+    tags = mirror.mirror(settings, source).version.tags
+    return tags["pretrained_until"], tags["pretrained_until_source"]
+
+
+SMALL = "901c26c1332695a2a8f243eb2f37243a37bea320"
+
+
+def test_only_commits_that_are_known_say_until_when_they_saw_the_market(loopback, settings, weights, tokens):
+    """A later commit of NeoQuasar, or another repository of it, may have seen more."""
+    loopback.commit("NeoQuasar/Kronos-small", weights, SMALL)
+    loopback.commit("NeoQuasar/Kronos-Tokenizer-base", tokens)
+    source = Source("NeoQuasar/Kronos-small")
+    assert pretrained(settings, source) == ("2024-06-30", "known commit")
+    tags = Store(settings).version("kronos", 1).tags
+    assert (tags["weights"], tags["tokenizer_source"]) == ("small", "NeoQuasar/Kronos-Tokenizer-base")
+    loopback.commit("NeoQuasar/Kronos-small", {**weights, CARD: card("apache-2.0")})
+    assert pretrained(settings, source) == ("unknown", "unknown")
+    told = Source("NeoQuasar/Kronos-small", SMALL, pretrained_until="2024-05-31")
+    assert pretrained(settings, told) == ("2024-05-31", "told")
+
+
+@pytest.mark.parametrize(
+    ("claimed", "expected"),
+    [
+        (b"pretrained_until: 2023-12-29", ("2023-12-29", "card")),  # unquoted: YAML reads a date
+        (b"pretrained_until: none", ("unknown", "unknown")),
+        (b"pretrained_until: soon", ("unknown", "unknown")),
+    ],
+)
+def test_what_a_card_claims_is_taken_for_a_claim(loopback, weights, cli, claimed, expected):
+    loopback.commit(MODEL, {**weights, CARD: card().replace(b"\n---\n\n", b"\n" + claimed + b"\n---\n\n")})
+    code, out, err = cli("mirror", MODEL, "--tokenizer", TOKENIZER, "--json")
+    assert code == 0, err
+    told = json.loads(out)
+    assert (told["pretrained_until"], told["pretrained_until_source"]) == expected
 
 
 def test_progress_reports_bytes_of_every_file_up_to_its_size(settings, weights):
@@ -349,9 +426,7 @@ def test_a_killed_download_is_continued_by_the_next_process(loopback, settings, 
     commit = loopback.repositories[MODEL].head
     partial = fetched(settings, MODEL, commit) / f"{WEIGHTS}.incomplete"
     begun = subprocess.Popen([sys.executable, "-c", FETCH, MODEL, WEIGHTS], cwd=CHECKOUT)
-    deadline = time.monotonic() + 60
-    while not (partial.exists() and partial.stat().st_size) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_for_bytes(partial)
     begun.send_signal(signal.SIGKILL)
     begun.wait()
     have = partial.stat().st_size
@@ -431,9 +506,10 @@ def test_a_file_that_rotted_in_the_cache_is_not_registered(settings, weights):
     assert mirror.mirror(settings, SOURCE).version.version == 1
 
 
-def test_released_weights_are_held_to_their_known_sha256(loopback, settings, weights, tmp_path):
+@pytest.mark.parametrize("repo", ["NeoQuasar/Kronos-mini", "elsewhere/renamed"])
+def test_released_weights_are_held_to_their_known_sha256(loopback, settings, weights, tmp_path, repo):
     """The config is the released one, byte for byte; the weights are others."""
-    repo, commit = "NeoQuasar/Kronos-mini", "f4e68697d9d5aed55cef5c96aabc3376bcad9f81"
+    commit = "f4e68697d9d5aed55cef5c96aabc3376bcad9f81"
     PredictorConfig().write(tmp_path / CONFIG)
     loopback.commit(repo, {**weights, CONFIG: (tmp_path / CONFIG).read_bytes()}, commit)
     with pytest.raises(Corrupt) as caught:
@@ -459,7 +535,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(settings, cli):
     (settings.var_dir / "hub").write_text("not a folder")
     code, _, err = cli("mirror", MODEL, "--tokenizer", TOKENIZER)
     assert code == 1
-    assert err.splitlines()[-1].startswith(f"error: NOT_WRITABLE: cannot write {settings.var_dir / 'hub'}/acme--kronos")
+    assert err.splitlines()[-1].startswith(f"error: NOT_WRITABLE: cannot write {settings.var_dir / 'hub'}: ")
 
 
 # --- what is refused --------------------------------------------------------------------------
@@ -587,12 +663,19 @@ def test_a_token_with_a_blank_inside_is_refused_before_it_is_sent(loopback, monk
     assert loopback.requests == []
 
 
-def test_a_gated_repository_says_where_to_accept_its_terms(loopback, with_token):
+@pytest.mark.parametrize(("token", "mine"), [(SECRET, "that of HF_TOKEN"), ("", "none, set HF_TOKEN")])
+def test_a_gated_repository_is_described_and_its_files_say_where_to_accept_its_terms(
+    loopback, monkeypatch, token, mine
+):
+    monkeypatch.setenv("HF_TOKEN", token)
     loopback.repositories[MODEL].token = "hf_of_somebody_else"
     loopback.repositories[MODEL].gated = True
-    error = refused(with_token)
-    assert error.code == "HUB_DENIED"
-    assert error.message.startswith(f"{MODEL} is gated: accept its terms at {loopback.url()}/{MODEL} with the account")
+    assert WEIGHTS in hub.Hub(Settings()).snapshot(MODEL).files
+    error = refused(Settings())
+    assert (error.code, error.message) == (
+        "HUB_DENIED",
+        f"{MODEL} is gated: accept its terms at {loopback.url()}/{MODEL} with the account of your token ({mine})",
+    )
 
 
 def test_an_unknown_revision_is_named(settings):
@@ -626,6 +709,17 @@ def test_an_endpoint_that_is_no_hub_is_named(loopback, settings):
     assert error.message == f"{loopback.url()} {said}"
 
 
+@pytest.mark.parametrize("port", ["{port}", "9"], ids=["a hub that refuses it", "no hub"])
+def test_user_and_password_of_the_endpoint_are_shown_nowhere(loopback, cli, monkeypatch, port):
+    where = f"127.0.0.1:{port.format(port=loopback.url().rpartition(':')[2])}"
+    monkeypatch.setenv("HF_ENDPOINT", f"http://somebody:p@ssword@{where}")
+    code, out, err = cli("mirror", MODEL, "--tokenizer", TOKENIZER)
+    assert code != 0
+    assert f" http://{where} " in err.splitlines()[-1]
+    assert not any(word in text for word in ("somebody", "ssword") for text in (out, err))
+    assert not logging.getLogger("huggingface_hub.utils._http").isEnabledFor(logging.WARNING)  # "... requesting {url}"
+
+
 # --- the token --------------------------------------------------------------------------------
 
 
@@ -641,11 +735,12 @@ def test_the_token_is_sent_to_the_hub_alone_and_written_nowhere(loopback, with_t
     loopback.writer, loopback.refuses_with = "hf_of_the_owner", 507
     code, out_of_push, err_of_push = cli("push", "kronos", "--version", "1", "--repo", "acme/mine")
     assert code == 1
-    assert "answered 507 for acme/mine-Tokenizer: The token HF_TOKEN has no write access" in err_of_push
+    assert "answered 507 for acme/mine-Tokenizer: Denied. " in err_of_push
+    assert "Denied. The token HF_TOKEN has no wr; try again later" in err_of_push  # the secret reached over the cut
     by_server = {name: {r.headers.get("authorization") for r in loopback.requests if r.server == name} for name in
                  ("hub", "cdn")}  # fmt: skip
     assert by_server == {"hub": {f"Bearer {SECRET}"}, "cdn": {None}}
-    assert not any(SECRET in text for text in (out, err, out_of_push, err_of_push, caplog.text))
+    assert not any(SECRET[:9] in text for text in (out, err, out_of_push, err_of_push, caplog.text))
     written = [path for path in with_token.var_dir.rglob("*") if path.is_file()]
     assert {"mlflow.db", "MLmodel", "files.json", WEIGHTS} <= {path.name for path in written}
     assert [path for path in written if SECRET.encode() in path.read_bytes()] == []
@@ -703,6 +798,7 @@ def test_the_card_says_units_origin_metrics_and_limits(owned, with_token):
     files = owned.files("acme/mine")
     assert front_matter(files) == {
         "license": "mit",
+        "library_name": "kronos-registry",
         "pipeline_tag": "time-series-forecasting",
         "tags": ["kronos", "finance", "time-series"],
         "pretrained_until": "unknown",
@@ -724,6 +820,32 @@ def test_the_card_says_units_origin_metrics_and_limits(owned, with_token):
     assert "at least 32 of\nthem, of which the last 64 are looked at." in text
     assert "| seconds |" not in text
     assert front_matter(owned.files("acme/mine-t"))["base_model"] == TOKENIZER
+
+
+@pytest.fixture
+def trained(with_token: Settings) -> Version:
+    """A hardly trained kronos from scratch."""
+    short = {"report_until": "2011-03-31", "report_every": 20}
+    return train.train(with_token, train.plan(with_token, "kronos", short, seed=0, tiny=True), Reference()).version
+
+
+def test_the_card_of_a_version_trained_here_says_what_its_scores_are_of(owned, with_token, trained):
+    push.push(with_token, "kronos/1", "acme/mine")
+    text = owned.files("acme/mine")[CARD].decode()
+    measured = Store(with_token).metrics(trained)
+    assert "crps_by_step" in measured
+    assert f"| crps | {measured['crps']:.6g} |" in text.splitlines()
+    assert "_by_step" not in text
+    assert "| data | bars |" in text.splitlines()
+    levels = "0.05,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,0.95"
+    assert (
+        "Measured on the data set bars, sessions after 2010-12-31, up to 2011-03-31, origins 20 session(s) apart, "
+        f"5 session(s) ahead, at the levels {levels}."
+    ) in text.splitlines()
+    back = mirror.mirror(with_token, Source("acme/mine", tokenizer_id="acme/mine-Tokenizer")).version.tags
+    assert (trained.tags["pretrained_until"], trained.tags["trained_until"]) == ("none", "2010-12-31")
+    assert (back["pretrained_until"], back["pretrained_until_source"]) == ("none", "card")
+    assert back["trained_until"] == "2010-12-31"
 
 
 def test_pushing_the_same_version_again_makes_no_commit(owned, with_token):
@@ -792,6 +914,19 @@ def test_push_without_the_right_to_write_says_so(owned, settings, with_token):
         push.push(with_token, "kronos/1", "acme/mine")
     assert (caught.value.code, SECRET in caught.value.message) == ("HUB_DENIED", False)
     assert "has no right to do this with acme/mine-Tokenizer" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("repo", "tokenizer_repo", "named"),
+    [("mine", "", "mine"), ("acme/mine", "tokens", "tokens"), ("acme/a--b", "acme/tokens", "acme/a--b")],
+)
+def test_a_name_that_is_none_is_refused_before_anything_is_made(owned, with_token, repo, tokenizer_repo, named):
+    mirror.mirror(with_token, SOURCE)
+    there = set(owned.repositories)
+    with pytest.raises(BadParameter) as caught:
+        push.push(with_token, "kronos/1", repo, tokenizer_repo)
+    assert caught.value.message == f"'{named}' is no repository; expected ORG/NAME, as in NeoQuasar/Kronos-mini"
+    assert set(owned.repositories) == there
 
 
 def test_weights_and_tokenizer_need_two_repositories(with_token):

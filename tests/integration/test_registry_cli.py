@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from registry import __main__ as program
-from registry import terminal
+from registry import terminal, tracking
 
 VERBS = ("list", "show", "compare", "promote", "rollback", "history", "verify", "doctor", "mirror", "push", "ui")
 
@@ -109,7 +109,67 @@ def test_compare_puts_versions_side_by_side_and_marks_their_stage(bench, cli, an
     assert (rows[0]["stage"], rows[0]["aliases"], rows[0]["skill_vs_fhs"]) == ("Production", ["production"], 0.02)
     code, out, _ = cli("compare", name)
     assert code == 0
-    assert out.splitlines()[0].split("\t")[:5] == ["model", "version", "stage", "aliases", "crps"]
+    assert out.splitlines()[0].split("\t")[:6] == ["model", "version", "stage", "aliases", "data", "crps"]
+
+
+SCORED = {
+    "choose_until": "2019-12-31",
+    "report_until": "None",
+    "report_every": "1",
+    "horizon": "5",
+    "levels": "0.1,0.9",
+}
+
+
+@pytest.fixture
+def scored(bench):
+    """Register a version on a run of its own: crps None for a run without metrics, params beyond SCORED."""
+
+    def register(name, crps, tags, **params):
+        client = bench.store.client
+        with tracking.start(bench.settings, "train", name) as run:
+            run.params(SCORED | params)
+            run.metrics({"crps": crps} if crps else {"seconds": 1.0})
+        if name not in bench.store.names():
+            client.create_registered_model(name)
+        client.create_model_version(name, bench.template.source, run.run_id, tags=tags)
+
+    return register
+
+
+def test_compare_sorts_by_data_set_and_warns_that_other_rows_give_other_numbers(scored, cli):
+    """The worse CRPS may be the better forecast: a panel of 20 stocks moves more than two indices do."""
+    scored("of_the_panel", 0.0113, {"data": "panel", "data_digest": "0a"})
+    for crps in (0.0065, None, 0.0061):
+        scored("of_bars", crps, {"data": "bars", "data_digest": "1b"})
+    scored("of_old_days", 0.0050, {})
+    code, out, err = cli("compare", "of_the_panel", "of_old_days", "of_bars", "--json")
+    rows = [(row["data"], row["model"], row["crps"]) for row in json.loads(out)]
+    assert code == 0
+    assert rows == [
+        ("bars", "of_bars", 0.0061),
+        ("bars", "of_bars", 0.0065),
+        ("bars", "of_bars", None),
+        ("panel", "of_the_panel", 0.0113),
+        (None, "of_old_days", 0.0050),
+    ]
+    assert err == (
+        "warning: these versions were scored on different rows (data, data_digest differ), so their numbers cannot be "
+        "compared, only skill_vs_fhs within one data set; `python -m jobs evaluate` scores on equal rows\n"
+    )
+    assert cli("compare", "of_bars")[2] == ""
+
+
+@pytest.mark.parametrize("params", [{"report_every": "5"}, {"levels": "0.05,0.95"}])
+def test_compare_warns_of_another_report_on_the_same_data(scored, cli, params):
+    tags = {"data": "bars", "data_digest": "1b"}
+    name = f"report_of_{next(iter(params))}"
+    scored(name, 0.0065, tags)
+    scored(name, 0.0064, tags, **{"levels": "''", "used_levels": SCORED["levels"]})  # `mlflow run` logged the first
+    scored(name, None, tags | {"data_digest": "2c"}, **params)  # nothing is compared with it
+    assert cli("compare", name)[2] == ""
+    scored(name, 0.0066, tags, **params)
+    assert f" different rows ({next(iter(params))} differ), " in cli("compare", name)[2]
 
 
 def test_history_answers_what_was_in_production_then(bench, cli, answer):
