@@ -62,8 +62,9 @@ def remade(text: str) -> str:
         "table: make readme-kronos": kronos_table(kronos),
     }
     for mark, content in parts.items():
-        pattern = re.compile(rf"(<!-- {mark} -->\n).*?(\n<!-- end -->)", re.DOTALL)
-        text, found = pattern.subn(lambda m, content=content: m[1] + content + m[2], text)
+        within = r"(?:(?!<!-- end -->).)*"  # never beyond its own end
+        pattern = re.compile(rf"(<!-- {mark} -->\n){within}(<!-- end -->)", re.DOTALL)
+        text, found = pattern.subn(lambda m, content=content: f"{m[1]}{content}\n{m[2]}", text)
         if found != 1:
             raise SystemExit(f"README.md has {found} places for {mark}, expected 1")
     return text
