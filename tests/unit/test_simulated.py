@@ -404,7 +404,7 @@ def test_the_spec_says_what_is_needed_and_survives_its_file():
 
 @pytest.mark.parametrize("samples", [0, 1001])
 def test_the_number_of_paths_is_1_to_1000(samples: int):
-    with pytest.raises(BadParameter, match=r"num_samples is \d+, expected 1..1000"):
+    with pytest.raises(BadParameter, match=r"num_samples is \d+, expected a whole number in 1..1000"):
         contract.check_request(SPEC, 5, wire.LEVELS, {"num_samples": samples})
     contract.check_request(SPEC, 5, wire.LEVELS, {"num_samples": 1000})
 
