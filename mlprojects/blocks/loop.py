@@ -47,8 +47,9 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Fitted:
-    """Where training ended; the network holds the best weights."""
+    """Where training ended; the network holds the best weights. `first_loss` is that of the weights it began with."""
 
+    first_loss: float
     best_step: int
     best_loss: float
     steps: int
@@ -86,6 +87,7 @@ def fit(
     with torch.random.fork_rng(devices=[]):
         if not begun:  # what training starts from competes: fine-tuning shall not end worse than it began
             _look(state, choice, net)
+            state.first_loss = state.last
             report(0, {"valid_loss": state.last})
         while not state.finished(schedule):
             step = state.step
@@ -113,7 +115,7 @@ def fit(
                     break
     net.load_state_dict(state.best)
     net.eval()
-    return Fitted(state.best_step, state.best_loss, state.step)
+    return Fitted(state.first_loss, state.best_step, state.best_loss, state.step)
 
 
 def _look(state: "_State", choice: Callable[[], float], net: nn.Module) -> None:
@@ -137,7 +139,7 @@ class _State:
         self.weights, self.best = dict(weights), {k: v.detach().clone() for k, v in weights.items()}
         self.moments: dict[str, Tensor] = {}
         self.step = self.best_step = self.since = 0
-        self.best_loss = self.last = math.inf
+        self.first_loss = self.best_loss = self.last = math.inf
 
     @classmethod
     def start(cls, net: nn.Module) -> "_State":
@@ -170,7 +172,7 @@ class _State:
         for name, parameter in _learnt(net):
             for key in ("exp_avg", "exp_avg_sq"):
                 tensors[f"{key}.{name}"] = optimizer.state[parameter][key]
-        numbers = {key: getattr(self, key) for key in ("step", "best_step", "since", "best_loss")}
+        numbers = {key: getattr(self, key) for key in ("step", "best_step", "since", "first_loss", "best_loss")}
         path.parent.mkdir(parents=True, exist_ok=True)
         new = path.with_suffix(".new")
         kept = {k: v.detach().cpu().clone() for k, v in tensors.items()}

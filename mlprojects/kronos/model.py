@@ -14,17 +14,10 @@ import numpy.typing as npt
 import torch
 
 from mlprojects.kronos import simulated
-from mlprojects.kronos.architecture import (
-    CONFIG,
-    SIZES,
-    WEIGHTS,
-    PredictorConfig,
-    load_predictor,
-    load_tokenizer,
-    official_size,
-)
 from mlprojects.kronos.keys import series_key
+from mlprojects.kronos.official import load_predictor, load_tokenizer
 from mlprojects.kronos.sampler import STD_FLOOR, Draw, Sampler
+from mlprojects.kronos.shapes import CONFIG, SIZES, WEIGHTS, PredictorConfig, official_size
 from mlprojects.kronos.simulated import Simulator
 from registry import bars, calendars, wire
 from registry.contract import Forecast, History, ModelSpec, Option

@@ -16,17 +16,10 @@ from torch.nn import functional as F
 
 from mlprojects.blocks import loop
 from mlprojects.kronos import model, simulated
-from mlprojects.kronos.architecture import (
-    CONFIG,
-    Predictor,
-    PredictorConfig,
-    Tokenizer,
-    TokenizerConfig,
-    load_predictor,
-    load_tokenizer,
-    save_official,
-)
+from mlprojects.kronos.architecture import Predictor, Tokenizer
+from mlprojects.kronos.official import load_predictor, load_tokenizer, save_official
 from mlprojects.kronos.sampler import scales
+from mlprojects.kronos.shapes import CONFIG, PredictorConfig, TokenizerConfig
 from mlprojects.kronos.simulated import SimulatedConfig
 from registry import bars, contract, wire
 from registry.contract import ModelSpec, Trained, TrainRun
@@ -148,7 +141,6 @@ def train(history: pd.DataFrame, config: Config | SimulatedConfig, *, name: str,
         facts |= {"tokenizer_best_step": fitted.best_step}
     tokenizer.eval().requires_grad_(False)
     save_official(tokenizer, files[model.TOKENIZER])
-    untrained = windows.mean(lambda part: predictor_loss(predictor.eval(), tokenizer, part))
     fitted = loop.fit(
         predictor,
         lambda draw: predictor_loss(predictor, tokenizer, windows.batch(draw, config.batch)),
@@ -173,7 +165,7 @@ def train(history: pd.DataFrame, config: Config | SimulatedConfig, *, name: str,
             **{f"{part}_parameters": count for part, count in parameters.items()},
         },
         metrics={
-            "choice_nats_untrained": untrained,
+            "choice_nats_untrained": fitted.first_loss,
             "choice_nats": fitted.best_loss,
             "tokenizer_error": windows.mean(lambda part: reconstruction_error(tokenizer, part.scaled)),
         },

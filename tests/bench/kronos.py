@@ -22,8 +22,9 @@ import numpy.testing as npt
 import psutil
 import torch
 
-from mlprojects.kronos.architecture import SIZES, Predictor, Tokenizer, TokenizerConfig
+from mlprojects.kronos.architecture import Predictor, Tokenizer
 from mlprojects.kronos.sampler import Draw, Sampler
+from mlprojects.kronos.shapes import SIZES, TokenizerConfig
 
 DRAW = Draw(temperature=1.0, top_k=0, top_p=0.9)
 # shape, history, horizon, paths, goal, runs of the plain loop (0: extrapolated from single steps)

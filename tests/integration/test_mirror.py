@@ -25,7 +25,9 @@ import yaml
 
 from jobs import train
 from jobs.report import Reference
-from mlprojects.kronos.architecture import Predictor, PredictorConfig, Tokenizer, TokenizerConfig, save_official
+from mlprojects.kronos.architecture import Predictor, Tokenizer
+from mlprojects.kronos.official import save_official
+from mlprojects.kronos.shapes import PredictorConfig, TokenizerConfig
 from registry import __main__ as program
 from registry import artifacts, hub, mirror, push, terminal, tracking
 from registry.errors import BadConfig, BadInput, BadParameter, Conflict, Corrupt, KronosError, NotAvailable, NotFound

@@ -15,22 +15,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mlprojects.kronos import model
-from mlprojects.kronos.architecture import (
-    SIZES,
-    STAMPS,
-    FixedEmbedding,
-    Predictor,
-    PredictorConfig,
-    Tokenizer,
-    TokenizerConfig,
-    check_pairing,
-    load_predictor,
-    load_tokenizer,
-    official_size,
-    save_official,
-)
+from mlprojects.kronos import folded, model
+from mlprojects.kronos import sampler as sampler_module
+from mlprojects.kronos.architecture import STAMPS, FixedEmbedding, Predictor, Tokenizer
+from mlprojects.kronos.official import load_predictor, load_tokenizer, save_official
 from mlprojects.kronos.sampler import Draw, Sampled, Sampler, pick, scales
+from mlprojects.kronos.shapes import SIZES, PredictorConfig, TokenizerConfig, check_pairing, official_size
 from registry.errors import BadConfig, BadHistory, BadParameter, Corrupt, NotFound
 
 TINY_TOKENIZER = TokenizerConfig(d_model=32, ff_dim=48, n_enc_layers=3, n_dec_layers=3)
@@ -276,13 +266,11 @@ def test_a_path_depends_on_its_key_and_its_index_alone() -> None:
 
 
 def test_many_paths_are_drawn_in_parts_and_are_the_same_paths(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mlprojects.kronos import sampler as module
-
     sampler = Sampler(*pair(), max_context=64)
     arguments = (bars_of(2, 24), stamps_of(2, 30), [5, 6], 10, Draw())
     whole = sampler.sample(*arguments)
-    monkeypatch.setattr(module, "PASS_PATHS", 4)
-    monkeypatch.setattr(module, "SCORES", 1 << 12)
+    monkeypatch.setattr(sampler_module, "PASS_PATHS", 4)
+    monkeypatch.setattr(folded, "SCORES", 1 << 12)
     npt.assert_array_equal(sampler.sample(*arguments).tokens, whole.tokens)
 
 

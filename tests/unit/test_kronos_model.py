@@ -16,19 +16,12 @@ from safetensors.torch import load_file, save_file
 
 from jobs import processed
 from mlprojects.kronos import model
-from mlprojects.kronos.architecture import (
-    SIZES,
-    Predictor,
-    PredictorConfig,
-    Tokenizer,
-    TokenizerConfig,
-    load_predictor,
-    load_tokenizer,
-    save_official,
-)
+from mlprojects.kronos.architecture import Predictor, Tokenizer
 from mlprojects.kronos.keys import series_key
 from mlprojects.kronos.model import Kronos
+from mlprojects.kronos.official import load_predictor, load_tokenizer, save_official
 from mlprojects.kronos.sampler import Draw, Sampled, Sampler
+from mlprojects.kronos.shapes import SIZES, PredictorConfig, TokenizerConfig
 from registry import bars as bars_module
 from registry import calendars, wire
 from registry.bars import correct

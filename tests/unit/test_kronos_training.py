@@ -14,7 +14,9 @@ from torch.nn import functional as F
 from jobs import families, processed
 from mlprojects.kronos import model
 from mlprojects.kronos import train as training
-from mlprojects.kronos.architecture import Predictor, PredictorConfig, Tokenizer, TokenizerConfig, load_predictor
+from mlprojects.kronos.architecture import Predictor, Tokenizer
+from mlprojects.kronos.official import load_predictor
+from mlprojects.kronos.shapes import PredictorConfig, TokenizerConfig
 from mlprojects.kronos.train import Config, Windows
 from registry import wire
 from registry.errors import BadConfig, BadHistory

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from mlprojects.kronos import model
-from mlprojects.kronos.architecture import load_predictor, load_tokenizer
+from mlprojects.kronos.official import load_predictor, load_tokenizer
 from mlprojects.kronos.sampler import Draw, Sampler
 from registry import wire
 from registry.artifacts import sha256
