@@ -284,8 +284,8 @@ def _pretrained_until(source: Source, predictor: Part) -> tuple[str, str]:
 
 def _weights(predictor: Part) -> str:
     """mini, small or base by the network's shape, else the end of the repository's name."""
-    architecture = importlib.import_module(f"mlprojects.{FAMILY}.architecture")
-    size: str | None = architecture.official_size(architecture.PredictorConfig.read(predictor.path(CONFIG)))
+    shapes = importlib.import_module(f"mlprojects.{FAMILY}.shapes")
+    size: str | None = shapes.official_size(shapes.PredictorConfig.read(predictor.path(CONFIG)))
     return size or predictor.snapshot.repo.lower().rpartition("/")[2].removeprefix("kronos-")
 
 
