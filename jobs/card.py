@@ -15,6 +15,8 @@ def model_card(
     facts = {
         "needs": f"{spec.min_context} sessions a series, columns {', '.join(spec.columns)}",
         "answers": f"1..{spec.max_horizon} sessions, levels {tags['levels']}",
+        **({"universe of the model": ", ".join(spec.universe)} if spec.universe else {}),
+        **({"synthetic": f"{tags['synthetic']}: these columns were made up"} if "synthetic" in tags else {}),
         **{key: tags[key] for key in ("trained_until", "universe", "data_digest", "git_commit", "licence")},
     }
     rows = "\n".join(f"| {key} | {value} |" for key, value in facts.items())

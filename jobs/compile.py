@@ -11,7 +11,7 @@ import pandas as pd
 from jobs import processed, products, schemas, sources
 from jobs.digest import data_digest
 from jobs.market import Universe, market_daily, sp500_universe
-from jobs.processed import BARS, MARKET, PANEL, SECTORS
+from jobs.processed import AUX, BARS, MARKET, PANEL
 from jobs.qa import describe_source
 from jobs.sources import INDEX_BARS, STOCK_BARS, STOCK_INDEX, STOCKS
 from registry import wire
@@ -19,7 +19,7 @@ from registry.errors import Corrupt, NotFound
 from registry.files import sweep, write_together
 from registry.settings import Settings
 
-COMPILE_VERSION = 1  # raised when the same sources give other files
+COMPILE_VERSION = 2  # raised when the same sources give other files
 PRICES_FROM = "2009-12-31"  # of the panel; returns start one session later. Older prices are too coarsely rounded
 
 Frames = Mapping[str, pd.DataFrame]
@@ -81,7 +81,7 @@ def build(prices: Frames) -> dict[str, pd.DataFrame]:
     frames = {
         PANEL: panel,
         MARKET: market_daily(panel, index_returns, _universe()),
-        SECTORS: products.sector_map(),
+        AUX: products.aux_features(panel),
         BARS: products.adjusted_bars(products.together(prices[STOCK_BARS], prices[INDEX_BARS])),
     }
     for file, schema in schemas.by_file().items():
@@ -101,6 +101,7 @@ def summarise(prices: Frames, frames: Frames) -> dict[str, Any]:
         "calendar": schemas.CALENDAR,
         "universe": {"name": universe.name, "digest": universe.digest, "symbols": list(universe.symbols)},
         "sources": {name: describe_source(prices[name], product, schemas.CALENDAR) for name, product in made.items()},
+        "synthetic": {AUX: list(wire.COUNTS)},
         "files": {file: len(frame) for file, frame in frames.items()},
     }
 
@@ -124,8 +125,16 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 def _metadata(file: str, summary: Mapping[str, Any]) -> dict[str, Any]:
     """What a processed file says of itself."""
     data = "bars" if file == BARS else "panel"
-    stored = {"compile_version": summary["compile_version"], "data": data, "digest": summary["digests"][data]}
-    return {**stored, "universe": summary["universe"]} if data == "panel" else stored
+    stored: dict[str, Any] = {
+        "compile_version": summary["compile_version"],
+        "data": data,
+        "digest": summary["digests"][data],
+    }
+    if data == "panel":
+        stored["universe"] = summary["universe"]
+    if file == AUX:
+        stored["synthetic"] = list(wire.COUNTS)
+    return stored
 
 
 def _summary_of_files(settings: Settings, identity: dict[str, Any]) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ from jobs.report import Progress, Reference, Report, Task, report
 from registry import artifacts, contract, tracking, wire
 from registry.contract import Forecaster, ModelSpec
 from registry.errors import BadInput, BadParameter, CodeMismatch
-from registry.pyfunc import load_forecaster
+from registry.loading import load_forecaster
 from registry.settings import Settings
 from registry.store import Store, Version
 

@@ -15,7 +15,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from registry import contract, wire
-from registry.contract import Trained, TrainRun
+from registry.contract import ModelSpec, Trained, TrainRun
 from registry.errors import BadConfig, NotFound
 from registry.settings import CHECKOUT
 
@@ -114,6 +114,23 @@ def _parse(key: str, value: Any) -> Any:
     except yaml.YAMLError as error:
         raise BadConfig(f"{key} cannot be read: {value[:64]!r}") from error
     return str(parsed) if hasattr(parsed, "isoformat") else parsed
+
+
+def families_of(spec: ModelSpec) -> tuple[ModuleType, ...]:
+    """The model modules whose code a version runs: its own family's, and those it uses."""
+    return tuple(importlib.import_module(f"mlprojects.{name}.model") for name in (spec.family, *spec.uses))
+
+
+def fit_member(
+    model: str, history: pd.DataFrame, config: contract.Config, seed: int, *, tiny: bool, run: TrainRun
+) -> Trained:
+    """Another model, fitted on this history with the settings that `config` shares with it."""
+    family = find(model)
+    shared = {f.name: getattr(config, f.name) for f in dataclasses.fields(contract.Config)}
+    trained: Trained = family.training.train(
+        history, load_config(family, shared, tiny=tiny), name=model, seed=seed, run=run
+    )
+    return trained
 
 
 def fit(family: Family, config: contract.Config, history: pd.DataFrame, *, seed: int, run: TrainRun) -> Trained:

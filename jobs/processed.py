@@ -19,8 +19,8 @@ from registry.settings import Settings
 PANEL = "nbeats_global_daily.parquet"
 MARKET = "market_daily.parquet"
 BARS = "bars.parquet"
-SECTORS = "aux_features_daily.parquet"
-FILES = (PANEL, MARKET, SECTORS, BARS)
+AUX = "aux_features_daily.parquet"
+FILES = (PANEL, MARKET, AUX, BARS)
 QA = "qa_compile.json"
 
 COMMAND = "python -m jobs compile --source builtin"
@@ -36,26 +36,29 @@ class Data:
     history: pd.DataFrame
     digest: str  # of its source prices
     universe: Universe  # of its market columns
+    synthetic: tuple[str, ...] = ()  # columns that are made up
 
 
 def load(settings: Settings, name: DataName) -> Data:
     """A data set by its name. Raises NotFound when nothing is compiled, Corrupt when a file cannot be read."""
     if name == "bars":
         return Data(name, load_bars(settings), data_digest(settings, BARS), US_INDICES)
-    return Data(name, load_panel(settings), data_digest(settings, PANEL), load_universe(settings))
+    made_up = tuple(stored_metadata(settings.processed_dir / AUX)["synthetic"])
+    return Data(name, load_panel(settings), data_digest(settings, PANEL), load_universe(settings), made_up)
 
 
 def load_panel(settings: Settings) -> pd.DataFrame:
-    """unique_id, ds, y, market_abs_return, index_return of every stock, sorted by (unique_id, ds).
+    """unique_id, ds, y, the market columns, sector and counts of every stock, sorted by (unique_id, ds).
 
-    NotFound when nothing is compiled, Corrupt when the two files come from different sources.
+    NotFound when nothing is compiled, Corrupt when the files come from different sources.
     """
-    panel, market = _read(settings, PANEL), _read(settings, MARKET)
-    if data_digest(settings, PANEL) != data_digest(settings, MARKET):
-        raise Corrupt(
-            f"{PANEL} and {MARKET} in {settings.processed_dir} were compiled from different data; run `{COMMAND}`"
-        )
-    return with_market(panel, market)
+    panel, market, aux = (_read(settings, file) for file in (PANEL, MARKET, AUX))
+    for file in (MARKET, AUX):
+        if data_digest(settings, PANEL) != data_digest(settings, file):
+            raise Corrupt(
+                f"{PANEL} and {file} in {settings.processed_dir} were compiled from different data; run `{COMMAND}`"
+            )
+    return with_market(panel, market).merge(aux, on=[wire.UNIQUE_ID, wire.DS], how="left", validate="one_to_one")
 
 
 def load_bars(settings: Settings) -> pd.DataFrame:
@@ -67,11 +70,6 @@ def load_bars(settings: Settings) -> pd.DataFrame:
     bars = _read(settings, BARS)
     indices = bars[bars[wire.UNIQUE_ID].isin(US_INDICES.symbols)]
     return with_market(bars, market_daily(indices, bars[bars[wire.UNIQUE_ID] == INDEX], US_INDICES))
-
-
-def load_sectors(settings: Settings) -> pd.DataFrame:
-    """unique_id, sector of every stock of the panel."""
-    return _read(settings, SECTORS)
 
 
 def data_digest(settings: Settings, file: str = PANEL) -> str:
@@ -86,7 +84,7 @@ def load_universe(settings: Settings) -> Universe:
 
 
 def stored_metadata(path: Path) -> dict[str, Any]:
-    """compile_version, digest and universe (None for bars) of a processed file."""
+    """compile_version and digest of a processed file; universe (of all but the bars), synthetic columns (of AUX)."""
     _check_exists(path)
     try:
         metadata: dict[str, Any] = json.loads(pq.read_schema(path).metadata[_KEY])

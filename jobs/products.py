@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from jobs import sources
+from jobs import sources, synthetic
 from registry import wire
 
 
@@ -42,7 +42,16 @@ def together(*frames: pd.DataFrame) -> pd.DataFrame:
 
 def sector_map() -> pd.DataFrame:
     """unique_id, sector of the panel's stocks."""
-    return pd.DataFrame({wire.UNIQUE_ID: list(sources.SECTORS), "sector": list(sources.SECTORS.values())}, dtype="str")
+    return pd.DataFrame(
+        {wire.UNIQUE_ID: list(sources.SECTORS), wire.SECTOR: list(sources.SECTORS.values())}, dtype="str"
+    )
+
+
+def aux_features(panel: pd.DataFrame) -> pd.DataFrame:
+    """unique_id, ds, sector, news_count, tweet_count of every row of the panel; the counts are synthetic."""
+    sector = panel[wire.UNIQUE_ID].map(sources.SECTORS).astype("str").array
+    columns = [wire.UNIQUE_ID, wire.DS, wire.SECTOR, *wire.COUNTS]
+    return synthetic.counts(panel).assign(**{wire.SECTOR: sector})[columns]
 
 
 def split_table() -> pd.DataFrame:

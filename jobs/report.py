@@ -10,7 +10,7 @@ import pandas as pd
 
 from jobs import families, figures, processed
 from registry import contract, evaluation, tracking, wire
-from registry.contract import Forecaster, History
+from registry.contract import Forecaster, History, Trained
 
 FHS, NAIVE = "fhs", "naive"
 REFERENCES = (FHS, "har", NAIVE)
@@ -104,6 +104,11 @@ class _Unwatched:
 
     def should_stop(self) -> bool:
         return False
+
+    def fit_member(
+        self, model: str, history: pd.DataFrame, config: contract.Config, seed: int, *, tiny: bool
+    ) -> Trained:
+        return families.fit_member(model, history, config, seed, tiny=tiny, run=self)
 
 
 def _fit(name: str, task: Task) -> Forecaster:

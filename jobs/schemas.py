@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pandera.pandas as pa
 
-from jobs.processed import BARS, MARKET, PANEL, SECTORS
+from jobs.processed import AUX, BARS, MARKET, PANEL
 from jobs.sources import OHLC
 from registry import calendars, wire
 from registry.contract import MAX_ABS_RETURN
@@ -53,15 +53,14 @@ def bars() -> pa.DataFrameSchema:
     return _series({wire.Y: _log_return(), **numbers}, _ohlc_order())
 
 
-def sectors() -> pa.DataFrameSchema:
-    """aux_features_daily.parquet: one sector a stock."""
-    columns = {wire.UNIQUE_ID: pa.Column("str", _filled()), "sector": pa.Column("str", _filled())}
-    return _frame(columns, _ascending([wire.UNIQUE_ID]), _once([wire.UNIQUE_ID]))
+def aux() -> pa.DataFrameSchema:
+    """aux_features_daily.parquet: sector and counts of a stock and session."""
+    return _series({wire.SECTOR: pa.Column("str", _filled()), **{name: _amount() for name in wire.COUNTS}})
 
 
 def by_file() -> dict[str, pa.DataFrameSchema]:
     """Schema of each processed file."""
-    return {PANEL: panel(), MARKET: market(), SECTORS: sectors(), BARS: bars()}
+    return {PANEL: panel(), MARKET: market(), AUX: aux(), BARS: bars()}
 
 
 def check(frame: pd.DataFrame, schema: pa.DataFrameSchema, source: str) -> None:

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from filelock import FileLock, Timeout
 
 from jobs import card, evaluate, families, processed
@@ -23,6 +24,8 @@ from registry.store import MANIFEST_TAG, Store, Version, example_history
 EXPERIMENT = "forecasters"
 MAX_SEED = 2**32 - 1  # numpy's and Lightning's
 RECIPE_TAG = "recipe"
+SUMMARY = ("crps", "coverage_50", "coverage_80", "coverage_90", "skill_vs_fhs", "dm_p_hln", "dm_p_bartlett",
+           "parameters", "fit_seconds")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -35,9 +38,15 @@ class Result:
     seconds: float
 
     def summary(self) -> dict[str, Any]:
-        """For people and programs: version, run, CRPS, coverage, skill."""
-        kept = {k: self.metrics[k] for k in ("crps", "coverage_90", "skill_vs_fhs") if k in self.metrics}
-        return {"model": self.version.name, "version": self.version.version, "run_id": self.version.run_id, **kept}
+        """For people and programs: version, run, what it was fitted on, scores, cost."""
+        version, tags = self.version, self.version.tags
+        return {
+            "model": version.name,
+            "version": version.version,
+            "run_id": version.run_id,
+            **{key: tags[key] for key in ("data", "trained_until")},
+            **{key: self.metrics[key] for key in SUMMARY if key in self.metrics},
+        }
 
 
 @dataclass(frozen=True)
@@ -62,6 +71,10 @@ class Plan:
     recipe: str
     leakage: str  # what the start has seen of the report period
 
+    def synthetic(self, spec: contract.ModelSpec) -> tuple[str, ...]:
+        """Columns that the model takes and the data made up."""
+        return tuple(name for name in (*spec.columns, *spec.optional) if name in self.data.synthetic)
+
 
 def plan(settings: Settings, model: str, overrides: Mapping[str, Any], *, seed: int, tiny: bool) -> Plan:
     """Check model, settings and data. Raises BadInput, BadConfig or NotFound; nothing has been written then."""
@@ -70,11 +83,15 @@ def plan(settings: Settings, model: str, overrides: Mapping[str, Any], *, seed: 
         raise BadInput(f"seed is {seed}, expected 0..{MAX_SEED}", code="BAD_SEED")
     config = families.load_config(family, overrides, tiny=tiny, defaults=_frozen(settings))
     data = processed.load(settings, config.data)
-    evaluate.check_data(family.training.spec(model, config), data)
+    spec = family.training.spec(model, config)
+    evaluate.check_data(spec, data)
     Task.of(data, config).origins(context=1)
     start = _start(settings, family, str(getattr(config, "start_from", "")))
     leakage = evaluate.leakage(start.version.tags, config) if start else ""
-    lock, code = artifacts.sha256(CHECKOUT / "requirements.lock"), artifacts.code_digest(CHECKOUT, family.name)
+    lock, code = (
+        artifacts.sha256(CHECKOUT / "requirements.lock"),
+        artifacts.code_digest(CHECKOUT, family.name, *spec.uses),
+    )
     begun_from = {"start": start.version.tags[MANIFEST_TAG]} if start else {}
     recipe = families.recipe(model, config, seed, data=data.digest, lock=lock, code=code, **begun_from)
     return Plan(family, config, seed, data, start, lock, code, recipe, leakage)
@@ -128,13 +145,14 @@ def train(
         surroundings = _TrainRun(run, checkpoints, start_dir, steps, progress)
         stack.enter_context(_alone(checkpoints, what.family.model))
         trained = families.fit(what.family, what.config, what.data.history, seed=what.seed, run=surroundings)
-        run.metrics({"fit_seconds": time.monotonic() - fitting, **trained.metrics})
+        cost = {"fit_seconds": time.monotonic() - fitting, "parameters": float(trained.params["parameters"])}
+        run.metrics({**cost, **trained.metrics})
         run.params(trained.params)
-        simulated = {"simulated": "true"} if trained.params.get("simulated") else {}
+        simulated = _simulated(what, trained)
         run.tags(simulated)
-        run.metrics(dict.fromkeys(simulated, 1.0))
+        run.metrics(dict.fromkeys(simulated, 1.0))  # a column of the comparison in the UI
         task = Task.of(what.data, what.config)
-        metrics = report(what.family.model, trained.forecaster, task, reference, run, progress).metrics
+        metrics = {**cost, **report(what.family.model, trained.forecaster, task, reference, run, progress).metrics}
         for stem, figure in trained.figures.items():
             run.figure(figure, f"figures/{stem}.png")
         for stem, table in trained.tables.items():
@@ -210,23 +228,48 @@ def _origin(start: Start | None) -> dict[str, str]:
     }
 
 
+def _simulated(what: Plan, trained: Trained) -> dict[str, str]:
+    """Tags of what is no market's: a simulator, or a model of columns that are made up."""
+    made_up = ",".join(what.synthetic(trained.forecaster.spec))
+    return {
+        **({"simulated": "true"} if trained.params.get("simulated") else {}),
+        **({"synthetic": made_up} if made_up else {}),
+    }
+
+
 class _TrainRun:
     """TrainRun over an MLflow run and a progress callback."""
 
     def __init__(
-        self, run: tracking.Run, checkpoint_dir: Path, start_dir: Path | None, steps: int, progress: Progress
+        self,
+        run: tracking.Run,
+        checkpoint_dir: Path,
+        start_dir: Path | None,
+        steps: int,
+        progress: Progress,
+        member: str = "",
     ) -> None:
         self.checkpoint_dir = checkpoint_dir
         self.start_dir = start_dir
         self._run, self._steps, self._progress = run, steps, progress
+        self._member = member  # of an ensemble, whose losses carry its name
 
     def report(self, step: int, **losses: float) -> None:
         if losses:
-            self._run.metrics(losses, step)
-        self._progress("training", min(step / self._steps, 1.0))
+            prefix = f"{self._member}_" if self._member else ""
+            self._run.metrics({f"{prefix}{name}": value for name, value in losses.items()}, step)
+        self._progress(f"training {self._member}".rstrip(), min(step / self._steps, 1.0))
 
     def should_stop(self) -> bool:
         return False
+
+    def fit_member(
+        self, model: str, history: pd.DataFrame, config: contract.Config, seed: int, *, tiny: bool
+    ) -> Trained:
+        steps = int(getattr(families.load_config(families.find(model), {}, tiny=tiny), "max_steps", 1))
+        directory = self.checkpoint_dir / model
+        member = _TrainRun(self._run, directory, None, steps, self._progress, member=model)
+        return families.fit_member(model, history, config, seed, tiny=tiny, run=member)
 
 
 def _register(
@@ -238,13 +281,14 @@ def _register(
     run: tracking.Run,
 ) -> Version:
     family, spec = what.family, trained.forecaster.spec
+    spec = dataclasses.replace(spec, synthetic=what.synthetic(spec))
     text = card.model_card(family.card, family.model, spec, tags, metrics)
     run.text(text, "model_card.md")
     return store.log(
         spec,
         partial(family.models.save, trained.forecaster),
-        requirements=family.models.REQUIREMENTS,
+        requirements=[name for module in families.families_of(spec) for name in module.REQUIREMENTS],
         example=example_history(what.data.history, spec),
-        tags=tags,
+        tags={**tags, **({"symbols": ",".join(spec.universe)} if spec.universe else {})},
         description=text,
     )

@@ -16,13 +16,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from registry.contract import ModelSpec
 from registry.errors import CodeMismatch, Corrupt
+from registry.loading import save_spec
 
 MANIFEST = "manifest.json"
 FORMAT = 1
 MODEL_DIR = "artifacts/model"
-SPEC = "spec.json"
-INFERENCE = ("__init__", "wire", "errors", "bars", "contract", "calendars", "volatility", "artifacts", "pyfunc")
+INFERENCE = ("__init__", "wire", "errors", "bars", "contract", "calendars", "volatility", "loading", "artifacts",
+             "pyfunc")  # fmt: skip
+SHARED = "blocks"  # the folder of mlprojects that every version holds beside its families
 MLFLOWS = "registered_model_meta"  # MLflow writes it into the folder when it resolves models:/
 CACHE = "__pycache__"  # Python writes it when plain MLflow imports the version's code from its folder
 
@@ -36,9 +39,7 @@ set_model(ForecastModel())
 '''
 
 
-def stage(
-    directory: Path, checkout: Path, family: str, spec: Mapping[str, Any], save: Callable[[Path], None]
-) -> dict[str, Any]:
+def stage(directory: Path, checkout: Path, spec: ModelSpec, save: Callable[[Path], None]) -> dict[str, Any]:
     """Lay out loader, code and model under `directory`; returns what `mlflow.pyfunc.save_model` takes.
 
     `save(path)` writes the family's own files. Only Python sources are copied as code.
@@ -47,12 +48,12 @@ def stage(
     model.mkdir(parents=True)
     for name in INFERENCE:
         _copy(checkout / "registry" / f"{name}.py", code / "registry" / f"{name}.py")
-    for folder in (family, "blocks"):
+    for folder in (spec.family, *spec.uses, SHARED):
         for source in sorted((checkout / "mlprojects" / folder).glob("*.py")):
             _copy(source, code / "mlprojects" / folder / source.name)
     (directory / "loader.py").write_text(LOADER)
     save(model)
-    (model / SPEC).write_text(json.dumps(spec, indent=2, sort_keys=True) + "\n")
+    save_spec(spec, model)
     return {
         "python_model": str(directory / "loader.py"),
         "code_paths": [str(code / "registry"), str(code / "mlprojects")],
@@ -75,10 +76,10 @@ def digest(files: Mapping[str, str]) -> str:
     return hashlib.sha256("".join(f"{p} {files[p]}\n" for p in sorted(files)).encode()).hexdigest()
 
 
-def code_digest(checkout: Path, family: str) -> str:
-    """Digest of the code that a version of this family would hold if it were staged from `checkout` now."""
+def code_digest(checkout: Path, *families: str) -> str:
+    """Digest of the code that a version of these families would hold if it were staged from `checkout` now."""
     names = [f"registry/{name}.py" for name in INFERENCE]
-    for folder in (family, "blocks"):
+    for folder in (*families, SHARED):
         names += [f"mlprojects/{folder}/{p.name}" for p in (checkout / "mlprojects" / folder).glob("*.py")]
     return digest({f"code/{name}": sha256(checkout / name) for name in names})
 

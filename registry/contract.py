@@ -51,6 +51,9 @@ class ModelSpec:
     has_prices: bool = False
     joint: bool = False  # True: series influence each other and share one cutoff
     universe: tuple[str, ...] | None = None  # None: any symbol
+    subset: bool = False  # a part of the universe can be forecast, too
+    uses: tuple[str, ...] = ()  # other families whose code it runs
+    synthetic: tuple[str, ...] = ()  # columns that were made up in the data it was trained on
     calendar: str = "XNYS"
     options: tuple[Option, ...] = ()
 
@@ -125,6 +128,11 @@ class History:
         ds = frame[wire.DS].to_numpy().astype("datetime64[D]")
         values = {name: frame[name].to_numpy(dtype=np.float64) for name in columns}
         return cls(tuple(runs.values.to_pylist()), bounds, ds, values)
+
+    def sessions(self, which: npt.NDArray[np.int64], length: int) -> npt.NDArray[np.datetime64]:
+        """The last sessions [n, length] of some series, datetime64[D]."""
+        rows: npt.NDArray[np.datetime64] = self.ds[self.bounds[1:][which, None] - length + np.arange(length)]
+        return rows
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
@@ -257,6 +265,10 @@ class TrainRun(Protocol):
         """True when the trial is to be given up."""
         ...
 
+    def fit_member(self, model: str, history: pd.DataFrame, config: Config, seed: int, *, tiny: bool) -> "Trained":
+        """Another model, fitted on this history with the settings that every family shares, as `config` has them."""
+        ...
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -267,6 +279,20 @@ class Trained:
     metrics: Mapping[str, float] = field(default_factory=dict)
     figures: Mapping[str, Any] = field(default_factory=dict)
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Range:
+    """Values of a setting between `low` and `high`, both included: whole ones if both are int, else floats, which are
+    tried to three significant digits; evenly spread, or evenly over their logarithms."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.low < self.high or (self.log and self.low <= 0):
+            raise BadConfig(f"expected low < high, and 0 < low with log, found {self}")
 
 
 # --- checks -----------------------------------------------------------------------------------
@@ -403,13 +429,37 @@ def _check_series(history: History, spec: ModelSpec) -> None:
             f"{spec.min_context}" + (f"; {short.size} series are too short" if short.size > 1 else ""),
             code="TOO_SHORT",
         )
-    if spec.universe is not None and history.ids != spec.universe:
+    moved = np.concatenate([[0], np.cumsum(history.columns[wire.Y] != 0)])
+    ends = history.bounds[1:]
+    still = np.flatnonzero(moved[ends] == moved[np.maximum(history.bounds[:-1], ends - spec.max_context)])
+    if still.size:
         raise BadHistory(
-            f"{spec.name} forecasts its {len(spec.universe)} series together, found {len(history.ids)} or other ones",
-            code="UNIVERSE",
+            f"{_series(history, still[0])} has a return of 0 in each of its last "
+            f"{min(history.lengths[still[0]], spec.max_context)} sessions; such a series has no scale to forecast",
+            code="CONSTANT",
         )
+    if spec.universe is not None:
+        _check_universe(history, spec, spec.universe)
     if spec.joint and len(np.unique(history.cutoffs)) > 1:
         raise BadHistory(f"{spec.name} needs one common last session for all series", code="CUTOFFS_DIFFER")
+
+
+def _check_universe(history: History, spec: ModelSpec, universe: tuple[str, ...]) -> None:
+    """Only series of the universe, and all of them unless a subset will do; what is missing is named."""
+    unknown = [i for i, name in enumerate(history.ids) if name not in universe]
+    if unknown:
+        raise BadHistory(
+            f"{_series(history, unknown[0])} is none of the {len(universe)} that {spec.name} knows"
+            + (f", nor are {len(unknown) - 1} others" if len(unknown) > 1 else "")
+            + "; the version's tag `symbols` lists them",
+            code="UNIVERSE",
+        )
+    missing = sorted(set(universe) - set(history.ids))
+    if missing and not spec.subset:
+        raise BadHistory(
+            f"{spec.name} forecasts its {len(universe)} series together; the history lacks {', '.join(missing)}",
+            code="UNIVERSE",
+        )
 
 
 def _series(history: History, index: int) -> str:

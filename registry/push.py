@@ -1,6 +1,5 @@
 """A registered Kronos as two repositories of the Hugging Face Hub, in the layout that it was mirrored from."""
 
-import json
 import re
 import shutil
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from registry import artifacts, tracking, wire
 from registry.contract import ModelSpec
 from registry.errors import BadParameter, NotAvailable
 from registry.hub import CARD, CONFIG, WEIGHTS, Hub, Progress, check_name
+from registry.loading import read_spec
 from registry.mirror import LIBRARY, PARTS
 from registry.settings import Settings
 from registry.store import Store, Version
@@ -79,7 +79,7 @@ def push(
     missing = [part for part in PARTS if not (model_dir / part / WEIGHTS).is_file()]
     if missing:
         raise NotAvailable(f"{version.uri} holds no {' and no '.join(missing)}; only versions of Kronos are pushed")
-    spec = ModelSpec.from_json(json.loads((model_dir / artifacts.SPEC).read_text()))
+    spec = read_spec(model_dir)
     message = f"{version.name} version {version.version} of a Kronos Registry"
 
     def send(part: str, where: str, card: str) -> str:

@@ -1,8 +1,7 @@
 """The single wrapper between a Forecaster and MLflow: request in, checked forecast out."""
 
 import base64
-import importlib
-import json
+import dataclasses
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from mlflow.pyfunc import PythonModel
 from registry import artifacts, calendars, wire
 from registry.contract import Floats, Forecast, Forecaster, ModelSpec, check_forecast, check_history, check_request
 from registry.errors import BadHistory, BadInput, BadParameter, Corrupt, KronosError, NotAvailable
+from registry.loading import load_forecaster
 
 
 class ServedError(MlflowException):  # type: ignore[misc]
@@ -64,14 +64,6 @@ class ForecastModel(PythonModel):  # type: ignore[misc]
             raise ServedError(KronosError(f"{self.forecaster.spec.name} failed; the server's log says how")) from error
 
 
-def load_forecaster(model_dir: Path) -> Forecaster:
-    """The family's own load, on the code that this process runs."""
-    spec = ModelSpec.from_json(json.loads((model_dir / artifacts.SPEC).read_text()))
-    family = importlib.import_module(f"mlprojects.{spec.family}.model")
-    forecaster: Forecaster = family.load(model_dir)
-    return forecaster
-
-
 def answer(forecaster: Forecaster, history: Any, params: dict[str, Any]) -> Any:
     """What a version answers to one request. Raises BadInput, NotAvailable or BadForecast.
 
@@ -99,12 +91,18 @@ def answer(forecaster: Forecaster, history: Any, params: dict[str, Any]) -> Any:
     options = {o.name: o.default for o in spec.options} | request
     forecast = forecaster.predict(checked, horizon, levels, seed, options)
     check_forecast(forecast, spec, horizon, levels)
+    forecast = dataclasses.replace(forecast, notes={**forecast.notes, **_synthetic(spec)})
     sessions = calendars.next_sessions_many(spec.calendar, forecast.cutoffs, horizon)
     if output == "packed":
         return packed(forecast, sessions)
     if output == "prices":
         return forecast.to_price_frame(sessions)
     return forecast.to_frame(sessions)
+
+
+def _synthetic(spec: ModelSpec) -> dict[str, str]:
+    """What a reply says of columns that were made up in training."""
+    return {"synthetic": f"trained on synthetic {', '.join(spec.synthetic)}"} if spec.synthetic else {}
 
 
 def _frame(history: Any) -> pd.DataFrame:

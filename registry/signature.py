@@ -46,6 +46,11 @@ def build(spec: ModelSpec) -> ModelSignature:
     )
 
 
+def metadata(spec: ModelSpec) -> dict[str, Any]:
+    """What a signature cannot say of the history: which symbols, and whether they come together."""
+    return {"universe": list(spec.universe) if spec.universe else None, "joint": spec.joint, "subset": spec.subset}
+
+
 def _column(name: str, *, required: bool = True) -> ColSpec:
     return ColSpec(_COLUMN_TYPES.get(name, DataType.double), name, required)
 

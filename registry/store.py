@@ -22,6 +22,7 @@ from mlflow.tracking import MlflowClient
 from registry import artifacts, signature, tracking, wire
 from registry.contract import ModelSpec
 from registry.errors import BadInput, BadParameter, CodeMismatch, Corrupt, KronosError, NotFound
+from registry.loading import read_spec
 from registry.settings import CHECKOUT, Settings
 from registry.worker import Worker
 
@@ -148,10 +149,11 @@ class Store:
             mlflow.pyfunc.save_model(
                 path=str(root),
                 mlflow_model=Model(run_id=run.info.run_id, model_id=model.model_id, model_uuid=model.model_id),
+                metadata=signature.metadata(spec),
                 signature=signature.build(spec),
                 input_example=example,
                 pip_requirements=pins((*BASE_REQUIREMENTS, *requirements), checkout / "requirements.lock"),
-                **artifacts.stage(folder / "staged", checkout, spec.family, spec.to_json(), save),
+                **artifacts.stage(folder / "staged", checkout, spec, save),
             )
             known = {**tags, MANIFEST_TAG: artifacts.seal(root)}
             self.client.log_model_artifacts(model.model_id, str(root))
@@ -208,8 +210,7 @@ class Store:
 
     def spec(self, version: Version) -> ModelSpec:
         """What a verified version needs and answers."""
-        path = self.fetch(version) / artifacts.MODEL_DIR / artifacts.SPEC
-        return ModelSpec.from_json(json.loads(path.read_text()))
+        return read_spec(self.fetch(version) / artifacts.MODEL_DIR)
 
     def example_request(self, version: Version) -> dict[str, Any]:
         """Body of one /invocations request: the real sessions that the version was logged with."""
@@ -307,7 +308,8 @@ def _version(entity: Any, aliases: Mapping[str, int]) -> Version:
 
 
 def example_history(history: pd.DataFrame, spec: ModelSpec) -> pd.DataFrame:
-    """The last `min_context` sessions of the first series: an input example that every model accepts."""
-    first = history[history[wire.UNIQUE_ID] == history[wire.UNIQUE_ID].iloc[0]]
-    example: pd.DataFrame = first.tail(spec.min_context)[list(spec.columns)].reset_index(drop=True)
+    """The last `min_context` sessions of the first series, or of its whole universe: what the model accepts."""
+    names = spec.universe or (history[wire.UNIQUE_ID].iloc[0],)
+    shown = history[history[wire.UNIQUE_ID].isin(names)].groupby(wire.UNIQUE_ID).tail(spec.min_context)
+    example: pd.DataFrame = shown[list(spec.columns)].reset_index(drop=True)
     return example

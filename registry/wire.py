@@ -16,6 +16,12 @@ MARKET_ABS_RETURN = "market_abs_return"
 INDEX_RETURN = "index_return"
 MARKET = (MARKET_ABS_RETURN, INDEX_RETURN)
 
+# Covariates of one series and session, known at its close: articles and tweets that name the company.
+NEWS_COUNT, TWEET_COUNT = "news_count", "tweet_count"
+COUNTS = (NEWS_COUNT, TWEET_COUNT)
+
+SECTOR = "sector"  # text; of the data that models are trained on, never of a request
+
 # A bar; prices on one basis, volume in shares, amount in currency.
 VOLUME, AMOUNT = "volume", "amount"
 OHLC = ("open", "high", "low", "close")

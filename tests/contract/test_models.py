@@ -15,10 +15,10 @@ import pytest
 
 from jobs import families, train
 from jobs.report import Reference
-from registry import artifacts, calendars, evaluation, signature, wire
-from registry.contract import Forecaster, History, ModelSpec, check_forecast, check_history, quantile_mean
+from registry import artifacts, calendars, contract, evaluation, signature, wire
+from registry.contract import Forecaster, History, ModelSpec, Trained, check_forecast, check_history, quantile_mean
 from registry.errors import BadInput
-from registry.pyfunc import load_forecaster
+from registry.loading import load_forecaster
 from registry.settings import Settings
 from registry.store import LoadedVersion, Store
 
@@ -53,6 +53,12 @@ class Quiet:
 
     def should_stop(self) -> bool:
         return False
+
+    def fit_member(
+        self, model: str, history: pd.DataFrame, config: contract.Config, seed: int, *, tiny: bool
+    ) -> Trained:
+        run = Quiet(self.checkpoint_dir / model)
+        return families.fit_member(model, history, config, seed, tiny=tiny, run=run)
 
 
 @dataclass(frozen=True)

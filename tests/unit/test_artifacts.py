@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from registry import artifacts
+from registry.contract import ModelSpec
 from registry.errors import CodeMismatch, Corrupt
 from registry.settings import CHECKOUT
 
@@ -15,7 +16,10 @@ def version(tmp_path: Path) -> Path:
     """A folder laid out like a logged version: the real code of `baselines`, a model, MLflow's files."""
     staged = tmp_path / "staged"
     artifacts.stage(
-        staged, CHECKOUT, "baselines", {"name": "ewma"}, lambda model: (model / "config.json").write_text("{}")
+        staged,
+        CHECKOUT,
+        ModelSpec("ewma", "baselines", 60, 1000, 5),
+        lambda model: (model / "config.json").write_text("{}"),
     )
     root = tmp_path / "version"
     (root / "artifacts").mkdir(parents=True)

@@ -73,7 +73,9 @@ def row(frame: pd.DataFrame, name: str, day: str) -> pd.Series:
 
 
 def test_the_panel_holds_twenty_stocks_on_every_session_from_2010(panel):
-    assert list(panel.columns) == ["unique_id", "ds", "y", "market_abs_return", "index_return"]
+    assert list(panel.columns) == [
+        "unique_id", "ds", "y", "market_abs_return", "index_return", "sector", "news_count", "tweet_count",
+    ]  # fmt: skip
     assert panel["unique_id"].unique().tolist() == sorted(sources.SECTORS)
     sessions = calendars.sessions("XNYS", "2010-01-04", "2022-12-28")
     for _, series in panel.groupby("unique_id"):
@@ -116,10 +118,10 @@ def test_a_session_without_one_of_the_stocks_has_no_market_return(prices):
         market.market_daily(returns, returns, universe)
 
 
-def test_every_stock_of_the_panel_has_one_sector(settings, panel):
-    sectors = processed.load_sectors(settings)
-    assert sectors["unique_id"].tolist() == panel["unique_id"].unique().tolist()
-    assert sectors["sector"].nunique() == 7
+def test_every_stock_of_the_panel_has_one_sector(panel):
+    assert (panel.groupby("unique_id")["sector"].nunique() == 1).all()
+    assert panel["sector"].nunique() == 7
+    assert set(panel.loc[panel["unique_id"] == "KO", "sector"]) == {"Consumer Staples"}
 
 
 # --- bars ---------------------------------------------------------------------------------------
@@ -327,8 +329,8 @@ def test_reading_before_compiling_says_what_to_run(tmp_path):
 def test_files_of_different_compiles_are_not_read_together(settings, tmp_path, panel):
     torn = Settings(var_dir=tmp_path)
     torn.processed_dir.mkdir(parents=True)
-    market = settings.processed_dir / processed.MARKET
-    (torn.processed_dir / processed.MARKET).write_bytes(market.read_bytes())
+    for file in (processed.MARKET, processed.AUX):
+        (torn.processed_dir / file).write_bytes((settings.processed_dir / file).read_bytes())
     older = {**processed.stored_metadata(settings.processed_dir / processed.PANEL), "digest": "0" * 64}
     processed.write_parquet(torn.processed_dir / processed.PANEL, panel[["unique_id", "ds", "y"]], older)
     with pytest.raises(Corrupt, match="compiled from different data"):
@@ -406,5 +408,5 @@ while True:
         writer.stdout.close()
         pd.testing.assert_frame_equal(processed.load_panel(settings), panel)
         pd.testing.assert_frame_equal(processed.load_bars(settings), bars)
-        assert json.loads((settings.logs_dir / "qa_compile.json").read_text())["compile_version"] == 1
+        assert json.loads((settings.logs_dir / "qa_compile.json").read_text())["compile_version"] == 2
     assert compile_builtin(settings)["skipped"] is True

@@ -62,6 +62,13 @@ def with_ids(*names: Any) -> pd.DataFrame:
     return history().assign(unique_id=pd.Series(np.repeat(np.array(names, dtype=object), SESSIONS), dtype=object))
 
 
+def still(moving: int) -> pd.DataFrame:
+    """The history in which one series does not move after its first `moving` sessions."""
+    frame = history()
+    moves = (frame[wire.UNIQUE_ID] != "BRAVO") | (frame[wire.DS] < frame[wire.DS].iloc[moving])
+    return frame.assign(y=frame["y"].where(moves, 0.0))
+
+
 def shortened(series: int, sessions: int) -> pd.DataFrame:
     """The history in which one series has only its first `sessions` sessions."""
     frame = history()
@@ -108,6 +115,8 @@ BAD_HISTORIES: list[tuple[str, Callable[[], pd.DataFrame], str]] = [
     ("a covariate of NaN", lambda: with_value(wire.MARKET_ABS_RETURN, 4, np.nan), "NON_FINITE"),
     ("a price for a return", lambda: with_value("y", 4, 173.45), "BAD_RETURN"),
     ("a negative price for a return", lambda: with_value("y", 4, -1.0173), "BAD_RETURN"),
+    ("returns of 0 alone", lambda: still(0), "CONSTANT"),
+    ("a return before the context, then 0 alone", lambda: still(1), "CONSTANT"),
     ("one short series", lambda: shortened(1, SPEC.min_context - 1), "TOO_SHORT"),
 ]
 
@@ -152,7 +161,7 @@ def test_a_joint_model_takes_its_universe():
         history().assign(unique_id=lambda f: f["unique_id"].astype(object)),
         history().assign(ds=lambda f: f["ds"].astype("datetime64[us]")),
         history().assign(y=lambda f: f["y"].astype("float32")),
-        history().assign(y=0),
+        history().assign(y=1),
         history().assign(sector="unknown"),
         with_value("y", 4, 1.0),
         with_value("y", 4, -1.0),

@@ -1,0 +1,38 @@
+"""Counts that are made up: the same every time, of the past only, and labelled."""
+
+import numpy as np
+import numpy.testing as npt
+import pandas as pd
+
+from jobs import processed, synthetic
+from registry import wire
+
+
+def test_counts_are_whole_numbers_of_every_row_and_the_same_again(panel: pd.DataFrame) -> None:
+    one = panel[panel[wire.UNIQUE_ID].isin(["AAPL", "KO"])]
+    found = synthetic.counts(one)
+    pd.testing.assert_frame_equal(found, synthetic.counts(one))
+    assert found[wire.UNIQUE_ID].tolist() == one[wire.UNIQUE_ID].tolist()
+    for name in wire.COUNTS:
+        npt.assert_array_equal(found[name], np.floor(found[name]))
+        assert (found[name] >= 0).all()
+        npt.assert_array_equal(found[name], one[name])  # what the compiled panel holds
+
+
+def test_later_returns_change_no_earlier_count(panel: pd.DataFrame) -> None:
+    one = panel[panel[wire.UNIQUE_ID] == "AAPL"].reset_index(drop=True)
+    later = one.assign(y=one["y"].where(one.index < 500, -3 * one["y"]))
+    before, after = (synthetic.counts(frame)[list(wire.COUNTS)] for frame in (one, later))
+    pd.testing.assert_frame_equal(before.head(500), after.head(500))
+    assert not before.equals(after)
+
+
+def test_counts_rise_with_the_size_of_the_return(panel: pd.DataFrame) -> None:
+    for name in wire.COUNTS:
+        ranked = panel.groupby(wire.UNIQUE_ID)[name].rank()
+        assert np.corrcoef(ranked, panel["y"].abs())[0, 1] > 0.2
+
+
+def test_data_say_which_columns_are_made_up(compiled) -> None:
+    assert processed.load(compiled, "panel").synthetic == ("news_count", "tweet_count")
+    assert processed.load(compiled, "bars").synthetic == ()
