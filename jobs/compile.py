@@ -11,7 +11,7 @@ import pandas as pd
 from jobs import processed, products, schemas, sources
 from jobs.digest import data_digest
 from jobs.market import Universe, market_daily, sp500_universe
-from jobs.processed import AUX, BARS, MARKET, PANEL
+from jobs.processed import AUX, BARS, COMPILE_VERSION, MARKET, PANEL
 from jobs.qa import describe_source
 from jobs.sources import INDEX_BARS, STOCK_BARS, STOCK_INDEX, STOCKS
 from registry import wire
@@ -19,7 +19,6 @@ from registry.errors import Corrupt, NotFound
 from registry.files import sweep, write_together
 from registry.settings import Settings
 
-COMPILE_VERSION = 2  # raised when the same sources give other files
 PRICES_FROM = "2009-12-31"  # of the panel; returns start one session later. Older prices are too coarsely rounded
 
 Frames = Mapping[str, pd.DataFrame]

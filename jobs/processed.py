@@ -24,6 +24,7 @@ FILES = (PANEL, MARKET, AUX, BARS)
 QA = "qa_compile.json"
 
 COMMAND = "python -m jobs compile --source builtin"
+COMPILE_VERSION = 2  # raised when the same sources give other files
 
 _KEY = b"kronos"  # of the parquet schema's metadata; holds JSON
 
@@ -90,6 +91,11 @@ def stored_metadata(path: Path) -> dict[str, Any]:
         metadata: dict[str, Any] = json.loads(pq.read_schema(path).metadata[_KEY])
     except (pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
         raise Corrupt(f"{path} is not a file that `{COMMAND}` wrote; run it again") from error
+    if metadata["compile_version"] != COMPILE_VERSION:
+        raise Corrupt(
+            f"{path} is of compile version {metadata['compile_version']}, this code reads {COMPILE_VERSION}; "
+            f"run `{COMMAND}`"
+        )
     return metadata
 
 

@@ -93,7 +93,7 @@ class Reference:
         return self._scored[key]
 
 
-class _Unwatched:
+class Unwatched:
     """Surroundings of a reference's training: nobody looks, nothing is resumed."""
 
     checkpoint_dir = Path()
@@ -114,7 +114,7 @@ class _Unwatched:
 def _fit(name: str, task: Task) -> Forecaster:
     family = families.find(name)
     config = families.load_config(family, dataclasses.asdict(task.config))
-    return families.fit(family, config, task.data.history, seed=0, run=_Unwatched()).forecaster
+    return families.fit(family, config, task.data.history, seed=0, run=Unwatched()).forecaster
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
-"""naive, ewma, fhs and har: forecasters of daily returns that need no network."""
+"""naive, ewma, fhs, har, garch and gjr: forecasters of daily returns that need no network; and their files."""
 
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,6 +11,8 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 from scipy.stats import norm
 
+from mlprojects.baselines import ensemble, garch
+from mlprojects.baselines.ensemble import Ensemble
 from registry import volatility, wire
 from registry.contract import Floats, Forecast, History, ModelSpec, at_levels, quantile_mean
 
@@ -19,11 +21,12 @@ CONTEXT = 1000  # sessions looked at: an average with a half-life of 90 has forg
 HALF_LIVES = (1.5, 5.0, 22.0, 90.0)  # sessions; a day, a week, a month, a quarter and more
 SCALE_FLOOR = 0.2  # of the EWMA volatility: the regression may not call a market dead
 POOL_WEIGHT = 0.5
+NOTE = "pooled parameters, scaled to its own history, for each series that training did not fit"
 
 
 @dataclass(frozen=True)
 class Baseline(ABC):
-    """What the four share: series of equal length together, then levels and mean. One of them says the quantiles."""
+    """What they share: series of equal length together, then levels and mean. One of them says the quantiles."""
 
     spec: ModelSpec
     columns: ClassVar[tuple[str, ...]] = (wire.Y,)
@@ -34,25 +37,30 @@ class Baseline(ABC):
         """Forecast of every series; nothing is drawn, so `seed` changes nothing."""
         quantiles = np.empty((len(history.ids), horizon, len(self.spec.levels)))
         for which, values in history.blocks(self.spec.max_context, self.columns):
-            quantiles[which] = self.quantiles(values, horizon)
+            quantiles[which] = self.quantiles([history.ids[i] for i in which], values, horizon)
         return Forecast(
             unique_id=history.ids,
             cutoffs=history.cutoffs,
             levels=tuple(levels),
             quantiles=at_levels(quantiles, self.spec.levels, levels),
             mean=quantile_mean(quantiles, self.spec.levels),
+            notes=self.notes(history.ids),
         )
 
     @abstractmethod
-    def quantiles(self, values: Floats, horizon: int) -> Floats:
-        """Quantiles [n, H, Q] at spec.levels after contexts [n, T, C] of `columns`."""
+    def quantiles(self, ids: Sequence[str], values: Floats, horizon: int) -> Floats:
+        """Quantiles [n, H, Q] at spec.levels after contexts [n, T, C] of `columns`, of series named `ids` [n]."""
+
+    def notes(self, ids: Sequence[str]) -> Mapping[str, str]:
+        """What there is to say about a forecast of these series."""
+        return {}
 
 
 @dataclass(frozen=True)
 class Naive(Baseline):
     """Empirical quantiles of the trailing 500 returns, the same at every step."""
 
-    def quantiles(self, values: Floats, horizon: int) -> Floats:
+    def quantiles(self, ids: Sequence[str], values: Floats, horizon: int) -> Floats:
         window = values[:, -volatility.WINDOW :, 0]
         return _every_step(volatility.empirical_quantiles(window, self.spec.levels), horizon)
 
@@ -61,7 +69,7 @@ class Naive(Baseline):
 class Ewma(Baseline):
     """EWMA volatility times the normal quantile (RiskMetrics 1996), the same at every step."""
 
-    def quantiles(self, values: Floats, horizon: int) -> Floats:
+    def quantiles(self, ids: Sequence[str], values: Floats, horizon: int) -> Floats:
         sigma = volatility.ewma_volatility(values[:, :, 0])[:, -1:]
         return _every_step(sigma * norm.ppf(self.spec.levels), horizon)
 
@@ -71,7 +79,7 @@ class Fhs(Baseline):
     """Filtered historical simulation: EWMA volatility times the quantiles of the trailing 500 standardised
     one-step residuals (Hull and White, Journal of Risk 1, 1998). The model to beat."""
 
-    def quantiles(self, values: Floats, horizon: int) -> Floats:
+    def quantiles(self, ids: Sequence[str], values: Floats, horizon: int) -> Floats:
         y = values[:, :, 0]
         sigma = volatility.ewma_volatility(y)
         z = volatility.residuals(y, sigma, 1)
@@ -91,19 +99,60 @@ class Har(Baseline):
     pool: Floats
     columns: ClassVar[tuple[str, ...]] = (wire.Y, wire.MARKET_ABS_RETURN)
 
-    def quantiles(self, values: Floats, horizon: int) -> Floats:
+    def quantiles(self, ids: Sequence[str], values: Floats, horizon: int) -> Floats:
         y, market = values[:, :, 0], values[:, :, 1]
         scale = har_scale(har_features(y, market), volatility.ewma_volatility(y), self.coefficients[:horizon])
-        steps = []
-        for h in range(horizon):
-            own = volatility.empirical_quantiles(volatility.residuals(y, scale[:, :, h], h + 1), self.spec.levels)
-            steps.append(scale[:, -1, h, None] * ((1 - POOL_WEIGHT) * own + POOL_WEIGHT * self.pool[h]))
-        return np.stack(steps, axis=1)
+        own = _residual_quantiles(y, scale, self.spec.levels)
+        return scale[:, -1, :, None] * ((1 - POOL_WEIGHT) * own + POOL_WEIGHT * self.pool[:horizon])
+
+
+@dataclass(frozen=True)
+class Garch(Baseline):
+    """GARCH(1,1) with the quantiles of its own Student-t errors: mu + expected volatility x standardised t.
+
+    The textbook form: exact one session ahead; further on the true distribution is a mixture with heavier tails.
+    fitted [S, 6] are garch.NAMES of `symbols` [S], pool [5] garch.POOLED of every other series.
+    """
+
+    symbols: tuple[str, ...]
+    fitted: Floats
+    pool: Floats
+
+    def quantiles(self, ids: Sequence[str], values: Floats, horizon: int) -> Floats:
+        y = values[:, :, 0]
+        parameters = self.parameters(ids, y)
+        sigma = garch.scale(y, parameters, horizon)[:, -1, :, None]
+        student = garch.student_quantiles(self.spec.levels, parameters[:, 5])[:, None, :]
+        return parameters[:, 0, None, None] + sigma * student
+
+    def parameters(self, ids: Sequence[str], y: Floats) -> Floats:
+        """Parameters [n, 6] of series with returns [n, T]: their own, or pooled ones with the variance of `y`."""
+        rows = dict(zip(self.symbols, self.fitted, strict=True))
+        return np.stack([rows.get(name, own) for name, own in zip(ids, garch.targeted(self.pool, y), strict=True)])
+
+    def notes(self, ids: Sequence[str]) -> Mapping[str, str]:
+        return {} if set(ids) <= set(self.symbols) else {"pooled": NOTE}
+
+
+@dataclass(frozen=True)
+class Gjr(Garch):
+    """GJR-GARCH(1,1): expected volatility at each step times the series' own trailing quantiles of what is left."""
+
+    def quantiles(self, ids: Sequence[str], values: Floats, horizon: int) -> Floats:
+        y = values[:, :, 0]
+        scale = garch.scale(y, self.parameters(ids, y), horizon)
+        return scale[:, -1, :, None] * _residual_quantiles(y, scale, self.spec.levels)
 
 
 def _every_step(quantiles: Floats, horizon: int) -> Floats:
     """[n, Q] -> [n, H, Q]."""
     return np.repeat(quantiles[:, None, :], horizon, axis=1)
+
+
+def _residual_quantiles(y: Floats, scale: Floats, levels: Sequence[float]) -> Floats:
+    """Quantiles [n, H, Q] of the trailing residuals of returns [n, T] at each step of scales [n, T, H]."""
+    steps = [volatility.residuals(y, scale[:, :, h], h + 1) for h in range(scale.shape[2])]
+    return np.stack([volatility.empirical_quantiles(z, levels) for z in steps], axis=1)
 
 
 def har_features(y: Floats, market_abs_return: Floats) -> Floats:
@@ -119,21 +168,36 @@ def har_scale(features: Floats, sigma: Floats, coefficients: Floats) -> Floats:
     return scale
 
 
-KINDS: dict[str, type[Baseline]] = {"naive": Naive, "ewma": Ewma, "fhs": Fhs, "har": Har}
+KINDS: dict[str, type[Baseline]] = {
+    "naive": Naive,
+    "ewma": Ewma,
+    "fhs": Fhs,
+    "har": Har,
+    "garch": Garch,
+    "gjr": Gjr,
+}
 
 
-def save(forecaster: Baseline, directory: Path) -> None:
-    """Write kind (JSON) and, for har, its numbers (safetensors)."""
-    kind = next(name for name, cls in KINDS.items() if type(forecaster) is cls)
-    (directory / "config.json").write_text(json.dumps({"kind": kind}) + "\n")
-    if isinstance(forecaster, Har):
-        arrays = {"coefficients": forecaster.coefficients, "pool": forecaster.pool}
-        save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, directory / "weights.safetensors")
+def save(forecaster: Baseline | Ensemble, directory: Path) -> None:
+    """Write kind and symbols (JSON) and, where something was fitted, its numbers (safetensors); or the members."""
+    if isinstance(forecaster, Ensemble):
+        ensemble.save(forecaster, directory)
+        return
+    config: dict[str, Any] = {"kind": next(name for name, cls in KINDS.items() if type(forecaster) is cls)}
+    fitted = {f.name: getattr(forecaster, f.name) for f in fields(forecaster) if f.name != "spec"}
+    arrays = {name: np.ascontiguousarray(value) for name, value in fitted.items() if isinstance(value, np.ndarray)}
+    config |= {name: value for name, value in fitted.items() if name not in arrays}
+    (directory / "config.json").write_text(json.dumps(config) + "\n")
+    if arrays:
+        save_file(arrays, directory / "weights.safetensors")
 
 
-def load(directory: Path) -> Baseline:
+def load(directory: Path) -> Baseline | Ensemble:
     """The forecaster that `save` wrote beside spec.json."""
+    config = json.loads((directory / "config.json").read_text())
+    if config["kind"] == "ensemble":
+        return ensemble.load(directory)
     spec = ModelSpec.from_json(json.loads((directory / "spec.json").read_text()))
-    kind = json.loads((directory / "config.json").read_text())["kind"]
-    arrays = load_file(directory / "weights.safetensors") if kind == "har" else {}
-    return KINDS[kind](spec, **arrays)
+    kind, weights = config.pop("kind"), directory / "weights.safetensors"
+    arrays = load_file(weights) if weights.exists() else {}
+    return KINDS[kind](spec, **{name: tuple(value) for name, value in config.items()}, **arrays)

@@ -1,41 +1,50 @@
-"""Training of the baselines: only har has something to fit."""
+"""Training of the baselines: har, garch and gjr have something to fit, ensemble fits its members."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
-from mlprojects.baselines import model
+from mlprojects.baselines import ensemble, garch, model
+from mlprojects.baselines.ensemble import EnsembleConfig
 from registry import contract, volatility, wire
 from registry.contract import Floats, ModelSpec, Trained, TrainRun
 from registry.errors import BadConfig, BadHistory
 
 CLIP = 8.0  # volatilities; beyond this one session would decide the regression
+TARGETED = 252  # sessions; the least from which garch takes the variance of a series that it does not know
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(contract.Config):
     """`kind` is the baseline; `warmup` sessions at the start of every series are not fitted (har)."""
 
-    kind: Literal["naive", "ewma", "fhs", "har"]
+    kind: Literal["naive", "ewma", "fhs", "har", "garch", "gjr"]
     warmup: int = 252
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.kind not in model.KINDS:
-            raise BadConfig(f"kind is {self.kind!r}, expected one of {sorted(model.KINDS)}")
         if self.warmup < volatility.WARMUP:
             raise BadConfig(f"warmup is {self.warmup}, expected {volatility.WARMUP} or more sessions")
 
 
-def spec(name: str, config: Config) -> ModelSpec:
-    """What the baseline needs: 500 residuals after the warm-up, and for har those of its last step."""
+CONFIGS: dict[str, type[contract.Config]] = {**dict.fromkeys(model.KINDS, Config), "ensemble": EnsembleConfig}
+
+
+def spec(name: str, config: Config | EnsembleConfig) -> ModelSpec:
+    """What the baseline needs: 500 residuals after the warm-up, and for har and gjr those of its last step. What an
+    ensemble needs is known when its members are: until then, their code only."""
+    if isinstance(config, EnsembleConfig):
+        return ensemble.together(name, config, ())
+    every_step = volatility.WARMUP - 1 + volatility.WINDOW + config.horizon
     needs = {
         "naive": volatility.WINDOW,
         "ewma": volatility.WARMUP,
         "fhs": volatility.WARMUP + volatility.WINDOW,
-        "har": volatility.WARMUP - 1 + volatility.WINDOW + config.horizon,
+        "har": every_step,
+        "garch": TARGETED,
+        "gjr": every_step,
     }
     columns = (*wire.HISTORY, wire.MARKET_ABS_RETURN) if config.kind == "har" else wire.HISTORY
     return ModelSpec(
@@ -49,15 +58,45 @@ def spec(name: str, config: Config) -> ModelSpec:
     )
 
 
-def train(history: pd.DataFrame, config: Config, *, name: str, seed: int, run: TrainRun) -> Trained:  # noqa: ARG001
+def train(history: pd.DataFrame, config: Config | EnsembleConfig, *, name: str, seed: int, run: TrainRun) -> Trained:
     """Fit on sessions up to config.fit_until; har's pooled residuals reach to config.choose_until."""
+    if isinstance(config, EnsembleConfig):
+        return ensemble.train(history, config, name=name, seed=seed, run=run)
     what = spec(name, config)
-    if config.kind != "har":
-        forecaster: Any = model.KINDS[config.kind](what)
-        run.report(1)
-        return Trained(forecaster, params={"parameters": 0})
-    fitted = history[history[wire.DS] <= pd.Timestamp(config.fit_until)]
-    coefficients = fit_har(fitted, config.horizon, config.warmup)
+    if config.kind == "har":
+        return _train_har(what, history, config, run)
+    if config.kind in ("garch", "gjr"):
+        return _train_garch(what, history, config, run)
+    run.report(1)
+    return Trained(model.KINDS[config.kind](what), params={"parameters": 0})
+
+
+def _seen(history: pd.DataFrame, config: Config) -> pd.DataFrame:
+    return history[history[wire.DS] <= pd.Timestamp(config.fit_until)]
+
+
+def _train_garch(what: ModelSpec, history: pd.DataFrame, config: Config, run: TrainRun) -> Trained:
+    from mlprojects.baselines import estimate  # arch takes most of a second, and the other baselines do without
+
+    seen = _seen(history, config)
+    found = estimate.estimate(seen, asymmetric=config.kind == "gjr")
+    run.report(1)
+    kind = model.Gjr if config.kind == "gjr" else model.Garch
+    of_each = len(garch.NAMES) if config.kind == "gjr" else len(garch.NAMES) - 1
+    return Trained(
+        kind(what, found.symbols, found.parameters, garch.pool(found.parameters)),
+        params={
+            "parameters": of_each * len(found.symbols),
+            "series_fitted": len(found.symbols),
+            "series_pooled": len(found.table) - len(found.symbols),
+        },
+        tables={"parameters": found.table},
+        figures={"volatility": estimate.volatility_chart(seen, found)},
+    )
+
+
+def _train_har(what: ModelSpec, history: pd.DataFrame, config: Config, run: TrainRun) -> Trained:
+    coefficients = fit_har(_seen(history, config), config.horizon, config.warmup)
     run.report(1)
     pool = pooled_residuals(history, coefficients, config.levels, config.warmup)
     run.report(2)

@@ -55,9 +55,15 @@ class Fitted:
     steps: int
 
 
+def mixed(seed: int, step: int) -> int:
+    """32 bits of both: torch's generator keeps no more of its seed. Seeds lie 2^32 golden ratios apart, modulo 2^32, so
+    the steps of one do not meet those of another."""
+    return (seed * 0x9E3779B1 + step) % 2**32
+
+
 def seeded(seed: int, step: int) -> torch.Generator:
     """Random numbers of one step."""
-    return torch.Generator().manual_seed((seed << 32) + step)
+    return torch.Generator().manual_seed(mixed(seed, step))
 
 
 def fit(
@@ -91,7 +97,7 @@ def fit(
             report(0, {"valid_loss": state.last})
         while not state.finished(schedule):
             step = state.step
-            torch.manual_seed((seed << 32) + step)
+            torch.manual_seed(mixed(seed, step))
             for group in optimizer.param_groups:
                 group["lr"] = schedule.rate(step)
             net.train()

@@ -22,7 +22,7 @@ from mlprojects.kronos.sampler import scales
 from mlprojects.kronos.shapes import CONFIG, PredictorConfig, TokenizerConfig
 from mlprojects.kronos.simulated import SimulatedConfig
 from registry import bars, contract, wire
-from registry.contract import ModelSpec, Trained, TrainRun
+from registry.contract import ModelSpec, Range, Trained, TrainRun
 from registry.errors import BadConfig, BadHistory
 
 WITHOUT_VOLUME = 0.05  # of the training windows show no volume: histories without it are answered too
@@ -102,6 +102,17 @@ class Config(contract.Config):
 
 CONFIGS: dict[str, type[contract.Config]] = {"kronos": Config, "simulated": SimulatedConfig}
 
+# Nothing of the tokenizer: the choice loss counts nats of its tokens and means another thing with another one.
+SEARCH: dict[str, dict[str, Range | tuple[Any, ...]]] = {
+    "kronos": {
+        "width": (64, 96, 128),
+        "layers": Range(2, 4),
+        "learning_rate": Range(5e-4, 5e-3, log=True),
+        "dropout": Range(0.0, 0.3),
+        "batch": (32, 64, 128),
+    }
+}
+
 
 def spec(name: str, config: Config | SimulatedConfig) -> ModelSpec:
     if isinstance(config, SimulatedConfig):
@@ -146,7 +157,7 @@ def train(history: pd.DataFrame, config: Config | SimulatedConfig, *, name: str,
         lambda draw: predictor_loss(predictor, tokenizer, windows.batch(draw, config.batch)),
         lambda: windows.mean(lambda part: predictor_loss(predictor, tokenizer, part)),
         _schedule(config, config.steps, config.learning_rate),
-        seed=(seed + 1) % 2**32, checkpoint=run.checkpoint_dir / "predictor.safetensors", fingerprint=fingerprint,
+        seed=seed, checkpoint=run.checkpoint_dir / "predictor.safetensors", fingerprint=fingerprint,
         report=lambda step, losses: run.report(offset + step, **losses),
         should_stop=run.should_stop,
     )  # fmt: skip

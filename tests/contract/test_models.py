@@ -279,6 +279,50 @@ def test_other_series_change_nothing_unless_the_model_is_joint(case: Case) -> No
     npt.assert_array_equal(alone.drop(columns=["unique_id", "ds"]), before.drop(columns=["unique_id", "ds"]))
 
 
+def test_an_unknown_symbol_is_answered_unless_the_model_has_a_universe(case: Case) -> None:
+    one = case.place.series[0]
+    renamed = case.history.assign(unique_id=case.history[wire.UNIQUE_ID].replace(one, "0NEW"))
+    renamed = renamed.sort_values([wire.UNIQUE_ID, wire.DS], ignore_index=True)
+    if case.spec.universe is None:
+        assert np.isfinite(case.forecast(renamed)["mean"]).all()
+        return
+    with pytest.raises(BadInput) as caught:
+        case.forecast(renamed)
+    assert caught.value.code == "UNIVERSE"
+
+
+def test_a_part_of_a_universe_is_answered_or_what_is_missing_is_named(case: Case) -> None:
+    if case.spec.universe is None:
+        assert "symbols" not in case.loaded.version.tags
+        return
+    first, *rest = case.spec.universe
+    part = case.history[case.history[wire.UNIQUE_ID] != first].reset_index(drop=True)
+    if case.spec.subset:
+        assert case.forecast(part)[wire.UNIQUE_ID].unique().tolist() == rest
+    else:
+        with pytest.raises(BadInput, match=rf"the history lacks {first}$"):
+            case.forecast(part)
+    assert case.loaded.version.tags["symbols"].split(",") == [first, *rest]
+
+
+def test_a_series_that_does_not_move_is_refused(case: Case) -> None:
+    one = case.place.series[0]
+    still = case.history.assign(y=case.history["y"].where(case.history[wire.UNIQUE_ID] != one, 0.0))
+    with pytest.raises(BadInput) as caught:
+        case.forecast(still)
+    assert caught.value.code == "CONSTANT"
+
+
+def test_a_covariate_that_the_model_needs_is_refused_where_it_is_missing_or_not_a_number(case: Case) -> None:
+    for name in set(case.spec.columns) - {*wire.HISTORY, *wire.OHLC}:
+        with pytest.raises(BadInput, match=name):
+            case.forecast(case.history.drop(columns=name))
+        broken = case.history.assign(**{name: case.history[name].where(case.history.index != 3)})
+        with pytest.raises(BadInput) as caught:
+            case.forecast(broken)
+        assert caught.value.code == "NON_FINITE"
+
+
 def test_loaded_version_forecasts_the_same_as_the_forecaster(case: Case) -> None:
     spec = case.spec
     direct = case.forecaster.predict(check_history(case.history, spec), spec.max_horizon, spec.levels, 7, case.options)
@@ -353,6 +397,7 @@ def test_artifact_holds_its_code_its_spec_and_nothing_of_the_jobs(case: Case) ->
 def test_signature_is_the_contract(case: Case) -> None:
     found = case.loaded.model.metadata.signature
     assert found == signature.build(case.spec)
+    assert case.loaded.model.metadata.metadata == signature.metadata(case.spec)
     assert {"horizon", "levels", "seed", "output"} <= signature.parameter_names(found)
 
 

@@ -337,6 +337,18 @@ def test_files_of_different_compiles_are_not_read_together(settings, tmp_path, p
         processed.load_panel(torn)
 
 
+def test_files_of_an_older_compile_version_are_refused_and_compiled_again(tmp_path):
+    settings = Settings(var_dir=tmp_path)
+    compile_builtin(settings)
+    path = settings.processed_dir / processed.AUX
+    older = {**processed.stored_metadata(path), "compile_version": 1}
+    processed.write_parquet(path, pd.read_parquet(path), older)
+    with pytest.raises(Corrupt, match=r"aux_features_daily.parquet is of compile version 1, this code reads 2; run"):
+        processed.load(settings, "panel")
+    assert compile_builtin(settings)["skipped"] is False
+    assert processed.load(settings, "panel").synthetic == wire.COUNTS
+
+
 def test_a_cut_file_is_corrupt_and_compiled_again(tmp_path):
     settings = Settings(var_dir=tmp_path)
     compile_builtin(settings)

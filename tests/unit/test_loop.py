@@ -45,6 +45,13 @@ def run(
     return net, fitted, losses
 
 
+def test_every_seed_and_step_draws_numbers_of_its_own() -> None:
+    drawn = {(seed, step): torch.rand((), generator=loop.seeded(seed, step)).item()
+             for seed in (0, 1, 2, 5, 2**32 - 1) for step in (0, 1, 2, 3, 1000)}  # fmt: skip
+    assert len(set(drawn.values())) == len(drawn)
+    assert drawn[5, 3] == torch.rand((), generator=loop.seeded(5, 3)).item()
+
+
 def test_it_learns_and_leaves_the_best_weights(tmp_path: Path) -> None:
     net, fitted, losses = run(tmp_path / "c.safetensors", Schedule(300, 0.05, check_every=10, patience=100))
     npt.assert_allclose(net[1].weight.detach(), TRUTH, atol=0.25)  # type: ignore[index, union-attr]

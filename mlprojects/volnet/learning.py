@@ -1,0 +1,95 @@
+"""Training of the networks: one after the other from seeds of their own, each stopped on the choice period."""
+
+import hashlib
+import json
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+
+from mlprojects.blocks import head, loop
+from mlprojects.volnet.inputs import Inputs, Scaling
+from mlprojects.volnet.network import ScaleNet
+from mlprojects.volnet.samples import Samples
+from mlprojects.volnet.scales import Networks
+from mlprojects.volnet.settings import LinearConfig
+from registry import contract
+from registry.contract import Floats, TrainRun
+
+PER_CENT = 100.0  # losses are reported in per cent: that of a stock's session is around 0.4
+
+
+def fit_networks(
+    fit: Samples, chosen: Samples, config: LinearConfig, name: str, seed: int, run: TrainRun
+) -> tuple[Networks, Floats, dict[str, Any]]:
+    """Members of seeds seed, seed + 1, ...: mean pinball loss in volatilities fits.
+
+    The best weights are those of the lowest loss in per cent of return on the rows to choose on.
+    """
+    scaling = Scaling.of(fit.inputs)
+    to_fit, to_choose = scaling(fit.inputs), scaling(chosen.inputs)
+    x, y = _tensors(to_fit), torch.from_numpy(fit.y / fit.inputs.sigma[:, None]).float()
+    x_later, y_later = _tensors(to_choose), torch.from_numpy(PER_CENT * chosen.y).float()
+    sigma = torch.from_numpy(PER_CENT * chosen.inputs.sigma).float()[:, None, None]
+    members, slopes, best_steps = [], [], []
+    for k in range(config.seeds):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed + k)
+            net = ScaleNet(
+                to_fit.daily.shape[1], to_fit.season.shape[2], y.shape[1], config.levels,
+                width=config.width, dropout=config.dropout,
+            )  # fmt: skip
+
+        def loss(draw: torch.Generator, net: ScaleNet = net) -> torch.Tensor:
+            rows = torch.randint(len(y), (config.batch,), generator=draw)
+            return head.pinball(y[rows], net(*(part[rows] for part in x)), config.levels)
+
+        def choice(net: ScaleNet = net) -> float:
+            return float(head.pinball(y_later, net(*x_later) * sigma, config.levels))
+
+        fitted = loop.fit(
+            net, loss, choice,
+            loop.Schedule(
+                config.steps, config.learning_rate, warmup=config.steps // 5, weight_decay=config.weight_decay,
+                check_every=config.check_every, patience=config.patience,
+            ),
+            seed=(seed + k) % 2**32, checkpoint=run.checkpoint_dir / f"{name}-{k}.safetensors",
+            fingerprint=_fingerprint(fit, chosen, config, seed + k), report=_after(k * config.steps, run),
+            should_stop=run.should_stop,
+        )  # fmt: skip
+        members.append(net.member())
+        slopes.append(_slopes(net, x_later))
+        best_steps.append(fitted.best_step)
+        if run.should_stop():
+            break
+    parameters = len(members) * sum(p.numel() for p in net.parameters())
+    facts = {"parameters": parameters, "best_step": ",".join(map(str, best_steps))}
+    return Networks(scaling, members), np.mean(slopes, axis=0), facts
+
+
+def _tensors(scaled: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.from_numpy(scaled.daily).float(), torch.from_numpy(scaled.season).float()
+
+
+def _after(steps: int, run: TrainRun) -> loop.Report:
+    """Reports of a member that is fitted after so many steps of others."""
+    return lambda step, losses: run.report(steps + step, **losses)
+
+
+def _slopes(net: ScaleNet, x: tuple[torch.Tensor, torch.Tensor]) -> Floats:
+    """Mean change of the log scale [F + G] for one deviation of a feature, over rows and steps."""
+    daily, season = (part.clone().requires_grad_() for part in x)
+    rows, horizon, _ = season.shape
+    by_daily, by_season = torch.autograd.grad(net.log_scale(daily, season).sum(), (daily, season))
+    found = torch.cat([by_daily.sum(dim=0), by_season.sum(dim=(0, 1))]) / (rows * horizon)
+    return found.double().numpy()
+
+
+def _fingerprint(fit: Samples, chosen: Samples, config: contract.Config, seed: int) -> str:
+    """sha256 of what is trained on what."""
+    content = hashlib.sha256(json.dumps([asdict(config), seed], sort_keys=True).encode())
+    for part in (fit, chosen):
+        for array in (part.inputs.daily, part.inputs.season, part.inputs.sigma, part.y):
+            content.update(np.ascontiguousarray(array).tobytes())
+    return content.hexdigest()

@@ -1,0 +1,86 @@
+"""linear, mlp, lightgbm: EWMA volatility times a learnt scale times quantiles of what that scale left over."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from mlprojects.blocks import features
+from mlprojects.volnet.inputs import Inputs
+from mlprojects.volnet.scales import Networks, Scale, Trees
+from registry.contract import Floats, Forecast, History, ModelSpec, at_levels, quantile_mean
+
+REQUIREMENTS = ("scipy", "lightgbm", "safetensors")
+CONTEXT = 1000  # sessions looked at: twelve quarters of seasons, and slow averages forget their seed
+OWN_WEIGHT = 0.5
+UNKNOWN = "a symbol that training did not see is forecast with quantiles pooled over those it saw"
+TREES, WEIGHTS = "trees.txt", "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """Quantiles of returns in units of their forecast scale, frozen at training: `own` [K, Q] of each symbol, `pool`
+    [Q] of all together."""
+
+    symbols: tuple[str, ...]
+    own: Floats
+    pool: Floats
+
+    def of(self, names: Sequence[str]) -> Floats:
+        """Half own and half pooled quantiles [N, Q]; pooled ones of a symbol that training did not see."""
+        places = {name: i for i, name in enumerate(self.symbols)}
+        own = np.stack([self.own[places[name]] if name in places else self.pool for name in names])
+        return OWN_WEIGHT * own + (1 - OWN_WEIGHT) * self.pool
+
+
+@dataclass(frozen=True)
+class VolNet:
+    """Forecaster of one scale model."""
+
+    spec: ModelSpec
+    scale: Scale
+    residuals: Residuals
+
+    def predict(
+        self, history: History, horizon: int, levels: Sequence[float], seed: int, options: Mapping[str, Any]
+    ) -> Forecast:
+        """Forecast of every series; nothing is drawn, so `seed` changes nothing."""
+        width = np.empty((len(history.ids), horizon))
+        for which, values in history.blocks(self.spec.max_context, features.COLUMNS):
+            found = Inputs.read(values, history.sessions(which, values.shape[1]), self.spec.max_horizon)
+            width[which] = (found.sigma[:, None] * self.scale(found))[:, :horizon]
+        quantiles = width[:, :, None] * self.residuals.of(history.ids)[:, None]
+        known = set(history.ids) <= set(self.residuals.symbols)
+        return Forecast(
+            unique_id=history.ids,
+            cutoffs=history.cutoffs,
+            levels=tuple(levels),
+            quantiles=at_levels(quantiles, self.spec.levels, levels),
+            mean=quantile_mean(quantiles, self.spec.levels),
+            notes={} if known else {"unknown_symbol": UNKNOWN},
+        )
+
+
+def save(forecaster: VolNet, directory: Path) -> None:
+    """Write symbols (JSON), numbers (safetensors) and trees (LightGBM's text)."""
+    residuals, scale = forecaster.residuals, forecaster.scale
+    (directory / "config.json").write_text(json.dumps({"symbols": residuals.symbols}) + "\n")
+    arrays = {"own": residuals.own, "pool": residuals.pool}
+    if isinstance(scale, Trees):
+        (directory / TREES).write_text(scale.text)
+    else:
+        arrays |= scale.arrays
+    save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, directory / WEIGHTS)
+
+
+def load(directory: Path) -> VolNet:
+    """The forecaster that `save` wrote beside spec.json."""
+    spec = ModelSpec.from_json(json.loads((directory / "spec.json").read_text()))
+    symbols = json.loads((directory / "config.json").read_text())["symbols"]
+    arrays, trees = load_file(directory / WEIGHTS), directory / TREES
+    scale: Scale = Trees(trees.read_text()) if trees.exists() else Networks.of_arrays(arrays)
+    return VolNet(spec, scale, Residuals(tuple(symbols), arrays["own"], arrays["pool"]))

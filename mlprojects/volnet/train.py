@@ -1,0 +1,59 @@
+"""Training of linear, mlp and lightgbm: the scale first, then the quantiles of what it leaves over."""
+
+import numpy as np
+import pandas as pd
+
+from mlprojects.blocks import features
+from mlprojects.volnet import importance
+from mlprojects.volnet.boosting import fit_trees
+from mlprojects.volnet.learning import fit_networks
+from mlprojects.volnet.model import CONTEXT, Residuals, VolNet
+from mlprojects.volnet.samples import Samples, split
+from mlprojects.volnet.scales import Scale
+from mlprojects.volnet.settings import CONFIGS, SEARCH, LinearConfig, TreesConfig
+from registry import contract, volatility, wire
+from registry.contract import ModelSpec, Trained, TrainRun
+
+__all__ = ["CONFIGS", "SEARCH", "spec", "train"]
+
+
+def spec(name: str, config: contract.Config) -> ModelSpec:
+    """What the features need."""
+    return ModelSpec(
+        name=name,
+        family="volnet",
+        min_context=features.WARMUP,
+        max_context=CONTEXT,
+        max_horizon=config.horizon,
+        levels=config.levels,
+        columns=(*wire.HISTORY, *wire.MARKET),
+    )
+
+
+def train(history: pd.DataFrame, config: LinearConfig | TreesConfig, *, name: str, seed: int, run: TrainRun) -> Trained:
+    """Fit on rows whose outcomes end by config.fit_until, stop early on those after it; residuals are of fitted rows.
+
+    Raises BadHistory as `samples.split` does.
+    """
+    what = spec(name, config)
+    fit, chosen = split(history, what, config.fit_until)
+    if isinstance(config, TreesConfig):
+        scale, weights, facts = fit_trees(fit, chosen, config, seed, run)
+    else:
+        scale, weights, facts = fit_networks(fit, chosen, config, name, seed, run)
+    table = importance.table(weights)
+    return Trained(
+        VolNet(what, scale, residuals(fit, scale, config.levels)),
+        params=facts,
+        tables={"importance": table},
+        figures={"importance": importance.chart(table, name)},
+    )
+
+
+def residuals(fit: Samples, scale: Scale, levels: tuple[float, ...]) -> Residuals:
+    """Quantiles of y / (sigma scale) over all rows and steps, and over those of each series."""
+    z = fit.y / (fit.inputs.sigma[:, None] * scale(fit.inputs))
+    own = [
+        volatility.empirical_quantiles(z[fit.series == i].reshape(1, -1), levels)[0] for i in range(len(fit.symbols))
+    ]
+    return Residuals(fit.symbols, np.stack(own), volatility.empirical_quantiles(z.reshape(1, -1), levels)[0])

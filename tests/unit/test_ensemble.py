@@ -1,0 +1,113 @@
+"""ensemble: the average of its members' quantiles, fitted and stored with them."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import numpy.testing as npt
+import pandas as pd
+import pytest
+
+from jobs import families
+from jobs.report import Unwatched
+from mlprojects.baselines import ensemble, model
+from mlprojects.baselines.ensemble import Ensemble, EnsembleConfig
+from registry import wire
+from registry.contract import History
+from registry.errors import BadConfig
+from registry.loading import load_forecaster, save_forecaster
+
+MEMBERS = ("baselines/ewma", "baselines/har", "baselines/gjr")
+CONFIG = EnsembleConfig(members=MEMBERS)
+
+
+@pytest.fixture(scope="module")
+def seen(panel: pd.DataFrame) -> pd.DataFrame:
+    three = panel[panel[wire.UNIQUE_ID].isin(["AAPL", "KO", "XOM"])]
+    return three[three[wire.DS] <= "2019-12-31"].reset_index(drop=True)
+
+
+@pytest.fixture(scope="module")
+def trained(seen: pd.DataFrame) -> Ensemble:
+    forecaster = ensemble.train(seen, CONFIG, name="mixed", seed=0, run=Unwatched()).forecaster
+    assert isinstance(forecaster, Ensemble)
+    return forecaster
+
+
+@pytest.fixture(scope="module")
+def history(seen: pd.DataFrame) -> History:
+    return History.of(seen.groupby(wire.UNIQUE_ID).tail(1000), (wire.Y, *wire.MARKET))
+
+
+def test_its_quantiles_are_the_means_of_its_members(trained: Ensemble, history: History) -> None:
+    found = trained.predict(history, 5, wire.LEVELS, 0, {})
+    members = [m.predict(history, 5, wire.LEVELS, 0, {}).quantiles for m in trained.members]
+    npt.assert_allclose(found.quantiles, (members[0] + members[1] + members[2]) / 3, rtol=1e-14)
+    assert (np.diff(found.quantiles, axis=2) >= 0).all()
+    between = trained.predict(history, 2, (0.25,), 0, {})
+    npt.assert_allclose(between.quantiles[:, :, 0], found.quantiles[:, :2, 2:4].mean(axis=2), rtol=1e-12)
+
+
+def test_it_needs_what_its_members_need(trained: Ensemble) -> None:
+    spec = trained.spec
+    assert (spec.name, spec.family, spec.uses) == ("mixed", "baselines", ())
+    assert (spec.min_context, spec.max_context) == (564, 1000)
+    assert spec.columns == (*wire.HISTORY, wire.MARKET_ABS_RETURN)
+
+
+def test_its_members_are_fitted_with_its_dates_and_horizon(seen: pd.DataFrame) -> None:
+    config = dataclasses.replace(CONFIG, horizon=2, levels=(0.1, 0.5, 0.9), fit_until="2015-12-31")
+    mixed = ensemble.train(seen, config, name="mixed", seed=0, run=Unwatched()).forecaster
+    for name, member in zip(("ewma", "har", "gjr"), mixed.members, strict=True):
+        assert (member.spec.max_horizon, member.spec.levels) == (2, (0.1, 0.5, 0.9))
+        alone = families.fit_member(name, seen, config, 0, tiny=False, run=Unwatched()).forecaster
+        assert member.spec == alone.spec
+    npt.assert_array_equal(mixed.members[1].coefficients, alone_har(seen, config))
+
+
+def alone_har(seen: pd.DataFrame, config: EnsembleConfig) -> np.ndarray:
+    har = families.find("har")
+    own = families.load_config(har, {"horizon": 2, "levels": (0.1, 0.5, 0.9), "fit_until": config.fit_until})
+    coefficients: np.ndarray = families.fit(har, own, seen, seed=0, run=Unwatched()).forecaster.coefficients
+    return coefficients
+
+
+def test_its_folder_holds_those_of_its_members(trained: Ensemble, history: History, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    save_forecaster(trained, folder)
+    assert json.loads((folder / "config.json").read_text())["members"] == ["ewma", "har", "gjr"]
+    again = load_forecaster(folder)
+    assert again.spec == trained.spec
+    npt.assert_array_equal(
+        again.predict(history, 5, wire.LEVELS, 0, {}).quantiles,
+        trained.predict(history, 5, wire.LEVELS, 0, {}).quantiles,
+    )
+    gjr = model.load(folder / "members" / "gjr")
+    npt.assert_array_equal(gjr.fitted, trained.members[2].fitted)
+
+
+def test_what_a_member_has_to_say_is_said(trained: Ensemble, history: History) -> None:
+    assert trained.predict(history, 1, wire.LEVELS, 0, {}).notes == {}
+    unknown = dataclasses.replace(history, ids=("AAPL", "KO", "ZZZ"))
+    assert list(trained.predict(unknown, 1, wire.LEVELS, 0, {}).notes) == ["pooled"]
+
+
+@pytest.mark.parametrize(
+    ("members", "said"),
+    [
+        (("baselines/ewma",), "two or more different models, found"),
+        (("baselines/ewma", "baselines/ewma"), "two or more different models, found"),
+        (("ewma", "baselines/har"), "named <family>/<model>, as in baselines/gjr; found 'ewma'"),
+    ],
+)
+def test_members_that_make_no_average_are_refused(members: tuple[str, ...], said: str) -> None:
+    with pytest.raises(BadConfig, match=said):
+        EnsembleConfig(members=members)
+
+
+def test_a_simulator_of_prices_is_no_member(seen: pd.DataFrame) -> None:
+    config = EnsembleConfig(members=("kronos/kronos_simulated", "baselines/ewma"))
+    assert config.uses == ("kronos",)
+    with pytest.raises(BadConfig, match="take no options; not kronos_simulated"):
+        ensemble.train(seen, config, name="mixed", seed=0, run=Unwatched())
