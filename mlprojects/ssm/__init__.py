@@ -1,0 +1,1 @@
+"""State space models: S4D networks over long histories."""

@@ -1,0 +1,163 @@
+"""Training of the S4D network: every session of a window is a target, the weights that are best on the choice period
+are kept."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, get_args
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from mlprojects.blocks import features, head, loop
+from mlprojects.blocks.s4d import Start
+from mlprojects.ssm import model, timescales
+from mlprojects.ssm.network import Network, Shape
+from mlprojects.ssm.windows import SHARED, Batch, Windows
+from registry import contract, wire
+from registry.contract import ModelSpec, Range, Trained, TrainRun
+from registry.errors import BadConfig
+
+CHOICE_BATCH = 64  # windows
+SEARCH: dict[str, Range | tuple[Any, ...]] = {
+    "learning_rate": Range(3e-4, 1e-2, log=True),
+    "width": (8, 16, 32),
+    "states": (4, 8, 16),
+    "start": get_args(Start),
+    "dropout": Range(0.0, 0.5),
+    "weight_decay": Range(1e-3, 0.3, log=True),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(contract.Config):
+    """context: sessions in the recurrence; width, states (of each channel), layers and start: the network's.
+
+    The rest is training: `batch` windows a step, the choice loss looked at every `check_every` steps, an end after
+    `patience` looks without a better one.
+    """
+
+    context: int = 512
+    width: int = 16
+    states: int = 8
+    layers: int = 2
+    start: Start = "real"
+    dropout: float = 0.3
+    max_steps: int = 200
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.01
+    batch: int = 32
+    check_every: int = 20
+    patience: int = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("width", "states", "layers", "max_steps", "batch", "check_every", "patience"):
+            if getattr(self, name) < 1:
+                raise BadConfig(f"{name} is {getattr(self, name)}, expected 1 or more")
+        if self.context < model.SETTLED:
+            raise BadConfig(f"context is {self.context}, expected {model.SETTLED} or more sessions")
+        if self.start not in get_args(Start):
+            raise BadConfig(f"start is {self.start!r}, expected one of {list(get_args(Start))}")
+        if not 0 <= self.dropout < 1:
+            raise BadConfig(f"dropout is {self.dropout}, expected 0 or more and less than 1")
+        if not 0 < self.learning_rate < 1:
+            raise BadConfig(f"learning_rate is {self.learning_rate}, expected a number between 0 and 1")
+        if not 0 <= self.weight_decay < 1:
+            raise BadConfig(f"weight_decay is {self.weight_decay}, expected 0 or more and less than 1")
+
+    @property
+    def sessions(self) -> int:
+        """Of returns in a window, so that the first of its `context` sessions has every feature."""
+        return features.WARMUP - 1 + self.context
+
+
+def spec(name: str, config: Config) -> ModelSpec:
+    return ModelSpec(
+        name=name,
+        family="ssm",
+        min_context=features.WARMUP - 1 + model.SETTLED,
+        max_context=config.sessions,
+        max_horizon=config.horizon,
+        levels=config.levels,
+        columns=(*wire.HISTORY, *wire.MARKET),
+    )
+
+
+def train(history: pd.DataFrame, config: Config, *, name: str, seed: int, run: TrainRun) -> Trained:
+    """Fit windows whose targets end by config.fit_until; choose on the forecasts from the sessions after it."""
+    windows = Windows.of(history, fit_until=config.fit_until, sessions=config.sessions, horizon=config.horizon)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = Network(shape(config))
+    net.centre, net.deviation = windows.standard()
+    before = timescales.table(net)
+    choice = Choice.of(windows)
+    fitted = loop.fit(
+        net,
+        lambda generator: training_loss(net, windows.draw(generator, config.batch)),
+        lambda: choice.loss(net),
+        loop.Schedule(
+            config.max_steps, config.learning_rate, weight_decay=config.weight_decay, check_every=config.check_every,
+            patience=config.patience,
+        ),
+        seed=seed,
+        checkpoint=run.checkpoint_dir / "network.safetensors",
+        fingerprint=_fingerprint(history, config, seed),
+        report=lambda step, losses: run.report(step, **losses),
+        should_stop=run.should_stop,
+    )  # fmt: skip
+    after = timescales.table(net)
+    return Trained(
+        model.S4DForecaster(spec(name, config), net),
+        params={"parameters": sum(p.numel() for p in net.parameters()), "best_step": fitted.best_step},
+        metrics={"choice_loss_untrained": fitted.first_loss, "choice_loss": fitted.best_loss},
+        figures={"time_scales": timescales.figure(before, after, net, config.context)},
+        tables={"time_scales": after},
+    )
+
+
+def training_loss(net: Network, batch: Batch) -> Tensor:
+    """Mean pinball loss in volatilities after every session of the windows that has a settled state."""
+    since = model.SETTLED - 1
+    target = (batch.y / batch.sigma[..., None])[:, since:]
+    return head.pinball(target, net(batch.x)[:, since:], net.shape.levels)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The windows to choose on, and which of their last sessions count."""
+
+    batches: tuple[Batch, ...]
+    counts: tuple[Tensor, ...]  # [B, SHARED]
+
+    @classmethod
+    def of(cls, windows: Windows) -> "Choice":
+        parts = [slice(i, i + CHOICE_BATCH) for i in range(0, len(windows.chosen), CHOICE_BATCH)]
+        counts = torch.from_numpy(windows.counted)[:, None] >= torch.arange(SHARED, 0, -1)
+        return cls(tuple(windows.take(windows.chosen[part]) for part in parts), tuple(counts[part] for part in parts))
+
+    def loss(self, net: Network) -> float:
+        """Mean pinball loss in units of the return: half the CRPS that an evaluation gives."""
+        found = []
+        for batch, counts in zip(self.batches, self.counts, strict=True):
+            quantiles = (batch.sigma[..., None, None] * net(batch.x))[:, -SHARED:]
+            found.append(head.pinball(batch.y[:, -SHARED:][counts], quantiles[counts], net.shape.levels))
+        weights = [int(counts.sum()) for counts in self.counts]
+        return sum(loss.item() * n for loss, n in zip(found, weights, strict=True)) / sum(weights)
+
+
+def shape(config: Config) -> Shape:
+    """Sizes of the network that a config asks for."""
+    return Shape(
+        features=len(features.NAMES), season=len(features.SEASON_NAMES), horizon=config.horizon, levels=config.levels,
+        width=config.width, states=config.states, layers=config.layers, start=config.start, dropout=config.dropout,
+    )  # fmt: skip
+
+
+def _fingerprint(history: pd.DataFrame, config: Config, seed: int) -> str:
+    """sha256 of what is trained on what."""
+    content = hashlib.sha256(json.dumps([asdict(config), seed], sort_keys=True).encode())
+    content.update(pd.util.hash_pandas_object(history, index=False).to_numpy().tobytes())
+    return content.hexdigest()
