@@ -1,0 +1,58 @@
+"""A graph for people: a heat map ordered by sector, and the table of its edges."""
+
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+import pandas as pd
+
+matplotlib.use("Agg")
+
+from matplotlib.figure import Figure
+
+from registry import wire
+from registry.contract import Floats
+
+INK = "#22313f"
+
+
+def edges(weights: Floats, shares: Floats, symbols: Sequence[str]) -> pd.DataFrame:
+    """unique_id, neighbour, weight and share of what the series hears, of every edge, the largest share first."""
+    hears, who = np.nonzero(weights)
+    names = np.array(symbols, dtype=object)
+    frame = pd.DataFrame(
+        {
+            wire.UNIQUE_ID: names[hears],
+            "neighbour": names[who],
+            "weight": weights[hears, who],
+            "share": shares[hears, who],
+        }
+    )
+    return frame.sort_values([wire.UNIQUE_ID, "share"], ascending=[True, False], kind="stable", ignore_index=True)
+
+
+def heat_map(shares: Floats, symbols: Sequence[str], sectors: Sequence[str], title: str) -> Figure:
+    """What each series (row) hears of each neighbour (column), in per cent; sectors side by side."""
+    order = sorted(range(len(symbols)), key=lambda i: (sectors[i], symbols[i]))
+    names, groups = [symbols[i] for i in order], [sectors[i] for i in order]
+    figure = Figure(figsize=(10, 7), layout="constrained")
+    axis = figure.subplots()
+    shown = np.ma.masked_equal(100 * shares[np.ix_(order, order)], 0.0)
+    image = axis.imshow(shown, cmap="Blues", vmin=0)
+    size = min(9.0, 200 / len(names))
+    axis.set_xticks(range(len(names)), names, rotation=90, fontsize=size)
+    axis.set_yticks(range(len(names)), names, fontsize=size)
+    starts = [i for i in range(len(groups)) if i == 0 or groups[i] != groups[i - 1]]
+    for start, end in zip(starts, [*starts[1:], len(groups)], strict=True):
+        if start:
+            axis.axhline(start - 0.5, color=INK, linewidth=0.6)
+            axis.axvline(start - 0.5, color=INK, linewidth=0.6)
+        axis.text(len(names) - 0.3, (start + end - 1) / 2, groups[start], va="center", fontsize=size, color=INK)
+    axis.set_xlabel("neighbour")
+    axis.set_title(title, loc="left", fontsize=10)
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
+    bar = figure.colorbar(image, shrink=0.6, pad=0.02)
+    bar.set_label("share of what the series hears, %")
+    bar.outline.set_visible(False)
+    return figure
