@@ -1,0 +1,1 @@
+"""Temporal Fusion Transformer of pytorch-forecasting behind the contract."""

@@ -1,0 +1,130 @@
+"""What the network is shown of a window: static, observed and known variables, by name.
+
+Static: the sector, and the state at the cutoff (past-only features of volatility, market and leverage). Observed over
+the context: the return, its size, the market's and the index's, each in its own EWMA volatility at the cutoff, and the
+counts that a config asks for. Known over context and horizon: weekday and month of the session, and its distance from
+the cutoff.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from mlprojects.blocks import features
+from registry.contract import Floats
+
+UNKNOWN = "unknown"  # the sector of a symbol that was not in training; category 0
+OBSERVED = ("return", "return_size", "market_size", "index_return")
+STEP = "step"  # sessions from the cutoff, in contexts
+CALENDAR = {"weekday": 7, "month": 12}  # categories of a session
+FEATURES = features.NAMES[: features.NAMES.index("since_shock") + 1]  # levels, leverage, shocks
+STATE = tuple(name.replace(".", "_") for name in FEATURES)  # as the network names them: torch allows no dot
+CLIP = 8.0  # volatilities
+STATE_CLIP = 4.0  # deviations of the training windows
+
+Days = npt.NDArray[np.datetime64]
+
+
+@dataclass(frozen=True)
+class DataParameters:
+    """What training fixed about the data: categories, and the scales of the state [S] and of log counts [K]."""
+
+    sectors: tuple[str, ...]  # UNKNOWN first
+    sector_of: Mapping[str, str]  # of every symbol in training
+    covariates: tuple[str, ...]  # counts, a part of wire.COUNTS
+    state_mean: tuple[float, ...]
+    state_deviation: tuple[float, ...]
+    count_mean: tuple[float, ...]
+    count_deviation: tuple[float, ...]
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "DataParameters":
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of a window's values, in order."""
+        return (*features.COLUMNS, *self.covariates)
+
+    def categories(self, symbols: Sequence[str]) -> npt.NDArray[np.int64]:
+        """Category [N] of each symbol's sector; 0 for a symbol that was not in training."""
+        return np.array([self.sectors.index(self.sector_of.get(name, UNKNOWN)) for name in symbols])
+
+    def scaled_state(self, daily: Floats) -> Floats:
+        """State [..., S] of features [..., F], in deviations of the training windows."""
+        centred = (daily[..., : len(FEATURES)] - np.asarray(self.state_mean)) / np.asarray(self.state_deviation)
+        clipped: Floats = np.clip(centred, -STATE_CLIP, STATE_CLIP)
+        return clipped
+
+    def scaled_counts(self, counts: Floats) -> Floats:
+        """log(1 + count) [..., K] in deviations of the training sessions."""
+        scaled: Floats = (np.log1p(counts) - np.asarray(self.count_mean)) / np.asarray(self.count_deviation)
+        return scaled
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """n windows of L sessions of context and H to forecast: numbers in float32, categories as int64."""
+
+    sector: Tensor  # [n]
+    state: Tensor  # [n, S]
+    past: Tensor  # [n, L, E] observed variables, counts, step
+    past_days: Tensor  # [n, L, 2] weekday, month
+    future: Tensor  # [n, H, 1] step
+    future_days: Tensor  # [n, H, 2]
+
+    def map(self, change: Any) -> "Inputs":
+        return Inputs(**{f.name: change(getattr(self, f.name)) for f in fields(self)})
+
+    @classmethod
+    def joined(cls, parts: Sequence["Inputs"]) -> "Inputs":
+        return cls(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)})
+
+
+def windows(
+    known: DataParameters,
+    *,
+    values: Floats,
+    sigma: Floats,
+    state: Floats,
+    days: Days,
+    coming: Days,
+    sector: npt.NDArray[np.int64],
+) -> Inputs:
+    """Inputs of values [n, L, 3 + K] (known.columns), the EWMA volatilities [n, 3] of the first three at the cutoff,
+    the scaled state [n, S] there, sessions [n, L], sessions to forecast [n, H], sector categories [n]."""
+    n, length = days.shape
+    own, market, index = np.moveaxis(np.clip(values[:, :, :3] / sigma[:, None], -CLIP, CLIP), 2, 0)
+    ago, ahead = (
+        np.arange(first, first + count) / length for first, count in ((1 - length, length), (1, coming.shape[1]))
+    )
+    counts = known.scaled_counts(values[:, :, 3:])
+    past = [own, np.abs(own), market, index, *np.moveaxis(counts, 2, 0), np.broadcast_to(ago, (n, length))]
+    future = np.broadcast_to(ahead[:, None], (n, len(ahead), 1))
+    return Inputs(
+        torch.from_numpy(sector),
+        _float32(state),
+        _float32(np.stack(past, axis=2)),
+        calendar(days),
+        _float32(future),
+        calendar(coming),
+    )
+
+
+def calendar(days: Days) -> Tensor:
+    """Weekday (0 is Monday) and month (0 is January) [..., 2] of sessions [...]."""
+    weekday = (days.astype("datetime64[D]").astype(np.int64) + 3) % 7  # 1970-01-01 was a Thursday
+    month = days.astype("datetime64[M]").astype(np.int64) % 12
+    return torch.from_numpy(np.stack([weekday, month], axis=-1))
+
+
+def _float32(values: Floats) -> Tensor:
+    return torch.from_numpy(values.astype(np.float32))

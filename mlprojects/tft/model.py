@@ -1,0 +1,125 @@
+"""tft: a Temporal Fusion Transformer on volatility-scaled returns, forecast by one direct forward pass.
+
+Lim, Arik, Loeff and Pfister, Temporal Fusion Transformers for Interpretable Multi-horizon Time Series Forecasting, 2021
+(arXiv 1912.09363); trained as pytorch-forecasting's network, which serving does not import.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.torch import load_file, save_file
+
+from mlprojects.blocks import features, head
+from mlprojects.tft import inputs
+from mlprojects.tft.direct import Direct
+from mlprojects.tft.inputs import DataParameters, Days, Inputs
+from registry import calendars, volatility
+from registry.contract import Floats, Forecast, History, ModelSpec, at_levels, quantile_mean
+from registry.errors import BadHistory
+
+REQUIREMENTS = ("scipy", "torch", "safetensors")
+CONTEXT = 1000  # sessions looked at, for the slow averages of the state
+ROWS = 64  # of every forward pass: the last bits of a matrix product depend on its number of rows
+
+
+@dataclass(frozen=True)
+class TFT:
+    """A trained network: its weights and constructor arguments as the library names them, never written again."""
+
+    spec: ModelSpec
+    known: DataParameters
+    arguments: Mapping[str, Any]
+    weights: Mapping[str, torch.Tensor]
+
+    def predict(
+        self, history: History, horizon: int, levels: Sequence[float], seed: int, options: Mapping[str, Any]
+    ) -> Forecast:
+        """Forecast of every series. Raises BadHistory for a negative count."""
+        quantiles = self.quantiles(history)[:, :horizon]
+        return Forecast(
+            unique_id=history.ids,
+            cutoffs=history.cutoffs,
+            levels=tuple(levels),
+            quantiles=at_levels(quantiles, self.spec.levels, levels),
+            mean=quantile_mean(quantiles, self.spec.levels),
+            notes=self._notes(history),
+        )
+
+    def quantiles(self, history: History) -> Floats:
+        """Quantiles [N, H, Q] of the sessions after each series."""
+        x, sigma = self.inputs(history)
+        return self.scaled(x) * sigma[:, None, None]
+
+    def inputs(self, history: History) -> tuple[Inputs, Floats]:
+        """What the network is shown of each series, and the EWMA volatilities [N] at their cutoffs."""
+        coming = calendars.next_sessions_many(self.spec.calendar, history.cutoffs, self.spec.max_horizon)
+        sectors = self.known.categories(history.ids)
+        found, parts, sigma = [], [], np.empty(len(history.ids))
+        for which, values in history.blocks(self.spec.max_context, self.known.columns):
+            days = history.sessions(which, values.shape[1])
+            part, sigma[which] = self._block(values, days, coming[which], sectors[which])
+            found.append(which)
+            parts.append(part)
+        order = torch.from_numpy(np.argsort(np.concatenate(found)))
+        return Inputs.joined(parts).map(lambda part: part[order]), sigma
+
+    def _block(self, values: Floats, days: Days, coming: Days, sector: npt.NDArray[np.int64]) -> tuple[Inputs, Floats]:
+        """The same of series of equal length [n, T, 3 + K]."""
+        if (values[:, :, 3:] < 0).any():
+            raise BadHistory(f"{', '.join(self.known.covariates)} are counts; found a negative one", code="BAD_COUNT")
+        market = values[:, :, :3]
+        columns = np.ascontiguousarray(np.moveaxis(market, 2, 0))
+        sigma = np.stack([volatility.ewma_volatility(column)[:, -1] for column in columns], axis=1)
+        length = self.arguments["max_encoder_length"]
+        x = inputs.windows(
+            self.known,
+            values=values[:, -length:],
+            sigma=sigma,
+            state=self.known.scaled_state(features.daily(market, days, 1)[:, 0]),
+            days=days[:, -length:],
+            coming=coming,
+            sector=sector,
+        )
+        return x, sigma[:, 0]
+
+    @torch.inference_mode()
+    def scaled(self, x: Inputs) -> Floats:
+        """Quantiles [n, H, Q] of windows in their own volatilities, never crossing."""
+        n = len(x.sector)
+        rows = torch.arange(-(-n // ROWS) * ROWS).clamp_max(n - 1)  # the last window once more, up to whole chunks
+        chunks = [self._direct(x.map(lambda part, chosen=chunk: part[chosen])) for chunk in rows.split(ROWS)]
+        out: Floats = head.spread(torch.cat(chunks).double(), self.spec.levels)[:n].numpy()
+        return out
+
+    @cached_property
+    def _direct(self) -> Direct:
+        return Direct(self.weights, self.arguments)
+
+    def _notes(self, history: History) -> dict[str, str]:
+        """Symbols that training did not see, counted: their names are the caller's data."""
+        unknown = sum(name not in self.known.sector_of for name in history.ids)
+        if not unknown:
+            return {}
+        return {"sector": f"{unknown} of {len(history.ids)} series were not in training: their sector is unknown"}
+
+
+def save(forecaster: TFT, directory: Path) -> None:
+    """Write weights (safetensors), constructor arguments and data parameters (JSON)."""
+    config = {"network": dict(forecaster.arguments), "data": forecaster.known.to_json()}
+    (directory / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+    save_file(dict(forecaster.weights), directory / "weights.safetensors")
+
+
+def load(directory: Path) -> TFT:
+    """The forecaster that `save` wrote beside spec.json."""
+    spec = ModelSpec.from_json(json.loads((directory / "spec.json").read_text()))
+    config = json.loads((directory / "config.json").read_text())
+    known = DataParameters.from_json(config["data"])
+    return TFT(spec, known, config["network"], load_file(directory / "weights.safetensors"))

@@ -1,0 +1,186 @@
+"""The windows of a panel: which ones are fitted, which ones choose, and batches of them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from torch import Tensor
+
+from mlprojects.blocks import features
+from mlprojects.tft import inputs
+from mlprojects.tft.inputs import UNKNOWN, DataParameters, Inputs
+from registry import calendars, contract, volatility, wire
+from registry.contract import Floats, History, ModelSpec
+from registry.errors import BadHistory
+
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Every session of a panel one after the other, and the cutoffs (row numbers) of the windows."""
+
+    known: DataParameters
+    values: Floats  # [rows, 3 + K] of known.columns
+    sigma: Floats  # [rows, 3] EWMA volatilities of the first three
+    state: npt.NDArray[np.float32]  # [rows, S] scaled
+    days: inputs.Days  # [rows]
+    coming: inputs.Days  # [rows, H] sessions after each
+    sector: Rows  # [rows] category
+    fit: Rows
+    chosen: Rows
+    context: int
+
+    @classmethod
+    def of(
+        cls, frame: pd.DataFrame, spec: ModelSpec, *, context: int, covariates: tuple[str, ...], fit_until: str
+    ) -> "Windows":
+        """Windows whose horizon ends by `fit_until` to fit, those whose horizon begins after it to choose on.
+
+        The scales are those of what is fitted. Raises BadHistory for a panel that cannot be fitted.
+        """
+        sector_of = _sectors(frame)
+        history = contract.check_history(frame, spec)
+        known = DataParameters((UNKNOWN, *sorted(set(sector_of.values()))), sector_of, covariates, (), (), (), ())
+        values = np.stack([history.columns[name] for name in known.columns], axis=1)
+        _check_counts(values[:, 3:], covariates)
+        sigma, daily = _past(history)
+        fit, chosen = _cutoffs(history, spec, fit_until)
+        _check_moves(history, np.concatenate([fit, chosen]), context)
+        in_training = history.ds <= np.datetime64(fit_until)
+        known = _scaled(known, daily[fit], np.log1p(values[in_training, 3:]))
+        return cls(
+            known,
+            values,
+            sigma,
+            known.scaled_state(daily).astype(np.float32),
+            history.ds,
+            calendars.next_sessions_many(spec.calendar, history.ds, spec.max_horizon),
+            np.repeat(known.categories(history.ids), history.lengths),
+            fit,
+            chosen,
+            context,
+        )
+
+    def draw(self, random: torch.Generator, size: int, unknown_share: float) -> tuple[Inputs, Tensor]:
+        """Windows to fit and their targets [size, H] in volatilities; in a share of them the sector is unknown."""
+        cutoffs = self.fit[torch.randint(len(self.fit), (size,), generator=random).numpy()]
+        masked = torch.rand(size, generator=random) < unknown_share
+        x = self.at(cutoffs)
+        return replace(x, sector=x.sector.masked_fill(masked, 0)), self.targets(cutoffs)
+
+    def choosing(self, size: int) -> Iterator[tuple[Inputs, Tensor, Tensor]]:
+        """All windows to choose on: inputs, targets in volatilities, volatilities [n]."""
+        for first in range(0, len(self.chosen), size):
+            cutoffs = self.chosen[first : first + size]
+            yield self.at(cutoffs), self.targets(cutoffs), torch.from_numpy(self.sigma[cutoffs, 0])
+
+    def at(self, cutoffs: Rows) -> Inputs:
+        """Inputs of the windows with these cutoffs."""
+        rows = cutoffs[:, None] + np.arange(1 - self.context, 1)
+        return inputs.windows(
+            self.known,
+            values=self.values[rows],
+            sigma=self.sigma[cutoffs],
+            state=self.state[cutoffs],
+            days=self.days[rows],
+            coming=self.coming[cutoffs],
+            sector=self.sector[cutoffs],
+        )
+
+    def targets(self, cutoffs: Rows) -> Tensor:
+        """Returns [n, H] after the cutoffs, in volatilities there."""
+        rows = cutoffs[:, None] + np.arange(1, self.coming.shape[1] + 1)
+        return torch.from_numpy((self.values[rows, 0] / self.sigma[cutoffs, :1]).astype(np.float32))
+
+
+def _sectors(frame: pd.DataFrame) -> dict[str, str]:
+    """Sector of every symbol. Raises BadHistory unless each has one, and one only."""
+    if wire.SECTOR not in frame.columns:
+        raise BadHistory(
+            f"the data has no column {wire.SECTOR}, which tft is trained with; use data: panel", code="MISSING_COLUMN"
+        )
+    named = frame[[wire.UNIQUE_ID, wire.SECTOR]].drop_duplicates()
+    several = named[named[wire.UNIQUE_ID].duplicated() | named[wire.SECTOR].isna()]
+    if len(several):
+        raise BadHistory(
+            f"{several[wire.UNIQUE_ID].iloc[0]} has no sector, or more than one; every symbol needs one",
+            code="BAD_SECTOR",
+        )
+    return dict(zip(named[wire.UNIQUE_ID], named[wire.SECTOR], strict=True))
+
+
+def _check_counts(counts: Floats, names: tuple[str, ...]) -> None:
+    if (counts < 0).any():
+        raise BadHistory(f"{', '.join(names)} are counts; found a negative one", code="BAD_COUNT")
+
+
+def _past(history: History) -> tuple[Floats, Floats]:
+    """EWMA volatilities [rows, 3] and features [rows, F] of every session; those of the warm-up are 0."""
+    rows = len(history.ds)
+    sigma, daily = np.empty((rows, 3)), np.zeros((rows, len(features.NAMES)))
+    for which, values in history.blocks(rows, features.COLUMNS):
+        length = values.shape[1]
+        at = history.bounds[which, None] + np.arange(length)
+        for i in range(3):
+            sigma[at, i] = volatility.ewma_volatility(np.ascontiguousarray(values[:, :, i]))
+        keep = length - features.WARMUP + 1
+        daily[at[:, -keep:]] = features.daily(values, history.sessions(which, length), keep)
+    return sigma, daily
+
+
+def _cutoffs(history: History, spec: ModelSpec, fit_until: str) -> tuple[Rows, Rows]:
+    """Cutoffs of the windows to fit and to choose on. Raises BadHistory when a series has none of one kind."""
+    last, horizon = np.datetime64(fit_until), spec.max_horizon
+    fit, chosen = [], []
+    for i, (start, end) in enumerate(pairwise(history.bounds)):
+        cutoffs = np.arange(start + spec.min_context - 1, end - horizon)
+        fit.append(cutoffs[history.ds[cutoffs + horizon] <= last])
+        chosen.append(cutoffs[history.ds[cutoffs + 1] > last])
+        for found, what in ((fit[-1], f"up to {fit_until} to fit"), (chosen[-1], f"after {fit_until} to choose on")):
+            if not len(found):
+                raise BadHistory(
+                    f"{history.ids[i]} has no window {what}: its {end - start} sessions hold none with "
+                    f"{spec.min_context} up to its cutoff and {horizon} after it; send more, or move the dates",
+                    code="TOO_SHORT",
+                )
+    return np.concatenate(fit), np.concatenate(chosen)
+
+
+def _check_moves(history: History, cutoffs: Rows, context: int) -> None:
+    """No window of zeros: it has no volatility to divide by, and one session after it would decide the training."""
+    moved = np.concatenate([[0], np.cumsum(history.columns[wire.Y] != 0)])
+    still = cutoffs[moved[cutoffs + 1] == moved[cutoffs + 1 - context]]
+    if len(still):
+        name = history.ids[int(np.searchsorted(history.bounds, still[0], side="right")) - 1]
+        raise BadHistory(
+            f"all returns of {name} are 0 in the {context} sessions up to {history.ds[still[0]]}; a series is divided "
+            "by its volatility: leave it out, or those sessions",
+            code="CONSTANT",
+        )
+
+
+def _scaled(known: DataParameters, daily: Floats, log_counts: Floats) -> DataParameters:
+    """The data parameters with mean and deviation of the features and of log counts."""
+    state = daily[:, : len(inputs.STATE)]
+    return replace(
+        known,
+        state_mean=_numbers(state.mean(axis=0)),
+        state_deviation=_deviations(state),
+        count_mean=_numbers(log_counts.mean(axis=0)),
+        count_deviation=_deviations(log_counts),
+    )
+
+
+def _deviations(values: Floats) -> tuple[float, ...]:
+    """Standard deviations; 1 where nothing varies."""
+    found = values.std(axis=0)
+    return _numbers(np.where(found > 0, found, 1.0))
+
+
+def _numbers(values: Floats) -> tuple[float, ...]:
+    return tuple(float(value) for value in values)
