@@ -4,18 +4,21 @@ Everything that is random in step n is seeded by (seed, n), so a run that was ki
 one that was not, on the same machine.
 """
 
+import hashlib
 import json
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from registry.contract import Config
 from registry.errors import BadConfig, KronosError
 
 Report = Callable[[int, Mapping[str, float]], None]
@@ -53,6 +56,13 @@ class Fitted:
     best_step: int
     best_loss: float
     steps: int
+
+
+def fingerprint(history: pd.DataFrame, config: Config, seed: int) -> str:
+    """sha256 of what is trained on what: a checkpoint of another training is not gone on with."""
+    content = hashlib.sha256(json.dumps([asdict(config), seed], sort_keys=True).encode())
+    content.update(pd.util.hash_pandas_object(history, index=False).to_numpy().tobytes())
+    return content.hexdigest()
 
 
 def mixed(seed: int, step: int) -> int:

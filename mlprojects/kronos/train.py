@@ -1,9 +1,8 @@
 """Training of Kronos on daily bars: the tokenizer, then the predictor; and the settings of its simulator."""
 
-import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -132,7 +131,7 @@ def train(history: pd.DataFrame, config: Config | SimulatedConfig, *, name: str,
     if config.start_from:
         config = _as_started(config, run.start_dir)
     windows = Windows.of(history, config)
-    fingerprint = _fingerprint(history, config, seed)
+    fingerprint = loop.fingerprint(history, config, seed)
     files = {part: run.checkpoint_dir / part for part in (model.TOKENIZER, model.PREDICTOR)}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -185,13 +184,6 @@ def train(history: pd.DataFrame, config: Config | SimulatedConfig, *, name: str,
 
 def _schedule(config: Config, steps: int, rate: float) -> loop.Schedule:
     return loop.Schedule(steps, rate, check_every=config.check_every, patience=config.patience)
-
-
-def _fingerprint(history: pd.DataFrame, config: Config, seed: int) -> str:
-    """sha256 of what is trained on what."""
-    content = hashlib.sha256(json.dumps([asdict(config), seed], sort_keys=True).encode())
-    content.update(pd.util.hash_pandas_object(history, index=False).to_numpy().tobytes())
-    return content.hexdigest()
 
 
 def _tokenizer(config: Config, start_dir: Path | None) -> Tokenizer:

@@ -1,9 +1,7 @@
 """Training of the S4D network: every session of a window is a target, the weights that are best on the choice period
 are kept."""
 
-import hashlib
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, get_args
 
 import pandas as pd
@@ -104,7 +102,7 @@ def train(history: pd.DataFrame, config: Config, *, name: str, seed: int, run: T
         ),
         seed=seed,
         checkpoint=run.checkpoint_dir / "network.safetensors",
-        fingerprint=_fingerprint(history, config, seed),
+        fingerprint=loop.fingerprint(history, config, seed),
         report=lambda step, losses: run.report(step, **losses),
         should_stop=run.should_stop,
     )  # fmt: skip
@@ -154,10 +152,3 @@ def shape(config: Config) -> Shape:
         features=len(features.NAMES), season=len(features.SEASON_NAMES), horizon=config.horizon, levels=config.levels,
         width=config.width, states=config.states, layers=config.layers, start=config.start, dropout=config.dropout,
     )  # fmt: skip
-
-
-def _fingerprint(history: pd.DataFrame, config: Config, seed: int) -> str:
-    """sha256 of what is trained on what."""
-    content = hashlib.sha256(json.dumps([asdict(config), seed], sort_keys=True).encode())
-    content.update(pd.util.hash_pandas_object(history, index=False).to_numpy().tobytes())
-    return content.hexdigest()

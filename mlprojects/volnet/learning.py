@@ -1,8 +1,5 @@
 """Training of the networks: one after the other from seeds of their own, each stopped on the choice period."""
 
-import hashlib
-import json
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -14,14 +11,13 @@ from mlprojects.volnet.network import ScaleNet
 from mlprojects.volnet.samples import Samples
 from mlprojects.volnet.scales import Networks
 from mlprojects.volnet.settings import LinearConfig
-from registry import contract
 from registry.contract import Floats, TrainRun
 
 PER_CENT = 100.0  # losses are reported in per cent: that of a stock's session is around 0.4
 
 
 def fit_networks(
-    fit: Samples, chosen: Samples, config: LinearConfig, name: str, seed: int, run: TrainRun
+    fit: Samples, chosen: Samples, config: LinearConfig, name: str, seed: int, fingerprint: str, run: TrainRun
 ) -> tuple[Networks, Floats, dict[str, Any]]:
     """Members of seeds seed, seed + 1, ...: mean pinball loss in volatilities fits.
 
@@ -55,7 +51,7 @@ def fit_networks(
                 check_every=config.check_every, patience=config.patience,
             ),
             seed=(seed + k) % 2**32, checkpoint=run.checkpoint_dir / f"{name}-{k}.safetensors",
-            fingerprint=_fingerprint(fit, chosen, config, seed + k), report=_after(k * config.steps, run),
+            fingerprint=fingerprint, report=_after(k * config.steps, run),
             should_stop=run.should_stop,
         )  # fmt: skip
         members.append(net.member())
@@ -84,12 +80,3 @@ def _slopes(net: ScaleNet, x: tuple[torch.Tensor, torch.Tensor]) -> Floats:
     by_daily, by_season = torch.autograd.grad(net.log_scale(daily, season).sum(), (daily, season))
     found = torch.cat([by_daily.sum(dim=0), by_season.sum(dim=(0, 1))]) / (rows * horizon)
     return found.double().numpy()
-
-
-def _fingerprint(fit: Samples, chosen: Samples, config: contract.Config, seed: int) -> str:
-    """sha256 of what is trained on what."""
-    content = hashlib.sha256(json.dumps([asdict(config), seed], sort_keys=True).encode())
-    for part in (fit, chosen):
-        for array in (part.inputs.daily, part.inputs.season, part.inputs.sigma, part.y):
-            content.update(np.ascontiguousarray(array).tobytes())
-    return content.hexdigest()

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from mlprojects.blocks import features
+from mlprojects.blocks import features, loop
 from mlprojects.volnet import importance
 from mlprojects.volnet.boosting import fit_trees
 from mlprojects.volnet.learning import fit_networks
@@ -40,7 +40,9 @@ def train(history: pd.DataFrame, config: LinearConfig | TreesConfig, *, name: st
     if isinstance(config, TreesConfig):
         scale, weights, facts = fit_trees(fit, chosen, config, seed, run)
     else:
-        scale, weights, facts = fit_networks(fit, chosen, config, name, seed, run)
+        scale, weights, facts = fit_networks(
+            fit, chosen, config, name, seed, loop.fingerprint(history, config, seed), run
+        )
     table = importance.table(weights)
     return Trained(
         VolNet(what, scale, residuals(fit, scale, config.levels)),

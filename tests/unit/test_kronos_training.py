@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from jobs import families, processed
+from mlprojects.blocks import loop
 from mlprojects.kronos import model
 from mlprojects.kronos import train as training
 from mlprojects.kronos.architecture import Predictor, Tokenizer
@@ -151,13 +152,13 @@ def test_the_largest_seed_trains(history: pd.DataFrame, tiny: Config, tmp_path: 
 
 def test_a_fingerprint_knows_seed_settings_and_history(history: pd.DataFrame, tiny: Config) -> None:
     found = {
-        training._fingerprint(history, tiny, 1),
-        training._fingerprint(history, tiny, 2),
-        training._fingerprint(history, replace(tiny, learning_rate=0.1), 1),
-        training._fingerprint(history.assign(volume=history["volume"] + 1), tiny, 1),
+        loop.fingerprint(history, tiny, 1),
+        loop.fingerprint(history, tiny, 2),
+        loop.fingerprint(history, replace(tiny, learning_rate=0.1), 1),
+        loop.fingerprint(history.assign(volume=history["volume"] + 1), tiny, 1),
     }
     assert len(found) == 4
-    assert training._fingerprint(history.copy(), tiny, 1) in found
+    assert loop.fingerprint(history.copy(), tiny, 1) in found
 
 
 def test_windows_are_clipped_and_those_to_choose_on_are_a_horizon_apart(history: pd.DataFrame, tiny: Config) -> None:
