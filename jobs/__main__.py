@@ -58,6 +58,39 @@ def train_model(
     print(json.dumps(result.summary()))
 
 
+@app.command("tune", context_settings=EXTRA, epilog=terminal.EXIT_CODES)
+def tune_model(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="A config under mlprojects/*/configs, e.g. nbeats.")],
+    trials: Annotated[int, typer.Option(help="Trials that the study shall have in all.")] = 20,
+    jobs: Annotated[int, typer.Option(help="Trials at a time; they share the cores.")] = 1,
+    executor: Annotated[
+        str,
+        typer.Option(help="local: processes here (one job: this process); ray: a Ray cluster, here or RAY_ADDRESS."),
+    ] = "local",
+    timeout_s: Annotated[
+        float, typer.Option("--timeout_s", help="No trial begins after so many seconds; 0: no limit.")
+    ] = 0.0,
+    seed: Annotated[int, typer.Option(help="Of the search and of every training.")] = 0,
+    tiny: Annotated[bool, typer.Option(help="The config's `tiny` override: seconds, for tests.")] = False,
+) -> None:
+    """Search a model's hyperparameters on its choice period; every key of its config is an option and fixes it.
+
+    The same command goes on with the study after an interruption and joins it while it runs. The last line on stdout
+    is one JSON object; the study's MLflow run holds best.yaml. Example: python -m jobs tune nbeats --trials 20 --jobs 2
+    """
+    from jobs import tune
+    from registry.settings import Settings
+
+    settings = Settings()
+    what = tune.plan(settings, model, _pairs(context.args), seed=seed, tiny=tiny)
+    with _trials() as (advance, say):
+        result = tune.tune(
+            settings, what, trials, jobs=jobs, executor=executor, timeout_s=timeout_s, progress=advance, say=say
+        )
+    print(json.dumps(result.summary()))
+
+
 @app.command("evaluate", epilog=terminal.EXIT_CODES)
 def evaluate_version(
     reference: Annotated[
@@ -161,6 +194,8 @@ def _show_compared(result: dict[str, Any]) -> None:
     out.print(table)
     if result["simulated"]:
         out.print("simulated: the version is a simulator of prices, no trained model")
+    if result["synthetic"]:
+        out.print(f"synthetic: the version was trained on columns that were made up: {result['synthetic']}")
     if result["leakage"]:
         out.print(f"leakage: {result['leakage']}")
 
@@ -185,6 +220,16 @@ def _bar() -> Iterator[Any]:
         yield advance
         if "id" in current:
             progress.update(current["id"], completed=1.0)
+
+
+@contextmanager
+def _trials() -> Iterator[tuple[Any, Any]]:
+    """One bar on stderr whose text changes, as `advance(what, share)`; and `say(line)` for lines above it."""
+    talk = Console(stderr=True, highlight=False, soft_wrap=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=talk) as progress:
+        bar = progress.add_task("starting", total=1.0)
+        yield lambda what, share: progress.update(bar, description=what, completed=share), talk.print
 
 
 def _pairs(arguments: list[str]) -> dict[str, str]:

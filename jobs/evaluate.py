@@ -19,6 +19,7 @@ from registry.settings import Settings
 from registry.store import Store, Version
 
 EXPERIMENT = "evaluations"
+CARRIED = ("trained_until", "pretrained_until", "simulated", "synthetic")  # tags of the version that its runs have, too
 
 # fit_until and choose_until of an evaluation, unless told.
 PERIODS = {"panel": ("2018-12-31", "2019-12-31"), "bars": ("2009-12-31", "2010-12-31")}
@@ -45,6 +46,7 @@ class Result:
             "data": self.task.data.name,
             "origins": {"first": f"{origins[0]:%Y-%m-%d}", "last": f"{origins[-1]:%Y-%m-%d}", "number": len(origins)},
             "simulated": self.version.tags.get("simulated") == "true",
+            "synthetic": self.version.tags.get("synthetic", ""),
             "leakage": self.leakage,
             "compared": {
                 name: {key: value for key, value in row.items() if pd.notna(value)} for name, row in rows.items()
@@ -121,7 +123,7 @@ def _tags(version: Version, task: Task, seen: str) -> dict[str, str]:
         "data_digest": task.data.digest,
         "universe": task.data.universe.tag,
         "git_commit": tracking.git_commit(),
-        **{key: version.tags[key] for key in ("trained_until", "pretrained_until", "simulated") if key in version.tags},
+        **{key: version.tags[key] for key in CARRIED if key in version.tags},
         **({"leakage": seen} if seen else {}),
     }
 

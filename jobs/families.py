@@ -125,12 +125,36 @@ def fit_member(
     model: str, history: pd.DataFrame, config: contract.Config, seed: int, *, tiny: bool, run: TrainRun
 ) -> Trained:
     """Another model, fitted on this history with the settings that `config` shares with it."""
-    family = find(model)
-    shared = {f.name: getattr(config, f.name) for f in dataclasses.fields(contract.Config)}
-    trained: Trained = family.training.train(
-        history, load_config(family, shared, tiny=tiny), name=model, seed=seed, run=run
-    )
+    own = member_config(model, config, tiny=tiny)
+    trained: Trained = find(model).training.train(history, own, name=model, seed=seed, run=run)
     return trained
+
+
+def member_config(model: str, config: contract.Config, *, tiny: bool) -> contract.Config:
+    """The settings of another model, those that every family shares as `config` has them."""
+    shared = {f.name: getattr(config, f.name) for f in dataclasses.fields(contract.Config)}
+    return load_config(find(model), shared, tiny=tiny)
+
+
+def members(config: contract.Config) -> dict[str, contract.Config]:
+    """Settings of an ensemble's members by model; of another model there are none.
+
+    Raises BadConfig for a member of another family than it says, or that does not forecast each series by itself.
+    """
+    found = {}
+    for member in getattr(config, "members", ()):
+        family = find(member.split("/")[1])
+        if member != f"{family.name}/{family.model}":
+            raise BadConfig(f"member {member!r} is of family {family.name}; name it {family.name}/{family.model}")
+        own = member_config(family.model, config, tiny=getattr(config, "tiny_members", False))
+        spec = family.training.spec(family.model, own)
+        if spec.joint or spec.universe or spec.options or spec.optional or hasattr(own, "members"):
+            raise BadConfig(
+                f"member {member!r} is joint, an ensemble itself, or takes options or optional columns; an average "
+                "takes models that forecast each series by itself"
+            )
+        found[family.model] = own
+    return found
 
 
 def fit(family: Family, config: contract.Config, history: pd.DataFrame, *, seed: int, run: TrainRun) -> Trained:
@@ -143,4 +167,6 @@ def fit(family: Family, config: contract.Config, history: pd.DataFrame, *, seed:
 def recipe(model: str, config: contract.Config, seed: int, **inputs: str) -> str:
     """sha256 of everything that decides what training gives: same recipe, same weights on one machine."""
     content = {"model": model, "config": dataclasses.asdict(config), "seed": seed, **inputs}
+    if own := members(config):
+        content["members"] = {name: dataclasses.asdict(settings) for name, settings in own.items()}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

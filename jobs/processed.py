@@ -89,13 +89,11 @@ def stored_metadata(path: Path) -> dict[str, Any]:
     _check_exists(path)
     try:
         metadata: dict[str, Any] = json.loads(pq.read_schema(path).metadata[_KEY])
+        found = metadata["compile_version"]
     except (pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
         raise Corrupt(f"{path} is not a file that `{COMMAND}` wrote; run it again") from error
-    if metadata["compile_version"] != COMPILE_VERSION:
-        raise Corrupt(
-            f"{path} is of compile version {metadata['compile_version']}, this code reads {COMPILE_VERSION}; "
-            f"run `{COMMAND}`"
-        )
+    if found != COMPILE_VERSION:
+        raise Corrupt(f"{path} is of compile version {found}, this code reads {COMPILE_VERSION}; run `{COMMAND}`")
     return metadata
 
 

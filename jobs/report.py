@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
@@ -93,10 +94,11 @@ class Reference:
         return self._scored[key]
 
 
+@dataclass
 class Unwatched:
-    """Surroundings of a reference's training: nobody looks, nothing is resumed."""
+    """Surroundings of a reference's training: nobody looks."""
 
-    checkpoint_dir = Path()
+    checkpoint_dir: Path
     start_dir: Path | None = None
 
     def report(self, step: int, **losses: float) -> None:
@@ -108,13 +110,15 @@ class Unwatched:
     def fit_member(
         self, model: str, history: pd.DataFrame, config: contract.Config, seed: int, *, tiny: bool
     ) -> Trained:
-        return families.fit_member(model, history, config, seed, tiny=tiny, run=self)
+        run = Unwatched(self.checkpoint_dir / model)
+        return families.fit_member(model, history, config, seed, tiny=tiny, run=run)
 
 
 def _fit(name: str, task: Task) -> Forecaster:
     family = families.find(name)
     config = families.load_config(family, dataclasses.asdict(task.config))
-    return families.fit(family, config, task.data.history, seed=0, run=Unwatched()).forecaster
+    with TemporaryDirectory() as folder:
+        return families.fit(family, config, task.data.history, seed=0, run=Unwatched(Path(folder))).forecaster
 
 
 @dataclass(frozen=True)

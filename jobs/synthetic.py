@@ -40,7 +40,8 @@ def _of_one(name: str, one: pd.DataFrame) -> pd.DataFrame:
 
 
 def _size(y: Floats) -> Floats:
-    """|return| in volatilities known before it."""
+    """|return| in volatilities known before it; 0 for the sessions that seed the first volatility."""
     size = np.zeros(len(y))
-    size[1:] = np.abs(y[1:]) / volatility.ewma_volatility(y[None])[0, :-1]
+    known = volatility.ewma_volatility(y[None])[0, volatility.WARMUP - 1 : -1]
+    size[volatility.WARMUP :] = np.abs(y[volatility.WARMUP :]) / known
     return np.minimum(size, 10.0)

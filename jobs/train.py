@@ -85,6 +85,8 @@ def plan(settings: Settings, model: str, overrides: Mapping[str, Any], *, seed: 
     data = processed.load(settings, config.data)
     spec = family.training.spec(model, config)
     evaluate.check_data(spec, data)
+    for member, own in families.members(config).items():
+        evaluate.check_data(families.find(member).training.spec(member, own), data)
     Task.of(data, config).origins(context=1)
     start = _start(settings, family, str(getattr(config, "start_from", "")))
     leakage = evaluate.leakage(start.version.tags, config) if start else ""
@@ -93,7 +95,8 @@ def plan(settings: Settings, model: str, overrides: Mapping[str, Any], *, seed: 
         artifacts.code_digest(CHECKOUT, family.name, *spec.uses),
     )
     begun_from = {"start": start.version.tags[MANIFEST_TAG]} if start else {}
-    recipe = families.recipe(model, config, seed, data=data.digest, lock=lock, code=code, **begun_from)
+    inputs = {"data": data.digest, "compiled": str(processed.COMPILE_VERSION), "lock": lock, "code": code, **begun_from}
+    recipe = families.recipe(model, config, seed, **inputs)
     return Plan(family, config, seed, data, start, lock, code, recipe, leakage)
 
 
@@ -185,6 +188,8 @@ def _params(what: Plan) -> dict[str, Any]:
         "family": what.family.name,
     }
     values["levels"] = ",".join(f"{level:g}" for level in what.config.levels)
+    for member, own in families.members(what.config).items():
+        values |= {f"{member}.{key}": value for key, value in dataclasses.asdict(own).items() if key not in values}
     return values
 
 

@@ -352,7 +352,8 @@ def check_history(frame: pd.DataFrame, spec: ModelSpec) -> History:
     """The history that `frame` holds. Raises BadHistory unless it is what the contract says.
 
     Sorted by (unique_id, ds), no duplicate session, midnight tz-naive `ds`, finite numbers,
-    |y| <= 1, enough sessions for this model. Calendar membership is checked by the wrapper.
+    |y| <= 1, enough sessions for this model, some return that is not 0 among them, its universe. Calendar membership is
+    checked by the wrapper.
     """
     missing = [c for c in spec.columns if c not in frame.columns]
     if missing:
@@ -421,7 +422,7 @@ def _check_numbers(history: History) -> None:
 
 
 def _check_series(history: History, spec: ModelSpec) -> None:
-    """Enough sessions; the universe and the common cutoff of a model that has one."""
+    """Enough sessions, some return that is not 0; the universe and the common cutoff of a model that has one."""
     short = np.flatnonzero(history.lengths < spec.min_context)
     if short.size:
         raise BadHistory(

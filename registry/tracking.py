@@ -14,8 +14,9 @@ from typing import Any
 
 import mlflow
 import pandas as pd
-from mlflow.entities import Metric
+from mlflow.entities import LifecycleStage, Metric
 from mlflow.tracking import MlflowClient
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from registry.settings import CHECKOUT, Settings
 
@@ -122,6 +123,16 @@ class Run:
     def json(self, data: Any, path: str) -> None:
         self.client.log_text(self.run_id, json.dumps(data, indent=2, sort_keys=True, default=str), path)
 
+    def child(self, name: str, tags: Mapping[str, str]) -> "Run":
+        """A new run below this one; `end` closes it. It is nobody's active run."""
+        experiment = self.client.get_run(self.run_id).info.experiment_id
+        made = self.client.create_run(experiment, run_name=name, tags={MLFLOW_PARENT_RUN_ID: self.run_id, **tags})
+        return Run(str(made.info.run_id), self.client)
+
+    def end(self, status: str) -> None:
+        """Close a `child`: FINISHED, KILLED or FAILED."""
+        self.client.set_terminated(self.run_id, status)
+
     def dataset(self, frame: pd.DataFrame, name: str, digest: str, context: str) -> None:
         """A dataset input under our digest: MLflow's own hashes 10,000 rows and drops dates."""
         source = mlflow.data.from_pandas(frame.head(1000), name=name, digest=digest[:36])
@@ -130,12 +141,22 @@ class Run:
 
 @contextmanager
 def start(
-    settings: Settings, experiment: str, name: str, *, tags: Mapping[str, str] | None = None, nested: bool = False
-) -> Iterator[Run]:
-    """A run in `experiment`, or the one that `mlflow run` opened for us. An error fails it and is tagged."""
+    settings: Settings, experiment: str, name: str, *, tags: Mapping[str, str] | None = None, nested: bool = False,
+    again: str | None = None,
+) -> Iterator[Run]:  # fmt: skip
+    """A run in `experiment`, or the one that `mlflow run` opened for us. An error fails it and is tagged.
+
+    `again` is the id of a run to go on with, wherever it ended; a new one takes its place when it was deleted.
+    """
     client = connect(settings)
     attached = _attachable(settings, client)
-    if attached is None or nested:
+    if again is not None and _exists(client, again):
+        if attached is not None:
+            client.set_tag(attached, "goes_on_in", again)
+        if ERROR_TAG in client.get_run(again).data.tags:
+            client.delete_tag(again, ERROR_TAG)
+        context = mlflow.start_run(run_id=again)
+    elif attached is None or nested:
         identity = _experiment(settings, client, experiment)
         context = mlflow.start_run(experiment_id=identity, run_name=name, nested=nested)
     else:
@@ -166,6 +187,13 @@ def record(
     run.json(data, "record.json")
     client.set_terminated(run.run_id)
     return run.run_id
+
+
+def _exists(client: MlflowClient, run_id: str) -> bool:
+    try:
+        return bool(client.get_run(run_id).info.lifecycle_stage == LifecycleStage.ACTIVE)
+    except mlflow.MlflowException:
+        return False
 
 
 def tag_project_run(settings: Settings, message: str) -> None:

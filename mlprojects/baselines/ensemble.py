@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ FOLDER = "members"
 class EnsembleConfig(contract.Config):
     """`members` are <family>/<model>, each fitted with its own config; `tiny_members` with its tiny one."""
 
-    kind: str = "ensemble"
+    kind: Literal["ensemble"] = "ensemble"
     members: tuple[str, ...] = ()
     tiny_members: bool = False
 
@@ -89,9 +89,6 @@ def train(history: pd.DataFrame, config: EnsembleConfig, *, name: str, seed: int
     shared = contract.Config(**{f.name: getattr(config, f.name) for f in fields(contract.Config)})
     trained = {member: run.fit_member(member, history, shared, seed, tiny=config.tiny_members) for member in names}
     forecasters = tuple(found.forecaster for found in trained.values())
-    wrong = [f.spec.name for f in forecasters if f.spec.joint or f.spec.options]
-    if wrong:
-        raise BadConfig(f"an average takes members that forecast each series alone and take no options; not {wrong[0]}")
     return Trained(
         Ensemble(together(name, config, [f.spec for f in forecasters]), forecasters),
         params={"parameters": sum(int(found.params["parameters"]) for found in trained.values())},

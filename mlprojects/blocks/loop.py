@@ -66,8 +66,8 @@ def fingerprint(history: pd.DataFrame, config: Config, seed: int) -> str:
 
 
 def mixed(seed: int, step: int) -> int:
-    """32 bits of both: torch's generator keeps no more of its seed. Seeds lie 2^32 golden ratios apart, modulo 2^32, so
-    the steps of one do not meet those of another."""
+    """32 bits of both: torch's generator keeps no more of its seed. Neighbouring seeds lie far more steps apart (2^32
+    divided by the golden ratio) than any training takes."""
     return (seed * 0x9E3779B1 + step) % 2**32
 
 

@@ -23,9 +23,7 @@ from registry.contract import Floats, Forecast, History, ModelSpec, at_levels, q
 
 REQUIREMENTS = ("scipy", "torch", "safetensors")
 ROWS = 32  # of every forward pass: the last bits of a matrix product depend on its number of rows
-SETTLED = (
-    64  # sessions in a state before its forecasts count: what training asks of a position, and a history must bring
-)
+SETTLED = 64  # sessions in a state before its forecasts count, in training and in a history
 
 
 def inputs(values: Floats, ds: npt.NDArray[np.datetime64], horizon: int) -> tuple[npt.NDArray[np.float32], Floats]:

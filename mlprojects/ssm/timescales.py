@@ -2,13 +2,9 @@
 
 import math
 
-import matplotlib
 import numpy as np
 import pandas as pd
 import torch
-
-matplotlib.use("Agg")
-
 from matplotlib.figure import Figure
 
 from mlprojects.ssm.network import Network

@@ -48,7 +48,7 @@ class Windows:
         Raises BadHistory when there is none of either.
         """
         whole = contract.History.of(history, features.COLUMNS)
-        fitted = whole.ds <= np.datetime64(fit_until)
+        fitted = whole.ds <= np.datetime64(pd.Timestamp(fit_until), "D")
         fit, chosen, counted = [], [], []
         for start, end in zip(whole.bounds[:-1], whole.bounds[1:], strict=True):
             until = start + int(fitted[start:end].sum())  # the first row after fit_until

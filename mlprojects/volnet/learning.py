@@ -19,7 +19,7 @@ PER_CENT = 100.0  # losses are reported in per cent: that of a stock's session i
 def fit_networks(
     fit: Samples, chosen: Samples, config: LinearConfig, name: str, seed: int, fingerprint: str, run: TrainRun
 ) -> tuple[Networks, Floats, dict[str, Any]]:
-    """Members of seeds seed, seed + 1, ...: mean pinball loss in volatilities fits.
+    """Members, each with a seed of its own: mean pinball loss in volatilities fits.
 
     The best weights are those of the lowest loss in per cent of return on the rows to choose on.
     """
@@ -30,8 +30,9 @@ def fit_networks(
     sigma = torch.from_numpy(PER_CENT * chosen.inputs.sigma).float()[:, None, None]
     members, slopes, best_steps = [], [], []
     for k in range(config.seeds):
+        own = (seed * config.seeds + k) % 2**32  # two seeds share no network
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed + k)
+            torch.manual_seed(own)
             net = ScaleNet(
                 to_fit.daily.shape[1], to_fit.season.shape[2], y.shape[1], config.levels,
                 width=config.width, dropout=config.dropout,
@@ -48,9 +49,9 @@ def fit_networks(
             net, loss, choice,
             loop.Schedule(
                 config.steps, config.learning_rate, warmup=config.steps // 5, weight_decay=config.weight_decay,
-                check_every=config.check_every, patience=config.patience,
+                check_every=config.check_every, patience=config.steps,  # all of them: the best weights are kept
             ),
-            seed=(seed + k) % 2**32, checkpoint=run.checkpoint_dir / f"{name}-{k}.safetensors",
+            seed=own, checkpoint=run.checkpoint_dir / f"{name}-{k}.safetensors",
             fingerprint=fingerprint, report=_after(k * config.steps, run),
             should_stop=run.should_stop,
         )  # fmt: skip

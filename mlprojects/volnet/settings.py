@@ -18,17 +18,16 @@ class LinearConfig(contract.Config):
     weight_decay: float = 0.0
     batch: int = 800
     check_every: int = 50
-    patience: int = 100
     width: ClassVar[int] = 0
     seeds: ClassVar[int] = 1
     dropout: ClassVar[float] = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_counts(self, "steps", "batch", "check_every", "patience")
+        _check_counts(self, "steps", "batch", "check_every")
         _check_share(self, "learning_rate", "dropout")
-        if self.weight_decay < 0:
-            raise BadConfig(f"weight_decay is {self.weight_decay}, expected 0 or more")
+        if not 0 <= self.weight_decay < 1:
+            raise BadConfig(f"weight_decay is {self.weight_decay}, expected 0 or more and less than 1")
 
     @property
     def max_steps(self) -> int:
@@ -72,7 +71,7 @@ class TreesConfig(contract.Config):
         _check_share(self, "learning_rate", "share")
         if self.leaves < 2:
             raise BadConfig(f"leaves is {self.leaves}, expected 2 or more")
-        if self.penalty < 0:
+        if not 0 <= self.penalty < float("inf"):
             raise BadConfig(f"penalty is {self.penalty}, expected 0 or more")
 
     @property
@@ -113,5 +112,5 @@ def _check_counts(config: contract.Config, *names: str) -> None:
 def _check_share(config: contract.Config, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
-        if not 0 <= value <= 1 or (value == 0 and name != "dropout"):
+        if not 0 <= value <= 1 or value == (1 if name == "dropout" else 0):
             raise BadConfig(f"{name} is {value}, expected a number between 0 and 1")

@@ -38,8 +38,10 @@ def train(history: pd.DataFrame, config: LinearConfig | TreesConfig, *, name: st
     what = spec(name, config)
     fit, chosen = split(history, what, config.fit_until)
     if isinstance(config, TreesConfig):
+        unit = importance.GAIN
         scale, weights, facts = fit_trees(fit, chosen, config, seed, run)
     else:
+        unit = importance.SLOPE
         scale, weights, facts = fit_networks(
             fit, chosen, config, name, seed, loop.fingerprint(history, config, seed), run
         )
@@ -48,7 +50,7 @@ def train(history: pd.DataFrame, config: LinearConfig | TreesConfig, *, name: st
         VolNet(what, scale, residuals(fit, scale, config.levels)),
         params=facts,
         tables={"importance": table},
-        figures={"importance": importance.chart(table, name)},
+        figures={"importance": importance.chart(table, name, unit)},
     )
 
 

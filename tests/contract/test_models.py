@@ -396,6 +396,13 @@ def test_artifact_holds_its_code_its_spec_and_nothing_of_the_jobs(case: Case) ->
     assert artifacts.verify(case.root)["code_digest"] == case.loaded.version.tags["code_digest"]
 
 
+def test_columns_that_were_made_up_are_named_everywhere(case: Case) -> None:
+    made_up = [name for name in (*case.spec.columns, *case.spec.optional) if name in case.plan.data.synthetic]
+    assert list(case.spec.synthetic) == made_up
+    assert case.loaded.version.tags.get("synthetic", "") == ",".join(made_up)
+    assert ("synthetic" in case.packed(case.history)["notes"]) == bool(made_up)
+
+
 def test_signature_is_the_contract(case: Case) -> None:
     found = case.loaded.model.metadata.signature
     assert found == signature.build(case.spec)

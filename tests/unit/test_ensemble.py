@@ -15,7 +15,7 @@ from mlprojects.baselines import ensemble, model
 from mlprojects.baselines.ensemble import Ensemble, EnsembleConfig
 from registry import wire
 from registry.contract import History
-from registry.errors import BadConfig
+from registry.errors import BadConfig, NotFound
 from registry.loading import load_forecaster, save_forecaster
 
 MEMBERS = ("baselines/ewma", "baselines/har", "baselines/gjr")
@@ -29,8 +29,9 @@ def seen(panel: pd.DataFrame) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def trained(seen: pd.DataFrame) -> Ensemble:
-    forecaster = ensemble.train(seen, CONFIG, name="mixed", seed=0, run=Unwatched()).forecaster
+def trained(seen: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Ensemble:
+    tmp_path = tmp_path_factory.mktemp("trained")
+    forecaster = ensemble.train(seen, CONFIG, name="mixed", seed=0, run=Unwatched(tmp_path)).forecaster
     assert isinstance(forecaster, Ensemble)
     return forecaster
 
@@ -56,20 +57,20 @@ def test_it_needs_what_its_members_need(trained: Ensemble) -> None:
     assert spec.columns == (*wire.HISTORY, wire.MARKET_ABS_RETURN)
 
 
-def test_its_members_are_fitted_with_its_dates_and_horizon(seen: pd.DataFrame) -> None:
+def test_its_members_are_fitted_with_its_dates_and_horizon(seen: pd.DataFrame, tmp_path: Path) -> None:
     config = dataclasses.replace(CONFIG, horizon=2, levels=(0.1, 0.5, 0.9), fit_until="2015-12-31")
-    mixed = ensemble.train(seen, config, name="mixed", seed=0, run=Unwatched()).forecaster
+    mixed = ensemble.train(seen, config, name="mixed", seed=0, run=Unwatched(tmp_path)).forecaster
     for name, member in zip(("ewma", "har", "gjr"), mixed.members, strict=True):
         assert (member.spec.max_horizon, member.spec.levels) == (2, (0.1, 0.5, 0.9))
-        alone = families.fit_member(name, seen, config, 0, tiny=False, run=Unwatched()).forecaster
+        alone = families.fit_member(name, seen, config, 0, tiny=False, run=Unwatched(tmp_path)).forecaster
         assert member.spec == alone.spec
-    npt.assert_array_equal(mixed.members[1].coefficients, alone_har(seen, config))
+    npt.assert_array_equal(mixed.members[1].coefficients, alone_har(seen, config, tmp_path))
 
 
-def alone_har(seen: pd.DataFrame, config: EnsembleConfig) -> np.ndarray:
+def alone_har(seen: pd.DataFrame, config: EnsembleConfig, tmp_path: Path) -> np.ndarray:
     har = families.find("har")
     own = families.load_config(har, {"horizon": 2, "levels": (0.1, 0.5, 0.9), "fit_until": config.fit_until})
-    coefficients: np.ndarray = families.fit(har, own, seen, seed=0, run=Unwatched()).forecaster.coefficients
+    coefficients: np.ndarray = families.fit(har, own, seen, seed=0, run=Unwatched(tmp_path)).forecaster.coefficients
     return coefficients
 
 
@@ -106,8 +107,33 @@ def test_members_that_make_no_average_are_refused(members: tuple[str, ...], said
         EnsembleConfig(members=members)
 
 
-def test_a_simulator_of_prices_is_no_member(seen: pd.DataFrame) -> None:
-    config = EnsembleConfig(members=("kronos/kronos_simulated", "baselines/ewma"))
-    assert config.uses == ("kronos",)
-    with pytest.raises(BadConfig, match="take no options; not kronos_simulated"):
-        ensemble.train(seen, config, name="mixed", seed=0, run=Unwatched())
+@pytest.mark.parametrize(
+    ("member", "said"),
+    [
+        ("baselines/linear", "'baselines/linear' is of family volnet; name it volnet/linear"),
+        ("kronos/kronos_simulated", "takes options or optional columns"),
+        ("graph/graph", "is joint"),
+        ("baselines/ensemble", "an ensemble itself"),
+    ],
+)
+def test_what_is_no_forecaster_of_single_series_is_no_member(member: str, said: str) -> None:
+    with pytest.raises(BadConfig, match=said):
+        families.members(EnsembleConfig(members=("baselines/ewma", member)))
+
+
+def test_an_unknown_member_is_not_found() -> None:
+    with pytest.raises(NotFound, match="no model 'nosuch'"):
+        families.members(EnsembleConfig(members=("baselines/ewma", "baselines/nosuch")))
+
+
+def test_other_settings_of_a_member_are_another_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    config, load = families.load_config(families.find("ensemble"), {}), families.load_config
+    before = families.recipe("ensemble", config, 0, data="a")
+    assert families.recipe("ensemble", config, 0, data="a") == before
+    assert set(families.members(config)) == {"linear", "mlp", "lightgbm", "gjr"}
+    monkeypatch.setattr(
+        families,
+        "load_config",
+        lambda family, told, **more: load(family, told | ({"width": 64} if family.model == "mlp" else {}), **more),
+    )
+    assert families.recipe("ensemble", config, 0, data="a") != before

@@ -3,6 +3,7 @@
 import numpy as np
 import numpy.testing as npt
 import pandas as pd
+import pytest
 
 from jobs import processed, synthetic
 from registry import wire
@@ -19,11 +20,12 @@ def test_counts_are_whole_numbers_of_every_row_and_the_same_again(panel: pd.Data
         npt.assert_array_equal(found[name], one[name])  # what the compiled panel holds
 
 
-def test_later_returns_change_no_earlier_count(panel: pd.DataFrame) -> None:
+@pytest.mark.parametrize("sessions", [30, 500])
+def test_later_returns_change_no_earlier_count(panel: pd.DataFrame, sessions: int) -> None:
     one = panel[panel[wire.UNIQUE_ID] == "AAPL"].reset_index(drop=True)
-    later = one.assign(y=one["y"].where(one.index < 500, -3 * one["y"]))
+    later = one.assign(y=one["y"].where(one.index < sessions, 0.01 - 3 * one["y"].abs()))
     before, after = (synthetic.counts(frame)[list(wire.COUNTS)] for frame in (one, later))
-    pd.testing.assert_frame_equal(before.head(500), after.head(500))
+    pd.testing.assert_frame_equal(before.head(sessions), after.head(sessions))
     assert not before.equals(after)
 
 

@@ -1,0 +1,272 @@
+"""A study of a real model: its run, its continuation after a kill, its workers, its command line."""
+
+import json
+import multiprocessing
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy.testing as npt
+import pandas as pd
+import pytest
+import yaml
+
+from jobs import executors, families, trial, tune
+from jobs.trial import Outcome
+from jobs.tuned import Result
+from registry.errors import BadInput, KronosError, NotFound
+from registry.settings import CHECKOUT, Settings
+from registry.store import Store
+from registry.tracking import ERROR_TAG, process_environment
+
+# A kronos that is hardly trained: learning rate and dropout are left to search.
+SMALL: dict[str, Any] = {"report_every": 40, "width": 16, "layers": 1, "batch": 8}
+FIXED = [word for key, value in SMALL.items() for word in (f"--{key}", str(value))]
+
+
+def registry(compiled: Settings, folder: Path) -> Settings:
+    """An empty registry over the compiled data."""
+    folder.mkdir()
+    (folder / "data").symlink_to(compiled.var_dir / "data")
+    return Settings(var_dir=folder)
+
+
+def plan(settings: Settings, seed: int = 0) -> tune.Plan:
+    return tune.plan(settings, "kronos", SMALL, seed=seed, tiny=True)
+
+
+@pytest.fixture(scope="module")
+def settings(compiled: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    return registry(compiled, tmp_path_factory.mktemp("tuned") / "var")
+
+
+@pytest.fixture(scope="module")
+def what(settings: Settings) -> tune.Plan:
+    return plan(settings)
+
+
+@pytest.fixture(scope="module")
+def three(settings: Settings, what: tune.Plan) -> Result:
+    """A study of three trials."""
+    return tune.tune(settings, what, 3)
+
+
+def children(settings: Settings, result: Result) -> list[Any]:
+    """Runs of the trials, in their order."""
+    client = Store(settings).client
+    experiment = client.get_experiment_by_name("tuning")
+    found = client.search_runs([experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{result.run_id}'")
+    return sorted(found, key=lambda run: int(run.data.tags["trial"]))
+
+
+def table(settings: Settings, result: Result) -> pd.DataFrame:
+    return pd.read_csv(download(settings, result, "trials.csv"), index_col="trial", float_precision="round_trip")
+
+
+def download(settings: Settings, result: Result, path: str) -> str:
+    return str(Store(settings).client.download_artifacts(result.run_id, path))
+
+
+def test_every_trial_is_a_run_below_that_of_the_study(settings: Settings, three: Result) -> None:
+    runs = children(settings, three)
+    assert [run.data.tags["state"] for run in runs] == ["complete"] * 3
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert runs[0].data.params == {"learning_rate": "0.002", "dropout": "0.1"}  # the config as it is
+    client = Store(settings).client
+    looks = client.get_metric_history(runs[0].info.run_id, "valid_loss")
+    assert [look.step for look in looks] == [6, 9, 12]  # after six steps of the tokenizer
+    crps = {name: run.data.metrics["crps"] for name, run in enumerate(runs)}
+    assert three.crps == min(crps.values())
+    top = client.get_run(three.run_id)
+    assert top.info.status == "FINISHED"
+    assert top.data.tags["study"] == three.study
+    assert top.data.tags["best_trial"] == str(min(crps, key=lambda n: crps[n]))
+    assert float(top.data.tags["best_dropout"]) == three.best["dropout"]
+    assert top.data.params["search_dropout"] == "Range(low=0.0, high=0.3, log=False)"
+    assert top.data.params["width"] == "16"
+    assert top.data.metrics["crps"] == three.crps
+    npt.assert_allclose(1 - three.crps / top.data.metrics["fhs_crps"], three.skill_vs_fhs, rtol=0.01)
+    [used] = top.inputs.dataset_inputs
+    assert used.dataset.name == "bars"
+
+
+def test_the_run_has_a_table_figures_and_the_settings_for_the_config(settings: Settings, three: Result) -> None:
+    found = table(settings, three)
+    assert found.index.tolist() == [0, 1, 2]
+    assert found["crps"].min() == three.crps
+    text = Path(download(settings, three, "best.yaml")).read_text()
+    assert f"study {three.study}, MLflow run {three.run_id}:\n# CRPS {three.crps:.6f}" in text
+    assert "7 origins 2010-01-04 to " in text
+    pasted = yaml.safe_load(text)
+    assert pasted == {**SMALL, **three.best}
+    config = families.load_config(families.find("kronos"), pasted, tiny=True)
+    assert getattr(config, "dropout", None) == three.best["dropout"]
+    figures = Path(download(settings, three, "figures"))
+    assert sorted(p.name for p in figures.iterdir()) == ["intermediate_values.png", "optimization_history.png"]
+
+
+def run_here(what: tune.Plan, row: Any, scratch: Path) -> Outcome:
+    """The trial of a row of the table, in this process."""
+    drawn = {"learning_rate": row["learning_rate"], "dropout": row["dropout"]}
+    return trial.run(tune.prepare(what, scratch), drawn, lambda *_: False)
+
+
+def test_two_workers_go_on_with_the_study_and_a_trial_is_the_same_there_as_here(
+    settings: Settings, what: tune.Plan, three: Result, tmp_path: Path
+) -> None:
+    before = table(settings, three)
+    five = tune.tune(settings, what, 5, jobs=2)
+    assert (five.study, five.run_id, five.trials) == (three.study, three.run_id, 5)
+    after = table(settings, five)
+    pd.testing.assert_frame_equal(after[:3], before)
+    assert "param_importances.png" in {p.name for p in Path(download(settings, five, "figures")).iterdir()}
+    npt.assert_allclose(after.loc[4, "crps"], run_here(what, after.loc[4], tmp_path).metrics["crps"], rtol=1e-6)
+    folder = settings.var_dir / "tuning" / five.study
+    assert [path.name for path in folder.iterdir()] == ["lock"]  # no checkpoint stays
+
+
+def test_ray_runs_the_same_trials(settings: Settings, what: tune.Plan, three: Result, tmp_path: Path) -> None:
+    before = Store(settings).client.get_run(three.run_id).data.metrics["trials"]
+    last = table(settings, tune.tune(settings, what, int(before) + 1, executor="ray")).iloc[-1]
+    assert last["state"] == "complete"
+    npt.assert_allclose(last["crps"], run_here(what, last, tmp_path).metrics["crps"], rtol=1e-6)
+
+
+def test_a_trial_that_ends_in_an_error_fails_and_is_run_again(settings: Settings) -> None:
+    what = plan(settings, seed=7)
+
+    def full(told: str, share: float) -> None:
+        if told.startswith("1 of 2") and share > 0.5:
+            raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space left"):
+        tune.tune(settings, what, 2, progress=full)
+    done = tune.tune(settings, what, 2)
+    runs = children(settings, done)
+    assert [run.data.tags["state"] for run in runs] == ["complete", "failed", "complete"]
+    assert runs[1].data.params == runs[2].data.params
+    assert runs[1].info.status == "FAILED"
+    assert runs[1].data.tags[ERROR_TAG] == "OSError: no space left"
+    assert ERROR_TAG not in Store(settings).client.get_run(done.run_id).data.tags
+
+
+def test_a_worker_that_dies_is_said_to_have_died(what: tune.Plan, tmp_path: Path) -> None:
+    with executors.started("local", tune.prepare(what, tmp_path), 2) as workers:
+        for process in multiprocessing.active_children():
+            process.kill()
+        with pytest.raises(KronosError) as caught:
+            workers.run(1, {"dropout": 0.1}, lambda *_: False)
+    assert caught.value.code == "WORKER"
+    assert "a worker process ended with exit code -9" in caught.value.message
+    assert multiprocessing.active_children() == []
+
+
+# --- the command line -------------------------------------------------------------------------
+
+
+def program(*words: str) -> list[str]:
+    return [sys.executable, "-m", "jobs", "tune", "kronos", "--tiny", *FIXED, *words]
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    return process_environment(settings) | {"KRONOS_VAR_DIR": str(settings.var_dir)}
+
+
+@contextmanager
+def running(settings: Settings, runs: int) -> Iterator[subprocess.Popen[str]]:
+    """A tuning in a program of its own, once so many trials have a run."""
+    with subprocess.Popen(
+        program("--trials", "3"), cwd=CHECKOUT, env=environment(settings), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        deadline = time.monotonic() + 120
+        while query(settings, "select count(*) from trial_user_attributes where key = 'run_id'") != [runs]:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        yield process
+        process.kill()
+
+
+def states(settings: Settings) -> list[str]:
+    return query(settings, "select state from trials order by number")
+
+
+def query(settings: Settings, sql: str) -> list[Any]:
+    """A column of the studies' database, which may not be there yet."""
+    path = settings.var_dir / "tuning" / "studies.db"
+    if not path.exists():
+        return []
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+        try:
+            return [value for (value,) in database.execute(sql)]
+        except sqlite3.OperationalError:  # the tables are being made
+            return []
+
+
+def test_a_study_that_was_killed_and_interrupted_ends_like_one_that_was_not(
+    compiled: Settings, tmp_path: Path, settings: Settings, three: Result
+) -> None:
+    broken = registry(compiled, tmp_path / "var")
+    with running(broken, runs=2) as process:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert states(broken) == ["COMPLETE", "RUNNING"]
+    with running(broken, runs=3) as process:
+        process.send_signal(signal.SIGINT)
+        told, talk = process.communicate(timeout=60)
+        assert (process.returncode, told) == (130, "")
+        assert "Traceback" not in talk
+        assert states(broken) == ["COMPLETE", "FAIL", "FAIL", "WAITING"]
+    words = program("--trials", "3")
+    done = subprocess.run(words, cwd=CHECKOUT, env=environment(broken), text=True, capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "trial 3: learning_rate 0." in done.stderr
+    assert "3 of 3 trials, best trial" in done.stderr
+    answer = json.loads(done.stdout.splitlines()[-1])
+    assert list(answer) == ["model", "study", "trials", "pruned", "best", "crps", "skill_vs_fhs", "run_id"]
+    assert (answer["study"], answer["trials"], answer["best"]) == (three.study, 3, three.best)
+    result = Result(**answer)
+    runs = children(broken, result)
+    assert [run.data.tags["state"] for run in runs] == ["complete", "failed", "failed", "complete", "complete"]
+    columns = ["learning_rate", "dropout", "crps", "skill_vs_fhs"]
+    ended = table(broken, result).query("state == 'complete'")[columns].reset_index(drop=True)
+    pd.testing.assert_frame_equal(ended, table(settings, three)[:3][columns].reset_index(drop=True), rtol=1e-6)
+
+
+def test_what_cannot_be_tuned_is_refused_before_anything_is_started(settings: Settings, what: tune.Plan) -> None:
+    with pytest.raises(NotFound, match="no model 'prophet'; mlprojects"):
+        tune.plan(settings, "prophet", {}, seed=0, tiny=True)
+    with pytest.raises(BadInput, match="kronos has no setting depth; it has horizon, levels") as caught:
+        tune.plan(settings, "kronos", {"depth": "3"}, seed=0, tiny=True)
+    assert caught.value.code == "UNKNOWN_PARAM"
+    for told, message in (
+        ({"executor": "spark"}, "executor is 'spark', expected local or ray"),
+        ({"jobs": 0}, "jobs is 0, expected 1 or more"),
+        ({"trials": 0}, "trials is 0 and timeout_s 0, expected 1 or more, and 0 or more"),
+        ({"timeout_s": -1.0}, "trials is 3 and timeout_s -1, expected 1 or more, and 0 or more"),
+    ):
+        with pytest.raises(BadInput) as caught:
+            tune.tune(settings, what, **{"trials": 3, **told})
+        assert caught.value.message == message
+
+
+def test_a_model_without_a_search_space_is_told_which_have_one(settings: Settings) -> None:
+    with pytest.raises(BadInput) as caught:
+        tune.plan(settings, "fhs", {}, seed=0, tiny=False)
+    assert caught.value.code == "NO_SEARCH"
+    assert "fhs declares nothing to search (SEARCH in mlprojects/baselines/train.py)" in caught.value.message
+    assert "kronos" in caught.value.message.split("these do: ")[1].split(", ")
+
+
+def test_a_study_without_a_complete_trial_has_no_best_one(settings: Settings) -> None:
+    with pytest.raises(KronosError) as caught:
+        tune.tune(settings, plan(settings, seed=9), 3, timeout_s=1e-3)
+    assert caught.value.code == "NO_TRIAL"
+    assert "is complete (none was begun); ask for more, or for more time" in caught.value.message
