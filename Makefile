@@ -15,7 +15,7 @@ export PATH := $(BIN):$(PATH)
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve ui check test test-weights test-system readme readme-kronos readme-slow bench lock clean
+.PHONY: help setup demo serve ui check test test-weights test-system readme readme-kronos readme-models readme-slow bench lock clean
 
 help:
 	@echo 'make demo         the main job on real prices: compile, train, promote, serve, ask (about 2 minutes)'
@@ -25,6 +25,7 @@ help:
 	@echo 'make bench        benchmarks; ONLY=forecast for one of them'
 	@echo 'make readme       remake the table and the picture of the README'
 	@echo 'make readme-kronos remake the Kronos table and picture of the README (trains kronos: minutes)'
+	@echo 'make readme-models remake the table of all models of the README (trains each twice: an hour on 2 cores)'
 	@echo 'make readme-slow  the README commands that take minutes'
 	@echo 'make test-weights official Kronos weights, where you have them: KRONOS_WEIGHTS=DIR (see tests/weights)'
 	@echo 'make test-system  tests that need the Debian packages of apt.txt'
@@ -77,6 +78,17 @@ readme-kronos: setup
 	  && $(BIN)/python -m registry promote $$model latest --why 'README' > /dev/null \
 	  && $(BIN)/python -m jobs evaluate $$model --report_every 5 || exit 1; done > var/kronos.jsonl
 	@PYTHONPATH=. $(BIN)/python .readme/remake.py < var/kronos.jsonl
+
+# Every model of the panel: fitted to 2013 and to 2018, chosen on the year after, reported on the three or four after that.
+PANEL_MODELS := naive ewma fhs har garch gjr linear mlp lightgbm ensemble nbeats nhits patchtst itransformer stemgnn tft \
+  graph ssm
+SECOND := --fit_until 2013-12-31 --choose_until 2014-12-31 --report_until 2018-12-31
+
+readme-models: setup
+	@for model in $(PANEL_MODELS); do \
+	  $(BIN)/python -m jobs train $$model --reuse $(SECOND) && $(BIN)/python -m jobs train $$model --reuse || exit 1; \
+	  done > var/models.jsonl
+	@PYTHONPATH=. $(BIN)/python .readme/remake.py < var/models.jsonl
 
 readme-slow: setup
 	$(BIN)/pytest tests/e2e/test_readme.py -m slow

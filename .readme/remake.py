@@ -2,6 +2,7 @@
 
 make readme                              the demo's last line
 make readme-kronos                       a line for each evaluation of kronos and its simulator
+make readme-models                       a line for each training of every model of the panel, for both periods
 python .readme/remake.py --check         exit 1 when the README differs from the .readme/*.json kept here
 """
 
@@ -13,14 +14,18 @@ from typing import Any
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
-DEMO, KRONOS = HERE / "demo.json", HERE / "kronos.json"
+DEMO, KRONOS, MODELS = HERE / "demo.json", HERE / "kronos.json", HERE / "models.json"
+PERIODS = ("2019-12-31", "2014-12-31")  # what the two periods of the models' table were trained until
 PICTURES = {"nbeats": ("figures/fan_chart.png", "fan_chart.png"), "kronos": ("figures/paths.png", "kronos_paths.png")}
+
+
+def _p(p: float) -> str:
+    return f"{p:.4f}" if p >= 0.0001 else "< 0.0001"
 
 
 def p_value(row: dict[str, Any]) -> str:
     """The larger of the two."""
-    p = max(row["dm_p_hln"], row["dm_p_bartlett"])
-    return f"{p:.4f}" if p >= 0.0001 else "< 0.0001"
+    return _p(max(row["dm_p_hln"], row["dm_p_bartlett"]))
 
 
 def table(models: dict[str, Any]) -> str:
@@ -53,13 +58,39 @@ def kronos_table(evaluations: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def _skill(name: str, row: dict[str, Any]) -> str:
+    return "0" if name == "fhs" else f"{100 * row['skill_vs_fhs']:+.2f} %"
+
+
+def _shown(name: str, p: float) -> str:
+    return "-" if name == "fhs" else _p(p)
+
+
+def models_table(trainings: list[dict[str, Any]]) -> str:
+    """Every model once, best CRPS of the first period first, with its skill in the second period."""
+    first, second = ({row["model"]: row for row in trainings if row["trained_until"] == until} for until in PERIODS)
+    heads = ("model", "CRPS", "cover 50", "80", "90", "skill vs fhs", "p HLN", "p Bartlett", "2015-18", "p", "fit s",
+             "parameters")  # fmt: skip
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for name, row in sorted(first.items(), key=lambda item: item[1]["crps"]):
+        shares = (f"{row[key]:.3f}".lstrip("0") for key in ("coverage_50", "coverage_80", "coverage_90"))
+        ps = [_shown(name, row[key]) for key in ("dm_p_hln", "dm_p_bartlett")]
+        before = second[name]
+        cells = [name, f"{row['crps']:.6f}", *shares, _skill(name, row), *ps, _skill(name, before),
+                 _shown(name, max(before["dm_p_hln"], before["dm_p_bartlett"])), f"{row['fit_seconds']:.0f}",
+                 f"{row['parameters']:,.0f}"]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def remade(text: str) -> str:
     """The README with everything that the kept JSON files say."""
-    demo, kronos = json.loads(DEMO.read_text()), json.loads(KRONOS.read_text())
+    demo, kronos, models = (json.loads(path.read_text()) for path in (DEMO, KRONOS, MODELS))
     parts = {
         "table: make readme": table(demo["models"]),
         "reply: make readme": reply(demo["forecast"]),
         "table: make readme-kronos": kronos_table(kronos),
+        "table: make readme-models": models_table(models),
     }
     for mark, content in parts.items():
         within = r"(?:(?!<!-- end -->).)*"  # never beyond its own end
@@ -84,10 +115,13 @@ def fetch_picture(model: str) -> None:
 def main() -> None:
     if sys.argv[1:] == ["--check"]:
         text = README.read_text()
-        sys.exit(0 if remade(text) == text else "README.md: run `make readme` or `make readme-kronos`")
+        sys.exit(0 if remade(text) == text else "README.md: run `make readme`, `readme-kronos` or `readme-models`")
     said = [json.loads(line) for line in sys.stdin if line.startswith("{")]
     evaluations = [line for line in said if "compared" in line]
-    if evaluations:
+    trainings = [line for line in said if "fit_seconds" in line]
+    if trainings:
+        MODELS.write_text(json.dumps(trainings, indent=1) + "\n")
+    elif evaluations:
         KRONOS.write_text(json.dumps(evaluations, indent=1) + "\n")
         fetch_picture("kronos")
     else:

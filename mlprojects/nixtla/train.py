@@ -1,45 +1,26 @@
 """Training of NeuralForecast networks: early stop on the choice period, the best weights are kept."""
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 import pytorch_lightning as pl
 import torch
-from neuralforecast.tsdataset import TimeSeriesDataset
 
-from mlprojects.nixtla import model
-from registry import contract, wire
-from registry.contract import ModelSpec, Trained, TrainRun
-from registry.errors import BadConfig, BadHistory
+from mlprojects.nixtla import networks, panel
+from mlprojects.nixtla.model import WindowForecaster
+from mlprojects.nixtla.settings import CONFIGS, JOINT, SEARCH, Training
+from registry.contract import History, ModelSpec, Trained, TrainRun
+from registry.errors import KronosError
+
+__all__ = ["CONFIGS", "SEARCH", "spec", "train"]
 
 REPORT_EVERY = 10  # steps
 
 
-@dataclass(frozen=True, kw_only=True)
-class Config(contract.Config):
-    """context: sessions in a window; width: units per layer; stacks: blocks; the rest is training."""
-
-    context: int = 60
-    width: int = 32
-    stacks: int = 3
-    max_steps: int = 300
-    learning_rate: float = 1e-3
-    windows_batch_size: int = 256
-    val_check_steps: int = 20
-    patience: int = 5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("context", "width", "stacks", "max_steps", "windows_batch_size", "val_check_steps", "patience"):
-            if getattr(self, name) < 1:
-                raise BadConfig(f"{name} is {getattr(self, name)}, expected 1 or more")
-        if not 0 < self.learning_rate < 1:
-            raise BadConfig(f"learning_rate is {self.learning_rate}, expected a number between 0 and 1")
-
-
-def spec(name: str, config: Config) -> ModelSpec:
+def spec(name: str, config: Training) -> ModelSpec:
+    """What the model needs. The universe of a network of all series is known when it is trained."""
     return ModelSpec(
         name=name,
         family="nixtla",
@@ -47,63 +28,57 @@ def spec(name: str, config: Config) -> ModelSpec:
         max_context=config.context,
         max_horizon=config.horizon,
         levels=config.levels,
+        joint=config.kind in JOINT,
     )
 
 
-def train(history: pd.DataFrame, config: Config, *, name: str, seed: int, run: TrainRun) -> Trained:
+def train(history: pd.DataFrame, config: Training, *, name: str, seed: int, run: TrainRun) -> Trained:
     """Fit windows that end by config.fit_until; the weights with the lowest loss on the sessions after it are kept."""
-    chosen_on = history.loc[history[wire.DS] > pd.Timestamp(config.fit_until), wire.DS].nunique()
-    shortest = int(history.groupby(wire.UNIQUE_ID).size().min())
-    if shortest - chosen_on < config.context + config.horizon:
-        raise BadHistory(
-            f"the shortest series has {shortest - chosen_on} sessions up to {config.fit_until}; "
-            f"context + horizon needs {config.context + config.horizon}",
-            code="TOO_SHORT",
-        )
-    if chosen_on < config.horizon:
-        raise BadHistory(
-            f"{chosen_on} sessions after {config.fit_until} to choose on, needs {config.horizon}", code="TOO_SHORT"
-        )
+    chosen_on = panel.check(history, config)
+    series = History.of(history).ids
     what = spec(name, config)
+    what = replace(what, universe=series) if what.joint else what
     watcher = _Watcher(run, config.patience)
-    net = model.network(
-        what,
-        config.width,
-        config.stacks,
-        max_steps=config.max_steps,
-        learning_rate=config.learning_rate,
-        batch_size=int(history[wire.UNIQUE_ID].nunique()),
-        windows_batch_size=config.windows_batch_size,
-        val_check_steps=min(config.val_check_steps, config.max_steps),
-        random_seed=seed,
-        callbacks=[watcher],
-        accelerator="cpu",  # the same weights wherever it is trained; a network of this size gains nothing elsewhere
-        devices=1,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        logger=False,
-        deterministic=True,
-    )
-    net.hparams.pop("callbacks")  # Lightning would pickle the hyperparameters, and our run with them
-    # The network's own fit: NeuralForecast.fit trains a deep copy of network, callbacks and run.
-    dataset, *_ = TimeSeriesDataset.from_df(_numbered(history))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="pytorch_lightning")  # about its own use of torch and data loaders
-        net.fit(dataset, val_size=int(chosen_on), random_seed=seed)
+    with networks.own_randomness():
+        net = networks.network(what, config.shape, **_fitting(config, len(series), seed, watcher))
+        net.hparams.pop("callbacks")  # Lightning would pickle the hyperparameters, and our run with them
+        # The network's own fit: NeuralForecast.fit trains a deep copy of network, callbacks and run.
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="pytorch_lightning")  # about its own use of torch and data loaders
+            warnings.filterwarnings("ignore", message="Validation loss is not finite")  # never the best; see below
+            net.fit(panel.dataset(history), val_size=chosen_on, random_seed=seed)
+    if not watcher.best:
+        raise KronosError(f"the loss of {name} was never a finite number; try a smaller learning_rate")
     net.load_state_dict(watcher.best)
     parameters = sum(p.numel() for p in net.parameters() if p.requires_grad)
     return Trained(
-        model.NBeats(what, config.width, config.stacks, net.eval().cpu()),
+        WindowForecaster(what, config.shape, net.eval().cpu()),
         params={"parameters": parameters, "best_step": watcher.best_step},
     )
 
 
-def _numbered(history: pd.DataFrame) -> pd.DataFrame:
-    """unique_id, ds, y with sessions numbered 0.. : a date frequency would put forecasts on holidays."""
-    frame = history[[wire.UNIQUE_ID, wire.Y]].copy()
-    frame[wire.DS] = frame.groupby(wire.UNIQUE_ID).cumcount()
-    return frame
+def _fitting(config: Training, series: int, seed: int, watcher: pl.Callback) -> dict[str, Any]:
+    """How the library is to train, in its words."""
+    decay = {"optimizer": torch.optim.AdamW, "optimizer_kwargs": {"weight_decay": config.weight_decay}}
+    return {
+        **(decay if config.weight_decay else {}),
+        "max_steps": config.max_steps,
+        "learning_rate": config.learning_rate,
+        "num_lr_decays": 3,
+        "batch_size": series,
+        "windows_batch_size": config.windows_batch_size,
+        "training_data_availability_threshold": [1.0, 0.0],  # no window that begins before its series does
+        "val_check_steps": min(config.val_check_steps, config.max_steps),
+        "random_seed": seed,
+        "callbacks": [watcher],
+        "accelerator": "cpu",  # the same weights wherever it is trained; networks of this size gain nothing elsewhere
+        "devices": 1,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+        "logger": False,
+        "deterministic": True,
+    }
 
 
 class _Watcher(pl.Callback):  # type: ignore[misc]

@@ -25,7 +25,8 @@ from neuralforecast import NeuralForecast
 
 from jobs import families, processed, train
 from jobs.compile import compile_builtin
-from mlprojects.nixtla import model
+from mlprojects.nixtla.model import WindowForecaster
+from mlprojects.nixtla.networks import network
 from registry import calendars, wire
 from registry.contract import History
 from registry.pyfunc import answer
@@ -51,7 +52,7 @@ def histories(panel: pd.DataFrame, n: int, context: int) -> pd.DataFrame:
     return pd.DataFrame({wire.UNIQUE_ID: names, wire.DS: last, wire.Y: np.concatenate(windows)})
 
 
-def direct(forecaster: model.NBeats, frame: pd.DataFrame) -> pd.DataFrame:
+def direct(forecaster: WindowForecaster, frame: pd.DataFrame) -> pd.DataFrame:
     """Frame in, frame out, nothing checked."""
     spec = forecaster.spec
     forecast = forecaster.predict(History.of(frame), spec.max_horizon, spec.levels, 0, {})
@@ -89,16 +90,16 @@ def main() -> None:
             "enable_model_summary": False,
             "enable_checkpointing": False,
         }
-        net = model.network(spec, config.width, config.stacks, max_steps=1, accelerator="cpu", **quiet)
+        net = network(spec, config.shape, max_steps=1, accelerator="cpu", **quiet)
         library = NeuralForecast(models=[net], freq=1)
-        library.fit(_numbered(panel[list(wire.HISTORY)]))
-        forecaster = model.NBeats(spec, config.width, config.stacks, library.models[0].eval())
+        library.fit(numbered(panel[list(wire.HISTORY)]))
+        forecaster = WindowForecaster(spec, config.shape, library.models[0].eval())
         ratios, with_checks, seconds = {}, {}, {}
         for n, pairs in PAIRS.items():
             history = histories(panel, n, config.context)
-            numbered = _numbered(history)
-            ours, theirs = partial(direct, forecaster, history), partial(library.predict, df=numbered)
-            _compare(ours(), theirs())
+            sessions = numbered(history)
+            ours, theirs = partial(direct, forecaster, history), partial(library.predict, df=sessions)
+            compare(ours(), theirs())
             fast, slow = alternate(ours, theirs, pairs)
             checked, again = alternate(partial(answer, forecaster, history, {}), theirs, pairs)
             ratios[f"nbeats_{n}"], seconds[f"nbeats_{n}"] = slow / fast, fast
@@ -112,12 +113,12 @@ def main() -> None:
     print(json.dumps({"bench": "forecast", "ratios": ratios, "ratios_with_checks": with_checks, "seconds": seconds}))
 
 
-def _numbered(history: pd.DataFrame) -> pd.DataFrame:
+def numbered(history: pd.DataFrame) -> pd.DataFrame:
     """Sessions as 0..: a date frequency would count holidays."""
     return history.assign(**{wire.DS: history.groupby(wire.UNIQUE_ID).cumcount()})
 
 
-def _compare(ours: pd.DataFrame, theirs: pd.DataFrame) -> None:
+def compare(ours: pd.DataFrame, theirs: pd.DataFrame) -> None:
     """Same quantiles, theirs unsorted and in float32."""
     q = [c for c in theirs.columns if c not in (wire.UNIQUE_ID, wire.DS)]
     expected = np.sort(theirs.sort_values([wire.UNIQUE_ID, wire.DS])[q].to_numpy(), axis=1)

@@ -1,5 +1,7 @@
-"""nbeats: what an untrained network says, what training looks at, and that a forecast is the same bits everywhere."""
+"""Models of nixtla: what training looks at and refuses, and that a forecast is the same bits everywhere."""
 
+import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,16 +12,17 @@ import numpy.testing as npt
 import pandas as pd
 import pytest
 import torch
-from scipy.stats import norm
 
 from jobs import families
-from mlprojects.nixtla import model, train
+from mlprojects.nixtla import model, networks, train
+from mlprojects.nixtla.model import WindowForecaster
 from registry import contract, wire
-from registry.contract import Forecast, ModelSpec, Trained
+from registry.contract import Forecast, Trained
 from registry.errors import BadConfig, BadHistory, KronosError
 
 SERIES = ("AAPL", "JNJ", "XOM")
-CONTEXT = 60
+CONTEXT = 60  # of the tiny models, 20 of stemgnn
+SINGLE, JOINT = ("nbeats", "nhits", "patchtst"), ("itransformer", "stemgnn")
 
 
 @dataclass
@@ -47,12 +50,15 @@ def slice_of_panel(panel: pd.DataFrame) -> pd.DataFrame:
     return panel[wanted].reset_index(drop=True)
 
 
-def tiny(**overrides: Any) -> contract.Config:
-    return families.load_config(families.find("nbeats"), overrides, tiny=True)
+def tiny(model: str = "nbeats", **overrides: Any) -> contract.Config:
+    return families.load_config(families.find(model), overrides, tiny=True)
 
 
-def fitted(history: pd.DataFrame, folder: Path, *, seed: int = 1, run: Run | None = None, **overrides: Any) -> Trained:
-    return train.train(history, tiny(**overrides), name="nbeats", seed=seed, run=run or Run(folder))
+def fitted(
+    history: pd.DataFrame, folder: Path, model: str = "nbeats", *, seed: int = 1, run: Run | None = None,
+    **overrides: Any,
+) -> Trained:  # fmt: skip
+    return train.train(history, tiny(model, **overrides), name=model, seed=seed, run=run or Run(folder))
 
 
 @pytest.fixture(scope="module")
@@ -62,23 +68,28 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="module")
 def trained(slice_of_panel: pd.DataFrame, run: Run) -> Trained:
+    """nbeats, a few steps from its start."""
     return fitted(slice_of_panel, run.checkpoint_dir, run=run)
 
 
-@pytest.fixture(scope="module")
-def untrained() -> model.NBeats:
-    spec = ModelSpec("nbeats", "nixtla", min_context=CONTEXT, max_context=CONTEXT, max_horizon=5)
-    return model.NBeats(spec, 8, 2, model.network(spec, 8, 2).eval())
+@pytest.fixture(scope="module", params=[*SINGLE, *JOINT])
+def forecaster(
+    request: pytest.FixtureRequest, trained: Trained, slice_of_panel: pd.DataFrame, run: Run
+) -> WindowForecaster:
+    """Every model, a few steps from its start."""
+    model = request.param
+    made = trained if model == "nbeats" else fitted(slice_of_panel, run.checkpoint_dir, model)
+    return made.forecaster
 
 
-def predict(forecaster: model.NBeats, frame: pd.DataFrame, horizon: int = 5, levels: Any = wire.LEVELS) -> Forecast:
+def predict(forecaster: WindowForecaster, frame: pd.DataFrame, horizon: int = 5, levels: Any = wire.LEVELS) -> Forecast:
     history = contract.check_history(frame, forecaster.spec)
     forecast = forecaster.predict(history, horizon, levels, 0, {})
     contract.check_forecast(forecast, forecaster.spec, horizon, levels)
     return forecast
 
 
-def weights(forecaster: model.NBeats, folder: Path) -> bytes:
+def weights(forecaster: WindowForecaster, folder: Path) -> bytes:
     folder.mkdir(parents=True)
     model.save(forecaster, folder)
     return (folder / "weights.safetensors").read_bytes()
@@ -88,90 +99,26 @@ def windows(n: int = 3, length: int = CONTEXT, seed: int = 0) -> np.ndarray:
     return 0.01 * np.random.default_rng(seed).standard_t(5, (n, length))
 
 
-# --- scale ------------------------------------------------------------------------------------
-
-
-def scale_by_numpy(y: np.ndarray) -> np.ndarray:
-    """Root of the mean of squares, weighted by .94 ** age and normalised over the window."""
-    weights = 0.94 ** np.arange(len(y) - 1, -1, -1)
-    return np.sqrt(np.average(y**2, weights=weights))
-
-
-def test_scale_by_hand():
-    # ages 1 and 0: (.94 x 3^2 + 1 x 1^2) / 1.94
-    found = model.ewma_scale(torch.tensor([[3.0, -1.0]], dtype=torch.float64))
-    npt.assert_allclose(found.numpy(), [[np.sqrt((0.94 * 9 + 1) / 1.94)]], rtol=1e-12)
-
-
-def test_scale_is_the_weighted_root_mean_square_of_each_window():
-    y = windows()
-    expected = [[scale_by_numpy(row)] for row in y]
-    npt.assert_allclose(model.ewma_scale(torch.from_numpy(y)).numpy(), expected, rtol=1e-12)
-    npt.assert_allclose(model.ewma_scale(torch.from_numpy(y)[:, :, None]).numpy()[:, :, 0], expected, rtol=1e-12)
-    npt.assert_array_equal(model.ewma_scale(torch.zeros(1, 5)).numpy(), np.float32(1e-8))
-
-
-def test_the_scaler_of_training_windows_looks_only_at_their_context(untrained: model.NBeats):
-    whole = torch.from_numpy(windows(length=CONTEXT + 5).astype(np.float32))[:, :, None]
-    changed = whole.clone()
-    changed[:, CONTEXT:] = 7.0
-    mask = torch.ones_like(whole)
-    shift, scale = untrained.net.scaler.compute_statistics(x=whole, mask=mask, dim=1, eps=1e-6)
-    npt.assert_array_equal(shift.numpy(), 0)
-    expected = [[[scale_by_numpy(row)]] for row in whole[:, :CONTEXT, 0].numpy()]
-    npt.assert_allclose(scale.numpy(), expected, rtol=1e-5)
-    _, again = untrained.net.scaler.compute_statistics(x=changed, mask=mask, dim=1, eps=1e-6)
-    npt.assert_array_equal(again.numpy(), scale.numpy())
-    changed = whole.clone()
-    changed[:, CONTEXT - 1] = 7.0
-    _, other = untrained.net.scaler.compute_statistics(x=changed, mask=mask, dim=1, eps=1e-6)
-    assert (other > scale).all()
+def without_a_session(history: pd.DataFrame, name: str, ds: str) -> pd.DataFrame:
+    return history[(history[wire.UNIQUE_ID] != name) | (history[wire.DS] != ds)].reset_index(drop=True)
 
 
 # --- forecasts --------------------------------------------------------------------------------
 
 
-def test_an_untrained_network_says_normal_quantiles_of_the_ewma_volatility(untrained: model.NBeats):
-    y = windows()
-    sigma = np.array([scale_by_numpy(row) for row in y])
-    expected = np.broadcast_to(sigma[:, None, None] * norm.ppf(wire.LEVELS), (3, 5, 11))
-    npt.assert_allclose(
-        untrained.quantiles(y), expected, rtol=2e-5, atol=1e-8
-    )  # float32, and y / sigma is added and taken off
+def test_training_changes_what_the_network_says(forecaster: WindowForecaster, slice_of_panel: pd.DataFrame):
+    spec = forecaster.spec
+    start = WindowForecaster(spec, forecaster.shape, networks.network(spec, forecaster.shape).eval())
+    before, after = (predict(one, slice_of_panel).quantiles for one in (start, forecaster))
+    assert np.abs(after - before).max() > 1e-5
+    npt.assert_allclose(after, before, atol=0.5 * np.abs(before).max())  # four steps lead not far
 
 
-def test_the_last_return_is_not_the_level_of_the_forecast(untrained: model.NBeats):
-    y = windows()
-    jumped = y.copy()
-    jumped[:, -1] = 0.2
-    npt.assert_allclose(untrained.quantiles(jumped)[..., 5], 0.0, atol=1e-6)
-
-
-def test_training_changes_what_the_network_says(trained: Trained, slice_of_panel: pd.DataFrame):
-    history = slice_of_panel.groupby(wire.UNIQUE_ID).tail(CONTEXT)
-    said = predict(trained.forecaster, history).quantiles
-    sigma = np.array([scale_by_numpy(y.to_numpy()) for _, y in history.groupby(wire.UNIQUE_ID)[wire.Y]])
-    start = sigma[:, None, None] * norm.ppf(wire.LEVELS)
-    assert np.abs(said - start).max() > 1e-5
-    npt.assert_allclose(said, np.broadcast_to(start, said.shape), atol=float(sigma.max()))  # four steps lead not far
-
-
-def test_a_forecast_alone_in_a_batch_and_among_200_is_the_same_bits(trained: Trained):
-    y = windows(200)
-    whole = trained.forecaster.quantiles(y)
-    assert whole.shape == (200, 5, 11)
-    for i in (0, 1, 127, 128, 199):
-        npt.assert_array_equal(trained.forecaster.quantiles(y[i : i + 1])[0], whole[i])
-    npt.assert_array_equal(trained.forecaster.quantiles(y[:130]), whole[:130])
-    order = np.random.default_rng(0).permutation(200)
-    npt.assert_array_equal(trained.forecaster.quantiles(y[order]), whole[order])
-
-
-def test_eight_threads_get_the_same_bits(trained: Trained):
-    batches = [windows(3, seed=seed) for seed in range(16)]
-    expected = [trained.forecaster.quantiles(y) for y in batches]
+def test_eight_threads_get_the_same_bits(forecaster: WindowForecaster):
+    batches = [windows(3, forecaster.spec.max_context, seed) for seed in range(16)]
+    expected = [forecaster.quantiles(y) for y in batches]
     with ThreadPoolExecutor(8) as pool:
-        for found, said in zip(pool.map(trained.forecaster.quantiles, batches), expected, strict=True):
+        for found, said in zip(pool.map(forecaster.quantiles, batches), expected, strict=True):
             npt.assert_array_equal(found, said)
 
 
@@ -187,51 +134,92 @@ def test_a_series_among_others_of_other_lengths_is_forecast_from_its_last_60_ses
         npt.assert_array_equal(predict(trained.forecaster, alone).quantiles[0], together.quantiles[i])
 
 
-def test_twice_the_returns_twice_the_forecast(trained: Trained):
-    y = windows()
-    npt.assert_allclose(trained.forecaster.quantiles(4 * y), 4 * trained.forecaster.quantiles(y), rtol=1e-5, atol=1e-9)
+def test_sessions_before_the_context_change_nothing(forecaster: WindowForecaster, slice_of_panel: pd.DataFrame):
+    recent = slice_of_panel.groupby(wire.UNIQUE_ID).tail(forecaster.spec.max_context)
+    npt.assert_array_equal(predict(forecaster, recent).quantiles, predict(forecaster, slice_of_panel).quantiles)
 
 
-def test_fewer_steps_and_levels_are_a_part_of_the_whole(trained: Trained, slice_of_panel: pd.DataFrame):
-    whole = predict(trained.forecaster, slice_of_panel)
-    part = predict(trained.forecaster, slice_of_panel, horizon=2, levels=(0.1, 0.15, 0.9))
+def test_fewer_steps_and_levels_are_a_part_of_the_whole(forecaster: WindowForecaster, slice_of_panel: pd.DataFrame):
+    whole = predict(forecaster, slice_of_panel)
+    part = predict(forecaster, slice_of_panel, horizon=2, levels=(0.1, 0.15, 0.9))
     npt.assert_array_equal(part.quantiles[:, :, [0, 2]], whole.quantiles[:, :2, [1, 9]])
     npt.assert_allclose(part.quantiles[:, :, 1], whole.quantiles[:, :2, 1:3].mean(axis=2), rtol=1e-12)
     npt.assert_array_equal(part.mean, whole.mean[:, :2])
 
 
-def test_quantiles_never_cross_even_when_the_network_says_them_in_disorder(untrained: model.NBeats):
-    net = model.network(untrained.spec, 8, 2).eval()
-    with torch.no_grad():
-        net.blocks[0].layers[-1].bias[CONTEXT:] = torch.linspace(1, -1, 5 * 11)
-    quantiles = model.NBeats(untrained.spec, 8, 2, net).quantiles(windows())
-    assert (np.diff(quantiles, axis=2) >= 0).all()
-    assert (quantiles[:, 0] > quantiles[:, 4]).all()  # sorted over the levels, not over the steps
-
-
-def test_59_sessions_are_too_few(trained: Trained, slice_of_panel: pd.DataFrame):
+def test_one_session_less_than_the_context_is_too_few(forecaster: WindowForecaster, slice_of_panel: pd.DataFrame):
     with pytest.raises(BadHistory) as caught:
-        predict(trained.forecaster, slice_of_panel.groupby(wire.UNIQUE_ID).tail(CONTEXT - 1))
+        predict(forecaster, slice_of_panel.groupby(wire.UNIQUE_ID).tail(forecaster.spec.min_context - 1))
     assert caught.value.code == "TOO_SHORT"
 
 
-def test_saved_and_loaded_model_forecasts_the_same(trained: Trained, slice_of_panel: pd.DataFrame, tmp_path: Path):
-    model.save(trained.forecaster, tmp_path)
-    (tmp_path / "spec.json").write_text(pd.io.json.ujson_dumps(trained.forecaster.spec.to_json()))
+def test_saved_and_loaded_model_forecasts_the_same(
+    forecaster: WindowForecaster, slice_of_panel: pd.DataFrame, tmp_path: Path
+):
+    model.save(forecaster, tmp_path)
+    (tmp_path / "spec.json").write_text(json.dumps(forecaster.spec.to_json()))
     loaded = model.load(tmp_path)
-    assert loaded.spec == trained.forecaster.spec
+    assert loaded.spec == forecaster.spec
     assert not loaded.net.training
-    said = predict(trained.forecaster, slice_of_panel).quantiles
+    said = predict(forecaster, slice_of_panel).quantiles
     npt.assert_array_equal(predict(loaded, slice_of_panel).quantiles, said)
+
+
+# --- models of all series together ------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=JOINT)
+def joint(request: pytest.FixtureRequest, slice_of_panel: pd.DataFrame, run: Run) -> WindowForecaster:
+    return fitted(slice_of_panel, run.checkpoint_dir, request.param).forecaster
+
+
+def test_the_symbols_of_training_are_the_universe(joint: WindowForecaster, slice_of_panel: pd.DataFrame):
+    assert joint.spec.joint
+    assert joint.spec.universe == SERIES
+    for changed in (
+        slice_of_panel[slice_of_panel[wire.UNIQUE_ID] != "JNJ"],
+        slice_of_panel.replace({wire.UNIQUE_ID: {"JNJ": "KO"}}),
+    ):
+        with pytest.raises(BadHistory) as caught:
+            predict(joint, changed)
+        assert caught.value.code == "UNIVERSE"
+
+
+def test_a_series_of_the_universe_changes_the_forecast_of_the_others(
+    joint: WindowForecaster, slice_of_panel: pd.DataFrame
+):
+    moved = slice_of_panel.assign(
+        y=slice_of_panel[wire.Y].where(slice_of_panel[wire.UNIQUE_ID] != "JNJ", -slice_of_panel[wire.Y])
+    )
+    before, after = (predict(joint, history).quantiles for history in (slice_of_panel, moved))
+    assert (np.abs(after - before).max(axis=(1, 2)) > 0).all()
+
+
+def test_other_sessions_than_those_of_the_others_are_refused(joint: WindowForecaster, slice_of_panel: pd.DataFrame):
+    with pytest.raises(BadHistory, match=r"series 2 of 3 has other sessions than the first") as caught:
+        predict(joint, without_a_session(slice_of_panel, "JNJ", "2019-12-20"))
+    assert caught.value.code == "SESSIONS_DIFFER"
+    predict(joint, without_a_session(slice_of_panel, "JNJ", "2019-02-01"))  # before its context
+
+
+@pytest.mark.parametrize("name", JOINT)
+def test_a_panel_whose_series_have_other_sessions_is_refused(name: str, slice_of_panel: pd.DataFrame, tmp_path: Path):
+    gap = without_a_session(slice_of_panel, "JNJ", "2018-06-14")
+    with pytest.raises(BadHistory, match=r"JNJ lacks 1 of the 503 sessions .* first 2018-06-14; .* leave") as caught:
+        fitted(gap, tmp_path, name)
+    assert caught.value.code == "SESSIONS_DIFFER"
 
 
 # --- training ---------------------------------------------------------------------------------
 
 
-def test_the_same_seed_writes_the_same_weights_file(trained: Trained, slice_of_panel: pd.DataFrame, tmp_path: Path):
-    first = weights(trained.forecaster, tmp_path / "first")
-    again = weights(fitted(slice_of_panel, tmp_path).forecaster, tmp_path / "again")
-    other = weights(fitted(slice_of_panel, tmp_path, seed=2).forecaster, tmp_path / "other")
+def test_the_same_seed_writes_the_same_weights_file(
+    forecaster: WindowForecaster, slice_of_panel: pd.DataFrame, tmp_path: Path
+):
+    name = forecaster.spec.name
+    first = weights(forecaster, tmp_path / "first")
+    again = weights(fitted(slice_of_panel, tmp_path, name).forecaster, tmp_path / "again")
+    other = weights(fitted(slice_of_panel, tmp_path, name, seed=2).forecaster, tmp_path / "other")
     assert first == again
     assert first != other
 
@@ -245,12 +233,13 @@ def test_training_reports_its_losses_and_the_step_of_the_best(trained: Trained, 
     assert trained.params["parameters"] == (60 + 1) * 8 + 2 * (8 + 1) * 8 + (8 + 1) * (60 + 5 * 11)
 
 
-def test_weights_are_not_fitted_to_the_choice_period(slice_of_panel: pd.DataFrame, tmp_path: Path):
+@pytest.mark.parametrize("name", [*SINGLE, *JOINT])
+def test_weights_are_not_fitted_to_the_choice_period(name: str, slice_of_panel: pd.DataFrame, tmp_path: Path):
     later = slice_of_panel[wire.DS] > "2018-12-31"
     changed = slice_of_panel.assign(y=slice_of_panel[wire.Y].where(~later, 0.5 * slice_of_panel[wire.Y] + 0.01))
     runs = [Run(tmp_path), Run(tmp_path)]
     first, second = (
-        fitted(frame, tmp_path, run=run, val_check_steps=4)
+        fitted(frame, tmp_path, name, run=run, val_check_steps=4)
         for frame, run in zip((slice_of_panel, changed), runs, strict=True)
     )
     assert runs[0].losses("train_loss") == runs[1].losses("train_loss")
@@ -315,15 +304,71 @@ def test_a_choice_period_shorter_than_the_horizon_is_refused(
         fitted(seen, tmp_path, choose_until=choose_until)
 
 
+@pytest.mark.parametrize("name", [*SINGLE, *JOINT])
+def test_a_window_of_zeros_is_refused(name: str, slice_of_panel: pd.DataFrame, tmp_path: Path):
+    context = tiny(name).context
+    rows = np.flatnonzero(slice_of_panel[wire.UNIQUE_ID] == "JNJ")[100:]
+    still = slice_of_panel.copy()
+    still.loc[rows[:context], wire.Y] = 0.0
+    last = f"{still[wire.DS][rows[context - 1]]:%Y-%m-%d}"
+    with pytest.raises(BadHistory, match=f"all returns of JNJ are 0 in the {context} sessions up to {last}") as caught:
+        fitted(still, tmp_path, name)
+    assert caught.value.code == "CONSTANT"
+    still.loc[rows[5], wire.Y] = 0.001
+    fitted(still, tmp_path, name, max_steps=1)
+
+
+def test_a_loss_that_is_never_a_number_is_an_error(slice_of_panel: pd.DataFrame, tmp_path: Path):
+    huge = slice_of_panel.assign(y=slice_of_panel[wire.Y] * 1e30)  # its square is no number in float32
+    with pytest.raises(KronosError, match="the loss of nbeats was never a finite number"):
+        fitted(huge, tmp_path)
+
+
+def test_training_leaves_the_generators_and_torch_as_they_were(slice_of_panel: pd.DataFrame, tmp_path: Path):
+    torch.manual_seed(3), np.random.seed(3)
+    expected = torch.rand(1), np.random.rand()
+    torch.manual_seed(3), np.random.seed(3)
+    fitted(slice_of_panel, tmp_path, max_steps=1)
+    assert (torch.rand(1), np.random.rand()) == expected
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+# --- settings ---------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize(
-    "setting", ["context", "width", "stacks", "max_steps", "windows_batch_size", "val_check_steps", "patience"]
+    ("name", "setting"),
+    [
+        *(("nbeats", s) for s in ("context", "width", "stacks", "max_steps", "windows_batch_size", "val_check_steps")),
+        ("nbeats", "patience"),
+        *(("patchtst", s) for s in ("heads", "layers", "patch", "stride")),
+        ("stemgnn", "multiplier"),
+    ],
 )
-def test_a_size_of_0_is_refused(setting: str):
+def test_a_size_of_0_is_refused(name: str, setting: str):
     with pytest.raises(BadConfig, match=f"^{setting} is 0, expected 1 or more$"):
-        train.Config(**{setting: 0})
+        tiny(name, **{setting: 0})
 
 
 @pytest.mark.parametrize("rate", [0.0, 1.0, -0.1, np.nan, np.inf])
 def test_a_learning_rate_outside_0_to_1_is_refused(rate: float):
     with pytest.raises(BadConfig, match="learning_rate"):
-        train.Config(learning_rate=rate)
+        tiny(learning_rate=rate)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "said"),
+    [
+        ("nhits", {"pools": [2, 0], "downsample": [1, 1]}, "pools is (2, 0), expected 1 or more"),
+        ("nhits", {"pools": [2, 1]}, "pools has 2 blocks and downsample 3"),
+        ("nhits", {"pools": [61, 2, 1]}, "expected at most the context (60)"),
+        ("patchtst", {"width": 10, "heads": 4}, "width is 10, expected a multiple of the 4 heads"),
+        ("patchtst", {"patch": 61}, "patch is 61, expected at most the context (60)"),
+        ("itransformer", {"dropout": 1.0}, "dropout is 1.0, expected 0 or more and less than 1"),
+        ("itransformer", {"weight_decay": -1.0}, "weight_decay is -1.0"),
+        ("stemgnn", {"learning_rate": 0.1, "weight_decay": 10.0}, "expected 0 or more and less than 10"),
+    ],
+)
+def test_settings_that_make_no_network_are_refused(name: str, settings: dict[str, Any], said: str):
+    with pytest.raises(BadConfig, match=re.escape(said)):
+        tiny(name, **settings)

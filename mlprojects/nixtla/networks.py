@@ -1,0 +1,211 @@
+"""NeuralForecast's networks for returns: scaled windows, no last value as level, a start that is EWMA volatility.
+
+N-BEATS (arXiv 1905.10437), N-HiTS (2201.12886), PatchTST (2211.14730), iTransformer (2310.06625) and StemGNN
+(2103.07719) of neuralforecast (Apache-2.0).
+"""
+
+import logging
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from neuralforecast import models
+from neuralforecast.losses.pytorch import MQLoss
+from scipy.stats import norm
+
+from mlprojects.nixtla.scaling import ewma_scale
+from registry.contract import ModelSpec
+
+# Lightning's and NeuralForecast's loggers announce devices and seeds at every construction.
+for _name in ("lightning.pytorch", "lightning.fabric", "lightning_fabric", "pytorch_lightning", "neuralforecast"):
+    logging.getLogger(_name).setLevel(logging.ERROR)
+
+Batch = dict[str, torch.Tensor]
+
+
+class Returns:
+    """A network whose windows are divided by their own EWMA volatility."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(scaler_type="standard", **kwargs)
+        self.scaler.compute_statistics = self._scale
+
+    def _scale(self, x: torch.Tensor, **_: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Shift 0 and EWMA scale [n, 1, ...] of training windows [n, L + h, ...], from their first L rows."""
+        scale = ewma_scale(x[:, : self.input_size])
+        return torch.zeros_like(scale), scale
+
+    @torch.no_grad()
+    def start_at(self, quantiles: torch.Tensor) -> None:
+        """Let an untrained network forecast these quantiles [Q] of the scaled return: EWMA volatility, before it
+        learns."""
+        self.output.weight.zero_()  # [H * Q, width]
+        self.output.bias.copy_(quantiles.repeat(self.h))
+
+
+class Unlevelled(Returns):
+    """NeuralForecast adds the last value to the forecast of these networks: noise, for returns."""
+
+    def forward(self, windows_batch: Batch) -> torch.Tensor:
+        """Quantiles [n, H, Q] of scaled windows."""
+        forecast: torch.Tensor = super().forward(windows_batch)
+        return forecast - windows_batch["insample_y"][:, -1:]
+
+    @torch.no_grad()
+    def start_at(self, quantiles: torch.Tensor) -> None:
+        """See Returns. Every block's last layer is [L + forecast, width], the forecast the sum over the blocks."""
+        outputs = [block.layers[-1] for block in self.blocks]
+        for output in outputs:
+            output.weight[self.input_size :] = 0
+            output.bias[self.input_size :] = 0
+        outputs[0].bias[self.input_size :] = self.laid_out(quantiles)
+
+
+class Channels(Returns):
+    """A network of all series together. NeuralForecast's writes [H, Q, N] where its MQLoss reads [H, N, Q]: with more
+    than one quantile, a series would get the outputs of other series."""
+
+    def forward(self, windows_batch: Batch) -> torch.Tensor:
+        """Quantiles [n, H, N * Q] of scaled windows [n, L, N], those of a series together."""
+        forecast: torch.Tensor = super().forward(windows_batch)
+        return forecast.reshape(*forecast.shape[:2], -1, self.n_series).transpose(2, 3).flatten(2)
+
+
+class NBeats(Unlevelled, models.NBEATS):  # type: ignore[misc]
+    """N-BEATS of generic blocks."""
+
+    def laid_out(self, quantiles: torch.Tensor) -> torch.Tensor:
+        """Quantiles [Q] for every step, [H * Q]."""
+        return quantiles.repeat(self.h)
+
+
+class NHits(Unlevelled, models.NHITS):  # type: ignore[misc]
+    """N-HiTS: a block's forecast is interpolated between fewer knots than steps."""
+
+    def laid_out(self, quantiles: torch.Tensor) -> torch.Tensor:
+        """Quantiles [Q] for every knot of the first block, [Q * knots]."""
+        rows = self.blocks[0].layers[-1].out_features - self.input_size
+        return quantiles.repeat_interleave(rows // len(quantiles))
+
+
+class PatchTST(Returns, models.PatchTST):  # type: ignore[misc]
+    """PatchTST."""
+
+    @property
+    def output(self) -> torch.nn.Linear:
+        return self.model.head.linear
+
+
+class ITransformer(Channels, models.iTransformer):  # type: ignore[misc]
+    """iTransformer."""
+
+    @property
+    def output(self) -> torch.nn.Linear:
+        return self.projector
+
+
+class StemGNN(Channels, models.StemGNN):  # type: ignore[misc]
+    """StemGNN with a graph of each window's own: the library averages the attention over the windows of a batch, so
+    that a forecast would depend on what else is in it."""
+
+    @property
+    def output(self) -> torch.nn.Linear:
+        return self.fc[-1]
+
+    def latent_correlation_layer(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Chebyshev polynomials [n, 4, N, N] of the graph Laplacians of windows [n, L, N]; attention [n, N, N]."""
+        hidden, _ = self.GRU(x.permute(2, 0, 1).contiguous())
+        attention = self.self_graph_attention(hidden.permute(1, 0, 2).contiguous())
+        degree = attention.sum(dim=2)
+        attention = 0.5 * (attention + attention.mT)
+        root = torch.diag_embed(1 / (degree.sqrt() + 1e-7))
+        laplacian = root @ ((torch.diag_embed(degree) - attention) @ root)
+        third = 2 * laplacian @ laplacian
+        fourth = 2 * laplacian @ third - laplacian
+        return torch.stack([torch.zeros_like(laplacian), laplacian, third, fourth], dim=1), attention
+
+
+# --- building ---------------------------------------------------------------------------------
+
+# What a kind's settings mean in the library's words.
+
+
+def _nbeats(width: int, stacks: int) -> dict[str, Any]:
+    """Generic stacks (identity basis, so that any horizon works), `width` units in every layer."""
+    return {"stack_types": ["identity"] * stacks, "n_blocks": [1] * stacks, "mlp_units": [[width, width]] * 2}
+
+
+def _nhits(width: int, pools: Sequence[int], downsample: Sequence[int]) -> dict[str, Any]:
+    return {
+        "stack_types": ["identity"] * len(pools),
+        "n_blocks": [1] * len(pools),
+        "mlp_units": [[width, width]] * 2,
+        "n_pool_kernel_size": list(pools),
+        "n_freq_downsample": list(downsample),
+    }
+
+
+def _patchtst(width: int, heads: int, layers: int, patch: int, stride: int, dropout: float) -> dict[str, Any]:
+    """Without RevIN: windows are scaled already, and its level is the last value."""
+    return {
+        "hidden_size": width, "n_heads": heads, "encoder_layers": layers, "linear_hidden_size": 2 * width,
+        "patch_len": patch, "stride": stride, "dropout": dropout, "revin": False,
+    }  # fmt: skip
+
+
+def _itransformer(width: int, heads: int, layers: int, dropout: float) -> dict[str, Any]:
+    """Without its normalisation: windows are scaled already."""
+    return {
+        "hidden_size": width, "n_heads": heads, "e_layers": layers, "d_ff": 2 * width, "dropout": dropout,
+        "use_norm": False,
+    }  # fmt: skip
+
+
+def _stemgnn(multiplier: int) -> dict[str, Any]:
+    """Without dropout of attention: a series that loses all of it has no degree to divide by."""
+    return {"multi_layer": multiplier, "dropout_rate": 0.0}
+
+
+KINDS = {
+    "nbeats": (NBeats, _nbeats),
+    "nhits": (NHits, _nhits),
+    "patchtst": (PatchTST, _patchtst),
+    "itransformer": (ITransformer, _itransformer),
+    "stemgnn": (StemGNN, _stemgnn),
+}
+
+
+def network(spec: ModelSpec, shape: Mapping[str, Any], **training: Any) -> Returns:
+    """The untrained network of a shape: its `kind`, and that kind's settings."""
+    sizes = dict(shape)
+    make, translate = KINDS[sizes.pop("kind")]
+    if spec.universe is not None:
+        training["n_series"] = len(spec.universe)
+    with own_randomness():
+        net = make(
+            h=spec.max_horizon,
+            input_size=spec.min_context,
+            loss=MQLoss(quantiles=list(spec.levels)),
+            **translate(**sizes),
+            **training,
+        )
+    net.start_at(torch.tensor(norm.ppf(spec.levels), dtype=torch.float32))
+    return net
+
+
+@contextmanager
+def own_randomness() -> Iterator[None]:
+    """Keep from the rest of the process that Lightning and NeuralForecast seed every generator and tell torch to be
+    deterministic."""
+    python, numbers = random.getstate(), np.random.get_state()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    with torch.random.fork_rng(devices=[]):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numbers)
+            torch.use_deterministic_algorithms(deterministic)

@@ -1,0 +1,147 @@
+"""Settings of the networks and of their training; one dataclass per kind."""
+
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from registry import contract
+from registry.contract import Range
+from registry.errors import BadConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(contract.Config):
+    """context: sessions in a window; a batch is `windows_batch_size` of them, for a network of all series that many
+    times all series. weight_decay: AdamW's; 0 is Adam. Every `val_check_steps` the loss of the choice period is looked
+    at; `patience` looks without a better one end the training."""
+
+    context: int = 60
+    max_steps: int = 300
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    windows_batch_size: int = 256
+    val_check_steps: int = 20
+    patience: int = 5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, value in self._own():
+            sizes = value if isinstance(value, tuple) else (value,)
+            if any(isinstance(size, int) and size < 1 for size in sizes):
+                raise BadConfig(f"{name} is {value}, expected 1 or more")
+        if not 0 < self.learning_rate < 1:
+            raise BadConfig(f"learning_rate is {self.learning_rate}, expected a number between 0 and 1")
+        if not 0 <= self.weight_decay < 1 / self.learning_rate:
+            raise BadConfig(
+                f"weight_decay is {self.weight_decay}, expected 0 or more and less than {1 / self.learning_rate:g}: "
+                "a step takes learning_rate * weight_decay of every weight"
+            )
+
+    def _own(self) -> list[tuple[str, Any]]:
+        """What this family adds to every model's settings."""
+        common = {field.name for field in fields(contract.Config)}
+        return [(field.name, getattr(self, field.name)) for field in fields(self) if field.name not in common]
+
+    @property
+    def shape(self) -> dict[str, Any]:
+        """What makes the network: its kind and that kind's settings."""
+        training = {field.name for field in fields(Training)}
+        return {name: value for name, value in self._own() if name not in training}
+
+
+@dataclass(frozen=True, kw_only=True)
+class NBeatsConfig(Training):
+    """width: units per layer; stacks: blocks, one each."""
+
+    kind: Literal["nbeats"] = "nbeats"
+    width: int = 32
+    stacks: int = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class NHitsConfig(Training):
+    """Block i sees the largest of every `pools[i]` sessions and forecasts one of every `downsample[i]` steps."""
+
+    kind: Literal["nhits"] = "nhits"
+    width: int = 32
+    pools: tuple[int, ...] = (2, 2, 1)
+    downsample: tuple[int, ...] = (4, 2, 1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.pools) != len(self.downsample):
+            raise BadConfig(
+                f"pools has {len(self.pools)} blocks and downsample {len(self.downsample)}, expected as many"
+            )
+        if max(self.pools) > self.context:
+            raise BadConfig(f"pools are {self.pools}, expected at most the context ({self.context})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transformer(Training):
+    """width: of the tokens, a multiple of `heads`; the layers between are twice as wide."""
+
+    width: int = 32
+    heads: int = 4
+    layers: int = 2
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.width % self.heads:
+            raise BadConfig(f"width is {self.width}, expected a multiple of the {self.heads} heads")
+        if not 0 <= self.dropout < 1:
+            raise BadConfig(f"dropout is {self.dropout}, expected 0 or more and less than 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchTSTConfig(Transformer):
+    """A token is a patch of `patch` sessions; one begins every `stride`."""
+
+    kind: Literal["patchtst"] = "patchtst"
+    patch: int = 16
+    stride: int = 8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.patch > self.context:
+            raise BadConfig(f"patch is {self.patch}, expected at most the context ({self.context})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ITransformerConfig(Transformer):
+    """A token is a series."""
+
+    kind: Literal["itransformer"] = "itransformer"
+    windows_batch_size: int = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class StemGNNConfig(Training):
+    """The layers in the frequency domain are 4 * context * `multiplier` wide (the library's default is 5)."""
+
+    kind: Literal["stemgnn"] = "stemgnn"
+    multiplier: int = 1
+    windows_batch_size: int = 32
+
+
+CONFIGS: dict[str, type[Training]] = {
+    "nbeats": NBeatsConfig,
+    "nhits": NHitsConfig,
+    "patchtst": PatchTSTConfig,
+    "itransformer": ITransformerConfig,
+    "stemgnn": StemGNNConfig,
+}
+JOINT = ("itransformer", "stemgnn")
+RATE, DECAY = Range(3e-4, 1e-2, log=True), (0.0, 0.3, 1.0, 3.0)
+SEARCH: dict[str, dict[str, Range | tuple[Any, ...]]] = {
+    "nbeats": {"learning_rate": RATE, "weight_decay": DECAY, "width": (16, 32, 64), "stacks": Range(1, 4)},
+    "nhits": {"learning_rate": RATE, "weight_decay": DECAY, "width": (16, 32, 64), "context": (60, 120, 250)},
+    "patchtst": {
+        "learning_rate": RATE, "weight_decay": DECAY, "width": (16, 32), "dropout": (0.1, 0.3, 0.5), "patch": (8, 16),
+    },
+    "itransformer": {
+        "learning_rate": RATE, "weight_decay": DECAY, "width": (16, 32, 64), "layers": Range(1, 3),
+        "dropout": (0.1, 0.3, 0.5),
+    },
+    "stemgnn": {"learning_rate": RATE, "weight_decay": DECAY, "context": (30, 60)},
+}  # fmt: skip

@@ -1,0 +1,203 @@
+"""Direct forecast of 500 series against the libraries' own predict, frame in to frame out; one function per key.
+
+    make bench ONLY=zoo
+
+Both sides run the same barely trained network on the same windows of real returns, alternating in one process; their
+answers are compared before anything is timed. Another model is another function in CASES.
+"""
+
+import json
+import logging
+import tempfile
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from forecast import alternate, compare, direct, histories, numbered
+from neuralforecast import NeuralForecast
+from pytorch_forecasting import TemporalFusionTransformer, TimeSeriesDataSet
+from pytorch_forecasting.data.encoders import NaNLabelEncoder, TorchNormalizer
+
+from jobs import families, processed
+from jobs.compile import compile_builtin
+from mlprojects.nixtla.model import WindowForecaster
+from mlprojects.nixtla.networks import network
+from mlprojects.tft import inputs
+from mlprojects.tft import network as tft
+from mlprojects.tft.model import TFT
+from registry import calendars, wire
+from registry.contract import History, ModelSpec
+from registry.settings import Settings
+
+SERIES = 500
+PAIRS = 5
+
+
+@dataclass(frozen=True)
+class Case:
+    """Two ways to the same forecast of SERIES series, each from frame to frame, and how often the first is to be
+    faster."""
+
+    ours: Callable[[], pd.DataFrame]
+    theirs: Callable[[], pd.DataFrame]
+    goal: float
+
+
+def nhits_500(panel: pd.DataFrame) -> Case:
+    return _nixtla("nhits", panel, goal=10.0)
+
+
+def patchtst_500(panel: pd.DataFrame) -> Case:
+    return _nixtla("patchtst", panel, goal=3.0)
+
+
+def itransformer_500(panel: pd.DataFrame) -> Case:
+    """A network of 500 channels."""
+    return _nixtla("itransformer", panel, goal=3.0)
+
+
+def _nixtla(model: str, panel: pd.DataFrame, goal: float) -> Case:
+    """The committed network of a model, a few steps from its start, against NeuralForecast.predict."""
+    family = families.find(model)
+    config = families.load_config(family, {})
+    spec = family.training.spec(model, config)
+    fitted = histories(panel, SERIES, config.context + 20)
+    if spec.joint:
+        spec = replace(spec, universe=tuple(fitted[wire.UNIQUE_ID].unique()))
+    quiet = dict.fromkeys(("enable_progress_bar", "logger", "enable_model_summary", "enable_checkpointing"), False)
+    net = network(spec, config.shape, max_steps=5, learning_rate=0.01, accelerator="cpu", **quiet)
+    library = NeuralForecast(models=[net], freq=1)
+    library.fit(numbered(fitted))
+    forecaster = WindowForecaster(spec, config.shape, library.models[0].eval())
+    history = histories(panel, SERIES, config.context)
+    ours, theirs = partial(direct, forecaster, history), partial(library.predict, df=numbered(history))
+    compare(ours(), theirs())
+    return Case(ours, theirs, goal)
+
+
+def tft_500(panel: pd.DataFrame) -> Case:
+    """A network of the committed size, its weights scrambled so that all of them matter, against the library's predict.
+
+    The library is handed the frame of its own variables, made beforehand; ours makes them of the history.
+    """
+    family = families.find("tft")
+    config = families.load_config(family, {})
+    spec = family.training.spec("tft", config)
+    market = panel[[wire.DS, *wire.MARKET]].drop_duplicates()
+    history = histories(panel, SERIES, spec.min_context).merge(market, on=wire.DS)
+    forecaster = _scrambled(spec, config, panel, history[wire.UNIQUE_ID].unique())
+    x, sigma = forecaster.inputs(History.of(history, spec.columns[2:]))
+    frame, net = _library_tft(forecaster, x)
+    quantiles = [wire.quantile_column(level) for level in spec.levels]
+
+    def theirs() -> pd.DataFrame:
+        quiet = dict.fromkeys(("enable_progress_bar", "logger", "enable_model_summary", "enable_checkpointing"), False)
+        said = net.predict(frame, mode="quantiles", return_index=True, trainer_kwargs={"accelerator": "cpu", **quiet})
+        names = said.index[wire.UNIQUE_ID].repeat(spec.max_horizon).reset_index(drop=True)
+        scaled = said.output.numpy() * sigma[:, None, None]
+        out = pd.DataFrame(scaled.reshape(len(names), -1), columns=quantiles)
+        return out.assign(**{wire.UNIQUE_ID: names, wire.DS: out.index % spec.max_horizon})
+
+    def ours() -> pd.DataFrame:
+        said = forecaster.predict(History.of(history, spec.columns[2:]), spec.max_horizon, spec.levels, 0, {})
+        return said.to_frame(calendars.next_sessions_many(spec.calendar, said.cutoffs, spec.max_horizon))
+
+    compare(ours(), theirs())
+    return Case(ours, theirs, goal=3.0)
+
+
+def _scrambled(spec: ModelSpec, config: Any, panel: pd.DataFrame, symbols: Sequence[str]) -> TFT:
+    """A forecaster that knows the symbols, in the panel's sectors by turns; the state is not scaled."""
+    sectors = sorted(panel[wire.SECTOR].unique())
+    size = len(inputs.STATE)
+    known = inputs.DataParameters(
+        (inputs.UNKNOWN, *sectors),
+        {name: sectors[i % len(sectors)] for i, name in enumerate(symbols)},
+        (),
+        (0.0,) * size,
+        (1.0,) * size,
+        (),
+        (),
+    )
+    shape = {name: getattr(config, name) for name in ("width", "inner", "heads", "dropout", "context")}
+    arguments = tft.arguments(known, levels=len(spec.levels), **shape)
+    net = tft.build(arguments, spec.levels)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.add_(0.05 * torch.randn(weight.shape))
+    return TFT(spec, known, arguments, tft.weights(net))
+
+
+def _library_tft(forecaster: TFT, x: inputs.Inputs) -> tuple[pd.DataFrame, TemporalFusionTransformer]:
+    """The library's frame of these windows, a row a session, and its network with the parameters of its data set."""
+    at, windows = forecaster.arguments, tft.library(x)
+    n, length, _ = windows["encoder_cont"].shape
+    sessions = length + windows["decoder_cont"].shape[1]
+    numbers, codes = (
+        torch.cat([windows[f"encoder_{kind}"], windows[f"decoder_{kind}"]], dim=1).flatten(0, 1).numpy()
+        for kind in ("cont", "cat")
+    )
+    columns = dict(zip(at["x_reals"], numbers.T, strict=True))
+    columns |= {k: [f"{c:02d}" for c in v] for k, v in zip(at["x_categoricals"], codes.T, strict=True)}
+    frame = pd.DataFrame(columns).assign(y=0.0, session=np.tile(np.arange(sessions), n))
+    frame[wire.UNIQUE_ID] = np.repeat([f"S{i:04d}" for i in range(n)], sessions)
+    encoders = {name: NaNLabelEncoder() for name in at["x_categoricals"]}
+    for name, (size, _) in at["embedding_sizes"].items():
+        encoders[name].fit(pd.Series([f"{i:02d}" for i in range(size)]))
+    known = at["time_varying_reals_decoder"]
+    data = TimeSeriesDataSet(
+        frame,
+        time_idx="session",
+        target="y",
+        group_ids=[wire.UNIQUE_ID],
+        max_encoder_length=length,
+        max_prediction_length=sessions - length,
+        static_categoricals=at["static_categoricals"],
+        static_reals=at["static_reals"],
+        time_varying_known_categoricals=at["time_varying_categoricals_decoder"],
+        time_varying_known_reals=known,
+        time_varying_unknown_reals=[name for name in at["time_varying_reals_encoder"] if name not in known],
+        categorical_encoders=encoders,
+        scalers=dict.fromkeys(at["x_reals"]),
+        target_normalizer=TorchNormalizer("identity"),
+    )
+    net = tft.build({**at, "x_reals": data.reals}, forecaster.spec.levels)
+    net.load_state_dict(dict(forecaster.weights), strict=False)
+    net.dataset_parameters = data.get_parameters()
+    return frame, net.eval()
+
+
+CASES = (nhits_500, patchtst_500, itransformer_500, tft_500)
+
+
+def main() -> None:
+    torch.set_num_threads(1)  # both sides: a second thread only adds noise at these sizes
+    for name in list(logging.root.manager.loggerDict):
+        if "lightning" in name:
+            logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")  # Lightning's about its own trainer, at every predict
+    ratios, seconds = {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Settings(var_dir=Path(folder))
+        compile_builtin(settings)
+        panel = processed.load_panel(settings)
+    for make in CASES:
+        case = make(panel)
+        fast, slow = alternate(case.ours, case.theirs, PAIRS)
+        ratios[make.__name__], seconds[make.__name__] = slow / fast, fast
+        print(
+            f"{make.__name__:<18} direct {1e3 * fast:7.2f} ms   library {1e3 * slow:7.2f} ms   "
+            f"{slow / fast:5.1f} x (goal {case.goal:g})"
+        )
+    print(json.dumps({"bench": "zoo", "ratios": ratios, "seconds": seconds}))
+
+
+if __name__ == "__main__":
+    main()
