@@ -1,6 +1,9 @@
 # One image for all our services; docker-compose.yml says which command each runs.
 FROM python:3.11-slim-trixie
 
+# LightGBM's wheel brings no OpenMP runtime.
+RUN apt-get update && apt-get install --yes --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/*
+
 WORKDIR /app
 COPY requirements.lock ./
 # On Linux the package index brings torch with several GB of CUDA packages.

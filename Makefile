@@ -89,6 +89,7 @@ readme-models: setup
 	  $(BIN)/python -m jobs train $$model --reuse $(SECOND) && $(BIN)/python -m jobs train $$model --reuse || exit 1; \
 	  done > var/models.jsonl
 	@PYTHONPATH=. $(BIN)/python .readme/remake.py < var/models.jsonl
+	@tail -n 1 var/models.jsonl
 
 readme-slow: setup
 	$(BIN)/pytest tests/e2e/test_readme.py -m slow

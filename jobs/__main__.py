@@ -1,4 +1,4 @@
-"""python -m jobs <verb>: compile data, train and evaluate models, run the quick start."""
+"""python -m jobs <verb>: compile data, train, tune and evaluate models, run the quick start."""
 
 import json
 from collections.abc import Iterator

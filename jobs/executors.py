@@ -176,9 +176,11 @@ def _environment(name: str, value: str) -> Iterator[None]:
     """For programs started meanwhile: `value`, unless the user said something else."""
     told = os.environ.get(name)
     os.environ.setdefault(name, value)
-    yield
-    if told is None:
-        del os.environ[name]
+    try:
+        yield
+    finally:
+        if told is None:
+            del os.environ[name]
 
 
 # --- ray --------------------------------------------------------------------------------------

@@ -43,9 +43,10 @@ class Interrupts:
         if not _main():
             yield
             return
-        before, self._open = self._open, open_
-        self._raise_if_due()
+        before = self._open
         try:
+            self._open = open_
+            self._raise_if_due()
             yield
         finally:
             self._open = before

@@ -2,12 +2,8 @@
 
 from collections.abc import Sequence
 
-import matplotlib
 import numpy as np
 import pandas as pd
-
-matplotlib.use("Agg")
-
 from matplotlib.figure import Figure
 
 from registry import wire

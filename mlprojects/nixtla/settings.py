@@ -132,7 +132,7 @@ CONFIGS: dict[str, type[Training]] = {
     "stemgnn": StemGNNConfig,
 }
 JOINT = ("itransformer", "stemgnn")
-RATE, DECAY = Range(3e-4, 1e-2, log=True), (0.0, 0.3, 1.0, 3.0)
+RATE, DECAY = Range(3e-4, 1e-2, log=True), (0.0, 0.3, 1.0, 3.0, 5.0)
 SEARCH: dict[str, dict[str, Range | tuple[Any, ...]]] = {
     "nbeats": {"learning_rate": RATE, "weight_decay": DECAY, "width": (16, 32, 64), "stacks": Range(1, 4)},
     "nhits": {"learning_rate": RATE, "weight_decay": DECAY, "width": (16, 32, 64), "context": (60, 120, 250)},

@@ -48,7 +48,7 @@ def train(history: pd.DataFrame, config: Training, *, name: str, seed: int, run:
             warnings.filterwarnings("ignore", message="Validation loss is not finite")  # never the best; see below
             net.fit(panel.dataset(history), val_size=chosen_on, random_seed=seed)
     if not watcher.best:
-        raise KronosError(f"the loss of {name} was never a finite number; try a smaller learning_rate")
+        raise KronosError(f"the loss of {name} was never a finite number; lower learning_rate", code="DIVERGED")
     net.load_state_dict(watcher.best)
     parameters = sum(p.numel() for p in net.parameters() if p.requires_grad)
     return Trained(

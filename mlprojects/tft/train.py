@@ -20,7 +20,7 @@ CHOICE_BATCH = 512  # windows
 SEARCH: dict[str, Range | tuple[Any, ...]] = {
     "learning_rate": Range(3e-4, 5e-3, log=True),
     "dropout": Range(0.1, 0.5),
-    "width": (8, 16, 32),
+    "width": (16, 24, 32),
     "context": (20, 40, 60),
     "batch": (128, 256, 512),
 }

@@ -6,15 +6,16 @@ Ke, Meng, Finley, Wang, Chen, Ma, Ye and Liu, LightGBM, NeurIPS 2017.
 from collections.abc import Callable
 from typing import Any
 
-import lightgbm
 import numpy as np
 
 from mlprojects.blocks import loop
 from mlprojects.volnet.inputs import NAMES
 from mlprojects.volnet.samples import Samples
-from mlprojects.volnet.scales import Trees, tree_rows
+from mlprojects.volnet.scales import Trees, library, tree_rows
 from mlprojects.volnet.settings import TreesConfig
 from registry.contract import Floats, TrainRun
+
+lightgbm = library()
 
 SMALLEST, LARGEST = 0.02, 8.0  # volatilities; a gamma's target is positive, and one session shall not decide a tree
 
@@ -56,10 +57,10 @@ def _sizes(samples: Samples) -> Floats:
     return np.clip(np.abs(samples.y) / samples.inputs.sigma[:, None], SMALLEST, LARGEST).reshape(-1)
 
 
-def _reporting(run: TrainRun) -> Callable[[lightgbm.callback.CallbackEnv], None]:
+def _reporting(run: TrainRun) -> Callable[[Any], None]:
     """A callback that reports the choice loss, and ends training when the run is to be given up."""
 
-    def report(env: lightgbm.callback.CallbackEnv) -> None:
+    def report(env: Any) -> None:  # a lightgbm.callback.CallbackEnv
         step = env.iteration + 1
         if step % loop.REPORT_EVERY == 0 or step == 1:
             run.report(step, valid_loss=env.evaluation_result_list[0][2])

@@ -7,12 +7,14 @@ are added up one by one.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
+from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
 
 from mlprojects.volnet.inputs import Inputs, Scaling
 from registry.contract import Floats
+from registry.errors import KronosError
 
 REACH = 1.5  # of the log scale: the forecast is within a factor of 4.5 of the EWMA volatility
 
@@ -86,9 +88,18 @@ class Trees:
     @cached_property
     def booster(self) -> Any:
         """LightGBM's Booster; imported here, so that networks are served without the library."""
-        import lightgbm
+        return library().Booster(model_str=self.text)
 
-        return lightgbm.Booster(model_str=self.text)
+
+def library() -> ModuleType:
+    """The package lightgbm. Raises KronosError where the system lacks the OpenMP runtime: its wheel brings none."""
+    try:
+        import lightgbm
+    except OSError as error:
+        raise KronosError(
+            f"LightGBM cannot be loaded ({error}); install the OpenMP runtime (Debian: libgomp1, macOS: libomp)"
+        ) from error
+    return lightgbm
 
 
 def tree_rows(raw: Inputs) -> Floats:

@@ -5,7 +5,6 @@ import pandas as pd
 
 from mlprojects.blocks import features, loop
 from mlprojects.volnet import importance
-from mlprojects.volnet.boosting import fit_trees
 from mlprojects.volnet.learning import fit_networks
 from mlprojects.volnet.model import CONTEXT, Residuals, VolNet
 from mlprojects.volnet.samples import Samples, split
@@ -38,6 +37,8 @@ def train(history: pd.DataFrame, config: LinearConfig | TreesConfig, *, name: st
     what = spec(name, config)
     fit, chosen = split(history, what, config.fit_until)
     if isinstance(config, TreesConfig):
+        from mlprojects.volnet.boosting import fit_trees  # the networks need no LightGBM
+
         unit = importance.GAIN
         scale, weights, facts = fit_trees(fit, chosen, config, seed, run)
     else:

@@ -84,7 +84,8 @@ def _nixtla(model: str, panel: pd.DataFrame, goal: float) -> Case:
 def tft_500(panel: pd.DataFrame) -> Case:
     """A network of the committed size, its weights scrambled so that all of them matter, against the library's predict.
 
-    The library is handed the frame of its own variables, made beforehand; ours makes them of the history.
+    The library is handed the frame of its own variables, made beforehand; ours makes them of the history, which is the
+    shortest that it takes: longer ones cost ours more, and the library nothing.
     """
     family = families.find("tft")
     config = families.load_config(family, {})

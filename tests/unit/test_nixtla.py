@@ -320,8 +320,9 @@ def test_a_window_of_zeros_is_refused(name: str, slice_of_panel: pd.DataFrame, t
 
 def test_a_loss_that_is_never_a_number_is_an_error(slice_of_panel: pd.DataFrame, tmp_path: Path):
     huge = slice_of_panel.assign(y=slice_of_panel[wire.Y] * 1e30)  # its square is no number in float32
-    with pytest.raises(KronosError, match="the loss of nbeats was never a finite number"):
+    with pytest.raises(KronosError, match="the loss of nbeats was never a finite number") as caught:
         fitted(huge, tmp_path)
+    assert caught.value.code == "DIVERGED"
 
 
 def test_training_leaves_the_generators_and_torch_as_they_were(slice_of_panel: pd.DataFrame, tmp_path: Path):

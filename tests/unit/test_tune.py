@@ -21,7 +21,7 @@ import pytest
 from optuna.trial import TrialState
 from scipy.stats import norm
 
-from jobs import market, processed, search, train, trial, tune
+from jobs import families, interrupts, market, processed, search, train, trial, tune
 from jobs.study import METRICS, STARTUP, WARMUP, Study, open_study
 from jobs.trial import Outcome
 from registry import contract, volatility, wire
@@ -172,6 +172,43 @@ def test_the_config_as_it_is_comes_first_where_the_space_holds_it() -> None:
     assert search.as_configured(SPACE, own) == {"width": 32, "layers": 2, "rate": 0.002}
     for beyond in ({"width": 48}, {"layers": 5}, {"rate": 0.2}, {"rate": 0.0012345}):
         assert search.as_configured(SPACE, dataclasses.replace(own, **beyond)) is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "linear",
+        "mlp",
+        "lightgbm",
+        "nbeats",
+        "nhits",
+        "patchtst",
+        "itransformer",
+        "stemgnn",
+        "tft",
+        "graph",
+        "ssm",
+        "kronos",
+    ],
+)
+def test_every_value_that_a_model_declares_can_be_tried_and_its_own_config_is_among_them(name: str) -> None:
+    family = families.find(name)
+    config = families.load_config(family, {})
+    space = search.space(family, config, ())
+    for setting, values in space.items():
+        for value in values if isinstance(values, tuple) else (values.low, values.high):
+            dataclasses.replace(config, **{setting: value})
+    assert search.as_configured(space, config) is not None
+
+
+def test_an_interrupt_that_came_before_it_was_heard_leaves_later_ones_kept() -> None:
+    with interrupts.Interrupts() as calls:
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt), calls.heard():
+            pytest.fail("it was due at once")
+        signal.raise_signal(signal.SIGINT)  # kept until somebody hears it
+        with pytest.raises(KeyboardInterrupt), calls.heard():
+            pytest.fail("it was due at once")
 
 
 def test_a_study_is_another_one_with_another_seed_setting_or_space(family: Any, history: pd.DataFrame) -> None:
