@@ -1,0 +1,37 @@
+"""Versions that differ in what they hold, behind the stock `mlflow models serve`: members, a universe, sectors."""
+
+import httpx
+import numpy.testing as npt
+import pandas as pd
+import pytest
+
+from jobs import train
+from jobs.report import Reference
+from registry import promotion, wire
+from registry.ledger import Ledger
+from registry.settings import Settings
+from registry.store import Store
+from serving.scorer import Scorer
+
+
+@pytest.mark.parametrize("model", ["ensemble", "graph", "tft"])
+def test_a_promoted_version_answers_its_own_example_as_a_direct_predict_does(compiled: Settings, model: str) -> None:
+    what = train.plan(compiled, model, {"report_until": "2020-02-28", "report_every": 10}, seed=3, tiny=True)
+    version = train.train(compiled, what, Reference()).version
+    store = Store(compiled)
+    with Ledger(compiled) as ledger:
+        promotion.promote(store, ledger, model, version.version, who="tests", why="to be served")
+    body = store.example_request(version)
+    scorer = Scorer(compiled, version, host="127.0.0.1", port=0)
+    scorer.command[scorer.command.index("-m", 3) + 1] = f"models:/{model}/Production"
+    with scorer:
+        scorer.wait_ready()
+        reply = httpx.post(f"{scorer.url}/invocations", json=body, timeout=60)
+    assert reply.status_code == 200, reply.text[:500]
+    answered = pd.DataFrame(reply.json()["predictions"])
+    sent = pd.DataFrame(**{key: body["dataframe_split"][key] for key in ("columns", "data")})
+    with store.load(f"{model}/{version.version}") as loaded:
+        direct = loaded.predict(sent.assign(ds=pd.to_datetime(sent[wire.DS])))
+    assert answered["unique_id"].tolist() == direct["unique_id"].tolist()
+    numbers = ["mean", *(wire.quantile_column(level) for level in what.config.levels)]
+    npt.assert_allclose(answered[numbers], direct[numbers], rtol=0, atol=1e-9)
