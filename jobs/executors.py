@@ -121,17 +121,31 @@ class _Processes:
         with _environment(THREADS, str(max(1, _cores() // jobs))):
             for _ in range(jobs):
                 ours, theirs = context.Pipe()
-                process = context.Process(target=_serve, args=(theirs, setup), daemon=True)
+                process = context.Process(target=_serve, args=(theirs,), daemon=True)
                 process.start()
                 theirs.close()  # or its end would not be heard
                 self._followed.append(ours)
                 self._processes.append(process)
+        try:
+            for worker, connection in enumerate(self._followed):
+                with self._alive(worker):
+                    # Not as an argument of the process: start() waits forever for one that dies before it has read all.
+                    connection.send(setup)
+        except BaseException:
+            self.stop()
+            raise
 
     def run(self, worker: int, settings: Mapping[str, Any], listen: Listen) -> Outcome:
         connection = self._followed[worker]
-        try:
+        with self._alive(worker):
             connection.send(dict(settings))
             return _follow(connection.recv, connection.send, listen)
+
+    @contextmanager
+    def _alive(self, worker: int) -> Iterator[None]:
+        """Raises KronosError when the worker ends meanwhile."""
+        try:
+            yield
         except (EOFError, ConnectionError) as error:
             self._processes[worker].join()
             code = self._processes[worker].exitcode
@@ -147,10 +161,12 @@ class _Processes:
             process.join()
 
 
-def _serve(connection: Connection, setup: Setup) -> None:
+def _serve(connection: Connection) -> None:
     """A worker process: trial after trial, until the process that follows it is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one that follows
     threading.Thread(target=_die_with_parent, daemon=True).start()
+
+    setup: Setup = connection.recv()
 
     def listen(step: int, losses: Mapping[str, float]) -> bool:
         connection.send(("report", step, dict(losses)))

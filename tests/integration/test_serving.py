@@ -86,9 +86,10 @@ def test_served_numbers_are_those_of_a_direct_predict(served: Served) -> None:
     npt.assert_allclose(answered[numbers], direct[numbers], rtol=0, atol=1e-9)
 
 
-def test_stage_uri_of_mlflow_loads_the_promoted_version(served: Served) -> None:
+def test_stage_uri_of_mlflow_loads_the_promoted_version(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     import mlflow
 
+    monkeypatch.setattr(sys, "path", list(sys.path))  # MLflow leaves the version's code folder in front
     model = mlflow.pyfunc.load_model(f"models:/{MODEL}/Production")
     assert model.metadata.run_id == served.store.resolve(MODEL).run_id
 

@@ -156,6 +156,19 @@ def test_a_trial_that_ends_in_an_error_fails_and_is_run_again(settings: Settings
     assert ERROR_TAG not in Store(settings).client.get_run(done.run_id).data.tags
 
 
+def test_a_worker_that_cannot_even_begin_is_said_to_have_died(
+    what: tune.Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "registry").mkdir()
+    (tmp_path / "registry" / "__init__.py").write_text("")  # workers look here first and find none of our modules
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    setup = tune.prepare(what, tmp_path)
+    refused = pytest.raises(KronosError, match="a worker process ended with exit code 1")
+    with refused as caught, executors.started("local", setup, 2):
+        pytest.fail("no worker could begin")
+    assert caught.value.code == "WORKER"
+
+
 def test_a_worker_that_dies_is_said_to_have_died(what: tune.Plan, tmp_path: Path) -> None:
     with executors.started("local", tune.prepare(what, tmp_path), 2) as workers:
         for process in multiprocessing.active_children():

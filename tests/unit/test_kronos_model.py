@@ -229,7 +229,7 @@ def test_too_few_bars_and_a_constant_series_are_refused(kronos: Kronos, bars: pd
     with pytest.raises(BadHistory, match="has 31 sessions, kronos needs 32"):
         ask(kronos, bars.groupby("unique_id").tail(31).reset_index(drop=True))
     flat = bars.assign(y=0.0, open=5.0, high=5.0, low=5.0, close=5.0)
-    with pytest.raises(BadHistory, match="one and the same close in all 60 sessions") as caught:
+    with pytest.raises(BadHistory, match="a return of 0 in each of its last 60 sessions") as caught:
         ask(kronos, flat)
     assert caught.value.code == "CONSTANT"
 
