@@ -38,8 +38,7 @@ def fit(y: Floats, *, asymmetric: bool) -> Fit:
     """Maximum likelihood for returns [T], with gamma if `asymmetric`.
 
     Returns are divided by their standard deviation first: the optimiser needs numbers near 1, and in per cent it takes
-    the first steps on a calm bond for a maximum. Its own "converged" is not believed below the likelihood of
-    independent normal returns, which the model contains as a limit.
+    the first steps on a calm bond for a maximum.
     """
     if len(y) < SHORTEST:
         return Fit(TOO_SHORT)
@@ -47,15 +46,25 @@ def fit(y: Floats, *, asymmetric: bool) -> Fit:
         return Fit(STILL)
     unit = float(y.std())
     model = arch_model(y / unit, mean="Constant", vol="GARCH", p=1, o=int(asymmetric), q=1, dist="t", rescale=False)
-    found = model.fit(disp="off", show_warning=False)
-    independent = -len(y) / 2 * (np.log(2 * np.pi) + 1)
-    if found.convergence_flag or not found.loglikelihood >= independent - SLACK:
-        return Fit(NO_MAXIMUM)
-    mu, omega, alpha, *gamma, beta, nu = found.params.to_numpy()
+    fitted = model.fit(disp="off", show_warning=False)
+    mu, omega, alpha, *gamma, beta, nu = fitted.params.to_numpy()
     parameters = np.array([mu * unit, omega * unit**2, alpha, *(gamma or [0.0]), beta, nu])
+    likelihood = float(fitted.loglikelihood - len(y) * np.log(unit))
+    return judged(y, parameters, likelihood, converged=fitted.convergence_flag == 0)
+
+
+def judged(y: Floats, parameters: Floats, log_likelihood: float, *, converged: bool) -> Fit:
+    """What an optimiser's result for returns [T] is worth.
+
+    A maximum has to have converged, to be no less likely than independent normal returns, which
+    the model contains as a limit, and to be stationary.
+    """
+    independent = -len(y) / 2 * (np.log(2 * np.pi) + 1 + 2 * np.log(y.std()))
+    if not converged or not log_likelihood >= independent - SLACK:
+        return Fit(NO_MAXIMUM)
     if garch.persistence(parameters[None])[0] > STATIONARY:
         return Fit(INTEGRATED)
-    return Fit(FITTED, parameters, float(found.loglikelihood - len(y) * np.log(unit)))
+    return Fit(FITTED, parameters, log_likelihood)
 
 
 @dataclass(frozen=True)

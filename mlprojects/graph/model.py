@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mlprojects.blocks import features
+from mlprojects.blocks.passes import steady
 from mlprojects.graph.network import Network, Shape, heard
 from registry import volatility
 from registry.contract import Floats, Forecast, History, ModelSpec, at_levels, quantile_mean
@@ -71,7 +72,7 @@ class GraphForecaster:
             sigma[which] = volatility.ewma_volatility(np.ascontiguousarray(values[:, :, 0]))[:, -1]
         return x, sigma
 
-    @torch.inference_mode()
+    @steady()
     def scaled(self, x: Floats, place: npt.NDArray[np.int64]) -> Floats:
         """Quantiles [n, H, Q] in EWMA volatilities, of features [n, L, F] of series at these places in the universe.
 

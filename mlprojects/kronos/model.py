@@ -26,7 +26,7 @@ from registry.errors import BadConfig, KronosError
 REQUIREMENTS = ("scipy", "torch", "safetensors")
 MIN_CONTEXT = 32  # bars; fewer say little about the scale of a series
 MAX_HORIZON = 60
-ROWS = 32  # paths of several series share a pass while they are fewer than this
+ROWS = 24  # of a pass that several series share: fills the kernels' tiles of rows (see blocks/passes.py)
 PREDICTOR, TOKENIZER = "predictor", "tokenizer"
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
 FINEST = 100 * STD_FLOOR  # standard deviation of closes; below it the floor under it tells
@@ -98,6 +98,7 @@ class Kronos:
         sessions = calendars.next_sessions_many(self.spec.calendar, history.cutoffs, horizon)
         keys = [series_key(seed, name, cutoff) for name, cutoff in zip(history.ids, history.cutoffs, strict=True)]
         samples, sampler = int(options["num_samples"]), self.sampler(options["precision"])
+        group = ROWS // samples if ROWS % samples == 0 else 1
         draw = Draw(float(options["temperature"]), int(options["top_k"]), float(options["top_p"]))
         seen = sampler.sees(self.spec.max_context, self.spec.max_horizon, options["overflow"])
         paths = np.empty((len(history.ids), samples, horizon, len(wire.BAR)))
@@ -106,7 +107,7 @@ class Kronos:
             future = sessions[which].astype("datetime64[D]").astype(np.int64)
             sampled = sampler.sample(
                 known, stamps(np.concatenate([dates, future], axis=1)), [keys[i] for i in which], samples, draw,
-                overflow=options["overflow"], room=self.spec.max_horizon, group=max(1, ROWS // samples),
+                overflow=options["overflow"], room=self.spec.max_horizon, group=group,
             )  # fmt: skip
             paths[which] = sampled.bars
             if options["anchor"]:  # by the close alone, so that a bar keeps its order

@@ -107,8 +107,8 @@ class Sampler:
         steps too. keys [N] decide the random numbers of each series (keys.py). overflow 'truncate' cuts the history to
         the last max_context - H + 1 bars before anything is computed from it (max_context - room + 1 where `room` steps
         shall be possible on the same history); 'exact' lets the window slide as upstream does and reads it again at
-        each step beyond. `group` series share a pass, which is filled up to that number: the last bits depend on
-        `group` and `paths`, never on who else is in the batch.
+        each step beyond. `group` series share a pass, which is filled up to that number. The last bits depend on
+        `group` and `paths`; they do not depend on the other series where group * paths is 24 or group is 1.
         """
         steps = stamps.shape[1] - bars.shape[1]
         room = max(room, steps) if overflow == "truncate" else steps

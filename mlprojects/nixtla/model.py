@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from safetensors.torch import load_file, save_file
 
+from mlprojects.blocks.passes import ROWS, steady
 from mlprojects.nixtla.direct import Forward, forward_of
 from mlprojects.nixtla.networks import Returns, network
 from mlprojects.nixtla.scaling import ewma_scale
@@ -19,7 +20,6 @@ from registry.contract import Forecast, History, ModelSpec, at_levels, quantile_
 from registry.errors import BadHistory
 
 REQUIREMENTS = ("scipy", "torch", "neuralforecast", "safetensors")
-ROWS = 64  # of every forward pass: the last bits of a matrix product depend on its number of rows
 LOSSES = ("loss.", "valid_loss.")  # a network's state that is its loss's: the levels, which the spec holds
 
 
@@ -56,7 +56,7 @@ class WindowForecaster:
                 code="SESSIONS_DIFFER",
             )
 
-    @torch.inference_mode()
+    @steady()
     def quantiles(self, windows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Quantiles [n, H, Q] of the sessions after windows of returns [n, L], sorted over the levels.
 

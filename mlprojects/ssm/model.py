@@ -16,13 +16,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mlprojects.blocks import features
+from mlprojects.blocks.passes import ROWS, steady
 from mlprojects.blocks.s4d import Blocks
 from mlprojects.ssm.network import Network, Shape
 from registry import volatility
 from registry.contract import Floats, Forecast, History, ModelSpec, at_levels, quantile_mean
 
 REQUIREMENTS = ("scipy", "torch", "safetensors")
-ROWS = 32  # of every forward pass: the last bits of a matrix product depend on its number of rows
 SETTLED = 64  # sessions in a state before its forecasts count, in training and in a history
 
 
@@ -64,7 +64,7 @@ class S4DForecaster:
             mean=quantile_mean(quantiles, self.spec.levels),
         )
 
-    @torch.inference_mode()
+    @steady()
     def scaled(self, x: npt.NDArray[np.float32]) -> Floats:
         """Quantiles [n, H, Q] in volatilities after inputs [n <= ROWS, L, F + H G], by the recurrence from a state of
         0."""

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mlprojects.blocks import features, head
+from mlprojects.blocks.passes import ROWS, steady
 from mlprojects.tft import inputs
 from mlprojects.tft.direct import Direct
 from mlprojects.tft.inputs import DataParameters, Days, Inputs
@@ -26,7 +27,6 @@ from registry.errors import BadHistory
 
 REQUIREMENTS = ("scipy", "torch", "safetensors")
 CONTEXT = 1000  # sessions looked at, for the slow averages of the state
-ROWS = 64  # of every forward pass: the last bits of a matrix product depend on its number of rows
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class TFT:
         )
         return x, sigma[:, 0]
 
-    @torch.inference_mode()
+    @steady()
     def scaled(self, x: Inputs) -> Floats:
         """Quantiles [n, H, Q] of windows in their own volatilities, never crossing."""
         n = len(x.sector)

@@ -351,14 +351,37 @@ def pulse(seed: int) -> np.ndarray:
 
 
 def test_nothing_is_called_fitted_that_independent_normal_returns_explain_better():
-    outcomes = []
+    """Whether the optimiser finds a maximum of such a series hangs on the last bit, and so on the processor."""
     for seed, asymmetric in itertools.product(range(8), (False, True)):
         y = pulse(seed)
-        found = estimate.fit(y, asymmetric=asymmetric)
-        outcomes.append(found.outcome)
-        if found.outcome == estimate.FITTED:
-            assert found.log_likelihood >= norm.logpdf(y, y.mean(), y.std()).sum() - 1
-    assert outcomes.count(estimate.NO_MAXIMUM) >= 3
+        fit = estimate.fit(y, asymmetric=asymmetric)
+        assert fit.outcome in (estimate.FITTED, estimate.NO_MAXIMUM, estimate.INTEGRATED)
+        assert (fit.parameters is not None) == (fit.outcome == estimate.FITTED)
+        if fit.parameters is not None:
+            assert fit.log_likelihood >= norm.logpdf(y, y.mean(), y.std()).sum() - 1
+            assert garch.persistence(fit.parameters[None])[0] < 1
+
+
+@pytest.mark.parametrize(
+    ("converged", "above_independent", "beta", "outcome"),
+    [
+        (True, 5.0, 0.85, estimate.FITTED),
+        (True, -0.9, 0.85, estimate.FITTED),  # within the slack
+        (True, -1.1, 0.85, estimate.NO_MAXIMUM),
+        (True, np.nan, 0.85, estimate.NO_MAXIMUM),
+        (False, 5.0, 0.85, estimate.NO_MAXIMUM),
+        (True, 5.0, 0.9, estimate.INTEGRATED),  # alpha + gamma / 2 + beta = 1
+    ],
+)
+def test_a_maximum_is_judged_by_convergence_likelihood_and_persistence(
+    converged: bool, above_independent: float, beta: float, outcome: str
+):
+    y = 0.01 * np.random.default_rng(0).normal(size=1000)
+    parameters = np.array([0.0, 1e-6, 0.05, 0.1, beta, 6.0])
+    likelihood = norm.logpdf(y, y.mean(), y.std()).sum() + above_independent
+    fit = estimate.judged(y, parameters, likelihood, converged=converged)
+    assert fit.outcome == outcome
+    assert (fit.parameters is parameters) == (outcome == estimate.FITTED)
 
 
 def test_independent_normal_returns_are_fitted_themselves():
@@ -376,25 +399,24 @@ def test_a_series_that_hardly_ever_trades_does_not_move(share: float):
 
 
 def awkward() -> dict[str, np.ndarray]:
-    """Series without a usable maximum, by the outcome that training gives them."""
+    """Series without a usable maximum, by the outcome that training gives them on every processor."""
     return {
         estimate.TOO_SHORT: simulated(STOCKS[:1], 499)[0],
         estimate.STILL: np.full(1000, 0.001),
-        estimate.NO_MAXIMUM: pulse(7),
         estimate.INTEGRATED: simulated(np.array([[0.0, 1e-6, 0.3, 0.0, 0.75, 6.0]]), 1000)[0],
     }
 
 
 def test_series_that_cannot_be_fitted_are_left_to_the_pool_and_the_table_says_why(history: pd.DataFrame):
-    rows = [as_history(y[None], name) for name, y in zip("DEFG", awkward().values(), strict=True)]
+    rows = [as_history(y[None], name) for name, y in zip("DEF", awkward().values(), strict=True)]
     whole = pd.concat([history, *rows], ignore_index=True)
     found = trained("gjr", whole)
     table = found.tables["parameters"].set_index("unique_id")
-    assert list(table.index) == list("ABCDEFG")
+    assert list(table.index) == list("ABCDEF")
     assert list(table["outcome"]) == [*[estimate.FITTED] * 3, *awkward()]
-    assert table.loc[list("DEFG")].drop(columns=["sessions", "outcome"]).isna().all(axis=None)
+    assert table.loc[list("DEF")].drop(columns=["sessions", "outcome"]).isna().all(axis=None)
     assert found.forecaster.symbols == ("A", "B", "C")
-    assert found.params == {"parameters": 18, "series_fitted": 3, "series_pooled": 4}
+    assert found.params == {"parameters": 18, "series_fitted": 3, "series_pooled": 3}
     npt.assert_array_equal(found.forecaster.pool, garch.pool(found.forecaster.fitted))
 
 

@@ -225,7 +225,10 @@ def test_tokens_are_those_of_the_plain_loop(
 ) -> None:
     fast, (bars, tokens) = both(dtype, n, paths, length, steps, window, draw)
     npt.assert_array_equal(fast.tokens, tokens)
-    npt.assert_allclose(fast.bars, bars, rtol=1e-4 if dtype == torch.float32 else 1e-9, atol=1e-3)
+    # In the units that the network computes in: a small amount is the rest of two large numbers.
+    _, deviation = scales(bars_of(n, length))
+    error = (fast.bars - bars) / deviation[:, None]
+    npt.assert_allclose(error, 0, atol=1e-5 if dtype == torch.float32 else 1e-11)
     if draw.temperature:
         assert paths == 1 or len(np.unique(fast.tokens[0, :, -1], axis=0)) > 1
 
@@ -254,10 +257,10 @@ def test_truncating_is_the_plain_loop_on_the_shorter_history() -> None:
 def test_a_path_depends_on_its_key_and_its_index_alone() -> None:
     sampler = Sampler(*pair(), max_context=64)
     bars, stamps, keys = bars_of(16, 24), stamps_of(16, 30), list(range(16))
-    for group in (1, 4, 5):
-        whole = sampler.sample(bars, stamps, keys, 3, Draw(), group=group)
-        for i in (0, 7, 15):
-            alone = sampler.sample(bars[i : i + 1], stamps[i : i + 1], keys[i : i + 1], 3, Draw(), group=group)
+    for paths, group in ((3, 1), (2, model.ROWS // 2), (3, model.ROWS // 3), (8, model.ROWS // 8)):
+        whole = sampler.sample(bars, stamps, keys, paths, Draw(), group=group)
+        for i in range(16):
+            alone = sampler.sample(bars[i : i + 1], stamps[i : i + 1], keys[i : i + 1], paths, Draw(), group=group)
             npt.assert_array_equal(alone.bars[0], whole.bars[i])  # bits
     more = sampler.sample(bars[:1], stamps[:1], keys[:1], 5, Draw())
     npt.assert_array_equal(more.tokens[:, :3], sampler.sample(bars[:1], stamps[:1], keys[:1], 3, Draw()).tokens)

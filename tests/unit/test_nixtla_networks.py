@@ -12,6 +12,7 @@ from neuralforecast.models import StemGNN
 from scipy.stats import norm
 
 from jobs import families
+from mlprojects.blocks.passes import ROWS
 from mlprojects.nixtla import networks, train
 from mlprojects.nixtla.direct import forward_of
 from mlprojects.nixtla.model import WindowForecaster
@@ -230,7 +231,7 @@ def test_a_forecast_alone_in_a_batch_and_among_200_is_the_same_bits(model: str, 
     y = 0.01 * np.random.default_rng(0).standard_t(5, (200, made.spec.max_context))
     whole = made.quantiles(y)
     assert whole.shape == (200, STEPS, LEVELS)
-    for i in (0, 1, 127, 128, 199):
+    for i in (0, 1, ROWS - 1, ROWS, 2 * ROWS - 1, 199):
         npt.assert_array_equal(made.quantiles(y[i : i + 1])[0], whole[i])
     npt.assert_array_equal(made.quantiles(y[:130]), whole[:130])
     order = np.random.default_rng(0).permutation(200)
@@ -240,9 +241,9 @@ def test_a_forecast_alone_in_a_batch_and_among_200_is_the_same_bits(model: str, 
 def test_rows_of_odd_lengths_are_the_same_bits_wherever_they_lie():
     """Windows, pools and layers whose rows begin anywhere in memory."""
     made = forecaster("nhits", seed=1, context=61, width=9)
-    y = 0.01 * np.random.default_rng(0).standard_t(5, (64, 61))
+    y = 0.01 * np.random.default_rng(0).standard_t(5, (ROWS, 61))
     whole = made.quantiles(y)
-    for i in range(64):
+    for i in range(ROWS):
         npt.assert_array_equal(made.quantiles(y[i : i + 1])[0], whole[i])
     npt.assert_allclose(whole, np.sort(library(made, y), axis=2), rtol=1e-4, atol=1e-6 * np.abs(whole).max())
 

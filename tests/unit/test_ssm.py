@@ -14,6 +14,7 @@ from scipy.stats import norm
 
 from jobs import families
 from mlprojects.blocks import features, head
+from mlprojects.blocks.passes import ROWS
 from mlprojects.ssm import model, timescales, train
 from mlprojects.ssm.network import Network
 from mlprojects.ssm.windows import SHARED, Windows
@@ -208,10 +209,10 @@ def test_a_forecast_alone_and_anywhere_among_others_is_the_same_bits(slice_of_pa
     forecaster = model.S4DForecaster(train.spec("ssm", tiny()), stirred(width=16, states=8))
     one = slice_of_panel[slice_of_panel[wire.UNIQUE_ID] == "JNJ"]
     rng = np.random.default_rng(0)
-    names = [f"S{i:02d}" for i in range(model.ROWS + 8)]
+    names = [f"S{i:02d}" for i in range(ROWS + 8)]
     others = [one.assign(unique_id=name, y=rng.permutation(one[wire.Y])) for name in names]
     alone = predict(forecaster, one).quantiles[0]
-    for place in (0, 1, model.ROWS - 1, model.ROWS, model.ROWS + 7):
+    for place in (0, 1, ROWS - 1, ROWS, ROWS + 7):
         frames = [*others[:place], one.assign(unique_id=names[place]), *others[place + 1 :]]
         together = predict(forecaster, pd.concat(frames, ignore_index=True))
         npt.assert_array_equal(together.quantiles[place], alone)
