@@ -9,17 +9,20 @@ PYTHON ?= $(shell PATH="$$(printf %s "$$PATH" | tr ':' '\n' | grep -vxF '$(BIN)'
 READY := $(VENV)/installed-$(shell cksum < requirements.lock | cut -d' ' -f1)
 MODEL ?= nbeats
 ONLY ?=
+# Two test processes; a file's tests stay in one of them, with its fixtures. The README's, the longest, begin at once.
+TWO := -n 2 --dist loadscope --no-loadscope-reorder
 
 # `mlflow models serve` and `mlflow run --env-manager local` start uvicorn and python by name.
 export PATH := $(BIN):$(PATH)
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve ui check test test-weights test-system readme readme-kronos readme-models readme-slow bench lock clean
+.PHONY: help setup demo serve ui check test test-processors test-weights test-system readme readme-kronos readme-models readme-slow bench lock clean
 
 help:
 	@echo 'make demo         the main job on real prices: compile, train, promote, serve, ask (about 2 minutes)'
 	@echo 'make test         every check: format, lint, types, layers, tests'
+	@echo 'make test-processors  unit and contract tests as on other x86-64 processors (about 10 minutes)'
 	@echo 'make serve        the Production version of MODEL=nbeats behind mlflow models serve'
 	@echo 'make ui           the MLflow UI on what is in var/'
 	@echo 'make bench        benchmarks; ONLY=forecast for one of them'
@@ -61,7 +64,10 @@ check: setup
 	$(BIN)/lint-imports
 
 test: check
-	$(BIN)/pytest -m "not slow" tests/unit tests/contract tests/integration tests/e2e
+	$(BIN)/pytest $(TWO) -m "not slow" tests/e2e tests/unit tests/contract tests/integration
+
+test-processors: setup
+	@$(BIN)/python tests/processors.py
 
 test-weights: setup
 	@test -d '$(KRONOS_WEIGHTS)' || { echo 'error: set KRONOS_WEIGHTS to a folder of official files; tests/weights says which' >&2; exit 2; }

@@ -21,11 +21,21 @@ for name in [name for name in os.environ if name.startswith(("KRONOS_", "MLFLOW_
     if name != "KRONOS_WEIGHTS":  # of `make test-weights`
         del os.environ[name]
 os.environ.update(KRONOS_TRACKING_URI="", KRONOS_LEDGER_URI="", KRONOS_ARTIFACTS_URI="")
+# Two test processes share the cores; read when torch, NumPy and LightGBM are first imported, here and in programs.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 Settings.model_config["env_file"] = None
 
 # The same examples in every run, and no verdict by the clock of a busy machine.
 hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("fixed")
+
+
+# Short suites run last, so that neither of two test processes waits long for the other.
+SHORT = ("test_evaluate.py", "test_registry_cli.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name in SHORT)
 
 
 @pytest.fixture
