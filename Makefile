@@ -17,7 +17,7 @@ export PATH := $(BIN):$(PATH)
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve ui check test test-processors test-weights test-system readme readme-kronos readme-models readme-slow bench lock clean
+.PHONY: help setup demo serve ui check test test-processors test-weights test-system readme readme-kronos readme-models readme-errors readme-slow bench lock clean
 
 help:
 	@echo 'make demo         the main job on real prices: compile, train, promote, serve, ask (about 2 minutes)'
@@ -29,6 +29,7 @@ help:
 	@echo 'make readme       remake the table and the picture of the README'
 	@echo 'make readme-kronos remake the Kronos table and picture of the README (trains kronos: minutes)'
 	@echo 'make readme-models remake the table of all models of the README (trains each twice: an hour on 2 cores)'
+	@echo 'make readme-errors remake the table of errors of the README'
 	@echo 'make readme-slow  the README commands that take minutes'
 	@echo 'make test-weights official Kronos weights, where you have them: KRONOS_WEIGHTS=DIR (see tests/weights)'
 	@echo 'make test-system  tests that need the Debian packages of apt.txt'
@@ -96,6 +97,9 @@ readme-models: setup
 	  done > var/models.jsonl
 	@PYTHONPATH=. $(BIN)/python .readme/remake.py < var/models.jsonl
 	@tail -n 1 var/models.jsonl
+
+readme-errors: setup
+	@PYTHONPATH=. $(BIN)/python .readme/remake.py --errors
 
 readme-slow: setup
 	$(BIN)/pytest tests/e2e/test_readme.py -m slow

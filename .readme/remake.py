@@ -3,6 +3,7 @@
 make readme                              the demo's last line
 make readme-kronos                       a line for each evaluation of kronos and its simulator
 make readme-models                       a line for each training of every model of the panel, for both periods
+make readme-errors                       nothing: the table of codes is made from registry/codes.py
 python .readme/remake.py --check         exit 1 when the README differs from the .readme/*.json kept here
 """
 
@@ -11,6 +12,8 @@ import re
 import sys
 from pathlib import Path
 from typing import Any
+
+from registry.codes import REQUEST, rows
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
@@ -83,6 +86,13 @@ def models_table(trainings: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def errors_table() -> str:
+    """Codes of requests, their status and when they are raised."""
+    lines = ["| code | status | when |", "|---|---|---|"]
+    lines += [f"| `{code}` | {status} | {when} |" for code, status, when in rows(REQUEST)]
+    return "\n".join(lines)
+
+
 def remade(text: str) -> str:
     """The README with everything that the kept JSON files say."""
     demo, kronos, models = (json.loads(path.read_text()) for path in (DEMO, KRONOS, MODELS))
@@ -91,6 +101,7 @@ def remade(text: str) -> str:
         "reply: make readme": reply(demo["forecast"]),
         "table: make readme-kronos": kronos_table(kronos),
         "table: make readme-models": models_table(models),
+        "table: make readme-errors": errors_table(),
     }
     for mark, content in parts.items():
         within = r"(?:(?!<!-- end -->).)*"  # never beyond its own end
@@ -104,7 +115,7 @@ def remade(text: str) -> str:
 def fetch_picture(model: str) -> None:
     """What the run of the version in Production logged."""
     from registry.settings import Settings
-    from registry.store import Store
+    from registry.versions.store import Store
 
     store = Store(Settings())
     logged, kept = PICTURES[model]
@@ -115,7 +126,14 @@ def fetch_picture(model: str) -> None:
 def main() -> None:
     if sys.argv[1:] == ["--check"]:
         text = README.read_text()
-        sys.exit(0 if remade(text) == text else "README.md: run `make readme`, `readme-kronos` or `readme-models`")
+        sys.exit(
+            0
+            if remade(text) == text
+            else "README.md: run `make readme`, `readme-kronos`, `readme-models` or `readme-errors`"
+        )
+    if sys.argv[1:] == ["--errors"]:
+        README.write_text(remade(README.read_text()))
+        return
     said = [json.loads(line) for line in sys.stdin if line.startswith("{")]
     evaluations = [line for line in said if "compared" in line]
     trainings = [line for line in said if "fit_seconds" in line]

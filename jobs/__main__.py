@@ -62,7 +62,7 @@ def train_model(
 def tune_model(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="A config under mlprojects/*/configs, e.g. nbeats.")],
-    trials: Annotated[int, typer.Option(help="Trials that the study shall have in all.")] = 20,
+    trials: Annotated[int, typer.Option(help="Total number of trials.")] = 20,
     jobs: Annotated[int, typer.Option(help="Trials at a time; they share the cores.")] = 1,
     executor: Annotated[
         str,
@@ -74,10 +74,11 @@ def tune_model(
     seed: Annotated[int, typer.Option(help="Of the search and of every training.")] = 0,
     tiny: Annotated[bool, typer.Option(help="The config's `tiny` override: seconds, for tests.")] = False,
 ) -> None:
-    """Search a model's hyperparameters on its choice period; every key of its config is an option and fixes it.
+    """Search a model's hyperparameters on its choice period.
 
-    The same command goes on with the study after an interruption and joins it while it runs. The last line on stdout
-    is one JSON object; the study's MLflow run holds best.yaml. Example: python -m jobs tune nbeats --trials 20 --jobs 2
+    Each config key is an option; setting it excludes it from the search. The same command continues the study after
+    an interruption and joins it while it runs. The last line on stdout is one JSON object; the study's MLflow run
+    holds best.yaml. Example: python -m jobs tune nbeats --trials 20 --jobs 2
     """
     from jobs import tune
     from registry.settings import Settings
@@ -92,35 +93,46 @@ def tune_model(
 
 
 @app.command("evaluate", epilog=terminal.EXIT_CODES)
-def evaluate_version(
-    reference: Annotated[
-        str, typer.Argument(metavar="MODEL[/VERSION]", help="As in kronos, kronos/3, nbeats@staging.")
+def evaluate_versions(
+    versions: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL[/VERSION]...", help="As in kronos, har/3, nbeats@staging; spaces or commas between."
+        ),
     ],
-    data: Annotated[str, typer.Option(help="bars or panel; by default what the version was trained on.")] = "",
-    horizon: Annotated[int, typer.Option(help="Sessions ahead; 0: those of the default config, where it can.")] = 0,
+    data: Annotated[str, typer.Option(help="bars or panel; by default what the first was trained on.")] = "",
+    horizon: Annotated[int, typer.Option(help="Sessions ahead; 0: as many as all of them can, up to 5.")] = 0,
     fit_until: Annotated[str, typer.Option("--fit_until", help="The references are fitted up to here.")] = "",
     choose_until: Annotated[str, typer.Option("--choose_until", help="Later sessions are reported.")] = "",
     report_until: Annotated[str, typer.Option("--report_until", help="The last of them.")] = "",
     report_every: Annotated[int, typer.Option("--report_every", help="From every n-th session only.")] = 1,
     allow_leakage: Annotated[
-        bool, typer.Option("--allow-leakage", help="Report sessions that the version was trained on, and say so.")
+        bool, typer.Option("--allow-leakage", help="Report sessions that a version was trained on, and say so.")
     ] = False,
 ) -> None:
-    """Score a registered version beside fhs, har and naive, which are fitted on the same data for it.
+    """Score registered versions on the same rows, beside fhs, har and naive, fitted on the same data.
 
-    The last line on stdout is one JSON object. Example: python -m jobs evaluate kronos/3 --data bars --report_every 5
+    A version of other code than this checkout's runs in a process of its own. The last line on
+    stdout is one JSON object. Example: python -m jobs evaluate har/1 har/2 nbeats --report_every 5
     """
     from jobs import evaluate
     from jobs.report import Reference
     from registry.settings import Settings
 
-    told = {"data": data, "horizon": horizon or None, "fit_until": fit_until, "choose_until": choose_until,
-            "report_until": report_until, "report_every": report_every}  # fmt: skip
+    given = {
+        "data": data,
+        "horizon": horizon or None,
+        "fit_until": fit_until,
+        "choose_until": choose_until,
+        "report_until": report_until,
+        "report_every": report_every,
+    }
+    references = [name for argument in versions for name in argument.split(",") if name]
     with _bar() as advance:
         result = evaluate.evaluate(
             Settings(),
-            reference,
-            {key: value for key, value in told.items() if value not in ("", None)},
+            references,
+            {key: value for key, value in given.items() if value not in ("", None)},
             Reference(),
             allow_leakage=allow_leakage,
             progress=advance,
@@ -192,12 +204,16 @@ def _show_compared(result: dict[str, Any]) -> None:
         cells = (shape.format(row[key]) if key in row else "-" for key, shape in columns.values())
         table.add_row(name, *cells, f"{max(row['dm_p_hln'], row['dm_p_bartlett']):.4f}")
     out.print(table)
-    if result["simulated"]:
-        out.print("simulated: the version is a simulator of prices, no trained model")
-    if result["synthetic"]:
-        out.print(f"synthetic: the version was trained on columns that were made up: {result['synthetic']}")
-    if result["leakage"]:
-        out.print(f"leakage: {result['leakage']}")
+    for version in result["versions"]:
+        name = f"{version['model']}/{version['version']}"
+        if not version["in_this_process"]:
+            out.print(f"{name} ran in a process of its own, by the code that it was registered with")
+        if version["simulated"]:
+            out.print(f"simulated: {name} is a simulator of prices, no trained model")
+        if version["synthetic"]:
+            out.print(f"synthetic: {name} was trained on columns that were made up: {version['synthetic']}")
+        if version["leakage"]:
+            out.print(f"leakage: {name}: {version['leakage']}")
 
 
 @contextmanager

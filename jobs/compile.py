@@ -14,9 +14,9 @@ from jobs.market import Universe, market_daily, sp500_universe
 from jobs.processed import AUX, BARS, COMPILE_VERSION, MARKET, PANEL
 from jobs.qa import describe_source
 from jobs.sources import INDEX_BARS, STOCK_BARS, STOCK_INDEX, STOCKS
-from registry import wire
 from registry.errors import Corrupt, NotFound
 from registry.files import sweep, write_together
+from registry.forecast import names
 from registry.settings import Settings
 
 PRICES_FROM = "2009-12-31"  # of the panel; returns start one session later. Older prices are too coarsely rounded
@@ -94,13 +94,13 @@ def summarise(prices: Frames, frames: Frames) -> dict[str, Any]:
     made = {
         STOCKS: frames[PANEL],
         STOCK_INDEX: products.log_returns(_recent(prices[STOCK_INDEX])),
-        **{name: bars[bars[wire.UNIQUE_ID].isin(prices[name][wire.UNIQUE_ID])] for name in (STOCK_BARS, INDEX_BARS)},
+        **{name: bars[bars[names.UNIQUE_ID].isin(prices[name][names.UNIQUE_ID])] for name in (STOCK_BARS, INDEX_BARS)},
     }
     return {
         "calendar": schemas.CALENDAR,
         "universe": {"name": universe.name, "digest": universe.digest, "symbols": list(universe.symbols)},
         "sources": {name: describe_source(prices[name], product, schemas.CALENDAR) for name, product in made.items()},
-        "synthetic": {AUX: list(wire.COUNTS)},
+        "synthetic": {AUX: list(names.COUNTS)},
         "files": {file: len(frame) for file, frame in frames.items()},
     }
 
@@ -132,7 +132,7 @@ def _metadata(file: str, summary: Mapping[str, Any]) -> dict[str, Any]:
     if data == "panel":
         stored["universe"] = summary["universe"]
     if file == AUX:
-        stored["synthetic"] = list(wire.COUNTS)
+        stored["synthetic"] = list(names.COUNTS)
     return stored
 
 
@@ -158,4 +158,4 @@ def _universe() -> Universe:
 
 
 def _recent(prices: pd.DataFrame) -> pd.DataFrame:
-    return prices[prices[wire.DS] >= PRICES_FROM].reset_index(drop=True)
+    return prices[prices[names.DS] >= PRICES_FROM].reset_index(drop=True)

@@ -18,13 +18,14 @@ from typing import Any, Protocol
 
 from jobs import trial
 from jobs.trial import Listen, Outcome, Setup
+from registry.codes import from_code
 from registry.errors import BadParameter, KronosError
 from registry.settings import CHECKOUT
 
 LOCAL, RAY = "local", "ray"
 THREADS = "OMP_NUM_THREADS"  # read by torch, BLAS and LightGBM when they are loaded
 
-_Event = tuple[Any, ...]  # ("report", step, losses), ("done", outcome) or ("failed", code, message)
+_Event = tuple[Any, ...]  # ("report", step, losses), ("done", outcome) or ("failed", code, message, status)
 
 
 class Executor(Protocol):
@@ -93,19 +94,18 @@ def _follow(event: Callable[[], _Event], answer: Callable[[bool], None], listen:
             outcome: Outcome = content[0]
             return outcome
         else:
-            code, message = content
-            raise KronosError(message, code=code)
+            raise from_code(*content)
 
 
 def _worked(setup: Setup, settings: Mapping[str, Any], listen: Listen) -> _Event:
-    """What a worker says at the end of a trial. An error of no known kind leaves its traceback on stderr."""
+    """What a worker says at the end of a trial. Any other error leaves its traceback on stderr."""
     try:
         return "done", trial.run(setup, settings, listen)
     except KronosError as error:
-        return "failed", error.code, error.message
-    except BaseException as error:  # a thread that only ended would be waited for
+        return "failed", error.code, error.message, error.status
+    except BaseException as error:  # report every error, or the parent waits forever
         traceback.print_exc()
-        return "failed", "TRIAL", f"{type(error).__name__}: {error}"
+        return "failed", "TRIAL", f"{type(error).__name__}: {error}", KronosError.status
 
 
 # --- processes --------------------------------------------------------------------------------

@@ -14,10 +14,12 @@ import pandas as pd
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from registry import contract, wire
-from registry.contract import ModelSpec, Trained, TrainRun
-from registry.errors import BadConfig, NotFound
+from registry import training
+from registry.errors import BadConfig, BadParameter, NotFound
+from registry.forecast import names
+from registry.forecast.spec import ModelSpec
 from registry.settings import CHECKOUT
+from registry.training import Trained, TrainRun
 
 TINY = "tiny"
 
@@ -62,7 +64,7 @@ def find(model: str) -> Family:
 
 def load_config(
     family: Family, overrides: Mapping[str, Any], *, tiny: bool = False, defaults: Mapping[str, Any] | None = None
-) -> contract.Config:
+) -> training.Config:
     """The model's Config: its file, its `tiny` section if asked for, then `overrides` (text is read as YAML).
 
     `defaults` replace what the file says, where the Config has such a setting.
@@ -77,14 +79,14 @@ def load_config(
     values = stored | (small if tiny else {}) | told | {key: _parse(key, value) for key, value in overrides.items()}
     unknown = sorted(set(values) - set(known))
     if unknown:
-        raise BadConfig(
+        raise BadParameter(
             f"{family.model} has no setting {', '.join(unknown)}; it has {', '.join(known)}", code="UNKNOWN_PARAM"
         )
     for key, value in values.items():
         if isinstance(value, bool) and known[key] is not bool:  # pydantic would read true as 1
             raise BadConfig(f"{family.model}: {key} cannot be true or false")
     try:
-        config: contract.Config = TypeAdapter(kind).validate_python(values)
+        config: training.Config = TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -92,11 +94,11 @@ def load_config(
     return config
 
 
-def _config_type(family: Family, values: Mapping[str, Any]) -> type[contract.Config]:
+def _config_type(family: Family, values: Mapping[str, Any]) -> type[training.Config]:
     """The dataclass of a model's settings: its family's Config, or that of its `kind` in a family with CONFIGS."""
-    kinds: Mapping[str, type[contract.Config]] | None = getattr(family.training, "CONFIGS", None)
+    kinds: Mapping[str, type[training.Config]] | None = getattr(family.training, "CONFIGS", None)
     if kinds is None:
-        single: type[contract.Config] = family.training.Config
+        single: type[training.Config] = family.training.Config
         return single
     found = kinds.get(str(values.get("kind")))
     if found is None:
@@ -122,7 +124,7 @@ def families_of(spec: ModelSpec) -> tuple[ModuleType, ...]:
 
 
 def fit_member(
-    model: str, history: pd.DataFrame, config: contract.Config, seed: int, *, tiny: bool, run: TrainRun
+    model: str, history: pd.DataFrame, config: training.Config, seed: int, *, tiny: bool, run: TrainRun
 ) -> Trained:
     """Another model, fitted on this history with the settings that `config` shares with it."""
     own = member_config(model, config, tiny=tiny)
@@ -130,13 +132,13 @@ def fit_member(
     return trained
 
 
-def member_config(model: str, config: contract.Config, *, tiny: bool) -> contract.Config:
+def member_config(model: str, config: training.Config, *, tiny: bool) -> training.Config:
     """The settings of another model, those that every family shares as `config` has them."""
-    shared = {f.name: getattr(config, f.name) for f in dataclasses.fields(contract.Config)}
+    shared = {f.name: getattr(config, f.name) for f in dataclasses.fields(training.Config)}
     return load_config(find(model), shared, tiny=tiny)
 
 
-def members(config: contract.Config) -> dict[str, contract.Config]:
+def members(config: training.Config) -> dict[str, training.Config]:
     """Settings of an ensemble's members by model; of another model there are none.
 
     Raises BadConfig for a member of another family than it says, or that does not forecast each series by itself.
@@ -157,14 +159,14 @@ def members(config: contract.Config) -> dict[str, contract.Config]:
     return found
 
 
-def fit(family: Family, config: contract.Config, history: pd.DataFrame, *, seed: int, run: TrainRun) -> Trained:
+def fit(family: Family, config: training.Config, history: pd.DataFrame, *, seed: int, run: TrainRun) -> Trained:
     """Hand the family the sessions that it may see, and nothing later."""
-    seen = history[history[wire.DS] <= pd.Timestamp(config.choose_until)].reset_index(drop=True)
+    seen = history[history[names.DS] <= pd.Timestamp(config.choose_until)].reset_index(drop=True)
     trained: Trained = family.training.train(seen, config, name=family.model, seed=seed, run=run)
     return trained
 
 
-def recipe(model: str, config: contract.Config, seed: int, **inputs: str) -> str:
+def recipe(model: str, config: training.Config, seed: int, **inputs: str) -> str:
     """sha256 of everything that decides what training gives: same recipe, same weights on one machine."""
     content = {"model": model, "config": dataclasses.asdict(config), "seed": seed, **inputs}
     if own := members(config):

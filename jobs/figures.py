@@ -7,12 +7,15 @@ import matplotlib
 import numpy as np
 import pandas as pd
 
+from registry.scoring.rolling import ORIGIN
+from registry.scoring.scores import levels_of, reliability
+
 matplotlib.use("Agg")
 
 from matplotlib.figure import Figure
 
-from registry import evaluation, wire
-from registry.contract import Forecast
+from registry.forecast import names
+from registry.forecast.forecast import Forecast
 
 INK, BLUE, RED, GREY = "#22313f", "#1f77b4", "#c0392b", "#95a5a6"
 SHOWN = 120  # sessions of one-step forecasts in the fan chart
@@ -21,28 +24,28 @@ BEFORE = 20  # known sessions in the path chart
 
 def fan_chart(forecasts: pd.DataFrame, model: str, series: str) -> Figure:
     """One-step bands over the last sessions with what came true, and the fan of the last origin, in per cent."""
-    one = forecasts[forecasts[wire.UNIQUE_ID] == series]
-    last = one[one[evaluation.ORIGIN] == one[evaluation.ORIGIN].max()]
-    past = one[(one[wire.STEP] == 1) & (one[wire.DS] <= last[evaluation.ORIGIN].iloc[0])].tail(SHOWN)
-    levels = evaluation.levels_of(one)
+    one = forecasts[forecasts[names.UNIQUE_ID] == series]
+    last = one[one[ORIGIN] == one[ORIGIN].max()]
+    past = one[(one[names.STEP] == 1) & (one[names.DS] <= last[ORIGIN].iloc[0])].tail(SHOWN)
+    levels = levels_of(one)
     figure = Figure(figsize=(10, 4.6), layout="constrained")
     axes = figure.subplots(1, 2, width_ratios=(5, 2), sharey=True)
-    for axis, frame, x in ((axes[0], past, past[wire.DS]), (axes[1], last, last[wire.STEP])):
+    for axis, frame, x in ((axes[0], past, past[names.DS]), (axes[1], last, last[names.STEP])):
         _bands(axis, x, frame, levels)
-        outside = (frame[wire.Y] < frame[wire.quantile_column(levels[0])]) | (
-            frame[wire.Y] > frame[wire.quantile_column(levels[-1])]
+        outside = (frame[names.Y] < frame[names.quantile_column(levels[0])]) | (
+            frame[names.Y] > frame[names.quantile_column(levels[-1])]
         )
-        axis.scatter(x[~outside], 100 * frame.loc[~outside, wire.Y], s=9, color=INK, zorder=3, label="realised")
-        axis.scatter(x[outside], 100 * frame.loc[outside, wire.Y], s=16, color=RED, zorder=3, label="outside the band")
+        axis.scatter(x[~outside], 100 * frame.loc[~outside, names.Y], s=9, color=INK, zorder=3, label="realised")
+        axis.scatter(x[outside], 100 * frame.loc[outside, names.Y], s=16, color=RED, zorder=3, label="outside the band")
         axis.axhline(0, color=GREY, linewidth=0.6)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("log return of the session, %")
     axes[0].set_title(f"{model}, {series}: one session ahead", loc="left", fontsize=10)
     axes[0].tick_params(axis="x", rotation=30)
     axes[0].legend(frameon=False, fontsize=8, loc="upper left", ncols=2)
-    axes[1].set_title(f"next sessions after {last[evaluation.ORIGIN].iloc[0]:%Y-%m-%d}", loc="left", fontsize=10)
+    axes[1].set_title(f"next sessions after {last[ORIGIN].iloc[0]:%Y-%m-%d}", loc="left", fontsize=10)
     axes[1].set_xlabel("step")
-    axes[1].set_xticks(last[wire.STEP].to_numpy())
+    axes[1].set_xticks(last[names.STEP].to_numpy())
     return figure
 
 
@@ -50,11 +53,11 @@ def _bands(axis: matplotlib.axes.Axes, x: pd.Series, frame: pd.DataFrame, levels
     """Nested bands between symmetric levels, the outermost lightest; the median as a line."""
     half = len(levels) // 2
     for i in range(half):
-        low, high = (100 * frame[wire.quantile_column(levels[j])] for j in (i, len(levels) - 1 - i))
+        low, high = (100 * frame[names.quantile_column(levels[j])] for j in (i, len(levels) - 1 - i))
         label = f"{levels[i]:g} to {levels[-1 - i]:g}" if i == 0 else None
         axis.fill_between(x, low, high, color=BLUE, alpha=0.12 + 0.08 * i / max(half, 1), linewidth=0, label=label)
     if len(levels) % 2:
-        axis.plot(x, 100 * frame[wire.quantile_column(levels[half])], color=BLUE, linewidth=1, label="median")
+        axis.plot(x, 100 * frame[names.quantile_column(levels[half])], color=BLUE, linewidth=1, label="median")
 
 
 def path_chart(forecast: Forecast, closes: "pd.Series[float]", model: str, series: str) -> Figure:
@@ -98,7 +101,7 @@ def reliability_diagram(forecasts: Mapping[str, pd.DataFrame]) -> Figure:
     axis = figure.subplots()
     axis.axhline(0, color=GREY, linewidth=1)
     for (name, frame), colour in zip(forecasts.items(), cycle((BLUE, INK, RED)), strict=False):
-        table = evaluation.reliability(frame)
+        table = reliability(frame)
         axis.plot(
             table["level"], 100 * (table["observed"] - table["level"]), "o-", color=colour, markersize=4, label=name
         )

@@ -28,7 +28,7 @@ class Interrupts:
 
     @contextmanager
     def heard(self) -> Iterator[None]:
-        """Here it may come, or may have come before."""
+        """Ctrl-C, including one received earlier, is raised here."""
         with self._set(True):
             yield
 

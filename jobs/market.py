@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from registry import wire
 from registry.errors import BadHistory
+from registry.forecast import names
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,10 @@ def market_daily(panel: pd.DataFrame, index_returns: pd.DataFrame, universe: Uni
 
     BadHistory when a session lacks a symbol or the index: the mean of another set would be another quantity.
     """
-    returns = panel.pivot(index=wire.DS, columns=wire.UNIQUE_ID, values=wire.Y).reindex(columns=list(universe.symbols))
-    index = index_returns.set_index(wire.DS)[wire.Y].reindex(returns.index)
+    returns = panel.pivot(index=names.DS, columns=names.UNIQUE_ID, values=names.Y).reindex(
+        columns=list(universe.symbols)
+    )
+    index = index_returns.set_index(names.DS)[names.Y].reindex(returns.index)
     incomplete = returns.isna().any(axis=1) | index.isna()
     if incomplete.any():
         first = f"{returns.index[incomplete][0]:%Y-%m-%d}"
@@ -49,7 +51,7 @@ def market_daily(panel: pd.DataFrame, index_returns: pd.DataFrame, universe: Uni
             f"{incomplete.sum()} sessions lack a symbol of {universe.name} or the index, first {first}",
             code="BAD_SOURCE",
         )
-    columns = {wire.MARKET_ABS_RETURN: returns.abs().mean(axis=1), wire.INDEX_RETURN: index}
+    columns = {names.MARKET_ABS_RETURN: returns.abs().mean(axis=1), names.INDEX_RETURN: index}
     return (
         pd.DataFrame(columns).assign(universe=pd.Series(universe.name, index=returns.index, dtype="str")).reset_index()
     )
@@ -57,7 +59,7 @@ def market_daily(panel: pd.DataFrame, index_returns: pd.DataFrame, universe: Uni
 
 def with_market(history: pd.DataFrame, market: pd.DataFrame) -> pd.DataFrame:
     """`history` with the market columns of each session. BadHistory when the market lacks one of its sessions."""
-    lacking = history.loc[~history[wire.DS].isin(market[wire.DS]), [wire.UNIQUE_ID, wire.DS]]
+    lacking = history.loc[~history[names.DS].isin(market[names.DS]), [names.UNIQUE_ID, names.DS]]
     if len(lacking):
         name, day = lacking.iloc[0]
         raise BadHistory(
@@ -65,4 +67,4 @@ def with_market(history: pd.DataFrame, market: pd.DataFrame) -> pd.DataFrame:
             f"{day:%Y-%m-%d}; every series needs the market columns",
             code="BAD_SOURCE",
         )
-    return history.merge(market.drop(columns="universe"), on=wire.DS, how="left", validate="many_to_one")
+    return history.merge(market.drop(columns="universe"), on=names.DS, how="left", validate="many_to_one")

@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 
 from jobs.market import US_INDICES, Universe, market_daily, with_market
 from jobs.sources import INDEX
-from registry import wire
-from registry.contract import DataName
 from registry.errors import Corrupt, NotFound
+from registry.forecast import names
 from registry.settings import Settings
+from registry.training import DataName
 
 PANEL = "nbeats_global_daily.parquet"
 MARKET = "market_daily.parquet"
@@ -59,7 +59,7 @@ def load_panel(settings: Settings) -> pd.DataFrame:
             raise Corrupt(
                 f"{PANEL} and {file} in {settings.processed_dir} were compiled from different data; run `{COMMAND}`"
             )
-    return with_market(panel, market).merge(aux, on=[wire.UNIQUE_ID, wire.DS], how="left", validate="one_to_one")
+    return with_market(panel, market).merge(aux, on=[names.UNIQUE_ID, names.DS], how="left", validate="one_to_one")
 
 
 def load_bars(settings: Settings) -> pd.DataFrame:
@@ -69,8 +69,8 @@ def load_bars(settings: Settings) -> pd.DataFrame:
     is none of both indices'.
     """
     bars = _read(settings, BARS)
-    indices = bars[bars[wire.UNIQUE_ID].isin(US_INDICES.symbols)]
-    return with_market(bars, market_daily(indices, bars[bars[wire.UNIQUE_ID] == INDEX], US_INDICES))
+    indices = bars[bars[names.UNIQUE_ID].isin(US_INDICES.symbols)]
+    return with_market(bars, market_daily(indices, bars[bars[names.UNIQUE_ID] == INDEX], US_INDICES))
 
 
 def data_digest(settings: Settings, file: str = PANEL) -> str:

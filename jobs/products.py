@@ -4,13 +4,13 @@ import numpy as np
 import pandas as pd
 
 from jobs import sources, synthetic
-from registry import wire
+from registry.forecast import names
 
 
 def log_returns(prices: pd.DataFrame) -> pd.DataFrame:
     """unique_id, ds, y = log(close_t / close_t-1) of sorted prices; the first price of a series has no return."""
-    before = prices.groupby(wire.UNIQUE_ID)["close"].shift()
-    returns = prices[[wire.UNIQUE_ID, wire.DS]].assign(**{wire.Y: np.log(prices["close"] / before)})
+    before = prices.groupby(names.UNIQUE_ID)["close"].shift()
+    returns = prices[[names.UNIQUE_ID, names.DS]].assign(**{names.Y: np.log(prices["close"] / before)})
     return returns[before.notna()].reset_index(drop=True)
 
 
@@ -25,44 +25,45 @@ def adjusted_bars(raw: pd.DataFrame) -> pd.DataFrame:
     factor = raw["adj_close"] / raw["close"]
     prices = raw[list(sources.OHLC)].mul(factor, axis=0)
     volume = raw["volume"] * _later_splits(raw)
-    bars = raw[[wire.UNIQUE_ID, wire.DS]].assign(
-        y=np.log(prices["close"] / prices["close"].groupby(raw[wire.UNIQUE_ID]).shift()),
+    bars = raw[[names.UNIQUE_ID, names.DS]].assign(
+        y=np.log(prices["close"] / prices["close"].groupby(raw[names.UNIQUE_ID]).shift()),
         **prices,
         volume=volume,
         amount=prices.mean(axis=1) * volume,
         close_unadjusted=raw["close"],
     )
-    return bars[bars[wire.Y].notna()].reset_index(drop=True)
+    return bars[bars[names.Y].notna()].reset_index(drop=True)
 
 
 def together(*frames: pd.DataFrame) -> pd.DataFrame:
     """Long frames of different series as one, sorted by (unique_id, ds)."""
-    return pd.concat(frames).sort_values([wire.UNIQUE_ID, wire.DS], ignore_index=True)
+    return pd.concat(frames).sort_values([names.UNIQUE_ID, names.DS], ignore_index=True)
 
 
 def sector_map() -> pd.DataFrame:
     """unique_id, sector of the panel's stocks."""
     return pd.DataFrame(
-        {wire.UNIQUE_ID: list(sources.SECTORS), wire.SECTOR: list(sources.SECTORS.values())}, dtype="str"
+        {names.UNIQUE_ID: list(sources.SECTORS), names.SECTOR: list(sources.SECTORS.values())}, dtype="str"
     )
 
 
 def aux_features(panel: pd.DataFrame) -> pd.DataFrame:
     """unique_id, ds, sector, news_count, tweet_count of every row of the panel; the counts are synthetic."""
-    sector = panel[wire.UNIQUE_ID].map(sources.SECTORS).astype("str").array
-    columns = [wire.UNIQUE_ID, wire.DS, wire.SECTOR, *wire.COUNTS]
-    return synthetic.counts(panel).assign(**{wire.SECTOR: sector})[columns]
+    sector = panel[names.UNIQUE_ID].map(sources.SECTORS).astype("str").array
+    columns = [names.UNIQUE_ID, names.DS, names.SECTOR, *names.COUNTS]
+    return synthetic.counts(panel).assign(**{names.SECTOR: sector})[columns]
 
 
 def split_table() -> pd.DataFrame:
     """unique_id, ds, ratio of the splits within the bars' spans."""
-    names, days = zip(*sources.SPLITS, strict=True)
-    return pd.DataFrame({wire.UNIQUE_ID: names, wire.DS: pd.to_datetime(days), "ratio": list(sources.SPLITS.values())})
+    symbols, days = zip(*sources.SPLITS, strict=True)
+    ratios = list(sources.SPLITS.values())
+    return pd.DataFrame({names.UNIQUE_ID: symbols, names.DS: pd.to_datetime(days), "ratio": ratios})
 
 
 def _later_splits(raw: pd.DataFrame) -> "pd.Series[float]":
     """Shares on the series' last session for one share on each row's session."""
     shares = pd.Series(1.0, index=raw.index)
     for (name, day), ratio in sources.SPLITS.items():
-        shares = shares.where((raw[wire.UNIQUE_ID] != name) | (raw[wire.DS] >= day), shares * ratio)
+        shares = shares.where((raw[names.UNIQUE_ID] != name) | (raw[names.DS] >= day), shares * ratio)
     return shares

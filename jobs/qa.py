@@ -4,7 +4,7 @@ from typing import Any
 
 import pandas as pd
 
-from registry import calendars, wire
+from registry.forecast import calendars, names
 
 
 def describe_source(source: pd.DataFrame, product: pd.DataFrame, calendar: str) -> dict[str, Any]:
@@ -13,9 +13,9 @@ def describe_source(source: pd.DataFrame, product: pd.DataFrame, calendar: str) 
     `source` holds prices by (unique_id, ds), `product` what was made of them, with `y`. Every source row that is not
     in the product is accounted for: it is older than the product, or the first price of its series.
     """
-    series = product.groupby(wire.UNIQUE_ID)[wire.DS]
-    earlier = int((source[wire.DS] < source[wire.UNIQUE_ID].map(series.min())).sum())
-    largest = product.iloc[int(product[wire.Y].abs().argmax())]
+    series = product.groupby(names.UNIQUE_ID)[names.DS]
+    earlier = int((source[names.DS] < source[names.UNIQUE_ID].map(series.min())).sum())
+    largest = product.iloc[int(product[names.Y].abs().argmax())]
     summary: dict[str, Any] = {
         "rows_in": len(source),
         "rows_out": len(product),
@@ -27,11 +27,11 @@ def describe_source(source: pd.DataFrame, product: pd.DataFrame, calendar: str) 
             str(name): {"first": f"{ds.min():%Y-%m-%d}", "last": f"{ds.max():%Y-%m-%d}", "sessions": len(ds)}
             for name, ds in series
         },
-        "zero_return_share": round(float((product[wire.Y] == 0).mean()), 6),
+        "zero_return_share": round(float((product[names.Y] == 0).mean()), 6),
         "max_abs_return": {
-            "value": round(abs(float(largest[wire.Y])), 6),
-            "unique_id": str(largest[wire.UNIQUE_ID]),
-            "ds": f"{largest[wire.DS]:%Y-%m-%d}",
+            "value": round(abs(float(largest[names.Y])), 6),
+            "unique_id": str(largest[names.UNIQUE_ID]),
+            "ds": f"{largest[names.DS]:%Y-%m-%d}",
         },
         "missing_sessions": _missing_sessions(product, calendar),
     }
@@ -43,11 +43,11 @@ def describe_source(source: pd.DataFrame, product: pd.DataFrame, calendar: str) 
 def _missing_sessions(product: pd.DataFrame, calendar: str) -> list[str]:
     """`AAPL 2001-09-11` for every session between a series' first and last that has no row."""
     missing = []
-    for name, ds in product.groupby(wire.UNIQUE_ID)[wire.DS]:
+    for name, ds in product.groupby(names.UNIQUE_ID)[names.DS]:
         expected = calendars.sessions(calendar, ds.iloc[0], ds.iloc[-1])
         missing += [f"{name} {day:%Y-%m-%d}" for day in expected.difference(pd.DatetimeIndex(ds))]
     return missing
 
 
 def _rows(frame: pd.DataFrame) -> list[str]:
-    return [f"{name} {day:%Y-%m-%d}" for name, day in zip(frame[wire.UNIQUE_ID], frame[wire.DS], strict=True)]
+    return [f"{name} {day:%Y-%m-%d}" for name, day in zip(frame[names.UNIQUE_ID], frame[names.DS], strict=True)]

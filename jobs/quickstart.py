@@ -13,12 +13,13 @@ import httpx
 from jobs import compile as compiling
 from jobs import train
 from jobs.report import Progress, Reference
-from registry import promotion, tracking
+from registry import promotion
 from registry.claimant import user
 from registry.errors import KronosError
 from registry.ledger import Ledger
 from registry.settings import CHECKOUT, Settings
-from registry.store import Store
+from registry.versions import tracking
+from registry.versions.store import Store
 
 MODELS = ("naive", "ewma", "fhs", "har", "nbeats")
 SERVED = "nbeats"

@@ -10,8 +10,15 @@ from typing import Any
 import pandas as pd
 
 from jobs import families, figures, processed
-from registry import contract, evaluation, tracking, wire
-from registry.contract import Forecaster, History, Trained
+from registry import training
+from registry.forecast import names
+from registry.forecast.forecast import Forecaster
+from registry.forecast.history import History, numeric_columns
+from registry.scoring.difference import against
+from registry.scoring.rolling import ORIGIN, origins_between, rolling
+from registry.scoring.scores import means, rank_ic, reliability, scores
+from registry.training import Trained
+from registry.versions import tracking
 
 FHS, NAIVE = "fhs", "naive"
 REFERENCES = (FHS, "har", NAIVE)
@@ -34,12 +41,12 @@ class Task:
     """What forecasters are scored on: a data set, and the settings that every family shares."""
 
     data: processed.Data
-    config: contract.Config
+    config: training.Config
 
     @classmethod
-    def of(cls, data: processed.Data, config: contract.Config) -> "Task":
-        common = {f.name: getattr(config, f.name) for f in dataclasses.fields(contract.Config)}
-        return cls(data, contract.Config(**common))
+    def of(cls, data: processed.Data, config: training.Config) -> "Task":
+        common = {f.name: getattr(config, f.name) for f in dataclasses.fields(training.Config)}
+        return cls(data, training.Config(**common))
 
     @property
     def key(self) -> str:
@@ -48,7 +55,7 @@ class Task:
     def origins(self, context: int) -> pd.DatetimeIndex:
         """Origins of the report period. Raises BadInput, code NO_ORIGINS."""
         c = self.config
-        return evaluation.origins_between(
+        return origins_between(
             self.data.history, c.choose_until, c.report_until, c.horizon, context=context, every=c.report_every
         )
 
@@ -56,8 +63,8 @@ class Task:
         """The report period, forecast from every origin by the series that have `context` sessions there."""
         c, history = self.config, self.data.history
         if c.report_until:
-            history = history[history[wire.DS] <= pd.Timestamp(c.report_until)]
-        forecasts = evaluation.rolling(
+            history = history[history[names.DS] <= pd.Timestamp(c.report_until)]
+        forecasts = rolling(
             forecaster,
             history,
             self.origins(context),
@@ -66,7 +73,7 @@ class Task:
             context=context,
             progress=lambda done, of: progress(saying, done / of),
         )
-        return Scored(forecasts, evaluation.scores(forecasts))
+        return Scored(forecasts, scores(forecasts))
 
 
 class Reference:
@@ -108,7 +115,7 @@ class Unwatched:
         return False
 
     def fit_member(
-        self, model: str, history: pd.DataFrame, config: contract.Config, seed: int, *, tiny: bool
+        self, model: str, history: pd.DataFrame, config: training.Config, seed: int, *, tiny: bool
     ) -> Trained:
         run = Unwatched(self.checkpoint_dir / model)
         return families.fit_member(model, history, config, seed, tiny=tiny, run=run)
@@ -123,60 +130,70 @@ def _fit(name: str, task: Task) -> Forecaster:
 
 @dataclass(frozen=True)
 class Report:
-    """A forecaster's metrics over the report period, and the table of it and the references, best CRPS first."""
+    """Models and the references, scored on the same rows of the report period.
 
+    `compared` is the table of all, best CRPS first.
+    """
+
+    task: Task
     origins: pd.DatetimeIndex
-    metrics: Mapping[str, float]
+    models: Mapping[str, Scored]
+    references: Mapping[str, Scored]
+    metrics: Mapping[str, Mapping[str, float]]  # of each model
     compared: pd.DataFrame
 
 
-def report(
-    name: str, forecaster: Forecaster, task: Task, reference: Reference, run: tracking.Run, progress: Progress
-) -> Report:
-    """Score the report period, once, beside the references; log metrics, figures and tables."""
-    context = max(f.spec.min_context for f in (forecaster, *reference.fitted(task).values()))
-    ours = task.score(forecaster, context, progress, f"evaluating {name}")
-    others = reference.scored(task, context, progress)
+def report(models: Mapping[str, Forecaster], task: Task, reference: Reference, progress: Progress) -> Report:
+    """Score the report period once for each model, beside the references."""
     every = task.config.report_every
-    metrics = measure(ours, others, every)
-    run.metrics(metrics)
-    for key, by_step in _by_step(ours, others, every).items():
+    forecasters = [*models.values(), *reference.fitted(task).values()]
+    context = max(forecaster.spec.min_context for forecaster in forecasters)
+    scored = {
+        name: task.score(forecaster, context, progress, f"evaluating {name}") for name, forecaster in models.items()
+    }
+    references = reference.scored(task, context, progress)
+    metrics = {name: measure(one, references, every) for name, one in scored.items()}
+    compared = _compared(metrics, references, every)
+    return Report(task, task.origins(context), scored, references, metrics, compared)
+
+
+def log(scored: Report, name: str, forecaster: Forecaster, run: tracking.Run) -> None:
+    """Metrics, figures and tables of one model of a report, on its run."""
+    ours, task = scored.models[name], scored.task
+    run.metrics(scored.metrics[name])
+    for key, by_step in _by_step(ours, scored.references, task.config.report_every).items():
         run.series(f"{key}_by_step", by_step)
-    compared = _compared(name, metrics, others, every)
-    run.table(compared, "tables/compared")
-    run.table(evaluation.means(ours.scores, wire.UNIQUE_ID).reset_index(), "tables/scores_by_series")
-    run.table(evaluation.means(ours.scores, wire.STEP).reset_index(), "tables/scores_by_step")
-    run.table(evaluation.reliability(ours.forecasts), "tables/reliability")
-    series = str(ours.forecasts[wire.UNIQUE_ID].iloc[0])
+    run.table(scored.compared, "tables/compared")
+    run.table(means(ours.scores, names.UNIQUE_ID).reset_index(), "tables/scores_by_series")
+    run.table(means(ours.scores, names.STEP).reset_index(), "tables/scores_by_step")
+    run.table(reliability(ours.forecasts), "tables/reliability")
+    series = str(ours.forecasts[names.UNIQUE_ID].iloc[0])
     run.figure(figures.fan_chart(ours.forecasts, name, series), "figures/fan_chart.png")
-    shown = {name: ours.forecasts, FHS: others[FHS].forecasts}
+    shown = {name: ours.forecasts, FHS: scored.references[FHS].forecasts}
     run.figure(figures.reliability_diagram(shown), "figures/reliability.png")
     if forecaster.spec.has_prices:
-        origin = ours.forecasts.loc[ours.forecasts[wire.UNIQUE_ID] == series, evaluation.ORIGIN].max()
+        rows = ours.forecasts[names.UNIQUE_ID] == series
+        origin = ours.forecasts.loc[rows, ORIGIN].max()
         run.figure(_paths(name, forecaster, task, series, origin), "figures/paths.png")
-    return Report(task.origins(context), metrics, compared)
 
 
 def _paths(name: str, forecaster: Forecaster, task: Task, series: str, origin: pd.Timestamp) -> Any:
     """Picture of the paths that are sampled for one series after one session."""
     spec, history = forecaster.spec, task.data.history
-    one = history[history[wire.UNIQUE_ID] == series]
-    seen = one[one[wire.DS] <= origin].tail(spec.max_context)
-    forecast = forecaster.predict(
-        History.of(seen, contract.numeric_columns(seen, spec)),
-        task.config.horizon,
-        task.config.levels,
-        0,
-        {o.name: o.default for o in spec.options},
-    )
-    return figures.path_chart(forecast, one.set_index(wire.DS)[wire.OHLC[3]], name, series)
+    one = history[history[names.UNIQUE_ID] == series]
+    until_origin = one[one[names.DS] <= origin].tail(spec.max_context)
+    request = spec.request({"horizon": task.config.horizon})
+    known = History.of(until_origin, numeric_columns(until_origin, spec))
+    forecast = forecaster.predict(known, request).at(task.config.levels)
+    closes = one.set_index(names.DS)[names.OHLC[3]]
+    return figures.path_chart(forecast, closes, name, series)
 
 
 def measure(ours: Scored, references: Mapping[str, Scored], every: int) -> dict[str, float]:
     """Mean scores over the report period, rank IC, skill against fhs with both p-values and against naive."""
-    overall = evaluation.means(ours.scores).iloc[0].dropna()
-    ic = evaluation.rank_ic(ours.forecasts)
-    fhs, naive = (evaluation.against(ours.scores, references[name].scores, every=every) for name in (FHS, NAIVE))
+    overall = means(ours.scores).iloc[0].dropna()
+    ic = rank_ic(ours.forecasts)
+    fhs, naive = (against(ours.scores, references[name].scores, every=every) for name in (FHS, NAIVE))
     return {
         **{str(name): float(value) for name, value in overall.items()},
         **({"rank_ic": sum(ic.values()) / len(ic)} if ic else {}),
@@ -189,17 +206,19 @@ def measure(ours: Scored, references: Mapping[str, Scored], every: int) -> dict[
 
 def _by_step(ours: Scored, references: Mapping[str, Scored], every: int) -> dict[str, dict[int, float]]:
     """Metrics of each step ahead, by name."""
-    table = evaluation.means(ours.scores, wire.STEP)
+    table = means(ours.scores, names.STEP)
     found = {str(name): dict(zip(table.index, values, strict=True)) for name, values in table.items()}
     fhs = references[FHS].scores
-    skill = {step: evaluation.against(ours.scores, fhs, step, every=every).skill for step in table.index.tolist()}
-    return {**found, "rank_ic": evaluation.rank_ic(ours.forecasts), "skill_vs_fhs": skill}
+    skill = {step: against(ours.scores, fhs, step, every=every).skill for step in table.index.tolist()}
+    return {**found, "rank_ic": rank_ic(ours.forecasts), "skill_vs_fhs": skill}
 
 
-def _compared(name: str, metrics: Mapping[str, float], references: Mapping[str, Scored], every: int) -> pd.DataFrame:
-    """One row for the model and one for each reference, best CRPS first; columns of COMPARED that any of them has."""
-    rows = {name: metrics}
-    for other, scored in references.items():
-        rows[other if other != name else f"{other} (reference)"] = measure(scored, references, every)
-    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("model").sort_values("crps", kind="stable")
+def _compared(models: Mapping[str, Mapping[str, float]], references: Mapping[str, Scored], every: int) -> pd.DataFrame:
+    """One row for each model and reference, best CRPS first; columns of COMPARED that any has."""
+    rows = dict(models)
+    for name, scored in references.items():
+        label = f"{name} (reference)" if name in models else name
+        rows[label] = measure(scored, references, every)
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
+    table = table.sort_values("crps", kind="stable")
     return table[[column for column in COMPARED if column in table.columns]].reset_index()

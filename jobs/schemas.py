@@ -8,9 +8,9 @@ import pandera.pandas as pa
 
 from jobs.processed import AUX, BARS, MARKET, PANEL
 from jobs.sources import OHLC
-from registry import calendars, wire
-from registry.contract import MAX_ABS_RETURN
 from registry.errors import BadHistory
+from registry.forecast import calendars, names
+from registry.forecast.history import MAX_ABS_RETURN
 
 CALENDAR = "XNYS"
 
@@ -29,18 +29,18 @@ def bar_source() -> pa.DataFrameSchema:
 
 def panel() -> pa.DataFrameSchema:
     """nbeats_global_daily.parquet: one log return a stock and session."""
-    return _series({wire.Y: _log_return()})
+    return _series({names.Y: _log_return()})
 
 
 def market() -> pa.DataFrameSchema:
     """market_daily.parquet: what every series of a session shares."""
     columns = {
-        wire.DS: _session(),
-        wire.MARKET_ABS_RETURN: pa.Column("float64", [_finite(), _between(0.0, MAX_ABS_RETURN)]),
-        wire.INDEX_RETURN: _log_return(),
+        names.DS: _session(),
+        names.MARKET_ABS_RETURN: pa.Column("float64", [_finite(), _between(0.0, MAX_ABS_RETURN)]),
+        names.INDEX_RETURN: _log_return(),
         "universe": pa.Column("str", _filled()),
     }
-    return _frame(columns, _ascending([wire.DS]), _once([wire.DS]))
+    return _frame(columns, _ascending([names.DS]), _once([names.DS]))
 
 
 def bars() -> pa.DataFrameSchema:
@@ -50,12 +50,12 @@ def bars() -> pa.DataFrameSchema:
         "amount": _amount(),
         "close_unadjusted": _price(),
     }
-    return _series({wire.Y: _log_return(), **numbers}, _ohlc_order())
+    return _series({names.Y: _log_return(), **numbers}, _ohlc_order())
 
 
 def aux() -> pa.DataFrameSchema:
     """aux_features_daily.parquet: sector and counts of a stock and session."""
-    return _series({wire.SECTOR: pa.Column("str", _filled()), **{name: _amount() for name in wire.COUNTS}})
+    return _series({names.SECTOR: pa.Column("str", _filled()), **{name: _amount() for name in names.COUNTS}})
 
 
 def by_file() -> dict[str, pa.DataFrameSchema]:
@@ -86,7 +86,7 @@ def _sentence(cases: pd.DataFrame, frame: pd.DataFrame, schema: pa.DataFrameSche
         return f"{column}found {first['failure_case']}, expected {expected}"
     rows = cases.loc[(cases["check"] == first["check"]) & (cases["column"] == first["column"]), "index"].astype(int)
     found = f"found {first['failure_case']} in" if of_column else "broken in"
-    keys = [name for name in (wire.UNIQUE_ID, wire.DS) if name in frame.columns]
+    keys = [name for name in (names.UNIQUE_ID, names.DS) if name in frame.columns]
     where = " ".join(str(value).removesuffix(" 00:00:00") for value in frame.loc[rows.iloc[0], keys])
     return f"{column}{found} {rows.nunique()} of {len(frame)} rows, first {where}; expected {expected}"
 
@@ -100,8 +100,8 @@ def _frame(columns: dict[str, pa.Column], *rules: pa.Check) -> pa.DataFrameSchem
 
 def _series(numbers: dict[str, pa.Column], *rules: pa.Check) -> pa.DataFrameSchema:
     """A long frame: unique_id, ds and `numbers`, sorted by (unique_id, ds), each session once."""
-    keys = [wire.UNIQUE_ID, wire.DS]
-    columns = {wire.UNIQUE_ID: pa.Column("str", _filled()), wire.DS: _session(), **numbers}
+    keys = [names.UNIQUE_ID, names.DS]
+    columns = {names.UNIQUE_ID: pa.Column("str", _filled()), names.DS: _session(), **numbers}
     return _frame(columns, _once(keys), _ascending(keys), *rules)
 
 
@@ -138,7 +138,7 @@ def _between(low: float, high: float) -> pa.Check:
 
 
 def _filled() -> pa.Check:
-    return _rule(lambda names: names.str.len() > 0, "a name")
+    return _rule(lambda text: text.str.len() > 0, "a name")
 
 
 def _once(keys: list[str]) -> pa.Check:

@@ -8,17 +8,17 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from jobs import families
-from registry import contract
-from registry.contract import Range
+from registry import training
 from registry.errors import BadConfig, BadInput, BadParameter
+from registry.training import Range
 
 Values = Range | tuple[Any, ...]
 Space = Mapping[str, Values]
 
-TASK = {field.name for field in dataclasses.fields(contract.Config)}  # what is forecast when: never searched
+TASK = {field.name for field in dataclasses.fields(training.Config)}  # what is forecast when: never searched
 
 
-def space(family: families.Family, config: contract.Config, fixed: Collection[str]) -> Space:
+def space(family: families.Family, config: training.Config, fixed: Collection[str]) -> Space:
     """Settings of a model to search, by name, without those in `fixed`.
 
     Raises BadParameter (code NO_SEARCH) when nothing is declared or left, BadConfig for a setting that cannot be.
@@ -36,11 +36,13 @@ def space(family: families.Family, config: contract.Config, fixed: Collection[st
         raise BadConfig(f"SEARCH of {family.model} has {', '.join(wrong)}, expected settings of the model's own Config")
     left = {name: values for name, values in declared.items() if name not in fixed}
     if not left:
-        raise BadParameter(f"{', '.join(declared)} are all fixed; leave one of them to search", code="NO_SEARCH")
+        raise BadParameter(
+            f"all searchable settings are fixed ({', '.join(declared)}); unfix at least one", code="NO_SEARCH"
+        )
     return left
 
 
-def _declared(family: families.Family, config: contract.Config | None = None) -> Space:
+def _declared(family: families.Family, config: training.Config | None = None) -> Space:
     """SEARCH of the model's family, or its part for the model's kind."""
     found: Mapping[str, Any] = getattr(family.training, "SEARCH", {})
     kind = getattr(config or families.load_config(family, {}), "kind", None)
@@ -75,7 +77,7 @@ def _written(values: Values, drawn: Any) -> Any:
     return min(max(float(f"{drawn:.3g}"), values.low), values.high)
 
 
-def as_configured(searched: Space, config: contract.Config) -> dict[str, Any] | None:
+def as_configured(searched: Space, config: training.Config) -> dict[str, Any] | None:
     """The config's own values, if the space holds them all and can write them."""
     own = {name: getattr(config, name) for name in searched}
     return own if all(_holds(values, own[name]) for name, values in searched.items()) else None
@@ -88,7 +90,7 @@ def _holds(values: Values, value: Any) -> bool:
     return number and values.low <= value <= values.high and _written(values, value) == value
 
 
-def longest_context(family: families.Family, config: contract.Config, searched: Space) -> int:
+def longest_context(family: families.Family, config: training.Config, searched: Space) -> int:
     """Sessions that a history needs for any of the trials, so that all of them are scored on the same rows.
 
     Each setting is tried at its ends, the others as configured.

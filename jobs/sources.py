@@ -9,7 +9,7 @@ from importlib.metadata import version
 
 import pandas as pd
 
-from registry import wire
+from registry.forecast import names
 
 OHLC = ("open", "high", "low", "close")
 INDEX = "SP500"
@@ -95,18 +95,18 @@ def package_versions() -> dict[str, str]:
 
 def _long(prices: pd.DataFrame) -> pd.DataFrame:
     """Wide closes (one column a symbol) as a long frame."""
-    names = sorted(prices.columns)
-    wide = prices[names].rename_axis(index=wire.DS)
-    long = wide.melt(var_name=wire.UNIQUE_ID, value_name="close", ignore_index=False).reset_index()
-    return _typed(long[[wire.UNIQUE_ID, wire.DS, "close"]])
+    symbols = sorted(prices.columns)
+    wide = prices[symbols].rename_axis(index=names.DS)
+    long = wide.melt(var_name=names.UNIQUE_ID, value_name="close", ignore_index=False).reset_index()
+    return _typed(long[[names.UNIQUE_ID, names.DS, "close"]])
 
 
 def _bars(frames: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    columns = [wire.UNIQUE_ID, wire.DS, *OHLC, "volume", "adj_close"]
+    columns = [names.UNIQUE_ID, names.DS, *OHLC, "volume", "adj_close"]
     renamed = [
         frame.rename(columns=lambda name: str(name).lower().replace(" ", "_"))
-        .rename(columns={"date": wire.DS})
-        .assign(**{wire.UNIQUE_ID: name})
+        .rename(columns={"date": names.DS})
+        .assign(**{names.UNIQUE_ID: name})
         for name, frame in sorted(frames.items())
     ]
     return _typed(pd.concat(renamed, ignore_index=True)[columns])
@@ -114,5 +114,5 @@ def _bars(frames: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 def _typed(frame: pd.DataFrame) -> pd.DataFrame:
     numbers = frame.columns[2:]
-    kinds = {wire.UNIQUE_ID: "str", wire.DS: "datetime64[ns]", **dict.fromkeys(numbers, "float64")}
+    kinds = {names.UNIQUE_ID: "str", names.DS: "datetime64[ns]", **dict.fromkeys(numbers, "float64")}
     return frame.astype(kinds)

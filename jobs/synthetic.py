@@ -5,10 +5,10 @@ import hashlib
 import numpy as np
 import pandas as pd
 
-from registry import volatility, wire
-from registry.contract import Floats
+from registry.forecast import names, volatility
+from registry.forecast.arrays import Floats
 
-RATES = {wire.NEWS_COUNT: 6.0, wire.TWEET_COUNT: 40.0}  # of a quiet session, on average over the symbols
+RATES = {names.NEWS_COUNT: 6.0, names.TWEET_COUNT: 40.0}  # of a quiet session, on average over the symbols
 STIR = 0.5  # the rate grows by this share for each volatility that the session's return is away from 0
 SHAPE = 4.0  # of the gamma that mixes the rates: the variance is mean + mean^2 / SHAPE
 
@@ -19,12 +19,12 @@ def counts(panel: pd.DataFrame) -> pd.DataFrame:
     Negative binomial around a rate of the symbol that rises with the size of the same session's return. A count
     depends on its symbol, its place in the series and the returns up to it, and on nothing later.
     """
-    series = [_of_one(str(name), one) for name, one in panel.groupby(wire.UNIQUE_ID, sort=False)]
+    series = [_of_one(str(name), one) for name, one in panel.groupby(names.UNIQUE_ID, sort=False)]
     return pd.concat(series, ignore_index=True)
 
 
 def _of_one(name: str, one: pd.DataFrame) -> pd.DataFrame:
-    y = one[wire.Y].to_numpy()
+    y = one[names.Y].to_numpy()
     size = _size(y)
     drawn = {}
     for column, rate in RATES.items():
@@ -36,7 +36,7 @@ def _of_one(name: str, one: pd.DataFrame) -> pd.DataFrame:
         drawn[column] = np.array(
             [draw.poisson(m * draw.gamma(SHAPE) / SHAPE) for draw, m in zip(draws, mean, strict=True)], np.float64
         )
-    return one[[wire.UNIQUE_ID, wire.DS]].assign(**drawn)
+    return one[[names.UNIQUE_ID, names.DS]].assign(**drawn)
 
 
 def _size(y: Floats) -> Floats:

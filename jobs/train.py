@@ -14,12 +14,17 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from jobs import card, evaluate, families, processed
-from jobs.report import Progress, Reference, Task, report
-from registry import artifacts, contract, tracking, wire
-from registry.contract import Trained
-from registry.errors import BadConfig, BadInput, Conflict
+from jobs.report import Progress, Reference, Task, log, report
+from registry import training
+from registry.errors import BadConfig, BadParameter, Conflict
+from registry.forecast import names
+from registry.forecast.spec import ModelSpec
 from registry.settings import CHECKOUT, Settings
-from registry.store import MANIFEST_TAG, Store, Version, example_history
+from registry.training import Trained
+from registry.versions import artifacts, tracking
+from registry.versions.manifest import MODEL_DIR, sha256
+from registry.versions.store import MANIFEST_TAG, Store, example_history
+from registry.versions.version import Version
 
 EXPERIMENT = "forecasters"
 MAX_SEED = 2**32 - 1  # numpy's and Lightning's
@@ -62,7 +67,7 @@ class Plan:
     """What is going to be trained: checked before anything is started."""
 
     family: families.Family
-    config: contract.Config
+    config: training.Config
     seed: int
     data: processed.Data
     start: Start | None
@@ -71,33 +76,41 @@ class Plan:
     recipe: str
     leakage: str  # what the start has seen of the report period
 
-    def synthetic(self, spec: contract.ModelSpec) -> tuple[str, ...]:
+    def synthetic(self, spec: ModelSpec) -> tuple[str, ...]:
         """Columns that the model takes and the data made up."""
         return tuple(name for name in (*spec.columns, *spec.optional) if name in self.data.synthetic)
 
 
 def plan(settings: Settings, model: str, overrides: Mapping[str, Any], *, seed: int, tiny: bool) -> Plan:
-    """Check model, settings and data. Raises BadInput, BadConfig or NotFound; nothing has been written then."""
+    """Check model, settings and data before anything is written.
+
+    Raises BadInput, BadConfig or NotFound.
+    """
     family = families.find(model)
     if not 0 <= seed <= MAX_SEED:
-        raise BadInput(f"seed is {seed}, expected 0..{MAX_SEED}", code="BAD_SEED")
+        raise BadParameter(f"seed is {seed}, expected 0..{MAX_SEED}", code="BAD_SEED")
     config = families.load_config(family, overrides, tiny=tiny, defaults=_frozen(settings))
     data = processed.load(settings, config.data)
     spec = family.training.spec(model, config)
     evaluate.check_data(spec, data)
-    for member, own in families.members(config).items():
-        evaluate.check_data(families.find(member).training.spec(member, own), data)
+    for member, member_config in families.members(config).items():
+        member_spec = families.find(member).training.spec(member, member_config)
+        evaluate.check_data(member_spec, data)
     Task.of(data, config).origins(context=1)
     start = _start(settings, family, str(getattr(config, "start_from", "")))
     leakage = evaluate.leakage(start.version.tags, config) if start else ""
-    lock, code = (
-        artifacts.sha256(CHECKOUT / "requirements.lock"),
-        artifacts.code_digest(CHECKOUT, family.name, *spec.uses),
-    )
-    begun_from = {"start": start.version.tags[MANIFEST_TAG]} if start else {}
-    inputs = {"data": data.digest, "compiled": str(processed.COMPILE_VERSION), "lock": lock, "code": code, **begun_from}
+    used = (family.name, *spec.uses)
+    lock = sha256(CHECKOUT / "requirements.lock")
+    inputs = {
+        "data": data.digest,
+        "compiled": str(processed.COMPILE_VERSION),
+        "lock": lock,
+        "code": artifacts.training_digest(CHECKOUT, *used),
+        **({"start": start.version.tags[MANIFEST_TAG]} if start else {}),
+    }
     recipe = families.recipe(model, config, seed, **inputs)
-    return Plan(family, config, seed, data, start, lock, code, recipe, leakage)
+    shipped = artifacts.code_digest(CHECKOUT, *used)
+    return Plan(family, config, seed, data, start, lock, shipped, recipe, leakage)
 
 
 def _frozen(settings: Settings) -> dict[str, Any]:
@@ -112,7 +125,7 @@ def _start(settings: Settings, family: families.Family, start_from: str) -> Star
         return None
     store = Store(settings)
     version = store.resolve(start_from)
-    model_dir = store.fetch(version) / artifacts.MODEL_DIR
+    model_dir = store.fetch(version) / MODEL_DIR
     found = store.spec(version).family
     if found != family.name:
         raise BadConfig(
@@ -155,7 +168,9 @@ def train(
         run.tags(simulated)
         run.metrics(dict.fromkeys(simulated, 1.0))  # a column of the comparison in the UI
         task = Task.of(what.data, what.config)
-        metrics = {**cost, **report(what.family.model, trained.forecaster, task, reference, run, progress).metrics}
+        scored = report({what.family.model: trained.forecaster}, task, reference, progress)
+        log(scored, what.family.model, trained.forecaster, run)
+        metrics = {**cost, **scored.metrics[what.family.model]}
         for stem, figure in trained.figures.items():
             run.figure(figure, f"figures/{stem}.png")
         for stem, table in trained.tables.items():
@@ -198,7 +213,7 @@ def _tags(what: Plan) -> dict[str, str]:
     config = what.config
     return {
         "family": what.family.name,
-        "contract": str(wire.CONTRACT),
+        "contract": str(names.CONTRACT),
         "data": what.data.name,
         "data_digest": what.data.digest,
         "universe": what.data.universe.tag,
@@ -269,7 +284,7 @@ class _TrainRun:
         return False
 
     def fit_member(
-        self, model: str, history: pd.DataFrame, config: contract.Config, seed: int, *, tiny: bool
+        self, model: str, history: pd.DataFrame, config: training.Config, seed: int, *, tiny: bool
     ) -> Trained:
         steps = int(getattr(families.load_config(families.find(model), {}, tiny=tiny), "max_steps", 1))
         directory = self.checkpoint_dir / model

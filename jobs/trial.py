@@ -11,9 +11,13 @@ from typing import Any
 import pandas as pd
 
 from jobs import families
-from registry import contract, evaluation
-from registry.contract import Forecaster, Trained
+from registry import training
 from registry.errors import BadInput, KronosError
+from registry.forecast.forecast import Forecaster
+from registry.scoring.difference import against
+from registry.scoring.rolling import rolling
+from registry.scoring.scores import means, scores
+from registry.training import Trained
 
 Listen = Callable[[int, Mapping[str, float]], bool]  # hears step and losses; says whether the trial shall be given up
 
@@ -26,7 +30,7 @@ class Setup:
     """What the trials of a study share. Nothing in it is later than the choice period."""
 
     family: families.Family
-    config: contract.Config  # with the settings that are not searched
+    config: training.Config  # with the settings that are not searched
     history: pd.DataFrame  # up to config.choose_until
     origins: pd.DatetimeIndex  # of the choice period
     context: int  # sessions that a series needs to take part at an origin, in every trial
@@ -58,7 +62,7 @@ class Surroundings:
         return self._stop
 
     def fit_member(
-        self, model: str, history: pd.DataFrame, config: contract.Config, seed: int, *, tiny: bool
+        self, model: str, history: pd.DataFrame, config: training.Config, seed: int, *, tiny: bool
     ) -> Trained:
         def member(step: int, losses: Mapping[str, float]) -> bool:
             self._listen(step, {f"{model}_{name}": loss for name, loss in losses.items()})
@@ -90,15 +94,15 @@ def run(setup: Setup, settings: Mapping[str, Any], listen: Listen) -> Outcome:
             if isinstance(error, BadInput) or error.code == DIVERGED:
                 return Outcome(given_up=f"{error.code}: {error.message}")
             raise
-    found = evaluation.means(scored).iloc[0].dropna()
-    skill = evaluation.against(scored, setup.reference, every=setup.config.report_every).skill
+    found = means(scored).iloc[0].dropna()
+    skill = against(scored, setup.reference, every=setup.config.report_every).skill
     metrics = {str(name): float(value) for name, value in found.items()}
     return Outcome({**metrics, "skill_vs_fhs": skill, "fit_seconds": fit_seconds})
 
 
 def score(
-    forecaster: Forecaster, history: pd.DataFrame, origins: pd.DatetimeIndex, config: contract.Config, context: int
+    forecaster: Forecaster, history: pd.DataFrame, origins: pd.DatetimeIndex, config: training.Config, context: int
 ) -> pd.DataFrame:
     """Scores of a forecaster from every origin, of the series that have `context` sessions there."""
-    forecasts = evaluation.rolling(forecaster, history, origins, config.horizon, levels=config.levels, context=context)
-    return evaluation.scores(forecasts)
+    forecasts = rolling(forecaster, history, origins, config.horizon, levels=config.levels, context=context)
+    return scores(forecasts)

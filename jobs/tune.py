@@ -23,9 +23,11 @@ from jobs.search import Space
 from jobs.study import GIVEN_UP, METRICS, RUN, Study, open_study
 from jobs.trial import Setup, Surroundings, score
 from jobs.tuned import COMPLETE, FAILED, PRUNED, Result, scored
-from registry import evaluation, tracking, wire
 from registry.errors import BadParameter
+from registry.forecast import names
+from registry.scoring.rolling import origins_between
 from registry.settings import Settings
+from registry.versions import tracking
 
 EXPERIMENT = "tuning"
 POLL_S = 1.0
@@ -106,11 +108,11 @@ def prepare(what: Plan, scratch: Path) -> Setup:
     """What every trial gets: nothing after the choice period, and how fhs scores there."""
     family, config, seed = what.training.family, what.training.config, what.training.seed
     history = what.training.data.history
-    history = history[history[wire.DS] <= pd.Timestamp(config.choose_until)].reset_index(drop=True)
+    history = history[history[names.DS] <= pd.Timestamp(config.choose_until)].reset_index(drop=True)
     unwatched = Surroundings(scratch, None, lambda *_: False)
     fhs = families.fit_member(FHS, history, config, seed, tiny=False, run=unwatched).forecaster
     context = max(fhs.spec.min_context, search.longest_context(family, config, what.space))
-    origins = evaluation.origins_between(
+    origins = origins_between(
         history, config.fit_until, config.choose_until, config.horizon, context=context, every=config.report_every
     )
     reference = score(fhs, history, origins, config, context)
@@ -161,7 +163,7 @@ class _Tuning:
                 return
 
     def _one(self, worker: int, trial: optuna.Trial) -> None:
-        """One trial and its run. The study hears of its outcome last: a trial of which it does not hear has failed."""
+        """One trial and its run. The outcome is stored last, so an interrupted trial counts as failed."""
         settings = self._study.settings(trial)
         child = self._run.child(f"trial {trial.number}", {"trial": str(trial.number)})
         trial.set_user_attr(RUN, child.run_id)

@@ -14,8 +14,9 @@ from optuna.trial import FrozenTrial, TrialState
 from jobs.report import FHS
 from jobs.study import GIVEN_UP, METRICS, RUN, Study
 from jobs.trial import Setup
-from registry import evaluation, tracking
 from registry.errors import KronosError
+from registry.scoring.scores import means
+from registry.versions import tracking
 
 COMPLETE, PRUNED, FAILED = "complete", "pruned", "failed"  # what became of a trial
 STATES = {TrialState.COMPLETE: COMPLETE, TrialState.PRUNED: PRUNED, TrialState.FAIL: FAILED}
@@ -64,7 +65,7 @@ def record(study: Study, run: tracking.Run, setup: Setup, fixed: Collection[str]
             f"no trial of {study.name} is complete ({why}); ask for more, or for more time", code="NO_TRIAL"
         )
     settings, metrics = study.settings(found), found.user_attrs[METRICS]
-    run.metrics({**metrics, "fhs_crps": float(evaluation.means(setup.reference)["crps"].iloc[0])})
+    run.metrics({**metrics, "fhs_crps": float(means(setup.reference)["crps"].iloc[0])})
     # A parameter of a run never changes, and more trials may find a better one: so these are tags.
     run.tags({f"best_{name}": str(value) for name, value in settings.items()} | {"best_trial": str(found.number)})
     counts = {"trials": complete + pruned, "pruned": pruned}

@@ -18,7 +18,8 @@ from registry.errors import BadParameter, Corrupt, NotFound
 
 if TYPE_CHECKING:  # mlflow and SQLAlchemy cost seconds: --help does without
     from registry.ledger import Ledger
-    from registry.store import Store, Version
+    from registry.versions.store import Store
+    from registry.versions.version import Version
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -269,7 +270,7 @@ def ui(port: Annotated[int | None, typer.Option(help="Port. [default: KRONOS_UI_
     import os
 
     from registry.settings import Settings
-    from registry.tracking import process_environment
+    from registry.versions.tracking import process_environment
 
     settings = Settings()
     if settings.tracking.startswith("http"):
@@ -289,7 +290,7 @@ def ui(port: Annotated[int | None, typer.Option(help="Port. [default: KRONOS_UI_
 
 def _store() -> "Store":
     from registry.settings import Settings
-    from registry.store import Store
+    from registry.versions.store import Store
 
     return Store(Settings())
 
@@ -339,7 +340,7 @@ def _instant(text: str) -> datetime:
     try:
         return datetime.fromisoformat(text)
     except ValueError as error:
-        raise BadParameter(f"--at is {text!r}, expected a time like 2026-11-22T10:00", code="BAD_TIMESTAMP") from error
+        raise BadParameter(f"--at is {text!r}, expected a time like 2026-11-22T10:00", code="BAD_TIME") from error
 
 
 def _flat(facts: Mapping[str, Any]) -> list[tuple[str, Any]]:

@@ -8,7 +8,7 @@ from registry import promotion, stages
 from registry.errors import Corrupt, NotFound
 from registry.ledger import Ledger
 from registry.stages import ALIASES, PREVIOUS, PRODUCTION, State
-from registry.store import Store
+from registry.versions.store import Store
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class _Case:
-    """A finding and what repairs it; None where only a person can."""
+    """A finding and what repairs it; None if it must be repaired by hand."""
 
     finding: Finding
     remedy: Callable[[], object] | None = None

@@ -30,9 +30,9 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, but not listed
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
-from registry.artifacts import sha256
 from registry.errors import BadConfig, BadInput, BadParameter, Conflict, Corrupt, KronosError, NotFound
 from registry.settings import Settings
+from registry.versions.manifest import sha256
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 TIMEOUT_S = 30.0

@@ -15,12 +15,16 @@ import pandas as pd
 import yaml
 from huggingface_hub import metadata_load
 
-from registry import artifacts, tracking, wire
-from registry.contract import Forecaster, ModelSpec
 from registry.errors import BadInput, BadParameter, Corrupt, NotFound
+from registry.forecast import names
+from registry.forecast.forecast import Forecaster
+from registry.forecast.spec import ModelSpec
 from registry.hub import CARD, CONFIG, WEIGHTS, Hub, Progress, Snapshot
 from registry.settings import CHECKOUT, Settings
-from registry.store import Store, Version, example_history
+from registry.versions import artifacts, tracking
+from registry.versions.manifest import sha256
+from registry.versions.store import Store, example_history
+from registry.versions.version import Version
 
 FAMILY = NAME = "kronos"
 EXPERIMENT = "mirrors"
@@ -229,7 +233,7 @@ def _recipe(settings: Settings, source: Source, predictor: Snapshot, tokenizer: 
         "commits": [[snapshot.repo, snapshot.commit] for snapshot in (predictor, tokenizer)],
         "settings": [settings.max_context, settings.clip],
         "pretrained_until": [source.pretrained_until, PRETRAINED_UNTIL.get(predictor.commit)],
-        "code": [artifacts.code_digest(CHECKOUT, FAMILY), artifacts.sha256(CHECKOUT / "requirements.lock")],
+        "code": [artifacts.code_digest(CHECKOUT, FAMILY), sha256(CHECKOUT / "requirements.lock")],
     }
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
@@ -241,11 +245,11 @@ def _tags(settings: Settings, source: Source, spec: ModelSpec, parts: Mapping[st
     until, said_by = _pretrained_until(source, predictor)
     return {
         "family": FAMILY,
-        "contract": str(wire.CONTRACT),
+        "contract": str(names.CONTRACT),
         "data_digest": "none",
         "universe": "none",
         "git_commit": tracking.git_commit(),
-        "lock_sha256": artifacts.sha256(CHECKOUT / "requirements.lock"),
+        "lock_sha256": sha256(CHECKOUT / "requirements.lock"),
         "code_digest": artifacts.code_digest(CHECKOUT, FAMILY),
         "trained_until": trained_until if _is_date(trained_until) else "none",
         "pretrained_until": until,
@@ -257,11 +261,11 @@ def _tags(settings: Settings, source: Source, spec: ModelSpec, parts: Mapping[st
         "licence": predictor.licence,
         "weight_source": predictor.snapshot.repo,
         "weight_revision": predictor.snapshot.commit,
-        "weight_sha256": artifacts.sha256(predictor.path(WEIGHTS)),
+        "weight_sha256": sha256(predictor.path(WEIGHTS)),
         "tokenizer_licence": tokenizer.licence,
         "tokenizer_source": tokenizer.snapshot.repo,
         "tokenizer_revision": tokenizer.snapshot.commit,
-        "tokenizer_sha256": artifacts.sha256(tokenizer.path(WEIGHTS)),
+        "tokenizer_sha256": sha256(tokenizer.path(WEIGHTS)),
         "max_context": str(spec.max_context),
         "clip": f"{settings.clip:g}",
     }
@@ -270,7 +274,7 @@ def _tags(settings: Settings, source: Source, spec: ModelSpec, parts: Mapping[st
 def _pretrained_until(source: Source, predictor: Part) -> tuple[str, str]:
     """Last session that the weights saw before, 'none' or 'unknown', and who says so.
 
-    A card may claim a date; that there was none is believed of the cards that we push.
+    A card may claim a date. "none" is trusted only on cards written by `push`.
     """
     if source.pretrained_until:
         return source.pretrained_until, "told"
@@ -299,7 +303,7 @@ def _is_date(text: str) -> bool:
 def _files(part: Part) -> list[dict[str, Any]]:
     where = {"repository": part.snapshot.repo, "revision": part.snapshot.commit}
     paths = [part.path(name) for name in part.names()]
-    return [{**where, "name": p.name, "size": p.stat().st_size, "sha256": artifacts.sha256(p)} for p in paths]
+    return [{**where, "name": p.name, "size": p.stat().st_size, "sha256": sha256(p)} for p in paths]
 
 
 def _bars(settings: Settings) -> pd.DataFrame:

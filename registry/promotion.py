@@ -11,12 +11,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from registry import ledger as ledgers
-from registry import stages, tracking
+from registry import stages
 from registry.claimant import user
 from registry.errors import BadParameter, Conflict, Corrupt, NotFound
 from registry.ledger import Ledger, Record
 from registry.stages import ALIASES, ARCHIVED, PREVIOUS, PRODUCTION, STAGES, STAGING, State
-from registry.store import MANIFEST_TAG, Store, Version
+from registry.versions import tracking
+from registry.versions.store import MANIFEST_TAG, Store
+from registry.versions.version import Version
 
 EXPERIMENT = "promotions"
 PROMOTION_TAG = "kronos.promotion"  # the row's hash, on its audit run

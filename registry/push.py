@@ -8,14 +8,17 @@ from typing import Any
 
 import yaml
 
-from registry import artifacts, tracking, wire
-from registry.contract import ModelSpec
 from registry.errors import BadParameter, NotAvailable
+from registry.forecast import names
+from registry.forecast.model_folder import read_spec
+from registry.forecast.spec import ModelSpec
 from registry.hub import CARD, CONFIG, WEIGHTS, Hub, Progress, check_name
-from registry.loading import read_spec
 from registry.mirror import LIBRARY, PARTS
 from registry.settings import Settings
-from registry.store import Store, Version
+from registry.versions import tracking
+from registry.versions.manifest import MODEL_DIR
+from registry.versions.store import Store
+from registry.versions.version import Version
 
 _FACTS = ("weights", "weight_source", "weight_revision", "tokenizer_source", "tokenizer_revision",
           "pretrained_until", "pretrained_until_source", "trained_until", "data", "data_digest", "max_context", "clip",
@@ -75,7 +78,7 @@ def push(
         raise BadParameter(f"weights and tokenizer cannot share {repo}: both are a {CONFIG} and a {WEIGHTS}")
     store, hub = Store(settings), Hub(settings)
     version = store.resolve(reference)
-    model_dir = store.fetch(version) / artifacts.MODEL_DIR
+    model_dir = store.fetch(version) / MODEL_DIR
     missing = [part for part in PARTS if not (model_dir / part / WEIGHTS).is_file()]
     if missing:
         raise NotAvailable(f"{version.uri} holds no {' and no '.join(missing)}; only versions of Kronos are pushed")
@@ -125,7 +128,7 @@ def predictor_card(
     scores = [f"| {key} | {metrics[key]:.6g} |" for key in overall]
     table = "\n".join(["| score | value |", "|---|---|", *scores]) if scores else "Its run has none."
     facts = "\n".join(f"| {key} | {version.tags[key]} |" for key in _FACTS if key in version.tags)
-    fields = ", ".join(c for c in (*spec.columns, *spec.optional) if c not in wire.HISTORY)
+    fields = ", ".join(c for c in (*spec.columns, *spec.optional) if c not in names.HISTORY)
     return f"""{_front_matter(version, "licence", "weight_source")}# {repo.partition("/")[2]}
 
 Weights of Kronos (Shi et al., AAAI 2026, arXiv 2508.02739): version {version.version} of the registered model

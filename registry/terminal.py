@@ -35,8 +35,8 @@ def run(main: Callable[[], object], on_error: Callable[[KronosError], None] = la
 def tag_run(error: KronosError) -> None:
     """Under `mlflow run`, say on its run why nothing came of it."""
     if os.environ.get("MLFLOW_RUN_ID"):
-        from registry import tracking
         from registry.settings import Settings
+        from registry.versions import tracking
 
         tracking.tag_project_run(Settings(), f"{error.code}: {error.message}")
 

@@ -31,7 +31,7 @@ def start(
     KRONOS_MODE decides what `kronos` is: auto (kronos, and kronos_simulated where there is none), kronos, simulated.
     """
     from registry.settings import Settings
-    from registry.store import Store
+    from registry.versions.store import Store
     from serving.modes import choose
     from serving.scorer import Scorer
 
@@ -72,7 +72,7 @@ def request(
     Example: python -m serving request nbeats > request.json
     """
     from registry.settings import Settings
-    from registry.store import Store
+    from registry.versions.store import Store
     from serving.modes import choose
 
     settings = Settings()

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from registry.errors import Corrupt, KronosError, NotFound
-from registry.store import Store, Version
+from registry.versions.store import Store
+from registry.versions.version import Version
 
 KRONOS = "kronos"
 SIMULATED = "kronos_simulated"

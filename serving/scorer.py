@@ -14,8 +14,8 @@ import httpx
 
 from registry.errors import BadParameter, KronosError
 from registry.settings import Settings
-from registry.store import Version
-from registry.tracking import process_environment
+from registry.versions.tracking import process_environment
+from registry.versions.version import Version
 
 READY_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 15.0

@@ -31,7 +31,7 @@ hypothesis.settings.load_profile("fixed")
 
 
 # Short suites run last, so that neither of two test processes waits long for the other.
-SHORT = ("test_evaluate.py", "test_registry_cli.py")
+SHORT = ("test_evaluate.py", "test_golden.py", "test_registry_cli.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

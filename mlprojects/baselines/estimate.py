@@ -9,9 +9,10 @@ from arch import arch_model
 from matplotlib.figure import Figure
 
 from mlprojects.baselines import garch
-from registry import contract, volatility, wire
-from registry.contract import Floats
 from registry.errors import BadHistory
+from registry.forecast import names, volatility
+from registry.forecast.arrays import Floats
+from registry.forecast.history import History
 
 SHORTEST = 500  # sessions; Hwang and Valls Pereira, European Journal of Finance 12 (2006), ask for as many
 STATIONARY = 1 - 1e-6  # persistence; the optimiser stops at 1, up to its rounding, when it would go beyond
@@ -78,8 +79,8 @@ class Estimates:
 
 def estimate(history: pd.DataFrame, *, asymmetric: bool) -> Estimates:
     """Fit every series of a history by itself. Raises BadHistory when none can be fitted."""
-    whole = contract.History.of(history)
-    returns = [whole.columns[wire.Y][start:end] for start, end in pairwise(whole.bounds)]
+    whole = History.of(history)
+    returns = [whole.columns[names.Y][start:end] for start, end in pairwise(whole.bounds)]
     fits = [fit(y, asymmetric=asymmetric) for y in returns]
     outcomes = pd.Series([found.outcome for found in fits], dtype="str")
     if not (outcomes == FITTED).any():
@@ -95,24 +96,24 @@ def estimate(history: pd.DataFrame, *, asymmetric: bool) -> Estimates:
         log_likelihood=[found.log_likelihood for found in fits],
         outcome=outcomes,
     )
-    table.insert(0, wire.UNIQUE_ID, list(whole.ids))
+    table.insert(0, names.UNIQUE_ID, list(whole.ids))
     table.insert(1, "sessions", whole.lengths)
     own = table[outcomes == FITTED]
-    return Estimates(tuple(own[wire.UNIQUE_ID]), own[list(garch.NAMES)].to_numpy(), table)
+    return Estimates(tuple(own[names.UNIQUE_ID]), own[list(garch.NAMES)].to_numpy(), table)
 
 
 def volatility_chart(history: pd.DataFrame, estimates: Estimates) -> Figure:
     """Conditional volatility of the first fitted series beside its EWMA over the last sessions of the fit, per cent."""
     name = estimates.symbols[0]
-    one = history[history[wire.UNIQUE_ID] == name]
-    y = one[wire.Y].to_numpy()[None]
+    one = history[history[names.UNIQUE_ID] == name]
+    y = one[names.Y].to_numpy()[None]
     figure = Figure(figsize=(10, 4), layout="constrained")
     axis = figure.subplots()
     for label, sigma, colour in (
         ("EWMA, decay 0.94", volatility.ewma_volatility(y)[0], "#95a5a6"),
         ("conditional volatility", garch.scale(y, estimates.parameters[:1], 1)[0, :, 0], "#1f77b4"),
     ):
-        axis.plot(one[wire.DS].iloc[-SHOWN:], 100 * sigma[-SHOWN:], color=colour, linewidth=1.2, label=label)
+        axis.plot(one[names.DS].iloc[-SHOWN:], 100 * sigma[-SHOWN:], color=colour, linewidth=1.2, label=label)
     axis.set_title(f"{name}: volatility of the next session", loc="left", fontsize=10)
     axis.set_ylabel("per cent a session")
     axis.spines[["top", "right"]].set_visible(False)

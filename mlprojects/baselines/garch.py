@@ -13,8 +13,8 @@ import numpy as np
 from scipy.signal import lfilter
 from scipy.special import stdtrit
 
-from registry import volatility
-from registry.contract import Floats
+from registry.forecast import volatility
+from registry.forecast.arrays import Floats
 
 NAMES = ("mu", "omega", "alpha", "gamma", "beta", "nu")  # of parameters [n, 6], in units of log returns
 POOLED = ("drift", "alpha", "gamma", "beta", "nu")  # of a pool [5]; drift is mu in unconditional volatilities

@@ -9,12 +9,16 @@ from typing import Any, ClassVar
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from mlprojects.baselines import ensemble, garch
 from mlprojects.baselines.ensemble import Ensemble
-from registry import volatility, wire
-from registry.contract import Floats, Forecast, History, ModelSpec, at_levels, quantile_mean
+from registry.forecast import names, volatility
+from registry.forecast.arrays import Floats
+from registry.forecast.forecast import Forecast
+from registry.forecast.history import History
+from registry.forecast.model_folder import read_spec
+from registry.forecast.spec import ModelSpec, Request
 
 REQUIREMENTS = ("scipy", "safetensors")
 CONTEXT = 1000  # sessions looked at: an average with a half-life of 90 has forgotten its seed by then
@@ -26,30 +30,22 @@ NOTE = "pooled parameters, scaled to its own history, for each series that train
 
 @dataclass(frozen=True)
 class Baseline(ABC):
-    """What they share: series of equal length together, then levels and mean. One of them says the quantiles."""
+    """What they share: series of equal length are forecast together. Each says its quantiles."""
 
     spec: ModelSpec
-    columns: ClassVar[tuple[str, ...]] = (wire.Y,)
+    columns: ClassVar[tuple[str, ...]] = (names.Y,)
 
-    def predict(
-        self, history: History, horizon: int, levels: Sequence[float], seed: int, options: Mapping[str, Any]
-    ) -> Forecast:
-        """Forecast of every series; nothing is drawn, so `seed` changes nothing."""
-        quantiles = np.empty((len(history.ids), horizon, len(self.spec.levels)))
-        for which, values in history.blocks(self.spec.max_context, self.columns):
-            quantiles[which] = self.quantiles([history.ids[i] for i in which], values, horizon)
-        return Forecast(
-            unique_id=history.ids,
-            cutoffs=history.cutoffs,
-            levels=tuple(levels),
-            quantiles=at_levels(quantiles, self.spec.levels, levels),
-            mean=quantile_mean(quantiles, self.spec.levels),
-            notes=self.notes(history.ids),
-        )
+    def predict(self, history: History, request: Request) -> Forecast:
+        """Forecast of every series; nothing is drawn, so the seed changes nothing."""
+        quantiles = np.empty((len(history.ids), request.horizon, len(self.spec.levels)))
+        for series, values in history.blocks(self.spec.max_context, self.columns):
+            ids = [history.ids[i] for i in series]
+            quantiles[series] = self.quantiles(ids, values, request.horizon)
+        return Forecast.of_quantiles(history, self.spec, quantiles, self.notes(history.ids))
 
     @abstractmethod
     def quantiles(self, ids: Sequence[str], values: Floats, horizon: int) -> Floats:
-        """Quantiles [n, H, Q] at spec.levels after contexts [n, T, C] of `columns`, of series named `ids` [n]."""
+        """Quantiles [n, H, Q] at spec.levels after contexts [n, T, C] of `columns`, of `ids` [n]."""
 
     def notes(self, ids: Sequence[str]) -> Mapping[str, str]:
         """What there is to say about a forecast of these series."""
@@ -71,7 +67,7 @@ class Ewma(Baseline):
 
     def quantiles(self, ids: Sequence[str], values: Floats, horizon: int) -> Floats:
         sigma = volatility.ewma_volatility(values[:, :, 0])[:, -1:]
-        return _every_step(sigma * norm.ppf(self.spec.levels), horizon)
+        return _every_step(sigma * ndtri(self.spec.levels), horizon)
 
 
 @dataclass(frozen=True)
@@ -97,7 +93,7 @@ class Har(Baseline):
 
     coefficients: Floats
     pool: Floats
-    columns: ClassVar[tuple[str, ...]] = (wire.Y, wire.MARKET_ABS_RETURN)
+    columns: ClassVar[tuple[str, ...]] = (names.Y, names.MARKET_ABS_RETURN)
 
     def quantiles(self, ids: Sequence[str], values: Floats, horizon: int) -> Floats:
         y, market = values[:, :, 0], values[:, :, 1]
@@ -197,7 +193,7 @@ def load(directory: Path) -> Baseline | Ensemble:
     config = json.loads((directory / "config.json").read_text())
     if config["kind"] == "ensemble":
         return ensemble.load(directory)
-    spec = ModelSpec.from_json(json.loads((directory / "spec.json").read_text()))
+    spec = read_spec(directory)
     kind, weights = config.pop("kind"), directory / "weights.safetensors"
     arrays = load_file(weights) if weights.exists() else {}
     return KINDS[kind](spec, **{name: tuple(value) for name, value in config.items()}, **arrays)

@@ -6,18 +6,22 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from mlprojects.baselines import ensemble, garch, model
-from mlprojects.baselines.ensemble import EnsembleConfig
-from registry import contract, volatility, wire
-from registry.contract import Floats, ModelSpec, Trained, TrainRun
+from mlprojects.baselines import ensemble_train, garch, model
+from mlprojects.baselines.ensemble_train import EnsembleConfig
+from registry import training
 from registry.errors import BadConfig, BadHistory
+from registry.forecast import names, volatility
+from registry.forecast.arrays import Floats
+from registry.forecast.history import History
+from registry.forecast.spec import ModelSpec
+from registry.training import Trained, TrainRun
 
 CLIP = 8.0  # volatilities; beyond this one session would decide the regression
 TARGETED = 252  # sessions; the least from which garch takes the variance of a series that it does not know
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(contract.Config):
+class Config(training.Config):
     """`kind` is the baseline; `warmup` sessions at the start of every series are not fitted (har)."""
 
     kind: Literal["naive", "ewma", "fhs", "har", "garch", "gjr"]
@@ -29,14 +33,16 @@ class Config(contract.Config):
             raise BadConfig(f"warmup is {self.warmup}, expected {volatility.WARMUP} or more sessions")
 
 
-CONFIGS: dict[str, type[contract.Config]] = {**dict.fromkeys(model.KINDS, Config), "ensemble": EnsembleConfig}
+CONFIGS: dict[str, type[training.Config]] = {**dict.fromkeys(model.KINDS, Config), "ensemble": EnsembleConfig}
 
 
 def spec(name: str, config: Config | EnsembleConfig) -> ModelSpec:
-    """What the baseline needs: 500 residuals after the warm-up, and for har and gjr those of its last step. What an
-    ensemble needs is known when its members are: until then, their code only."""
+    """What a baseline needs: a warm-up and 500 residuals, for har and gjr of every step.
+
+    What an ensemble needs is known only when its members are fitted.
+    """
     if isinstance(config, EnsembleConfig):
-        return ensemble.together(name, config, ())
+        return ensemble_train.spec(name, config, ())
     every_step = volatility.WARMUP - 1 + volatility.WINDOW + config.horizon
     needs = {
         "naive": volatility.WINDOW,
@@ -46,7 +52,7 @@ def spec(name: str, config: Config | EnsembleConfig) -> ModelSpec:
         "garch": TARGETED,
         "gjr": every_step,
     }
-    columns = (*wire.HISTORY, wire.MARKET_ABS_RETURN) if config.kind == "har" else wire.HISTORY
+    columns = (*names.HISTORY, names.MARKET_ABS_RETURN) if config.kind == "har" else names.HISTORY
     return ModelSpec(
         name=name,
         family="baselines",
@@ -61,7 +67,7 @@ def spec(name: str, config: Config | EnsembleConfig) -> ModelSpec:
 def train(history: pd.DataFrame, config: Config | EnsembleConfig, *, name: str, seed: int, run: TrainRun) -> Trained:
     """Fit on sessions up to config.fit_until; har's pooled residuals reach to config.choose_until."""
     if isinstance(config, EnsembleConfig):
-        return ensemble.train(history, config, name=name, seed=seed, run=run)
+        return ensemble_train.train(history, config, name=name, seed=seed, run=run)
     what = spec(name, config)
     if config.kind == "har":
         return _train_har(what, history, config, run)
@@ -72,7 +78,7 @@ def train(history: pd.DataFrame, config: Config | EnsembleConfig, *, name: str, 
 
 
 def _seen(history: pd.DataFrame, config: Config) -> pd.DataFrame:
-    return history[history[wire.DS] <= pd.Timestamp(config.fit_until)]
+    return history[history[names.DS] <= pd.Timestamp(config.fit_until)]
 
 
 def _train_garch(what: ModelSpec, history: pd.DataFrame, config: Config, run: TrainRun) -> Trained:
@@ -100,20 +106,21 @@ def _train_har(what: ModelSpec, history: pd.DataFrame, config: Config, run: Trai
     run.report(1)
     pool = pooled_residuals(history, coefficients, config.levels, config.warmup)
     run.report(2)
-    names = [f"{who}_{hl:g}" for who in ("own", "market") for hl in model.HALF_LIVES] + ["constant"]
-    table = pd.DataFrame(coefficients, columns=names).assign(step=np.arange(1, config.horizon + 1))
+    features = [f"{who}_{hl:g}" for who in ("own", "market") for hl in model.HALF_LIVES]
+    columns = [*features, "constant"]
+    table = pd.DataFrame(coefficients, columns=columns).assign(step=np.arange(1, config.horizon + 1))
     return Trained(
         model.Har(what, coefficients, pool),
         params={"parameters": coefficients.size + pool.size},
-        tables={"coefficients": table[["step", *names]]},
+        tables={"coefficients": table[["step", *columns]]},
     )
 
 
 def _panel(history: pd.DataFrame) -> list[tuple[Floats, Floats, Floats]]:
     """(y [n, T], features [n, T, F], sigma [n, T]) of series of equal length."""
-    columns = (wire.Y, wire.MARKET_ABS_RETURN)
+    columns = (names.Y, names.MARKET_ABS_RETURN)
     found = []
-    for _, values in contract.History.of(history, columns).blocks(len(history), columns):
+    for _, values in History.of(history, columns).blocks(len(history), columns):
         y, market = values[:, :, 0], values[:, :, 1]
         found.append((y, model.har_features(y, market), volatility.ewma_volatility(y)))
     return found

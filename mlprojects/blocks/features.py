@@ -9,11 +9,11 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from registry import volatility, wire
-from registry.contract import Floats
-from registry.volatility import ewma, half_life
+from registry.forecast import names, volatility
+from registry.forecast.arrays import Floats
+from registry.forecast.volatility import ewma, half_life
 
-COLUMNS = (wire.Y, *wire.MARKET)  # of `values`, in this order
+COLUMNS = (names.Y, *names.MARKET)  # of `values`, in this order
 LEVEL_LIVES = (1.5, 3.0, 6.0, 11.0, 22.0, 45.0, 90.0, 180.0)  # half-lives in sessions
 ROOT_LIVES = (6.0, 22.0, 90.0)
 INDEX_LIVES = (1.5, 6.0, 22.0, 90.0)
@@ -24,14 +24,14 @@ ALONE_LIVES = (3.0, 11.0, 45.0)  # of what the index does not explain
 BETA_LIFE = 90.0
 CORRELATION_LIVES = (22.0, 90.0)
 SHAPE_LIVES = (60.0, 120.0)
-LEAST_BETA = 0.1  # below this a series hardly moves with the index, and a logarithm would say how hardly
+LEAST_BETA = 0.1  # betas are floored here so that the logarithm stays finite
 LITTLE = 0.05  # deviations: keeps the logarithm of an average size finite
 TO_SIGMA = float(np.sqrt(np.pi / 2))  # E|r| of a normal return is its deviation divided by this
 SMALL = 1e-5  # log return: a tenth of a basis point keeps the logarithm of a still series finite
 CLIP = 6.0  # deviations
 SHOCK, CALM = 3.0, 130  # deviations that are a shock; sessions after which it is forgotten
 QUARTER, AROUND = 63, 2  # sessions between earnings; sessions about one
-YEAR, YEARS = 4, 12  # quarters looked back at: all of the shorter average, of the longer one those that there are
+YEAR, YEARS = 4, 12  # quarters of two averages; the longer one uses as many as exist
 
 NAMES = (
     *(f"own_{hl:g}" for hl in LEVEL_LIVES),

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from scipy.stats import norm
+from scipy.special import ndtri
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -29,7 +29,7 @@ def spread(raw: Tensor, levels: Sequence[float]) -> Tensor:
 
 def normal_start(levels: Sequence[float], deviation: float = 1.0) -> Tensor:
     """Numbers [Q] (float32) whose `spread` are the quantiles of a normal variable: where a network begins."""
-    quantiles = torch.tensor(norm.ppf(levels) * deviation)
+    quantiles = torch.tensor(ndtri(levels) * deviation)
     middle = centre(levels)
     gaps = torch.cat([quantiles[1 : middle + 1] - quantiles[:middle], quantiles[middle + 1 :] - quantiles[middle:-1]])
     raw = torch.log(torch.expm1(gaps))

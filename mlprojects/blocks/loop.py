@@ -18,8 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from registry.contract import Config
 from registry.errors import BadConfig, KronosError
+from registry.training import Config
 
 Report = Callable[[int, Mapping[str, float]], None]
 REPORT_EVERY = 10  # steps
@@ -59,7 +59,7 @@ class Fitted:
 
 
 def fingerprint(history: pd.DataFrame, config: Config, seed: int) -> str:
-    """sha256 of what is trained on what: a checkpoint of another training is not gone on with."""
+    """sha256 of data, config and seed; a checkpoint with another one is refused."""
     content = hashlib.sha256(json.dumps([asdict(config), seed], sort_keys=True).encode())
     content.update(pd.util.hash_pandas_object(history, index=False).to_numpy().tobytes())
     return content.hexdigest()

@@ -12,8 +12,8 @@ import numpy as np
 from sklearn.covariance import GraphicalLassoCV
 from sklearn.exceptions import ConvergenceWarning
 
-from registry.contract import Floats
 from registry.errors import BadConfig, BadHistory
+from registry.forecast.arrays import Floats
 
 Kind = Literal["correlation", "partial", "sector", "learned", "none"]
 Isolated = Literal["refuse", "loop"]
@@ -36,7 +36,7 @@ def partial(y: Floats) -> Floats:
     """|partial correlation| of returns [N, T] by the graphical lasso, its penalty found by five-fold cross-validation.
 
     Friedman, Hastie and Tibshirani, Biostatistics 9 (2008), by scikit-learn, on returns in their own standard
-    deviations. What the penalty shrinks to 0 is no edge. Raises BadConfig DIVERGED when there is no solution.
+    deviations. What the penalty shrinks to 0 is no edge. Raises BadConfig SINGULAR when there is no solution.
     """
     standardised = (y - y.mean(axis=1, keepdims=True)) / y.std(axis=1, keepdims=True)
     lasso = GraphicalLassoCV()
@@ -56,7 +56,7 @@ def _no_solution() -> BadConfig:
     return BadConfig(
         "the graphical lasso finds no solution: some series are nearly the same, or sums of others; leave those out or "
         "take another graph (graph: correlation)",
-        code="DIVERGED",
+        code="SINGULAR",
     )
 
 

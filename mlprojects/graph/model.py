@@ -1,10 +1,8 @@
 """graph: one forward pass over the graph of a universe, all of its series or those that are sent."""
 
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +13,13 @@ from torch import Tensor
 from mlprojects.blocks import features
 from mlprojects.blocks.passes import steady
 from mlprojects.graph.network import Network, Shape, heard
-from registry import volatility
-from registry.contract import Floats, Forecast, History, ModelSpec, at_levels, quantile_mean
 from registry.errors import BadHistory
+from registry.forecast import volatility
+from registry.forecast.arrays import Floats
+from registry.forecast.forecast import Forecast
+from registry.forecast.history import History
+from registry.forecast.model_folder import read_spec
+from registry.forecast.spec import ModelSpec, Request
 
 REQUIREMENTS = ("scipy", "torch", "torch-geometric", "safetensors")
 CONTEXT = 1000  # sessions looked at: an average with a half-life of 180 has forgotten 97 % of its seed by then
@@ -31,21 +33,12 @@ class GraphForecaster:
     net: Network
     weights: Tensor
 
-    def predict(
-        self, history: History, horizon: int, levels: Sequence[float], seed: int, options: Mapping[str, Any]
-    ) -> Forecast:
+    def predict(self, history: History, request: Request) -> Forecast:
         self._check_sessions(history)
         x, sigma = self._inputs(history)
         place = np.searchsorted(np.array(self.spec.universe), history.ids)
-        quantiles = sigma[:, None, None] * self.scaled(x, place)[:, :horizon]
-        return Forecast(
-            unique_id=history.ids,
-            cutoffs=history.cutoffs,
-            levels=tuple(levels),
-            quantiles=at_levels(quantiles, self.spec.levels, levels),
-            mean=quantile_mean(quantiles, self.spec.levels),
-            notes=self._notes(place),
-        )
+        quantiles = sigma[:, None, None] * self.scaled(x, place)[:, : request.horizon]
+        return Forecast.of_quantiles(history, self.spec, quantiles, self._notes(place))
 
     @property
     def sessions(self) -> int:
@@ -97,8 +90,8 @@ class GraphForecaster:
         missing = (shares * (1 - present)).sum(dim=1).mean().item()
         if not missing:
             return {}
-        said = f"forecast without {count - len(place)} of the {count} series of its graph"
-        return {"graph": f"{said}, who are {missing:.0%} of what these series hear of their neighbours"}
+        absent = f"forecast without {count - len(place)} of the {count} series of its graph"
+        return {"graph": f"{absent}; they carry {missing:.0%} of the neighbour weight"}
 
 
 def save(forecaster: GraphForecaster, directory: Path) -> None:
@@ -110,7 +103,7 @@ def save(forecaster: GraphForecaster, directory: Path) -> None:
 
 def load(directory: Path) -> GraphForecaster:
     """The forecaster that `save` wrote beside spec.json."""
-    spec = ModelSpec.from_json(json.loads((directory / "spec.json").read_text()))
+    spec = read_spec(directory)
     shape = json.loads((directory / "config.json").read_text())
     with torch.random.fork_rng(devices=[]):  # a network is drawn before its weights are read
         net = Network(Shape(**{**shape, "levels": tuple(shape["levels"])}))

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from registry import wire
-from registry.contract import Floats
+from registry.forecast import names
+from registry.forecast.arrays import Floats
 
 INK = "#22313f"
 
@@ -15,35 +15,35 @@ INK = "#22313f"
 def edges(weights: Floats, shares: Floats, symbols: Sequence[str]) -> pd.DataFrame:
     """unique_id, neighbour, weight and share of what the series hears, of every edge, the largest share first."""
     hears, who = np.nonzero(weights)
-    names = np.array(symbols, dtype=object)
+    labels = np.array(symbols, dtype=object)
     frame = pd.DataFrame(
         {
-            wire.UNIQUE_ID: names[hears],
-            "neighbour": names[who],
+            names.UNIQUE_ID: labels[hears],
+            "neighbour": labels[who],
             "weight": weights[hears, who],
             "share": shares[hears, who],
         }
     )
-    return frame.sort_values([wire.UNIQUE_ID, "share"], ascending=[True, False], kind="stable", ignore_index=True)
+    return frame.sort_values([names.UNIQUE_ID, "share"], ascending=[True, False], kind="stable", ignore_index=True)
 
 
 def heat_map(shares: Floats, symbols: Sequence[str], sectors: Sequence[str], title: str) -> Figure:
     """What each series (row) hears of each neighbour (column), in per cent; sectors side by side."""
     order = sorted(range(len(symbols)), key=lambda i: (sectors[i], symbols[i]))
-    names, groups = [symbols[i] for i in order], [sectors[i] for i in order]
+    labels, groups = [symbols[i] for i in order], [sectors[i] for i in order]
     figure = Figure(figsize=(10, 7), layout="constrained")
     axis = figure.subplots()
     shown = np.ma.masked_equal(100 * shares[np.ix_(order, order)], 0.0)
     image = axis.imshow(shown, cmap="Blues", vmin=0)
-    size = min(9.0, 200 / len(names))
-    axis.set_xticks(range(len(names)), names, rotation=90, fontsize=size)
-    axis.set_yticks(range(len(names)), names, fontsize=size)
+    size = min(9.0, 200 / len(labels))
+    axis.set_xticks(range(len(labels)), labels, rotation=90, fontsize=size)
+    axis.set_yticks(range(len(labels)), labels, fontsize=size)
     starts = [i for i in range(len(groups)) if i == 0 or groups[i] != groups[i - 1]]
     for start, end in zip(starts, [*starts[1:], len(groups)], strict=True):
         if start:
             axis.axhline(start - 0.5, color=INK, linewidth=0.6)
             axis.axvline(start - 0.5, color=INK, linewidth=0.6)
-        axis.text(len(names) - 0.3, (start + end - 1) / 2, groups[start], va="center", fontsize=size, color=INK)
+        axis.text(len(labels) - 0.3, (start + end - 1) / 2, groups[start], va="center", fontsize=size, color=INK)
     axis.set_xlabel("neighbour")
     axis.set_title(title, loc="left", fontsize=10)
     axis.tick_params(length=0)

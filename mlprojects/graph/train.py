@@ -13,15 +13,19 @@ from mlprojects.blocks import features, head, loop
 from mlprojects.graph import adjacency, model, picture
 from mlprojects.graph.network import FixedGraph, LearnedGraph, Network, Shape, heard
 from mlprojects.graph.windows import Batch, Windows
-from registry import contract, wire
-from registry.contract import Floats, ModelSpec, Range, Trained, TrainRun
+from registry import training
 from registry.errors import BadConfig
+from registry.forecast import names
+from registry.forecast.arrays import Floats
+from registry.forecast.history import History
+from registry.forecast.spec import ModelSpec
+from registry.training import Range, Trained, TrainRun
 
 CHOICE_BATCH = 64  # origins
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(contract.Config):
+class Config(training.Config):
     """graph: how neighbours are found; k of a correlation graph, `embedding` the width of a learned one. A series
     without a neighbour is refused unless `isolated` lets it hear itself.
 
@@ -79,7 +83,7 @@ def spec(name: str, config: Config) -> ModelSpec:
         max_context=max(model.CONTEXT, features.WARMUP - 1 + config.context),
         max_horizon=config.horizon,
         levels=config.levels,
-        columns=(*wire.HISTORY, *wire.MARKET),
+        columns=(*names.HISTORY, *names.MARKET),
         joint=True,
         subset=True,
     )
@@ -87,7 +91,7 @@ def spec(name: str, config: Config) -> ModelSpec:
 
 def train(history: pd.DataFrame, config: Config, *, name: str, seed: int, run: TrainRun) -> Trained:
     """Fit origins whose outcomes end by config.fit_until; the weights that are best on those after it are kept."""
-    whole = contract.History.of(history, features.COLUMNS)
+    whole = History.of(history, features.COLUMNS)
     windows = Windows.of(whole, fit_until=config.fit_until, sessions=config.context, horizon=config.horizon)
     sectors = _sectors(history, whole.ids)
     weights = fixed_weights(windows.returns[:, : windows.fitted], whole.ids, sectors, config)
@@ -163,9 +167,9 @@ def choice_loss(net: Network, weights: Tensor, windows: Windows) -> float:
 
 def _sectors(history: pd.DataFrame, symbols: Sequence[str]) -> list[str]:
     """Sector of every series; empty where the data say none."""
-    if wire.SECTOR not in history:
+    if names.SECTOR not in history:
         return [""] * len(symbols)
-    first = history.groupby(wire.UNIQUE_ID, observed=True)[wire.SECTOR].first()
+    first = history.groupby(names.UNIQUE_ID, observed=True)[names.SECTOR].first()
     return [str(first[symbol]) for symbol in symbols]
 
 

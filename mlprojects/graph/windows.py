@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from mlprojects.blocks import features
-from registry import volatility, wire
-from registry.contract import Floats, History
 from registry.errors import BadHistory
+from registry.forecast import names, volatility
+from registry.forecast.arrays import Floats
+from registry.forecast.history import History
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,6 @@ def check_calendar(history: History) -> None:
         lacks = np.setdiff1d(sessions, history.ds[history.bounds[i] : history.bounds[i + 1]])
         raise BadHistory(
             f"{history.ids[i]} lacks {len(lacks)} of the {len(sessions)} sessions of the {len(history.ids)} series, "
-            f"first {lacks[0]}; {wire.UNIQUE_ID}s of one graph need one calendar: leave it out, or begin later",
+            f"first {lacks[0]}; {names.UNIQUE_ID}s of one graph need one calendar: leave it out, or begin later",
             code="SESSIONS_DIFFER",
         )

@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import numpy.typing as npt
 
-from registry.contract import Floats
+from registry.forecast.arrays import Floats
 
 BLOCK = 64  # steps; changing it changes every path ever drawn
 

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,12 @@ from mlprojects.kronos.official import load_predictor, load_tokenizer
 from mlprojects.kronos.sampler import STD_FLOOR, Draw, Sampler
 from mlprojects.kronos.shapes import CONFIG, SIZES, WEIGHTS, PredictorConfig, official_size
 from mlprojects.kronos.simulated import Simulator
-from registry import bars, calendars, wire
-from registry.contract import Forecast, History, ModelSpec, Option
 from registry.errors import BadConfig, KronosError
+from registry.forecast import bars, calendars, names
+from registry.forecast.forecast import Forecast
+from registry.forecast.history import History
+from registry.forecast.model_folder import read_spec
+from registry.forecast.spec import ModelSpec, Option, Request
 
 REQUIREMENTS = ("scipy", "torch", "safetensors")
 MIN_CONTEXT = 32  # bars; fewer say little about the scale of a series
@@ -69,40 +71,40 @@ class Kronos:
                 )
             return self._samplers[precision]
 
-    def predict(
-        self, history: History, horizon: int, levels: Sequence[float], seed: int, options: Mapping[str, Any]
-    ) -> Forecast:
-        """Quantiles over sampled bars; a path depends on (seed, symbol, cutoff, its index) and the history alone.
+    def predict(self, history: History, request: Request) -> Forecast:
+        """Quantiles over sampled bars.
 
-        Raises BadHistory for a series that stands still where it is looked at, KronosError when memory runs out.
+        A path depends on (seed, symbol, cutoff, its index) and the history alone. Raises BadHistory
+        for a series that does not move where the model looks, KronosError (code OUT_OF_MEMORY) when
+        memory runs out.
         """
         try:
-            return self._forecast(history, horizon, levels, seed, options)
+            return self._forecast(history, request)
         except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
             if type(error) is RuntimeError and not any(sign in str(error) for sign in OUT_OF_MEMORY):
                 raise
             raise KronosError(
-                f"out of memory on {self.device}: {options['num_samples']} paths of {len(history.ids)} series; ask for "
-                "fewer num_samples, send fewer series or shorter histories, or set KRONOS_DEVICE to a device with more "
-                "memory",
+                f"out of memory on {self.device}: {request.options['num_samples']} paths of "
+                f"{len(history.ids)} series; ask for fewer num_samples, send fewer series or shorter "
+                "histories, or set KRONOS_DEVICE to a device with more memory",
                 code="OUT_OF_MEMORY",
             ) from error
 
-    def _forecast(
-        self, history: History, horizon: int, levels: Sequence[float], seed: int, options: Mapping[str, Any]
-    ) -> Forecast:
+    def _forecast(self, history: History, request: Request) -> Forecast:
+        horizon, options = request.horizon, request.options
         values, notes = bars.complete(history.columns)
-        columns = {name: values[:, i] for i, name in enumerate(wire.BAR)}
+        columns = {name: values[:, i] for i, name in enumerate(names.BAR)}
         days = history.ds.astype("datetime64[D]").astype(np.float64)
         whole = replace(history, columns={**columns, _DAY: days})
         sessions = calendars.next_sessions_many(self.spec.calendar, history.cutoffs, horizon)
-        keys = [series_key(seed, name, cutoff) for name, cutoff in zip(history.ids, history.cutoffs, strict=True)]
+        cutoffs = zip(history.ids, history.cutoffs, strict=True)
+        keys = [series_key(request.seed, name, cutoff) for name, cutoff in cutoffs]
         samples, sampler = int(options["num_samples"]), self.sampler(options["precision"])
         group = ROWS // samples if ROWS % samples == 0 else 1
         draw = Draw(float(options["temperature"]), int(options["top_k"]), float(options["top_p"]))
         seen = sampler.sees(self.spec.max_context, self.spec.max_horizon, options["overflow"])
-        paths = np.empty((len(history.ids), samples, horizon, len(wire.BAR)))
-        for which, block in whole.blocks(seen, (*wire.BAR, _DAY)):
+        paths = np.empty((len(history.ids), samples, horizon, len(names.BAR)))
+        for which, block in whole.blocks(seen, (*names.BAR, _DAY)):
             known, dates = block[:, :, :-1], block[:, :, -1].astype(np.int64)
             future = sessions[which].astype("datetime64[D]").astype(np.int64)
             sampled = sampler.sample(
@@ -113,11 +115,12 @@ class Kronos:
             if options["anchor"]:  # by the close alone, so that a bar keeps its order
                 paths[which, :, :, :4] += (known[:, -1, 3] - sampled.last[:, 3])[:, None, None, None]
             if known[:, :, 3].std(axis=1).min() < FINEST:
-                notes["scale"] = f"closes move by less than {FINEST:g}, which Kronos blurs: send them in a smaller unit"
+                notes["scale"] = f"closes move by less than {FINEST:g}: below Kronos' resolution; rescale the prices"
         if history.lengths.max() > seen:
             notes["truncated"] = f"only the last {seen} bars of a history were looked at"
-        fixed, corrected = bars.correct(paths, history.last(wire.OHLC[3]))
-        return Forecast.of_price_paths(history, fixed, levels, notes=notes, measured={"bars_corrected": corrected})
+        fixed, corrected = bars.correct(paths, history.last(names.OHLC[3]))
+        measured = {"bars_corrected": corrected}
+        return Forecast.of_price_paths(history, self.spec, fixed, notes=notes, measured=measured)
 
 
 def stamps(days: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -130,7 +133,7 @@ def stamps(days: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 
 def spec(
-    name: str, *, max_context: int, max_horizon: int, levels: tuple[float, ...] = wire.LEVELS, **defaults: Any
+    name: str, *, max_context: int, max_horizon: int, levels: tuple[float, ...] = names.LEVELS, **defaults: Any
 ) -> ModelSpec:
     """What a Kronos version needs and answers; `max_context` is its window, `defaults` are those of its options."""
     return ModelSpec(
@@ -140,8 +143,8 @@ def spec(
         max_context=max_context,
         max_horizon=max_horizon,
         levels=levels,
-        columns=(*wire.HISTORY, *wire.OHLC),
-        optional=(wire.VOLUME, wire.AMOUNT),
+        columns=(*names.HISTORY, *names.OHLC),
+        optional=(names.VOLUME, names.AMOUNT),
         has_paths=True,
         has_prices=True,
         options=tuple(replace(option, default=defaults.get(option.name, option.default)) for option in OPTIONS),
@@ -209,7 +212,7 @@ def save(forecaster: Kronos | Simulator, directory: Path) -> None:
 
 def load(directory: Path) -> Kronos | Simulator:
     """The forecaster that `save` wrote beside spec.json."""
-    what = ModelSpec.from_json(json.loads((directory / "spec.json").read_text()))
+    what = read_spec(directory)
     settings = json.loads((directory / CONFIG).read_text())
     if settings["kind"] == "simulated":
         return simulated.Simulator(what)

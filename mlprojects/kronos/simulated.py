@@ -1,33 +1,21 @@
-"""kronos_simulated: bars drawn from a series' own past. It is a statistical simulator and no Kronos, and says so."""
+"""kronos_simulated: bars drawn from a series' own past. It is no Kronos, and says so."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import numpy as np
 
 from mlprojects.kronos import keys
-from registry import bars, contract, volatility, wire
-from registry.contract import MAX_ABS_RETURN, Floats, Forecast, History, ModelSpec, Option
-from registry.errors import BadConfig
+from registry.forecast import bars, names, volatility
+from registry.forecast.arrays import Floats
+from registry.forecast.forecast import Forecast
+from registry.forecast.history import MAX_ABS_RETURN, History
+from registry.forecast.spec import ModelSpec, Option, Request
 
 NOTE = "simulated: filtered bootstrap of past bars, not Kronos"
 MIN_CONTEXT = 120  # sessions; leaves 60 bars to draw from
 MAX_CONTEXT = 1000
 MEDIAN = 20  # sessions of volume that say how much is usual
 PER_STEP = 1  # random numbers: which past bar
-
-
-@dataclass(frozen=True, kw_only=True)
-class SimulatedConfig(contract.Config):
-    """Nothing is fitted: the dates only say what is reported."""
-
-    kind: Literal["simulated"]
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.kind != "simulated":
-            raise BadConfig(f"kind is {self.kind!r}, expected 'simulated'")
 
 
 def spec(name: str, horizon: int, levels: tuple[float, ...]) -> ModelSpec:
@@ -39,8 +27,8 @@ def spec(name: str, horizon: int, levels: tuple[float, ...]) -> ModelSpec:
         max_context=MAX_CONTEXT,
         max_horizon=horizon,
         levels=levels,
-        columns=(*wire.HISTORY, *wire.OHLC),
-        optional=(wire.VOLUME, wire.AMOUNT),
+        columns=(*names.HISTORY, *names.OHLC),
+        optional=(names.VOLUME, names.AMOUNT),
         has_paths=True,
         has_prices=True,
         options=(Option("num_samples", "long", 100, minimum=1, maximum=1000),),
@@ -59,19 +47,20 @@ class Simulator:
 
     spec: ModelSpec
 
-    def predict(
-        self, history: History, horizon: int, levels: Sequence[float], seed: int, options: Mapping[str, Any]
-    ) -> Forecast:
+    def predict(self, history: History, request: Request) -> Forecast:
         """Forecast of every series from `num_samples` paths; fewer paths or steps are the first of more."""
         values, filled = bars.complete(history.columns)
-        samples = int(options["num_samples"])
-        paths = np.empty((len(history.ids), samples, horizon, len(wire.BAR)))
-        for i, (name, cutoff, end) in enumerate(zip(history.ids, history.cutoffs, history.bounds[1:], strict=True)):
-            seen = slice(max(history.bounds[i], end - self.spec.max_context), end)
-            drawn = keys.uniforms(keys.series_key(seed, name, cutoff), samples, horizon, PER_STEP)[..., 0]
-            paths[i] = simulate(Past.of(history.columns[wire.Y][seen], values[seen]), drawn)
+        samples, horizon = int(request.options["num_samples"]), request.horizon
+        paths = np.empty((len(history.ids), samples, horizon, len(names.BAR)))
+        for i, (name, cutoff) in enumerate(zip(history.ids, history.cutoffs, strict=True)):
+            start, end = history.bounds[i], history.bounds[i + 1]
+            context = slice(max(start, end - self.spec.max_context), end)
+            key = keys.series_key(request.seed, name, cutoff)
+            drawn = keys.uniforms(key, samples, horizon, PER_STEP)[..., 0]
+            past = Past.of(history.columns[names.Y][context], values[context])
+            paths[i] = simulate(past, drawn)
         notes = {"simulated": NOTE, **filled}
-        return Forecast.of_price_paths(history, paths, levels, notes=notes, measured={})
+        return Forecast.of_price_paths(history, self.spec, paths, notes=notes, measured={})
 
 
 @dataclass(frozen=True)

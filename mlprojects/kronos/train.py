@@ -19,10 +19,13 @@ from mlprojects.kronos.architecture import Predictor, Tokenizer
 from mlprojects.kronos.official import load_predictor, load_tokenizer, save_official
 from mlprojects.kronos.sampler import scales
 from mlprojects.kronos.shapes import CONFIG, PredictorConfig, TokenizerConfig
-from mlprojects.kronos.simulated import SimulatedConfig
-from registry import bars, contract, wire
-from registry.contract import ModelSpec, Range, Trained, TrainRun
+from registry import training
 from registry.errors import BadConfig, BadHistory
+from registry.forecast import bars, names
+from registry.forecast.history import History
+from registry.forecast.model_folder import read_spec
+from registry.forecast.spec import ModelSpec
+from registry.training import Range, Trained, TrainRun
 
 WITHOUT_VOLUME = 0.05  # of the training windows show no volume: histories without it are answered too
 INVERSE_TEMPERATURE = 1.0  # of the entropies in the tokenizer's loss
@@ -31,7 +34,7 @@ CHOICE_BATCH = 64  # windows
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(contract.Config):
+class Config(training.Config):
     """Shapes and training of tokenizer and predictor.
 
     `max_context` is the window. A training window holds as many bars as a forecast looks at (`context`), whose mean and
@@ -99,7 +102,19 @@ class Config(contract.Config):
         return self.steps + (0 if self.start_from else self.tokenizer_steps)
 
 
-CONFIGS: dict[str, type[contract.Config]] = {"kronos": Config, "simulated": SimulatedConfig}
+@dataclass(frozen=True, kw_only=True)
+class SimulatedConfig(training.Config):
+    """Nothing is fitted: the dates only say what is reported."""
+
+    kind: Literal["simulated"]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kind != "simulated":
+            raise BadConfig(f"kind is {self.kind!r}, expected 'simulated'")
+
+
+CONFIGS: dict[str, type[training.Config]] = {"kronos": Config, "simulated": SimulatedConfig}
 
 # Nothing of the tokenizer: the choice loss counts nats of its tokens and means another thing with another one.
 SEARCH: dict[str, dict[str, Range | tuple[Any, ...]]] = {
@@ -220,7 +235,7 @@ def _started(start_dir: Path | None) -> Path:
 def _as_started(config: Config, start_dir: Path | None) -> Config:
     """The settings with the clip of the version that is started from, whose window must not be exceeded."""
     folder = _started(start_dir)
-    window = ModelSpec.from_json(json.loads((folder / "spec.json").read_text())).max_context
+    window = read_spec(folder).max_context
     if config.max_context > window:
         raise BadConfig(
             f"max_context is {config.max_context}; {config.start_from} has a window of {window} bars and was never "
@@ -245,7 +260,7 @@ class Batch:
 class Windows:
     """All windows of a history: the first rows of those to fit, and of those to choose on."""
 
-    values: npt.NDArray[np.float64]  # [rows, 6] of wire.BAR
+    values: npt.NDArray[np.float64]  # [rows, 6] of names.BAR
     stamps: npt.NDArray[np.int64]  # [rows, 5]
     fit: npt.NDArray[np.int64]
     chosen: npt.NDArray[np.int64]
@@ -256,8 +271,8 @@ class Windows:
     @classmethod
     def of(cls, history: pd.DataFrame, config: Config) -> "Windows":
         """Raises BadHistory when there is nothing to fit or nothing to choose on."""
-        columns = [name for name in wire.BAR if name in history]
-        whole = contract.History.of(history, [wire.Y, *columns])
+        columns = [name for name in names.BAR if name in history]
+        whole = History.of(history, [names.Y, *columns])
         values, _ = bars.complete(whole.columns)
         stamps = model.stamps(whole.ds.astype("datetime64[D]").astype(np.int64))
         last = np.datetime64(config.fit_until)

@@ -1,112 +1,192 @@
-"""A network's forward pass without the library around it: windows of scaled returns in, quantiles out."""
+"""A network's forward pass without the library around it: scaled windows in, quantiles out.
+
+Windows come as passes [P, R, L] (blocks/passes.py): P passes of R rows of L sessions. Every matrix
+product is one batched product over the passes.
+"""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
-from torch.nn.functional import gelu, interpolate, linear, max_pool1d, pad
+from torch import Tensor
+from torch.nn.functional import gelu, interpolate, max_pool1d, pad
 
+from mlprojects.blocks.passes import product
 from mlprojects.nixtla.networks import Channels, NHits, PatchTST, Returns, Unlevelled
 
-Forward = Callable[[torch.Tensor], torch.Tensor]  # scaled windows [n, L] -> quantiles [n, H, Q], unsorted
-Layer = tuple[torch.Tensor, torch.Tensor]  # weight [out, in], bias [out]
+Forward = Callable[[Tensor], Tensor]  # passes [P, R, L] -> quantiles [P, R, H * Q], not sorted
+Layer = tuple[Tensor, Tensor]  # weight [in, out], bias [out]
 
 ALIGNED = 4  # floats of 16 bytes: the last bits of a product depend on where in memory a row begins
 
 
 def forward_of(net: Returns) -> Forward:
-    """What the network says of scaled windows [n, L]: of n series, or of all the series of a network of channels.
+    """The forward pass of a network in eval mode.
 
-    The network is in eval mode. Networks of single series go straight through the weights: they are called for many
-    chunks of rows, and calling their modules costs as much again.
+    A network of channels sees one pass whose rows are all of its series. Networks of single series
+    go straight through the weights: calling their modules costs as much again.
     """
     if isinstance(net, Channels):
-        return lambda z: net({"insample_y": z.T[None]}).reshape(net.h, len(z), -1).transpose(0, 1)
+        return lambda z: _channels(net, z)
     return _patches(net) if isinstance(net, PatchTST) else _blocks(net)
 
 
-def _blocks(net: Unlevelled) -> Forward:
-    """N-BEATS and N-HiTS: each block forecasts from what the blocks before it have not explained."""
-    blocks = [(_pool(block), _layers(net, block)) for block in net.blocks]
+def _channels(net: Channels, z: Tensor) -> Tensor:
+    """Quantiles [1, N, H * Q] of one pass [1, N, L] of all series."""
+    out = net({"insample_y": z.mT})  # [1, H, N * Q]
+    return out.unflatten(2, (z.shape[1], -1)).transpose(1, 2).flatten(2)
 
-    def forward(z: torch.Tensor) -> torch.Tensor:
-        residual, forecast = z.flip(1), torch.zeros(())
-        for pool, (first, *middle, last) in blocks:
-            x = residual if pool == 1 else max_pool1d(residual[:, None], pool, ceil_mode=True)[:, 0]
-            x = linear(pad(x, (0, first[0].shape[1] - x.shape[1])), *first)
-            for layer in middle:
-                x = linear(x, *layer).relu_()
-            theta = linear(x, *last)
-            residual, forecast = residual - theta[:, : z.shape[1]], forecast + theta[:, z.shape[1] :]
-        return forecast.reshape(len(z), net.h, -1)
+
+# --- N-BEATS and N-HiTS -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Block:
+    """What a block does with the largest of every `pool` sessions of what is not explained yet."""
+
+    pool: int
+    hidden: list[Layer]  # each followed by a ReLU
+    forecast: Layer
+    backcast: Layer  # what the block has explained, with the sign changed
+
+
+def _blocks(net: Unlevelled) -> Forward:
+    """Each block forecasts from what the blocks before it have not explained."""
+    blocks = [_block(net, block) for block in net.blocks]
+    biases: Tensor = sum(block.forecast[1] for block in blocks)
+    *inner, last = blocks
+
+    def hidden(block: Block, residual: Tensor) -> Tensor:
+        x = residual if block.pool == 1 else max_pool1d(residual, block.pool, ceil_mode=True)
+        x = _filled(x, block.hidden[0][0].shape[0])
+        for layer in block.hidden:
+            x = product(x, *layer).relu_()
+        return x
+
+    def forward(z: Tensor) -> Tensor:
+        residual, forecast = z.flip(2), biases
+        for block in inner:
+            x = hidden(block, residual)
+            forecast = product(x, block.forecast[0], forecast)
+            residual = product(x, block.backcast[0], residual + block.backcast[1])
+        return product(hidden(last, residual), last.forecast[0], forecast)
 
     return forward
 
 
-def _pool(block: torch.nn.Module) -> int:
-    """Sessions that a block of N-HiTS takes the largest of."""
-    return block.pooling_layer.kernel_size if hasattr(block, "pooling_layer") else 1
+def _filled(x: Tensor, width: int) -> Tensor:
+    """x with zeros up to a width."""
+    return x if x.shape[-1] == width else pad(x, (0, width - x.shape[-1]))
 
 
-def _layers(net: Unlevelled, block: torch.nn.Module) -> list[Layer]:
-    layers = [(m.weight.detach(), m.bias.detach()) for m in block.layers if isinstance(m, torch.nn.Linear)]
+def _block(net: Unlevelled, block: torch.nn.Module) -> Block:
+    """A block's layers in double precision, folded: nothing stands between the first two."""
+    layers = [_transposed(module) for module in block.layers if isinstance(module, torch.nn.Linear)]
+    first, second, *others, (weight, bias) = layers
     if isinstance(net, NHits):
-        layers[-1] = tuple(_interpolated(values, net) for values in layers[-1])
-    *inner, (weight, bias) = layers
-    return [*(_aligned(*layer) for layer in inner), (pad(weight, (0, -weight.shape[1] % ALIGNED)), bias)]
+        weight, bias = _interpolated(weight, net), _interpolated(bias, net)
+    folded = first[0] @ second[0], first[1] @ second[0] + second[1]
+    weight = pad(weight, (0, 0, 0, -weight.shape[0] % ALIGNED))
+    backcast, forecast = weight.split([net.input_size, weight.shape[1] - net.input_size], dim=1)
+    known, ahead = bias.split([net.input_size, len(bias) - net.input_size])
+    return Block(
+        pool=block.pooling_layer.kernel_size if hasattr(block, "pooling_layer") else 1,
+        hidden=[_aligned(*layer) for layer in (folded, *others)],
+        forecast=_single(forecast, ahead),
+        backcast=_single(-backcast, -known),
+    )
 
 
-def _aligned(weight: torch.Tensor, bias: torch.Tensor) -> Layer:
-    """A layer with as many zeros more that it takes and gives rows of aligned length."""
-    out, into = (-size % ALIGNED for size in weight.shape)
-    return pad(weight, (0, into, 0, out)), pad(bias, (0, out))
+def _transposed(layer: torch.nn.Linear) -> Layer:
+    return layer.weight.detach().double().T, layer.bias.detach().double()
 
 
-def _interpolated(values: torch.Tensor, net: NHits) -> torch.Tensor:
-    """The last layer with N-HiTS' interpolation in it: rows [L + Q * knots, ...] as [L + H * Q, ...]."""
-    backcast, knots = values.split([net.input_size, len(values) - net.input_size])
-    knots = knots.unflatten(0, (net.loss.outputsize_multiplier, -1))  # [Q, knots, ...]
-    weights = interpolate(torch.eye(knots.shape[1])[None], size=net.h, mode="linear")[0]  # [knots, H]
-    return torch.cat([backcast, torch.einsum("kh,qk...->hq...", weights, knots).flatten(0, 1)])
+def _aligned(weight: Tensor, bias: Tensor) -> Layer:
+    """A layer that takes and gives rows of aligned length, filled up with zeros."""
+    into, out = (-size % ALIGNED for size in weight.shape)
+    return _single(pad(weight, (0, out, 0, into)), pad(bias, (0, out)))
+
+
+def _single(weight: Tensor, bias: Tensor) -> Layer:
+    return weight.float().contiguous(), bias.float().contiguous()
+
+
+def _interpolated(values: Tensor, net: NHits) -> Tensor:
+    """The last layer with N-HiTS' interpolation in it: [..., L + Q * knots] as [..., L + H * Q]."""
+    backcast, knots = values.split([net.input_size, values.shape[-1] - net.input_size], dim=-1)
+    knots = knots.unflatten(-1, (net.loss.outputsize_multiplier, -1))  # [..., Q, knots]
+    steps = torch.eye(knots.shape[-1], dtype=values.dtype)
+    weights = interpolate(steps[None], size=net.h, mode="linear")[0]  # [knots, H]
+    forecast = torch.einsum("...qk,kh->...hq", knots, weights).flatten(-2)
+    return torch.cat([backcast, forecast], dim=-1)
+
+
+# --- PatchTST ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """An encoder layer: attention and feed-forward, norms folded into what comes before them."""
+
+    attention: Layer  # query, key and value as one
+    out: Layer
+    out_gain: Tensor  # of what bypasses the attention
+    inner: Layer
+    outer: Layer
+    outer_gain: Tensor
 
 
 def _patches(net: PatchTST) -> Forward:
-    """PatchTST: attention among the patches of a window, scores added up over the layers."""
+    """Attention among the patches of a window; scores add up over the layers."""
     model = net.model
-    embed, layers = model.backbone.W_P.weight.detach(), [_encoder(layer) for layer in model.backbone.encoder.layers]
-    position = (model.backbone.W_pos + model.backbone.W_P.bias).detach()
-    heads = model.backbone.encoder.layers[0].self_attn.n_heads
-    weight, bias = net.output.weight.detach(), net.output.bias.detach()  # of [width, P], flattened
-    weight = weight.unflatten(1, (len(embed), -1)).transpose(1, 2).flatten(1)  # of [P, width]
+    backbone = model.backbone
+    embed = backbone.W_P.weight.detach().T.contiguous()  # [patch, width]
+    position = (backbone.W_pos + backbone.W_P.bias).detach()  # [T, width]
+    layers = [_encoder(layer) for layer in backbone.encoder.layers]
+    heads = backbone.encoder.layers[0].self_attn.n_heads
+    weight = net.output.weight.detach().unflatten(1, (embed.shape[1], -1))  # of [width, T]
+    output = weight.transpose(1, 2).flatten(1).T.contiguous(), net.output.bias.detach()
+    none = torch.zeros(embed.shape[1])
 
-    def forward(z: torch.Tensor) -> torch.Tensor:
-        padded = torch.cat([z, z[:, -1:].expand(-1, model.stride)], dim=1)
-        x = linear(padded.unfold(1, model.patch_len, model.stride), embed).add_(position)  # [n, P, width]
+    def forward(z: Tensor) -> Tensor:
+        count, rows, _ = z.shape
+
+        def linear(x: Tensor, layer: Layer) -> Tensor:
+            """A layer on every patch of x [n, T, in], pass by pass."""
+            return product(x.reshape(count, -1, x.shape[2]), *layer).view(len(x), x.shape[1], -1)
+
+        windows = z.flatten(0, 1)  # [n, L]
+        padded = torch.cat([windows, windows[:, -1:].expand(-1, model.stride)], dim=1)
+        patches = padded.unfold(1, model.patch_len, model.stride)
+        x = linear(patches, (embed, none)).add_(position)  # [n, T, width]
         scores = torch.zeros(())
-        for attention, out, out_gain, inner, outer, outer_gain in layers:
-            q, k, v = linear(x, *attention).unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)  # [n, heads, P, width]
+        for layer in layers:
+            parts = linear(x, layer.attention).unflatten(2, (3, heads, -1))
+            q, k, v = parts.permute(2, 0, 3, 1, 4)  # [n, heads, T, width]
             scores = k @ q.mT + scores  # keys before queries: softmax over the last of so few is slow
             mixed = (scores.softmax(dim=2).mT @ v).transpose(1, 2).flatten(2)
-            x = torch.addcmul(linear(mixed, *out), x, out_gain)
-            x = torch.addcmul(linear(gelu(linear(x, *inner)), *outer), x, outer_gain)
-        return linear(x.flatten(1), weight, bias).reshape(len(z), net.h, -1)
+            x = torch.addcmul(linear(mixed, layer.out), x, layer.out_gain)
+            x = torch.addcmul(linear(gelu(linear(x, layer.inner)), layer.outer), x, layer.outer_gain)
+        return product(x.view(count, rows, -1), *output)
 
     return forward
 
 
-def _encoder(layer: torch.nn.Module) -> tuple[Layer, Layer, torch.Tensor, Layer, Layer, torch.Tensor]:
-    """A layer's query, key and value as one, its output and feed-forward layers with the norms' gain and shift in them,
-    and the gains of what bypasses them."""
+def _encoder(layer: torch.nn.Module) -> Encoder:
     attention, (inner, _, _, outer) = layer.self_attn, layer.ff
-    scale = attention.sdp_attn.scale
-    parts = (attention.W_Q, scale), (attention.W_K, 1.0), (attention.W_V, 1.0)
-    qkv = torch.cat([m.weight * s for m, s in parts]).detach(), torch.cat([m.bias * s for m, s in parts]).detach()
+    scaled = (attention.W_Q, attention.sdp_attn.scale), (attention.W_K, 1.0), (attention.W_V, 1.0)
+    weight = torch.cat([module.weight * scale for module, scale in scaled]).detach()
+    bias = torch.cat([module.bias * scale for module, scale in scaled]).detach()
     out, out_gain = _normed(attention.to_out[0], layer.norm_attn[1])
-    outer, outer_gain = _normed(outer, layer.norm_ffn[1])
-    return qkv, out, out_gain, (inner.weight.detach(), inner.bias.detach()), outer, outer_gain
+    inner_layer = inner.weight.detach().T.contiguous(), inner.bias.detach()
+    outer_layer, outer_gain = _normed(outer, layer.norm_ffn[1])
+    attention_layer = weight.T.contiguous(), bias
+    return Encoder(attention_layer, out, out_gain, inner_layer, outer_layer, outer_gain)
 
 
-def _normed(layer: torch.nn.Linear, norm: torch.nn.BatchNorm1d) -> tuple[Layer, torch.Tensor]:
-    """The batch norm of (x + layer(y)) as layer'(y) + gain * x: layer', gain."""
+def _normed(layer: torch.nn.Linear, norm: torch.nn.BatchNorm1d) -> tuple[Layer, Tensor]:
+    """The batch norm of x + layer(y) as layer'(y) + gain x: layer' and gain."""
     gain = (norm.weight / (norm.running_var + norm.eps).sqrt()).detach()
     shift = norm.bias.detach() - gain * norm.running_mean
-    return (layer.weight.detach() * gain[:, None], layer.bias.detach() * gain + shift), gain
+    weight = layer.weight.detach() * gain[:, None]
+    return (weight.T.contiguous(), layer.bias.detach() * gain + shift), gain

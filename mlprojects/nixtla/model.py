@@ -1,23 +1,28 @@
 """Networks of NeuralForecast behind the contract, forecast by one direct forward pass."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from mlprojects.blocks.passes import ROWS, steady
+from mlprojects.blocks.passes import passes, steady
 from mlprojects.nixtla.direct import Forward, forward_of
 from mlprojects.nixtla.networks import Returns, network
-from mlprojects.nixtla.scaling import ewma_scale
-from registry.contract import Forecast, History, ModelSpec, at_levels, quantile_mean
+from mlprojects.nixtla.scaling import ewma_weights
 from registry.errors import BadHistory
+from registry.forecast import volatility
+from registry.forecast.arrays import Dates, Floats
+from registry.forecast.forecast import Forecast
+from registry.forecast.history import History
+from registry.forecast.model_folder import read_spec
+from registry.forecast.spec import ModelSpec, Request
 
 REQUIREMENTS = ("scipy", "torch", "neuralforecast", "safetensors")
 LOSSES = ("loss.", "valid_loss.")  # a network's state that is its loss's: the levels, which the spec holds
@@ -31,22 +36,14 @@ class WindowForecaster:
     shape: Mapping[str, Any]
     net: Returns
 
-    def predict(
-        self, history: History, horizon: int, levels: Sequence[float], seed: int, options: Mapping[str, Any]
-    ) -> Forecast:
-        [(which, values)] = history.blocks(self.spec.max_context)
+    def predict(self, history: History, request: Request) -> Forecast:
+        [(series, values)] = history.blocks(self.spec.max_context)
         if self.spec.joint:
-            self._check_sessions(history.sessions(which, values.shape[1]))
-        quantiles = self.quantiles(values[:, :, 0])[:, :horizon]
-        return Forecast(
-            unique_id=history.ids,
-            cutoffs=history.cutoffs,
-            levels=tuple(levels),
-            quantiles=at_levels(quantiles, self.spec.levels, levels),
-            mean=quantile_mean(quantiles, self.spec.levels),
-        )
+            self._check_sessions(history.sessions(series, values.shape[1]))
+        quantiles = self.quantiles(values[:, :, 0])[:, : request.horizon]
+        return Forecast.of_quantiles(history, self.spec, quantiles)
 
-    def _check_sessions(self, ds: npt.NDArray[np.datetime64]) -> None:
+    def _check_sessions(self, ds: Dates) -> None:
         """Raise BadHistory unless all series have the same sessions [n, L]: the network sees them side by side."""
         other = np.flatnonzero((ds != ds[0]).any(axis=1))
         if other.size:
@@ -57,22 +54,25 @@ class WindowForecaster:
             )
 
     @steady()
-    def quantiles(self, windows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Quantiles [n, H, Q] of the sessions after windows of returns [n, L], sorted over the levels.
+    def quantiles(self, windows: Floats) -> Floats:
+        """Quantiles [n, H, Q] of the sessions after windows of returns [n, L], sorted.
 
-        The windows of a network of all series are those of its universe, in that order.
+        The windows of a network of all series are those of its universe, in that order: one pass.
         """
-        n = len(windows)
-        rows = n if self.spec.joint else ROWS
-        padded = np.zeros((-(-n // rows) * rows, windows.shape[1]), dtype=np.float32)
-        padded[:n] = windows
-        out = torch.cat([self._scaled(chunk) for chunk in torch.from_numpy(padded).split(rows)])
-        return out[:n].sort(dim=2).values.numpy().astype(np.float64)
+        y = torch.from_numpy(windows).float()[None] if self.spec.joint else passes(windows)
+        scale = self._scale(y)
+        out = self._forward(y / scale).mul_(scale).flatten(0, 1)[: len(windows)]
+        levels = out.unflatten(1, (self.spec.max_horizon, -1)).numpy()
+        return np.sort(levels, axis=2).astype(np.float64)
 
-    def _scaled(self, y: torch.Tensor) -> torch.Tensor:
-        """Quantiles [rows, H, Q] of windows [rows, L], in the units of y."""
-        scale = ewma_scale(y)
-        return self._forward(y / scale) * scale[:, :, None]
+    def _scale(self, y: Tensor) -> Tensor:
+        """EWMA volatility [P, R, 1] at the end of the windows of passes [P, R, L]."""
+        variance = (y * y).mul_(self._weights).sum(dim=2, keepdim=True)
+        return variance.sqrt_().clamp_min_(volatility.FLOOR)
+
+    @cached_property
+    def _weights(self) -> Tensor:
+        return ewma_weights(self.spec.max_context).float()
 
     @cached_property
     def _forward(self) -> Forward:
@@ -88,7 +88,7 @@ def save(forecaster: WindowForecaster, directory: Path) -> None:
 
 def load(directory: Path) -> WindowForecaster:
     """The forecaster that `save` wrote beside spec.json."""
-    spec = ModelSpec.from_json(json.loads((directory / "spec.json").read_text()))
+    spec = read_spec(directory)
     shape = json.loads((directory / "config.json").read_text())
     net = network(spec, shape)
     losses = {k: v for k, v in net.state_dict().items() if k.startswith(LOSSES)}

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from neuralforecast import models
 from neuralforecast.losses.pytorch import MQLoss
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from mlprojects.nixtla.scaling import ewma_scale
-from registry.contract import ModelSpec
+from registry.forecast.spec import ModelSpec
 
 # Lightning's and NeuralForecast's loggers announce devices and seeds at every construction.
 for _name in ("lightning.pytorch", "lightning.fabric", "lightning_fabric", "pytorch_lightning", "neuralforecast"):
@@ -192,7 +192,7 @@ def network(spec: ModelSpec, shape: Mapping[str, Any], **training: Any) -> Retur
             **translate(**sizes),
             **training,
         )
-    net.start_at(torch.tensor(norm.ppf(spec.levels), dtype=torch.float32))
+    net.start_at(torch.tensor(ndtri(spec.levels), dtype=torch.float32))
     return net
 
 

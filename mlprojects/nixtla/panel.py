@@ -7,15 +7,15 @@ import pandas as pd
 from neuralforecast.tsdataset import TimeSeriesDataset
 
 from mlprojects.nixtla.settings import JOINT, Training
-from registry import wire
-from registry.contract import History
 from registry.errors import BadHistory
+from registry.forecast import names
+from registry.forecast.history import History
 
 
 def check(history: pd.DataFrame, config: Training) -> int:
     """Sessions after config.fit_until, to choose on. Raises BadHistory for what cannot be fitted."""
-    chosen_on = history.loc[history[wire.DS] > pd.Timestamp(config.fit_until), wire.DS].nunique()
-    shortest = int(history.groupby(wire.UNIQUE_ID).size().min())
+    chosen_on = history.loc[history[names.DS] > pd.Timestamp(config.fit_until), names.DS].nunique()
+    shortest = int(history.groupby(names.UNIQUE_ID).size().min())
     if shortest - chosen_on < config.context + config.horizon:
         raise BadHistory(
             f"the shortest series has {shortest - chosen_on} sessions up to {config.fit_until}; "
@@ -36,7 +36,7 @@ def check(history: pd.DataFrame, config: Training) -> int:
 def _check_moves(panel: History, context: int) -> None:
     """No window of zeros: it has no volatility to divide by, and one session after it would decide the training."""
     for name, (start, end) in zip(panel.ids, pairwise(panel.bounds), strict=True):
-        moved = np.concatenate([[0], np.cumsum(panel.columns[wire.Y][start:end] != 0)])
+        moved = np.concatenate([[0], np.cumsum(panel.columns[names.Y][start:end] != 0)])
         flat = np.flatnonzero(moved[context:] == moved[:-context])
         if flat.size:
             last = panel.ds[start + flat[0] + context - 1]
@@ -63,7 +63,7 @@ def _check_calendar(panel: History) -> None:
 
 def dataset(history: pd.DataFrame) -> TimeSeriesDataset:
     """unique_id, ds, y with sessions numbered 0.. : a date frequency would put forecasts on holidays."""
-    frame = history[[wire.UNIQUE_ID, wire.Y]].copy()
-    frame[wire.DS] = frame.groupby(wire.UNIQUE_ID).cumcount()
+    frame = history[[names.UNIQUE_ID, names.Y]].copy()
+    frame[names.DS] = frame.groupby(names.UNIQUE_ID).cumcount()
     found, *_ = TimeSeriesDataset.from_df(frame)
     return found

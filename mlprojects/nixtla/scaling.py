@@ -4,17 +4,17 @@ from functools import lru_cache
 
 import torch
 
-from registry import volatility
+from registry.forecast import volatility
 
 
 def ewma_scale(y: torch.Tensor) -> torch.Tensor:
     """EWMA volatility [n, 1, ...] at the end of windows [n, L, ...], weights normalised over the window."""
-    variance = torch.einsum("nl...,l->n...", y * y, _ewma_weights(y.shape[1]).to(y))
+    variance = torch.einsum("nl...,l->n...", y * y, ewma_weights(y.shape[1]).to(y))
     return variance.sqrt().clamp_min(volatility.FLOOR)[:, None]
 
 
 @lru_cache
-def _ewma_weights(length: int) -> torch.Tensor:
+def ewma_weights(length: int) -> torch.Tensor:
     """Weights [L] of a window's sessions, oldest first; they add up to 1."""
     weights = volatility.DECAY ** torch.arange(length - 1, -1, -1, dtype=torch.float64)
     return weights / weights.sum()

@@ -3,13 +3,13 @@
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from registry import contract
-from registry.contract import Range
+from registry import training
 from registry.errors import BadConfig
+from registry.training import Range
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training(contract.Config):
+class Training(training.Config):
     """context: sessions in a window; a batch is `windows_batch_size` of them, for a network of all series that many
     times all series. weight_decay: AdamW's; 0 is Adam. Every `val_check_steps` the loss of the choice period is looked
     at; `patience` looks without a better one end the training."""
@@ -38,7 +38,7 @@ class Training(contract.Config):
 
     def _own(self) -> list[tuple[str, Any]]:
         """What this family adds to every model's settings."""
-        common = {field.name for field in fields(contract.Config)}
+        common = {field.name for field in fields(training.Config)}
         return [(field.name, getattr(self, field.name)) for field in fields(self) if field.name not in common]
 
     @property

@@ -4,11 +4,9 @@ Gu, Gupta, Goel and Ré, NeurIPS 2022 (arXiv 2206.11893); see blocks/s4d.py.
 """
 
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +17,12 @@ from mlprojects.blocks import features
 from mlprojects.blocks.passes import ROWS, steady
 from mlprojects.blocks.s4d import Blocks
 from mlprojects.ssm.network import Network, Shape
-from registry import volatility
-from registry.contract import Floats, Forecast, History, ModelSpec, at_levels, quantile_mean
+from registry.forecast import volatility
+from registry.forecast.arrays import Floats
+from registry.forecast.forecast import Forecast
+from registry.forecast.history import History
+from registry.forecast.model_folder import read_spec
+from registry.forecast.spec import ModelSpec, Request
 
 REQUIREMENTS = ("scipy", "torch", "safetensors")
 SETTLED = 64  # sessions in a state before its forecasts count, in training and in a history
@@ -46,23 +48,16 @@ class S4DForecaster:
     spec: ModelSpec
     net: Network
 
-    def predict(
-        self, history: History, horizon: int, levels: Sequence[float], seed: int, options: Mapping[str, Any]
-    ) -> Forecast:
-        quantiles = np.empty((len(history.ids), horizon, len(self.spec.levels)))
-        for which, values in history.blocks(self.spec.max_context, features.COLUMNS):
-            sessions = history.sessions(which, values.shape[1])
-            for i in range(0, len(which), ROWS):
+    def predict(self, history: History, request: Request) -> Forecast:
+        quantiles = np.empty((len(history.ids), request.horizon, len(self.spec.levels)))
+        for series, values in history.blocks(self.spec.max_context, features.COLUMNS):
+            sessions = history.sessions(series, values.shape[1])
+            for i in range(0, len(series), ROWS):
                 part = slice(i, i + ROWS)
                 x, sigma = inputs(values[part], sessions[part], self.spec.max_horizon)
-                quantiles[which[part]] = sigma[:, -1, None, None] * self.scaled(x)[:, :horizon]
-        return Forecast(
-            unique_id=history.ids,
-            cutoffs=history.cutoffs,
-            levels=tuple(levels),
-            quantiles=at_levels(quantiles, self.spec.levels, levels),
-            mean=quantile_mean(quantiles, self.spec.levels),
-        )
+                scaled = self.scaled(x)[:, : request.horizon]
+                quantiles[series[part]] = sigma[:, -1, None, None] * scaled
+        return Forecast.of_quantiles(history, self.spec, quantiles)
 
     @steady()
     def scaled(self, x: npt.NDArray[np.float32]) -> Floats:
@@ -86,7 +81,7 @@ def save(forecaster: S4DForecaster, directory: Path) -> None:
 
 def load(directory: Path) -> S4DForecaster:
     """The forecaster that `save` wrote beside spec.json."""
-    spec = ModelSpec.from_json(json.loads((directory / "spec.json").read_text()))
+    spec = read_spec(directory)
     shape = json.loads((directory / "config.json").read_text())
     with torch.random.fork_rng(devices=[]):  # a network is drawn before its weights are read
         net = Network(Shape(**{**shape, "levels": tuple(shape["levels"])}))

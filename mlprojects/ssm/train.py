@@ -13,9 +13,11 @@ from mlprojects.blocks.s4d import Start
 from mlprojects.ssm import model, timescales
 from mlprojects.ssm.network import Network, Shape
 from mlprojects.ssm.windows import SHARED, Batch, Windows
-from registry import contract, wire
-from registry.contract import ModelSpec, Range, Trained, TrainRun
+from registry import training
 from registry.errors import BadConfig
+from registry.forecast import names
+from registry.forecast.spec import ModelSpec
+from registry.training import Range, Trained, TrainRun
 
 CHOICE_BATCH = 64  # windows
 SEARCH: dict[str, Range | tuple[Any, ...]] = {
@@ -29,7 +31,7 @@ SEARCH: dict[str, Range | tuple[Any, ...]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(contract.Config):
+class Config(training.Config):
     """context: sessions in the recurrence; width, states (of each channel), layers and start: the network's.
 
     The rest is training: `batch` windows a step, the choice loss looked at every `check_every` steps, an end after
@@ -79,7 +81,7 @@ def spec(name: str, config: Config) -> ModelSpec:
         max_context=config.sessions,
         max_horizon=config.horizon,
         levels=config.levels,
-        columns=(*wire.HISTORY, *wire.MARKET),
+        columns=(*names.HISTORY, *names.MARKET),
     )
 
 

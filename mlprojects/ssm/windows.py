@@ -10,9 +10,9 @@ from torch import Tensor
 
 from mlprojects.blocks import features
 from mlprojects.ssm.model import inputs
-from registry import contract
-from registry.contract import Floats
 from registry.errors import BadHistory
+from registry.forecast.arrays import Floats
+from registry.forecast.history import History
 
 SMALLEST = 1e-6  # standard deviation of a feature that never changes
 SHARED = 21  # forecasts that one window serves to choose on; the first of them has so many sessions less behind it
@@ -47,7 +47,7 @@ class Windows:
 
         Raises BadHistory when there is none of either.
         """
-        whole = contract.History.of(history, features.COLUMNS)
+        whole = History.of(history, features.COLUMNS)
         fitted = whole.ds <= np.datetime64(pd.Timestamp(fit_until), "D")
         fit, chosen, counted = [], [], []
         for start, end in zip(whole.bounds[:-1], whole.bounds[1:], strict=True):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mlprojects.blocks import features
-from registry.contract import Floats
+from registry.forecast.arrays import Floats
 
 UNKNOWN = "unknown"  # the sector of a symbol that was not in training; category 0
 OBSERVED = ("return", "return_size", "market_size", "index_return")
@@ -36,7 +36,7 @@ class DataParameters:
 
     sectors: tuple[str, ...]  # UNKNOWN first
     sector_of: Mapping[str, str]  # of every symbol in training
-    covariates: tuple[str, ...]  # counts, a part of wire.COUNTS
+    covariates: tuple[str, ...]  # counts, a part of names.COUNTS
     state_mean: tuple[float, ...]
     state_deviation: tuple[float, ...]
     count_mean: tuple[float, ...]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mlprojects.tft import inputs, network
 from mlprojects.tft.inputs import Inputs
-from registry.contract import Floats
+from registry.forecast.arrays import Floats
 
 INK, BLUE, GREY = "#22313f", "#1f77b4", "#95a5a6"
 SHOWN = 16  # bars of a panel

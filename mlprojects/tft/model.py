@@ -5,7 +5,7 @@ Lim, Arik, Loeff and Pfister, Temporal Fusion Transformers for Interpretable Mul
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,9 +21,13 @@ from mlprojects.blocks.passes import ROWS, steady
 from mlprojects.tft import inputs
 from mlprojects.tft.direct import Direct
 from mlprojects.tft.inputs import DataParameters, Days, Inputs
-from registry import calendars, volatility
-from registry.contract import Floats, Forecast, History, ModelSpec, at_levels, quantile_mean
 from registry.errors import BadHistory
+from registry.forecast import calendars, volatility
+from registry.forecast.arrays import Floats
+from registry.forecast.forecast import Forecast
+from registry.forecast.history import History
+from registry.forecast.model_folder import read_spec
+from registry.forecast.spec import ModelSpec, Request
 
 REQUIREMENTS = ("scipy", "torch", "safetensors")
 CONTEXT = 1000  # sessions looked at, for the slow averages of the state
@@ -38,19 +42,10 @@ class TFT:
     arguments: Mapping[str, Any]
     weights: Mapping[str, torch.Tensor]
 
-    def predict(
-        self, history: History, horizon: int, levels: Sequence[float], seed: int, options: Mapping[str, Any]
-    ) -> Forecast:
+    def predict(self, history: History, request: Request) -> Forecast:
         """Forecast of every series. Raises BadHistory for a negative count."""
-        quantiles = self.quantiles(history)[:, :horizon]
-        return Forecast(
-            unique_id=history.ids,
-            cutoffs=history.cutoffs,
-            levels=tuple(levels),
-            quantiles=at_levels(quantiles, self.spec.levels, levels),
-            mean=quantile_mean(quantiles, self.spec.levels),
-            notes=self._notes(history),
-        )
+        quantiles = self.quantiles(history)[:, : request.horizon]
+        return Forecast.of_quantiles(history, self.spec, quantiles, self._notes(history))
 
     def quantiles(self, history: History) -> Floats:
         """Quantiles [N, H, Q] of the sessions after each series."""
@@ -119,7 +114,7 @@ def save(forecaster: TFT, directory: Path) -> None:
 
 def load(directory: Path) -> TFT:
     """The forecaster that `save` wrote beside spec.json."""
-    spec = ModelSpec.from_json(json.loads((directory / "spec.json").read_text()))
+    spec = read_spec(directory)
     config = json.loads((directory / "config.json").read_text())
     known = DataParameters.from_json(config["data"])
     return TFT(spec, known, config["network"], load_file(directory / "weights.safetensors"))

@@ -9,16 +9,16 @@ from torch import Tensor, nn
 
 from mlprojects.blocks import head
 from mlprojects.tft.inputs import CALENDAR, OBSERVED, STATE, STEP, DataParameters, Inputs
-from registry import wire
+from registry.forecast import names
 
-EMBEDDING = {wire.SECTOR: 4, "weekday": 3, "month": 4}  # numbers a category
+EMBEDDING = {names.SECTOR: 4, "weekday": 3, "month": 4}  # numbers a category
 
 
 def arguments(
     known: DataParameters, *, width: int, inner: int, heads: int, dropout: float, context: int, levels: int
 ) -> dict[str, Any]:
     """Arguments of the library's constructor, as JSON; `width` is its hidden_size, `inner` hidden_continuous_size."""
-    sizes = {wire.SECTOR: len(known.sectors), **CALENDAR}
+    sizes = {names.SECTOR: len(known.sectors), **CALENDAR}
     past, future = [*OBSERVED, *known.covariates, STEP], [STEP]
     return {
         "hidden_size": width,
@@ -27,7 +27,7 @@ def arguments(
         "dropout": dropout,
         "max_encoder_length": context,
         "output_size": levels,
-        "static_categoricals": [wire.SECTOR],
+        "static_categoricals": [names.SECTOR],
         "static_reals": list(STATE),
         "time_varying_categoricals_encoder": list(CALENDAR),
         "time_varying_categoricals_decoder": list(CALENDAR),

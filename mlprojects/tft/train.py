@@ -11,9 +11,11 @@ from torch import Tensor
 from mlprojects.blocks import features, head, loop
 from mlprojects.tft import interpretation, model, network
 from mlprojects.tft.windows import Windows
-from registry import contract, wire
-from registry.contract import ModelSpec, Range, Trained, TrainRun
+from registry import training
 from registry.errors import BadConfig
+from registry.forecast import names
+from registry.forecast.spec import ModelSpec
+from registry.training import Range, Trained, TrainRun
 
 CHOICE_BATCH = 512  # windows
 
@@ -27,7 +29,7 @@ SEARCH: dict[str, Range | tuple[Any, ...]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(contract.Config):
+class Config(training.Config):
     """context: sessions that the network reads one by one; width, inner, heads: hidden size, size of a number's
     embedding, attention heads; unknown_share: training windows whose sector is hidden; covariates: counts that the
     history must then have; the rest is training.
@@ -64,8 +66,8 @@ class Config(contract.Config):
             raise BadConfig(f"context is {self.context}, expected {features.WARMUP} sessions or fewer")
         if self.data != "panel":
             raise BadConfig(f"data is {self.data!r}, which has no sectors; tft is trained on the panel")
-        if len(set(self.covariates)) < len(self.covariates) or not set(self.covariates) <= set(wire.COUNTS):
-            raise BadConfig(f"covariates are {list(self.covariates)}, expected some of {list(wire.COUNTS)}, each once")
+        if len(set(self.covariates)) < len(self.covariates) or not set(self.covariates) <= set(names.COUNTS):
+            raise BadConfig(f"covariates are {list(self.covariates)}, expected some of {list(names.COUNTS)}, each once")
 
 
 def spec(name: str, config: Config) -> ModelSpec:
@@ -76,7 +78,7 @@ def spec(name: str, config: Config) -> ModelSpec:
         max_context=model.CONTEXT,
         max_horizon=config.horizon,
         levels=config.levels,
-        columns=(*wire.HISTORY, *wire.MARKET, *config.covariates),
+        columns=(*names.HISTORY, *names.MARKET, *config.covariates),
     )
 
 

@@ -13,9 +13,11 @@ from torch import Tensor
 from mlprojects.blocks import features
 from mlprojects.tft import inputs
 from mlprojects.tft.inputs import UNKNOWN, DataParameters, Inputs
-from registry import calendars, contract, volatility, wire
-from registry.contract import Floats, History, ModelSpec
 from registry.errors import BadHistory
+from registry.forecast import calendars, names, volatility
+from registry.forecast.arrays import Floats
+from registry.forecast.history import History, check_history
+from registry.forecast.spec import ModelSpec
 
 Rows = npt.NDArray[np.int64]
 
@@ -44,7 +46,7 @@ class Windows:
         The scales are those of what is fitted. Raises BadHistory for a panel that cannot be fitted.
         """
         sector_of = _sectors(frame)
-        history = contract.check_history(frame, spec)
+        history = check_history(frame, spec)
         known = DataParameters((UNKNOWN, *sorted(set(sector_of.values()))), sector_of, covariates, (), (), (), ())
         values = np.stack([history.columns[name] for name in known.columns], axis=1)
         _check_counts(values[:, 3:], covariates)
@@ -100,23 +102,23 @@ class Windows:
 
 def _sectors(frame: pd.DataFrame) -> dict[str, str]:
     """Sector of every symbol. Raises BadHistory unless each has one, and one only."""
-    if wire.SECTOR not in frame.columns:
+    if names.SECTOR not in frame.columns:
         raise BadHistory(
-            f"the data has no column {wire.SECTOR}, which tft is trained with; use data: panel", code="MISSING_COLUMN"
+            f"the data has no column {names.SECTOR}, which tft is trained with; use data: panel", code="MISSING_COLUMN"
         )
-    named = frame[[wire.UNIQUE_ID, wire.SECTOR]].drop_duplicates()
-    several = named[named[wire.UNIQUE_ID].duplicated() | named[wire.SECTOR].isna()]
+    named = frame[[names.UNIQUE_ID, names.SECTOR]].drop_duplicates()
+    several = named[named[names.UNIQUE_ID].duplicated() | named[names.SECTOR].isna()]
     if len(several):
         raise BadHistory(
-            f"{several[wire.UNIQUE_ID].iloc[0]} has no sector, or more than one; every symbol needs one",
+            f"{several[names.UNIQUE_ID].iloc[0]} has no sector, or more than one; every symbol needs one",
             code="BAD_SECTOR",
         )
-    return dict(zip(named[wire.UNIQUE_ID], named[wire.SECTOR], strict=True))
+    return dict(zip(named[names.UNIQUE_ID], named[names.SECTOR], strict=True))
 
 
-def _check_counts(counts: Floats, names: tuple[str, ...]) -> None:
+def _check_counts(counts: Floats, columns: tuple[str, ...]) -> None:
     if (counts < 0).any():
-        raise BadHistory(f"{', '.join(names)} are counts; found a negative one", code="BAD_COUNT")
+        raise BadHistory(f"{', '.join(columns)} are counts; found a negative one", code="BAD_COUNT")
 
 
 def _past(history: History) -> tuple[Floats, Floats]:
@@ -153,7 +155,7 @@ def _cutoffs(history: History, spec: ModelSpec, fit_until: str) -> tuple[Rows, R
 
 def _check_moves(history: History, cutoffs: Rows, context: int) -> None:
     """No window of zeros: it has no volatility to divide by, and one session after it would decide the training."""
-    moved = np.concatenate([[0], np.cumsum(history.columns[wire.Y] != 0)])
+    moved = np.concatenate([[0], np.cumsum(history.columns[names.Y] != 0)])
     still = cutoffs[moved[cutoffs + 1] == moved[cutoffs + 1 - context]]
     if len(still):
         name = history.ids[int(np.searchsorted(history.bounds, still[0], side="right")) - 1]

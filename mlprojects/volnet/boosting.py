@@ -13,7 +13,8 @@ from mlprojects.volnet.inputs import NAMES
 from mlprojects.volnet.samples import Samples
 from mlprojects.volnet.scales import Trees, library, tree_rows
 from mlprojects.volnet.settings import TreesConfig
-from registry.contract import Floats, TrainRun
+from registry.forecast.arrays import Floats
+from registry.training import TrainRun
 
 lightgbm = library()
 

@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from mlprojects.volnet.inputs import NAMES
-from registry.contract import Floats
+from registry.forecast.arrays import Floats
 
 SHOWN = 25  # features in the picture
 GAIN, SLOPE = "share of the trees' gain", "change of the log scale for one deviation of the feature"

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mlprojects.blocks import features
-from registry import volatility
-from registry.contract import Floats
+from registry.forecast import volatility
+from registry.forecast.arrays import Floats
 
 NAMES = (*features.NAMES, *features.SEASON_NAMES)
 CLIP = 4.0  # deviations of the training rows

@@ -11,7 +11,8 @@ from mlprojects.volnet.network import ScaleNet
 from mlprojects.volnet.samples import Samples
 from mlprojects.volnet.scales import Networks
 from mlprojects.volnet.settings import LinearConfig
-from registry.contract import Floats, TrainRun
+from registry.forecast.arrays import Floats
+from registry.training import TrainRun
 
 PER_CENT = 100.0  # losses are reported in per cent: that of a stock's session is around 0.4
 

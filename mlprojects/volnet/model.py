@@ -1,10 +1,9 @@
 """linear, mlp, lightgbm: EWMA volatility times a learnt scale times quantiles of what that scale left over."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
@@ -12,7 +11,11 @@ from safetensors.numpy import load_file, save_file
 from mlprojects.blocks import features
 from mlprojects.volnet.inputs import Inputs
 from mlprojects.volnet.scales import Networks, Scale, Trees
-from registry.contract import Floats, Forecast, History, ModelSpec, at_levels, quantile_mean
+from registry.forecast.arrays import Floats
+from registry.forecast.forecast import Forecast
+from registry.forecast.history import History
+from registry.forecast.model_folder import read_spec
+from registry.forecast.spec import ModelSpec, Request
 
 REQUIREMENTS = ("scipy", "lightgbm", "safetensors")
 CONTEXT = 1000  # sessions looked at: twelve quarters of seasons, and slow averages forget their seed
@@ -45,24 +48,18 @@ class VolNet:
     scale: Scale
     residuals: Residuals
 
-    def predict(
-        self, history: History, horizon: int, levels: Sequence[float], seed: int, options: Mapping[str, Any]
-    ) -> Forecast:
-        """Forecast of every series; nothing is drawn, so `seed` changes nothing."""
-        width = np.empty((len(history.ids), horizon))
-        for which, values in history.blocks(self.spec.max_context, features.COLUMNS):
-            found = Inputs.read(values, history.sessions(which, values.shape[1]), self.spec.max_horizon)
-            width[which] = (found.sigma[:, None] * self.scale(found))[:, :horizon]
+    def predict(self, history: History, request: Request) -> Forecast:
+        """Forecast of every series; nothing is drawn, so the seed changes nothing."""
+        width = np.empty((len(history.ids), request.horizon))
+        for series, values in history.blocks(self.spec.max_context, features.COLUMNS):
+            sessions = history.sessions(series, values.shape[1])
+            inputs = Inputs.read(values, sessions, self.spec.max_horizon)
+            scaled = inputs.sigma[:, None] * self.scale(inputs)
+            width[series] = scaled[:, : request.horizon]
         quantiles = width[:, :, None] * self.residuals.of(history.ids)[:, None]
         known = set(history.ids) <= set(self.residuals.symbols)
-        return Forecast(
-            unique_id=history.ids,
-            cutoffs=history.cutoffs,
-            levels=tuple(levels),
-            quantiles=at_levels(quantiles, self.spec.levels, levels),
-            mean=quantile_mean(quantiles, self.spec.levels),
-            notes={} if known else {"unknown_symbol": UNKNOWN},
-        )
+        notes = {} if known else {"unknown_symbol": UNKNOWN}
+        return Forecast.of_quantiles(history, self.spec, quantiles, notes)
 
 
 def save(forecaster: VolNet, directory: Path) -> None:
@@ -79,7 +76,7 @@ def save(forecaster: VolNet, directory: Path) -> None:
 
 def load(directory: Path) -> VolNet:
     """The forecaster that `save` wrote beside spec.json."""
-    spec = ModelSpec.from_json(json.loads((directory / "spec.json").read_text()))
+    spec = read_spec(directory)
     symbols = json.loads((directory / "config.json").read_text())["symbols"]
     arrays, trees = load_file(directory / WEIGHTS), directory / TREES
     scale: Scale = Trees(trees.read_text()) if trees.exists() else Networks.of_arrays(arrays)

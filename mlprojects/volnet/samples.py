@@ -8,9 +8,11 @@ import pandas as pd
 
 from mlprojects.blocks import features
 from mlprojects.volnet.inputs import Inputs
-from registry import contract, wire
-from registry.contract import Floats, ModelSpec
 from registry.errors import BadHistory
+from registry.forecast import names
+from registry.forecast.arrays import Floats
+from registry.forecast.history import check_history
+from registry.forecast.spec import ModelSpec
 
 
 @dataclass(frozen=True)
@@ -33,9 +35,9 @@ def split(history: pd.DataFrame, spec: ModelSpec, fit_until: str) -> tuple[Sampl
     averages differ by what the seed still weighs. Raises BadHistory when the contract is broken, when a series has no
     row to fit or does not move up to `fit_until`, or when there is no row to choose on.
     """
-    whole = contract.check_history(history, spec)
-    columns = [wire.UNIQUE_ID, wire.DS, *features.COLUMNS]
-    _check_fitted(history.loc[history[wire.DS] <= pd.Timestamp(fit_until), columns], whole.ids, spec, fit_until)
+    whole = check_history(history, spec)
+    columns = [names.UNIQUE_ID, names.DS, *features.COLUMNS]
+    _check_fitted(history.loc[history[names.DS] <= pd.Timestamp(fit_until), columns], whole.ids, spec, fit_until)
     fit, chosen = [], []
     horizon, last = spec.max_horizon, np.datetime64(pd.Timestamp(fit_until), "D")
     for which, values in whole.blocks(len(whole.ds), features.COLUMNS):
@@ -63,7 +65,7 @@ def split(history: pd.DataFrame, spec: ModelSpec, fit_until: str) -> tuple[Sampl
 
 def _check_fitted(seen: pd.DataFrame, ids: tuple[str, ...], spec: ModelSpec, fit_until: str) -> None:
     """Every series has a row to fit, and moves."""
-    lengths = seen.groupby(wire.UNIQUE_ID).size().reindex(list(ids), fill_value=0)
+    lengths = seen.groupby(names.UNIQUE_ID).size().reindex(list(ids), fill_value=0)
     needed = features.WARMUP + spec.max_horizon
     short = np.flatnonzero(lengths < needed)
     if short.size:
@@ -72,7 +74,7 @@ def _check_fitted(seen: pd.DataFrame, ids: tuple[str, ...], spec: ModelSpec, fit
             f"{spec.name} is fitted on {needed} or more; {short.size} series are too short",
             code="TOO_SHORT",
         )
-    moves = seen.groupby(wire.UNIQUE_ID)[wire.Y].agg(lambda y: (y != 0).any())
+    moves = seen.groupby(names.UNIQUE_ID)[names.Y].agg(lambda y: (y != 0).any())
     still = np.flatnonzero(~moves)
     if still.size:
         raise BadHistory(

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from mlprojects.volnet.inputs import Inputs, Scaling
-from registry.contract import Floats
 from registry.errors import KronosError
+from registry.forecast.arrays import Floats
 
 REACH = 1.5  # of the log scale: the forecast is within a factor of 4.5 of the EWMA volatility
 

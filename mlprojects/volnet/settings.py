@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from registry import contract
-from registry.contract import Range
+from registry import training
 from registry.errors import BadConfig
+from registry.training import Range
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearConfig(contract.Config):
+class LinearConfig(training.Config):
     """A network without hidden units. `batch` rows (all steps of each) a step of training."""
 
     kind: Literal["linear"]
@@ -53,7 +53,7 @@ class MlpConfig(LinearConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TreesConfig(contract.Config):
+class TreesConfig(training.Config):
     """LightGBM's own terms; `patience` rounds without a better choice loss end it."""
 
     kind: Literal["lightgbm"]
@@ -79,7 +79,7 @@ class TreesConfig(contract.Config):
         return self.rounds
 
 
-CONFIGS: dict[str, type[contract.Config]] = {"linear": LinearConfig, "mlp": MlpConfig, "lightgbm": TreesConfig}
+CONFIGS: dict[str, type[training.Config]] = {"linear": LinearConfig, "mlp": MlpConfig, "lightgbm": TreesConfig}
 SEARCH: dict[str, dict[str, Range | tuple[Any, ...]]] = {
     "linear": {
         "learning_rate": Range(3e-3, 5e-2, log=True),
@@ -103,13 +103,13 @@ SEARCH: dict[str, dict[str, Range | tuple[Any, ...]]] = {
 }
 
 
-def _check_counts(config: contract.Config, *names: str) -> None:
+def _check_counts(config: training.Config, *names: str) -> None:
     for name in names:
         if getattr(config, name) < 1:
             raise BadConfig(f"{name} is {getattr(config, name)}, expected 1 or more")
 
 
-def _check_share(config: contract.Config, *names: str) -> None:
+def _check_share(config: training.Config, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         if not 0 <= value <= 1 or value == (1 if name == "dropout" else 0):

@@ -10,13 +10,15 @@ from mlprojects.volnet.model import CONTEXT, Residuals, VolNet
 from mlprojects.volnet.samples import Samples, split
 from mlprojects.volnet.scales import Scale
 from mlprojects.volnet.settings import CONFIGS, SEARCH, LinearConfig, TreesConfig
-from registry import contract, volatility, wire
-from registry.contract import ModelSpec, Trained, TrainRun
+from registry import training
+from registry.forecast import names, volatility
+from registry.forecast.spec import ModelSpec
+from registry.training import Trained, TrainRun
 
 __all__ = ["CONFIGS", "SEARCH", "spec", "train"]
 
 
-def spec(name: str, config: contract.Config) -> ModelSpec:
+def spec(name: str, config: training.Config) -> ModelSpec:
     """What the features need."""
     return ModelSpec(
         name=name,
@@ -25,7 +27,7 @@ def spec(name: str, config: contract.Config) -> ModelSpec:
         max_context=CONTEXT,
         max_horizon=config.horizon,
         levels=config.levels,
-        columns=(*wire.HISTORY, *wire.MARKET),
+        columns=(*names.HISTORY, *names.MARKET),
     )
 
 

@@ -31,8 +31,9 @@ from mlprojects.nixtla.networks import network
 from mlprojects.tft import inputs
 from mlprojects.tft import network as tft
 from mlprojects.tft.model import TFT
-from registry import calendars, wire
-from registry.contract import History, ModelSpec
+from registry.forecast import names, rendering
+from registry.forecast.history import History
+from registry.forecast.spec import ModelSpec
 from registry.settings import Settings
 
 SERIES = 500
@@ -69,7 +70,7 @@ def _nixtla(model: str, panel: pd.DataFrame, goal: float) -> Case:
     spec = family.training.spec(model, config)
     fitted = histories(panel, SERIES, config.context + 20)
     if spec.joint:
-        spec = replace(spec, universe=tuple(fitted[wire.UNIQUE_ID].unique()))
+        spec = replace(spec, universe=tuple(fitted[names.UNIQUE_ID].unique()))
     quiet = dict.fromkeys(("enable_progress_bar", "logger", "enable_model_summary", "enable_checkpointing"), False)
     net = network(spec, config.shape, max_steps=5, learning_rate=0.01, accelerator="cpu", **quiet)
     library = NeuralForecast(models=[net], freq=1)
@@ -90,24 +91,24 @@ def tft_500(panel: pd.DataFrame) -> Case:
     family = families.find("tft")
     config = families.load_config(family, {})
     spec = family.training.spec("tft", config)
-    market = panel[[wire.DS, *wire.MARKET]].drop_duplicates()
-    history = histories(panel, SERIES, spec.min_context).merge(market, on=wire.DS)
-    forecaster = _scrambled(spec, config, panel, history[wire.UNIQUE_ID].unique())
+    market = panel[[names.DS, *names.MARKET]].drop_duplicates()
+    history = histories(panel, SERIES, spec.min_context).merge(market, on=names.DS)
+    forecaster = _scrambled(spec, config, panel, history[names.UNIQUE_ID].unique())
     x, sigma = forecaster.inputs(History.of(history, spec.columns[2:]))
     frame, net = _library_tft(forecaster, x)
-    quantiles = [wire.quantile_column(level) for level in spec.levels]
+    quantiles = [names.quantile_column(level) for level in spec.levels]
 
     def theirs() -> pd.DataFrame:
         quiet = dict.fromkeys(("enable_progress_bar", "logger", "enable_model_summary", "enable_checkpointing"), False)
         said = net.predict(frame, mode="quantiles", return_index=True, trainer_kwargs={"accelerator": "cpu", **quiet})
-        names = said.index[wire.UNIQUE_ID].repeat(spec.max_horizon).reset_index(drop=True)
+        symbols = said.index[names.UNIQUE_ID].repeat(spec.max_horizon).reset_index(drop=True)
         scaled = said.output.numpy() * sigma[:, None, None]
-        out = pd.DataFrame(scaled.reshape(len(names), -1), columns=quantiles)
-        return out.assign(**{wire.UNIQUE_ID: names, wire.DS: out.index % spec.max_horizon})
+        out = pd.DataFrame(scaled.reshape(len(symbols), -1), columns=quantiles)
+        return out.assign(**{names.UNIQUE_ID: symbols, names.DS: out.index % spec.max_horizon})
 
     def ours() -> pd.DataFrame:
-        said = forecaster.predict(History.of(history, spec.columns[2:]), spec.max_horizon, spec.levels, 0, {})
-        return said.to_frame(calendars.next_sessions_many(spec.calendar, said.cutoffs, spec.max_horizon))
+        forecast = forecaster.predict(History.of(history, spec.columns[2:]), spec.request())
+        return rendering.render(forecast, spec.calendar, rendering.FRAME)
 
     compare(ours(), theirs())
     return Case(ours, theirs, goal=3.0)
@@ -115,7 +116,7 @@ def tft_500(panel: pd.DataFrame) -> Case:
 
 def _scrambled(spec: ModelSpec, config: Any, panel: pd.DataFrame, symbols: Sequence[str]) -> TFT:
     """A forecaster that knows the symbols, in the panel's sectors by turns; the state is not scaled."""
-    sectors = sorted(panel[wire.SECTOR].unique())
+    sectors = sorted(panel[names.SECTOR].unique())
     size = len(inputs.STATE)
     known = inputs.DataParameters(
         (inputs.UNKNOWN, *sectors),
@@ -148,7 +149,7 @@ def _library_tft(forecaster: TFT, x: inputs.Inputs) -> tuple[pd.DataFrame, Tempo
     columns = dict(zip(at["x_reals"], numbers.T, strict=True))
     columns |= {k: [f"{c:02d}" for c in v] for k, v in zip(at["x_categoricals"], codes.T, strict=True)}
     frame = pd.DataFrame(columns).assign(y=0.0, session=np.tile(np.arange(sessions), n))
-    frame[wire.UNIQUE_ID] = np.repeat([f"S{i:04d}" for i in range(n)], sessions)
+    frame[names.UNIQUE_ID] = np.repeat([f"S{i:04d}" for i in range(n)], sessions)
     encoders = {name: NaNLabelEncoder() for name in at["x_categoricals"]}
     for name, (size, _) in at["embedding_sizes"].items():
         encoders[name].fit(pd.Series([f"{i:02d}" for i in range(size)]))
@@ -157,7 +158,7 @@ def _library_tft(forecaster: TFT, x: inputs.Inputs) -> tuple[pd.DataFrame, Tempo
         frame,
         time_idx="session",
         target="y",
-        group_ids=[wire.UNIQUE_ID],
+        group_ids=[names.UNIQUE_ID],
         max_encoder_length=length,
         max_prediction_length=sessions - length,
         static_categoricals=at["static_categoricals"],

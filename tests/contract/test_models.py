@@ -1,7 +1,6 @@
 """What every registered config must hold: trained tiny on real prices, logged, loaded, compared with itself."""
 
 import base64
-import json
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,15 +11,23 @@ import numpy as np
 import numpy.testing as npt
 import pandas as pd
 import pytest
+from mlflow.models import Model
 
 from jobs import families, train
 from jobs.report import Reference
-from registry import artifacts, calendars, contract, evaluation, signature, wire
-from registry.contract import Forecaster, History, ModelSpec, Trained, check_forecast, check_history, quantile_mean
-from registry.errors import BadInput
-from registry.loading import load_forecaster
+from registry import training
+from registry.errors import BadInput, NotAvailable
+from registry.forecast import calendars, names
+from registry.forecast.forecast import Forecaster, check_forecast, quantile_mean
+from registry.forecast.history import History, check_history
+from registry.forecast.model_folder import load_forecaster, write_spec
+from registry.forecast.spec import ModelSpec
+from registry.scoring.rolling import rolling
 from registry.settings import Settings
-from registry.store import LoadedVersion, Store
+from registry.training import Trained
+from registry.versions import manifest, signature
+from registry.versions.loaded import LoadedVersion
+from registry.versions.store import Store
 
 FRAME = ("unique_id", "step", "ds", "mean")
 PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
@@ -55,7 +62,7 @@ class Quiet:
         return False
 
     def fit_member(
-        self, model: str, history: pd.DataFrame, config: contract.Config, seed: int, *, tiny: bool
+        self, model: str, history: pd.DataFrame, config: training.Config, seed: int, *, tiny: bool
     ) -> Trained:
         run = Quiet(self.checkpoint_dir / model)
         return families.fit_member(model, history, config, seed, tiny=tiny, run=run)
@@ -80,16 +87,12 @@ class Case:
     def place(self) -> Place:
         return PLACES[self.plan.data.name]
 
-    @property
-    def options(self) -> dict[str, Any]:
-        return {o.name: o.default for o in self.spec.options}
-
     def forecast(self, history: pd.DataFrame, **params: object) -> pd.DataFrame:
-        frame: pd.DataFrame = self.loaded.predict(history, **params)
+        frame: pd.DataFrame = self.loaded.forecast(history, **params)
         return frame
 
     def packed(self, history: pd.DataFrame, **params: object) -> dict[str, Any]:
-        answer: dict[str, Any] = self.loaded.predict(history, output="packed", **params)
+        answer: dict[str, Any] = self.loaded.forecast(history, output="packed", **params)
         return answer
 
 
@@ -107,33 +110,33 @@ def case(request: pytest.FixtureRequest, compiled: Settings) -> Iterator[Case]:
     store = Store(compiled)
     root = store.fetch(version)
     spec, place, whole = store.spec(version), PLACES[what.data.name], what.data.history
-    wanted = whole if spec.joint or spec.universe else whole[whole[wire.UNIQUE_ID].isin(place.series)]
+    wanted = whole if spec.joint or spec.universe else whole[whole[names.UNIQUE_ID].isin(place.series)]
     later = wanted[[*spec.columns, *spec.optional]].reset_index(drop=True)
-    history = later[later[wire.DS] <= place.cut].groupby(wire.UNIQUE_ID).tail(spec.max_context).reset_index(drop=True)
+    history = later[later[names.DS] <= place.cut].groupby(names.UNIQUE_ID).tail(spec.max_context).reset_index(drop=True)
     with store.load(f"{version.name}/{version.version}") as loaded:
-        yield Case(what, root, loaded, load_forecaster(root / artifacts.MODEL_DIR), history, later)
+        yield Case(what, root, loaded, load_forecaster(root / manifest.MODEL_DIR), history, later)
 
 
 def rebuilt(history: pd.DataFrame, y: pd.Series) -> pd.DataFrame:
     """The history with other returns, and with bars that follow from them where it has bars: every series begins at
     the close that it had, and every bar keeps its shape."""
     frame = history.assign(y=y)
-    if not set(wire.OHLC) <= set(frame.columns):
+    if not set(names.OHLC) <= set(frame.columns):
         return frame
-    series = frame.groupby(wire.UNIQUE_ID)
-    growth = frame[wire.Y].where(series.cumcount() > 0, 0.0).groupby(frame[wire.UNIQUE_ID]).cumsum()
-    close = history.groupby(wire.UNIQUE_ID)["close"].transform("first") * np.exp(growth)
-    return frame.assign(**{name: close * (history[name] / history["close"]) for name in wire.OHLC})
+    series = frame.groupby(names.UNIQUE_ID)
+    growth = frame[names.Y].where(series.cumcount() > 0, 0.0).groupby(frame[names.UNIQUE_ID]).cumsum()
+    close = history.groupby(names.UNIQUE_ID)["close"].transform("first") * np.exp(growth)
+    return frame.assign(**{name: close * (history[name] / history["close"]) for name in names.OHLC})
 
 
 def poisoned(history: pd.DataFrame, after: pd.Timestamp) -> pd.DataFrame:
     """The history with returns of 50 % up and down in every session after a day, possible bars all the same, and
     nonsense in the other columns."""
-    future = history[wire.DS] > after
-    turn = future.groupby(history[wire.UNIQUE_ID]).cumsum() % 2
+    future = history[names.DS] > after
+    turn = future.groupby(history[names.UNIQUE_ID]).cumsum() % 2
     numbers = [name for name in history.columns if history[name].dtype.kind == "f"]
-    frame = rebuilt(history, history[wire.Y].where(~future, turn - 0.5))
-    nonsense = frame.assign(**dict.fromkeys(set(numbers) - {wire.Y, *wire.OHLC}, 9.0))
+    frame = rebuilt(history, history[names.Y].where(~future, turn - 0.5))
+    nonsense = frame.assign(**dict.fromkeys(set(numbers) - {names.Y, *names.OHLC}, 9.0))
     return history.assign(**{name: history[name].where(~future, nonsense[name]) for name in numbers})
 
 
@@ -141,8 +144,8 @@ def test_forecast_is_a_frame_of_single_session_returns(case: Case) -> None:
     spec = case.spec
     frame = case.forecast(case.history)
     ids = History.of(case.history).ids
-    quantiles = [wire.quantile_column(level) for level in spec.levels]
-    assert list(frame.drop(columns=wire.NOTES, errors="ignore").columns) == [*FRAME, *quantiles]
+    quantiles = [names.quantile_column(level) for level in spec.levels]
+    assert list(frame.drop(columns=names.NOTES, errors="ignore").columns) == [*FRAME, *quantiles]
     assert frame["unique_id"].tolist() == [name for name in ids for _ in range(spec.max_horizon)]
     assert frame["step"].tolist() == list(range(1, spec.max_horizon + 1)) * len(ids)
     sessions = calendars.next_sessions("XNYS", case.place.cut, spec.max_horizon)
@@ -151,14 +154,14 @@ def test_forecast_is_a_frame_of_single_session_returns(case: Case) -> None:
 
 def test_prices_are_possible_bars_for_models_that_know_them(case: Case) -> None:
     if not case.spec.has_prices:
-        with pytest.raises(BadInput) as caught:
+        with pytest.raises(NotAvailable) as caught:
             case.forecast(case.history, output="prices")
-        assert caught.value.code == "NOT_AVAILABLE"
+        assert (caught.value.code, caught.value.status) == ("NOT_AVAILABLE", 422)
         return
     frame = case.forecast(case.history, output="prices")
-    quantiles = [wire.quantile_column(level) for level in case.spec.levels]
-    columns = ["unique_id", "step", "ds", *wire.BAR, "mean", *quantiles]
-    assert list(frame.drop(columns=wire.NOTES, errors="ignore").columns) == columns
+    quantiles = [names.quantile_column(level) for level in case.spec.levels]
+    columns = ["unique_id", "step", "ds", *names.BAR, "mean", *quantiles]
+    assert list(frame.drop(columns=names.NOTES, errors="ignore").columns) == columns
     assert (frame["low"] > 0).all()
     assert (frame["low"] <= frame[["open", "close"]].min(axis=1)).all()
     assert (frame["high"] >= frame[["open", "close"]].max(axis=1)).all()
@@ -183,7 +186,7 @@ def test_forecast_is_in_units_of_the_returns_it_was_given(case: Case) -> None:
 def test_quantiles_never_cross_and_the_mean_is_among_them(case: Case) -> None:
     levels = tuple(np.linspace(0.05, 0.95, 37))
     frame = case.forecast(case.history, levels=list(levels))
-    quantiles = frame[[wire.quantile_column(level) for level in levels]].to_numpy()
+    quantiles = frame[[names.quantile_column(level) for level in levels]].to_numpy()
     assert (np.diff(quantiles, axis=1) >= 0).all()
     assert ((quantiles[:, 0] <= frame["mean"]) & (frame["mean"] <= quantiles[:, -1])).all()
 
@@ -222,8 +225,10 @@ def test_optional_columns_may_be_left_out_and_others_change_nothing(case: Case) 
         pd.testing.assert_frame_equal(case.forecast(case.history.assign(volume=1.0)), whole)
         return
     bare = case.forecast(case.history.drop(columns=list(case.spec.optional)))
-    assert list(bare.drop(columns=wire.NOTES).columns) == list(whole.drop(columns=wire.NOTES, errors="ignore").columns)
-    assert bare[wire.NOTES].str.contains("volume was missing").all()
+    assert list(bare.drop(columns=names.NOTES).columns) == list(
+        whole.drop(columns=names.NOTES, errors="ignore").columns
+    )
+    assert bare[names.NOTES].str.contains("volume was missing").all()
     broken = case.history.assign(volume=case.history["volume"].where(case.history.index > 0))
     with pytest.raises(BadInput) as caught:
         case.forecast(broken)
@@ -236,10 +241,10 @@ def test_sessions_after_the_cutoff_change_nothing(case: Case) -> None:
     origins = pd.DatetimeIndex([case.place.cut])
     changed = poisoned(case.later, case.place.cut)
     check_history(changed, spec)
-    clean = evaluation.rolling(case.forecaster, case.later, origins, spec.max_horizon)
-    after = evaluation.rolling(case.forecaster, changed, origins, spec.max_horizon)
-    npt.assert_array_equal(after[wire.Y].abs(), 0.5)
-    pd.testing.assert_frame_equal(after.drop(columns=wire.Y), clean.drop(columns=wire.Y))
+    clean = rolling(case.forecaster, case.later, origins, spec.max_horizon)
+    after = rolling(case.forecaster, changed, origins, spec.max_horizon)
+    npt.assert_array_equal(after[names.Y].abs(), 0.5)
+    pd.testing.assert_frame_equal(after.drop(columns=names.Y), clean.drop(columns=names.Y))
     npt.assert_array_equal(clean["q0.95"], case.forecast(case.history)["q0.95"])
 
 
@@ -247,7 +252,7 @@ def test_sessions_after_the_choice_period_change_no_training(case: Case, compile
     """Trained again on data whose report period is poisoned: the same files, byte for byte."""
     what = plan(compiled, case.spec.name)
     changed = poisoned(what.data.history, pd.Timestamp(what.config.choose_until))
-    assert not changed[wire.Y].equals(what.data.history[wire.Y])
+    assert not changed[names.Y].equals(what.data.history[names.Y])
     again = families.fit(what.family, what.config, changed, seed=what.seed, run=Quiet(tmp_path / "checkpoints"))
     saved = tmp_path / "saved"
     saved.mkdir()
@@ -255,11 +260,11 @@ def test_sessions_after_the_choice_period_change_no_training(case: Case, compile
     files = [path.relative_to(saved) for path in saved.rglob("*") if path.is_file()]
     assert files
     for name in files:
-        assert (saved / name).read_bytes() == (case.root / artifacts.MODEL_DIR / name).read_bytes(), name
+        assert (saved / name).read_bytes() == (case.root / manifest.MODEL_DIR / name).read_bytes(), name
 
 
 def test_sessions_older_than_the_context_change_nothing(case: Case) -> None:
-    longer = case.later[case.later[wire.DS] <= case.place.cut].reset_index(drop=True)
+    longer = case.later[case.later[names.DS] <= case.place.cut].reset_index(drop=True)
     assert len(longer) > len(case.history)
     pd.testing.assert_frame_equal(case.forecast(longer), case.forecast(case.history))
 
@@ -269,22 +274,22 @@ def test_other_series_change_nothing_unless_the_model_is_joint(case: Case) -> No
         assert case.spec.universe is not None
         return
     one = case.place.series[0]
-    first = case.history[wire.UNIQUE_ID] == one
+    first = case.history[names.UNIQUE_ID] == one
     before = case.forecast(case.history).query("unique_id == @one")
     y = case.history["y"]
     others = rebuilt(case.history, y.where(first, y * 3).clip(-1, 1))
     after = case.forecast(others).query("unique_id == @one")
     pd.testing.assert_frame_equal(after, before)
     whole = case.forecast(case.history)
-    for name, series in case.history.groupby(wire.UNIQUE_ID):  # each has another place in the batch
+    for name, series in case.history.groupby(names.UNIQUE_ID):  # each has another place in the batch
         alone = case.forecast(series.reset_index(drop=True)).drop(columns=["unique_id", "ds"])
-        npt.assert_array_equal(alone, whole[whole[wire.UNIQUE_ID] == name].drop(columns=["unique_id", "ds"]))
+        npt.assert_array_equal(alone, whole[whole[names.UNIQUE_ID] == name].drop(columns=["unique_id", "ds"]))
 
 
 def test_an_unknown_symbol_is_answered_unless_the_model_has_a_universe(case: Case) -> None:
     one = case.place.series[0]
-    renamed = case.history.assign(unique_id=case.history[wire.UNIQUE_ID].replace(one, "0NEW"))
-    renamed = renamed.sort_values([wire.UNIQUE_ID, wire.DS], ignore_index=True)
+    renamed = case.history.assign(unique_id=case.history[names.UNIQUE_ID].replace(one, "0NEW"))
+    renamed = renamed.sort_values([names.UNIQUE_ID, names.DS], ignore_index=True)
     if case.spec.universe is None:
         assert np.isfinite(case.forecast(renamed)["mean"]).all()
         return
@@ -298,9 +303,9 @@ def test_a_part_of_a_universe_is_answered_or_what_is_missing_is_named(case: Case
         assert "symbols" not in case.loaded.version.tags
         return
     first, *rest = case.spec.universe
-    part = case.history[case.history[wire.UNIQUE_ID] != first].reset_index(drop=True)
+    part = case.history[case.history[names.UNIQUE_ID] != first].reset_index(drop=True)
     if case.spec.subset:
-        assert case.forecast(part)[wire.UNIQUE_ID].unique().tolist() == rest
+        assert case.forecast(part)[names.UNIQUE_ID].unique().tolist() == rest
     else:
         with pytest.raises(BadInput, match=rf"the history lacks {first}$"):
             case.forecast(part)
@@ -309,14 +314,14 @@ def test_a_part_of_a_universe_is_answered_or_what_is_missing_is_named(case: Case
 
 def test_a_series_that_does_not_move_is_refused(case: Case) -> None:
     one = case.place.series[0]
-    still = case.history.assign(y=case.history["y"].where(case.history[wire.UNIQUE_ID] != one, 0.0))
+    still = case.history.assign(y=case.history["y"].where(case.history[names.UNIQUE_ID] != one, 0.0))
     with pytest.raises(BadInput) as caught:
         case.forecast(still)
     assert caught.value.code == "CONSTANT"
 
 
 def test_a_covariate_that_the_model_needs_is_refused_where_it_is_missing_or_not_a_number(case: Case) -> None:
-    for name in set(case.spec.columns) - {*wire.HISTORY, *wire.OHLC}:
+    for name in set(case.spec.columns) - {*names.HISTORY, *names.OHLC}:
         with pytest.raises(BadInput, match=name):
             case.forecast(case.history.drop(columns=name))
         broken = case.history.assign(**{name: case.history[name].where(case.history.index != 3)})
@@ -327,12 +332,13 @@ def test_a_covariate_that_the_model_needs_is_refused_where_it_is_missing_or_not_
 
 def test_loaded_version_forecasts_the_same_as_the_forecaster(case: Case) -> None:
     spec = case.spec
-    direct = case.forecaster.predict(check_history(case.history, spec), spec.max_horizon, spec.levels, 7, case.options)
-    check_forecast(direct, spec, spec.max_horizon, spec.levels)
+    request = spec.request({"seed": 7})
+    direct = case.forecaster.predict(check_history(case.history, spec), request)
+    check_forecast(direct, spec, request)
     frame = case.forecast(case.history, seed=7)
     shape = direct.quantiles.shape
     npt.assert_array_equal(
-        frame[[wire.quantile_column(u) for u in spec.levels]].to_numpy().reshape(shape), direct.quantiles
+        frame[[names.quantile_column(u) for u in spec.levels]].to_numpy().reshape(shape), direct.quantiles
     )
     npt.assert_array_equal(frame["mean"].to_numpy().reshape(shape[:2]), direct.mean)
 
@@ -355,10 +361,10 @@ def test_saved_and_loaded_forecaster_forecasts_the_same(case: Case, tmp_path: Pa
     spec = case.spec
     module = families.find(spec.name).models
     module.save(case.forecaster, tmp_path)
-    (tmp_path / "spec.json").write_text(json.dumps(spec.to_json()))
+    write_spec(spec, tmp_path)
     again = module.load(tmp_path)
     assert again.spec == spec
-    arguments = (check_history(case.history, spec), spec.max_horizon, spec.levels, 0, case.options)
+    arguments = check_history(case.history, spec), spec.request()
     npt.assert_array_equal(again.predict(*arguments).quantiles, case.forecaster.predict(*arguments).quantiles)
 
 
@@ -377,7 +383,7 @@ def test_packed_answer_holds_the_frame(case: Case) -> None:
     npt.assert_array_equal(unpacked(packed).reshape(len(frame), -1), frame[packed["columns"]].to_numpy())
     assert packed["unique_id"] == list(History.of(case.history).ids)
     assert np.ravel(packed["ds"]).tolist() == frame["ds"].dt.strftime("%Y-%m-%d").tolist()
-    assert "; ".join(packed["notes"].values()) == frame.get(wire.NOTES, pd.Series([""])).iloc[0]
+    assert "; ".join(packed["notes"].values()) == frame.get(names.NOTES, pd.Series([""])).iloc[0]
     assert ("price_paths" in packed) == case.spec.has_prices
 
 
@@ -389,11 +395,23 @@ def test_artifact_holds_no_pickle(case: Case) -> None:
 
 
 def test_artifact_holds_its_code_its_spec_and_nothing_of_the_jobs(case: Case) -> None:
-    files = artifacts.verify(case.root)["files"]
-    assert "code/registry/pyfunc.py" in files
-    assert f"code/mlprojects/{case.spec.family}/model.py" in files
-    assert not [f for f in files if f.startswith(("code/jobs", "code/serving")) or f == "code/mlprojects/__init__.py"]
-    assert artifacts.verify(case.root)["code_digest"] == case.loaded.version.tags["code_digest"]
+    files = manifest.verify(case.root)["files"]
+    code = [name for name in files if name.startswith("code/")]
+    assert "code/registry/versions/pyfunc.py" in code
+    assert f"code/mlprojects/{case.spec.family}/model.py" in code
+    assert "code/mlprojects/__init__.py" not in code
+    assert not [name for name in code if name.startswith(("code/jobs", "code/serving"))]
+    assert manifest.verify(case.root)["code_digest"] == case.loaded.version.tags["code_digest"]
+
+
+def test_artifact_holds_nothing_of_training(case: Case) -> None:
+    """An edit of training code must leave a version the same code."""
+    files = manifest.read(case.root)["files"]
+    code = {name.removeprefix("code/") for name in files if name.startswith("code/")}
+    assert "registry/training.py" not in code
+    training = ("train", "ensemble_train", "settings", "windows", "loop", "panel", "fitting", "samples", "learning",
+                "estimate", "adjacency", "picture", "importance", "interpretation", "timescales")  # fmt: skip
+    assert not {name for name in code if Path(name).stem in training}
 
 
 def test_columns_that_were_made_up_are_named_everywhere(case: Case) -> None:
@@ -404,10 +422,10 @@ def test_columns_that_were_made_up_are_named_everywhere(case: Case) -> None:
 
 
 def test_signature_is_the_contract(case: Case) -> None:
-    found = case.loaded.model.metadata.signature
-    assert found == signature.build(case.spec)
-    assert case.loaded.model.metadata.metadata == signature.metadata(case.spec)
-    assert {"horizon", "levels", "seed", "output"} <= signature.parameter_names(found)
+    stored = Model.load(str(case.root))
+    assert stored.signature == signature.build(case.spec)
+    assert stored.metadata == signature.metadata(case.spec)
+    assert {"horizon", "levels", "seed", "output"} <= {p.name for p in stored.signature.params.params}
 
 
 def test_version_says_where_it_comes_from(case: Case) -> None:

@@ -193,7 +193,11 @@ def test_every_bash_block_is_run_by_a_test() -> None:
 
 def test_table_and_reply_are_those_of_the_committed_demo() -> None:
     checked = subprocess.run(
-        [sys.executable, ".readme/remake.py", "--check"], cwd=CHECKOUT, capture_output=True, text=True
+        [sys.executable, ".readme/remake.py", "--check"],
+        cwd=CHECKOUT,
+        env=dict(os.environ) | {"PYTHONPATH": str(CHECKOUT)},
+        capture_output=True,
+        text=True,
     )
     assert checked.returncode == 0, checked.stderr
     demo = json.loads((CHECKOUT / ".readme" / "demo.json").read_text())
@@ -201,10 +205,12 @@ def test_table_and_reply_are_those_of_the_committed_demo() -> None:
     for row in demo["models"].values():
         assert set(row) >= {"version", "stage", "crps", "coverage_90", "skill_vs_fhs", "dm_p_hln", "dm_p_bartlett"}
     kronos = json.loads((CHECKOUT / ".readme" / "kronos.json").read_text())
-    assert [row["model"] for row in kronos] == ["kronos_simulated", "kronos"]
-    for evaluation in kronos:
-        assert set(evaluation["compared"]) == {f"{evaluation['model']}/{evaluation['version']}", "fhs", "har", "naive"}
-        assert evaluation["simulated"] == (evaluation["model"] == "kronos_simulated")
+    versions = [version for evaluation in kronos for version in evaluation["versions"]]
+    assert [version["model"] for version in versions] == ["kronos_simulated", "kronos"]
+    for evaluation, version in zip(kronos, versions, strict=True):
+        name = f"{version['model']}/{version['version']}"
+        assert set(evaluation["compared"]) == {name, "fhs", "har", "naive"}
+        assert version["simulated"] == (version["model"] == "kronos_simulated")
     for picture in ("fan_chart.png", "kronos_paths.png"):
         assert (CHECKOUT / ".readme" / picture).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 

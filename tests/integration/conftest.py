@@ -3,9 +3,12 @@
 import itertools
 import json
 import os
+import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +17,40 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from registry import calendars, tracking
-from registry.contract import ModelSpec
+from registry.forecast import calendars
+from registry.forecast.spec import ModelSpec
 from registry.ledger import Ledger
 from registry.settings import Settings
-from registry.store import MANIFEST_TAG, Store, Version, example_history
+from registry.versions import tracking
+from registry.versions.store import MANIFEST_TAG, Store, example_history
+from registry.versions.version import Version
 
 ROOT = Path(__file__).parents[2]
 _numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's database without a model. Migrations take seconds: they run once, and tests copy the file."""
+    settings = Settings(var_dir=tmp_path_factory.mktemp("database"))
+    Store(settings)
+    return settings.var_dir / "mlflow.db"
+
+
+@pytest.fixture(scope="session")
+def new_registry(compiled: Settings, database: Path) -> Callable[[Path], Settings]:
+    """new_registry(folder): settings of an empty registry in this folder, over the compiled data."""
+
+    def made(folder: Path) -> Settings:
+        folder.mkdir(exist_ok=True)
+        (folder / "data").symlink_to(compiled.var_dir / "data")
+        copy = shutil.copy(database, folder)
+        with closing(sqlite3.connect(copy)) as connection, connection:
+            moved = "update experiments set artifact_location = replace(artifact_location, ?, ?)"
+            connection.execute(moved, (str(database.parent), str(folder)))
+        return Settings(var_dir=folder)
+
+    return made
 
 
 @dataclass

@@ -22,7 +22,7 @@ from registry import promotion
 from registry.errors import Conflict
 from registry.ledger import Ledger
 from registry.settings import Settings
-from registry.store import Store
+from registry.versions.store import Store
 
 KILLED, CONFLICT = 137, 3
 WRITES = {

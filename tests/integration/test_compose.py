@@ -31,10 +31,13 @@ import yaml
 
 from mlprojects.baselines import model as baselines
 from mlprojects.baselines.train import Config, spec
-from registry import calendars, tracking, wire
-from registry.contract import Forecaster, check_history
+from registry.forecast import calendars, names
+from registry.forecast.forecast import Forecaster
+from registry.forecast.history import check_history
 from registry.settings import CHECKOUT, Settings
-from registry.store import Store, Version
+from registry.versions import tracking
+from registry.versions.store import Store
+from registry.versions.version import Version
 
 pytestmark = [
     # MLflow on import of mlflow.pyfunc, about its own type hints.
@@ -372,7 +375,7 @@ def random_walk(sessions: int) -> pd.DataFrame:
     """A made-up history: normal returns of 1 % a session, seeded. No market did this."""
     days = calendars.sessions("XNYS", "2022-01-03", CUTOFF)[-sessions:]
     y = 0.01 * np.random.default_rng(7).standard_normal(sessions)
-    return pd.DataFrame({wire.UNIQUE_ID: "RANDOM_WALK", wire.DS: days, wire.Y: y})
+    return pd.DataFrame({names.UNIQUE_ID: "RANDOM_WALK", names.DS: days, names.Y: y})
 
 
 @pytest.fixture(scope="module")
@@ -464,14 +467,15 @@ def test_a_version_logged_through_the_server_lies_behind_its_proxy_and_is_verifi
 
 def test_the_scorer_answers_what_the_model_in_production_forecasts(scorer: Service, forecaster: Forecaster):
     history = random_walk(60)
-    table = history.assign(ds=history[wire.DS].dt.strftime("%Y-%m-%d"))
+    table = history.assign(ds=history[names.DS].dt.strftime("%Y-%m-%d"))
     body = {"dataframe_split": table.to_dict(orient="split", index=False), "params": {"levels": [0.05, 0.5, 0.95]}}
     reply = httpx.post(f"{scorer.url}/invocations", json=body, timeout=30)
     assert reply.status_code == 200, reply.text
     found = pd.DataFrame(reply.json()["predictions"])
-    expected = forecaster.predict(check_history(history, forecaster.spec), 3, (0.05, 0.5, 0.95), 0, {})
-    npt.assert_array_equal(found[wire.STEP], [1, 2, 3])
-    assert [day[:10] for day in found[wire.DS]] == ["2022-12-29", "2022-12-30", "2023-01-03"]
+    levels, spec = (0.05, 0.5, 0.95), forecaster.spec
+    expected = forecaster.predict(check_history(history, spec), spec.request()).at(levels)
+    npt.assert_array_equal(found[names.STEP], [1, 2, 3])
+    assert [day[:10] for day in found[names.DS]] == ["2022-12-29", "2022-12-30", "2023-01-03"]
     npt.assert_allclose(found[["q0.05", "q0.5", "q0.95"]], expected.quantiles[0], rtol=1e-12, atol=1e-15)
     npt.assert_allclose(found["q0.95"], 1.6448536269514722 * 0.01, rtol=0.35)  # returns of 1 % a session
 

@@ -2,11 +2,9 @@
 
 import io
 import json
-import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +14,13 @@ import pytest
 
 from jobs import evaluate, train
 from jobs.report import Reference
-from registry import tracking
-from registry.contract import Config
-from registry.errors import BadInput, BadParameter, CodeMismatch
+from registry.errors import BadInput, BadParameter
+from registry.forecast.spec import ModelSpec
 from registry.settings import CHECKOUT, Settings
-from registry.store import Store, Version, example_history
+from registry.training import Config
+from registry.versions import tracking
+from registry.versions.store import Store
+from registry.versions.version import Version
 
 DATES = {"fit_until": "2009-12-31", "choose_until": "2010-12-31"}
 BARS: dict[str, Any] = {"data": "bars", "report_every": 100, **DATES}
@@ -29,11 +29,9 @@ COLUMNS = ["model", "crps", "coverage_50", "coverage_80", "coverage_90", "direct
 
 
 @pytest.fixture(scope="module")
-def settings(compiled: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+def settings(new_registry: Callable[[Path], Settings], tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """A registry of its own over the compiled data."""
-    folder = tmp_path_factory.mktemp("evaluated")
-    (folder / "data").symlink_to(compiled.var_dir / "data")
-    return Settings(var_dir=folder)
+    return new_registry(tmp_path_factory.mktemp("evaluated"))
 
 
 @pytest.fixture(scope="module")
@@ -83,20 +81,21 @@ def test_every_model_is_compared_on_the_same_rows(settings: Settings, versions: 
 def test_a_registered_version_scores_what_it_scored_when_it_was_trained(
     settings: Settings, versions: Mapping[str, Version], reference: Reference
 ) -> None:
-    found = evaluate.evaluate(settings, "nbeats/1", {"report_every": 100}, reference)
+    found = evaluate.evaluate(settings, ["nbeats/1"], {"report_every": 100}, reference)
     client = Store(settings).client
     measured = client.get_run(versions["nbeats"].run_id).data.metrics
-    for name, value in found.report.metrics.items():
+    for name, value in found.report.metrics["nbeats/1"].items():
         npt.assert_allclose(value, measured[name], rtol=1e-12)
-    run = client.get_run(found.run_id)
+    run_id = found.versions[0].run_id
+    run = client.get_run(run_id)
     assert client.get_experiment(run.info.experiment_id).name == "evaluations"
     assert run.data.metrics["crps"] == measured["crps"]
     expected = {"model": "nbeats", "version": "1", "source_run": versions["nbeats"].run_id}
     assert expected.items() <= run.data.tags.items()
     assert "leakage" not in run.data.tags
     assert run.data.params.items() >= {"data": "bars", "report_every": "100", "choose_until": "2010-12-31"}.items()
-    assert {"nbeats/1", "fhs", "har", "naive"} == set(compared(settings, found.run_id).index)
-    assert {a.path for a in client.list_artifacts(found.run_id, "figures")} == {
+    assert {"nbeats/1", "fhs", "har", "naive"} == set(compared(settings, run_id).index)
+    assert {a.path for a in client.list_artifacts(run_id, "figures")} == {
         "figures/fan_chart.png",
         "figures/reliability.png",
     }
@@ -108,13 +107,26 @@ def test_a_registered_version_scores_what_it_scored_when_it_was_trained(
 def test_a_shorter_horizon_is_the_beginning_of_the_report(
     settings: Settings, versions: Mapping[str, Version], reference: Reference
 ) -> None:
-    found = evaluate.evaluate(settings, "har/1", {"report_every": 100, "horizon": 1}, reference)
+    found = evaluate.evaluate(settings, ["har/1"], {"report_every": 100, "horizon": 1}, reference)
     first, *_ = Store(settings).client.get_metric_history(versions["har"].run_id, "crps_by_step")
     assert first.step == 1
-    npt.assert_allclose(found.report.metrics["crps"], first.value, rtol=1e-12)
-    with pytest.raises(BadParameter, match=r"horizon is 6; har/1 forecasts 1\.\.5 sessions") as caught:
-        evaluate.evaluate(settings, "har/1", {"horizon": 6}, reference)
+    npt.assert_allclose(found.report.metrics["har/1"]["crps"], first.value, rtol=1e-12)
+    with pytest.raises(BadParameter, match=r"horizon is 6; har forecasts 1\.\.5 sessions") as caught:
+        evaluate.evaluate(settings, ["har/1"], {"horizon": 6}, reference)
     assert caught.value.code == "BAD_HORIZON"
+
+
+def test_levels_are_those_that_every_version_can_answer_in_any_order() -> None:
+    wide, narrow = (
+        ModelSpec(str(levels), "family", 1, 1, 1, levels) for levels in ((0.05, 0.5, 0.95), (0.1, 0.5, 0.9))
+    )
+    paths = ModelSpec("paths", "family", 1, 1, 1, (0.01, 0.5, 0.99), has_paths=True)
+    assert evaluate._levels([wide, narrow]) == (0.5,)
+    assert evaluate._levels([narrow, wide]) == evaluate._levels([narrow, paths, wide]) == (0.1, 0.5, 0.9)
+    assert evaluate._levels([paths]) == paths.levels
+    low, high = (ModelSpec(name, "family", 1, 1, 1, (level,)) for name, level in (("low", 0.1), ("high", 0.9)))
+    with pytest.raises(BadParameter, match="low, high have no levels in common"):
+        evaluate._levels([low, high])
 
 
 def test_sessions_that_a_version_was_trained_on_are_not_reported_unless_it_is_said(
@@ -122,13 +134,14 @@ def test_sessions_that_a_version_was_trained_on_are_not_reported_unless_it_is_sa
 ) -> None:
     earlier = {"report_every": 100, "choose_until": "2010-06-30"}
     with pytest.raises(BadInput) as caught:
-        evaluate.evaluate(settings, "nbeats/1", earlier, reference)
+        evaluate.evaluate(settings, ["nbeats/1"], earlier, reference)
     assert caught.value.code == "LEAKAGE"
     assert "trained until 2010-12-31, and the sessions after 2010-06-30" in caught.value.message
-    found = evaluate.evaluate(settings, "nbeats/1", earlier, reference, allow_leakage=True)
+    found = evaluate.evaluate(settings, ["nbeats/1"], earlier, reference, allow_leakage=True)
     said = "trained until 2010-12-31; reported are sessions after 2010-06-30"
-    assert found.summary()["leakage"] == said
-    assert Store(settings).client.get_run(found.run_id).data.tags["leakage"] == said
+    [version] = found.summary()["versions"]
+    assert version["leakage"] == said
+    assert Store(settings).client.get_run(version["run_id"]).data.tags["leakage"] == said
     assert versions["nbeats"].tags["trained_until"] == "2010-12-31"
 
 
@@ -151,51 +164,35 @@ def test_market_columns_of_another_universe_are_refused(
     settings: Settings, versions: Mapping[str, Version], reference: Reference
 ) -> None:
     with pytest.raises(BadInput, match=r"har was trained on market columns over us-index-2@") as caught:
-        evaluate.evaluate(settings, "har/1", {"data": "panel"}, reference)
+        evaluate.evaluate(settings, ["har/1"], {"data": "panel"}, reference)
     assert caught.value.code == "UNIVERSE"
     panel = {"data": "panel", "report_every": 200}
-    assert evaluate.evaluate(settings, "nbeats/1", panel, reference).task.data.name == "panel"
+    assert evaluate.evaluate(settings, ["nbeats/1"], panel, reference).report.task.data.name == "panel"
     assert versions["har"].tags["universe"].startswith("us-index-2@")
-
-
-def test_a_version_of_other_code_is_not_evaluated(settings: Settings, reference: Reference, tmp_path: Path) -> None:
-    from mlprojects.baselines import model
-
-    other = tmp_path / "checkout"
-    for folder in ("registry", "mlprojects"):
-        shutil.copytree(CHECKOUT / folder, other / folder)
-    shutil.copy(CHECKOUT / "requirements.lock", other)
-    with (other / "mlprojects" / "baselines" / "model.py").open("a") as source:
-        source.write("\n# another version of the code\n")
-    what = train.plan(settings, "ewma", BARS, seed=0, tiny=True)
-    spec = what.family.training.spec("ewma", what.config)
-    store = Store(settings)
-    with tracking.start(settings, "forecasters", "ewma"):
-        store.log(
-            spec, partial(model.save, model.Ewma(spec)), requirements=model.REQUIREMENTS,
-            example=example_history(what.data.history, spec), tags={"git_commit": "cafe"}, checkout=other,
-        )  # fmt: skip
-    with pytest.raises(CodeMismatch, match=r"logged with other code .*mlprojects.baselines.model .* its commit, cafe"):
-        evaluate.evaluate(settings, "ewma/1", {}, reference)
 
 
 def test_mlflow_run_evaluates_and_its_last_line_is_json(
     settings: Settings, versions: Mapping[str, Version], tmp_path: Path
 ) -> None:
     environment = {**tracking.process_environment(settings), "KRONOS_VAR_DIR": str(settings.var_dir)}
-    parameters = ("reference=har/1", "report_every=200", "report_until=2014-12-31")
+    parameters = ("reference=har/1,nbeats/1", "report_every=200", "report_until=2014-12-31")
     told = [word for parameter in parameters for word in ("-P", parameter)]
     command = [sys.executable, "-m", "mlflow", "run", str(CHECKOUT), "--env-manager", "local", "-e", "evaluate", *told]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     *shown, last = done.stdout.splitlines()
     result = json.loads(last)
-    assert (result["model"], result["version"], result["origins"]["number"]) == ("har", 1, 6)
-    assert [line.split()[0] for line in shown if line.strip()[:3] in ("har", "fhs", "nai")] == [*result["compared"]]
-    run = Store(settings).client.get_run(result["run_id"])
+    version, other = result["versions"]
+    assert (version["model"], version["version"], result["origins"]["number"]) == ("har", 1, 6)
+    assert (other["model"], other["version"]) == ("nbeats", 1)
+    first_words = [line.split()[0] for line in shown if line.strip()]
+    assert [word for word in first_words if word in result["compared"]] == [*result["compared"]]
+    run = Store(settings).client.get_run(version["run_id"])
     assert run.info.status == "FINISHED"
     assert run.data.params["data"] == "''"  # as MLflow logged it before we were asked
     used = {key: run.data.params[f"used_{key}"] for key in ("data", "fit_until", "choose_until", "horizon")}
     assert used == {"data": "bars", "fit_until": "2009-12-31", "choose_until": "2010-12-31", "horizon": "5"}
     assert "used_report_every" not in run.data.params
+    beside = Store(settings).client.get_run(other["run_id"])  # MLflow's run is the first version's
+    assert (beside.info.status, beside.data.tags["model"]) == ("FINISHED", "nbeats")
     assert versions["har"].version == 1

@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +15,15 @@ import pandas as pd
 import pytest
 
 from jobs import processed, train
-from registry import promotion, wire
+from registry import promotion
 from registry.errors import Corrupt, KronosError
+from registry.forecast import names
 from registry.ledger import Ledger
 from registry.settings import Settings
-from registry.store import Store
+from registry.versions.store import Store
 from serving.scorer import Scorer
 
-COLUMNS = [*wire.HISTORY, *wire.BAR]
+COLUMNS = [*names.HISTORY, *names.BAR]
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,9 @@ class Served:
 
 
 @pytest.fixture(scope="module")
-def served(compiled: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def served(new_registry: Callable[[Path], Settings], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A tiny kronos, served by its stage."""
-    folder = tmp_path_factory.mktemp("kronos")
-    (folder / "data").symlink_to(compiled.var_dir / "data")
-    settings = Settings(var_dir=folder)
+    settings = new_registry(tmp_path_factory.mktemp("kronos"))
     told = {"report_until": "2011-03-31", "report_every": 20}
     version = train.train(settings, train.plan(settings, "kronos", told, seed=0, tiny=True), train.Reference()).version
     store = Store(settings)
@@ -75,7 +74,7 @@ def test_served_numbers_are_those_of_a_direct_predict(served: Served) -> None:
     }
     answered = served.rows(served.history, **params)
     with served.store.load("kronos") as version:
-        direct = version.predict(served.history, **params)
+        direct = version.forecast(served.history, **params)
     numbers = ["mean", "q0.01", "q0.5", "q0.99"]
     assert list(answered.columns) == list(direct.columns) == ["unique_id", "step", "ds", *numbers]
     npt.assert_allclose(answered[numbers], direct[numbers], rtol=0, atol=1e-9)
@@ -98,7 +97,7 @@ def test_packed_reply_holds_every_path_and_the_frame_follows_from_it(served: Ser
 
 def test_prices_are_possible_bars_with_the_quantiles_of_the_close(served: Served) -> None:
     prices = served.rows(served.history, output="prices")
-    assert list(prices.columns)[:10] == ["unique_id", "step", "ds", *wire.BAR, "mean"]
+    assert list(prices.columns)[:10] == ["unique_id", "step", "ds", *names.BAR, "mean"]
     assert (prices["low"] <= prices[["open", "close"]].min(axis=1)).all()
     assert (prices["high"] >= prices[["open", "close"]].max(axis=1)).all()
     npt.assert_allclose(prices["close"], prices["q0.5"], rtol=1e-12)

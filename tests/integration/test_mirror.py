@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,14 @@ from mlprojects.kronos.architecture import Predictor, Tokenizer
 from mlprojects.kronos.official import save_official
 from mlprojects.kronos.shapes import PredictorConfig, TokenizerConfig
 from registry import __main__ as program
-from registry import artifacts, hub, mirror, push, terminal, tracking
+from registry import hub, mirror, push, terminal
 from registry.errors import BadConfig, BadInput, BadParameter, Conflict, Corrupt, KronosError, NotAvailable, NotFound
 from registry.hub import CARD, CONFIG, WEIGHTS
 from registry.mirror import Source
 from registry.settings import CHECKOUT, Settings
-from registry.store import Store, Version
+from registry.versions import artifacts, manifest, tracking
+from registry.versions.store import Store
+from registry.versions.version import Version
 
 HERE = Path(__file__).parent
 WINDOW = 64  # bars; the tiny predictor is of no official size
@@ -83,16 +85,10 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return official(tokenizer(), tmp_path_factory.mktemp("tokenizer"))
 
 
-@pytest.fixture(scope="session")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty MLflow database: making one costs seconds."""
-    settings = Settings(var_dir=tmp_path_factory.mktemp("database"))
-    assert Store(settings).names() == []
-    return settings.var_dir / "mlflow.db"
-
-
 @pytest.fixture
-def settings(compiled: Settings, database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
+def settings(
+    new_registry: Callable[[Path], Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Settings]:
     """An empty registry over real bars, without a token."""
     before = dict(os.environ)
     for name in ("HF_TOKEN", "HF_HUB_OFFLINE"):
@@ -100,8 +96,7 @@ def settings(compiled: Settings, database: Path, tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("KRONOS_VAR_DIR", str(tmp_path))
     monkeypatch.setenv("KRONOS_MAX_CONTEXT", str(WINDOW))
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
-    shutil.copyfile(database, tmp_path / "mlflow.db")
-    (tmp_path / "data").symlink_to(compiled.var_dir / "data")
+    new_registry(tmp_path)
     yield Settings()
     os.environ.clear()
     os.environ.update(before)
@@ -178,14 +173,14 @@ def test_a_mirror_registers_the_bytes_of_the_hub_with_where_they_are_from(loopba
     found = mirror.mirror(settings, SOURCE)
     version = found.version
     assert (version.uri, found.registered) == ("models:/kronos/1", True)
-    model_dir = Store(settings).fetch(version) / artifacts.MODEL_DIR
+    model_dir = Store(settings).fetch(version) / manifest.MODEL_DIR
     for part, files in (("predictor", weights), ("tokenizer", tokens)):
         for name in (CONFIG, WEIGHTS, CARD):
             assert (model_dir / part / name).read_bytes() == files[name]
     commit, tokenizer_commit = (loopback.repositories[repo].head for repo in (MODEL, TOKENIZER))
     expected = {
         "family": "kronos",
-        "contract": "1",
+        "contract": "2",
         "weights": "tiny",
         "licence": "mit",
         "tokenizer_licence": "mit",
@@ -202,7 +197,7 @@ def test_a_mirror_registers_the_bytes_of_the_hub_with_where_they_are_from(loopba
         "horizon": "32",
         "levels": "0.05,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,0.95",
         "calendar": "XNYS",
-        "lock_sha256": artifacts.sha256(CHECKOUT / "requirements.lock"),
+        "lock_sha256": manifest.sha256(CHECKOUT / "requirements.lock"),
         "code_digest": artifacts.code_digest(CHECKOUT, "kronos"),
         "git_commit": tracking.git_commit(),
         "data_digest": "none",
@@ -254,7 +249,7 @@ def test_the_same_commits_are_registered_once(loopback, settings, cli):
 
 def test_mirrors_of_the_same_commits_at_once_register_one_version(loopback, settings):
     """The first stalls in its download, between looking for a version and registering one."""
-    loopback.stalls[WEIGHTS] = 1000
+    loopback.stalls[WEIGHTS] = 20_000  # more than a file buffers
     commit = loopback.repositories[MODEL].head
     partial = fetched(settings, MODEL, commit) / f"{WEIGHTS}.incomplete"
     program = [sys.executable, "-m", "registry", "mirror", MODEL, "--tokenizer", TOKENIZER]
@@ -271,7 +266,7 @@ def test_mirrors_of_the_same_commits_at_once_register_one_version(loopback, sett
 @pytest.mark.parametrize("gone", [False, True], ids=["another byte", "no files"])
 def test_a_version_whose_stored_bytes_are_ruined_is_registered_anew(settings, cli, gone):
     ruined = Store(settings).fetch(mirror.mirror(settings, SOURCE).version)
-    path = ruined / artifacts.MODEL_DIR / "predictor" / WEIGHTS
+    path = ruined / manifest.MODEL_DIR / "predictor" / WEIGHTS
     if gone:
         shutil.rmtree(ruined)
     else:
@@ -306,7 +301,7 @@ def test_a_commit_that_arrives_while_we_mirror_is_not_mixed_in(loopback, setting
     loopback.after_info = move
     found = mirror.mirror(settings, SOURCE)
     assert found.predictor.commit == first != loopback.repositories[MODEL].head == moved[0]
-    model_dir = Store(settings).fetch(found.version) / artifacts.MODEL_DIR
+    model_dir = Store(settings).fetch(found.version) / manifest.MODEL_DIR
     assert (model_dir / "predictor" / CONFIG).read_bytes() == weights[CONFIG]
     second = mirror.mirror(settings, SOURCE)
     assert (second.version.version, second.version.tags["weight_revision"]) == (2, moved[0])
@@ -366,7 +361,7 @@ def test_a_mirrored_version_loads_and_answers_without_any_network(loopback, sett
     mirror.mirror(settings, SOURCE)
     sent, params = history(settings), {"horizon": 3, "num_samples": 8, "seed": 7}
     with Store(settings).load("kronos/1") as loaded:
-        expected = loaded.predict(sent, **params)
+        expected = loaded.forecast(sent, **params)
     loopback.__exit__()
     sent.to_parquet(settings.var_dir / "sent.parquet")
     done = subprocess.run(
@@ -389,11 +384,11 @@ def refused(*_, **__):
 socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refused
 
 from registry.settings import Settings
-from registry.store import Store
+from registry.versions.store import Store
 
 settings = Settings()
 with Store(settings).load("kronos/1") as loaded:
-    answer = loaded.predict(pd.read_parquet(settings.var_dir / "sent.parquet"), **json.loads(sys.argv[1]))
+    answer = loaded.forecast(pd.read_parquet(settings.var_dir / "sent.parquet"), **json.loads(sys.argv[1]))
 answer.to_parquet(settings.var_dir / "answer.parquet")
 """
 
@@ -883,7 +878,7 @@ def test_private_repositories_are_made_private_and_public_ones_are_refused(owned
 
 def test_a_version_whose_bytes_differ_is_not_pushed(owned, with_token):
     version = mirror.mirror(with_token, SOURCE).version
-    stored = Store(with_token).fetch(version) / artifacts.MODEL_DIR / "predictor" / WEIGHTS
+    stored = Store(with_token).fetch(version) / manifest.MODEL_DIR / "predictor" / WEIGHTS
     stored.write_bytes(stored.read_bytes()[:-1] + b"\xff")
     owned.requests.clear()
     with pytest.raises(Corrupt, match="differs from what was registered"):
@@ -893,8 +888,8 @@ def test_a_version_whose_bytes_differ_is_not_pushed(owned, with_token):
 
 def test_a_version_of_another_family_cannot_be_pushed(with_token):
     from mlprojects.baselines import model as baselines
-    from registry.contract import ModelSpec
-    from registry.store import example_history
+    from registry.forecast.spec import ModelSpec
+    from registry.versions.store import example_history
 
     spec = ModelSpec("ewma", "baselines", min_context=10, max_context=1000, max_horizon=5)
     store = Store(with_token)

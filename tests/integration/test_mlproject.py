@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from registry import tracking
 from registry.settings import CHECKOUT, Settings
-from registry.store import Store
+from registry.versions import tracking
+from registry.versions.store import Store
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from registry import __main__ as program
-from registry import terminal, tracking
+from registry import terminal
+from registry.versions import tracking
 
 VERBS = ("list", "show", "compare", "promote", "rollback", "history", "verify", "doctor", "mirror", "push", "ui")
 

@@ -16,10 +16,13 @@ import pandas as pd
 import pytest
 
 from jobs import train
-from registry import promotion, tracking, wire
+from registry import promotion
+from registry.codes import CODES
+from registry.forecast import names
 from registry.ledger import Ledger
 from registry.settings import CHECKOUT, Settings
-from registry.store import Store
+from registry.versions import tracking
+from registry.versions.store import Store
 from serving.scorer import Scorer
 
 MODEL = "nbeats"
@@ -46,7 +49,7 @@ def _split(frame: pd.DataFrame) -> dict[str, Any]:
 
 
 def _raw(rows: list[list[Any]]) -> dict[str, Any]:
-    return {"columns": list(wire.HISTORY), "data": rows}
+    return {"columns": list(names.HISTORY), "data": rows}
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +71,7 @@ def served(promoted: Settings, panel: pd.DataFrame) -> Iterator[Served]:
     scorer.command[scorer.command.index("-m", 3) + 1] = f"models:/{MODEL}/Production"
     with scorer:
         scorer.wait_ready()
-        yield Served(scorer.url, store, history[list(wire.HISTORY)].reset_index(drop=True))
+        yield Served(scorer.url, store, history[list(names.HISTORY)].reset_index(drop=True))
 
 
 def test_served_numbers_are_those_of_a_direct_predict(served: Served) -> None:
@@ -77,12 +80,12 @@ def test_served_numbers_are_those_of_a_direct_predict(served: Served) -> None:
     assert reply.status_code == 200, reply.text
     answered = pd.DataFrame(reply.json()["predictions"])
     with served.store.load(MODEL) as version:
-        direct = version.predict(served.history, horizon=3, levels=levels)
+        direct = version.forecast(served.history, horizon=3, levels=levels)
     assert list(answered.columns) == ["unique_id", "step", "ds", "mean", "q0.05", "q0.25", "q0.5", "q0.95"]
     assert answered["unique_id"].tolist() == direct["unique_id"].tolist()
     assert answered["step"].tolist() == [1, 2, 3] * 3
     assert answered["ds"].str[:10].tolist() == ["2022-12-29", "2022-12-30", "2023-01-03"] * 3
-    numbers = ["mean", *(wire.quantile_column(level) for level in levels)]
+    numbers = ["mean", *(names.quantile_column(level) for level in levels)]
     npt.assert_allclose(answered[numbers], direct[numbers], rtol=0, atol=1e-9)
 
 
@@ -116,11 +119,12 @@ def test_stage_uri_of_mlflow_loads_the_promoted_version(served: Served, monkeypa
         (lambda h: h, {"output": "prices"}, "NOT_AVAILABLE"),
     ],
 )
-def test_bad_request_is_a_400_with_our_code_and_says_nothing_of_the_data(
+def test_a_bad_request_gets_our_code_and_its_status_and_nothing_of_its_data(
     served: Served, change: Any, params: dict[str, Any], code: str
 ) -> None:
     reply = served.post(change(served.history), **params)
-    assert reply.status_code == 400, reply.text
+    assert reply.status_code == (422 if code == "NOT_AVAILABLE" else 400), reply.text
+    assert reply.status_code == CODES[code].kind.status
     body = json.loads(reply.text, parse_constant=lambda constant: pytest.fail(f"{constant} in the body"))
     assert body["code"] == code
     assert body["message"]
@@ -153,7 +157,7 @@ def test_concurrent_clients_each_get_their_own_forecast(served: Served) -> None:
 
     with served.store.load(MODEL) as version:
         scaled = [served.history.assign(y=served.history["y"] * (1 - i / 40)) for i in range(32)]
-        expected = [version.predict(history)["q0.95"].to_numpy() for history in scaled]
+        expected = [version.forecast(history)["q0.95"].to_numpy() for history in scaled]
     with ThreadPoolExecutor(8) as pool:
         replies = list(pool.map(served.post, scaled))
     for reply, numbers in zip(replies, expected, strict=True):

@@ -19,11 +19,14 @@ import pytest
 from mlprojects.baselines import model as baselines
 from mlprojects.kronos import model as kronos
 from mlprojects.kronos import simulated
-from registry import calendars, tracking, wire
-from registry.contract import Forecaster, ModelSpec
 from registry.errors import Corrupt, NotFound
+from registry.forecast import calendars, names
+from registry.forecast.forecast import Forecaster
+from registry.forecast.spec import ModelSpec
 from registry.settings import CHECKOUT, Settings
-from registry.store import Store, Version, example_history
+from registry.versions import tracking
+from registry.versions.store import Store, example_history
+from registry.versions.version import Version
 from serving.modes import Choice, choose
 
 NAMES = ("kronos", "kronos_simulated")
@@ -41,12 +44,11 @@ def history(spec: ModelSpec) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+def store(new_registry: Callable[[Path], Settings], tmp_path_factory: pytest.TempPathFactory) -> Store:
     """A version of kronos_simulated, and one under the name `kronos`: another family's, for here it is not loaded."""
-    settings = Settings(var_dir=tmp_path_factory.mktemp("modes"))
-    made = Store(settings)
+    made = Store(new_registry(tmp_path_factory.mktemp("modes")))
     stand_in = ModelSpec("kronos", "baselines", min_context=60, max_context=1000, max_horizon=5)
-    simulator = simulated.spec("kronos_simulated", 5, wire.LEVELS)
+    simulator = simulated.spec("kronos_simulated", 5, names.LEVELS)
     _log(made, baselines, baselines.Ewma(stand_in))
     _log(made, kronos, simulated.Simulator(simulator))
     return made
@@ -219,7 +221,7 @@ def predictions(url: str, rows: dict[str, Any], **params: Any) -> list[dict[str,
 
 def test_a_corrupt_kronos_is_replaced_loudly_and_every_row_says_simulated(store: Store, state: State) -> None:
     state("corrupt", "good")
-    given = history(simulated.spec("kronos_simulated", 5, wire.LEVELS))
+    given = history(simulated.spec("kronos_simulated", 5, names.LEVELS))
     dated = given.assign(ds=given["ds"].dt.strftime("%Y-%m-%d"))
     rows = {"columns": list(dated.columns), "data": dated.to_numpy(dtype=object).tolist()}
     with serving(store.settings, "start", "kronos", "--port", "0", HF_TOKEN=TOKEN, KRONOS_DEVICE="cpu") as process:
@@ -235,7 +237,7 @@ def test_a_corrupt_kronos_is_replaced_loudly_and_every_row_says_simulated(store:
     where = {"model": "kronos_simulated", "version": 1, "asked": "kronos", "mode": "simulated"}
     assert {key: ready[key] for key in ready if key not in ("url", "pid")} == where
     with store.load("kronos_simulated") as version:
-        direct = version.predict(given, seed=3, num_samples=50)
+        direct = version.forecast(given, seed=3, num_samples=50)
     npt.assert_allclose([row["q0.95"] for row in frame], direct["q0.95"], rtol=0, atol=1e-12)
     for row in frame + prices:
         assert row["notes"].startswith("simulated: filtered bootstrap of past bars, not Kronos")

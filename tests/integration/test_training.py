@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +16,17 @@ from jobs import evaluate, train
 from jobs.report import Reference
 from registry.errors import BadConfig, BadInput, Conflict, NotFound
 from registry.settings import CHECKOUT, Settings
-from registry.store import MANIFEST_TAG, Store, Version
-from registry.tracking import process_environment
+from registry.versions.store import MANIFEST_TAG, Store
+from registry.versions.tracking import process_environment
+from registry.versions.version import Version
 
 SHORT: dict[str, Any] = {"report_until": "2011-03-31", "report_every": 20}
 
 
 @pytest.fixture(scope="module")
-def settings(compiled: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+def settings(new_registry: Callable[[Path], Settings], tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """A registry of its own over the compiled data."""
-    folder = tmp_path_factory.mktemp("trained")
-    (folder / "data").symlink_to(compiled.var_dir / "data")
-    return Settings(var_dir=folder)
+    return new_registry(tmp_path_factory.mktemp("trained"))
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +63,8 @@ def test_a_simulator_says_so_wherever_it_is_looked_at(
     run = run_of(settings, versions["kronos_simulated"])
     assert versions["kronos_simulated"].tags["simulated"] == run.tags["simulated"] == "true"
     assert run.metrics["simulated"] == 1
-    found = evaluate.evaluate(settings, "kronos_simulated/1", SHORT, reference)
-    assert found.summary()["simulated"] is True
+    found = evaluate.evaluate(settings, ["kronos_simulated/1"], SHORT, reference)
+    assert found.summary()["versions"][0]["simulated"] is True
     assert run_of(settings, versions["kronos"]).metrics.get("simulated") is None
     assert "simulated" not in versions["kronos"].tags
 
@@ -84,8 +83,8 @@ def test_fine_tuning_starts_from_a_verified_version_and_says_from_which(
     assert tags["pretrained_until"] == "2024-06-30"
     assert tags["leakage"] == "pretrained until 2024-06-30; reported are sessions after 2010-12-31"
     assert run_of(settings, tuned).params["start_from"] == "kronos/1"
-    found = evaluate.evaluate(settings, f"kronos/{tuned.version}", SHORT, reference)
-    assert found.leakage == tags["leakage"]
+    found = evaluate.evaluate(settings, [f"kronos/{tuned.version}"], SHORT, reference)
+    assert found.versions[0].leakage == tags["leakage"]
 
 
 def test_the_recipe_is_that_of_the_version_that_the_start_names_now(
@@ -123,30 +122,24 @@ def test_a_model_of_bars_is_not_trained_on_returns(settings: Settings) -> None:
     assert "kronos_simulated needs ['open', 'high', 'low', 'close'], which panel lacks" in caught.value.message
 
 
+LONGER: dict[str, Any] = {"tokenizer_steps": 9, "steps": 60, "patience": 99}  # enough to be killed on its way
+
+
 def program() -> list[str]:
-    """`python -m jobs train kronos` long enough to be killed on its way."""
-    short = ["--report_until", "2011-03-31", "--report_every", "20"]
-    steps = ["--tokenizer_steps", "9", "--steps", "60", "--patience", "99"]
-    return [sys.executable, "-m", "jobs", "train", "kronos", "--tiny", *short, *steps]
+    """`python -m jobs train kronos` with SHORT and LONGER."""
+    options = [word for key, value in (SHORT | LONGER).items() for word in (f"--{key}", str(value))]
+    return [sys.executable, "-m", "jobs", "train", "kronos", "--tiny", *options]
 
 
 def environment(settings: Settings) -> dict[str, str]:
     return process_environment(settings) | {"KRONOS_VAR_DIR": str(settings.var_dir)}
 
 
-@pytest.fixture
-def fresh(compiled: Settings, tmp_path: Path) -> list[Settings]:
-    """Two empty registries over the compiled data."""
-    made = [Settings(var_dir=tmp_path / name) for name in ("whole", "killed")]
-    for one in made:
-        one.var_dir.mkdir()
-        (one.var_dir / "data").symlink_to(compiled.var_dir / "data")
-    return made
-
-
-def test_a_training_that_was_killed_goes_on_and_gives_the_same_weights(fresh: list[Settings]) -> None:
-    whole, killed = fresh
-    subprocess.run(program(), cwd=CHECKOUT, env=environment(whole), check=True, capture_output=True, timeout=300)
+def test_a_training_that_was_killed_goes_on_and_gives_the_same_weights(
+    reference: Reference, new_registry: Callable[[Path], Settings], tmp_path: Path
+) -> None:
+    whole, killed = (new_registry(tmp_path / name) for name in ("whole", "killed"))
+    train.train(whole, plan(whole, "kronos", **LONGER), reference)
     with subprocess.Popen(
         program(), cwd=CHECKOUT, env=environment(killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as first:
@@ -161,9 +154,9 @@ def test_a_training_that_was_killed_goes_on_and_gives_the_same_weights(fresh: li
         assert 0 < json.loads(file.metadata()["state"])["step"] < 60
     done = subprocess.run(program(), cwd=CHECKOUT, env=environment(killed), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    names = [f"artifacts/model/{part}/model.safetensors" for part in ("tokenizer", "predictor")]
-    for name in names:
-        files = [Store(one).fetch(Store(one).resolve("kronos/1")) / name for one in fresh]
+    roots = [Store(one).fetch(Store(one).resolve("kronos/1")) for one in (whole, killed)]
+    for part in ("tokenizer", "predictor"):
+        files = [root / "artifacts" / "model" / part / "model.safetensors" for root in roots]
         assert files[0].read_bytes() == files[1].read_bytes()
     assert list(killed.state_dir.glob("checkpoints/*/")) == []  # nothing is left to resume
 

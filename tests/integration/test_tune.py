@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,19 +22,12 @@ from jobs.trial import Outcome
 from jobs.tuned import Result
 from registry.errors import BadInput, KronosError, NotFound
 from registry.settings import CHECKOUT, Settings
-from registry.store import Store
-from registry.tracking import ERROR_TAG, process_environment
+from registry.versions.store import Store
+from registry.versions.tracking import ERROR_TAG, process_environment
 
 # A kronos that is hardly trained: learning rate and dropout are left to search.
 SMALL: dict[str, Any] = {"report_every": 40, "width": 16, "layers": 1, "batch": 8}
 FIXED = [word for key, value in SMALL.items() for word in (f"--{key}", str(value))]
-
-
-def registry(compiled: Settings, folder: Path) -> Settings:
-    """An empty registry over the compiled data."""
-    folder.mkdir()
-    (folder / "data").symlink_to(compiled.var_dir / "data")
-    return Settings(var_dir=folder)
 
 
 def plan(settings: Settings, seed: int = 0) -> tune.Plan:
@@ -42,8 +35,8 @@ def plan(settings: Settings, seed: int = 0) -> tune.Plan:
 
 
 @pytest.fixture(scope="module")
-def settings(compiled: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    return registry(compiled, tmp_path_factory.mktemp("tuned") / "var")
+def settings(new_registry: Callable[[Path], Settings], tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    return new_registry(tmp_path_factory.mktemp("tuned") / "var")
 
 
 @pytest.fixture(scope="module")
@@ -224,9 +217,9 @@ def query(settings: Settings, sql: str) -> list[Any]:
 
 
 def test_a_study_that_was_killed_and_interrupted_ends_like_one_that_was_not(
-    compiled: Settings, tmp_path: Path, settings: Settings, three: Result
+    new_registry: Callable[[Path], Settings], tmp_path: Path, settings: Settings, three: Result
 ) -> None:
-    broken = registry(compiled, tmp_path / "var")
+    broken = new_registry(tmp_path / "var")
     with running(broken, runs=2) as process:
         process.send_signal(signal.SIGKILL)
         process.communicate()

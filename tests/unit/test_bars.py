@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry import bars, wire
 from registry.errors import BadHistory
+from registry.forecast import bars, names
 
 Columns = dict[str, np.ndarray]
 IDS = ("ALFA", "BRAVO")
@@ -122,7 +122,7 @@ def test_a_series_of_one_session_is_not_called_constant():
 def test_whole_bars_are_taken_as_they_are_in_the_order_of_a_bar():
     filled, notes = bars.complete(columns())
     assert notes == {}
-    npt.assert_array_equal(filled, np.stack([columns()[name] for name in wire.BAR], axis=1))
+    npt.assert_array_equal(filled, np.stack([columns()[name] for name in names.BAR], axis=1))
 
 
 def test_missing_volume_is_0_and_so_is_the_amount_that_follows_from_it():

@@ -16,10 +16,18 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 
 from mlprojects.baselines import model, train
-from registry import contract, evaluation, volatility, wire
-from registry.contract import Forecast, Trained, check_forecast
 from registry.errors import BadConfig, BadHistory
+from registry.forecast import calendars, names, volatility
+from registry.forecast.answer import forecast_of
+from registry.forecast.forecast import Forecast, quantile_mean
+from registry.forecast.history import check_history
+from registry.scoring.difference import against
+from registry.scoring.rolling import origins_between, rolling
+from registry.scoring.scores import means, scores
+from registry.training import Trained
 
+DAYS = calendars.next_sessions("XNYS", pd.Timestamp("2014-12-31"), 1200)
+FIT_UNTIL, CHOOSE_UNTIL = (f"{DAYS[i]:%Y-%m-%d}" for i in (546, 699))
 KINDS = ("naive", "ewma", "fhs", "har", "garch", "gjr")
 
 # A study of the same panel in per cent (20 stocks, origins 2011-01-03..2018-12-21), so that its constant is 100 times
@@ -61,25 +69,23 @@ def as_history(y: np.ndarray) -> pd.DataFrame:
     n, length = y.shape
     return pd.DataFrame(
         {
-            wire.UNIQUE_ID: np.repeat([f"S{i}" for i in range(n)], length),
-            wire.DS: np.tile(pd.date_range("2015-01-01", periods=length, unit="ns"), n),
-            wire.Y: y.reshape(-1).clip(-1, 1),
-            wire.MARKET_ABS_RETURN: np.tile(np.abs(y).mean(axis=0), n),
+            names.UNIQUE_ID: np.repeat([f"S{i}" for i in range(n)], length),
+            names.DS: np.tile(DAYS[:length], n),
+            names.Y: y.reshape(-1).clip(-1, 1),
+            names.MARKET_ABS_RETURN: np.tile(np.abs(y).mean(axis=0), n),
         }
     )
 
 
 def trained(kind: str, folder: Path, history: pd.DataFrame | None = None, **settings: Any) -> Trained:
-    dates = {"fit_until": "2016-06-30", "choose_until": "2016-11-30"}
+    dates = {"fit_until": FIT_UNTIL, "choose_until": CHOOSE_UNTIL}
     config = train.Config(kind=kind, **{**dates, **settings})
     return train.train(simulated() if history is None else history, config, name=kind, seed=0, run=Run(folder))
 
 
-def predict(forecaster: Any, history: pd.DataFrame, horizon: int = 5, levels: Any = wire.LEVELS) -> Forecast:
-    checked = contract.check_history(history, forecaster.spec)
-    forecast: Forecast = forecaster.predict(checked, horizon, levels, 0, {})
-    check_forecast(forecast, forecaster.spec, horizon, levels)
-    return forecast
+def predict(forecaster: Any, history: pd.DataFrame, horizon: int = 5, levels: Any = names.LEVELS) -> Forecast:
+    request = forecaster.spec.request({"horizon": horizon, "levels": levels})
+    return forecast_of(forecaster, check_history(history, forecaster.spec), request).at(levels)
 
 
 @pytest.fixture(scope="module")
@@ -106,19 +112,19 @@ def volatility_by_recursion(y: np.ndarray) -> np.ndarray:
 
 def by_series(history: pd.DataFrame, quantiles_of: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """quantiles_of(y of one series) -> [Q] of every series, the same at five steps: [N, 5, Q]."""
-    rows = [quantiles_of(y.to_numpy()) for _, y in history.groupby(wire.UNIQUE_ID)[wire.Y]]
+    rows = [quantiles_of(y.to_numpy()) for _, y in history.groupby(names.UNIQUE_ID)[names.Y]]
     return np.repeat(np.array(rows)[:, None], 5, axis=1)
 
 
 def test_naive_says_the_quantiles_of_the_last_500_returns(forecasters: dict[str, Any]):
     history = simulated()
-    expected = by_series(history, lambda y: np.quantile(y[-500:], wire.LEVELS))
+    expected = by_series(history, lambda y: np.quantile(y[-500:], names.LEVELS))
     npt.assert_allclose(predict(forecasters["naive"], history).quantiles, expected, rtol=1e-12)
 
 
 def test_ewma_says_normal_quantiles_of_the_recursive_volatility(forecasters: dict[str, Any]):
     history = simulated()
-    expected = by_series(history, lambda y: volatility_by_recursion(y)[-1] * norm.ppf(wire.LEVELS))
+    expected = by_series(history, lambda y: volatility_by_recursion(y)[-1] * norm.ppf(names.LEVELS))
     npt.assert_allclose(predict(forecasters["ewma"], history).quantiles, expected, rtol=1e-12, atol=1e-18)
 
 
@@ -126,7 +132,7 @@ def test_fhs_says_volatility_times_quantiles_of_the_last_500_one_step_residuals(
     def quantiles_of(y: np.ndarray) -> np.ndarray:
         sigma, last = volatility_by_recursion(y), len(y) - 1
         z = [y[t + 1] / sigma[t] for t in range(last - 500, last)]
-        return sigma[-1] * np.quantile(z, wire.LEVELS)
+        return sigma[-1] * np.quantile(z, names.LEVELS)
 
     history = simulated()
     npt.assert_allclose(predict(forecasters["fhs"], history).quantiles, by_series(history, quantiles_of), rtol=1e-11)
@@ -149,8 +155,8 @@ def features_by_loop(y: np.ndarray, market: np.ndarray) -> np.ndarray:
 
 def arrays(history: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """y and market_abs_return [N, T]."""
-    n = history[wire.UNIQUE_ID].nunique()
-    return tuple(history[c].to_numpy().reshape(n, -1) for c in (wire.Y, wire.MARKET_ABS_RETURN))
+    n = history[names.UNIQUE_ID].nunique()
+    return tuple(history[c].to_numpy().reshape(n, -1) for c in (names.Y, names.MARKET_ABS_RETURN))
 
 
 def test_har_features_are_the_recursions():
@@ -177,13 +183,13 @@ def test_har_says_expected_size_times_half_own_and_half_pooled_residual_quantile
             scale = [max(float(f @ har.coefficients[h - 1]), 0.2 * s) for f, s in zip(features, sigma, strict=True)]
             last = len(y) - 1
             z = [y[t + h] / scale[t] for t in range(last - h - 499, last - h + 1)]
-            expected.append(scale[-1] * (np.quantile(z, wire.LEVELS) + har.pool[h - 1]) / 2)
+            expected.append(scale[-1] * (np.quantile(z, names.LEVELS) + har.pool[h - 1]) / 2)
     npt.assert_allclose(predict(har, history).quantiles.reshape(-1, 11), expected, rtol=1e-10)
 
 
 def test_the_mean_is_the_integral_of_the_trained_quantiles_whatever_levels_are_asked_for(forecaster: Any):
     whole, median = predict(forecaster, simulated()), predict(forecaster, simulated(), levels=(0.5,))
-    npt.assert_allclose(whole.mean, contract.quantile_mean(whole.quantiles, wire.LEVELS), rtol=1e-12)
+    npt.assert_allclose(whole.mean, quantile_mean(whole.quantiles, names.LEVELS), rtol=1e-12)
     npt.assert_array_equal(median.mean, whole.mean)
     npt.assert_array_equal(median.quantiles[:, :, 0], whole.quantiles[:, :, 5])
 
@@ -197,7 +203,7 @@ def test_a_series_is_forecast_the_same_alone_and_among_others(
     forecasters: dict[str, Any], seed: int, lengths: list[int]
 ):
     whole = simulated(seed, n=len(lengths))
-    rows = [whole[whole[wire.UNIQUE_ID] == f"S{i}"].tail(length) for i, length in enumerate(lengths)]
+    rows = [whole[whole[names.UNIQUE_ID] == f"S{i}"].tail(length) for i, length in enumerate(lengths)]
     history = pd.concat(rows, ignore_index=True)
     for forecaster in forecasters.values():
         together = predict(forecaster, history)
@@ -209,8 +215,8 @@ def test_order_of_the_series_does_not_matter_nor_do_names_that_the_model_was_not
     history = simulated()
     if forecaster.spec.name in ("garch", "gjr"):
         forecaster = replace(forecaster, symbols=("?",) * len(forecaster.symbols))
-    renamed = history.assign(unique_id=history[wire.UNIQUE_ID].map({"S0": "Z", "S1": "M", "S2": "A"}))
-    renamed = renamed.sort_values([wire.UNIQUE_ID, wire.DS])
+    renamed = history.assign(unique_id=history[names.UNIQUE_ID].map({"S0": "Z", "S1": "M", "S2": "A"}))
+    renamed = renamed.sort_values([names.UNIQUE_ID, names.DS])
     forecast = predict(forecaster, renamed)
     assert forecast.unique_id == ("A", "M", "Z")
     npt.assert_array_equal(forecast.quantiles[::-1], predict(forecaster, history).quantiles)
@@ -218,8 +224,8 @@ def test_order_of_the_series_does_not_matter_nor_do_names_that_the_model_was_not
 
 def test_sessions_older_than_the_context_change_nothing(forecaster: Any):
     history = simulated(length=1100)
-    old = history.groupby(wire.UNIQUE_ID).cumcount() < 100
-    changed = history.assign(y=history[wire.Y].where(~old, 0.5))
+    old = history.groupby(names.UNIQUE_ID).cumcount() < 100
+    changed = history.assign(y=history[names.Y].where(~old, 0.5))
     recent = history[~old]
     expected = predict(forecaster, recent).quantiles
     npt.assert_array_equal(predict(forecaster, history).quantiles, expected)
@@ -230,7 +236,7 @@ def test_sessions_older_than_the_context_change_nothing(forecaster: Any):
 @pytest.mark.parametrize("kind", ["naive", "ewma", "fhs"])
 def test_twice_the_returns_twice_the_forecast(forecasters: dict[str, Any], kind: str, factor: float):
     history = simulated()
-    scaled = history.assign(y=factor * history[wire.Y])
+    scaled = history.assign(y=factor * history[names.Y])
     expected = factor * predict(forecasters[kind], history).quantiles
     npt.assert_allclose(predict(forecasters[kind], scaled).quantiles, expected, rtol=1e-9)
 
@@ -318,24 +324,24 @@ def test_pooled_residuals_are_the_quantiles_of_a_plain_list():
             features, sigma = features_by_loop(y, market), volatility_by_recursion(y)
             scale = np.maximum(features @ coefficients[h - 1], 0.2 * sigma)
             z += [y[t + h] / scale[t] for t in range(252, 400 - h)]
-        found = train.pooled_residuals(history, coefficients, wire.LEVELS, 252)[h - 1]
-        npt.assert_allclose(found, np.quantile(z, wire.LEVELS), rtol=1e-10)
+        found = train.pooled_residuals(history, coefficients, names.LEVELS, 252)[h - 1]
+        npt.assert_allclose(found, np.quantile(z, names.LEVELS), rtol=1e-10)
 
 
 def test_coefficients_on_the_built_in_panel_are_those_of_the_study(panel: pd.DataFrame):
-    days = pd.DatetimeIndex(panel[wire.DS].unique())
+    days = pd.DatetimeIndex(panel[names.DS].unique())
     last = days.get_loc(pd.Timestamp("2018-12-21"))  # origin; the study gave every step the same origins
     for h in range(1, 6):
-        seen = panel[panel[wire.DS] <= days[last + h]]
+        seen = panel[panel[names.DS] <= days[last + h]]
         found = train.fit_har(seen, h, 252)[h - 1]
         npt.assert_allclose(found * [*[1] * 8, 100], STUDY[h - 1], atol=6e-4)  # printed with three digits
 
 
 def test_coefficients_do_not_see_sessions_after_fit_until_nor_pool_after_choose_until(tmp_path: Path):
     history = simulated()
-    seen = history[history[wire.DS] <= "2016-11-30"]
-    later = history[wire.DS] > "2016-06-30"
-    changed = seen.assign(y=seen[wire.Y].where(~later, 3 * seen[wire.Y]))
+    seen = history[history[names.DS] <= CHOOSE_UNTIL]
+    later = history[names.DS] > FIT_UNTIL
+    changed = seen.assign(y=seen[names.Y].where(~later, 3 * seen[names.Y]))
     first, second = (trained("har", tmp_path, frame).forecaster for frame in (seen, changed))
     npt.assert_array_equal(second.coefficients, first.coefficients)
     assert (second.pool != first.pool).any()  # the pool reaches to choose_until
@@ -376,10 +382,10 @@ def test_saved_and_loaded_model_forecasts_the_same(forecaster: Any, tmp_path: Pa
 
 def test_fhs_scores_on_real_prices_what_the_study_measured(panel: pd.DataFrame, forecasters: dict[str, Any]):
     # The study, 749 origins 2020-01-02..2022-12-20, in per cent: pinball .5649, coverage .498, .785, .890
-    origins = evaluation.origins_between(panel, "2020-01-01", "2022-12-28", 5)
+    origins = origins_between(panel, "2020-01-01", "2022-12-28", 5)
     origins = origins[origins <= "2022-12-20"]
     assert len(origins) == 749
-    found = evaluation.means(evaluation.scores(evaluation.rolling(forecasters["fhs"], panel, origins, 5))).iloc[0]
+    found = means(scores(rolling(forecasters["fhs"], panel, origins, 5))).iloc[0]
     npt.assert_allclose(100 * found["pinball"], 0.5649, atol=5e-5)
     npt.assert_allclose(
         found[["coverage_50", "coverage_80", "coverage_90"]].astype(float), [0.498, 0.785, 0.890], atol=6e-4
@@ -390,15 +396,15 @@ def test_har_beats_fhs_on_real_prices_by_what_the_study_measured(
     panel: pd.DataFrame, forecasters: dict[str, Any], tmp_path: Path
 ):
     # The study, 2020: 1.81 % with a pool that rolls; ours was frozen at the end of 2019
-    seen = panel[panel[wire.DS] <= "2019-12-31"]
+    seen = panel[panel[names.DS] <= "2019-12-31"]
     har = trained("har", tmp_path, seen, fit_until="2018-12-31", choose_until="2019-12-31").forecaster
-    origins = evaluation.origins_between(panel, "2020-01-01", "2021-01-08", 5)
+    origins = origins_between(panel, "2020-01-01", "2021-01-08", 5)
     assert (len(origins), str(origins[-1].date())) == (253, "2020-12-31")
-    ours, theirs = (evaluation.scores(evaluation.rolling(f, panel, origins, 5)) for f in (har, forecasters["fhs"]))
-    npt.assert_allclose(100 * evaluation.against(ours, theirs).skill, 1.81, atol=0.1)
-    assert (evaluation.means(ours, "unique_id")["crps"] < evaluation.means(theirs, "unique_id")["crps"]).sum() >= 18
+    ours, theirs = (scores(rolling(f, panel, origins, 5)) for f in (har, forecasters["fhs"]))
+    npt.assert_allclose(100 * against(ours, theirs).skill, 1.81, atol=0.1)
+    assert (means(ours, "unique_id")["crps"] < means(theirs, "unique_id")["crps"]).sum() >= 18
 
 
 def test_the_volatility_floor_is_below_any_real_volatility(panel: pd.DataFrame):
-    y = panel[wire.Y].to_numpy().reshape(20, -1)
+    y = panel[names.Y].to_numpy().reshape(20, -1)
     assert volatility.ewma_volatility(y).min() > 1000 * volatility.FLOOR

@@ -7,8 +7,8 @@ import numpy.testing as npt
 import pandas as pd
 import pytest
 
-from registry import calendars
 from registry.errors import BadHistory, BadParameter, NotFound
+from registry.forecast import calendars
 
 
 def days(*dates: str) -> list[pd.Timestamp]:

@@ -20,8 +20,8 @@ from jobs import market, processed, products, schemas, sources
 from jobs.compile import build, check_sources, compile_builtin, identify
 from jobs.digest import data_digest
 from jobs.qa import describe_source
-from registry import calendars, wire
 from registry.errors import BadHistory, Corrupt, NotFound
+from registry.forecast import calendars, names
 from registry.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,7 +64,7 @@ def contents(settings: Settings) -> dict[str, bytes]:
 
 
 def row(frame: pd.DataFrame, name: str, day: str) -> pd.Series:
-    found = frame[(frame[wire.UNIQUE_ID] == name) & (frame[wire.DS] == day)]
+    found = frame[(frame[names.UNIQUE_ID] == name) & (frame[names.DS] == day)]
     assert len(found) == 1
     return found.iloc[0]
 
@@ -346,7 +346,7 @@ def test_files_of_an_older_compile_version_are_refused_and_compiled_again(tmp_pa
     with pytest.raises(Corrupt, match=r"aux_features_daily.parquet is of compile version 1, this code reads 2; run"):
         processed.load(settings, "panel")
     assert compile_builtin(settings)["skipped"] is False
-    assert processed.load(settings, "panel").synthetic == wire.COUNTS
+    assert processed.load(settings, "panel").synthetic == names.COUNTS
 
 
 def test_a_cut_file_is_corrupt_and_compiled_again(tmp_path):
@@ -398,7 +398,7 @@ except KronosError as error:
 def test_a_compile_killed_while_it_writes_leaves_readable_files(tmp_path, panel, bars):
     settings = Settings(var_dir=tmp_path)
     script = """
-import sys
+import os, sys
 from pathlib import Path
 from jobs import sources
 from jobs.compile import build, identify, summarise, write
@@ -406,19 +406,29 @@ from registry.settings import Settings
 prices = sources.read_all()
 frames = build(prices)
 summary = {**identify(prices), **summarise(prices, frames)}
-while True:
-    write(Settings(var_dir=Path(sys.argv[1])), frames, summary)
-    print("written", flush=True)
+for _ in sys.stdin:  # a line asks for a writer
+    writer = os.fork()
+    while not writer:
+        write(Settings(var_dir=Path(sys.argv[1])), frames, summary)
+        print(os.getpid(), flush=True)
+    os.waitpid(writer, 0)
+    print("ended", flush=True)
 """
-    for delay_s in (0.013, 0.047):
-        writer = subprocess.Popen([sys.executable, "-c", script, tmp_path], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-        assert writer.stdout is not None
-        assert writer.stdout.readline() == "written\n"
-        time.sleep(delay_s)
-        os.kill(writer.pid, signal.SIGKILL)
-        writer.wait()
-        writer.stdout.close()
-        pd.testing.assert_frame_equal(processed.load_panel(settings), panel)
-        pd.testing.assert_frame_equal(processed.load_bars(settings), bars)
-        assert json.loads((settings.logs_dir / "qa_compile.json").read_text())["compile_version"] == 2
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as writers:
+        assert writers.stdin is not None
+        assert writers.stdout is not None
+        for delay_s in (0.013, 0.029, 0.047):
+            writers.stdin.write("another\n")
+            writers.stdin.flush()
+            writer = int(writers.stdout.readline())
+            time.sleep(delay_s)
+            os.kill(writer, signal.SIGKILL)
+            while writers.stdout.readline() != "ended\n":
+                pass
+            pd.testing.assert_frame_equal(processed.load_panel(settings), panel)
+            pd.testing.assert_frame_equal(processed.load_bars(settings), bars)
+            assert json.loads((settings.logs_dir / "qa_compile.json").read_text())["compile_version"] == 2
+        writers.stdin.close()
+        assert writers.wait(60) == 0
     assert compile_builtin(settings)["skipped"] is True

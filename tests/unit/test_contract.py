@@ -3,20 +3,25 @@
 import dataclasses
 import json
 from collections.abc import Callable
+from datetime import date
 from typing import Any
 
 import numpy as np
 import numpy.testing as npt
 import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.stats import norm
 
-from registry import bars, contract, wire
-from registry.contract import Config, Forecast, History, ModelSpec, Option, check_forecast, check_history, check_request
-from registry.errors import BadConfig, BadForecast, BadHistory, BadParameter, KronosError, NotAvailable
+from registry.errors import BadConfig, BadForecast, BadHistory, BadParameter, KronosError, NotAvailable, NotFound
+from registry.forecast import bars, calendars, names, rendering
+from registry.forecast.forecast import Forecast, check_forecast, interpolated, quantile_mean
+from registry.forecast.history import History, check_history
+from registry.forecast.spec import ModelSpec, Option
+from registry.training import Config
 
 NAMES = ("ALFA", "BRAVO", "CHARLIE")
 SESSIONS = 6
@@ -26,12 +31,13 @@ SPEC = ModelSpec(
     min_context=4,
     max_context=5,
     max_horizon=3,
-    columns=(*wire.HISTORY, wire.MARKET_ABS_RETURN),
+    columns=(*names.HISTORY, names.MARKET_ABS_RETURN),
     options=(
         Option("num_samples", "long", 100, minimum=1, maximum=1000),
         Option("temperature", "double", 1.0, minimum=0.0),
         Option("overflow", "string", "refuse", choices=("refuse", "truncate")),
         Option("fast", "boolean", False),
+        Option("note", "string", ""),
     ),
 )
 
@@ -39,13 +45,13 @@ SPEC = ModelSpec(
 def history() -> pd.DataFrame:
     """Three series of six sessions and a market column; none of its numbers occurs in a message by chance."""
     rng = np.random.default_rng(7)
-    days = pd.date_range("2020-01-06", periods=SESSIONS, unit="ns")
+    days = calendars.next_sessions("XNYS", pd.Timestamp("2020-01-03"), SESSIONS)
     return pd.DataFrame(
         {
-            wire.UNIQUE_ID: np.repeat(NAMES, SESSIONS),
-            wire.DS: np.tile(days, len(NAMES)),
-            wire.Y: rng.normal(0, 0.01, SESSIONS * len(NAMES)),
-            wire.MARKET_ABS_RETURN: np.tile(rng.uniform(0.005, 0.02, SESSIONS), len(NAMES)),
+            names.UNIQUE_ID: np.repeat(NAMES, SESSIONS),
+            names.DS: np.tile(days, len(NAMES)),
+            names.Y: rng.normal(0, 0.01, SESSIONS * len(NAMES)),
+            names.MARKET_ABS_RETURN: np.tile(rng.uniform(0.005, 0.02, SESSIONS), len(NAMES)),
         }
     )
 
@@ -58,28 +64,29 @@ def with_value(column: str, row: int, value: Any) -> pd.DataFrame:
     return frame.assign(**{column: values})
 
 
-def with_ids(*names: Any) -> pd.DataFrame:
-    return history().assign(unique_id=pd.Series(np.repeat(np.array(names, dtype=object), SESSIONS), dtype=object))
+def with_ids(*symbols: Any) -> pd.DataFrame:
+    column = np.repeat(np.array(symbols, dtype=object), SESSIONS)
+    return history().assign(unique_id=pd.Series(column, dtype=object))
 
 
 def still(moving: int) -> pd.DataFrame:
     """The history in which one series does not move after its first `moving` sessions."""
     frame = history()
-    moves = (frame[wire.UNIQUE_ID] != "BRAVO") | (frame[wire.DS] < frame[wire.DS].iloc[moving])
+    moves = (frame[names.UNIQUE_ID] != "BRAVO") | (frame[names.DS] < frame[names.DS].iloc[moving])
     return frame.assign(y=frame["y"].where(moves, 0.0))
 
 
 def shortened(series: int, sessions: int) -> pd.DataFrame:
     """The history in which one series has only its first `sessions` sessions."""
     frame = history()
-    return frame[(frame[wire.UNIQUE_ID] != NAMES[series]) | (frame[wire.DS] < frame[wire.DS].iloc[sessions])]
+    return frame[(frame[names.UNIQUE_ID] != NAMES[series]) | (frame[names.DS] < frame[names.DS].iloc[sessions])]
 
 
 def assert_repeats_no_data(error: KronosError, frame: pd.DataFrame) -> None:
-    names = {str(name) for name in frame.get(wire.UNIQUE_ID, ()) if len(str(name)) > 1}
-    numbers = pd.to_numeric(pd.Series(frame.get(wire.Y, ())), errors="coerce").to_numpy(dtype=np.float64)
+    symbols = {str(name) for name in frame.get(names.UNIQUE_ID, ()) if len(str(name)) > 1}
+    numbers = pd.to_numeric(pd.Series(frame.get(names.Y, ())), errors="coerce").to_numpy(dtype=np.float64)
     digits = {f"{abs(y):.3g}" for y in numbers[np.isfinite(numbers)] if y % 1}
-    assert [said for said in names | digits if said in error.message] == []
+    assert [said for said in symbols | digits if said in error.message] == []
 
 
 # --- histories --------------------------------------------------------------------------------
@@ -88,16 +95,30 @@ BAD_HISTORIES: list[tuple[str, Callable[[], pd.DataFrame], str]] = [
     ("no unique_id", lambda: history().drop(columns="unique_id"), "MISSING_COLUMN"),
     ("no ds", lambda: history().drop(columns="ds"), "MISSING_COLUMN"),
     ("no y", lambda: history().drop(columns="y"), "MISSING_COLUMN"),
-    ("no covariate", lambda: history().drop(columns=wire.MARKET_ABS_RETURN), "MISSING_COLUMN"),
+    ("no covariate", lambda: history().drop(columns=names.MARKET_ABS_RETURN), "MISSING_COLUMN"),
     ("no rows", lambda: history().iloc[:0], "EMPTY"),
-    ("dates as text", lambda: history().assign(ds=lambda f: f["ds"].dt.strftime("%Y-%m-%d")), "BAD_TIMESTAMP"),
+    ("dates in another order", lambda: history().assign(ds=lambda f: f["ds"].dt.strftime("%d/%m/%Y")), "BAD_TIMESTAMP"),
+    ("months as text", lambda: history().assign(ds="2020-01"), "BAD_TIMESTAMP"),
+    (
+        "a column twice",
+        lambda: pd.concat([history(), history()[[names.MARKET_ABS_RETURN]]], axis=1),
+        "DUPLICATE_COLUMN",
+    ),
+    ("a date on a Saturday", lambda: with_value("ds", 5, pd.Timestamp("2020-01-11")), "NOT_A_SESSION"),
     ("dates as numbers", lambda: history().assign(ds=range(18)), "BAD_TIMESTAMP"),
     ("a time zone", lambda: history().assign(ds=lambda f: f["ds"].dt.tz_localize("UTC")), "BAD_TIMESTAMP"),
     ("a time of day", lambda: with_value("ds", 3, pd.Timestamp("2020-01-09 16:00")), "BAD_TIMESTAMP"),
+    (
+        "dates of a far future as Arrow's",
+        lambda: history().assign(ds=pd.array([date(9999, 1, 4)] * 18, dtype=pd.ArrowDtype(pa.date32()))),
+        "DUPLICATE_SESSION",
+    ),
     ("a missing date", lambda: with_value("ds", 3, pd.NaT), "BAD_TIMESTAMP"),
     ("a missing name", lambda: with_value("unique_id", 3, None), "BAD_SYMBOL"),
     ("an empty name", lambda: with_ids("", "BRAVO", "CHARLIE"), "BAD_SYMBOL"),
     ("names that are numbers", lambda: with_ids(101, 102, 103), "BAD_SYMBOL"),
+    ("names that are complex numbers", lambda: with_ids(1j, 2j, 3j), "BAD_SYMBOL"),
+    ("half a character in a name", lambda: with_ids("ALFA", "\ud800", "CHARLIE"), "BAD_SYMBOL"),
     ("series out of order", lambda: with_ids("BRAVO", "ALFA", "CHARLIE"), "UNSORTED"),
     ("a series in two parts", lambda: with_ids("ALFA", "BRAVO", "ALFA"), "UNSORTED"),
     ("sorted by date first", lambda: history().sort_values(["ds", "unique_id"]), "UNSORTED"),
@@ -106,13 +127,12 @@ BAD_HISTORIES: list[tuple[str, Callable[[], pd.DataFrame], str]] = [
     ("a session twice", lambda: history().iloc[[*range(9), *range(8, 18)]], "DUPLICATE_SESSION"),
     ("the last session twice", lambda: history().iloc[[*range(18), 17]], "DUPLICATE_SESSION"),
     ("returns as text", lambda: history().assign(y=lambda f: f["y"].astype(str)), "NOT_A_NUMBER"),
-    ("returns as objects", lambda: history().assign(y=lambda f: f["y"].astype(object)), "NOT_A_NUMBER"),
     ("returns as truth values", lambda: history().assign(y=lambda f: f["y"] > 0), "NOT_A_NUMBER"),
     ("a covariate as text", lambda: history().assign(market_abs_return="0.0123"), "NOT_A_NUMBER"),
     ("a return of NaN", lambda: with_value("y", 4, np.nan), "NON_FINITE"),
     ("an infinite return", lambda: with_value("y", 4, -np.inf), "NON_FINITE"),
     ("a missing return", lambda: history().assign(y=pd.array([0.0123] * 17 + [pd.NA], dtype="Float64")), "NON_FINITE"),
-    ("a covariate of NaN", lambda: with_value(wire.MARKET_ABS_RETURN, 4, np.nan), "NON_FINITE"),
+    ("a covariate of NaN", lambda: with_value(names.MARKET_ABS_RETURN, 4, np.nan), "NON_FINITE"),
     ("a price for a return", lambda: with_value("y", 4, 173.45), "BAD_RETURN"),
     ("a negative price for a return", lambda: with_value("y", 4, -1.0173), "BAD_RETURN"),
     ("returns of 0 alone", lambda: still(0), "CONSTANT"),
@@ -128,6 +148,12 @@ def test_a_bad_history_is_refused_by_code_and_its_data_is_not_repeated(frame: Ca
     assert caught.value.code == code
     assert caught.value.status == 400
     assert_repeats_no_data(caught.value, frame())
+
+
+def test_a_whole_number_beyond_float64_is_refused():
+    with pytest.raises(BadHistory, match="y holds a number beyond float64") as caught:
+        check_history(history().assign(y=pd.Series([10**400] * 18, dtype=object)), SPEC)
+    assert caught.value.code == "NON_FINITE"
 
 
 JOINT = ModelSpec("graph", "graph", 4, 5, 3, joint=True, universe=NAMES)
@@ -193,6 +219,48 @@ def test_the_message_for_a_double_session_says_which_series_and_row():
         check_history(history().iloc[[*range(9), *range(8, 18)]], SPEC)
 
 
+def arrow(values: Any, kind: pa.DataType) -> pd.Series:
+    return pd.Series(pd.arrays.ArrowExtensionArray(pa.array(values).cast(kind)))
+
+
+DICTIONARY = pa.dictionary(pa.int8(), pa.string())
+SAME_HISTORIES: list[tuple[str, Callable[[pd.DataFrame], Any]]] = [
+    ("names as objects", lambda f: {"unique_id": f["unique_id"].astype(object)}),
+    ("names as categories", lambda f: {"unique_id": f["unique_id"].astype("category")}),
+    ("names as Arrow text", lambda f: {"unique_id": f["unique_id"].astype(pd.ArrowDtype(pa.string()))}),
+    ("names as a dictionary", lambda f: {"unique_id": arrow(list(f["unique_id"]), DICTIONARY)}),
+    ("names as Python's text", lambda f: {"unique_id": f["unique_id"].astype(pd.StringDtype("python"))}),
+    ("dates in seconds", lambda f: {"ds": f["ds"].astype("datetime64[s]")}),
+    ("dates as objects", lambda f: {"ds": f["ds"].dt.date}),
+    ("dates as ISO text", lambda f: {"ds": f["ds"].dt.strftime("%Y-%m-%d")}),
+    ("dates as objects of ISO text", lambda f: {"ds": f["ds"].dt.strftime("%Y-%m-%d").astype(object)}),
+    ("dates of Arrow", lambda f: {"ds": arrow(f["ds"].dt.date.tolist(), pa.date32())}),
+    ("timestamps of Arrow", lambda f: {"ds": arrow(f["ds"].tolist(), pa.timestamp("us"))}),
+    ("nullable numbers", lambda f: {"y": f["y"].astype("Float64")}),
+    ("numbers of Arrow", lambda f: {"y": arrow(f["y"].tolist(), pa.float64())}),
+    ("numbers as objects", lambda f: {"y": f["y"].astype(object)}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", [row[1] for row in SAME_HISTORIES], ids=[row[0] for row in SAME_HISTORIES])
+def test_a_type_that_changes_no_number_changes_no_history(change: Callable[[pd.DataFrame], Any]):
+    frame = history()
+    expected, same = check_history(frame, SPEC), check_history(frame.assign(**change(frame)), SPEC)
+    assert same.ids == expected.ids
+    npt.assert_array_equal(same.bounds, expected.bounds)
+    npt.assert_array_equal(same.ds, expected.ds)
+    for name, values in expected.columns.items():
+        npt.assert_array_equal(same.columns[name], values)
+
+
+def test_whole_numbers_are_numbers_and_the_frame_of_a_history_is_the_frame_it_came_from():
+    frame = bar_history().assign(volume=lambda f: f["volume"].astype("int64"))
+    checked = check_history(frame, BARS)
+    npt.assert_array_equal(checked.columns["volume"], frame["volume"])
+    again = checked.frame()
+    pd.testing.assert_frame_equal(again, bar_history()[list(again.columns)])
+
+
 # --- histories of bars --------------------------------------------------------------------------
 
 BARS = ModelSpec(
@@ -201,8 +269,8 @@ BARS = ModelSpec(
     min_context=3,
     max_context=5,
     max_horizon=3,
-    columns=(*wire.HISTORY, *wire.OHLC),
-    optional=(wire.VOLUME, wire.AMOUNT),
+    columns=(*names.HISTORY, *names.OHLC),
+    optional=(names.VOLUME, names.AMOUNT),
     has_paths=True,
     has_prices=True,
 )
@@ -211,7 +279,7 @@ BARS = ModelSpec(
 def bar_history() -> pd.DataFrame:
     """The history as bars on one price basis, with volume and amount."""
     frame = history()
-    close = 57.31 * np.exp(frame.groupby(wire.UNIQUE_ID)[wire.Y].cumsum().to_numpy())
+    close = 57.31 * np.exp(frame.groupby(names.UNIQUE_ID)[names.Y].cumsum().to_numpy())
     frame = frame.assign(open=0.99 * close, high=1.02 * close, low=0.97 * close, close=close)
     return frame.assign(volume=np.arange(18) * 1000.0, amount=np.arange(18) * 57e3)
 
@@ -241,7 +309,7 @@ def test_optional_columns_are_taken_where_they_are_sent(frame: pd.DataFrame, col
 @pytest.mark.parametrize(
     ("frame", "code", "said"),
     [
-        (without("low"), "MISSING_COLUMN", r"history lacks \['low'\]"),
+        (without("low"), "MISSING_COLUMN", "history lacks low; prices needs unique_id, ds"),
         (bar_history().assign(volume="many"), "NOT_A_NUMBER", "volume must be numbers"),
         (bar_history().assign(volume=None), "NOT_A_NUMBER", "volume must be numbers"),
         (bar_history().assign(volume=np.nan), "NON_FINITE", "volume is not finite in 18 rows, first in row 0"),
@@ -264,12 +332,12 @@ def test_bad_bars_are_refused_by_code_and_their_data_is_not_repeated(frame: pd.D
 
 def test_a_model_of_returns_does_not_look_at_bars():
     frame = bar_history().assign(low=np.nan, volume=-1.0)
-    assert list(check_history(frame, SPEC).columns) == [wire.Y, wire.MARKET_ABS_RETURN]
+    assert list(check_history(frame, SPEC).columns) == [names.Y, names.MARKET_ABS_RETURN]
 
 
 def test_the_last_value_of_a_column_is_that_of_each_series_last_session():
     frame = bar_history().drop(index=[5, 17])
-    closes = frame.groupby(wire.UNIQUE_ID)["close"].last()
+    closes = frame.groupby(names.UNIQUE_ID)["close"].last()
     npt.assert_array_equal(check_history(frame, BARS).last("close"), closes)
 
 
@@ -283,7 +351,6 @@ BAD_REQUESTS: list[tuple[str, int, Any, dict[str, Any], str]] = [
     ("no levels", 1, (), {}, "BAD_LEVELS"),
     ("100 levels", 1, np.linspace(0.1, 0.9, 100), {}, "BAD_LEVELS"),
     ("a table of levels", 1, [[0.1, 0.2]], {}, "BAD_LEVELS"),
-    ("one bare level", 1, 0.5, {}, "BAD_LEVELS"),
     ("a level of 0", 1, (0.0, 0.5), {}, "BAD_LEVELS"),
     ("a level of 1", 1, (0.5, 1.0), {}, "BAD_LEVELS"),
     ("a level in per cent", 1, (5, 50), {}, "BAD_LEVELS"),
@@ -294,6 +361,9 @@ BAD_REQUESTS: list[tuple[str, int, Any, dict[str, Any], str]] = [
     ("a level below the trained ones", 1, (0.01, 0.5), {}, "BAD_LEVELS"),
     ("a level above the trained ones", 1, (0.5, 0.99), {}, "BAD_LEVELS"),
     ("an unknown parameter", 1, MEDIAN, {"top_p": 0.9}, "UNKNOWN_PARAM"),
+    ("a parameter whose name is no text", 1, MEDIAN, {7: 0.9, "top_p": 0.9}, "UNKNOWN_PARAM"),
+    ("a seed of many digits", 1, MEDIAN, {"seed": 10**400}, "BAD_SEED"),
+    ("a text option that is a number", 1, MEDIAN, {"note": 5}, "BAD_OPTION"),
     ("a long below its minimum", 1, MEDIAN, {"num_samples": 0}, "BAD_OPTION"),
     ("a long above its maximum", 1, MEDIAN, {"num_samples": 10**9}, "BAD_OPTION"),
     ("a long that is text", 1, MEDIAN, {"num_samples": "many"}, "BAD_OPTION"),
@@ -311,7 +381,7 @@ BAD_REQUESTS: list[tuple[str, int, Any, dict[str, Any], str]] = [
 )
 def test_a_bad_request_is_refused_by_code(horizon: int, levels: Any, options: dict[str, Any], code: str):
     with pytest.raises(BadParameter) as caught:
-        check_request(SPEC, horizon, levels, options)
+        SPEC.request({"horizon": horizon, "levels": levels, **options})
     assert caught.value.code == code
     assert not {"explode", "many", "low"} & set(caught.value.message.replace("'", " ").split())
 
@@ -319,18 +389,41 @@ def test_a_bad_request_is_refused_by_code(horizon: int, levels: Any, options: di
 @pytest.mark.parametrize(
     ("horizon", "levels", "options"),
     [
-        (1, wire.LEVELS, {}),
+        (1, names.LEVELS, {}),
         (3, (0.05, 0.95), {"num_samples": 1, "temperature": 0.0}),
         (3, (0.051, 0.9499), {"num_samples": 1000, "temperature": 1e9, "overflow": "truncate", "fast": True}),
         (1, np.linspace(0.05, 0.95, 99), {}),
     ],
 )
 def test_a_request_at_the_bounds_passes(horizon: int, levels: Any, options: dict[str, Any]):
-    check_request(SPEC, horizon, levels, options)
+    request = SPEC.request({"horizon": horizon, "levels": levels, **options})
+    assert (request.horizon, request.levels) == (horizon, tuple(levels))
+    assert {name: request.options[name] for name in options} == options
+
+
+def test_what_a_request_leaves_out_has_its_default():
+    request = SPEC.request()
+    assert (request.horizon, request.levels, request.seed) == (3, SPEC.levels, 0)
+    assert request.options == {option.name: option.default for option in SPEC.options}
+
+
+def test_numbers_of_numpy_and_a_bare_level_are_read_as_what_they_are():
+    """MLflow hands parameters over as NumPy's."""
+    sent = {"horizon": np.int64(2), "levels": np.array([0.1, 0.9]), "seed": np.int64(7), "fast": np.bool_(True)}
+    request = SPEC.request(sent)
+    assert (request.horizon, request.levels, request.seed) == (2, (0.1, 0.9), 7)
+    assert request.options["fast"] is True
+    assert SPEC.request({"levels": 0.5}).levels == (0.5,)
+
+
+def test_an_option_has_its_own_type():
+    options = SPEC.request({"num_samples": 3.0, "temperature": 1}).options
+    assert [type(options[name]) for name in ("num_samples", "temperature")] == [int, float]
 
 
 def test_a_path_model_answers_levels_beyond_the_trained_ones():
-    check_request(ModelSpec("paths", "scenarios", 4, 5, 3, has_paths=True), 1, (0.001, 0.999), {})
+    spec = ModelSpec("paths", "scenarios", 4, 5, 3, has_paths=True)
+    assert spec.request({"levels": (0.001, 0.999)}).levels == (0.001, 0.999)
 
 
 # --- configs ----------------------------------------------------------------------------------
@@ -380,9 +473,15 @@ def test_a_spec_survives_json():
     assert ModelSpec.from_json(json.loads(json.dumps(BARS.to_json()))) == BARS
 
 
-def test_a_spec_that_was_stored_before_there_were_optional_columns_has_none():
-    stored = {key: value for key, value in SPEC.to_json().items() if key != "optional"}
-    assert ModelSpec.from_json(json.loads(json.dumps(stored))) == SPEC
+def test_a_spec_of_contract_1_is_read_and_one_of_a_newer_contract_refused():
+    """Contract 1 wrote no number, and in its first weeks no optional columns."""
+    stored = json.loads(json.dumps(SPEC.to_json()))
+    assert stored.pop("contract") == names.CONTRACT == 2
+    del stored["optional"]
+    assert ModelSpec.from_json(stored) == SPEC
+    with pytest.raises(NotFound, match=r"keeps contract 3, this code knows contracts up to 2") as caught:
+        ModelSpec.from_json({**stored, "contract": 3})
+    assert caught.value.code == "NEWER_CONTRACT"
 
 
 # --- forecasts --------------------------------------------------------------------------------
@@ -400,6 +499,9 @@ def forecast(**changes: Any) -> Forecast:
     return Forecast(**{**whole, **changes})
 
 
+THREE = dataclasses.replace(SPEC, levels=(0.1, 0.5, 0.9))
+
+
 def with_quantile(value: float) -> np.ndarray:
     quantiles = np.arange(18.0).reshape(2, 3, 3)
     quantiles[1, 2, 1] = value
@@ -407,35 +509,34 @@ def with_quantile(value: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("broken", "horizon", "levels", "said"),
+    ("broken", "horizon", "message"),
     [
-        (forecast(), 2, (0.1, 0.5, 0.9), r"quantiles have shape \(2, 3, 3\), expected \(2, 2, 3\)"),
-        (forecast(), 3, (0.1, 0.9), r"quantiles have shape \(2, 3, 3\), expected \(2, 3, 2\)"),
-        (forecast(unique_id=("ALFA",)), 3, (0.1, 0.5, 0.9), r"quantiles have shape"),
-        (forecast(mean=np.zeros((2, 1))), 3, (0.1, 0.5, 0.9), r"mean have shape \(2, 1\), expected \(2, 3\)"),
-        (forecast(quantiles=with_quantile(np.nan)), 3, (0.1, 0.5, 0.9), "not finite"),
-        (forecast(mean=np.full((2, 3), np.inf)), 3, (0.1, 0.5, 0.9), "not finite"),
-        (forecast(quantiles=with_quantile(14.9)), 3, (0.1, 0.5, 0.9), "quantiles cross"),
+        (forecast(), 2, r"quantiles have shape \(2, 3, 3\), expected \(2, 2, 3\)"),
+        (forecast(levels=(0.1, 0.9)), 3, "answered at other levels than those of its spec"),
+        (forecast(quantiles=np.zeros((2, 3, 2))), 3, r"quantiles have shape \(2, 3, 2\), expected \(2, 3, 3\)"),
+        (forecast(unique_id=("ALFA",)), 3, r"quantiles have shape"),
+        (forecast(mean=np.zeros((2, 1))), 3, r"mean have shape \(2, 1\), expected \(2, 3\)"),
+        (forecast(quantiles=with_quantile(np.nan)), 3, "not finite"),
+        (forecast(mean=np.full((2, 3), np.inf)), 3, "not finite"),
+        (forecast(quantiles=with_quantile(14.9)), 3, "quantiles cross"),
     ],
 )
-def test_a_forecast_that_breaks_the_contract_is_refused(
-    broken: Forecast, horizon: int, levels: tuple[float, ...], said: str
-):
-    with pytest.raises(BadForecast, match=f"^model: .*{said}") as caught:
-        check_forecast(broken, SPEC, horizon, levels)
+def test_a_forecast_that_breaks_the_contract_is_refused(broken: Forecast, horizon: int, message: str):
+    with pytest.raises(BadForecast, match=f"^model.* .*{message}") as caught:
+        check_forecast(broken, THREE, THREE.request({"horizon": horizon}))
     assert caught.value.status == 500
 
 
 def test_a_sound_forecast_passes_even_where_quantiles_coincide():
-    check_forecast(forecast(), SPEC, 3, (0.1, 0.5, 0.9))
-    check_forecast(forecast(quantiles=np.zeros((2, 3, 3))), SPEC, 3, (0.1, 0.5, 0.9))
+    check_forecast(forecast(), THREE, THREE.request())
+    check_forecast(forecast(quantiles=np.zeros((2, 3, 3))), THREE, THREE.request())
 
 
 def test_a_forecast_as_a_frame_has_one_row_per_series_and_step():
     sessions = np.array(
         [["2020-01-14", "2020-01-15", "2020-01-16"], ["2020-01-13", "2020-01-14", "2020-01-15"]], dtype="datetime64[D]"
     )
-    frame = forecast().to_frame(sessions)
+    frame = rendering.frame(forecast(), sessions)
     assert list(frame.columns) == ["unique_id", "step", "ds", "mean", "q0.1", "q0.5", "q0.9"]
     assert list(frame["unique_id"]) == ["ALFA"] * 3 + ["BRAVO"] * 3
     assert list(frame["step"]) == [1, 2, 3, 1, 2, 3]
@@ -443,6 +544,27 @@ def test_a_forecast_as_a_frame_has_one_row_per_series_and_step():
     npt.assert_array_equal(frame["mean"], [0, 10, 20, 30, 40, 50])
     npt.assert_array_equal(frame[["q0.1", "q0.5", "q0.9"]], np.arange(18).reshape(6, 3))
     assert forecast().horizon == 3
+
+
+def test_what_a_caller_does_to_the_columns_of_a_frame_changes_no_other_frame():
+    sessions = np.array([["2020-01-14", "2020-01-15", "2020-01-16"]] * 2, dtype="datetime64[D]")
+    rendering.frame(forecast(), sessions).columns.name = "changed"
+    assert rendering.frame(forecast(), sessions).columns.name is None
+
+
+def test_a_packed_forecast_is_the_same_unpacked_even_without_notes_and_refused_for_other_series():
+    """Versions up to the 23rd commit wrote no notes."""
+    sessions = np.array([["2020-01-14", "2020-01-15", "2020-01-16"]] * 2, dtype="datetime64[D]")
+    whole = check_history(history(), SPEC)
+    known = dataclasses.replace(whole, ids=NAMES[:2], bounds=whole.bounds[:3])
+    reply = json.loads(json.dumps(rendering.packed(forecast(), sessions)))
+    del reply["notes"]
+    unpacked = rendering.unpacked(reply, known, forecast().levels)
+    npt.assert_array_equal(unpacked.quantiles, forecast().quantiles)
+    npt.assert_array_equal(unpacked.mean, forecast().mean)
+    assert unpacked.notes == {}
+    with pytest.raises(BadForecast, match="other series"):
+        rendering.unpacked(reply, whole, forecast().levels)
 
 
 # --- forecasts of paths -------------------------------------------------------------------------
@@ -457,21 +579,24 @@ def price_paths() -> np.ndarray:
     return bars.correct(sampled, np.full(3, 57.0))[0]
 
 
+TWO = dataclasses.replace(BARS, levels=(0.1, 0.9))
+
+
 def of_paths(**changes: Any) -> Forecast:
     """Forecast of `price_paths` at two levels, with something to say and something measured."""
     checked = check_history(bar_history(), BARS)
     measured = {"bars_corrected": np.array([0.25, 0.0, 0.5])}
-    made = Forecast.of_price_paths(checked, price_paths(), (0.1, 0.9), notes={}, measured=measured)
+    made = Forecast.of_price_paths(checked, TWO, price_paths(), notes={}, measured=measured)
     return dataclasses.replace(made, **changes)
 
 
 def test_a_forecast_of_price_paths_is_their_returns_quantiles_and_mean():
     found, frame = of_paths(), bar_history()
-    check_forecast(found, BARS, 2, (0.1, 0.9))
+    check_forecast(found, TWO, TWO.request({"horizon": 2}))
     assert found.unique_id == NAMES
     npt.assert_array_equal(found.price_paths, price_paths())
     for i, name in enumerate(NAMES):
-        last = frame.loc[frame[wire.UNIQUE_ID] == name, "close"].iloc[-1]
+        last = frame.loc[frame[names.UNIQUE_ID] == name, "close"].iloc[-1]
         closes = price_paths()[i, :, :, 3]
         first, second = np.log(closes[:, 0] / last), np.log(closes[:, 1] / closes[:, 0])
         for step, returns in enumerate((first, second)):
@@ -496,18 +621,18 @@ def test_a_forecast_of_price_paths_is_their_returns_quantiles_and_mean():
 )
 def test_paths_that_break_the_contract_are_refused(broken: dict[str, Any], said: str):
     with pytest.raises(BadForecast, match=f"^prices: {said}"):
-        check_forecast(of_paths(**broken), BARS, 2, (0.1, 0.9))
+        check_forecast(of_paths(**broken), TWO, TWO.request({"horizon": 2}))
 
 
 def test_prices_are_median_bars_with_mean_and_quantiles_of_the_close():
-    frame = of_paths().to_price_frame(SESSIONS_AHEAD)
-    assert list(frame.columns) == ["unique_id", "step", "ds", *wire.BAR, "mean", "q0.1", "q0.9"]
+    frame = rendering.price_frame(of_paths(), SESSIONS_AHEAD)
+    assert list(frame.columns) == ["unique_id", "step", "ds", *names.BAR, "mean", "q0.1", "q0.9"]
     assert list(frame["unique_id"]) == [name for name in NAMES for _ in range(2)]
     assert list(frame["step"]) == [1, 2] * 3
     assert list(frame["ds"].dt.strftime("%d")) == ["12", "13"] * 3
     for row, (series, step) in enumerate((i, h) for i in range(3) for h in range(2)):
         bar = price_paths()[series, :, step]
-        npt.assert_allclose(frame.loc[row, list(wire.BAR)].astype(float), np.median(bar, axis=0), rtol=1e-15)
+        npt.assert_allclose(frame.loc[row, list(names.BAR)].astype(float), np.median(bar, axis=0), rtol=1e-15)
         npt.assert_allclose(frame.loc[row, "mean"], bar[:, 3].mean(), rtol=1e-15)
         npt.assert_allclose(
             frame.loc[row, ["q0.1", "q0.9"]].astype(float), np.quantile(bar[:, 3], (0.1, 0.9)), rtol=1e-15
@@ -517,24 +642,24 @@ def test_prices_are_median_bars_with_mean_and_quantiles_of_the_close():
 @given(st.integers(0, 2**32 - 1), st.integers(1, 8))
 def test_medians_of_possible_bars_are_a_possible_bar(seed: int, samples: int):
     sampled = np.random.default_rng(seed).normal(60, 5, (3, samples, 2, 6))
-    frame = of_paths(price_paths=bars.correct(sampled, np.full(3, 57.0))[0]).to_price_frame(SESSIONS_AHEAD)
+    frame = rendering.price_frame(of_paths(price_paths=bars.correct(sampled, np.full(3, 57.0))[0]), SESSIONS_AHEAD)
     assert (frame["low"] <= frame[["open", "close"]].min(axis=1)).all()
     assert (frame["high"] >= frame[["open", "close"]].max(axis=1)).all()
 
 
 def test_a_forecast_of_returns_has_no_prices():
     with pytest.raises(NotAvailable) as caught:
-        forecast().to_price_frame(SESSIONS_AHEAD)
+        rendering.price_frame(forecast(), SESSIONS_AHEAD)
     assert caught.value.status == 422
 
 
 def test_what_there_is_to_say_is_a_column_of_every_row_and_otherwise_there_is_none():
     said = of_paths(notes={"simulated": "simulated", "volume": "volume was taken as 0"})
-    for frame in (said.to_frame(SESSIONS_AHEAD), said.to_price_frame(SESSIONS_AHEAD)):
-        assert frame.columns[-1] == wire.NOTES
-        assert set(frame[wire.NOTES]) == {"simulated; volume was taken as 0"}
-    for frame in (of_paths().to_frame(SESSIONS_AHEAD), of_paths().to_price_frame(SESSIONS_AHEAD)):
-        assert wire.NOTES not in frame.columns
+    for frame in (rendering.frame(said, SESSIONS_AHEAD), rendering.price_frame(said, SESSIONS_AHEAD)):
+        assert frame.columns[-1] == names.NOTES
+        assert set(frame[names.NOTES]) == {"simulated; volume was taken as 0"}
+    for frame in (rendering.frame(of_paths(), SESSIONS_AHEAD), rendering.price_frame(of_paths(), SESSIONS_AHEAD)):
+        assert names.NOTES not in frame.columns
 
 
 # --- frames to arrays -------------------------------------------------------------------------
@@ -546,16 +671,16 @@ def test_a_checked_history_is_the_frame_as_arrays():
     assert found.ids == NAMES
     npt.assert_array_equal(found.bounds, [0, 6, 10, 16])
     npt.assert_array_equal(found.lengths, [6, 4, 6])
-    npt.assert_array_equal(found.cutoffs, np.array(["2020-01-11", "2020-01-09", "2020-01-11"], dtype="datetime64[D]"))
+    npt.assert_array_equal(found.cutoffs, np.array(["2020-01-13", "2020-01-09", "2020-01-13"], dtype="datetime64[D]"))
     npt.assert_array_equal(found.ds, frame["ds"].to_numpy())
-    assert list(found.columns) == [wire.Y, wire.MARKET_ABS_RETURN]
+    assert list(found.columns) == [names.Y, names.MARKET_ABS_RETURN]
     for name, values in found.columns.items():
         npt.assert_array_equal(values, frame[name])
 
 
 @pytest.mark.parametrize("kind", ["str", "object", "category"])
 def test_how_names_are_stored_does_not_matter(kind: str):
-    found = History.of(history().astype({wire.UNIQUE_ID: kind}).set_index(np.arange(18)[::-1]))
+    found = History.of(history().astype({names.UNIQUE_ID: kind}).set_index(np.arange(18)[::-1]))
     assert found.ids == NAMES
     npt.assert_array_equal(found.bounds, [0, 6, 12, 18])
 
@@ -563,12 +688,12 @@ def test_how_names_are_stored_does_not_matter(kind: str):
 def test_blocks_hold_the_last_sessions_of_every_series_once():
     frame = shortened(1, 4)
     found: dict[int, np.ndarray] = {}
-    for which, values in check_history(frame, SPEC).blocks(5, (wire.Y, wire.MARKET_ABS_RETURN)):
+    for which, values in check_history(frame, SPEC).blocks(5, (names.Y, names.MARKET_ABS_RETURN)):
         assert values.shape == (len(which), values.shape[1], 2)
         found |= dict(zip(which.tolist(), values, strict=True))
     assert sorted(found) == [0, 1, 2]
     for i, name in enumerate(NAMES):
-        rows = frame.loc[frame["unique_id"] == name, [wire.Y, wire.MARKET_ABS_RETURN]].tail(5)
+        rows = frame.loc[frame["unique_id"] == name, [names.Y, names.MARKET_ABS_RETURN]].tail(5)
         npt.assert_array_equal(found[i], rows.to_numpy())
 
 
@@ -582,57 +707,57 @@ wanted_levels = st.lists(st.floats(0.05, 0.95), min_size=1, max_size=20, unique=
 
 def test_a_quantile_between_two_trained_levels_lies_on_the_line_between_them():
     quantiles = np.array([[0.0, 1.0, 5.0]])
-    found = contract.at_levels(quantiles, (0.1, 0.2, 0.4), (0.1, 0.125, 0.15, 0.2, 0.25, 0.4))
+    found = interpolated(quantiles, (0.1, 0.2, 0.4), (0.1, 0.125, 0.15, 0.2, 0.25, 0.4))
     npt.assert_allclose(found, [[0.0, 0.25, 0.5, 1.0, 2.0, 5.0]], rtol=1e-12)
 
 
 @given(returns, wanted_levels)
 def test_quantiles_in_between_agree_with_numpy_and_never_cross(values: np.ndarray, levels: tuple[float, ...]):
     trained = np.sort(values, axis=1)
-    found = contract.at_levels(trained, wire.LEVELS, levels)
-    npt.assert_allclose(found, [np.interp(levels, wire.LEVELS, row) for row in trained], rtol=0, atol=1e-12)
-    every = tuple(sorted({*levels, *wire.LEVELS}))
-    among = contract.at_levels(trained, wire.LEVELS, every)
+    found = interpolated(trained, names.LEVELS, levels)
+    npt.assert_allclose(found, [np.interp(levels, names.LEVELS, row) for row in trained], rtol=0, atol=1e-12)
+    every = tuple(sorted({*levels, *names.LEVELS}))
+    among = interpolated(trained, names.LEVELS, every)
     assert np.all(np.diff(among, axis=1) >= 0)
-    npt.assert_array_equal(among[:, [every.index(level) for level in wire.LEVELS]], trained)
+    npt.assert_array_equal(among[:, [every.index(level) for level in names.LEVELS]], trained)
 
 
 @given(returns, wanted_levels)
 def test_quantiles_in_between_are_the_same_alone_and_in_a_batch(values: np.ndarray, levels: tuple[float, ...]):
     trained = np.sort(values, axis=1)
-    together = contract.at_levels(trained, wire.LEVELS, levels)
-    npt.assert_array_equal(together[1:2], contract.at_levels(trained[1:2], wire.LEVELS, levels))
+    together = interpolated(trained, names.LEVELS, levels)
+    npt.assert_array_equal(together[1:2], interpolated(trained[1:2], names.LEVELS, levels))
 
 
 @pytest.mark.parametrize("levels", [(0.04, 0.5), (0.5, 0.96)])
 def test_levels_outside_the_trained_ones_are_not_made_up(levels: tuple[float, ...]):
-    with pytest.raises(NotAvailable) as caught:
-        contract.at_levels(np.zeros((1, 11)), wire.LEVELS, levels)
-    assert caught.value.status == 422
+    with pytest.raises(BadParameter) as caught:
+        interpolated(np.zeros((1, 11)), names.LEVELS, levels)
+    assert caught.value.code == "BAD_LEVELS"
 
 
 def test_a_model_of_one_level_answers_that_level():
-    npt.assert_array_equal(contract.at_levels(np.array([[7.0]]), (0.5,), (0.5,)), [[7.0]])
-    npt.assert_array_equal(contract.at_levels(np.array([[7.0]]), (0.5,), np.array([0.5])), [[7.0]])
+    npt.assert_array_equal(interpolated(np.array([[7.0]]), (0.5,), (0.5,)), [[7.0]])
+    npt.assert_array_equal(interpolated(np.array([[7.0]]), (0.5,), np.array([0.5])), [[7.0]])
 
 
 def test_the_mean_of_three_quantiles_by_hand():
     # .1 x 0 below the first level, (0 + 2) / 2 x .4 and (2 + 8) / 2 x .4 between, .1 x 8 above the last
-    npt.assert_allclose(contract.quantile_mean(np.array([0.0, 2.0, 8.0]), (0.1, 0.5, 0.9)), 0.4 + 2.0 + 0.8, rtol=1e-12)
+    npt.assert_allclose(quantile_mean(np.array([0.0, 2.0, 8.0]), (0.1, 0.5, 0.9)), 0.4 + 2.0 + 0.8, rtol=1e-12)
     # .2 x 1 below, (1 + 3) / 2 x .3 between, .5 x 3 above
-    npt.assert_allclose(contract.quantile_mean(np.array([1.0, 3.0]), (0.2, 0.5)), 0.2 + 0.6 + 1.5, rtol=1e-12)
-    npt.assert_allclose(contract.quantile_mean(np.array([[3.0]]), (0.5,)), [3.0], rtol=1e-12)
+    npt.assert_allclose(quantile_mean(np.array([1.0, 3.0]), (0.2, 0.5)), 0.2 + 0.6 + 1.5, rtol=1e-12)
+    npt.assert_allclose(quantile_mean(np.array([[3.0]]), (0.5,)), [3.0], rtol=1e-12)
 
 
 @given(returns, st.floats(0.001, 100), st.floats(-1, 1))
 def test_the_mean_moves_and_scales_with_the_quantiles(values: np.ndarray, factor: float, shift: float):
-    mean = contract.quantile_mean(values, wire.LEVELS)
+    mean = quantile_mean(values, names.LEVELS)
     npt.assert_allclose(
-        contract.quantile_mean(factor * values + shift, wire.LEVELS), factor * mean + shift, rtol=1e-9, atol=1e-9
+        quantile_mean(factor * values + shift, names.LEVELS), factor * mean + shift, rtol=1e-9, atol=1e-9
     )
 
 
 def test_the_mean_of_a_symmetric_forecast_is_its_median_and_on_a_fine_grid_that_of_the_distribution():
-    npt.assert_allclose(contract.quantile_mean(0.01 + 0.02 * norm.ppf(wire.LEVELS), wire.LEVELS), 0.01, atol=1e-15)
+    npt.assert_allclose(quantile_mean(0.01 + 0.02 * norm.ppf(names.LEVELS), names.LEVELS), 0.01, atol=1e-15)
     fine = np.linspace(0.0005, 0.9995, 1000)
-    npt.assert_allclose(contract.quantile_mean(-np.log1p(-fine), fine), 1.0, atol=0.002)  # exponential, mean 1
+    npt.assert_allclose(quantile_mean(-np.log1p(-fine), fine), 1.0, atol=0.002)  # exponential, mean 1

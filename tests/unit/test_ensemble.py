@@ -11,12 +11,13 @@ import pytest
 
 from jobs import families
 from jobs.report import Unwatched
-from mlprojects.baselines import ensemble, model
-from mlprojects.baselines.ensemble import Ensemble, EnsembleConfig
-from registry import wire
-from registry.contract import History
+from mlprojects.baselines import ensemble_train, model
+from mlprojects.baselines.ensemble import Ensemble
+from mlprojects.baselines.ensemble_train import EnsembleConfig
 from registry.errors import BadConfig, NotFound
-from registry.loading import load_forecaster, save_forecaster
+from registry.forecast import names
+from registry.forecast.history import History
+from registry.forecast.model_folder import load_forecaster, save_forecaster
 
 MEMBERS = ("baselines/ewma", "baselines/har", "baselines/gjr")
 CONFIG = EnsembleConfig(members=MEMBERS)
@@ -24,29 +25,29 @@ CONFIG = EnsembleConfig(members=MEMBERS)
 
 @pytest.fixture(scope="module")
 def seen(panel: pd.DataFrame) -> pd.DataFrame:
-    three = panel[panel[wire.UNIQUE_ID].isin(["AAPL", "KO", "XOM"])]
-    return three[three[wire.DS] <= "2019-12-31"].reset_index(drop=True)
+    three = panel[panel[names.UNIQUE_ID].isin(["AAPL", "KO", "XOM"])]
+    return three[three[names.DS] <= "2019-12-31"].reset_index(drop=True)
 
 
 @pytest.fixture(scope="module")
 def trained(seen: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Ensemble:
     tmp_path = tmp_path_factory.mktemp("trained")
-    forecaster = ensemble.train(seen, CONFIG, name="mixed", seed=0, run=Unwatched(tmp_path)).forecaster
+    forecaster = ensemble_train.train(seen, CONFIG, name="mixed", seed=0, run=Unwatched(tmp_path)).forecaster
     assert isinstance(forecaster, Ensemble)
     return forecaster
 
 
 @pytest.fixture(scope="module")
 def history(seen: pd.DataFrame) -> History:
-    return History.of(seen.groupby(wire.UNIQUE_ID).tail(1000), (wire.Y, *wire.MARKET))
+    return History.of(seen.groupby(names.UNIQUE_ID).tail(1000), (names.Y, *names.MARKET))
 
 
 def test_its_quantiles_are_the_means_of_its_members(trained: Ensemble, history: History) -> None:
-    found = trained.predict(history, 5, wire.LEVELS, 0, {})
-    members = [m.predict(history, 5, wire.LEVELS, 0, {}).quantiles for m in trained.members]
+    found = trained.predict(history, trained.spec.request())
+    members = [m.predict(history, m.spec.request()).quantiles for m in trained.members]
     npt.assert_allclose(found.quantiles, (members[0] + members[1] + members[2]) / 3, rtol=1e-14)
     assert (np.diff(found.quantiles, axis=2) >= 0).all()
-    between = trained.predict(history, 2, (0.25,), 0, {})
+    between = trained.predict(history, trained.spec.request({"horizon": 2})).at((0.25,))
     npt.assert_allclose(between.quantiles[:, :, 0], found.quantiles[:, :2, 2:4].mean(axis=2), rtol=1e-12)
 
 
@@ -54,12 +55,12 @@ def test_it_needs_what_its_members_need(trained: Ensemble) -> None:
     spec = trained.spec
     assert (spec.name, spec.family, spec.uses) == ("mixed", "baselines", ())
     assert (spec.min_context, spec.max_context) == (564, 1000)
-    assert spec.columns == (*wire.HISTORY, wire.MARKET_ABS_RETURN)
+    assert spec.columns == (*names.HISTORY, names.MARKET_ABS_RETURN)
 
 
 def test_its_members_are_fitted_with_its_dates_and_horizon(seen: pd.DataFrame, tmp_path: Path) -> None:
     config = dataclasses.replace(CONFIG, horizon=2, levels=(0.1, 0.5, 0.9), fit_until="2015-12-31")
-    mixed = ensemble.train(seen, config, name="mixed", seed=0, run=Unwatched(tmp_path)).forecaster
+    mixed = ensemble_train.train(seen, config, name="mixed", seed=0, run=Unwatched(tmp_path)).forecaster
     for name, member in zip(("ewma", "har", "gjr"), mixed.members, strict=True):
         assert (member.spec.max_horizon, member.spec.levels) == (2, (0.1, 0.5, 0.9))
         alone = families.fit_member(name, seen, config, 0, tiny=False, run=Unwatched(tmp_path)).forecaster
@@ -81,17 +82,18 @@ def test_its_folder_holds_those_of_its_members(trained: Ensemble, history: Histo
     again = load_forecaster(folder)
     assert again.spec == trained.spec
     npt.assert_array_equal(
-        again.predict(history, 5, wire.LEVELS, 0, {}).quantiles,
-        trained.predict(history, 5, wire.LEVELS, 0, {}).quantiles,
+        again.predict(history, again.spec.request()).quantiles,
+        trained.predict(history, trained.spec.request()).quantiles,
     )
     gjr = model.load(folder / "members" / "gjr")
     npt.assert_array_equal(gjr.fitted, trained.members[2].fitted)
 
 
 def test_what_a_member_has_to_say_is_said(trained: Ensemble, history: History) -> None:
-    assert trained.predict(history, 1, wire.LEVELS, 0, {}).notes == {}
+    request = trained.spec.request({"horizon": 1})
+    assert trained.predict(history, request).notes == {}
     unknown = dataclasses.replace(history, ids=("AAPL", "KO", "ZZZ"))
-    assert list(trained.predict(unknown, 1, wire.LEVELS, 0, {}).notes) == ["pooled"]
+    assert list(trained.predict(unknown, request).notes) == ["pooled"]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Rolling evaluation: what a forecaster is shown, which outcome it is held to, and how scores are averaged."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,9 +11,15 @@ import pytest
 from scipy.stats import norm, spearmanr
 
 from mlprojects.baselines.model import Ewma
-from registry import contract, evaluation, metrics, wire
-from registry.contract import Forecast, History, ModelSpec
 from registry.errors import BadForecast, BadHistory, BadInput
+from registry.forecast import names
+from registry.forecast.forecast import Forecast
+from registry.forecast.history import History
+from registry.forecast.spec import ModelSpec, Option, Request
+from registry.scoring import difference, metrics
+from registry.scoring.difference import Skill, against
+from registry.scoring.rolling import KEYS, origins_between, rolling
+from registry.scoring.scores import levels_of, means, rank_ic, reliability, scores
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 EWMA = Ewma(ModelSpec("ewma", "baselines", min_context=60, max_context=100, max_horizon=5))
@@ -23,9 +29,9 @@ def simulated(seed: int = 0, n: int = 3, length: int = 90, start: str = "2020-01
     """History of `n` series on the same days."""
     return pd.DataFrame(
         {
-            wire.UNIQUE_ID: np.repeat([f"S{i}" for i in range(n)], length),
-            wire.DS: np.tile(pd.date_range(start, periods=length, unit="ns"), n),
-            wire.Y: 0.01 * np.random.default_rng(seed).standard_t(5, n * length).clip(-8, 8),
+            names.UNIQUE_ID: np.repeat([f"S{i}" for i in range(n)], length),
+            names.DS: np.tile(pd.date_range(start, periods=length, unit="ns"), n),
+            names.Y: 0.01 * np.random.default_rng(seed).standard_t(5, n * length).clip(-8, 8),
         }
     )
 
@@ -38,21 +44,19 @@ class Constant:
     levels: tuple[float, ...] = LEVELS
     max_context: int = 30
     shown: list[History] = field(default_factory=list)
-    asked: list[tuple[int, tuple[float, ...], int, dict[str, Any]]] = field(default_factory=list)
+    asked: list[Request] = field(default_factory=list)
 
     @property
     def spec(self) -> ModelSpec:
-        option = contract.Option("num_samples", "long", 7)
+        option = Option("num_samples", "long", 7)
         return ModelSpec("constant", "fake", 1, self.max_context, 5, levels=self.levels, options=(option,))
 
-    def predict(
-        self, history: History, horizon: int, levels: Sequence[float], seed: int, options: Mapping[str, Any]
-    ) -> Forecast:
+    def predict(self, history: History, request: Request) -> Forecast:
         self.shown.append(history)
-        self.asked.append((horizon, tuple(levels), seed, dict(options)))
-        n = len(history.ids)
-        quantiles = np.broadcast_to(self.sigma * norm.ppf(levels), (n, horizon, len(levels)))
-        return Forecast(history.ids, history.cutoffs, tuple(levels), quantiles, np.zeros((n, horizon)))
+        self.asked.append(request)
+        shape = (len(history.ids), request.horizon)
+        quantiles = np.broadcast_to(self.sigma * norm.ppf(self.levels), (*shape, len(self.levels)))
+        return Forecast(history.ids, history.cutoffs, self.levels, quantiles, np.zeros(shape))
 
 
 # --- origins ----------------------------------------------------------------------------------
@@ -60,48 +64,48 @@ class Constant:
 
 def test_origins_lie_after_a_date_and_leave_room_for_the_horizon():
     history = simulated(length=10)  # 1 to 10 January
-    found = evaluation.origins_between(history, "2020-01-03", None, 3)
+    found = origins_between(history, "2020-01-03", None, 3)
     assert list(found.strftime("%d")) == ["04", "05", "06", "07"]  # 08, 09, 10 follow the last
 
 
 def test_outcomes_of_origins_do_not_pass_the_end_of_the_period():
-    found = evaluation.origins_between(simulated(length=20), "2020-01-03", "2020-01-09", 3)
+    found = origins_between(simulated(length=20), "2020-01-03", "2020-01-09", 3)
     assert list(found.strftime("%d")) == ["04", "05", "06"]
 
 
 def uneven() -> pd.DataFrame:
     """S0 from 1 to 20 January; S1 from the 6th to the 15th, without the 10th; S2 from the 11th to the 20th."""
     history = simulated(length=20)
-    first = history[wire.UNIQUE_ID].map({"S0": "2020-01-01", "S1": "2020-01-06", "S2": "2020-01-11"}).astype(str)
-    last = history[wire.UNIQUE_ID].map({"S0": "2020-01-20", "S1": "2020-01-15", "S2": "2020-01-20"}).astype(str)
-    day = history[wire.DS].dt.strftime("%Y-%m-%d")
-    kept = (day >= first) & (day <= last) & ~((history[wire.UNIQUE_ID] == "S1") & (day == "2020-01-10"))
+    first = history[names.UNIQUE_ID].map({"S0": "2020-01-01", "S1": "2020-01-06", "S2": "2020-01-11"}).astype(str)
+    last = history[names.UNIQUE_ID].map({"S0": "2020-01-20", "S1": "2020-01-15", "S2": "2020-01-20"}).astype(str)
+    day = history[names.DS].dt.strftime("%Y-%m-%d")
+    kept = (day >= first) & (day <= last) & ~((history[names.UNIQUE_ID] == "S1") & (day == "2020-01-10"))
     return history[kept].reset_index(drop=True)
 
 
 def test_origins_are_sessions_from_which_some_series_can_be_scored():
-    found = evaluation.origins_between(uneven(), "2020-01-03", None, 3)
+    found = origins_between(uneven(), "2020-01-03", None, 3)
     assert list(found.strftime("%d")) == [f"{day:02}" for day in range(4, 18)]
-    only_later = uneven()[uneven()[wire.UNIQUE_ID] != "S0"]
-    found = evaluation.origins_between(only_later, "2020-01-03", None, 3)
+    only_later = uneven()[uneven()[names.UNIQUE_ID] != "S0"]
+    found = origins_between(only_later, "2020-01-03", None, 3)
     assert list(found.strftime("%d")) == ["06", "07", "08", "09", "11", "12", "13", "14", "15", "16", "17"]
 
 
 def test_origins_have_the_context_that_was_asked_for():
-    found = evaluation.origins_between(uneven(), "2020-01-03", None, 3, context=12)
+    found = origins_between(uneven(), "2020-01-03", None, 3, context=12)
     assert list(found.strftime("%d")) == ["12", "13", "14", "15", "16", "17"]  # S0's twelfth session is the 12th
 
 
 def test_every_other_origin_begins_with_the_first():
-    found = evaluation.origins_between(simulated(length=20), "2020-01-03", None, 3, every=4)
+    found = origins_between(simulated(length=20), "2020-01-03", None, 3, every=4)
     assert list(found.strftime("%d")) == ["04", "08", "12", "16"]
 
 
 def test_the_message_for_a_period_without_an_origin_says_what_was_needed_and_what_there_is():
     with pytest.raises(BadInput, match=r"^no session after 2020-01-15 has 8 sessions up to it and 5 after it in any"):
-        evaluation.origins_between(simulated(length=20), "2020-01-15", None, 5, context=8)
+        origins_between(simulated(length=20), "2020-01-15", None, 5, context=8)
     with pytest.raises(BadInput, match=r"; the last that has is 2020-01-15$"):
-        evaluation.origins_between(simulated(length=20), "2020-01-15", None, 5, context=8)
+        origins_between(simulated(length=20), "2020-01-15", None, 5, context=8)
 
 
 @pytest.mark.parametrize(
@@ -116,13 +120,13 @@ def test_the_message_for_a_period_without_an_origin_says_what_was_needed_and_wha
 )
 def test_a_period_without_an_origin_is_an_error(length: int, after: str, until: str | None, horizon: int):
     with pytest.raises(BadInput) as caught:
-        evaluation.origins_between(simulated(length=length), after, until, horizon)
+        origins_between(simulated(length=length), after, until, horizon)
     assert caught.value.code == "NO_ORIGINS"
 
 
 def test_series_without_a_common_session_have_their_own_origins():
     apart = pd.concat([simulated(n=1, length=3), simulated(n=1, length=3, start="2021-01-01").assign(unique_id="S1")])
-    found = evaluation.origins_between(apart, "2019-01-01", None, 1)
+    found = origins_between(apart, "2019-01-01", None, 1)
     assert list(found.strftime("%Y-%m-%d")) == ["2020-01-01", "2020-01-02", "2021-01-01", "2021-01-02"]
 
 
@@ -133,27 +137,28 @@ def by_hand(history: pd.DataFrame, origins: pd.DatetimeIndex, horizon: int) -> p
     """The slow way: cut the frame at every origin, forecast each series alone, look up what came true."""
     rows = []
     for origin in origins:
-        for name, series in history.groupby(wire.UNIQUE_ID):
-            past, future = series[series[wire.DS] <= origin], series[series[wire.DS] > origin]
-            forecast = EWMA.predict(History.of(past), horizon, LEVELS, 0, {})
+        for name, series in history.groupby(names.UNIQUE_ID):
+            past, future = series[series[names.DS] <= origin], series[series[names.DS] > origin]
+            request = EWMA.spec.request({"horizon": horizon, "levels": LEVELS})
+            forecast = EWMA.predict(History.of(past), request).at(LEVELS)
             for h in range(1, horizon + 1):
                 true = future.iloc[h - 1]
-                key = {"unique_id": name, "origin": origin, "step": h, "ds": true[wire.DS], "y": true[wire.Y]}
-                quantiles = dict(zip(map(wire.quantile_column, LEVELS), forecast.quantiles[0, h - 1], strict=True))
+                key = {"unique_id": name, "origin": origin, "step": h, "ds": true[names.DS], "y": true[names.Y]}
+                quantiles = dict(zip(map(names.quantile_column, LEVELS), forecast.quantiles[0, h - 1], strict=True))
                 rows.append({**key, "mean": forecast.mean[0, h - 1], **quantiles})
     return pd.DataFrame(rows)
 
 
 def test_rolling_is_predicting_by_hand_on_cut_frames():
     history = simulated()
-    history = history[(history[wire.UNIQUE_ID] != "S1") | (history[wire.DS] > "2020-01-11")]  # one listed later
-    origins = evaluation.origins_between(history, "2020-03-12", None, 3)
-    found = evaluation.rolling(EWMA, history, origins, 3, levels=LEVELS)
+    history = history[(history[names.UNIQUE_ID] != "S1") | (history[names.DS] > "2020-01-11")]  # one listed later
+    origins = origins_between(history, "2020-03-12", None, 3)
+    found = rolling(EWMA, history, origins, 3, levels=LEVELS)
     expected = by_hand(history, origins, 3)
     assert list(found.columns) == list(expected.columns)
     pd.testing.assert_frame_equal(
-        found.astype({wire.UNIQUE_ID: "str"}),
-        expected.astype({wire.UNIQUE_ID: "str"}),
+        found.astype({names.UNIQUE_ID: "str"}),
+        expected.astype({names.UNIQUE_ID: "str"}),
         check_exact=True,
         check_dtype=False,
     )
@@ -162,65 +167,64 @@ def test_rolling_is_predicting_by_hand_on_cut_frames():
 def test_a_forecaster_is_shown_its_context_up_to_the_origin_and_nothing_else():
     history, constant = simulated(), Constant(max_context=30)
     origins = pd.DatetimeIndex(["2020-01-20", "2020-02-20"])
-    evaluation.rolling(constant, history, origins, 2)
+    rolling(constant, history, origins, 2)
     early, late = constant.shown
     for shown, origin, sessions in ((early, "2020-01-20", 20), (late, "2020-02-20", 30)):
-        expected = history[history[wire.DS] <= origin].groupby(wire.UNIQUE_ID).tail(sessions)
+        expected = history[history[names.DS] <= origin].groupby(names.UNIQUE_ID).tail(sessions)
         assert shown.ids == ("S0", "S1", "S2")
         npt.assert_array_equal(shown.lengths, sessions)
-        npt.assert_array_equal(shown.ds, expected[wire.DS])
-        assert list(shown.columns) == [wire.Y]
-        npt.assert_array_equal(shown.columns[wire.Y], expected[wire.Y])
+        npt.assert_array_equal(shown.ds, expected[names.DS])
+        assert list(shown.columns) == [names.Y]
+        npt.assert_array_equal(shown.columns[names.Y], expected[names.Y])
 
 
 def test_a_forecaster_is_asked_with_its_own_levels_and_the_defaults_of_its_options():
     constant = Constant()
-    evaluation.rolling(constant, simulated(), pd.DatetimeIndex(["2020-02-20"]), 2)
-    evaluation.rolling(constant, simulated(), pd.DatetimeIndex(["2020-02-20"]), 1, levels=(0.5,))
-    assert constant.asked == [(2, LEVELS, 0, {"num_samples": 7}), (1, (0.5,), 0, {"num_samples": 7})]
+    rolling(constant, simulated(), pd.DatetimeIndex(["2020-02-20"]), 2)
+    rolling(constant, simulated(), pd.DatetimeIndex(["2020-02-20"]), 1, levels=(0.5,))
+    defaults = {"num_samples": 7}
+    assert constant.asked == [Request(2, LEVELS, 0, defaults), Request(1, (0.5,), 0, defaults)]
 
 
 def test_rows_after_the_last_outcome_change_nothing():
     history = simulated()
     origins = pd.DatetimeIndex(["2020-03-10", "2020-03-15"])
-    cut = history[history[wire.DS] <= "2020-03-18"]
-    pd.testing.assert_frame_equal(
-        evaluation.rolling(EWMA, cut, origins, 3), evaluation.rolling(EWMA, history, origins, 3), check_exact=True
-    )
+    cut = history[history[names.DS] <= "2020-03-18"]
+    pd.testing.assert_frame_equal(rolling(EWMA, cut, origins, 3), rolling(EWMA, history, origins, 3), check_exact=True)
 
 
 def test_rows_after_an_origin_change_its_outcomes_and_not_its_forecast():
     history = simulated()
     origins = pd.DatetimeIndex(["2020-03-10"])
-    changed = history.assign(y=history[wire.Y].where(history[wire.DS] <= "2020-03-10", 0.5))
-    before, after = (evaluation.rolling(EWMA, frame, origins, 3) for frame in (history, changed))
-    npt.assert_array_equal(after[wire.Y], 0.5)
+    changed = history.assign(y=history[names.Y].where(history[names.DS] <= "2020-03-10", 0.5))
+    before, after = (rolling(EWMA, frame, origins, 3) for frame in (history, changed))
+    npt.assert_array_equal(after[names.Y], 0.5)
     pd.testing.assert_frame_equal(before.drop(columns="y"), after.drop(columns="y"), check_exact=True)
 
 
 def test_one_series_never_changes_another():
     history = simulated()
-    origins = evaluation.origins_between(history, "2020-03-12", None, 3)
-    changed = history.assign(y=history[wire.Y].where(history[wire.UNIQUE_ID] != "S2", 0.3))
-    before, after = (evaluation.rolling(EWMA, frame, origins, 3) for frame in (history, changed))
-    others = (before[wire.UNIQUE_ID] != "S2").to_numpy()
+    origins = origins_between(history, "2020-03-12", None, 3)
+    changed = history.assign(y=history[names.Y].where(history[names.UNIQUE_ID] != "S2", 0.3))
+    before, after = (rolling(EWMA, frame, origins, 3) for frame in (history, changed))
+    others = (before[names.UNIQUE_ID] != "S2").to_numpy()
     pd.testing.assert_frame_equal(before[others], after[others], check_exact=True)
 
 
 def test_series_of_different_lengths_are_forecast_where_they_can_be_scored():
     """The slow way on series that start and end apart: the same rows, the same numbers."""
     history = simulated(length=120)
-    listed = (history[wire.UNIQUE_ID] != "S1") | (history[wire.DS] > "2020-01-21")
-    delisted = (history[wire.UNIQUE_ID] != "S2") | (history[wire.DS] <= "2020-04-10")
+    listed = (history[names.UNIQUE_ID] != "S1") | (history[names.DS] > "2020-01-21")
+    delisted = (history[names.UNIQUE_ID] != "S2") | (history[names.DS] <= "2020-04-10")
     history = history[listed & delisted].reset_index(drop=True)
-    origins = evaluation.origins_between(history, "2020-03-12", None, 3, context=60)
-    found = evaluation.rolling(EWMA, history, origins, 3, levels=LEVELS)
+    origins = origins_between(history, "2020-03-12", None, 3, context=60)
+    found = rolling(EWMA, history, origins, 3, levels=LEVELS)
     expected = []
     for origin in origins:
-        for name, series in history.groupby(wire.UNIQUE_ID):
-            past, future = (series[wire.DS] <= origin).sum(), (series[wire.DS] > origin).sum()
+        for name, series in history.groupby(names.UNIQUE_ID):
+            past, future = (series[names.DS] <= origin).sum(), (series[names.DS] > origin).sum()
             if past >= 60 and future >= 3:
-                alone = history[history[wire.UNIQUE_ID] == name]
+                alone = history[history[names.UNIQUE_ID] == name]
                 expected.append(by_hand(alone, pd.DatetimeIndex([origin]), 3))
     whole = pd.concat(expected, ignore_index=True)
     assert whole.groupby("unique_id").size().to_dict() == {"S0": 45 * 3, "S1": 37 * 3, "S2": 26 * 3}
@@ -231,8 +235,8 @@ def test_series_of_different_lengths_are_forecast_where_they_can_be_scored():
 
 def test_a_series_takes_part_where_it_has_the_session_the_context_and_the_outcomes():
     history = uneven()
-    origins = evaluation.origins_between(history, "2020-01-03", None, 3)
-    found = evaluation.rolling(Constant(), history, origins, 3, context=2)
+    origins = origins_between(history, "2020-01-03", None, 3)
+    found = rolling(Constant(), history, origins, 3, context=2)
     days = found[found["step"] == 1].groupby("unique_id")["origin"].apply(lambda o: list(o.dt.day))
     assert days["S0"] == [*range(4, 18)]
     assert days["S1"] == [7, 8, 9, 11, 12]  # from its second session on, not on the 10th, three more up to the 15th
@@ -241,26 +245,26 @@ def test_a_series_takes_part_where_it_has_the_session_the_context_and_the_outcom
 
 def test_the_forecaster_is_shown_those_that_take_part_and_no_others():
     history, constant = uneven(), Constant()
-    evaluation.rolling(constant, history, pd.DatetimeIndex(["2020-01-05", "2020-01-11", "2020-01-16"]), 3)
+    rolling(constant, history, pd.DatetimeIndex(["2020-01-05", "2020-01-11", "2020-01-16"]), 3)
     assert [shown.ids for shown in constant.shown] == [("S0",), ("S0", "S1", "S2"), ("S0", "S2")]
     npt.assert_array_equal(constant.shown[1].lengths, [11, 5, 1])
-    expected = history[history[wire.DS] <= "2020-01-11"]
-    npt.assert_array_equal(constant.shown[1].ds, expected[wire.DS])
-    npt.assert_array_equal(constant.shown[1].columns[wire.Y], expected[wire.Y])
+    expected = history[history[names.DS] <= "2020-01-11"]
+    npt.assert_array_equal(constant.shown[1].ds, expected[names.DS])
+    npt.assert_array_equal(constant.shown[1].columns[names.Y], expected[names.Y])
 
 
 def test_models_of_different_needs_are_scored_on_the_same_rows_when_they_are_given_one_context():
     history = simulated(length=80)
-    history = history[(history[wire.UNIQUE_ID] != "S1") | (history[wire.DS] > "2020-01-11")].reset_index(drop=True)
-    origins = evaluation.origins_between(history, "2020-02-20", None, 2, context=60)
-    found = [evaluation.rolling(f, history, origins, 2, context=60) for f in (EWMA, Constant())]
-    pd.testing.assert_frame_equal(*(frame[evaluation.KEYS] for frame in found))
-    assert len(found[0]) < len(evaluation.rolling(Constant(), history, origins, 2))
+    history = history[(history[names.UNIQUE_ID] != "S1") | (history[names.DS] > "2020-01-11")].reset_index(drop=True)
+    origins = origins_between(history, "2020-02-20", None, 2, context=60)
+    found = [rolling(f, history, origins, 2, context=60) for f in (EWMA, Constant())]
+    pd.testing.assert_frame_equal(*(frame[KEYS] for frame in found))
+    assert len(found[0]) < len(rolling(Constant(), history, origins, 2))
 
 
 def test_a_context_below_what_the_model_needs_is_an_error():
     with pytest.raises(BadInput, match="context is 59; ewma needs 60 sessions"):
-        evaluation.rolling(EWMA, simulated(), pd.DatetimeIndex(["2020-03-20"]), 1, context=59)
+        rolling(EWMA, simulated(), pd.DatetimeIndex(["2020-03-20"]), 1, context=59)
 
 
 @dataclass
@@ -272,10 +276,10 @@ class Joint(Constant):
 
 def test_a_joint_model_needs_all_of_its_series():
     joint, history = Joint(), uneven()
-    evaluation.rolling(joint, history, pd.DatetimeIndex(["2020-01-11"]), 3)
+    rolling(joint, history, pd.DatetimeIndex(["2020-01-11"]), 3)
     assert joint.shown[0].ids == ("S0", "S1", "S2")
     with pytest.raises(BadHistory) as caught:
-        evaluation.rolling(joint, history, pd.DatetimeIndex(["2020-01-11", "2020-01-16"]), 3)
+        rolling(joint, history, pd.DatetimeIndex(["2020-01-11", "2020-01-16"]), 3)
     assert caught.value.code == "NO_ORIGINS"
     assert caught.value.message == (
         "2 of 3 series have 1 sessions up to 2020-01-16 and 3 after it, joint needs 3; 1 of 2 origins are like that"
@@ -299,24 +303,24 @@ class Measuring(Constant):
 def test_optional_columns_are_handed_over_when_the_frame_has_them():
     measuring, history = Measuring(), simulated(length=40)
     origin = pd.DatetimeIndex(["2020-01-20"])
-    evaluation.rolling(measuring, history.assign(volume=7.0, colour=1.0), origin, 1)
-    evaluation.rolling(measuring, history, origin, 1)
+    rolling(measuring, history.assign(volume=7.0, colour=1.0), origin, 1)
+    rolling(measuring, history, origin, 1)
     assert [list(shown.columns) for shown in measuring.shown] == [["y", "volume"], ["y"]]
 
 
 def test_what_a_forecast_measured_is_averaged_like_a_score():
-    found = evaluation.rolling(Measuring(), simulated(), pd.DatetimeIndex(["2020-02-20", "2020-02-21"]), 2)
-    assert list(found.columns[-6:]) == [*map(wire.quantile_column, LEVELS), "bars_corrected"]
+    found = rolling(Measuring(), simulated(), pd.DatetimeIndex(["2020-02-20", "2020-02-21"]), 2)
+    assert list(found.columns[-6:]) == [*map(names.quantile_column, LEVELS), "bars_corrected"]
     npt.assert_array_equal(found["bars_corrected"], np.repeat([1, 2, 3, 2, 4, 6], 2))
-    scored = evaluation.scores(found)
-    assert evaluation.means(scored).loc[0, "bars_corrected"] == 3.0
-    assert evaluation.means(scored, "unique_id")["bars_corrected"].tolist() == [1.5, 3.0, 4.5]
+    scored = scores(found)
+    assert means(scored).loc[0, "bars_corrected"] == 3.0
+    assert means(scored, "unique_id")["bars_corrected"].tolist() == [1.5, 3.0, 4.5]
 
 
 def test_progress_is_told_origin_by_origin():
     told: list[tuple[int, int]] = []
     origins = pd.DatetimeIndex(["2020-02-20", "2020-02-21", "2020-02-22"])
-    evaluation.rolling(Constant(), simulated(), origins, 1, progress=lambda done, of: told.append((done, of)))
+    rolling(Constant(), simulated(), origins, 1, progress=lambda done, of: told.append((done, of)))
     assert told == [(1, 3), (2, 3), (3, 3)]
 
 
@@ -327,7 +331,7 @@ def test_progress_is_told_origin_by_origin():
 )
 def test_an_origin_at_which_no_series_takes_part_is_an_error(origin: str, horizon: int):
     with pytest.raises(BadHistory, match=f"^0 of 3 series have 60 sessions up to {origin}") as caught:
-        evaluation.rolling(EWMA, simulated(), pd.DatetimeIndex(["2020-03-20", origin]), horizon)
+        rolling(EWMA, simulated(), pd.DatetimeIndex(["2020-03-20", origin]), horizon)
     assert caught.value.code == "NO_ORIGINS"
 
 
@@ -341,7 +345,7 @@ class Crossing(Constant):
 
 def test_a_forecast_that_breaks_the_contract_is_not_scored():
     with pytest.raises(BadForecast, match="cross"):
-        evaluation.rolling(Crossing(), simulated(), pd.DatetimeIndex(["2020-02-20"]), 1)
+        rolling(Crossing(), simulated(), pd.DatetimeIndex(["2020-02-20"]), 1)
 
 
 # --- scores -----------------------------------------------------------------------------------
@@ -350,12 +354,12 @@ def test_a_forecast_that_breaks_the_contract_is_not_scored():
 def frame(y: Sequence[float], quantiles: Sequence[float], levels: Sequence[float], mean: float = 0.0) -> pd.DataFrame:
     """Rows as `rolling` gives them, one series, step 1, the same forecast for every outcome."""
     days = pd.date_range("2020-01-01", periods=len(y))
-    named = {wire.quantile_column(level): q for level, q in zip(levels, quantiles, strict=True)}
+    named = {names.quantile_column(level): q for level, q in zip(levels, quantiles, strict=True)}
     return pd.DataFrame({"unique_id": "S0", "origin": days, "step": 1, "ds": days, "y": y, "mean": mean} | named)
 
 
 def test_scores_of_two_outcomes_by_hand():
-    scored = evaluation.scores(frame([0.0, 6.0], [-4.0, -1.0, 1.0, 2.0, 4.0], LEVELS, mean=0.5))
+    scored = scores(frame([0.0, 6.0], [-4.0, -1.0, 1.0, 2.0, 4.0], LEVELS, mean=0.5))
     # y = 0: .05 x 4 + .25 x 1 + .5 x 1 + .25 x 2 + .05 x 4 = 1.65
     # y = 6: .05 x 10 + .25 x 7 + .5 x 5 + .75 x 4 + .95 x 2 = 9.65
     npt.assert_allclose(scored["pinball"], [1.65 / 5, 9.65 / 5], rtol=1e-12)
@@ -372,66 +376,66 @@ def test_scores_of_two_outcomes_by_hand():
 
 
 def test_a_perfect_forecast_scores_0():
-    scored = evaluation.scores(frame([0.3], [0.3] * 5, LEVELS, mean=0.3))
+    scored = scores(frame([0.3], [0.3] * 5, LEVELS, mean=0.3))
     shares = ["covered_50", "covered_80", "covered_90", "direction"]
-    npt.assert_allclose(scored.drop(columns=[*evaluation.KEYS, *shares]), 0, atol=1e-15)
+    npt.assert_allclose(scored.drop(columns=[*KEYS, *shares]), 0, atol=1e-15)
     npt.assert_array_equal(scored[shares], 1)
 
 
 def test_bands_that_the_levels_do_not_span_are_left_out():
-    scored = evaluation.scores(frame([0.0], [-1.0, 1.0], (0.25, 0.75)))
+    scored = scores(frame([0.0], [-1.0, 1.0], (0.25, 0.75)))
     assert [c for c in scored if c.startswith("covered")] == ["covered_50"]
     assert "abs_error" in scored
-    assert "abs_error" not in evaluation.scores(frame([0.0], [-2.0, -1.0], (0.1, 0.2)))
+    assert "abs_error" not in scores(frame([0.0], [-2.0, -1.0], (0.1, 0.2)))
 
 
 def test_scores_are_those_of_the_metrics_on_real_forecasts():
     history = simulated()
-    forecasts = evaluation.rolling(EWMA, history, evaluation.origins_between(history, "2020-03-05", None, 3), 3)
-    scored = evaluation.scores(forecasts)
+    forecasts = rolling(EWMA, history, origins_between(history, "2020-03-05", None, 3), 3)
+    scored = scores(forecasts)
     y = forecasts["y"].to_numpy()
-    q = forecasts[[wire.quantile_column(level) for level in wire.LEVELS]].to_numpy()
-    npt.assert_allclose(scored["crps"], metrics.crps(y, q, wire.LEVELS), rtol=1e-12)
+    q = forecasts[[names.quantile_column(level) for level in names.LEVELS]].to_numpy()
+    npt.assert_allclose(scored["crps"], metrics.crps(y, q, names.LEVELS), rtol=1e-12)
     npt.assert_allclose(scored["winkler_90"], metrics.winkler(y, q[:, 0], q[:, -1], 0.9), rtol=1e-9)
     npt.assert_array_equal(scored["covered_80"], metrics.inside(y, q[:, 1], q[:, -2]))
     npt.assert_array_equal(scored["abs_error"], np.abs(y - q[:, 5]))
     npt.assert_array_equal(scored["direction"], metrics.direction(y, forecasts["mean"].to_numpy()))
-    pd.testing.assert_frame_equal(scored[evaluation.KEYS], forecasts[evaluation.KEYS])
+    pd.testing.assert_frame_equal(scored[KEYS], forecasts[KEYS])
 
 
-@pytest.mark.parametrize("levels", [wire.LEVELS, (0.001, 0.025, 0.5), (0.00001, 0.5, 0.99999)], ids=str)
+@pytest.mark.parametrize("levels", [names.LEVELS, (0.001, 0.025, 0.5), (0.00001, 0.5, 0.99999)], ids=str)
 def test_levels_are_read_from_the_columns(levels: tuple[float, ...]):
     columns = frame([0.0], [0.0] * len(levels), levels).assign(quality=1.0, q=2.0)
-    assert evaluation.levels_of(columns) == levels
+    assert levels_of(columns) == levels
 
 
 def scored_constant(sigma: float, history: pd.DataFrame, horizon: int = 2) -> pd.DataFrame:
-    origins = evaluation.origins_between(history, "2020-01-20", None, horizon)
-    return evaluation.scores(evaluation.rolling(Constant(sigma), history, origins, horizon))
+    origins = origins_between(history, "2020-01-20", None, horizon)
+    return scores(rolling(Constant(sigma), history, origins, horizon))
 
 
 def test_means_under_published_names_over_all_and_by_group():
     scored = scored_constant(0.01, simulated())
-    whole, by_series = evaluation.means(scored), evaluation.means(scored, "unique_id")
+    whole, by_series = means(scored), means(scored, "unique_id")
     assert {"mae_median", "coverage_90", "crps", "bias", "winkler_50"} <= set(whole.columns)
-    assert not {"abs_error", "covered_90", *evaluation.KEYS} & set(whole.columns)
+    assert not {"abs_error", "covered_90", *KEYS} & set(whole.columns)
     npt.assert_allclose(whole.loc[0, "coverage_90"], scored["covered_90"].mean(), rtol=1e-12)
     assert list(by_series.index) == ["S0", "S1", "S2"]
     for name in by_series.index:
         rows = scored[scored["unique_id"] == name]
         npt.assert_allclose(by_series.loc[name, "crps"], rows["crps"].mean(), rtol=1e-12)
-    assert list(evaluation.means(scored, "step").index) == [1, 2]
+    assert list(means(scored, "step").index) == [1, 2]
 
 
 def test_coverage_of_a_true_forecast_is_nominal():
     history = simulated(n=2, length=4000).assign(y=np.random.default_rng(0).normal(0, 0.01, 8000))
-    found = evaluation.means(scored_constant(0.01, history, horizon=1)).iloc[0]
+    found = means(scored_constant(0.01, history, horizon=1)).iloc[0]
     npt.assert_allclose(found[["coverage_50", "coverage_90"]].astype(float), [0.5, 0.9], atol=0.015)
 
 
 def test_an_outcome_without_direction_is_left_out_of_its_mean():
-    scored = evaluation.scores(frame([0.0, 6.0, -6.0, 6.0], [-4.0, -1.0, 1.0, 2.0, 4.0], LEVELS, mean=0.5))
-    npt.assert_allclose(evaluation.means(scored).loc[0, "direction"], 2 / 3, rtol=1e-15)
+    scored = scores(frame([0.0, 6.0, -6.0, 6.0], [-4.0, -1.0, 1.0, 2.0, 4.0], LEVELS, mean=0.5))
+    npt.assert_allclose(means(scored).loc[0, "direction"], 2 / 3, rtol=1e-15)
 
 
 # --- rank IC ----------------------------------------------------------------------------------
@@ -453,7 +457,7 @@ def ranked(series: int = 6, origins: int = 40) -> pd.DataFrame:
 
 def test_rank_ic_is_the_mean_over_origins_of_spearmans_correlation_across_series():
     table = ranked()
-    found = evaluation.rank_ic(table)
+    found = rank_ic(table)
     for step in (1, 2):
         groups = [g for _, g in table[table["step"] == step].groupby("origin") if len(g) >= metrics.MIN_SERIES]
         assert len(groups) == 39
@@ -463,14 +467,14 @@ def test_rank_ic_is_the_mean_over_origins_of_spearmans_correlation_across_series
 
 def test_rank_ic_does_not_depend_on_the_order_of_the_rows():
     table = ranked()
-    shuffled = evaluation.rank_ic(table.sample(frac=1, random_state=0))
-    for step, value in evaluation.rank_ic(table).items():
+    shuffled = rank_ic(table.sample(frac=1, random_state=0))
+    for step, value in rank_ic(table).items():
         npt.assert_allclose(shuffled[step], value, rtol=1e-12)
 
 
 def test_rank_ic_of_too_few_series_or_of_one_mean_for_all_is_not_reported():
-    assert evaluation.rank_ic(ranked(series=metrics.MIN_SERIES - 1)) == {}
-    assert evaluation.rank_ic(ranked().assign(mean=0.001)) == {}
+    assert rank_ic(ranked(series=metrics.MIN_SERIES - 1)) == {}
+    assert rank_ic(ranked().assign(mean=0.001)) == {}
 
 
 # --- against a reference ----------------------------------------------------------------------
@@ -479,9 +483,9 @@ def test_rank_ic_of_too_few_series_or_of_one_mean_for_all_is_not_reported():
 def test_skill_by_hand_and_both_tests_on_the_average_per_origin():
     history = simulated()
     ours, theirs = scored_constant(0.01, history), scored_constant(0.03, history)
-    found = evaluation.against(ours, theirs)
+    found = against(ours, theirs)
     per_origin = [s.groupby("origin")["crps"].mean() for s in (ours, theirs)]
-    test = metrics.diebold_mariano((per_origin[1] - per_origin[0]).to_numpy(), 2)
+    test = difference.diebold_mariano((per_origin[1] - per_origin[0]).to_numpy(), 2)
     npt.assert_allclose(found.skill, 1 - ours["crps"].mean() / theirs["crps"].mean(), rtol=1e-12)
     npt.assert_allclose([found.test.p_hln, found.test.p_bartlett], [test.p_hln, test.p_bartlett], rtol=1e-9)
     assert found.skill > 0.1
@@ -490,56 +494,56 @@ def test_skill_by_hand_and_both_tests_on_the_average_per_origin():
 def test_skill_at_one_step_looks_at_that_step_and_its_lags():
     history = simulated()
     ours, theirs = scored_constant(0.01, history), scored_constant(0.03, history)
-    found = evaluation.against(ours, theirs, step=1)
+    found = against(ours, theirs, step=1)
     first = [s[s["step"] == 1].groupby("origin")["crps"].mean().to_numpy() for s in (ours, theirs)]
     npt.assert_allclose(found.skill, 1 - first[0].mean() / first[1].mean(), rtol=1e-12)
-    npt.assert_allclose(found.test.p_hln, metrics.diebold_mariano(first[1] - first[0], 1).p_hln, rtol=1e-9)
+    npt.assert_allclose(found.test.p_hln, difference.diebold_mariano(first[1] - first[0], 1).p_hln, rtol=1e-9)
 
 
 @pytest.mark.parametrize(("every", "lags"), [(1, 5), (2, 3), (4, 2), (5, 1), (20, 1)])
 def test_origins_further_apart_overlap_at_fewer_lags(every: int, lags: int):
     history = simulated(length=90)
     ours, theirs = (scored_constant(sigma, history, horizon=5) for sigma in (0.01, 0.011))
-    difference = (theirs["crps"] - ours["crps"]).groupby(ours["origin"]).mean().to_numpy()
-    expected = metrics.diebold_mariano(difference, lags)
-    found = evaluation.against(ours, theirs, every=every).test
+    losses = (theirs["crps"] - ours["crps"]).groupby(ours["origin"]).mean().to_numpy()
+    expected = difference.diebold_mariano(losses, lags)
+    found = against(ours, theirs, every=every).test
     npt.assert_allclose([found.p_hln, found.p_bartlett], [expected.p_hln, expected.p_bartlett], rtol=1e-9)
 
 
 def test_every_origin_weighs_the_same_however_many_series_take_part():
     days = pd.to_datetime(["2020-01-01"] * 3 + ["2020-01-02"])
     ours = pd.DataFrame({"unique_id": ["A", "B", "C", "A"], "origin": days, "step": 1, "crps": [1.0, 1.0, 1.0, 2.0]})
-    found = evaluation.against(ours, ours.assign(crps=[2.0, 2.0, 2.0, 1.0]))
+    found = against(ours, ours.assign(crps=[2.0, 2.0, 2.0, 1.0]))
     npt.assert_allclose(found.skill, 0.0, atol=1e-15)  # by rows it would be 1 - 5 / 7
 
 
 def test_skill_is_positive_for_the_better_one_whichever_is_the_reference():
     history = simulated()
     good, bad = scored_constant(0.01, history), scored_constant(0.05, history)
-    assert evaluation.against(good, bad).skill > 0 > evaluation.against(bad, good).skill
+    assert against(good, bad).skill > 0 > against(bad, good).skill
 
 
 def test_a_model_has_no_skill_against_itself():
     scored = scored_constant(0.01, simulated())
-    assert evaluation.against(scored, scored.copy()) == evaluation.Skill(0.0, metrics.DieboldMariano(1.0, 1.0))
+    assert against(scored, scored.copy()) == Skill(0.0, difference.DieboldMariano(1.0, 1.0))
 
 
 def test_skill_over_fewer_origins_than_steps_is_no_evidence():
     history = simulated(length=27)  # two origins of five steps
     ours, theirs = (scored_constant(sigma, history, horizon=5) for sigma in (0.01, 0.03))
     assert ours["origin"].nunique() == 2
-    assert evaluation.against(ours, theirs).test.p == 1.0
+    assert against(ours, theirs).test.p == 1.0
 
 
 def test_models_scored_on_other_rows_are_not_compared():
     scored = scored_constant(0.01, simulated())
     for other in (scored.iloc[:-1], scored.assign(step=scored["step"] + 1), scored_constant(0.01, simulated(n=2))):
         with pytest.raises(BadInput, match="same origins"):
-            evaluation.against(scored, other)
+            against(scored, other)
 
 
 def test_reliability_counts_outcomes_at_or_below_each_quantile():
-    table = evaluation.reliability(frame([-2.0, -1.0, 0.0, 3.0], [-1.0, 0.5, 9.0], (0.1, 0.5, 0.9)))
+    table = reliability(frame([-2.0, -1.0, 0.0, 3.0], [-1.0, 0.5, 9.0], (0.1, 0.5, 0.9)))
     assert list(table["level"]) == [0.1, 0.5, 0.9]
     npt.assert_allclose(table["observed"], [0.5, 0.75, 1.0], rtol=1e-12)
     assert list(table["n"]) == [4, 4, 4]

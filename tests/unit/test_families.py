@@ -9,8 +9,9 @@ import pytest
 
 from jobs import families
 from jobs.families import Family
-from registry import contract, wire
+from registry import training
 from registry.errors import BadConfig, BadParameter, NotFound
+from registry.forecast import names
 from registry.settings import CHECKOUT
 
 
@@ -37,7 +38,7 @@ def test_every_model_has_a_card_and_sound_settings_also_when_tiny(name: str):
         spec = family.training.spec(name, config)
         assert (spec.name, spec.family) == (name, family.name)
         assert spec.max_horizon == config.horizon
-        assert set(wire.HISTORY) <= set(spec.columns)
+        assert set(names.HISTORY) <= set(spec.columns)
 
 
 def test_an_unknown_model_is_not_found_and_the_known_ones_are_listed():
@@ -121,13 +122,13 @@ def test_a_bad_setting_is_refused_by_code(model: str, overrides: dict[str, str],
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Fast(contract.Config):
+class Fast(training.Config):
     kind: str
     quick: bool = True
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Deep(contract.Config):
+class Deep(training.Config):
     kind: str
     layers: int = 3
 
@@ -153,7 +154,7 @@ def several(tmp_path: Path) -> Several:
 def test_in_a_family_of_several_kinds_the_kind_says_which_settings_there_are(several: Several):
     assert families.load_config(several, {}) == Deep(kind="deep", layers=5)
     assert families.load_config(several, {}, tiny=True) == Deep(kind="deep", layers=1)
-    with pytest.raises(BadConfig, match=r"^mine has no setting layers; it has horizon, .*, kind, quick$"):
+    with pytest.raises(BadParameter, match=r"^mine has no setting layers; it has horizon, .*, kind, quick$"):
         families.load_config(several, {"kind": "fast"})
     with pytest.raises(BadConfig, match=r"^mine: kind is 'slow', expected one of \['deep', 'fast'\]$"):
         families.load_config(several, {"kind": "slow"})
@@ -167,7 +168,7 @@ def test_true_and_false_are_for_settings_that_are_true_or_false(several: Several
 
 
 def test_the_message_for_an_unknown_setting_names_it_and_the_known_ones():
-    with pytest.raises(BadConfig, match=r"^fhs has no setting horizn; it has horizon, levels, fit_until"):
+    with pytest.raises(BadParameter, match=r"^fhs has no setting horizn; it has horizon, levels, fit_until"):
         families.load_config(families.find("fhs"), {"horizn": "3"})
 
 
@@ -180,7 +181,7 @@ def test_a_misspelt_key_in_the_file_itself_is_refused(tmp_path: Path):
     (tmp_path / "baselines" / "configs").mkdir(parents=True)
     path = tmp_path / "baselines" / "configs" / "mine.yaml"
     path.write_text("kind: fhs\nhorizn: 5\ntiny: {}\n")
-    with pytest.raises(BadConfig) as caught:
+    with pytest.raises(BadParameter) as caught:
         families.load_config(Family("mine", path), {})
     assert caught.value.code == "UNKNOWN_PARAM"
 

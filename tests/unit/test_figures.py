@@ -11,8 +11,11 @@ from matplotlib.collections import PathCollection, PolyCollection
 from matplotlib.colors import to_hex
 
 from jobs import figures
-from registry import evaluation, wire
-from registry.contract import Forecast, History
+from registry.forecast import names
+from registry.forecast.forecast import Forecast
+from registry.forecast.history import History
+from registry.forecast.spec import ModelSpec
+from registry.scoring.scores import reliability
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 Q = np.array([-0.02, -0.01, 0.001, 0.01, 0.02])
@@ -31,7 +34,7 @@ def forecasts(origins: int = 130, levels: tuple[float, ...] = LEVELS) -> pd.Data
     table = pd.DataFrame(rows)
     width = np.where(table["step"] == 1, 1.0, 1.5)
     quantiles = zip(levels, np.interp(levels, LEVELS, Q), strict=True)
-    return table.assign(**{wire.quantile_column(level): width * q for level, q in quantiles})
+    return table.assign(**{names.quantile_column(level): width * q for level, q in quantiles})
 
 
 def points(axis: matplotlib.axes.Axes) -> dict[str, np.ndarray]:
@@ -103,7 +106,7 @@ def test_the_reliability_diagram_shows_observed_minus_nominal_in_points():
     axis = figures.reliability_diagram({"nbeats": ours, "fhs": theirs}).axes[0]
     lines = {line.get_label(): line for line in axis.lines if not line.get_label().startswith("_")}
     assert list(lines) == ["nbeats", "fhs"]
-    table = evaluation.reliability(ours)
+    table = reliability(ours)
     npt.assert_allclose(lines["nbeats"].get_xdata(), LEVELS, rtol=1e-12)
     npt.assert_allclose(lines["nbeats"].get_ydata(), 100 * (table["observed"] - table["level"]), rtol=1e-12)
     npt.assert_allclose(lines["fhs"].get_ydata(), [-5, -25, -50, -75, -95], rtol=1e-12)  # nothing is ever below
@@ -115,15 +118,15 @@ def test_the_reliability_diagram_shows_observed_minus_nominal_in_points():
 
 def test_a_calibrated_forecast_is_not_magnified():
     table = forecasts(origins=100).assign(y=np.repeat(np.linspace(-0.02, 0.02, 100), 4))
-    exact = {wire.quantile_column(level): np.quantile(table["y"], level) for level in LEVELS}
+    exact = {names.quantile_column(level): np.quantile(table["y"], level) for level in LEVELS}
     axis = figures.reliability_diagram({"exact": table.assign(**exact)}).axes[0]
     assert axis.get_ylim() == (-3.0, 3.0)
 
 
 def test_every_model_asked_for_is_in_the_reliability_diagram():
-    names = ["naive", "ewma", "fhs", "har", "nbeats"]
-    axis = figures.reliability_diagram({name: forecasts(3) for name in names}).axes[0]
-    assert [text.get_text() for text in axis.get_legend().get_texts()] == names
+    models = ["naive", "ewma", "fhs", "har", "nbeats"]
+    axis = figures.reliability_diagram({name: forecasts(3) for name in models}).axes[0]
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == models
 
 
 def test_path_chart_shows_every_path_from_the_last_known_close() -> None:
@@ -131,8 +134,9 @@ def test_path_chart_shows_every_path_from_the_last_known_close() -> None:
     closes = pd.Series([10.0, 11.0, 12.0, 13.0, 12.5], index=days.astype("datetime64[ns]"))
     sampled = np.ones((1, 3, 2, 6))
     sampled[0, :, :, 3] = [[12.0, 13.0], [11.0, 10.0], [12.5, 14.0]]
+    spec = ModelSpec("kronos", "kronos", 1, 9, 2, levels=(0.5,))
     history = History(("A",), np.array([0, 3]), days[:3], {"close": closes.to_numpy()[:3]})
-    forecast = Forecast.of_price_paths(history, sampled, (0.5,), notes={}, measured={})
+    forecast = Forecast.of_price_paths(history, spec, sampled, notes={}, measured={})
     [axis] = figures.path_chart(forecast, closes, "kronos", "A").axes
     lines = [np.asarray(line.get_ydata()).tolist() for line in axis.lines]
     assert lines[:3] == [[12.0, 12.0, 13.0], [12.0, 11.0, 10.0], [12.0, 12.5, 14.0]]

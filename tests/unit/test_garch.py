@@ -19,10 +19,17 @@ from scipy.stats import norm
 from scipy.stats import t as student
 
 from mlprojects.baselines import estimate, garch, model, train
-from registry import contract, evaluation, wire
-from registry.contract import Forecast, ModelSpec, Trained
 from registry.errors import BadHistory
+from registry.forecast import calendars, names
+from registry.forecast.answer import forecast_of
+from registry.forecast.forecast import Forecast
+from registry.forecast.history import check_history
+from registry.forecast.spec import ModelSpec
+from registry.scoring.difference import against
+from registry.scoring.rolling import origins_between, rolling
+from registry.scoring.scores import scores
 from registry.settings import CHECKOUT
+from registry.training import Trained
 
 # mu, omega, alpha, gamma, beta, nu of a lively stock, a calm one, and one without leverage
 STOCKS = np.array(
@@ -32,7 +39,8 @@ STOCKS = np.array(
         [-2e-4, 5e-6, 0.10, 0.00, 0.85, 4.5],
     ]
 )
-FIT_UNTIL, CHOOSE_UNTIL = "2017-09-26", "2018-01-01"  # 1000 daily sessions, then 97
+DAYS = calendars.next_sessions("XNYS", pd.Timestamp("2014-12-31"), 1200)
+FIT_UNTIL, CHOOSE_UNTIL = (f"{DAYS[i]:%Y-%m-%d}" for i in (999, 1096))  # 1000 sessions, then 97
 
 
 class Run:
@@ -62,14 +70,14 @@ def simulated(parameters: np.ndarray, length: int, seed: int = 0) -> np.ndarray:
     return np.clip(rows, -1, 1)
 
 
-def as_history(y: np.ndarray, names: str = "ABCDEFGH") -> pd.DataFrame:
-    """History of returns [n, T] from 2015-01-01."""
+def as_history(y: np.ndarray, symbols: str = "ABCDEFGH") -> pd.DataFrame:
+    """History of returns [n, T] from 2015-01-02."""
     n, length = y.shape
     return pd.DataFrame(
         {
-            wire.UNIQUE_ID: np.repeat(list(names[:n]), length),
-            wire.DS: np.tile(pd.date_range("2015-01-01", periods=length, unit="ns"), n),
-            wire.Y: y.reshape(-1),
+            names.UNIQUE_ID: np.repeat(list(symbols[:n]), length),
+            names.DS: np.tile(DAYS[:length], n),
+            names.Y: y.reshape(-1),
         }
     )
 
@@ -80,10 +88,8 @@ def trained(kind: str, history: pd.DataFrame, folder: Path = Path(), **settings:
 
 
 def predict(forecaster: Any, history: pd.DataFrame, horizon: int = 5) -> Forecast:
-    checked = contract.check_history(history, forecaster.spec)
-    forecast: Forecast = forecaster.predict(checked, horizon, wire.LEVELS, 0, {})
-    contract.check_forecast(forecast, forecaster.spec, horizon, wire.LEVELS)
-    return forecast
+    request = forecaster.spec.request({"horizon": horizon})
+    return forecast_of(forecaster, check_history(history, forecaster.spec), request)
 
 
 def known(kind: str, parameters: np.ndarray = STOCKS, pool: np.ndarray | None = None) -> Any:
@@ -206,7 +212,7 @@ def test_garch_scales_the_student_quantiles_with_the_expected_volatility_of_each
     for row, parameters, found in zip(y, STOCKS, predict(known("garch"), as_history(y)).quantiles, strict=True):
         variance, nu = variance_by_recursion(row, parameters)[-1], parameters[5]
         for h in range(5):
-            q = student.ppf(wire.LEVELS, nu) / student.std(nu)
+            q = student.ppf(names.LEVELS, nu) / student.std(nu)
             npt.assert_allclose(found[h], parameters[0] + np.sqrt(variance) * q, rtol=1e-9, atol=1e-15)
             variance = parameters[1] + garch.persistence(parameters[None])[0] * variance
 
@@ -218,7 +224,7 @@ def test_gjr_says_expected_volatility_times_the_last_500_residuals_of_the_same_s
         for h in range(1, 6):
             sigma = np.sqrt(variance)
             z = [row[t + h] / sigma[t] for t in range(last - h - 499, last - h + 1)]
-            npt.assert_allclose(found[h - 1], sigma[-1] * np.quantile(z, wire.LEVELS), rtol=1e-10)
+            npt.assert_allclose(found[h - 1], sigma[-1] * np.quantile(z, names.LEVELS), rtol=1e-10)
             variance = parameters[1] + garch.persistence(parameters[None])[0] * variance
 
 
@@ -259,11 +265,11 @@ def test_targeted_parameters_have_the_variance_of_the_sample():
 def test_an_unknown_series_gets_pooled_parameters_and_the_reply_says_so_without_its_name(
     kind: str, history: pd.DataFrame
 ):
-    renamed = history.assign(unique_id=history[wire.UNIQUE_ID].replace("C", "ZZZ"))
+    renamed = history.assign(unique_id=history[names.UNIQUE_ID].replace("C", "ZZZ"))
     forecast = predict(known(kind), renamed)
     assert forecast.notes == {"pooled": model.NOTE}
     assert "ZZZ" not in model.NOTE
-    y = history[history[wire.UNIQUE_ID] == "C"][wire.Y].to_numpy()[None, -1000:]
+    y = history[history[names.UNIQUE_ID] == "C"][names.Y].to_numpy()[None, -1000:]
     own = garch.targeted(garch.pool(STOCKS), y)
     said = predict(known(kind, np.concatenate([STOCKS[:2], own])), history)
     npt.assert_array_equal(forecast.quantiles, said.quantiles)
@@ -298,7 +304,7 @@ def test_parameters_are_those_of_arch(kind: str, history: pd.DataFrame, done: di
     fitted = done[kind].forecaster.fitted
     assert done[kind].forecaster.symbols == ("A", "B", "C")
     for name, found in zip("ABC", fitted, strict=True):
-        y = history[(history[wire.UNIQUE_ID] == name) & (history[wire.DS] <= FIT_UNTIL)][wire.Y].to_numpy()
+        y = history[(history[names.UNIQUE_ID] == name) & (history[names.DS] <= FIT_UNTIL)][names.Y].to_numpy()
         assert len(y) == 1000
         theirs = arch_model(100 * y, mean="Constant", p=1, o=int(kind == "gjr"), q=1, dist="t", rescale=False)
         result = theirs.fit(disp="off")
@@ -325,8 +331,8 @@ def test_parameters_do_not_depend_on_the_unit():
 
 @pytest.mark.parametrize("kind", ["garch", "gjr"])
 def test_sessions_after_fit_until_change_no_parameter(kind: str, history: pd.DataFrame, done: dict[str, Trained]):
-    later = history[wire.DS] > FIT_UNTIL
-    changed = history.assign(y=history[wire.Y].where(~later, 0.5))
+    later = history[names.DS] > FIT_UNTIL
+    changed = history.assign(y=history[names.Y].where(~later, 0.5))
     again = trained(kind, changed).forecaster
     npt.assert_array_equal(again.fitted, done[kind].forecaster.fitted)
     npt.assert_array_equal(again.pool, done[kind].forecaster.pool)
@@ -334,8 +340,8 @@ def test_sessions_after_fit_until_change_no_parameter(kind: str, history: pd.Dat
 
 @pytest.mark.parametrize("kind", ["garch", "gjr"])
 def test_one_series_changes_no_parameter_of_another(kind: str, history: pd.DataFrame, done: dict[str, Trained]):
-    other = history[wire.UNIQUE_ID] == "B"
-    changed = history.assign(y=history[wire.Y].where(~other, -3 * history[wire.Y]))
+    other = history[names.UNIQUE_ID] == "B"
+    changed = history.assign(y=history[names.Y].where(~other, -3 * history[names.Y]))
     before, after = done[kind].forecaster, trained(kind, changed).forecaster
     npt.assert_array_equal(after.fitted[[0, 2]], before.fitted[[0, 2]])
     assert (after.fitted[1] != before.fitted[1]).any()
@@ -423,8 +429,8 @@ def test_series_that_cannot_be_fitted_are_left_to_the_pool_and_the_table_says_wh
 def test_nothing_to_fit_is_an_error_that_counts_why(tmp_path: Path):
     y = np.zeros((3, 600))
     y[2] = simulated(STOCKS[:1], 600)[0]
-    frame = as_history(y).groupby(wire.UNIQUE_ID).tail(600)
-    frame = frame[(frame[wire.UNIQUE_ID] != "C") | (frame[wire.DS] > "2016-01-01")]
+    frame = as_history(y).groupby(names.UNIQUE_ID).tail(600)
+    frame = frame[(frame[names.UNIQUE_ID] != "C") | (frame[names.DS] > DAYS[365])]
     with pytest.raises(BadHistory, match=r": does not move \(2\), fewer than 500 sessions \(1\)") as caught:
         trained("garch", frame, tmp_path)
     assert caught.value.code == "NOT_FITTED"
@@ -444,7 +450,7 @@ def test_training_shows_what_it_fitted(history: pd.DataFrame, done: dict[str, Tr
         assert (table["gamma"] == 0).all() == (kind == "garch")
     smooth, ours = done["gjr"].figures["volatility"].axes[0].lines
     assert len(ours.get_xdata()) == len(smooth.get_xdata()) == 504
-    first = history[history[wire.UNIQUE_ID] == "A"][wire.Y].to_numpy()[:1000]
+    first = history[history[names.UNIQUE_ID] == "A"][names.Y].to_numpy()[:1000]
     expected = variance_by_recursion(first, done["gjr"].forecaster.fitted[0])[-504:]
     npt.assert_allclose(ours.get_ydata(), 100 * np.sqrt(expected), rtol=1e-10)
 
@@ -479,14 +485,14 @@ def test_a_forecast_does_without_arch():
 
 def test_gjr_beats_fhs_on_2019_by_what_the_study_measured(panel: pd.DataFrame):
     # The study: .83 % over 247 origins of 2019, parameters fitted on 2010..2018
-    seen = panel[panel[wire.DS] <= "2019-12-31"]
+    seen = panel[panel[names.DS] <= "2019-12-31"]
     dates = {"fit_until": "2018-12-31", "choose_until": "2019-12-31"}
-    origins = evaluation.origins_between(seen, "2018-12-31", None, 5)
+    origins = origins_between(seen, "2018-12-31", None, 5)
     assert len(origins) == 247
     fhs = model.Fhs(ModelSpec("fhs", "baselines", min_context=560, max_context=1000, max_horizon=5))
-    reference = evaluation.scores(evaluation.rolling(fhs, seen, origins, 5))
+    reference = scores(rolling(fhs, seen, origins, 5))
     for kind, skill in (("gjr", 0.83), ("garch", 0.55)):  # garch: measured here
         found = trained(kind, seen, **dates)
         assert found.params["series_pooled"] == 0
-        ours = evaluation.scores(evaluation.rolling(found.forecaster, seen, origins, 5))
-        npt.assert_allclose(100 * evaluation.against(ours, reference).skill, skill, atol=0.02)
+        ours = scores(rolling(found.forecaster, seen, origins, 5))
+        npt.assert_allclose(100 * against(ours, reference).skill, skill, atol=0.02)

@@ -16,9 +16,13 @@ from torch import Tensor
 from mlprojects.blocks import features
 from mlprojects.graph import adjacency, model, picture
 from mlprojects.graph.network import OWN, GraphGRU, LearnedGraph, Network, Shape, heard
-from registry import contract, wire
-from registry.contract import Floats, Forecast, ModelSpec
 from registry.errors import BadConfig, BadHistory
+from registry.forecast import names
+from registry.forecast.answer import forecast_of
+from registry.forecast.arrays import Floats
+from registry.forecast.forecast import Forecast
+from registry.forecast.history import check_history
+from registry.forecast.spec import ModelSpec
 
 SESSIONS = 6
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -84,7 +88,7 @@ def test_returns_without_a_partial_correlation_are_refused() -> None:
     y = np.random.default_rng(0).normal(size=(5, 400))
     with pytest.raises(BadConfig, match="the graphical lasso finds no solution") as caught:
         adjacency.partial(np.vstack([y, y[0] + y[1]]))
-    assert caught.value.code == "DIVERGED"
+    assert caught.value.code == "SINGULAR"
 
 
 def test_series_of_one_sector_are_neighbours() -> None:
@@ -236,7 +240,7 @@ def test_the_market_does_not_go_over_the_edges(net: Network) -> None:
 def forecaster(net: Network, weights: Tensor = WEIGHTS, universe: Sequence[str] = UNIVERSE) -> model.GraphForecaster:
     spec = ModelSpec(
         "graph", "graph", min_context=features.WARMUP - 1 + SESSIONS, max_context=400, max_horizon=3, levels=LEVELS,
-        columns=(*wire.HISTORY, *wire.MARKET), joint=True, universe=tuple(universe), subset=True,
+        columns=(*names.HISTORY, *names.MARKET), joint=True, universe=tuple(universe), subset=True,
     )  # fmt: skip
     return model.GraphForecaster(spec, net, weights)
 
@@ -245,17 +249,18 @@ def forecaster(net: Network, weights: Tensor = WEIGHTS, universe: Sequence[str] 
 def history(panel: pd.DataFrame) -> pd.DataFrame:
     """Five stocks up to the end of 2017, under short names."""
     stocks = dict(zip(("AAPL", "JNJ", "JPM", "KO", "XOM"), UNIVERSE, strict=True))
-    chosen = panel[panel[wire.UNIQUE_ID].isin(stocks) & (panel[wire.DS] <= "2017-12-29")]
-    recent = chosen.groupby(wire.UNIQUE_ID).tail(420)[[*wire.HISTORY, *wire.MARKET]]
-    return recent.assign(unique_id=recent[wire.UNIQUE_ID].map(stocks)).reset_index(drop=True)
+    chosen = panel[panel[names.UNIQUE_ID].isin(stocks) & (panel[names.DS] <= "2017-12-29")]
+    recent = chosen.groupby(names.UNIQUE_ID).tail(420)[[*names.HISTORY, *names.MARKET]]
+    return recent.assign(unique_id=recent[names.UNIQUE_ID].map(stocks)).reset_index(drop=True)
 
 
 def predict(one: model.GraphForecaster, frame: pd.DataFrame, horizon: int = 3) -> Forecast:
-    return one.predict(contract.check_history(frame, one.spec), horizon, LEVELS, 0, {})
+    request = one.spec.request({"horizon": horizon})
+    return forecast_of(one, check_history(frame, one.spec), request)
 
 
-def of(history: pd.DataFrame, *names: str) -> pd.DataFrame:
-    return history[history[wire.UNIQUE_ID].isin(names)].reset_index(drop=True)
+def of(history: pd.DataFrame, *symbols: str) -> pd.DataFrame:
+    return history[history[names.UNIQUE_ID].isin(symbols)].reset_index(drop=True)
 
 
 def test_a_part_of_the_universe_gets_what_its_own_graph_gives_and_is_told_what_is_missing(
@@ -267,8 +272,7 @@ def test_a_part_of_the_universe_gets_what_its_own_graph_gives_and_is_told_what_i
     npt.assert_allclose(part.quantiles, alone.quantiles, rtol=2e-5)
     # A misses 2/3 of what it hears, C 2/4, D 3/4.
     assert part.notes == {
-        "graph": "forecast without 2 of the 5 series of its graph, who are 64% of what these series hear of their "
-        "neighbours"
+        "graph": "forecast without 2 of the 5 series of its graph; they carry 64% of the neighbour weight"
     }
     assert alone.notes == {}
 
@@ -294,8 +298,8 @@ def test_without_edges_a_series_is_forecast_the_same_bits_whoever_is_there(net: 
 def test_forecasts_are_in_the_volatility_of_each_series(net: Network, history: pd.DataFrame) -> None:
     """Half the returns of a series are, without edges, half its forecast and nobody else's."""
     one = forecaster(net, torch.zeros(5, 5))
-    is_b = history[wire.UNIQUE_ID] == "B"
-    halved = history.assign(y=history[wire.Y].where(~is_b, history[wire.Y] / 2))
+    is_b = history[names.UNIQUE_ID] == "B"
+    halved = history.assign(y=history[names.Y].where(~is_b, history[names.Y] / 2))
     whole, after = predict(one, history).quantiles, predict(one, halved).quantiles
     npt.assert_allclose(after[1], whole[1] / 2, rtol=2e-3)
     npt.assert_array_equal(after[[0, 2, 3, 4]], whole[[0, 2, 3, 4]])
@@ -305,7 +309,7 @@ def test_series_need_the_same_last_sessions_and_may_begin_on_different_ones(
     net: Network, history: pd.DataFrame
 ) -> None:
     one = forecaster(net)
-    rows = history[history[wire.UNIQUE_ID] == "C"].index
+    rows = history[history[names.UNIQUE_ID] == "C"].index
     later = predict(one, history.drop(rows[:50]))
     npt.assert_allclose(later.quantiles, predict(one, history).quantiles, rtol=0.2)
     with pytest.raises(
@@ -317,11 +321,11 @@ def test_series_need_the_same_last_sessions_and_may_begin_on_different_ones(
 
 
 def test_too_short_a_history_and_an_unknown_symbol_are_refused(net: Network, history: pd.DataFrame) -> None:
-    short = history.groupby(wire.UNIQUE_ID).tail(features.WARMUP + SESSIONS - 2)
+    short = history.groupby(names.UNIQUE_ID).tail(features.WARMUP + SESSIONS - 2)
     with pytest.raises(BadHistory, match=f"needs {features.WARMUP + SESSIONS - 1}"):
         predict(forecaster(net), short)
     with pytest.raises(BadHistory, match="is none of the 5 that graph knows"):
-        predict(forecaster(net), history.assign(unique_id="Z" + history[wire.UNIQUE_ID]))
+        predict(forecaster(net), history.assign(unique_id="Z" + history[names.UNIQUE_ID]))
 
 
 def test_saved_and_loaded_forecaster_forecasts_the_same_bits_in_every_thread(
@@ -350,7 +354,7 @@ def test_saved_and_loaded_forecaster_forecasts_the_same_bits_in_every_thread(
 def test_edges_are_listed_with_what_is_heard() -> None:
     table = picture.edges(WEIGHTS.numpy(), heard(WEIGHTS, ALL).numpy(), UNIVERSE)
     assert len(table) == 10
-    third = table[table[wire.UNIQUE_ID] == "C"]
+    third = table[table[names.UNIQUE_ID] == "C"]
     assert third["neighbour"].tolist() == ["B", "A", "D"]
     npt.assert_allclose(third[["weight", "share"]], [[2, 0.5], [1, 0.25], [1, 0.25]])
 

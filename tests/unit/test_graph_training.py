@@ -14,9 +14,12 @@ from jobs import families
 from mlprojects.blocks import features
 from mlprojects.graph import adjacency, model, train
 from mlprojects.graph.windows import Windows
-from registry import contract, volatility, wire
-from registry.contract import History, Trained
+from registry import training
 from registry.errors import BadConfig, BadHistory
+from registry.forecast import names, volatility
+from registry.forecast.forecast import Forecaster
+from registry.forecast.history import History
+from registry.training import Trained
 
 STOCKS = ("AAPL", "JPM", "MSFT", "XOM")
 CONTEXT = 8  # of the tiny config
@@ -37,7 +40,7 @@ class Run:
     def should_stop(self) -> bool:
         return self.reports[-1][0] >= self.give_up_at
 
-    def fit_member(self, *_: object, **__: object) -> contract.Forecaster:
+    def fit_member(self, *_: object, **__: object) -> Forecaster:
         raise NotImplementedError("a graph network has no members")
 
     def losses(self, name: str) -> dict[int, float]:
@@ -47,11 +50,11 @@ class Run:
 @pytest.fixture(scope="module")
 def history(panel: pd.DataFrame) -> pd.DataFrame:
     """Four stocks of three sectors, 2017 to the first quarter of 2019."""
-    wanted = panel[wire.UNIQUE_ID].isin(STOCKS) & panel[wire.DS].between("2017-01-01", "2019-03-29")
+    wanted = panel[names.UNIQUE_ID].isin(STOCKS) & panel[names.DS].between("2017-01-01", "2019-03-29")
     return panel[wanted].reset_index(drop=True)
 
 
-def tiny(**overrides: Any) -> contract.Config:
+def tiny(**overrides: Any) -> training.Config:
     return families.load_config(
         families.find("graph"), {"graph": "correlation", "k": 2, "choose_until": "2019-03-29", **overrides}, tiny=True
     )
@@ -102,15 +105,15 @@ def test_losses_are_reported_and_the_untrained_one_is_that_of_normal_quantiles(
 
 def normal_loss(history: pd.DataFrame) -> float:
     """Mean pinball loss of EWMA volatility x normal quantiles over the forecasts with all outcomes in 2019."""
-    normal = torch.distributions.Normal(0.0, 1.0).icdf(torch.tensor(wire.LEVELS, dtype=torch.float64)).numpy()
+    normal = torch.distributions.Normal(0.0, 1.0).icdf(torch.tensor(names.LEVELS, dtype=torch.float64)).numpy()
     found = []
-    for _, one in history.groupby(wire.UNIQUE_ID):
-        y, ds = one[wire.Y].to_numpy(), one[wire.DS].to_numpy()
+    for _, one in history.groupby(names.UNIQUE_ID):
+        y, ds = one[names.Y].to_numpy(), one[names.DS].to_numpy()
         sigma = volatility.ewma_volatility(y[None])[0]
         for origin in range(len(y) - 5):
             if ds[origin + 1] > np.datetime64("2018-12-31"):
                 error = y[origin + 1 : origin + 6, None] - sigma[origin] * normal
-                found.append(np.maximum(np.array(wire.LEVELS) * error, (np.array(wire.LEVELS) - 1) * error).mean())
+                found.append(np.maximum(np.array(names.LEVELS) * error, (np.array(names.LEVELS) - 1) * error).mean())
     return float(np.mean(found))
 
 
@@ -127,8 +130,8 @@ def test_what_comes_after_the_sessions_to_fit_changes_neither_graph_nor_weights(
     history: pd.DataFrame, tmp_path: Path, kind: str
 ) -> None:
     """They choose the step alone: here there is one to choose, against the untrained network."""
-    later = history[wire.DS] > "2018-12-31"
-    numbers = {name: history[name].where(~later, 0.5 * history[name] + 0.003) for name in (wire.Y, *wire.MARKET)}
+    later = history[names.DS] > "2018-12-31"
+    numbers = {name: history[name].where(~later, 0.5 * history[name] + 0.003) for name in (names.Y, *names.MARKET)}
     settings = {"graph": kind, "isolated": "loop", "check_every": 4}
     runs = [Run(tmp_path / "a"), Run(tmp_path / "b")]
     one, other = (
@@ -142,14 +145,14 @@ def test_what_comes_after_the_sessions_to_fit_changes_neither_graph_nor_weights(
 
 
 def test_the_graph_is_that_of_the_returns_to_fit(trained: Trained, history: pd.DataFrame) -> None:
-    wide = history[history[wire.DS] <= "2018-12-31"].pivot(index=wire.DS, columns=wire.UNIQUE_ID, values=wire.Y)
+    wide = history[history[names.DS] <= "2018-12-31"].pivot(index=names.DS, columns=names.UNIQUE_ID, values=names.Y)
     expected = adjacency.correlation(wide[list(STOCKS)].to_numpy().T, 2)
     npt.assert_allclose(trained.forecaster.weights, expected, rtol=1e-6)
     table = trained.tables["adjacency"]
     assert trained.params["edges"] == len(table) == (expected > 0).sum()
-    one = table.set_index([wire.UNIQUE_ID, "neighbour"]).loc[("AAPL", "MSFT")]
+    one = table.set_index([names.UNIQUE_ID, "neighbour"]).loc[("AAPL", "MSFT")]
     npt.assert_allclose(one["weight"], wide["AAPL"].corr(wide["MSFT"]), rtol=1e-6)
-    npt.assert_allclose(table.groupby(wire.UNIQUE_ID)["share"].sum(), 1.0, rtol=1e-6)
+    npt.assert_allclose(table.groupby(names.UNIQUE_ID)["share"].sum(), 1.0, rtol=1e-6)
     assert list(trained.figures) == ["adjacency"]
 
 
@@ -159,7 +162,7 @@ def test_a_learned_graph_has_parameters_and_a_network_without_edges_shows_no_gra
     learned = fitted(history, tmp_path / "learned", graph="learned")
     assert learned.params["parameters"] == trained.params["parameters"] + 2 * 4 * 8
     npt.assert_allclose(learned.forecaster.weights.sum(dim=1), 1.0, rtol=1e-6)
-    assert set(learned.tables["adjacency"].groupby(wire.UNIQUE_ID).size()) == {4}
+    assert set(learned.tables["adjacency"].groupby(names.UNIQUE_ID).size()) == {4}
     none = fitted(history, tmp_path / "none", graph="none")
     assert (none.figures, none.tables, none.params["edges"]) == ({}, {}, 0)
     npt.assert_array_equal(none.forecaster.weights, np.zeros((4, 4)))
@@ -167,7 +170,7 @@ def test_a_learned_graph_has_parameters_and_a_network_without_edges_shows_no_gra
 
 def test_features_are_scaled_by_the_sessions_to_fit(trained: Trained, history: pd.DataFrame) -> None:
     net = trained.forecaster.net
-    seen = history[history[wire.DS] <= "2018-12-31"].reset_index(drop=True)
+    seen = history[history[names.DS] <= "2018-12-31"].reset_index(drop=True)
     whole = History.of(seen, features.COLUMNS)
     [(which, values)] = whole.blocks(len(seen), features.COLUMNS)
     length = values.shape[1]
@@ -182,10 +185,10 @@ def test_windows_hold_what_is_known_at_the_origin_and_the_returns_after_it(histo
     windows = windows_of(history)
     origin = int(windows.fit[7])
     batch = windows.take(torch.tensor([origin]))
-    msft = history[history[wire.UNIQUE_ID] == "MSFT"]
-    npt.assert_allclose(batch.y[0, 2], msft[wire.Y].iloc[origin + 1 : origin + 6], rtol=1e-6)
+    msft = history[history[names.UNIQUE_ID] == "MSFT"]
+    npt.assert_allclose(batch.y[0, 2], msft[names.Y].iloc[origin + 1 : origin + 6], rtol=1e-6)
     values = msft[list(features.COLUMNS)].to_numpy()[None, : origin + 1]
-    known = features.daily(values, msft[wire.DS].to_numpy()[None, : origin + 1].astype("datetime64[D]"), CONTEXT)
+    known = features.daily(values, msft[names.DS].to_numpy()[None, : origin + 1].astype("datetime64[D]"), CONTEXT)
     npt.assert_allclose(batch.x[0, :, 2], known[0], rtol=1e-5, atol=1e-6)
     npt.assert_allclose(batch.sigma[0, 2], volatility.ewma_volatility(values[:, :, 0])[0, -1], rtol=1e-6)
 
@@ -197,7 +200,7 @@ def windows_of(history: pd.DataFrame, **changed: Any) -> Windows:
 
 def test_outcomes_to_fit_end_by_fit_until_and_those_to_choose_on_begin_after_it(history: pd.DataFrame) -> None:
     windows = windows_of(history)
-    ds = history[history[wire.UNIQUE_ID] == "XOM"][wire.DS].to_numpy()
+    ds = history[history[names.UNIQUE_ID] == "XOM"][names.DS].to_numpy()
     assert str(ds[windows.fit[-1] + 5])[:10] == "2018-12-31"
     assert str(ds[windows.chosen[0] + 1])[:10] == "2019-01-02"
     assert str(ds[windows.chosen[-1] + 5])[:10] == "2019-03-29"
@@ -205,19 +208,19 @@ def test_outcomes_to_fit_end_by_fit_until_and_those_to_choose_on_begin_after_it(
 
 
 def test_too_few_sessions_to_fit_or_to_choose_on_are_refused(history: pd.DataFrame) -> None:
-    days = history[wire.DS].drop_duplicates()
+    days = history[names.DS].drop_duplicates()
     needed = features.WARMUP - 1 + CONTEXT + 5
     start = days[days <= "2018-12-31"].iloc[-needed]
-    assert len(windows_of(history[history[wire.DS] >= start]).fit) == 1
+    assert len(windows_of(history[history[names.DS] >= start]).fit) == 1
     with pytest.raises(BadHistory, match=r"hold no forecast up to 2018-12-31; .* take 313 \+ 8 \+ 5") as caught:
-        windows_of(history[history[wire.DS] > start])
+        windows_of(history[history[names.DS] > start])
     assert caught.value.code == "TOO_SHORT"
     with pytest.raises(BadHistory, match="hold no forecast with all outcomes after 2018-12-31"):
-        windows_of(history[history[wire.DS] < "2019-01-08"])  # four sessions
+        windows_of(history[history[names.DS] < "2019-01-08"])  # four sessions
 
 
 def test_a_series_that_lacks_sessions_is_named(history: pd.DataFrame, tmp_path: Path) -> None:
-    holes = history.drop(history[(history[wire.UNIQUE_ID] == "JPM") & history[wire.DS].dt.month.eq(5)].index)
+    holes = history.drop(history[(history[names.UNIQUE_ID] == "JPM") & history[names.DS].dt.month.eq(5)].index)
     with pytest.raises(
         BadHistory, match=r"^JPM lacks 44 of the 563 sessions of the 4 series, first 2017-05-01"
     ) as caught:
@@ -227,12 +230,12 @@ def test_a_series_that_lacks_sessions_is_named(history: pd.DataFrame, tmp_path: 
 
 def test_one_series_is_no_graph(history: pd.DataFrame, tmp_path: Path) -> None:
     with pytest.raises(BadHistory, match="two series or more, found 1"):
-        fitted(history[history[wire.UNIQUE_ID] == "JPM"], tmp_path)
+        fitted(history[history[names.UNIQUE_ID] == "JPM"], tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["correlation", "learned", "none"])
 def test_a_series_that_never_moves_is_named(history: pd.DataFrame, tmp_path: Path, kind: str) -> None:
-    still = history.assign(y=history[wire.Y].where(history[wire.UNIQUE_ID] != "MSFT", 0.0))
+    still = history.assign(y=history[names.Y].where(history[names.UNIQUE_ID] != "MSFT", 0.0))
     with pytest.raises(BadHistory, match=r"^MSFT has the same return in every session") as caught:
         fitted(still, tmp_path, graph=kind)
     assert caught.value.code == "CONSTANT"
@@ -248,7 +251,7 @@ def test_an_isolated_series_is_named_unless_it_may_hear_itself(history: pd.DataF
 
 def test_data_without_sectors_have_no_sector_graph(history: pd.DataFrame, tmp_path: Path) -> None:
     with pytest.raises(BadConfig, match="say no sectors"):
-        fitted(history.drop(columns=wire.SECTOR), tmp_path, graph="sector")
+        fitted(history.drop(columns=names.SECTOR), tmp_path, graph="sector")
 
 
 def test_training_stops_when_it_is_told_to(history: pd.DataFrame, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Kronos behind the contract: bars in, sampled bars and their quantiles out; what it refuses, and how it says so."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -22,11 +23,13 @@ from mlprojects.kronos.model import Kronos
 from mlprojects.kronos.official import load_predictor, load_tokenizer, save_official
 from mlprojects.kronos.sampler import Draw, Sampled, Sampler
 from mlprojects.kronos.shapes import SIZES, PredictorConfig, TokenizerConfig
-from registry import bars as bars_module
-from registry import calendars, wire
-from registry.bars import correct
-from registry.contract import Forecast, check_forecast, check_history
 from registry.errors import BadConfig, BadHistory, Corrupt, KronosError
+from registry.forecast import bars as bars_module
+from registry.forecast import calendars, names
+from registry.forecast.answer import forecast_of
+from registry.forecast.bars import correct
+from registry.forecast.forecast import Forecast
+from registry.forecast.history import check_history
 from registry.settings import CHECKOUT, Settings
 
 CUT = pd.Timestamp("2012-06-14")
@@ -52,16 +55,14 @@ def kronos(official: Path) -> Kronos:
 def bars(compiled: Settings) -> pd.DataFrame:
     """The last 120 real bars of three series up to CUT."""
     frame = processed.load_bars(compiled)
-    kept = frame[frame[wire.UNIQUE_ID].isin(["AAPL", "IBM", "SP500"]) & (frame[wire.DS] <= CUT)]
-    columns = [*wire.HISTORY, *wire.BAR]
-    return kept.groupby(wire.UNIQUE_ID).tail(60)[columns].reset_index(drop=True)
+    kept = frame[frame[names.UNIQUE_ID].isin(["AAPL", "IBM", "SP500"]) & (frame[names.DS] <= CUT)]
+    columns = [*names.HISTORY, *names.BAR]
+    return kept.groupby(names.UNIQUE_ID).tail(60)[columns].reset_index(drop=True)
 
 
 def ask(kronos: Kronos, frame: pd.DataFrame, *, horizon: int = 5, seed: int = 0, **options: Any) -> Forecast:
-    known = {o.name: o.default for o in kronos.spec.options} | {"num_samples": 20} | options
-    forecast = kronos.predict(check_history(frame, kronos.spec), horizon, wire.LEVELS, seed, known)
-    check_forecast(forecast, kronos.spec, horizon, wire.LEVELS)
-    return forecast
+    request = kronos.spec.request({"horizon": horizon, "seed": seed, "num_samples": 20} | options)
+    return forecast_of(kronos, check_history(frame, kronos.spec), request)
 
 
 def test_forecast_holds_possible_bars_and_their_quantiles(kronos: Kronos, bars: pd.DataFrame) -> None:
@@ -123,7 +124,7 @@ def test_a_longer_history_is_cut_and_the_reply_says_so(official: Path, bars: pd.
 
 def direct(kronos: Kronos, frame: pd.DataFrame, draw: Draw, *, seed: int, paths: int, **told: Any) -> Sampled:
     """What the sampler gives for one series, asked by hand."""
-    values = frame[list(wire.BAR)].to_numpy()[None]
+    values = frame[list(names.BAR)].to_numpy()[None]
     cutoff = frame["ds"].iloc[-1].to_datetime64().astype("datetime64[D]")
     future = calendars.next_sessions("XNYS", frame["ds"].iloc[-1], 5).to_numpy()
     days = np.concatenate([frame["ds"].to_numpy(), future]).astype("datetime64[D]").astype(np.int64)
@@ -177,7 +178,7 @@ def test_an_anchored_path_is_moved_by_what_tokens_lose_of_the_last_close(kronos:
 
 
 def test_closes_that_move_too_little_for_the_floor_are_said(kronos: Kronos, bars: pd.DataFrame) -> None:
-    prices = bars.assign(**{name: bars[name] * 1e-6 for name in wire.OHLC})
+    prices = bars.assign(**{name: bars[name] * 1e-6 for name in names.OHLC})
     assert ask(kronos, prices).notes["scale"].startswith("closes move by less than 0.001")
     assert "scale" not in ask(kronos, bars).notes
 
@@ -273,17 +274,16 @@ def test_out_of_memory_is_one_line_with_three_ways_out(official: Path, bars: pd.
 import resource, pandas as pd, psutil
 from pathlib import Path
 from mlprojects.kronos import model
-from registry.contract import check_history
+from registry.forecast.history import check_history
 from registry.errors import KronosError
 official = Path({str(official)!r})
 kronos = model.from_official(official / "p", official / "t", name="kronos", max_context=128)
 history = check_history(pd.read_parquet({str(tmp_path / "bars.parquet")!r}), kronos.spec)
-options = {{o.name: o.default for o in kronos.spec.options}}
-kronos.predict(history, 1, (0.5,), 0, options | {{"num_samples": 1}})
+kronos.predict(history, kronos.spec.request({{"horizon": 1, "num_samples": 1}}))
 limit = psutil.Process().memory_info().vms + (60 << 20)
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 try:
-    kronos.predict(history, 60, (0.5,), 0, options | {{"num_samples": 1000, "precision": "fp32"}})
+    kronos.predict(history, kronos.spec.request({{"horizon": 60, "num_samples": 1000}}))
 except KronosError as error:
     print(error.code, error.message)
 """
@@ -308,8 +308,9 @@ def test_an_error_that_is_not_about_memory_is_not_called_so(
 
 
 def test_a_horizon_that_the_window_cannot_hold_is_refused(kronos: Kronos, bars: pd.DataFrame) -> None:
+    beyond = dataclasses.replace(kronos.spec.request(), horizon=128)
     with pytest.raises(KronosError, match="128 steps were asked for"):
-        ask(kronos, bars, horizon=128)
+        kronos.predict(check_history(bars, kronos.spec), beyond)
 
 
 @pytest.mark.parametrize(

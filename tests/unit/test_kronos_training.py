@@ -19,8 +19,8 @@ from mlprojects.kronos.architecture import Predictor, Tokenizer
 from mlprojects.kronos.official import load_predictor
 from mlprojects.kronos.shapes import PredictorConfig, TokenizerConfig
 from mlprojects.kronos.train import Config, Windows
-from registry import wire
 from registry.errors import BadConfig, BadHistory
+from registry.forecast import names
 from registry.settings import Settings
 
 
@@ -53,7 +53,7 @@ def tiny() -> Config:
 def history(compiled: Settings, tiny: Config) -> pd.DataFrame:
     """What training is handed: all bars up to the end of the choice."""
     frame = processed.load_bars(compiled)
-    seen: pd.DataFrame = frame[frame[wire.DS] <= tiny.choose_until].reset_index(drop=True)
+    seen: pd.DataFrame = frame[frame[names.DS] <= tiny.choose_until].reset_index(drop=True)
     return seen
 
 
@@ -76,7 +76,7 @@ def test_a_window_is_scaled_by_its_context_alone(history: pd.DataFrame, tiny: Co
 
 def test_windows_to_fit_end_in_time_and_windows_to_choose_on_begin_after(history: pd.DataFrame, tiny: Config) -> None:
     windows = Windows.of(history, tiny)
-    ds, ids = history[wire.DS].to_numpy(), history[wire.UNIQUE_ID].to_numpy()
+    ds, ids = history[names.DS].to_numpy(), history[names.UNIQUE_ID].to_numpy()
     last = tiny.context + tiny.targets - 1
     assert ds[windows.fit + last].max() <= np.datetime64(tiny.fit_until)
     assert ds[windows.chosen + tiny.context].min() > np.datetime64(tiny.fit_until)
@@ -95,7 +95,7 @@ def test_a_batch_depends_on_its_generator_alone(history: pd.DataFrame, tiny: Con
 
 
 def test_nothing_to_choose_on_and_nothing_to_fit_are_refused(history: pd.DataFrame, tiny: Config) -> None:
-    cut = history[history[wire.DS] <= tiny.fit_until].reset_index(drop=True)
+    cut = history[history[names.DS] <= tiny.fit_until].reset_index(drop=True)
     with pytest.raises(BadHistory, match=r"no window of context .* to choose on between 2009-12-31 and 2010-12-31"):
         Windows.of(cut, tiny)
     with pytest.raises(BadHistory, match="to fit on up to 1999-01-31"):

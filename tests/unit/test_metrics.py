@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from scipy.stats import norm, spearmanr, ttest_1samp
 from scipy.stats import t as student
 
-from registry import metrics, wire
+from registry.forecast import names
+from registry.scoring import difference, metrics
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -17,7 +18,7 @@ seeds = st.integers(0, 2**32 - 1)
 def sample(seed: int = 0, n: int = 40) -> tuple[np.ndarray, np.ndarray]:
     """Outcomes [n] and sorted quantiles [n, 11]."""
     rng = np.random.default_rng(seed)
-    return rng.normal(0, 0.02, n), np.sort(rng.normal(0, 0.02, (n, len(wire.LEVELS))), axis=1)
+    return rng.normal(0, 0.02, n), np.sort(rng.normal(0, 0.02, (n, len(names.LEVELS))), axis=1)
 
 
 # --- scores -----------------------------------------------------------------------------------
@@ -40,24 +41,24 @@ def test_pinball_by_hand():
 
 def test_pinball_is_the_loop_and_what_scoringrules_says():
     y, q = sample()
-    found = metrics.pinball(y, q, wire.LEVELS)
-    npt.assert_allclose(found, pinball_by_loop(y, q, wire.LEVELS), rtol=1e-12, atol=1e-18)
+    found = metrics.pinball(y, q, names.LEVELS)
+    npt.assert_allclose(found, pinball_by_loop(y, q, names.LEVELS), rtol=1e-12, atol=1e-18)
     npt.assert_allclose(
-        found, scoringrules.quantile_score(y[:, None], q, np.array(wire.LEVELS)), rtol=1e-12, atol=1e-18
+        found, scoringrules.quantile_score(y[:, None], q, np.array(names.LEVELS)), rtol=1e-12, atol=1e-18
     )
 
 
 def test_crps_is_what_scoringrules_says_of_the_same_quantiles():
     y, q = sample()
     npt.assert_allclose(
-        metrics.crps(y, q, wire.LEVELS), scoringrules.crps_quantile(y, q, np.array(wire.LEVELS)), rtol=1e-12
+        metrics.crps(y, q, names.LEVELS), scoringrules.crps_quantile(y, q, np.array(names.LEVELS)), rtol=1e-12
     )
 
 
 def test_crps_of_the_standard_normal_at_its_median():
     # 2 phi(0) - 1 / sqrt(pi) = .233695 in closed form (Gneiting and Raftery 2007); .231775 on our 11 levels
     zero = np.zeros(1)
-    npt.assert_allclose(metrics.crps(zero, norm.ppf([wire.LEVELS]), wire.LEVELS), 0.231775, atol=5e-7)
+    npt.assert_allclose(metrics.crps(zero, norm.ppf([names.LEVELS]), names.LEVELS), 0.231775, atol=5e-7)
     fine = (np.arange(20_000) + 0.5) / 20_000
     closed_form = 2 * norm.pdf(0) - 1 / np.sqrt(np.pi)
     npt.assert_allclose(closed_form, 0.233695, atol=5e-7)
@@ -86,19 +87,19 @@ def test_an_outcome_on_the_edge_of_a_band_is_inside():
 @given(seeds)
 def test_a_perfect_forecast_scores_0_and_no_forecast_scores_less(seed: int):
     y, q = sample(seed)
-    perfect = np.repeat(y[:, None], len(wire.LEVELS), axis=1)
-    npt.assert_array_equal(metrics.pinball(y, perfect, wire.LEVELS), 0)
-    npt.assert_array_equal(metrics.crps(y, perfect, wire.LEVELS), 0)
+    perfect = np.repeat(y[:, None], len(names.LEVELS), axis=1)
+    npt.assert_array_equal(metrics.pinball(y, perfect, names.LEVELS), 0)
+    npt.assert_array_equal(metrics.crps(y, perfect, names.LEVELS), 0)
     npt.assert_array_equal(metrics.winkler(y, y, y, 0.9), 0)
-    assert (metrics.pinball(y, q, wire.LEVELS) >= 0).all()
+    assert (metrics.pinball(y, q, names.LEVELS) >= 0).all()
 
 
 @given(seeds, st.floats(0.001, 1000), st.floats(-1, 1))
 def test_scores_scale_with_the_unit_and_ignore_a_common_shift(seed: int, factor: float, shift: float):
     y, q = sample(seed)
     npt.assert_allclose(
-        metrics.crps(factor * y + shift, factor * q + shift, wire.LEVELS),
-        factor * metrics.crps(y, q, wire.LEVELS),
+        metrics.crps(factor * y + shift, factor * q + shift, names.LEVELS),
+        factor * metrics.crps(y, q, names.LEVELS),
         rtol=1e-6,
         atol=1e-12,
     )
@@ -108,17 +109,17 @@ def test_scores_scale_with_the_unit_and_ignore_a_common_shift(seed: int, factor:
 def test_the_score_of_a_row_does_not_depend_on_the_others(seed: int):
     y, q = sample(seed)
     order = np.random.default_rng(seed).permutation(len(y))
-    whole = metrics.crps(y, q, wire.LEVELS)
-    npt.assert_array_equal(metrics.crps(y[order], q[order], wire.LEVELS), whole[order])
-    npt.assert_array_equal(metrics.crps(y[:1], q[:1], wire.LEVELS), whole[:1])
+    whole = metrics.crps(y, q, names.LEVELS)
+    npt.assert_array_equal(metrics.crps(y[order], q[order], names.LEVELS), whole[order])
+    npt.assert_array_equal(metrics.crps(y[:1], q[:1], names.LEVELS), whole[:1])
 
 
 def test_the_true_quantiles_score_best_on_average():
     y = np.random.default_rng(0).normal(size=20_000)
 
     def score(mean: float, sd: float) -> float:
-        quantiles = np.broadcast_to(mean + sd * norm.ppf(wire.LEVELS), (len(y), len(wire.LEVELS)))
-        return float(metrics.crps(y, quantiles, wire.LEVELS).mean())
+        quantiles = np.broadcast_to(mean + sd * norm.ppf(names.LEVELS), (len(y), len(names.LEVELS)))
+        return float(metrics.crps(y, quantiles, names.LEVELS).mean())
 
     true = score(0, 1)
     assert true < min(score(0.2, 1), score(-0.2, 1), score(0, 0.8), score(0, 1.25))
@@ -192,9 +193,9 @@ def two_sided(statistic: float, n: int) -> float:
 def test_at_one_step_it_is_the_t_test_of_the_mean():
     # h = 1: the factor sqrt((T - 1) / T) turns the divisor T of the variance into T - 1
     d = differences(n=60)
-    npt.assert_allclose(metrics.diebold_mariano(d, 1).p_hln, ttest_1samp(d, 0).pvalue, rtol=1e-10)
+    npt.assert_allclose(difference.diebold_mariano(d, 1).p_hln, ttest_1samp(d, 0).pvalue, rtol=1e-10)
     by_hand = d.mean() / (d.std(ddof=1) / np.sqrt(len(d)))
-    npt.assert_allclose(metrics.diebold_mariano(d, 1).p_hln, two_sided(by_hand, 60), rtol=1e-10)
+    npt.assert_allclose(difference.diebold_mariano(d, 1).p_hln, two_sided(by_hand, 60), rtol=1e-10)
 
 
 @pytest.mark.parametrize(("n", "horizon", "factor"), [(50, 3, 0.9499), (250, 3, 0.9900), (50, 5, 0.9099)])
@@ -202,7 +203,7 @@ def test_the_small_sample_factor_is_that_of_harvey_leybourne_and_newbold(n: int,
     # Their factor, IJF 13 (1997): sqrt((T + 1 - 2h + h (h - 1) / T) / T); for 50, 3: sqrt((51 - 6 + .12) / 50) = .9499
     d = differences(n=n)
     statistic = t_statistic_by_loop(d, [1.0] * horizon)
-    found = metrics.diebold_mariano(d, horizon).p_hln
+    found = difference.diebold_mariano(d, horizon).p_hln
     implied = student.isf(found / 2, n - 1) / abs(statistic)
     npt.assert_allclose(implied, factor, atol=5e-5)
 
@@ -211,42 +212,42 @@ def test_the_second_p_value_weights_20_lags_by_bartlett():
     d = differences()
     weights = [1 - lag / 21 for lag in range(21)]
     expected = two_sided(t_statistic_by_loop(d, weights), len(d))
-    npt.assert_allclose(metrics.diebold_mariano(d, 5).p_bartlett, expected, rtol=1e-9)
-    npt.assert_allclose(metrics.diebold_mariano(d, 1).p_bartlett, expected, rtol=1e-9)
+    npt.assert_allclose(difference.diebold_mariano(d, 5).p_bartlett, expected, rtol=1e-9)
+    npt.assert_allclose(difference.diebold_mariano(d, 1).p_bartlett, expected, rtol=1e-9)
 
 
 def test_the_larger_p_value_counts():
-    assert metrics.DieboldMariano(0.01, 0.2).p == 0.2
-    assert metrics.DieboldMariano(0.3, 0.2).p == 0.3
+    assert difference.DieboldMariano(0.01, 0.2).p == 0.2
+    assert difference.DieboldMariano(0.3, 0.2).p == 0.3
 
 
 @given(seeds, st.floats(0.001, 1000), st.integers(1, 10))
 def test_unit_and_side_of_the_differences_do_not_matter(seed: int, factor: float, horizon: int):
     d = differences(seed, n=80)
-    test = metrics.diebold_mariano(d, horizon)
+    test = difference.diebold_mariano(d, horizon)
     for changed in (factor * d, -d):
-        again = metrics.diebold_mariano(changed, horizon)
+        again = difference.diebold_mariano(changed, horizon)
         npt.assert_allclose([again.p_hln, again.p_bartlett], [test.p_hln, test.p_bartlett], rtol=1e-6)
 
 
 def test_noise_is_called_significant_about_as_often_as_the_level_says():
     rng = np.random.default_rng(0)
-    p = [metrics.diebold_mariano(rng.normal(size=250), 1).p_hln for _ in range(1000)]
+    p = [difference.diebold_mariano(rng.normal(size=250), 1).p_hln for _ in range(1000)]
     npt.assert_allclose(np.mean(np.array(p) < 0.05), 0.05, atol=0.02)
 
 
 def test_a_clear_difference_is_significant_and_a_mean_of_0_is_not():
-    assert metrics.diebold_mariano(differences(mean=1.0), 5).p < 1e-6
+    assert difference.diebold_mariano(differences(mean=1.0), 5).p < 1e-6
     d = differences()
-    npt.assert_allclose(metrics.diebold_mariano(d - d.mean(), 5).p, 1.0, atol=1e-9)
+    npt.assert_allclose(difference.diebold_mariano(d - d.mean(), 5).p, 1.0, atol=1e-9)
 
 
 def test_a_variance_that_is_not_positive_is_no_evidence():
     d = 1 + np.tile([1.0, -1.0], 20)  # lag 1: rectangular window 1 - 2 x .975 < 0
-    assert metrics.diebold_mariano(d, 2).p_hln == 1.0
-    assert metrics.diebold_mariano(np.full(30, 0.5), 1).p == 1.0
+    assert difference.diebold_mariano(d, 2).p_hln == 1.0
+    assert difference.diebold_mariano(np.full(30, 0.5), 1).p == 1.0
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5])
 def test_no_more_dates_than_steps_is_no_evidence(n: int):
-    assert metrics.diebold_mariano(differences(n=n), 5).p == 1.0
+    assert difference.diebold_mariano(differences(n=n), 5).p == 1.0

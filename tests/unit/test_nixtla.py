@@ -16,9 +16,13 @@ import torch
 from jobs import families
 from mlprojects.nixtla import model, networks, train
 from mlprojects.nixtla.model import WindowForecaster
-from registry import contract, wire
-from registry.contract import Forecast, Trained
+from registry import training
 from registry.errors import BadConfig, BadHistory, KronosError
+from registry.forecast import names
+from registry.forecast.answer import forecast_of
+from registry.forecast.forecast import Forecast
+from registry.forecast.history import check_history
+from registry.training import Trained
 
 SERIES = ("AAPL", "JNJ", "XOM")
 CONTEXT = 60  # of the tiny models, 20 of stemgnn
@@ -46,11 +50,11 @@ class Run:
 @pytest.fixture(scope="module")
 def slice_of_panel(panel: pd.DataFrame) -> pd.DataFrame:
     """Three stocks, 2018 and 2019: fitted on the first year, chosen on the second."""
-    wanted = panel[wire.UNIQUE_ID].isin(SERIES) & panel[wire.DS].between("2018-01-01", "2019-12-31")
+    wanted = panel[names.UNIQUE_ID].isin(SERIES) & panel[names.DS].between("2018-01-01", "2019-12-31")
     return panel[wanted].reset_index(drop=True)
 
 
-def tiny(model: str = "nbeats", **overrides: Any) -> contract.Config:
+def tiny(model: str = "nbeats", **overrides: Any) -> training.Config:
     return families.load_config(families.find(model), overrides, tiny=True)
 
 
@@ -82,11 +86,11 @@ def forecaster(
     return made.forecaster
 
 
-def predict(forecaster: WindowForecaster, frame: pd.DataFrame, horizon: int = 5, levels: Any = wire.LEVELS) -> Forecast:
-    history = contract.check_history(frame, forecaster.spec)
-    forecast = forecaster.predict(history, horizon, levels, 0, {})
-    contract.check_forecast(forecast, forecaster.spec, horizon, levels)
-    return forecast
+def predict(
+    forecaster: WindowForecaster, frame: pd.DataFrame, horizon: int = 5, levels: Any = names.LEVELS
+) -> Forecast:
+    request = forecaster.spec.request({"horizon": horizon, "levels": levels})
+    return forecast_of(forecaster, check_history(frame, forecaster.spec), request).at(levels)
 
 
 def weights(forecaster: WindowForecaster, folder: Path) -> bytes:
@@ -100,7 +104,7 @@ def windows(n: int = 3, length: int = CONTEXT, seed: int = 0) -> np.ndarray:
 
 
 def without_a_session(history: pd.DataFrame, name: str, ds: str) -> pd.DataFrame:
-    return history[(history[wire.UNIQUE_ID] != name) | (history[wire.DS] != ds)].reset_index(drop=True)
+    return history[(history[names.UNIQUE_ID] != name) | (history[names.DS] != ds)].reset_index(drop=True)
 
 
 # --- forecasts --------------------------------------------------------------------------------
@@ -125,17 +129,17 @@ def test_eight_threads_get_the_same_bits(forecaster: WindowForecaster):
 def test_a_series_among_others_of_other_lengths_is_forecast_from_its_last_60_sessions(
     trained: Trained, slice_of_panel: pd.DataFrame
 ):
-    rows = slice_of_panel.groupby(wire.UNIQUE_ID).cumcount()
-    uneven = slice_of_panel[(slice_of_panel[wire.UNIQUE_ID] != "JNJ") | (rows >= 400)]
+    rows = slice_of_panel.groupby(names.UNIQUE_ID).cumcount()
+    uneven = slice_of_panel[(slice_of_panel[names.UNIQUE_ID] != "JNJ") | (rows >= 400)]
     together = predict(trained.forecaster, uneven)
     assert together.unique_id == SERIES
     for i, name in enumerate(SERIES):
-        alone = slice_of_panel[slice_of_panel[wire.UNIQUE_ID] == name].tail(CONTEXT)
+        alone = slice_of_panel[slice_of_panel[names.UNIQUE_ID] == name].tail(CONTEXT)
         npt.assert_array_equal(predict(trained.forecaster, alone).quantiles[0], together.quantiles[i])
 
 
 def test_sessions_before_the_context_change_nothing(forecaster: WindowForecaster, slice_of_panel: pd.DataFrame):
-    recent = slice_of_panel.groupby(wire.UNIQUE_ID).tail(forecaster.spec.max_context)
+    recent = slice_of_panel.groupby(names.UNIQUE_ID).tail(forecaster.spec.max_context)
     npt.assert_array_equal(predict(forecaster, recent).quantiles, predict(forecaster, slice_of_panel).quantiles)
 
 
@@ -149,7 +153,7 @@ def test_fewer_steps_and_levels_are_a_part_of_the_whole(forecaster: WindowForeca
 
 def test_one_session_less_than_the_context_is_too_few(forecaster: WindowForecaster, slice_of_panel: pd.DataFrame):
     with pytest.raises(BadHistory) as caught:
-        predict(forecaster, slice_of_panel.groupby(wire.UNIQUE_ID).tail(forecaster.spec.min_context - 1))
+        predict(forecaster, slice_of_panel.groupby(names.UNIQUE_ID).tail(forecaster.spec.min_context - 1))
     assert caught.value.code == "TOO_SHORT"
 
 
@@ -177,8 +181,8 @@ def test_the_symbols_of_training_are_the_universe(joint: WindowForecaster, slice
     assert joint.spec.joint
     assert joint.spec.universe == SERIES
     for changed in (
-        slice_of_panel[slice_of_panel[wire.UNIQUE_ID] != "JNJ"],
-        slice_of_panel.replace({wire.UNIQUE_ID: {"JNJ": "KO"}}),
+        slice_of_panel[slice_of_panel[names.UNIQUE_ID] != "JNJ"],
+        slice_of_panel.replace({names.UNIQUE_ID: {"JNJ": "KO"}}),
     ):
         with pytest.raises(BadHistory) as caught:
             predict(joint, changed)
@@ -189,7 +193,7 @@ def test_a_series_of_the_universe_changes_the_forecast_of_the_others(
     joint: WindowForecaster, slice_of_panel: pd.DataFrame
 ):
     moved = slice_of_panel.assign(
-        y=slice_of_panel[wire.Y].where(slice_of_panel[wire.UNIQUE_ID] != "JNJ", -slice_of_panel[wire.Y])
+        y=slice_of_panel[names.Y].where(slice_of_panel[names.UNIQUE_ID] != "JNJ", -slice_of_panel[names.Y])
     )
     before, after = (predict(joint, history).quantiles for history in (slice_of_panel, moved))
     assert (np.abs(after - before).max(axis=(1, 2)) > 0).all()
@@ -235,8 +239,8 @@ def test_training_reports_its_losses_and_the_step_of_the_best(trained: Trained, 
 
 @pytest.mark.parametrize("name", [*SINGLE, *JOINT])
 def test_weights_are_not_fitted_to_the_choice_period(name: str, slice_of_panel: pd.DataFrame, tmp_path: Path):
-    later = slice_of_panel[wire.DS] > "2018-12-31"
-    changed = slice_of_panel.assign(y=slice_of_panel[wire.Y].where(~later, 0.5 * slice_of_panel[wire.Y] + 0.01))
+    later = slice_of_panel[names.DS] > "2018-12-31"
+    changed = slice_of_panel.assign(y=slice_of_panel[names.Y].where(~later, 0.5 * slice_of_panel[names.Y] + 0.01))
     runs = [Run(tmp_path), Run(tmp_path)]
     first, second = (
         fitted(frame, tmp_path, name, run=run, val_check_steps=4)
@@ -249,7 +253,9 @@ def test_weights_are_not_fitted_to_the_choice_period(name: str, slice_of_panel: 
 
 
 def test_names_of_the_series_do_not_matter(trained: Trained, slice_of_panel: pd.DataFrame, tmp_path: Path):
-    renamed = slice_of_panel.assign(unique_id=slice_of_panel[wire.UNIQUE_ID].map(dict(zip(SERIES, "ABC", strict=True))))
+    renamed = slice_of_panel.assign(
+        unique_id=slice_of_panel[names.UNIQUE_ID].map(dict(zip(SERIES, "ABC", strict=True)))
+    )
     found = weights(fitted(renamed, tmp_path).forecaster, tmp_path / "renamed")
     assert found == weights(trained.forecaster, tmp_path / "first")
 
@@ -286,12 +292,12 @@ def test_the_callers_frame_is_left_as_it_was(slice_of_panel: pd.DataFrame, tmp_p
 
 
 def test_series_shorter_than_context_and_horizon_are_refused(slice_of_panel: pd.DataFrame, tmp_path: Path):
-    days = slice_of_panel[slice_of_panel[wire.UNIQUE_ID] == "XOM"][wire.DS]
+    days = slice_of_panel[slice_of_panel[names.UNIQUE_ID] == "XOM"][names.DS]
     start = days[days <= "2018-12-31"].iloc[-(CONTEXT + 4)]  # one session too few
     with pytest.raises(
         BadHistory, match=r"the shortest series has 64 sessions up to 2018-12-31; .* needs 65"
     ) as caught:
-        fitted(slice_of_panel[slice_of_panel[wire.DS] >= start], tmp_path)
+        fitted(slice_of_panel[slice_of_panel[names.DS] >= start], tmp_path)
     assert caught.value.code == "TOO_SHORT"
 
 
@@ -299,7 +305,7 @@ def test_series_shorter_than_context_and_horizon_are_refused(slice_of_panel: pd.
 def test_a_choice_period_shorter_than_the_horizon_is_refused(
     slice_of_panel: pd.DataFrame, tmp_path: Path, choose_until: str
 ):
-    seen = slice_of_panel[slice_of_panel[wire.DS] <= choose_until]
+    seen = slice_of_panel[slice_of_panel[names.DS] <= choose_until]
     with pytest.raises(KronosError):
         fitted(seen, tmp_path, choose_until=choose_until)
 
@@ -307,19 +313,19 @@ def test_a_choice_period_shorter_than_the_horizon_is_refused(
 @pytest.mark.parametrize("name", [*SINGLE, *JOINT])
 def test_a_window_of_zeros_is_refused(name: str, slice_of_panel: pd.DataFrame, tmp_path: Path):
     context = tiny(name).context
-    rows = np.flatnonzero(slice_of_panel[wire.UNIQUE_ID] == "JNJ")[100:]
+    rows = np.flatnonzero(slice_of_panel[names.UNIQUE_ID] == "JNJ")[100:]
     still = slice_of_panel.copy()
-    still.loc[rows[:context], wire.Y] = 0.0
-    last = f"{still[wire.DS][rows[context - 1]]:%Y-%m-%d}"
+    still.loc[rows[:context], names.Y] = 0.0
+    last = f"{still[names.DS][rows[context - 1]]:%Y-%m-%d}"
     with pytest.raises(BadHistory, match=f"all returns of JNJ are 0 in the {context} sessions up to {last}") as caught:
         fitted(still, tmp_path, name)
     assert caught.value.code == "CONSTANT"
-    still.loc[rows[5], wire.Y] = 0.001
+    still.loc[rows[5], names.Y] = 0.001
     fitted(still, tmp_path, name, max_steps=1)
 
 
 def test_a_loss_that_is_never_a_number_is_an_error(slice_of_panel: pd.DataFrame, tmp_path: Path):
-    huge = slice_of_panel.assign(y=slice_of_panel[wire.Y] * 1e30)  # its square is no number in float32
+    huge = slice_of_panel.assign(y=slice_of_panel[names.Y] * 1e30)  # its square is no number in float32
     with pytest.raises(KronosError, match="the loss of nbeats was never a finite number") as caught:
         fitted(huge, tmp_path)
     assert caught.value.code == "DIVERGED"

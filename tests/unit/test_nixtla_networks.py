@@ -17,12 +17,12 @@ from mlprojects.nixtla import networks, train
 from mlprojects.nixtla.direct import forward_of
 from mlprojects.nixtla.model import WindowForecaster
 from mlprojects.nixtla.scaling import ewma_scale
-from registry import wire
-from registry.contract import ModelSpec
+from registry.forecast import names
+from registry.forecast.spec import ModelSpec
 
 SINGLE, JOINT = ("nbeats", "nhits", "patchtst"), ("itransformer", "stemgnn")
 UNIVERSE = ("A", "B", "C", "D")
-STEPS, LEVELS = 5, len(wire.LEVELS)
+STEPS, LEVELS = 5, len(names.LEVELS)
 
 
 def forecaster(model: str, *, seed: int | None = None, tiny: bool = True, **overrides: Any) -> WindowForecaster:
@@ -111,7 +111,7 @@ def test_an_untrained_network_says_normal_quantiles_of_the_ewma_volatility(model
     made = forecaster(model)
     y = windows(made)
     sigma = np.array([scale_by_numpy(row) for row in y])
-    expected = np.broadcast_to(sigma[:, None, None] * norm.ppf(wire.LEVELS), (4, STEPS, LEVELS))
+    expected = np.broadcast_to(sigma[:, None, None] * norm.ppf(names.LEVELS), (4, STEPS, LEVELS))
     # float32; in N-BEATS y / sigma is added and taken off
     npt.assert_allclose(made.quantiles(y), expected, rtol=2e-5, atol=1e-8)
     npt.assert_allclose(library(made, y), expected, rtol=2e-5, atol=1e-8)
@@ -130,7 +130,7 @@ def test_every_step_starts_alike_whatever_the_horizon_and_the_knots():
         made = forecaster("nhits", horizon=horizon, downsample=downsample)
         y = windows(made)
         z = made.quantiles(y) / np.array([scale_by_numpy(row) for row in y])[:, None, None]
-        npt.assert_allclose(z, np.broadcast_to(norm.ppf(wire.LEVELS), (4, horizon, LEVELS)), rtol=2e-5, atol=1e-6)
+        npt.assert_allclose(z, np.broadcast_to(norm.ppf(names.LEVELS), (4, horizon, LEVELS)), rtol=2e-5, atol=1e-6)
 
 
 def test_building_a_network_leaves_the_generators_and_torch_as_they_were():
@@ -185,9 +185,10 @@ def test_quantiles_of_a_series_are_the_outputs_for_that_series(model: str):
         net.output.weight.zero_()
         net.output.bias.copy_(said.flatten())
     handle = net.output.register_forward_hook(lambda _, __, out: out + 1000 * torch.arange(n)[:, None])
-    found = forward_of(net)(torch.zeros(n, made.spec.max_context) + 0.1).detach()
+    one_pass = torch.zeros(1, n, made.spec.max_context) + 0.1
+    out = forward_of(net)(one_pass)[0].detach().unflatten(1, (STEPS, LEVELS))
     handle.remove()
-    npt.assert_array_equal(found, said + 1000 * torch.arange(n)[:, None, None])
+    npt.assert_array_equal(out, said + 1000 * torch.arange(n)[:, None, None])
 
 
 @pytest.mark.parametrize("model", JOINT)

@@ -3,7 +3,7 @@
 import base64
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +15,13 @@ from mlflow.exceptions import MlflowException
 from mlflow.models.utils import _enforce_schema
 from mlflow.utils.proto_json_utils import dataframe_from_parsed_json
 
-from registry import bars, calendars, signature, wire
-from registry.contract import Forecast, History, ModelSpec, Option
 from registry.errors import BadHistory, BadParameter, NotAvailable
-from registry.pyfunc import ForecastModel, ServedError, answer
+from registry.forecast import bars, calendars, names
+from registry.forecast.forecast import Forecast
+from registry.forecast.history import History
+from registry.forecast.spec import ModelSpec, Option, Request
+from registry.versions import signature
+from registry.versions.pyfunc import ForecastModel, ServedError, answer
 
 SPEC = ModelSpec(name="faulty", family="tests", min_context=3, max_context=3, max_horizon=2, levels=(0.1, 0.5, 0.9))
 
@@ -31,19 +34,18 @@ class Faulty:
     def __init__(self, does: Exception | np.ndarray[Any, np.dtype[np.float64]]) -> None:
         self.does = does
 
-    def predict(
-        self, history: History, horizon: int, levels: Sequence[float], seed: int, options: Mapping[str, Any]
-    ) -> Forecast:
+    def predict(self, history: History, request: Request) -> Forecast:
         if isinstance(self.does, Exception):
             raise self.does
-        return Forecast(history.ids, history.cutoffs, tuple(levels), self.does, np.zeros((1, horizon)))
+        mean = np.zeros((1, request.horizon))
+        return Forecast(history.ids, history.cutoffs, self.spec.levels, self.does, mean)
 
 
 def ask(does: Any) -> Any:
     model = ForecastModel()
     model.forecaster = Faulty(does)
     history = pd.DataFrame(
-        {wire.UNIQUE_ID: "SECRET", wire.DS: calendars.sessions("XNYS", "2022-12-23", "2022-12-28"), wire.Y: 0.0123}
+        {names.UNIQUE_ID: "SECRET", names.DS: calendars.sessions("XNYS", "2022-12-23", "2022-12-28"), names.Y: 0.0123}
     )
     return model.predict(None, history)
 
@@ -87,8 +89,8 @@ PRICES = ModelSpec(
     min_context=20,
     max_context=60,
     max_horizon=3,
-    columns=(*wire.HISTORY, *wire.OHLC),
-    optional=(wire.VOLUME, wire.AMOUNT),
+    columns=(*names.HISTORY, *names.OHLC),
+    optional=(names.VOLUME, names.AMOUNT),
     has_paths=True,
     has_prices=True,
     options=(Option("num_samples", "long", 7, minimum=1, maximum=50),),
@@ -101,19 +103,17 @@ class Bootstrap:
 
     spec: ModelSpec = PRICES
 
-    def predict(
-        self, history: History, horizon: int, levels: Sequence[float], seed: int, options: Mapping[str, Any]
-    ) -> Forecast:
+    def predict(self, history: History, request: Request) -> Forecast:
         filled, notes = bars.complete(history.columns)
-        paths = np.stack(
-            [
-                self._paths(filled[start:end], [seed, zlib.crc32(name.encode())], options["num_samples"], horizon)
-                for name, start, end in zip(history.ids, history.bounds, history.bounds[1:], strict=False)
-            ]
-        )
-        paths, corrected = bars.correct(paths, history.last("close"))
+        samples = request.options["num_samples"]
+        sampled = []
+        for i, name in enumerate(history.ids):
+            past = filled[history.bounds[i] : history.bounds[i + 1]]
+            seed = [request.seed, zlib.crc32(name.encode())]
+            sampled.append(self._paths(past, seed, samples, request.horizon))
+        paths, corrected = bars.correct(np.stack(sampled), history.last("close"))
         measured = {"bars_corrected": corrected}
-        return Forecast.of_price_paths(history, paths, levels, notes=notes, measured=measured)
+        return Forecast.of_price_paths(history, self.spec, paths, notes=notes, measured=measured)
 
     def _paths(self, filled: np.ndarray, seed: list[int], samples: int, horizon: int) -> np.ndarray:
         """[S, H, 6]"""
@@ -145,9 +145,9 @@ def test_a_model_of_prices_answers_returns_unless_it_is_asked_for_prices() -> No
     history = bar_history()
     returns, prices = answer(Bootstrap(), history, {}), answer(Bootstrap(), history, {"output": "prices"})
     last = history.groupby("unique_id")["close"].last()
-    assert list(returns.columns) == ["unique_id", "step", "ds", "mean", *map(wire.quantile_column, wire.LEVELS)]
+    assert list(returns.columns) == ["unique_id", "step", "ds", "mean", *map(names.quantile_column, names.LEVELS)]
     assert list(prices.columns) == [
-        "unique_id", "step", "ds", *wire.BAR, "mean", *map(wire.quantile_column, wire.LEVELS)
+        "unique_id", "step", "ds", *names.BAR, "mean", *map(names.quantile_column, names.LEVELS)
     ]  # fmt: skip
     for name in ("ALFA", "BRAVO"):
         first = (returns["unique_id"] == name) & (returns["step"] == 1)
@@ -160,7 +160,7 @@ def test_every_sampled_bar_is_in_the_packed_answer_and_gives_the_frame() -> None
     packed = answer(Bootstrap(), bar_history(), {**params, "output": "packed"})
     paths = unpacked(packed["price_paths"])
     assert paths.shape == (2, 9, 2, 6)
-    assert packed["price_paths"]["columns"] == list(wire.BAR)
+    assert packed["price_paths"]["columns"] == list(names.BAR)
     returns = bars.path_returns(paths, bar_history().groupby("unique_id")["close"].last().to_numpy())
     frame = answer(Bootstrap(), bar_history(), params)
     npt.assert_allclose(frame["mean"], returns.mean(axis=1).reshape(-1), rtol=1e-12)
@@ -175,13 +175,13 @@ def test_what_was_filled_in_is_said_in_every_form_of_the_answer() -> None:
     said = ["volume was missing and taken as 0", "amount was missing and taken as mean price x volume"]
     for output in ("frame", "prices"):
         frame = answer(Bootstrap(), history, {"output": output})
-        assert set(frame[wire.NOTES]) == {"; ".join(said)}
+        assert set(frame[names.NOTES]) == {"; ".join(said)}
     assert list(answer(Bootstrap(), history, {"output": "packed"})["notes"].values()) == said
 
 
 def test_volume_that_was_not_sent_changes_no_return() -> None:
     whole, bare = (answer(Bootstrap(), history, {}) for history in (bar_history(), bar_history("volume", "amount")))
-    pd.testing.assert_frame_equal(whole, bare.drop(columns=wire.NOTES))
+    pd.testing.assert_frame_equal(whole, bare.drop(columns=names.NOTES))
 
 
 def test_a_model_of_returns_has_no_prices_and_packs_none() -> None:
@@ -207,7 +207,7 @@ def test_a_signature_asks_for_required_columns_and_allows_the_optional_ones_and_
     found = signature.build(PRICES)
     required = {column.name: column.required for column in found.inputs.inputs}
     assert required == dict.fromkeys(PRICES.columns, True) | dict.fromkeys(PRICES.optional, False)
-    assert {c.name: c.required for c in found.outputs.inputs}[wire.NOTES] is False
+    assert {c.name: c.required for c in found.outputs.inputs}[names.NOTES] is False
 
 
 @pytest.mark.parametrize("drop", [(), ("amount",), ("volume", "amount")], ids=["whole", "no amount", "no volume"])

@@ -1,15 +1,14 @@
 """Settings: what is refused, in one line, and what becomes of the token."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
-from registry import tracking
-from registry.settings import CHECKOUT, Settings
+from registry import terminal
+from registry.settings import Settings
+from registry.versions import tracking
 
 TOKEN = "hf_secret_of_a_test"
 
@@ -33,13 +32,18 @@ def test_a_device_is_taken_as_it_is_named(device: str, tmp_path: Path, monkeypat
         ("KRONOS_CLIP", "inf", "Input should be a finite number"),
     ],
 )
-def test_a_wrong_setting_is_refused_in_one_line_that_names_it(name: str, value: str, message: str):
-    done = subprocess.run(
-        [sys.executable, "-m", "registry", "list"],
-        cwd=CHECKOUT, env={**os.environ, name: value, "HF_TOKEN": TOKEN}, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"error: BAD_CONFIG: {name}: {message}; .env.example lists all settings\n"
+def test_a_wrong_setting_is_refused_in_one_line_that_names_it(
+    name: str, value: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """As every program of ours ends; test_terminal asks the programs themselves."""
+    monkeypatch.setenv(name, value)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    with pytest.raises(SystemExit) as ended:
+        terminal.run(Settings)
+    assert ended.value.code == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err == f"error: BAD_CONFIG: {name}: {message}; .env.example lists all settings\n"
 
 
 def test_the_token_comes_from_the_environment_or_a_file_under_the_name_of_the_hub(

@@ -17,14 +17,22 @@ from hypothesis import strategies as st
 from jobs import processed
 from mlprojects.baselines import model as baselines
 from mlprojects.kronos import keys, simulated
-from mlprojects.kronos.simulated import Past, SimulatedConfig, Simulator, simulate
-from registry import contract, evaluation, wire
-from registry.contract import Floats, Forecast, ModelSpec, check_forecast
+from mlprojects.kronos.simulated import Past, Simulator, simulate
+from mlprojects.kronos.train import SimulatedConfig
 from registry.errors import BadConfig, BadHistory, BadParameter
+from registry.forecast import calendars, names, rendering
+from registry.forecast.answer import forecast_of
+from registry.forecast.arrays import Floats
+from registry.forecast.forecast import Forecast
+from registry.forecast.history import MAX_ABS_RETURN, check_history
+from registry.forecast.spec import ModelSpec
+from registry.scoring.difference import against
+from registry.scoring.rolling import origins_between, rolling
+from registry.scoring.scores import means, scores
 from registry.settings import Settings
 
-SPEC = simulated.spec("kronos_simulated", 70, wire.LEVELS)
-COLUMNS = (*wire.HISTORY, *wire.BAR)
+SPEC = simulated.spec("kronos_simulated", 70, names.LEVELS)
+COLUMNS = (*names.HISTORY, *names.BAR)
 CONFIG = Path(simulated.__file__).parent / "configs" / "kronos_simulated.yaml"
 
 
@@ -46,23 +54,21 @@ def as_history(y: Floats, gap: Any = 0.0, above: Any = 0.0, below: Any = 0.0, vo
     volume = np.broadcast_to(volume, y.shape)
     amount = (open_ + high + low + close) / 4 * volume
     numbers = dict(zip(COLUMNS[2:], (y, open_, high, low, close, volume, amount), strict=True))
-    ids, ds = [f"S{i:02}" for i in range(n)], pd.date_range("2015-01-01", periods=length, unit="ns")
+    ids, ds = [f"S{i:02}" for i in range(n)], calendars.next_sessions("XNYS", pd.Timestamp("2014-12-31"), length)
     return pd.DataFrame(
-        {wire.UNIQUE_ID: np.repeat(ids, length), wire.DS: np.tile(ds, n)} | {k: v.ravel() for k, v in numbers.items()}
+        {names.UNIQUE_ID: np.repeat(ids, length), names.DS: np.tile(ds, n)} | {k: v.ravel() for k, v in numbers.items()}
     )
 
 
 def predict(
     history: pd.DataFrame, horizon: int = 5, seed: int = 0, samples: int = 100, spec: ModelSpec = SPEC
 ) -> Forecast:
-    checked = contract.check_history(history, spec)
-    forecast = Simulator(spec).predict(checked, horizon, spec.levels, seed, {"num_samples": samples})
-    check_forecast(forecast, spec, horizon, spec.levels)
-    return forecast
+    request = spec.request({"horizon": horizon, "seed": seed, "num_samples": samples})
+    return forecast_of(Simulator(spec), check_history(history, spec), request)
 
 
 def past_of(history: pd.DataFrame) -> Past:
-    return Past.of(history[wire.Y].to_numpy(), history[list(wire.BAR)].to_numpy())
+    return Past.of(history[names.Y].to_numpy(), history[list(names.BAR)].to_numpy())
 
 
 # --- what is drawn ----------------------------------------------------------------------------
@@ -96,7 +102,7 @@ def test_two_sessions_by_hand():
 
 def test_a_bar_in_units_that_do_not_depend_on_when_it_was_by_a_loop_over_sessions():
     history = made(n=1, length=700)
-    y, (open_, high, low, close, volume) = history[wire.Y], history[list(wire.BAR[:5])].to_numpy().T
+    y, (open_, high, low, close, volume) = history[names.Y], history[list(names.BAR[:5])].to_numpy().T
     variance = float(np.mean(y[:60] ** 2))
     rows = []
     for t in range(len(y)):
@@ -140,7 +146,7 @@ def test_volatility_follows_each_path_by_a_loop_over_paths():
     history = made(n=1, length=300)
     past = past_of(history)
     found = predict(history, horizon=6, samples=30, seed=4)
-    key = keys.series_key(4, "S00", np.datetime64(history[wire.DS].iloc[-1], "D"))
+    key = keys.series_key(4, "S00", np.datetime64(history[names.DS].iloc[-1], "D"))
     for s, drawn in enumerate(keys.uniforms(key, 30, 6, 1)[..., 0]):
         variance, level = past.last_volatility**2, np.log(past.last_close)
         for h, u in enumerate(drawn):
@@ -156,8 +162,7 @@ def test_volatility_follows_each_path_by_a_loop_over_paths():
 def fhs_quantiles(history: pd.DataFrame, levels: Any) -> Floats:
     """Of the first step, [N, Q]."""
     spec = ModelSpec("fhs", "baselines", min_context=560, max_context=1000, max_horizon=1, levels=levels)
-    checked = contract.check_history(history, spec)
-    return baselines.Fhs(spec).predict(checked, 1, levels, 0, {}).quantiles[:, 0]
+    return baselines.Fhs(spec).predict(check_history(history, spec), spec.request()).quantiles[:, 0]
 
 
 def test_every_past_session_once_gives_the_quantiles_of_fhs_at_the_first_step():
@@ -165,15 +170,15 @@ def test_every_past_session_once_gives_the_quantiles_of_fhs_at_the_first_step():
     each_once = (np.arange(500)[:, None] + 0.5) / 500
     past = past_of(history)
     y = np.log(simulate(past, each_once)[:, 0, 3] / past.last_close)
-    npt.assert_allclose(np.quantile(y, wire.LEVELS), fhs_quantiles(history, wire.LEVELS)[0], rtol=1e-9, atol=1e-14)
+    npt.assert_allclose(np.quantile(y, names.LEVELS), fhs_quantiles(history, names.LEVELS)[0], rtol=1e-9, atol=1e-14)
 
 
 def test_a_thousand_paths_have_the_quantiles_of_fhs_at_the_first_step_to_the_error_of_their_number():
     history = made(n=20, length=700)
     y = predict(history, samples=1000).paths[:, :, 0]
-    expected = fhs_quantiles(history, wire.LEVELS)
+    expected = fhs_quantiles(history, names.LEVELS)
     share = (y[:, :, None] <= expected[:, None, :]).mean(axis=1)  # [N, Q]
-    levels = np.array(wire.LEVELS)
+    levels = np.array(names.LEVELS)
     off = (share - levels) / np.sqrt(levels * (1 - levels) / 1000)
     assert np.abs(off).max() < 4.5
     assert np.abs(off.mean(axis=0)).max() < 4.5 / np.sqrt(20)
@@ -191,7 +196,7 @@ def test_uncertainty_of_the_cumulative_return_grows_as_the_root_of_the_steps():
 def test_quantiles_and_mean_are_those_of_the_paths_and_paths_those_of_the_closes():
     history = made()
     found = predict(history)
-    last = history.groupby(wire.UNIQUE_ID)["close"].last().to_numpy()[:, None]
+    last = history.groupby(names.UNIQUE_ID)["close"].last().to_numpy()[:, None]
     npt.assert_allclose(last * np.exp(found.paths.sum(axis=2)), found.price_paths[..., -1, 3], rtol=1e-12)
     npt.assert_allclose(found.mean, found.paths.mean(axis=1), rtol=0, atol=1e-16)
     npt.assert_allclose(found.quantiles[:, :, 5], np.median(found.paths, axis=1), rtol=0, atol=1e-16)
@@ -201,8 +206,8 @@ def test_every_row_of_every_reply_says_that_it_is_simulated():
     found = predict(made())
     assert found.notes == {"simulated": "simulated: filtered bootstrap of past bars, not Kronos"}
     sessions = found.cutoffs[:, None] + np.arange(1, 6)
-    for frame in (found.to_frame(sessions), found.to_price_frame(sessions)):
-        assert frame[wire.NOTES].unique().tolist() == ["simulated: filtered bootstrap of past bars, not Kronos"]
+    for frame in (rendering.frame(found, sessions), rendering.price_frame(found, sessions)):
+        assert frame[names.NOTES].unique().tolist() == ["simulated: filtered bootstrap of past bars, not Kronos"]
 
 
 # --- bars are possible ------------------------------------------------------------------------
@@ -216,7 +221,7 @@ def check_possible(forecast: Forecast) -> None:
     assert (high >= np.maximum(open_, close)).all()
     assert (volume >= 0).all()
     npt.assert_allclose(amount, forecast.price_paths[..., :4].mean(axis=3) * volume, rtol=1e-12)
-    assert np.abs(forecast.paths).max() <= contract.MAX_ABS_RETURN + 1e-12
+    assert np.abs(forecast.paths).max() <= MAX_ABS_RETURN + 1e-12
 
 
 ZERO = np.zeros((1, 300))
@@ -304,7 +309,7 @@ def test_fewer_steps_have_the_same_quantiles_and_mean(samples: int):
 @given(seed=st.integers(0, 10_000), lengths=st.lists(st.integers(120, 700), min_size=2, max_size=4))
 def test_a_series_is_forecast_the_same_alone_and_among_others(seed: int, lengths: list[int]):
     whole = made(seed, n=len(lengths), length=700)
-    rows = [whole[whole[wire.UNIQUE_ID] == f"S{i:02}"].head(length) for i, length in enumerate(lengths)]
+    rows = [whole[whole[names.UNIQUE_ID] == f"S{i:02}"].head(length) for i, length in enumerate(lengths)]
     together = predict(pd.concat(rows, ignore_index=True))
     for i, alone in enumerate(rows):
         found = predict(alone)
@@ -335,7 +340,7 @@ def residuals_drawn(history: pd.DataFrame, **changes: Any) -> Floats:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda history: history.assign(ds=history[wire.DS] + pd.Timedelta(days=1)),
+        lambda history: history.assign(ds=calendars.next_sessions("XNYS", history[names.DS].iloc[0], len(history))),
         lambda history: history.assign(unique_id="S01"),
     ],
     ids=["cutoff", "symbol"],
@@ -349,13 +354,13 @@ def test_another_cutoff_or_symbol_draws_paths_that_are_not_correlated(change: Ca
 
 def test_sessions_older_than_the_context_change_nothing():
     history = made(length=1100)
-    old = history.groupby(wire.UNIQUE_ID).cumcount() < 100
+    old = history.groupby(names.UNIQUE_ID).cumcount() < 100
     npt.assert_array_equal(predict(history[~old]).price_paths, predict(history).price_paths)
 
 
 def test_prices_and_volumes_in_another_currency_and_unit_draw_the_same_paths():
     history = made()
-    scaled = history.assign(**{name: history[name] * 4.0 for name in wire.OHLC}, volume=history["volume"] / 8.0)
+    scaled = history.assign(**{name: history[name] * 4.0 for name in names.OHLC}, volume=history["volume"] / 8.0)
     found, other = predict(history), predict(scaled.drop(columns="amount"))
     npt.assert_allclose(other.quantiles, found.quantiles, rtol=1e-9, atol=1e-13)
     npt.assert_allclose(other.price_paths, found.price_paths * [4, 4, 4, 4, 0.125, 0.5], rtol=1e-9)
@@ -363,17 +368,15 @@ def test_prices_and_volumes_in_another_currency_and_unit_draw_the_same_paths():
 
 def test_the_history_is_left_as_it_was():
     history = made()
-    checked = contract.check_history(history, SPEC)
+    checked = check_history(history, SPEC)
     before = {name: values.copy() for name, values in checked.columns.items()}
-    Simulator(SPEC).predict(checked, 5, wire.LEVELS, 0, {"num_samples": 10})
+    Simulator(SPEC).predict(checked, SPEC.request({"horizon": 5, "num_samples": 10}))
     for name, values in checked.columns.items():
         npt.assert_array_equal(values, before[name])
 
 
 def test_any_level_may_be_asked_for():
-    found = Simulator(SPEC).predict(
-        contract.check_history(made(), SPEC), 5, (0.001, 0.5, 0.999), 0, {"num_samples": 1000}
-    )
+    found = predict(made(), samples=1000).at((0.001, 0.5, 0.999))
     npt.assert_array_equal(found.quantiles[..., 1], np.median(found.paths, axis=1))
     assert (found.quantiles[..., 0] <= np.sort(found.paths, axis=1)[:, 1]).all()
 
@@ -388,7 +391,7 @@ def test_the_least_context_is_enough_and_one_session_less_is_refused():
     assert caught.value.code == "TOO_SHORT"
 
 
-@pytest.mark.parametrize("name", [*wire.OHLC, wire.Y])
+@pytest.mark.parametrize("name", [*names.OHLC, names.Y])
 def test_a_history_without_its_bars_is_refused(name: str):
     with pytest.raises(BadHistory) as caught:
         predict(made().drop(columns=name))
@@ -405,8 +408,8 @@ def test_the_spec_says_what_is_needed_and_survives_its_file():
 @pytest.mark.parametrize("samples", [0, 1001])
 def test_the_number_of_paths_is_1_to_1000(samples: int):
     with pytest.raises(BadParameter, match=r"num_samples is \d+, expected a whole number in 1..1000"):
-        contract.check_request(SPEC, 5, wire.LEVELS, {"num_samples": samples})
-    contract.check_request(SPEC, 5, wire.LEVELS, {"num_samples": 1000})
+        SPEC.request({"num_samples": samples})
+    assert SPEC.request({"num_samples": 1000}).options == {"num_samples": 1000}
 
 
 def test_another_kind_is_refused():
@@ -427,12 +430,11 @@ def test_the_stored_config_reports_from_2011():
 
 def test_on_real_prices_it_loses_to_fhs_what_a_hundred_paths_cost(compiled: Settings):
     # Measured from every 20th session of 2011..2018: skill -.011, coverage .880; with 1000 paths -.002, .895
-    history, spec = processed.load_bars(compiled), simulated.spec("kronos_simulated", 5, wire.LEVELS)
+    history, spec = processed.load_bars(compiled), simulated.spec("kronos_simulated", 5, names.LEVELS)
     fhs = baselines.Fhs(ModelSpec("fhs", "baselines", min_context=560, max_context=1000, max_horizon=5))
-    origins = evaluation.origins_between(history, "2010-12-31", None, 5, context=560, every=20)
+    origins = origins_between(history, "2010-12-31", None, 5, context=560, every=20)
     ours, theirs = (
-        evaluation.scores(evaluation.rolling(forecaster, history, origins, 5, context=560))
-        for forecaster in (Simulator(spec), fhs)
+        scores(rolling(forecaster, history, origins, 5, context=560)) for forecaster in (Simulator(spec), fhs)
     )
-    assert -0.02 < evaluation.against(ours, theirs, every=20).skill < 0.0
-    npt.assert_allclose(evaluation.means(ours).iloc[0]["coverage_90"], 0.88, atol=0.02)
+    assert -0.02 < against(ours, theirs, every=20).skill < 0.0
+    npt.assert_allclose(means(ours).iloc[0]["coverage_90"], 0.88, atol=0.02)

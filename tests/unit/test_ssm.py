@@ -18,9 +18,12 @@ from mlprojects.blocks.passes import ROWS
 from mlprojects.ssm import model, timescales, train
 from mlprojects.ssm.network import Network
 from mlprojects.ssm.windows import SHARED, Windows
-from registry import contract, volatility, wire
-from registry.contract import Forecast, Trained
 from registry.errors import BadConfig, BadHistory
+from registry.forecast import names, volatility
+from registry.forecast.answer import forecast_of
+from registry.forecast.forecast import Forecast
+from registry.forecast.history import check_history
+from registry.training import Trained
 
 SERIES = ("AAPL", "JNJ", "XOM")
 CONTEXT, HORIZON = 96, 5
@@ -49,7 +52,7 @@ class Run:
 @pytest.fixture(scope="module")
 def slice_of_panel(panel: pd.DataFrame) -> pd.DataFrame:
     """Three stocks, 2017 to 2019: chosen on the last year."""
-    wanted = panel[wire.UNIQUE_ID].isin(SERIES) & panel[wire.DS].between("2017-01-01", "2019-12-31")
+    wanted = panel[names.UNIQUE_ID].isin(SERIES) & panel[names.DS].between("2017-01-01", "2019-12-31")
     return panel[wanted].reset_index(drop=True)
 
 
@@ -99,10 +102,8 @@ def windows(net: Network, n: int = 2, length: int = 100, seed: int = 1) -> torch
 
 
 def predict(forecaster: model.S4DForecaster, frame: pd.DataFrame, horizon: int = HORIZON) -> Forecast:
-    history = contract.check_history(frame, forecaster.spec)
-    forecast = forecaster.predict(history, horizon, forecaster.spec.levels, 0, {})
-    contract.check_forecast(forecast, forecaster.spec, horizon, forecaster.spec.levels)
-    return forecast
+    request = forecaster.spec.request({"horizon": horizon})
+    return forecast_of(forecaster, check_history(frame, forecaster.spec), request)
 
 
 def weights(trained: Trained, folder: Path) -> bytes:
@@ -118,10 +119,10 @@ def test_an_untrained_network_says_normal_quantiles_of_the_ewma_volatility(
     untrained: model.S4DForecaster, slice_of_panel: pd.DataFrame
 ) -> None:
     said = predict(untrained, slice_of_panel).quantiles
-    last = slice_of_panel.groupby(wire.UNIQUE_ID).tail(SESSIONS)
-    y = np.stack([part.to_numpy() for _, part in last.groupby(wire.UNIQUE_ID)[wire.Y]])
+    last = slice_of_panel.groupby(names.UNIQUE_ID).tail(SESSIONS)
+    y = np.stack([part.to_numpy() for _, part in last.groupby(names.UNIQUE_ID)[names.Y]])
     sigma = volatility.ewma_volatility(y)[:, -1]
-    expected = np.broadcast_to(sigma[:, None, None] * norm.ppf(wire.LEVELS), said.shape)
+    expected = np.broadcast_to(sigma[:, None, None] * norm.ppf(names.LEVELS), said.shape)
     npt.assert_allclose(said, expected, rtol=1e-5, atol=1e-8)
 
 
@@ -196,34 +197,34 @@ def test_a_forecast_is_what_training_sees_at_the_end_of_the_window(
     trained: Trained, slice_of_panel: pd.DataFrame
 ) -> None:
     """The recurrence of a forecast and the convolution of training, on the same sessions."""
-    history = slice_of_panel.groupby(wire.UNIQUE_ID).head(SESSIONS + HORIZON).reset_index(drop=True)
+    history = slice_of_panel.groupby(names.UNIQUE_ID).head(SESSIONS + HORIZON).reset_index(drop=True)
     found = of(pd.concat([history, slice_of_panel.assign(unique_id="later")], ignore_index=True))
     batch = found.take(np.arange(3) * (SESSIONS + HORIZON))
     with torch.no_grad():
         expected = batch.sigma[:, -1, None, None] * trained.forecaster.net(batch.x)[:, -1]
-    said = predict(trained.forecaster, history.groupby(wire.UNIQUE_ID).head(SESSIONS))
+    said = predict(trained.forecaster, history.groupby(names.UNIQUE_ID).head(SESSIONS))
     npt.assert_allclose(said.quantiles, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_a_forecast_alone_and_anywhere_among_others_is_the_same_bits(slice_of_panel: pd.DataFrame) -> None:
     forecaster = model.S4DForecaster(train.spec("ssm", tiny()), stirred(width=16, states=8))
-    one = slice_of_panel[slice_of_panel[wire.UNIQUE_ID] == "JNJ"]
+    one = slice_of_panel[slice_of_panel[names.UNIQUE_ID] == "JNJ"]
     rng = np.random.default_rng(0)
-    names = [f"S{i:02d}" for i in range(ROWS + 8)]
-    others = [one.assign(unique_id=name, y=rng.permutation(one[wire.Y])) for name in names]
+    symbols = [f"S{i:02d}" for i in range(ROWS + 8)]
+    others = [one.assign(unique_id=name, y=rng.permutation(one[names.Y])) for name in symbols]
     alone = predict(forecaster, one).quantiles[0]
     for place in (0, 1, ROWS - 1, ROWS, ROWS + 7):
-        frames = [*others[:place], one.assign(unique_id=names[place]), *others[place + 1 :]]
+        frames = [*others[:place], one.assign(unique_id=symbols[place]), *others[place + 1 :]]
         together = predict(forecaster, pd.concat(frames, ignore_index=True))
         npt.assert_array_equal(together.quantiles[place], alone)
 
 
 def test_series_of_other_lengths_are_forecast_as_if_alone(trained: Trained, slice_of_panel: pd.DataFrame) -> None:
-    rows = slice_of_panel[::-1].groupby(wire.UNIQUE_ID).cumcount()[::-1]
-    uneven = slice_of_panel[(slice_of_panel[wire.UNIQUE_ID] != "JNJ") | (rows < trained.forecaster.spec.min_context)]
+    rows = slice_of_panel[::-1].groupby(names.UNIQUE_ID).cumcount()[::-1]
+    uneven = slice_of_panel[(slice_of_panel[names.UNIQUE_ID] != "JNJ") | (rows < trained.forecaster.spec.min_context)]
     together = predict(trained.forecaster, uneven.reset_index(drop=True))
     for i, name in enumerate(SERIES):
-        alone = uneven[uneven[wire.UNIQUE_ID] == name].reset_index(drop=True)
+        alone = uneven[uneven[names.UNIQUE_ID] == name].reset_index(drop=True)
         npt.assert_array_equal(predict(trained.forecaster, alone).quantiles[0], together.quantiles[i])
 
 
@@ -231,11 +232,11 @@ def test_sessions_before_the_context_change_nothing_and_its_first_one_counts(
     trained: Trained, slice_of_panel: pd.DataFrame
 ) -> None:
     whole = predict(trained.forecaster, slice_of_panel).quantiles
-    last = slice_of_panel.groupby(wire.UNIQUE_ID).tail(SESSIONS)
+    last = slice_of_panel.groupby(names.UNIQUE_ID).tail(SESSIONS)
     npt.assert_array_equal(predict(trained.forecaster, last).quantiles, whole)
-    age = slice_of_panel[::-1].groupby(wire.UNIQUE_ID).cumcount()[::-1]
+    age = slice_of_panel[::-1].groupby(names.UNIQUE_ID).cumcount()[::-1]
     for first, same in ((SESSIONS, True), (SESSIONS - 1, False)):
-        changed = slice_of_panel.assign(y=slice_of_panel[wire.Y].where(age < first, 0.3))
+        changed = slice_of_panel.assign(y=slice_of_panel[names.Y].where(age < first, 0.3))
         assert (predict(trained.forecaster, changed).quantiles == whole).all() == same
 
 
@@ -245,7 +246,7 @@ def test_a_history_of_less_than_the_warm_up_and_a_settled_state_is_refused(
     needed = features.WARMUP - 1 + model.SETTLED
     assert trained.forecaster.spec.min_context == needed
     with pytest.raises(BadHistory, match=f"needs {needed}") as caught:
-        predict(trained.forecaster, slice_of_panel.groupby(wire.UNIQUE_ID).tail(needed - 1))
+        predict(trained.forecaster, slice_of_panel.groupby(names.UNIQUE_ID).tail(needed - 1))
     assert caught.value.code == "TOO_SHORT"
 
 
@@ -273,21 +274,21 @@ def of(history: pd.DataFrame, **changes: Any) -> Windows:
 def test_windows_to_fit_end_their_targets_by_fit_until_and_none_is_missing(slice_of_panel: pd.DataFrame) -> None:
     found = of(slice_of_panel)
     last = found.ds[found.fit + SESSIONS + HORIZON - 1]
-    fitted = slice_of_panel[wire.DS] <= "2018-12-31"
-    assert last.max() == slice_of_panel[wire.DS][fitted].max().to_datetime64()
-    per_series = slice_of_panel[fitted].groupby(wire.UNIQUE_ID).size() - SESSIONS - HORIZON + 1
+    fitted = slice_of_panel[names.DS] <= "2018-12-31"
+    assert last.max() == slice_of_panel[names.DS][fitted].max().to_datetime64()
+    per_series = slice_of_panel[fitted].groupby(names.UNIQUE_ID).size() - SESSIONS - HORIZON + 1
     assert len(found.fit) == per_series.sum()
 
 
 def test_every_forecast_of_the_choice_period_is_chosen_on_once(slice_of_panel: pd.DataFrame) -> None:
     """However many there are: the last of them need not fill a window."""
-    place = slice_of_panel[::-1].groupby(wire.UNIQUE_ID).cumcount()[::-1]
-    sessions = slice_of_panel[wire.DS].unique()
+    place = slice_of_panel[::-1].groupby(names.UNIQUE_ID).cumcount()[::-1]
+    sessions = slice_of_panel[names.DS].unique()
     for fit_until in sessions[sessions > pd.Timestamp("2018-12-31")][: SHARED + 1]:
         found = of(slice_of_panel, fit_until=f"{fit_until:%Y-%m-%d}")
         last = found.chosen + SESSIONS - 1
         origins = [np.arange(end - n + 1, end + 1) for end, n in zip(last, found.counted, strict=True)]
-        expected = np.flatnonzero((slice_of_panel[wire.DS] > fit_until) & (place >= HORIZON))
+        expected = np.flatnonzero((slice_of_panel[names.DS] > fit_until) & (place >= HORIZON))
         npt.assert_array_equal(np.sort(np.concatenate(origins)), expected)
         assert found.counted.max() == SHARED
 
@@ -299,18 +300,18 @@ def test_a_window_holds_what_a_forecast_reads_and_the_returns_after_each_session
     batch = found.take(found.fit[:2])
     rows = slice_of_panel.iloc[found.fit[1] :][: SESSIONS + HORIZON]
     values = rows[list(features.COLUMNS)].to_numpy()[None]
-    ds = rows[wire.DS].to_numpy().astype("datetime64[D]")[None]
+    ds = rows[names.DS].to_numpy().astype("datetime64[D]")[None]
     x, sigma = model.inputs(values[:, :SESSIONS], ds[:, :SESSIONS], HORIZON)
     npt.assert_array_equal(batch.x[1], x[0])
     npt.assert_allclose(batch.sigma[1], sigma[0], rtol=1e-6)
-    y = rows[wire.Y].to_numpy()
+    y = rows[names.Y].to_numpy()
     npt.assert_allclose(batch.y[1, 0], y[features.WARMUP : features.WARMUP + HORIZON], rtol=1e-6)
     npt.assert_allclose(batch.y[1, -1], y[-HORIZON:], rtol=1e-6)
 
 
 def test_features_are_standardised_by_what_is_fitted(slice_of_panel: pd.DataFrame) -> None:
-    later = slice_of_panel[wire.DS] > "2018-12-31"
-    changed = slice_of_panel.assign(y=slice_of_panel[wire.Y].where(~later, 0.3))
+    later = slice_of_panel[names.DS] > "2018-12-31"
+    changed = slice_of_panel.assign(y=slice_of_panel[names.Y].where(~later, 0.3))
     for one, other in zip(of(slice_of_panel).standard(), of(changed).standard(), strict=True):
         npt.assert_array_equal(one, other)
     flat = slice_of_panel.assign(index_return=0.0)
@@ -349,7 +350,7 @@ def test_the_choice_loss_is_that_of_forecasts_from_every_session_of_the_choice_p
         batch = found.take(part - SESSIONS + 1)
         with torch.no_grad():
             quantiles = batch.sigma[:, -1, None, None] * net(batch.x)[:, -1]
-        losses.append(head.pinball(batch.y[:, -1], quantiles, wire.LEVELS).item() * len(part))
+        losses.append(head.pinball(batch.y[:, -1], quantiles, names.LEVELS).item() * len(part))
     # A shared window gives its first forecasts up to 20 sessions of context less.
     npt.assert_allclose(train.Choice.of(found).loss(net), sum(losses) / len(origins), rtol=2e-3)
 
@@ -360,8 +361,8 @@ def test_sessions_before_a_settled_state_are_no_targets(slice_of_panel: pd.DataF
     since = model.SETTLED - 1
     expected = head.pinball(
         (batch.y / batch.sigma[..., None])[:, since:],
-        torch.tensor(norm.ppf(wire.LEVELS)).float().expand(4, CONTEXT - since, HORIZON, -1),
-        wire.LEVELS,
+        torch.tensor(norm.ppf(names.LEVELS)).float().expand(4, CONTEXT - since, HORIZON, -1),
+        names.LEVELS,
     )
     npt.assert_allclose(train.training_loss(net, batch).item(), expected.item(), rtol=1e-5)
 
@@ -397,8 +398,8 @@ def test_a_cut_training_resumes_to_the_same_weights(
 
 
 def test_weights_are_not_fitted_to_the_choice_period(slice_of_panel: pd.DataFrame, tmp_path: Path) -> None:
-    later = slice_of_panel[wire.DS] > "2018-12-31"
-    changed = slice_of_panel.assign(y=slice_of_panel[wire.Y].where(~later, 0.5 * slice_of_panel[wire.Y] + 0.01))
+    later = slice_of_panel[names.DS] > "2018-12-31"
+    changed = slice_of_panel.assign(y=slice_of_panel[names.Y].where(~later, 0.5 * slice_of_panel[names.Y] + 0.01))
     runs = [Run(tmp_path / "1"), Run(tmp_path / "2")]
     for frame, one in zip((slice_of_panel, changed), runs, strict=True):
         fitted(frame, one, learning_rate=1e-9)

@@ -6,15 +6,15 @@ import pandas as pd
 import pytest
 
 from jobs import processed, synthetic
-from registry import wire
+from registry.forecast import names
 
 
 def test_counts_are_whole_numbers_of_every_row_and_the_same_again(panel: pd.DataFrame) -> None:
-    one = panel[panel[wire.UNIQUE_ID].isin(["AAPL", "KO"])]
+    one = panel[panel[names.UNIQUE_ID].isin(["AAPL", "KO"])]
     found = synthetic.counts(one)
     pd.testing.assert_frame_equal(found, synthetic.counts(one))
-    assert found[wire.UNIQUE_ID].tolist() == one[wire.UNIQUE_ID].tolist()
-    for name in wire.COUNTS:
+    assert found[names.UNIQUE_ID].tolist() == one[names.UNIQUE_ID].tolist()
+    for name in names.COUNTS:
         npt.assert_array_equal(found[name], np.floor(found[name]))
         assert (found[name] >= 0).all()
         npt.assert_array_equal(found[name], one[name])  # what the compiled panel holds
@@ -22,16 +22,16 @@ def test_counts_are_whole_numbers_of_every_row_and_the_same_again(panel: pd.Data
 
 @pytest.mark.parametrize("sessions", [30, 500])
 def test_later_returns_change_no_earlier_count(panel: pd.DataFrame, sessions: int) -> None:
-    one = panel[panel[wire.UNIQUE_ID] == "AAPL"].reset_index(drop=True)
+    one = panel[panel[names.UNIQUE_ID] == "AAPL"].reset_index(drop=True)
     later = one.assign(y=one["y"].where(one.index < sessions, 0.01 - 3 * one["y"].abs()))
-    before, after = (synthetic.counts(frame)[list(wire.COUNTS)] for frame in (one, later))
+    before, after = (synthetic.counts(frame)[list(names.COUNTS)] for frame in (one, later))
     pd.testing.assert_frame_equal(before.head(sessions), after.head(sessions))
     assert not before.equals(after)
 
 
 def test_counts_rise_with_the_size_of_the_return(panel: pd.DataFrame) -> None:
-    for name in wire.COUNTS:
-        ranked = panel.groupby(wire.UNIQUE_ID)[name].rank()
+    for name in names.COUNTS:
+        ranked = panel.groupby(names.UNIQUE_ID)[name].rank()
         assert np.corrcoef(ranked, panel["y"].abs())[0, 1] > 0.2
 
 

@@ -24,9 +24,12 @@ from mlprojects.tft import inputs, model, network, train
 from mlprojects.tft.direct import Direct
 from mlprojects.tft.inputs import DataParameters, Inputs
 from mlprojects.tft.windows import Windows
-from registry import contract, volatility, wire
-from registry.contract import Forecast, Trained
 from registry.errors import BadConfig, BadHistory
+from registry.forecast import names, volatility
+from registry.forecast.answer import forecast_of
+from registry.forecast.forecast import Forecast
+from registry.forecast.history import check_history
+from registry.training import Trained
 
 SERIES = ("AAPL", "JNJ", "XOM")
 FIT_UNTIL = "2018-12-31"
@@ -52,7 +55,7 @@ class Run:
 @pytest.fixture(scope="module")
 def part_of_panel(panel: pd.DataFrame) -> pd.DataFrame:
     """Three stocks, three years to fit on, half a year to choose on."""
-    wanted = panel[wire.UNIQUE_ID].isin(SERIES) & panel[wire.DS].between("2016-01-01", "2019-06-28")
+    wanted = panel[names.UNIQUE_ID].isin(SERIES) & panel[names.DS].between("2016-01-01", "2019-06-28")
     return panel[wanted].reset_index(drop=True)
 
 
@@ -98,7 +101,7 @@ def built(history: pd.DataFrame, **overrides: Any) -> tuple[Windows, dict[str, A
 def scrambled(arguments: dict[str, Any], by: float = 0.2) -> Any:
     """A network all of whose weights matter: an untrained one says the same whatever it is shown."""
     torch.manual_seed(3)
-    net = network.build(arguments, wire.LEVELS)
+    net = network.build(arguments, names.LEVELS)
     with torch.no_grad():
         for weight in net.parameters():
             weight.add_(by * torch.randn(weight.shape))
@@ -112,11 +115,9 @@ def talking(part_of_panel: pd.DataFrame) -> model.TFT:
     return model.TFT(train.spec("tft", tiny()), windows.known, arguments, network.weights(scrambled(arguments)))
 
 
-def predict(forecaster: model.TFT, frame: pd.DataFrame, horizon: int = 5, levels: Any = wire.LEVELS) -> Forecast:
-    history = contract.check_history(frame, forecaster.spec)
-    forecast = forecaster.predict(history, horizon, levels, 0, {})
-    contract.check_forecast(forecast, forecaster.spec, horizon, levels)
-    return forecast
+def predict(forecaster: model.TFT, frame: pd.DataFrame, horizon: int = 5, levels: Any = names.LEVELS) -> Forecast:
+    request = forecaster.spec.request({"horizon": horizon, "levels": levels})
+    return forecast_of(forecaster, check_history(frame, forecaster.spec), request).at(levels)
 
 
 def files(forecaster: model.TFT, folder: Path) -> dict[str, bytes]:
@@ -137,7 +138,7 @@ def test_the_direct_pass_says_what_the_librarys_network_says(part_of_panel: pd.D
         expected = net.double()({k: v.double() if v.is_floating_point() else v for k, v in network.library(x).items()})
         raw = Direct(network.weights(net.float()), arguments)(x)
     assert expected.prediction.std(dim=0).min() > 0.01  # windows differ in every step and level
-    npt.assert_allclose(head.spread(raw, wire.LEVELS), expected.prediction, rtol=1e-4, atol=1e-5)
+    npt.assert_allclose(head.spread(raw, names.LEVELS), expected.prediction, rtol=1e-4, atol=1e-5)
 
 
 def test_the_direct_pass_says_what_the_library_says_of_its_own_data_set(
@@ -169,7 +170,7 @@ def test_the_direct_pass_says_what_the_library_says_of_its_own_data_set(
         target_normalizer=TorchNormalizer("identity"),
         predict_mode=True,
     )
-    net = network.build({**arguments, "x_reals": data.reals}, wire.LEVELS)
+    net = network.build({**arguments, "x_reals": data.reals}, names.LEVELS)
     net.load_state_dict(talking.weights, strict=False)
     [(x, _)] = data.to_dataloader(train=False, batch_size=len(cutoffs))
     expected = net.eval()(x).prediction.detach()
@@ -212,8 +213,8 @@ def test_serving_does_not_import_the_library():
 
 def test_the_loss_is_half_the_librarys_quantile_loss():
     y, quantiles = torch.randn(7, 5), torch.randn(7, 5, 11)
-    expected = QuantileLoss(list(wire.LEVELS)).loss(quantiles, y).mean() / 2
-    npt.assert_allclose(head.pinball(y, quantiles, wire.LEVELS), expected, rtol=1e-6)
+    expected = QuantileLoss(list(names.LEVELS)).loss(quantiles, y).mean() / 2
+    npt.assert_allclose(head.pinball(y, quantiles, names.LEVELS), expected, rtol=1e-6)
 
 
 # --- forecasts --------------------------------------------------------------------------------
@@ -221,11 +222,11 @@ def test_the_loss_is_half_the_librarys_quantile_loss():
 
 def test_an_untrained_network_says_normal_quantiles_of_the_ewma_volatility(part_of_panel: pd.DataFrame):
     windows, arguments = built(part_of_panel)
-    net = network.build(arguments, wire.LEVELS)
+    net = network.build(arguments, names.LEVELS)
     forecaster = model.TFT(train.spec("tft", tiny()), windows.known, arguments, network.weights(net))
-    y = np.stack([y.to_numpy() for _, y in part_of_panel.groupby(wire.UNIQUE_ID)[wire.Y]])
+    y = np.stack([y.to_numpy() for _, y in part_of_panel.groupby(names.UNIQUE_ID)[names.Y]])
     sigma = volatility.ewma_volatility(y)[:, -1]
-    expected = np.broadcast_to(sigma[:, None, None] * norm.ppf(wire.LEVELS), (3, 5, 11))
+    expected = np.broadcast_to(sigma[:, None, None] * norm.ppf(names.LEVELS), (3, 5, 11))
     npt.assert_allclose(predict(forecaster, part_of_panel).quantiles, expected, rtol=1e-5, atol=1e-9)
 
 
@@ -241,10 +242,10 @@ def test_training_changes_what_the_network_says_but_no_median_of_a_window(
 def test_windows_hold_what_is_known_of_each_session(part_of_panel: pd.DataFrame):
     """XOM at the close of Friday 2019-04-26, by hand from its column."""
     windows, _ = built(part_of_panel)
-    xom = part_of_panel[part_of_panel[wire.UNIQUE_ID] == "XOM"]
-    [cutoff] = np.flatnonzero((part_of_panel[wire.UNIQUE_ID] == "XOM") & (part_of_panel[wire.DS] == "2019-04-26"))
+    xom = part_of_panel[part_of_panel[names.UNIQUE_ID] == "XOM"]
+    [cutoff] = np.flatnonzero((part_of_panel[names.UNIQUE_ID] == "XOM") & (part_of_panel[names.DS] == "2019-04-26"))
     x = windows.at(np.array([cutoff]))
-    upto = xom[xom[wire.DS] <= "2019-04-26"]
+    upto = xom[xom[names.DS] <= "2019-04-26"]
     sigma = {c: volatility.ewma_volatility(upto[[c]].to_numpy().T)[0, -1] for c in features.COLUMNS}
     y, market, index = (upto[c].to_numpy()[-10:] / sigma[c] for c in features.COLUMNS)
     expected = np.stack([y, np.abs(y), market, index, np.arange(-9, 1) / 10], axis=1)
@@ -253,24 +254,24 @@ def test_windows_hold_what_is_known_of_each_session(part_of_panel: pd.DataFrame)
     npt.assert_array_equal(x.future_days[0], [[0, 3], [1, 3], [2, 4], [3, 4], [4, 4]])  # Monday the 29th to May the 3rd
     npt.assert_allclose(x.future[0, :, 0], np.arange(1, 6) / 10)
     assert windows.known.sectors[x.sector[0]] == "Energy"
-    outcome = xom[xom[wire.DS] > "2019-04-26"][wire.Y].to_numpy()[:5]
-    npt.assert_allclose(windows.targets(np.array([cutoff]))[0], outcome / sigma[wire.Y], rtol=1e-6)
-    [raw] = features.daily(upto[list(features.COLUMNS)].to_numpy()[None], upto[wire.DS].to_numpy()[None], 1)[0]
+    outcome = xom[xom[names.DS] > "2019-04-26"][names.Y].to_numpy()[:5]
+    npt.assert_allclose(windows.targets(np.array([cutoff]))[0], outcome / sigma[names.Y], rtol=1e-6)
+    [raw] = features.daily(upto[list(features.COLUMNS)].to_numpy()[None], upto[names.DS].to_numpy()[None], 1)[0]
     mean, deviation = np.array(windows.known.state_mean), np.array(windows.known.state_deviation)
     npt.assert_allclose(x.state[0], np.clip((raw[: len(mean)] - mean) / deviation, -4, 4), rtol=1e-5, atol=1e-6)
 
 
 def test_the_forecast_of_a_history_is_that_of_its_window(talking: model.TFT, part_of_panel: pd.DataFrame):
     windows, _ = built(part_of_panel)
-    seen = part_of_panel[part_of_panel[wire.DS] <= "2019-05-31"]
-    cutoffs = np.flatnonzero(part_of_panel[wire.DS] == "2019-05-31")
+    seen = part_of_panel[part_of_panel[names.DS] <= "2019-05-31"]
+    cutoffs = np.flatnonzero(part_of_panel[names.DS] == "2019-05-31")
     expected = talking.scaled(windows.at(cutoffs)) * windows.sigma[cutoffs, 0, None, None]
     npt.assert_allclose(predict(talking, seen).quantiles, expected, rtol=1e-6, atol=1e-9)
 
 
 def test_a_holiday_is_no_session_to_forecast(talking: model.TFT, part_of_panel: pd.DataFrame):
     """After Friday 2019-05-24 comes Tuesday: the forecast of step 1 is that of a Tuesday."""
-    seen = part_of_panel[part_of_panel[wire.DS] <= "2019-05-24"]
+    seen = part_of_panel[part_of_panel[names.DS] <= "2019-05-24"]
     shown: list[Inputs] = []
 
     class Recorder(model.TFT):
@@ -294,18 +295,18 @@ def test_a_forecast_alone_in_a_batch_and_among_200_is_the_same_bits(talking: mod
 
 
 def test_series_of_other_lengths_do_not_matter(talking: model.TFT, part_of_panel: pd.DataFrame):
-    rows = part_of_panel.groupby(wire.UNIQUE_ID).cumcount()
-    uneven = part_of_panel[(part_of_panel[wire.UNIQUE_ID] != "JNJ") | (rows >= 100)]
+    rows = part_of_panel.groupby(names.UNIQUE_ID).cumcount()
+    uneven = part_of_panel[(part_of_panel[names.UNIQUE_ID] != "JNJ") | (rows >= 100)]
     together = predict(talking, uneven)
     for i, name in enumerate(SERIES):
-        alone = predict(talking, uneven[uneven[wire.UNIQUE_ID] == name])
+        alone = predict(talking, uneven[uneven[names.UNIQUE_ID] == name])
         npt.assert_array_equal(alone.quantiles[0], together.quantiles[i])
 
 
 def test_eight_threads_get_the_same_bits(talking: model.TFT, part_of_panel: pd.DataFrame):
     fresh = model.TFT(talking.spec, talking.known, talking.arguments, talking.weights)
-    days = pd.DatetimeIndex(part_of_panel[wire.DS].unique()[-16:])
-    histories = [part_of_panel[part_of_panel[wire.DS] <= day] for day in days]
+    days = pd.DatetimeIndex(part_of_panel[names.DS].unique()[-16:])
+    histories = [part_of_panel[part_of_panel[names.DS] <= day] for day in days]
     expected = [predict(talking, history).quantiles for history in histories]
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda history: predict(fresh, history).quantiles, histories))
@@ -331,7 +332,7 @@ def test_saved_and_loaded_model_forecasts_the_same_without_a_pickle(
 
 
 def test_the_library_can_be_handed_the_saved_weights(talking: model.TFT, part_of_panel: pd.DataFrame):
-    net = network.build(dict(talking.arguments), wire.LEVELS)
+    net = network.build(dict(talking.arguments), names.LEVELS)
     missing, unexpected = net.load_state_dict(dict(talking.weights), strict=False)
     assert not unexpected
     assert all(name.split(".")[-3] == "prescalers" or "_decoder." in name for name in missing)  # held by two modules
@@ -346,7 +347,7 @@ def test_the_library_can_be_handed_the_saved_weights(talking: model.TFT, part_of
 def test_an_unknown_symbol_has_the_unknown_sector_and_the_reply_counts_it(
     talking: model.TFT, part_of_panel: pd.DataFrame
 ):
-    renamed = part_of_panel.replace({wire.UNIQUE_ID: {"XOM": "ZZTOP"}})
+    renamed = part_of_panel.replace({names.UNIQUE_ID: {"XOM": "ZZTOP"}})
     found, before = predict(talking, renamed), predict(talking, part_of_panel)
     assert before.notes == {}
     assert found.notes == {"sector": "1 of 3 series were not in training: their sector is unknown"}
@@ -379,7 +380,7 @@ def test_in_a_share_of_the_training_windows_the_sector_is_hidden(part_of_panel: 
 
 def test_counts_are_required_where_they_are_asked_for(with_counts: Trained, part_of_panel: pd.DataFrame):
     forecaster = with_counts.forecaster
-    assert forecaster.spec.columns == (*wire.HISTORY, *wire.MARKET, *COUNTS)
+    assert forecaster.spec.columns == (*names.HISTORY, *names.MARKET, *COUNTS)
     assert forecaster.arguments["time_varying_reals_encoder"] == [*inputs.OBSERVED, *COUNTS, "step"]
     predict(forecaster, part_of_panel)
     for frame, code in (
@@ -393,7 +394,7 @@ def test_counts_are_required_where_they_are_asked_for(with_counts: Trained, part
 
 
 def test_counts_are_logs_in_deviations_of_the_training_sessions(with_counts: Trained, part_of_panel: pd.DataFrame):
-    fit = np.log1p(part_of_panel.loc[part_of_panel[wire.DS] <= FIT_UNTIL, COUNTS])
+    fit = np.log1p(part_of_panel.loc[part_of_panel[names.DS] <= FIT_UNTIL, COUNTS])
     known = with_counts.forecaster.known
     npt.assert_allclose(known.count_mean, fit.mean(), rtol=1e-12)
     npt.assert_allclose(known.count_deviation, fit.std(ddof=0), rtol=1e-12)
@@ -441,19 +442,19 @@ def test_training_reports_its_losses_and_counts_its_parameters(trained: Trained,
 
 def test_the_choice_loss_is_the_pinball_loss_in_mean_volatilities(part_of_panel: pd.DataFrame):
     windows, arguments = built(part_of_panel)
-    net = network.build(arguments, wire.LEVELS).eval()
+    net = network.build(arguments, names.LEVELS).eval()
     sigma = windows.sigma[windows.chosen, 0]
     y = windows.targets(windows.chosen).numpy() * sigma[:, None]
-    u = np.asarray(wire.LEVELS)
+    u = np.asarray(names.LEVELS)
     error = y[:, :, None] - sigma[:, None, None] * norm.ppf(u)  # untrained: normal quantiles
     expected = np.maximum(u * error, (u - 1) * error).mean() / sigma.mean()
-    npt.assert_allclose(train.choice_loss(net, windows, wire.LEVELS), expected, rtol=1e-5)
+    npt.assert_allclose(train.choice_loss(net, windows, names.LEVELS), expected, rtol=1e-5)
 
 
 def test_what_comes_after_a_cutoff_changes_nothing_of_its_window(part_of_panel: pd.DataFrame):
     windows, _ = built(part_of_panel)
-    cutoffs = np.flatnonzero(part_of_panel[wire.DS] == "2019-02-28")
-    later = part_of_panel[wire.DS] > "2019-02-28"
+    cutoffs = np.flatnonzero(part_of_panel[names.DS] == "2019-02-28")
+    later = part_of_panel[names.DS] > "2019-02-28"
     changed = part_of_panel.assign(**{c: part_of_panel[c].where(~later, 0.3) for c in features.COLUMNS})
     again, _ = built(changed)
     assert again.known == windows.known
@@ -464,8 +465,8 @@ def test_what_comes_after_a_cutoff_changes_nothing_of_its_window(part_of_panel: 
 
 
 def test_the_choice_period_chooses_and_fits_nothing(part_of_panel: pd.DataFrame, tmp_path: Path):
-    later = part_of_panel[wire.DS] > FIT_UNTIL
-    changed = part_of_panel.assign(y=part_of_panel[wire.Y].where(~later, 0.5 * part_of_panel[wire.Y] + 0.01))
+    later = part_of_panel[names.DS] > FIT_UNTIL
+    changed = part_of_panel.assign(y=part_of_panel[names.Y].where(~later, 0.5 * part_of_panel[names.Y] + 0.01))
     runs = [Run(tmp_path / "a"), Run(tmp_path / "b")]
     for frame, run in zip((part_of_panel, changed), runs, strict=True):
         fitted(frame, tmp_path, run=run)
@@ -488,10 +489,10 @@ def test_importances_of_a_group_and_attention_of_a_step_add_up_to_1(trained: Tra
     importance, attention = trained.tables["variable_importance"], trained.tables["attention_by_lag"]
     npt.assert_allclose(importance.groupby("group")["share"].sum(), 1.0, rtol=1e-12)
     npt.assert_allclose(attention.groupby("step")["share"].sum(), 1.0, rtol=1e-12)
-    names = {group: set(table["variable"]) for group, table in importance.groupby("group")}
-    assert names["static"] == {"sector", *inputs.FEATURES}
-    assert names["encoder"] == {"weekday", "month", *inputs.OBSERVED, "step"}
-    assert names["decoder"] == {"weekday", "month", "step"}
+    variables = {group: set(table["variable"]) for group, table in importance.groupby("group")}
+    assert variables["static"] == {"sector", *inputs.FEATURES}
+    assert variables["encoder"] == {"weekday", "month", *inputs.OBSERVED, "step"}
+    assert variables["decoder"] == {"weekday", "month", "step"}
     assert all(table["share"].is_monotonic_decreasing for _, table in importance.groupby("group"))
     sessions = attention.groupby("step")["session"].agg(["min", "max", "size"])
     npt.assert_array_equal(sessions, [[-9, h - 1, 10 + h - 1] for h in range(1, 6)])
@@ -501,7 +502,7 @@ def test_attention_is_the_mean_over_the_heads_and_the_windows_of_the_choice_peri
     trained: Trained, part_of_panel: pd.DataFrame
 ):
     windows, arguments = built(part_of_panel)
-    net = network.build(arguments, wire.LEVELS)
+    net = network.build(arguments, names.LEVELS)
     net.load_state_dict(dict(trained.forecaster.weights), strict=False)
     with torch.no_grad():
         out = net.eval()(network.library(windows.at(windows.chosen)))
@@ -527,21 +528,21 @@ def test_the_figures_are_labelled_and_their_bars_sorted(trained: Trained):
 
 
 def broken(panel: pd.DataFrame, how: str) -> pd.DataFrame:
-    first, xom = panel.index == 700, panel[wire.UNIQUE_ID] == "XOM"
+    first, xom = panel.index == 700, panel[names.UNIQUE_ID] == "XOM"
     return {
-        "no sector": lambda: panel.drop(columns=wire.SECTOR),
-        "two sectors": lambda: panel.assign(sector=panel[wire.SECTOR].where(~first, "Energy")),
-        "sector missing": lambda: panel.assign(sector=panel[wire.SECTOR].where(~xom)),
-        "no market": lambda: panel.drop(columns=wire.INDEX_RETURN),
+        "no sector": lambda: panel.drop(columns=names.SECTOR),
+        "two sectors": lambda: panel.assign(sector=panel[names.SECTOR].where(~first, "Energy")),
+        "sector missing": lambda: panel.assign(sector=panel[names.SECTOR].where(~xom)),
+        "no market": lambda: panel.drop(columns=names.INDEX_RETURN),
         "NaN in the market": lambda: panel.assign(market_abs_return=panel["market_abs_return"].where(~first)),
         "NaN in a count": lambda: panel.assign(news_count=panel["news_count"].where(~first)),
         "negative count": lambda: panel.assign(news_count=panel["news_count"].where(~first, -3.0)),
-        "zeros": lambda: panel.assign(y=panel[wire.Y].where(~xom, 0.0)),
+        "zeros": lambda: panel.assign(y=panel[names.Y].where(~xom, 0.0)),
         "zeros for a while": lambda: panel.assign(
-            y=panel[wire.Y].where(~(xom & panel[wire.DS].between("2018-11-01", "2018-11-30")), 0.0)
+            y=panel[names.Y].where(~(xom & panel[names.DS].between("2018-11-01", "2018-11-30")), 0.0)
         ),
-        "too short": lambda: panel[~xom | (panel[wire.DS] >= "2018-03-01")].reset_index(drop=True),
-        "nothing to choose on": lambda: panel[panel[wire.DS] <= "2019-01-04"],
+        "too short": lambda: panel[~xom | (panel[names.DS] >= "2018-03-01")].reset_index(drop=True),
+        "nothing to choose on": lambda: panel[panel[names.DS] <= "2019-01-04"],
     }[how]()
 
 

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,10 +24,14 @@ from scipy.stats import norm
 from jobs import families, interrupts, market, processed, search, train, trial, tune
 from jobs.study import METRICS, STARTUP, WARMUP, Study, open_study
 from jobs.trial import Outcome
-from registry import contract, volatility, wire
-from registry.contract import Forecast, History, ModelSpec, Range, Trained, TrainRun
+from registry import training
 from registry.errors import BadConfig, BadInput, KronosError
+from registry.forecast import names, volatility
+from registry.forecast.forecast import Forecast
+from registry.forecast.history import History
+from registry.forecast.spec import ModelSpec, Request
 from registry.settings import CHECKOUT
+from registry.training import Range, Trained, TrainRun
 
 SPACE: search.Space = {"width": (16, 32, 64), "layers": Range(1, 4), "rate": Range(1e-4, 1e-1, log=True)}
 
@@ -60,7 +64,7 @@ def test_an_empty_range_is_refused(low: float, high: float, log: bool) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(contract.Config):
+class Config(training.Config):
     """Settings of a normal distribution of EWMA volatility times `factor`."""
 
     factor: float = 1.0
@@ -80,19 +84,13 @@ class Normal:
     spec: ModelSpec
     factor: float
 
-    def predict(
-        self,
-        history: History,
-        horizon: int,
-        levels: Sequence[float],
-        seed: int,  # noqa: ARG002
-        options: Mapping[str, Any],  # noqa: ARG002
-    ) -> Forecast:
+    def predict(self, history: History, request: Request) -> Forecast:
         scale = np.empty(len(history.ids))
         for which, values in history.blocks(self.spec.max_context):
             scale[which] = volatility.ewma_volatility(values[:, :, 0])[:, -1] * self.factor
-        quantiles = np.repeat((scale[:, None] * norm.ppf(levels))[:, None], horizon, axis=1)
-        return Forecast(history.ids, history.cutoffs, tuple(levels), quantiles, np.zeros((len(scale), horizon)))
+        step = scale[:, None] * norm.ppf(self.spec.levels)
+        quantiles = np.repeat(step[:, None], request.horizon, axis=1)
+        return Forecast.of_quantiles(history, self.spec, quantiles)
 
 
 def spec(name: str, config: Config) -> ModelSpec:
@@ -134,7 +132,7 @@ def history() -> pd.DataFrame:
     sessions = pd.bdate_range(end="2020-12-31", periods=900)
     draw = np.random.default_rng(0)
     parts = [
-        pd.DataFrame({wire.UNIQUE_ID: name, wire.DS: sessions, wire.Y: draw.normal(0, sd, 900)})
+        pd.DataFrame({names.UNIQUE_ID: name, names.DS: sessions, names.Y: draw.normal(0, sd, 900)})
         for name, sd in (("A", 0.01), ("B", 0.02))
     ]
     return pd.concat(parts, ignore_index=True)
@@ -152,7 +150,7 @@ def test_a_fixed_setting_is_not_searched_and_one_must_be_left(family: Any) -> No
     with pytest.raises(BadInput) as caught:
         search.space(family, Config(), ["factor", "context"])
     assert caught.value.code == "NO_SEARCH"
-    assert caught.value.message == "factor, context are all fixed; leave one of them to search"
+    assert caught.value.message == "all searchable settings are fixed (factor, context); unfix at least one"
 
 
 def test_only_settings_of_the_models_own_config_are_searched(family: Any) -> None:
@@ -163,7 +161,7 @@ def test_only_settings_of_the_models_own_config_are_searched(family: Any) -> Non
 
 def test_the_config_as_it_is_comes_first_where_the_space_holds_it() -> None:
     @dataclass(frozen=True, kw_only=True)
-    class Own(contract.Config):
+    class Own(training.Config):
         width: int = 32
         layers: int = 2
         rate: float = 0.002
@@ -232,11 +230,11 @@ def test_a_trial_is_scored_on_the_choice_period_and_sees_nothing_later(
     setup = tune.prepare(planned(family, history), tmp_path)
     assert (setup.origins[0], setup.origins[-1]) == (pd.Timestamp("2020-04-01"), pd.Timestamp("2020-09-28"))
     assert setup.context == 600  # the longest that is searched; fhs needs 560
-    assert setup.history[wire.DS].max() == pd.Timestamp("2020-09-30")
+    assert setup.history[names.DS].max() == pd.Timestamp("2020-09-30")
     trial.run(setup, {"factor": 1.1}, quiet)
     [seen] = family.training.seen
-    assert seen[wire.DS].max() == pd.Timestamp("2020-09-30")
-    other = history.assign(y=history[wire.Y].where(history[wire.DS] <= "2020-09-30", 0.3))
+    assert seen[names.DS].max() == pd.Timestamp("2020-09-30")
+    other = history.assign(y=history[names.Y].where(history[names.DS] <= "2020-09-30", 0.3))
     changed = tune.prepare(planned(family, other), tmp_path)
     pd.testing.assert_frame_equal(changed.reference, setup.reference)
     assert (
@@ -250,15 +248,15 @@ def test_the_crps_of_a_trial_is_the_mean_over_origins_steps_and_series(
 ) -> None:
     setup = tune.prepare(planned(family, history), tmp_path)
     found = trial.run(setup, {"factor": 1.5, "context": 100}, quiet).metrics
-    levels, losses, theirs = np.array(wire.LEVELS), [], []
-    for _, one in history.groupby(wire.UNIQUE_ID):
-        y = one[wire.Y].to_numpy()
-        for row in np.flatnonzero(one[wire.DS].isin(setup.origins)):
+    levels, losses, theirs = np.array(names.LEVELS), [], []
+    for _, one in history.groupby(names.UNIQUE_ID):
+        y = one[names.Y].to_numpy()
+        for row in np.flatnonzero(one[names.DS].isin(setup.origins)):
             past = y[None, : row + 1]
             scale = volatility.ewma_volatility(past[:, -100:])[0, -1] * 1.5
             sigma = volatility.ewma_volatility(past)
             pool = volatility.residuals(past, sigma, 1)
-            fhs = volatility.empirical_quantiles(pool, wire.LEVELS)[0] * sigma[0, -1]
+            fhs = volatility.empirical_quantiles(pool, names.LEVELS)[0] * sigma[0, -1]
             for step in (1, 2):
                 for quantiles, into in ((scale * norm.ppf(levels), losses), (fhs, theirs)):
                     error = y[row + step] - quantiles
@@ -431,7 +429,7 @@ def test_a_process_that_is_killed_is_noticed_and_nothing_of_it_stays(tmp_path: P
         import time
         from pathlib import Path
         from jobs.study import open_study
-        from registry.contract import Range
+        from registry.training import Range
 
         with open_study(Path({str(tmp_path)!r}), "study", {{"x": Range(0.0, 1.0)}}, None, 0) as study:
             study.begin(2)

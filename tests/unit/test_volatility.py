@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry import volatility, wire
+from registry.forecast import names, volatility
 
 LENGTH = 700
 seeds = st.integers(0, 2**32 - 1)
@@ -79,12 +79,12 @@ def test_a_series_has_the_same_bits_alone_and_in_a_batch(seed: int):
     y = returns(seed, n=4)
     scale = volatility.ewma_volatility(y)
     z = volatility.residuals(y, scale, 2)
-    q = volatility.empirical_quantiles(z, wire.LEVELS)
+    q = volatility.empirical_quantiles(z, names.LEVELS)
     for i in range(len(y)):
         alone = y[i : i + 1]
         npt.assert_array_equal(volatility.ewma_volatility(alone), scale[i : i + 1])
         npt.assert_array_equal(volatility.residuals(alone, scale[i : i + 1], 2), z[i : i + 1])
-        npt.assert_array_equal(volatility.empirical_quantiles(z[i : i + 1], wire.LEVELS), q[i : i + 1])
+        npt.assert_array_equal(volatility.empirical_quantiles(z[i : i + 1], names.LEVELS), q[i : i + 1])
 
 
 @given(seeds)
@@ -134,6 +134,16 @@ def test_quantiles_of_0_to_4_by_hand():
     values = np.array([[4.0, 0.0, 3.0, 1.0, 2.0], [40.0, 0.0, 30.0, 10.0, 20.0]])
     expected = [[0.2, 1.0, 2.0, 3.6], [2.0, 10.0, 20.0, 36.0]]
     npt.assert_allclose(volatility.empirical_quantiles(values, (0.05, 0.25, 0.5, 0.9)), expected, rtol=1e-14)
+
+
+@given(seeds, st.integers(1, 600))
+def test_empirical_quantiles_are_numpys_to_the_last_bit(seed: int, sessions: int):
+    values = np.random.default_rng(seed).standard_t(4, (3, sessions))
+    values[1] = np.round(values[1])  # many ties
+    levels = np.array([0.001, *names.LEVELS, 0.999])
+    npt.assert_array_equal(
+        volatility.empirical_quantiles(values, levels.tolist()), np.quantile(values, levels, axis=1).T
+    )
 
 
 @given(seeds)

@@ -20,12 +20,19 @@ from mlprojects.volnet.network import ScaleNet
 from mlprojects.volnet.samples import split
 from mlprojects.volnet.scales import Networks, Trees, tree_rows
 from mlprojects.volnet.settings import CONFIGS
-from registry import contract, evaluation, volatility, wire
-from registry.contract import Forecast, Trained, check_forecast
 from registry.errors import BadConfig, BadHistory
+from registry.forecast import calendars, names, volatility
+from registry.forecast.answer import forecast_of
+from registry.forecast.forecast import Forecast
+from registry.forecast.history import History, check_history
+from registry.scoring.difference import against
+from registry.scoring.rolling import origins_between, rolling
+from registry.scoring.scores import scores
+from registry.training import Trained
 
 KINDS = tuple(CONFIGS)
-DATES = {"fit_until": "2016-06-30", "choose_until": "2016-11-30"}
+DAYS = calendars.next_sessions("XNYS", pd.Timestamp("2014-12-31"), 1200)
+DATES = {"fit_until": f"{DAYS[546]:%Y-%m-%d}", "choose_until": f"{DAYS[699]:%Y-%m-%d}"}
 SMALL: dict[str, dict[str, Any]] = {
     "linear": {"steps": 40, "check_every": 20, "batch": 100},
     "mlp": {"steps": 20, "check_every": 10, "batch": 100, "seeds": 2, "width": 4},
@@ -58,11 +65,11 @@ def simulated(seed: int = 0, n: int = 3, length: int = 700) -> pd.DataFrame:
     y = np.where(wild, 0.03, 0.01) * rng.standard_t(5, (n, length)).clip(-6, 6)
     return pd.DataFrame(
         {
-            wire.UNIQUE_ID: np.repeat([f"S{i}" for i in range(n)], length),
-            wire.DS: np.tile(pd.date_range("2015-01-01", periods=length, unit="ns"), n),
-            wire.Y: y.reshape(-1),
-            wire.MARKET_ABS_RETURN: np.tile(np.where(wild, 0.025, 0.008) * rng.uniform(0.9, 1.1, length), n),
-            wire.INDEX_RETURN: np.tile(y.mean(axis=0), n),
+            names.UNIQUE_ID: np.repeat([f"S{i}" for i in range(n)], length),
+            names.DS: np.tile(DAYS[:length], n),
+            names.Y: y.reshape(-1),
+            names.MARKET_ABS_RETURN: np.tile(np.where(wild, 0.025, 0.008) * rng.uniform(0.9, 1.1, length), n),
+            names.INDEX_RETURN: np.tile(y.mean(axis=0), n),
         }
     )
 
@@ -73,11 +80,9 @@ def trained(kind: str, folder: Path, history: pd.DataFrame | None = None, **sett
     return train.train(seen, config, name=kind, seed=0, run=Run(folder))
 
 
-def predict(forecaster: Any, history: pd.DataFrame, horizon: int = HORIZON, levels: Any = wire.LEVELS) -> Forecast:
-    checked = contract.check_history(history, forecaster.spec)
-    forecast: Forecast = forecaster.predict(checked, horizon, levels, 0, {})
-    check_forecast(forecast, forecaster.spec, horizon, levels)
-    return forecast
+def predict(forecaster: Any, history: pd.DataFrame, horizon: int = HORIZON, levels: Any = names.LEVELS) -> Forecast:
+    request = forecaster.spec.request({"horizon": horizon, "levels": levels})
+    return forecast_of(forecaster, check_history(history, forecaster.spec), request).at(levels)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +111,7 @@ def network(width: int, dropout: float = 0.0, *, moved: bool = True) -> ScaleNet
     """A network with seeded weights; untrained unless `moved`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        net = ScaleNet(FEATURES, SEASON, HORIZON, wire.LEVELS, width=width, dropout=dropout)
+        net = ScaleNet(FEATURES, SEASON, HORIZON, names.LEVELS, width=width, dropout=dropout)
         if moved:
             with torch.no_grad():
                 for parameter in net.parameters():
@@ -126,7 +131,7 @@ def test_an_untrained_network_says_ewma_volatility_times_normal_quantiles(width:
     inputs, net = some_inputs(), network(width, moved=False)
     with torch.no_grad():
         quantiles = net(*tensors(inputs)).numpy()
-    npt.assert_allclose(quantiles, np.broadcast_to(norm.ppf(wire.LEVELS), quantiles.shape), atol=1e-6)
+    npt.assert_allclose(quantiles, np.broadcast_to(norm.ppf(names.LEVELS), quantiles.shape), atol=1e-6)
     npt.assert_array_equal(net.member()(inputs), np.ones((40, HORIZON)))
 
 
@@ -190,9 +195,9 @@ def test_rows_to_fit_end_by_fit_until_and_rows_to_choose_on_begin_after_it():
     history = simulated(n=2)
     spec = train.spec("linear", CONFIGS["linear"](kind="linear", **DATES))
     fit, chosen = split(history, spec, DATES["fit_until"])
-    days = pd.date_range("2015-01-01", periods=700)
+    days = DAYS[:700]
     last = days.get_loc(pd.Timestamp(DATES["fit_until"]))
-    first, y = features.WARMUP - 1, history[wire.Y].to_numpy().reshape(2, -1)
+    first, y = features.WARMUP - 1, history[names.Y].to_numpy().reshape(2, -1)
     origins = {"fit": np.arange(first, last - HORIZON + 1), "chosen": np.arange(last + 1, 700 - HORIZON)}
     for part, rows in ((fit, origins["fit"]), (chosen, origins["chosen"])):
         assert len(part.y) == 2 * len(rows)
@@ -205,7 +210,7 @@ def test_rows_to_fit_end_by_fit_until_and_rows_to_choose_on_begin_after_it():
 
 def test_series_of_different_lengths_are_fitted_together():
     history = simulated(n=3)
-    short = history[(history[wire.UNIQUE_ID] != "S1") | (history[wire.DS] > "2015-03-31")]
+    short = history[(history[names.UNIQUE_ID] != "S1") | (history[names.DS] > DAYS[89])]
     spec = train.spec("linear", CONFIGS["linear"](kind="linear", **DATES))
     fit, _ = split(short.reset_index(drop=True), spec, DATES["fit_until"])
     whole, _ = split(history, spec, DATES["fit_until"])
@@ -219,19 +224,19 @@ def test_quantiles_are_those_of_what_the_scale_left_over_half_own_half_pooled(ki
     forecaster, history = all_trained[kind].forecaster, simulated()
     fit, _ = split(history, forecaster.spec, DATES["fit_until"])
     z = fit.y / fit.inputs.sigma[:, None] / forecaster.scale(fit.inputs)
-    pool = np.quantile(z, wire.LEVELS)
+    pool = np.quantile(z, names.LEVELS)
     values = history[list(features.COLUMNS)].to_numpy().reshape(3, 700, 3)
-    ds = history[wire.DS].to_numpy().astype("datetime64[D]").reshape(3, 700)
+    ds = history[names.DS].to_numpy().astype("datetime64[D]").reshape(3, 700)
     now = Inputs.read(values, ds, HORIZON)
     for i, quantiles in enumerate(predict(forecaster, history).quantiles):
-        shape = (np.quantile(z[fit.series == i], wire.LEVELS) + pool) / 2
+        shape = (np.quantile(z[fit.series == i], names.LEVELS) + pool) / 2
         width = now.sigma[i] * forecaster.scale(now)[i]
         npt.assert_allclose(quantiles, width[:, None] * shape, rtol=1e-9, atol=1e-15)
 
 
 def test_a_symbol_that_training_did_not_see_gets_pooled_quantiles_and_a_note(forecaster: Any):
     history = simulated()
-    known, renamed = predict(forecaster, history), history.replace({wire.UNIQUE_ID: {"S2": "T2"}})
+    known, renamed = predict(forecaster, history), history.replace({names.UNIQUE_ID: {"S2": "T2"}})
     unknown = predict(forecaster, renamed)
     assert known.notes == {}
     assert "pooled over those it saw" in unknown.notes["unknown_symbol"]
@@ -310,7 +315,7 @@ def test_a_training_that_was_cut_ends_as_one_that_was_not(tmp_path: Path, all_tr
 
 def test_a_series_is_forecast_the_same_alone_and_among_others_of_other_lengths(forecaster: Any):
     whole = simulated(4, n=4)
-    rows = [whole[whole[wire.UNIQUE_ID] == f"S{i}"].tail(length) for i, length in enumerate((700, 400, 314, 700))]
+    rows = [whole[whole[names.UNIQUE_ID] == f"S{i}"].tail(length) for i, length in enumerate((700, 400, 314, 700))]
     together = predict(forecaster, pd.concat(rows, ignore_index=True))
     for i, alone in enumerate(rows):
         npt.assert_array_equal(predict(forecaster, alone).quantiles[0], together.quantiles[i])
@@ -318,9 +323,9 @@ def test_a_series_is_forecast_the_same_alone_and_among_others_of_other_lengths(f
 
 def test_sessions_older_than_the_context_change_nothing(forecaster: Any):
     history = simulated(length=1100)
-    old = history.groupby(wire.UNIQUE_ID).cumcount() < 100
+    old = history.groupby(names.UNIQUE_ID).cumcount() < 100
     changed = history.assign(
-        y=history[wire.Y].where(~old, 0.5), index_return=history[wire.INDEX_RETURN].where(~old, 0.5)
+        y=history[names.Y].where(~old, 0.5), index_return=history[names.INDEX_RETURN].where(~old, 0.5)
     )
     expected = predict(forecaster, history[~old]).quantiles
     npt.assert_array_equal(predict(forecaster, changed).quantiles, expected)
@@ -333,8 +338,8 @@ def test_fewer_steps_are_the_first_of_more(forecaster: Any):
 
 def test_sessions_after_fit_until_change_no_row_to_fit():
     history = simulated()
-    later = history[wire.DS] > DATES["fit_until"]
-    numbers = [wire.Y, *wire.MARKET]
+    later = history[names.DS] > DATES["fit_until"]
+    numbers = [names.Y, *names.MARKET]
     changed = history.assign(**{name: history[name].where(~later, 0.5) for name in numbers})
     spec = train.spec("linear", CONFIGS["linear"](kind="linear", **DATES))
     one, other = (split(frame, spec, DATES["fit_until"])[0] for frame in (history, changed))
@@ -362,7 +367,7 @@ def test_saved_and_loaded_model_forecasts_the_same(forecaster: Any, tmp_path: Pa
 
 def test_rows_to_fit_are_nearly_what_a_forecast_sees(panel: pd.DataFrame):
     """A forecast looks at 1000 sessions, a row to fit at all before it: slow averages differ by their seed."""
-    history = contract.History.of(panel[panel[wire.DS] <= "2018-12-31"], features.COLUMNS)
+    history = History.of(panel[panel[names.DS] <= "2018-12-31"], features.COLUMNS)
     [(which, values)] = history.blocks(10**6, features.COLUMNS)
     ds = history.sessions(which, values.shape[1])
     keep = values.shape[1] - features.WARMUP + 1
@@ -390,21 +395,23 @@ def refused(history: pd.DataFrame, folder: Path, **settings: Any) -> str:
 
 def test_a_history_that_cannot_be_fitted_is_refused(tmp_path: Path):
     history = simulated()
-    first = history[wire.UNIQUE_ID] == "S0"
-    early = history[wire.DS] <= DATES["fit_until"]
-    assert "MISSING_COLUMN: history lacks ['index_return']" in refused(history.drop(columns="index_return"), tmp_path)
-    broken = history.assign(market_abs_return=history[wire.MARKET_ABS_RETURN].where(history.index != 7))
+    first = history[names.UNIQUE_ID] == "S0"
+    early = history[names.DS] <= DATES["fit_until"]
+    assert "MISSING_COLUMN: history lacks index_return" in refused(history.drop(columns="index_return"), tmp_path)
+    broken = history.assign(market_abs_return=history[names.MARKET_ABS_RETURN].where(history.index != 7))
     assert "NON_FINITE: market_abs_return is not finite in 1 rows" in refused(broken, tmp_path)
     assert "CONSTANT: series 1 of 3 has a return of 0" in refused(
         history.assign(y=history.y.where(~first, 0)), tmp_path
     )
-    still = history.assign(y=history[wire.Y].where(~(first & early), 0))
-    assert "CONSTANT: series 1 of 3 has a return of 0 in every session up to 2016-06-30" in refused(still, tmp_path)
-    short = history[~first | (history[wire.DS] > "2015-08-20")].reset_index(drop=True)
-    assert "TOO_SHORT: series 1 of 3 has 315 sessions up to 2016-06-30" in refused(short, tmp_path)
+    still = history.assign(y=history[names.Y].where(~(first & early), 0))
+    assert f"CONSTANT: series 1 of 3 has a return of 0 in every session up to {DATES['fit_until']}" in refused(
+        still, tmp_path
+    )
+    short = history[~first | (history[names.DS] > DAYS[231])].reset_index(drop=True)
+    assert f"TOO_SHORT: series 1 of 3 has 315 sessions up to {DATES['fit_until']}" in refused(short, tmp_path)
     assert "fitted on 319 or more; 1 series are too short" in refused(short, tmp_path)
-    unchosen = history[history[wire.DS] <= "2016-07-04"].reset_index(drop=True)
-    assert "TOO_SHORT: no series has a session after 2016-06-30 with 5 more" in refused(unchosen, tmp_path)
+    unchosen = history[history[names.DS] <= DAYS[550]].reset_index(drop=True)
+    assert f"TOO_SHORT: no series has a session after {DATES['fit_until']} with 5 more" in refused(unchosen, tmp_path)
 
 
 def test_the_least_context_is_enough_and_one_session_less_is_refused(forecaster: Any):
@@ -441,12 +448,10 @@ def test_linear_beats_fhs_on_the_year_it_was_stopped_on(panel: pd.DataFrame, tmp
     """Fitted to 2018, stopped on 2019; a fifth of its steps is enough to be ahead."""
     from mlprojects.baselines import train as baselines
 
-    seen = panel[panel[wire.DS] <= "2019-12-31"].reset_index(drop=True)
+    seen = panel[panel[names.DS] <= "2019-12-31"].reset_index(drop=True)
     dates = {"fit_until": "2018-12-31", "choose_until": "2019-12-31"}
     linear = trained("linear", tmp_path, seen, **dates, steps=120, batch=800).forecaster
     fhs = baselines.train(seen, baselines.Config(kind="fhs", **dates), name="fhs", seed=0, run=Run(tmp_path)).forecaster
-    origins = evaluation.origins_between(seen, "2018-12-31", "2019-12-31", HORIZON, every=5)
-    ours, theirs = (
-        evaluation.scores(evaluation.rolling(f, seen, origins, HORIZON, context=564)) for f in (linear, fhs)
-    )
-    assert evaluation.against(ours, theirs).skill > 0.005
+    origins = origins_between(seen, "2018-12-31", "2019-12-31", HORIZON, every=5)
+    ours, theirs = (scores(rolling(f, seen, origins, HORIZON, context=564)) for f in (linear, fhs))
+    assert against(ours, theirs).skill > 0.005

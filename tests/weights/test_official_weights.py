@@ -17,9 +17,9 @@ import pytest
 from mlprojects.kronos import model
 from mlprojects.kronos.official import load_predictor, load_tokenizer
 from mlprojects.kronos.sampler import Draw, Sampler
-from registry import wire
-from registry.artifacts import sha256
+from registry.forecast import names
 from registry.hub import PINNED
+from registry.versions.artifacts import sha256
 
 GREEDY = Draw(temperature=0.0)  # upstream asks for it by top_k=1
 COMMITS = {
@@ -51,7 +51,7 @@ def forecast(sampler: Sampler, bars: pd.DataFrame, first: int, context: int, ste
     rows = bars.iloc[first : first + context + steps]
     when = rows["timestamps"].dt
     stamps = np.stack([when.minute, when.hour, when.weekday, when.day, when.month], axis=1)[None]
-    history = rows[list(wire.BAR)].to_numpy(dtype=np.float64)[None, :context]
+    history = rows[list(names.BAR)].to_numpy(dtype=np.float64)[None, :context]
     return sampler.sample(history, stamps, [0], 1, GREEDY, overflow="exact").bars[0, 0]
 
 
@@ -70,7 +70,7 @@ def test_mini_and_its_tokenizer_load_and_belong_together(folder: Path) -> None:
 def test_eight_greedy_steps_are_those_of_upstream(
     folder: Path, small: Sampler, bars: pd.DataFrame, context: int
 ) -> None:
-    expected = pd.read_csv(folder / f"regression_output_{context}.csv")[list(wire.BAR)].to_numpy()
+    expected = pd.read_csv(folder / f"regression_output_{context}.csv")[list(names.BAR)].to_numpy()
     npt.assert_allclose(forecast(small, bars, 0, context, len(expected)), expected, rtol=1e-5)
 
 
@@ -83,7 +83,7 @@ def test_mean_squared_error_of_thirty_steps_is_the_published_one(
     errors = [
         np.square(
             forecast(small, bars, row - context, context, 30)[:, :4]
-            - bars.iloc[row : row + 30][list(wire.OHLC)].to_numpy()
+            - bars.iloc[row : row + 30][list(names.OHLC)].to_numpy()
         ).mean()
         for row in drawn
     ]

@@ -64,13 +64,13 @@ def inherited() -> dict[str, str]:
 def connect(settings: Settings) -> MlflowClient:
     """Client of the configured tracking store and registry, which become this process's defaults."""
     settings.var_dir.mkdir(parents=True, exist_ok=True)
-    told = {name: os.environ.get(name) for name in _URIS}
+    before = {name: os.environ.get(name) for name in _URIS}
     os.environ.update(environment(settings))
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     mlflow.set_tracking_uri(settings.tracking)
     mlflow.set_registry_uri(settings.tracking)
     # MLflow keeps the URIs in its module; in the environment they would become the next Settings' default.
-    for name, value in told.items():
+    for name, value in before.items():
         os.environ.pop(name)
         if value is not None:
             os.environ[name] = value
@@ -180,8 +180,8 @@ def record(
     """
     client = connect(settings)
     identity = _experiment(settings, client, experiment)
-    found = client.search_runs([identity], f"tags.`{key[0]}` = '{key[1]}'", max_results=1)
-    made = found[0] if found else client.create_run(identity, run_name=name, tags={**facts, key[0]: key[1]})
+    runs = client.search_runs([identity], f"tags.`{key[0]}` = '{key[1]}'", max_results=1)
+    made = runs[0] if runs else client.create_run(identity, run_name=name, tags={**facts, key[0]: key[1]})
     run = Run(str(made.info.run_id), client)
     run.params(facts)
     run.json(data, "record.json")
@@ -223,30 +223,30 @@ def _attachable(settings: Settings, client: MlflowClient) -> str | None:
 
 def _experiment(settings: Settings, client: MlflowClient, name: str) -> str:
     """Id of an experiment; a new one of a local store keeps its artifacts under settings.artifacts."""
-    found = client.get_experiment_by_name(name)
-    if found is not None:
-        return str(found.experiment_id)
+    experiment = client.get_experiment_by_name(name)
+    if experiment is not None:
+        return str(experiment.experiment_id)
     local = settings.tracking.startswith(_DATABASES)
     location = f"{settings.artifacts}/{name}" if local else None
     try:
         return str(client.create_experiment(name, artifact_location=location, tags=_TRAINING))
     except mlflow.MlflowException:  # created by another process in between
-        found = client.get_experiment_by_name(name)
-        if found is None:
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
             raise
-        return str(found.experiment_id)
+        return str(experiment.experiment_id)
 
 
 def git_commit(checkout: Path = CHECKOUT) -> str:
     """Commit of the checkout, with '-dirty' when files differ from it; 'unknown' without git."""
     try:
-        found = subprocess.run(
+        described = subprocess.run(
             ["git", "-C", str(checkout), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
             capture_output=True, text=True, timeout=30, check=True,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return "unknown"
-    return found.stdout.strip()
+    return described.stdout.strip()
 
 
 @contextmanager

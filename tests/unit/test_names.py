@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry import errors, wire
+from registry import errors
+from registry.forecast import names
 from registry.settings import CHECKOUT
 
 ascending_levels = st.lists(st.integers(1, 99_999), min_size=2, max_size=8, unique=True).map(
@@ -41,17 +42,17 @@ def tree_of_classes():
     ],
 )
 def test_a_quantile_is_named_after_its_level(level: float, column: str):
-    assert wire.quantile_column(level) == column
+    assert names.quantile_column(level) == column
 
 
 @given(ascending_levels)
 def test_a_level_can_be_read_from_its_column(levels: list[float]):
-    assert [float(wire.quantile_column(level).removeprefix("q")) for level in levels] == levels
+    assert [float(names.quantile_column(level).removeprefix("q")) for level in levels] == levels
 
 
 def test_default_levels_are_eleven_and_symmetric_around_the_median():
-    assert wire.LEVELS == (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
-    assert [round(1 - level, 10) for level in reversed(wire.LEVELS)] == list(wire.LEVELS)
+    assert names.LEVELS == (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+    assert [round(1 - level, 10) for level in reversed(names.LEVELS)] == list(names.LEVELS)
 
 
 def test_the_tree_in_the_docstring_is_the_tree_of_classes():
@@ -77,12 +78,24 @@ def modules_after(statement: str) -> set[str]:
     return set(done.stdout.split())
 
 
-def test_wire_and_errors_import_the_standard_library_only():
-    foreign = modules_after("import registry.wire, registry.errors") - modules_after("pass") - {"registry"}
+def test_names_spec_errors_and_codes_import_the_standard_library_only():
+    """The gateway imports them."""
+    modules = "registry.forecast.names, registry.forecast.spec, registry.errors, registry.codes"
+    foreign = modules_after(f"import {modules}") - modules_after("pass") - {"registry"}
     assert foreign <= sys.stdlib_module_names
 
 
-def test_contract_and_scores_load_neither_mlflow_nor_torch():
-    loaded = modules_after("import registry.contract, registry.volatility, registry.metrics, registry.evaluation")
+def test_what_a_forecast_is_imports_numpy_pandas_and_pyarrow_only():
+    """Every module of registry/forecast, in one process; what these three bring along is theirs."""
+    folder = CHECKOUT / "registry" / "forecast"
+    modules = [f"registry.forecast.{path.stem}" for path in sorted(folder.glob("*.py"))]
+    assert len(modules) > 10
+    loaded = modules_after(f"import {', '.join(modules)}")
+    allowed = modules_after("import numpy, pandas, pyarrow, pyarrow.compute") | {"registry"}
+    assert loaded - allowed <= sys.stdlib_module_names
+
+
+def test_training_and_scores_load_neither_mlflow_nor_torch():
+    loaded = modules_after("import registry.training, registry.scoring.scores, registry.scoring.difference")
     assert {"numpy", "pandas", "scipy"} <= loaded
     assert not {"mlflow", "torch", "matplotlib", "sqlalchemy"} & loaded

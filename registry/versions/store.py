@@ -4,11 +4,8 @@ import contextlib
 import json
 import math
 import re
-import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,35 +16,19 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.tracking import MlflowClient
 
-from registry import artifacts, signature, tracking, wire
-from registry.contract import ModelSpec
-from registry.errors import BadInput, BadParameter, CodeMismatch, Corrupt, KronosError, NotFound
-from registry.loading import read_spec
+from registry.errors import BadParameter, Corrupt, KronosError, NotFound
+from registry.forecast import names
+from registry.forecast.model_folder import read_spec
+from registry.forecast.spec import ModelSpec
 from registry.settings import CHECKOUT, Settings
-from registry.worker import Worker
+from registry.versions import artifacts, manifest, signature, tracking
+from registry.versions.loaded import LoadedVersion
+from registry.versions.version import Version
 
 MANIFEST_TAG = "manifest_sha256"
 _NAME = re.compile(r"[a-z0-9_]{1,64}")
 _REQUIREMENT = re.compile(r"^([A-Za-z0-9_.-]+)==(\S+)")
 BASE_REQUIREMENTS = ("mlflow", "numpy", "pandas", "pyarrow", "exchange_calendars")
-
-
-@dataclass(frozen=True)
-class Version:
-    """One version of a registered model, as the registry knows it."""
-
-    name: str
-    version: int
-    stage: str  # MLflow's own stage; the alias `production` is the truth
-    tags: Mapping[str, str]
-    aliases: tuple[str, ...]
-    run_id: str
-    created_at: datetime
-    source: str
-
-    @property
-    def uri(self) -> str:
-        return f"models:/{self.name}/{self.version}"
 
 
 class Store:
@@ -65,15 +46,15 @@ class Store:
     def versions(self, name: str) -> list[Version]:
         """All versions of a model, newest first. Raises NotFound."""
         aliases = self.aliases(name)
-        found = self.client.search_model_versions(f"name='{name}'", max_results=10_000)
-        versions = [_version(v, aliases) for v in found]
+        entities = self.client.search_model_versions(f"name='{name}'", max_results=10_000)
+        versions = [Version.of(entity, aliases) for entity in entities]
         return sorted(versions, key=lambda v: -v.version)
 
     def version(self, name: str, number: int) -> Version:
         """One version. Raises NotFound."""
         aliases = self.aliases(name)
         try:
-            return _version(self.client.get_model_version(name, str(number)), aliases)
+            return Version.of(self.client.get_model_version(name, str(number)), aliases)
         except MlflowException as error:
             _reraise_unless_missing(error)
             raise NotFound(f"{name} has no version {number}; `python -m registry show {name}` lists them") from error
@@ -141,7 +122,7 @@ class Store:
         """Log a model on the active run with its manifest, then register it: the version appears last and whole."""
         run = mlflow.active_run()
         if run is None:
-            raise KronosError("a model is logged on a run; open one with registry.tracking.start")
+            raise KronosError("a model is logged on a run; open one with registry.versions.tracking.start")
         model = self.client.create_logged_model(run.info.experiment_id, name=spec.name, source_run_id=run.info.run_id)
         with tracking.scratch() as folder:
             root = folder / "version"
@@ -155,7 +136,7 @@ class Store:
                 pip_requirements=pins((*BASE_REQUIREMENTS, *requirements), checkout / "requirements.lock"),
                 **artifacts.stage(folder / "staged", checkout, spec, save),
             )
-            known = {**tags, MANIFEST_TAG: artifacts.seal(root)}
+            known = {**tags, MANIFEST_TAG: manifest.seal(root)}
             self.client.log_model_artifacts(model.model_id, str(root))
         self.client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
         self.client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, step=0)])
@@ -205,12 +186,12 @@ class Store:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             raise Corrupt(f"the files of {version.uri} are missing from the artifact store") from error
-        artifacts.verify(root, manifest_sha256=expected)
+        manifest.verify(root, manifest_sha256=expected)
         return root
 
     def spec(self, version: Version) -> ModelSpec:
         """What a verified version needs and answers."""
-        return read_spec(self.fetch(version) / artifacts.MODEL_DIR)
+        return read_spec(self.fetch(version) / manifest.MODEL_DIR)
 
     def example_request(self, version: Version) -> dict[str, Any]:
         """Body of one /invocations request: the real sessions that the version was logged with."""
@@ -218,54 +199,10 @@ class Store:
         request: dict[str, Any] = json.loads(path.read_text())
         return request
 
-    def load(self, reference: str) -> "LoadedVersion":
-        """A verified version, ready to forecast: in this process if it runs the same code, else in one of its own."""
+    def load(self, reference: str) -> LoadedVersion:
+        """A verified version as a Forecaster. Raises NotFound, Corrupt."""
         version = self.resolve(reference)
-        root = self.fetch(version)
-        manifest = artifacts.read_manifest(root)
-        try:
-            artifacts.check_code(manifest)
-        except CodeMismatch:
-            return LoadedVersion(version, Worker(root))
-        path = list(sys.path)
-        try:
-            model = mlflow.pyfunc.load_model(str(root))
-        finally:
-            sys.path[:] = path  # MLflow leaves the version's code folder in front of everything
-        return LoadedVersion(version, model)
-
-
-class LoadedVersion:
-    """A version that forecasts; `model` is an MLflow pyfunc here or a worker process."""
-
-    def __init__(self, version: Version, model: Any) -> None:
-        self.version = version
-        self.model = model
-        self.known = signature.parameter_names(model.metadata.signature)
-
-    def predict(self, history: pd.DataFrame, **params: Any) -> Any:
-        """Forecast frame of a history. Raises BadInput; unknown parameters are refused (MLflow would drop them)."""
-        unknown = sorted(set(params) - self.known)
-        if unknown:
-            raise BadParameter(
-                f"{self.version.name} has no parameter {unknown}; it has {sorted(self.known)}", code="UNKNOWN_PARAM"
-            )
-        try:
-            return self.model.predict(history, params=params)
-        except MlflowException as error:
-            code = error.json_kwargs.get("code", error.error_code)  # ours, or MLflow's about the schema
-            kind = BadInput if error.get_http_status_code() < 500 else KronosError
-            raise kind(error.message, code=str(code)) from error
-
-    def close(self) -> None:
-        if isinstance(self.model, Worker):
-            self.model.close()
-
-    def __enter__(self) -> "LoadedVersion":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        return LoadedVersion.of(version, self.fetch(version))
 
 
 def _reraise_unless_missing(error: MlflowException) -> None:
@@ -278,9 +215,9 @@ def pins(names: Iterable[str], lock: Path) -> list[str]:
     """'name==version' of each name, from the lock. Raises NotFound for a name that is not locked."""
     locked = {}
     for line in lock.read_text().splitlines():
-        found = _REQUIREMENT.match(line)
-        if found:
-            locked[_canonical(found[1])] = f"{found[1]}=={found[2]}"
+        pin = _REQUIREMENT.match(line)
+        if pin:
+            locked[_canonical(pin[1])] = f"{pin[1]}=={pin[2]}"
     wanted = list(dict.fromkeys(_canonical(name) for name in names))
     missing = [name for name in wanted if name not in locked]
     if missing:
@@ -292,24 +229,11 @@ def _canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _version(entity: Any, aliases: Mapping[str, int]) -> Version:
-    # The database store answers numbers, the REST client strings; search results never hold aliases.
-    number = int(entity.version)
-    return Version(
-        name=entity.name,
-        version=number,
-        stage=entity.current_stage or "None",
-        tags=dict(entity.tags),
-        aliases=tuple(sorted(alias for alias, v in aliases.items() if v == number)),
-        run_id=entity.run_id or "",
-        created_at=datetime.fromtimestamp(entity.creation_timestamp / 1000, UTC),
-        source=entity.source,
-    )
-
-
 def example_history(history: pd.DataFrame, spec: ModelSpec) -> pd.DataFrame:
-    """The last `min_context` sessions of the first series, or of its whole universe: what the model accepts."""
-    names = spec.universe or (history[wire.UNIQUE_ID].iloc[0],)
-    shown = history[history[wire.UNIQUE_ID].isin(names)].groupby(wire.UNIQUE_ID).tail(spec.min_context)
+    """The least that the model accepts: `min_context` sessions of the first series, or of its
+    whole universe."""
+    symbols = spec.universe or (history[names.UNIQUE_ID].iloc[0],)
+    rows = history[history[names.UNIQUE_ID].isin(symbols)]
+    shown = rows.groupby(names.UNIQUE_ID).tail(spec.min_context)
     example: pd.DataFrame = shown[list(spec.columns)].reset_index(drop=True)
     return example

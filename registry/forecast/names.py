@@ -1,13 +1,16 @@
 """Names that travel: columns, levels, outputs. Standard library only."""
 
-CONTRACT = 1  # raised when a history or a forecast changes its meaning; a tag of every version
+# Number of the contract, in spec.json and a tag of every version. It is raised when a spec, a
+# history or a forecast changes its form or meaning; ModelSpec.from_json reads the older ones.
+# 2: spec.json says its contract; a model answers at the levels of its spec.
+CONTRACT = 2
 
 UNIQUE_ID = "unique_id"
 DS = "ds"
 Y = "y"
 STEP = "step"
 MEAN = "mean"
-NOTES = "notes"  # what a reply has to say beside its numbers: simulated, truncated, filled in
+NOTES = "notes"  # what a reply says beside its numbers: simulated, truncated, filled in
 
 HISTORY = (UNIQUE_ID, DS, Y)
 
@@ -16,7 +19,7 @@ MARKET_ABS_RETURN = "market_abs_return"
 INDEX_RETURN = "index_return"
 MARKET = (MARKET_ABS_RETURN, INDEX_RETURN)
 
-# Covariates of one series and session, known at its close: articles and tweets that name the company.
+# Covariates of one series and session, known at its close: articles and tweets that name it.
 NEWS_COUNT, TWEET_COUNT = "news_count", "tweet_count"
 COUNTS = (NEWS_COUNT, TWEET_COUNT)
 

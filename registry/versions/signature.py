@@ -6,14 +6,14 @@ import numpy as np
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
-from registry import wire
-from registry.contract import ModelSpec
+from registry.forecast import names
+from registry.forecast.spec import ModelSpec
 
 _COLUMN_TYPES = {
-    wire.UNIQUE_ID: DataType.string,
-    wire.DS: DataType.datetime,
-    wire.STEP: DataType.long,
-    wire.NOTES: DataType.string,
+    names.UNIQUE_ID: DataType.string,
+    names.DS: DataType.datetime,
+    names.STEP: DataType.long,
+    names.NOTES: DataType.string,
 }
 _PARAM_TYPES = {
     "long": DataType.long,
@@ -25,13 +25,13 @@ _PARAM_TYPES = {
 
 def build(spec: ModelSpec) -> ModelSignature:
     """Signature of a model: its required columns; frame output; horizon, levels, seed, output and its options."""
-    quantiles = [wire.quantile_column(level) for level in spec.levels]
+    quantiles = [names.quantile_column(level) for level in spec.levels]
     return ModelSignature(
         inputs=Schema([*map(_column, spec.columns), *(_column(name, required=False) for name in spec.optional)]),
         outputs=Schema(
             [
-                *map(_column, (wire.UNIQUE_ID, wire.STEP, wire.DS, wire.MEAN, *quantiles)),
-                _column(wire.NOTES, required=False),
+                *map(_column, (names.UNIQUE_ID, names.STEP, names.DS, names.MEAN, *quantiles)),
+                _column(names.NOTES, required=False),
             ]
         ),
         params=ParamSchema(
@@ -39,7 +39,7 @@ def build(spec: ModelSpec) -> ModelSignature:
                 ParamSpec("horizon", DataType.long, spec.max_horizon),
                 ParamSpec("levels", DataType.double, np.array(spec.levels, dtype=np.float64), (-1,)),
                 ParamSpec("seed", DataType.long, 0),
-                ParamSpec("output", DataType.string, wire.OUTPUTS[0]),
+                ParamSpec("output", DataType.string, names.OUTPUTS[0]),
                 *(ParamSpec(o.name, _PARAM_TYPES[o.type], o.default) for o in spec.options),
             ]
         ),
@@ -53,8 +53,3 @@ def metadata(spec: ModelSpec) -> dict[str, Any]:
 
 def _column(name: str, *, required: bool = True) -> ColSpec:
     return ColSpec(_COLUMN_TYPES.get(name, DataType.double), name, required)
-
-
-def parameter_names(signature: Any) -> set[str]:
-    """Names of the request parameters that a signature declares."""
-    return {param.name for param in signature.params.params} if signature.params else set()

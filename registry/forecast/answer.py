@@ -1,0 +1,45 @@
+"""What a version answers to one request: a table and parameters in, a checked reply out."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from registry.errors import BadParameter, NotAvailable
+from registry.forecast import names
+from registry.forecast.forecast import Forecast, Forecaster, check_forecast
+from registry.forecast.history import History, check_history
+from registry.forecast.rendering import FRAME, PRICES, render
+from registry.forecast.spec import ModelSpec, Request
+
+
+def answer(forecaster: Forecaster, history: Any, parameters: Mapping[str, Any]) -> Any:
+    """The reply to a caller's table and parameters: horizon, levels, seed, output, options.
+
+    `output` is one of names.OUTPUTS. Raises BadInput, NotAvailable, BadForecast, and KronosError
+    where the machine fails: memory, a worker.
+    """
+    spec = forecaster.spec
+    given = dict(parameters)
+    output = _output(given.pop("output", FRAME), spec)
+    request = spec.request(given)
+    forecast = forecast_of(forecaster, check_history(history, spec), request)
+    return render(forecast.at(request.levels), spec.calendar, output)
+
+
+def forecast_of(forecaster: Forecaster, history: History, request: Request) -> Forecast:
+    """A model's forecast at spec.levels, checked, with what must be said of its training."""
+    spec = forecaster.spec
+    forecast = forecaster.predict(history, request)
+    check_forecast(forecast, spec, request)
+    if not spec.synthetic:
+        return forecast
+    synthetic = {"synthetic": f"trained on synthetic {', '.join(spec.synthetic)}"}
+    return replace(forecast, notes={**forecast.notes, **synthetic})
+
+
+def _output(output: Any, spec: ModelSpec) -> str:
+    if output not in names.OUTPUTS:
+        raise BadParameter(f"output must be one of {', '.join(names.OUTPUTS)}", code="BAD_OUTPUT")
+    if output == PRICES and not spec.has_prices:
+        raise NotAvailable(f"{spec.name} forecasts returns; it knows no prices")
+    return str(output)

@@ -1,0 +1,143 @@
+"""A forecast as a caller gets it: a frame of returns, a frame of prices, or packed for programs."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pandas.api.internals import create_dataframe_from_blocks
+
+from registry.errors import BadForecast, NotAvailable
+from registry.forecast import bars, calendars, names
+from registry.forecast.arrays import Dates, Floats, Places
+from registry.forecast.forecast import Forecast, path_quantiles
+from registry.forecast.history import History, repeated
+
+FRAME, PRICES, PACKED = names.OUTPUTS
+BLOCK = "<f8"  # type of packed numbers: little-endian float64
+
+
+def render(forecast: Forecast, calendar: str, output: str) -> Any:
+    """The forecast in one of names.OUTPUTS, with the sessions that it is for.
+
+    Raises NotAvailable for prices that the forecast does not have.
+    """
+    sessions = calendars.next_sessions_many(calendar, forecast.cutoffs, forecast.horizon)
+    forms = {FRAME: frame, PRICES: price_frame, PACKED: packed}
+    return forms[output](forecast, sessions)
+
+
+def frame(forecast: Forecast, sessions: Dates) -> pd.DataFrame:
+    """unique_id, step, ds, mean, q...: one row for each series and step; `sessions` are [N, H]."""
+    values = np.concatenate([forecast.mean[:, :, None], forecast.quantiles], axis=2)
+    return _long(forecast, sessions, (), values)
+
+
+def price_frame(forecast: Forecast, sessions: Dates) -> pd.DataFrame:
+    """unique_id, step, ds, the median of each field of the bar, mean and q... of the close.
+
+    Medians keep the order of a bar: what holds in every path holds between them.
+    """
+    if forecast.price_paths is None:
+        raise NotAvailable("this model forecasts returns; it knows no prices")
+    closes = forecast.price_paths[..., 3]
+    medians = np.median(forecast.price_paths, axis=1)
+    quantiles = path_quantiles(closes, forecast.levels)
+    values = np.concatenate([medians, closes.mean(axis=1)[:, :, None], quantiles], axis=2)
+    return _long(forecast, sessions, names.BAR, values)
+
+
+def _long(forecast: Forecast, sessions: Dates, fields: tuple[str, ...], values: Floats) -> pd.DataFrame:
+    """Rows of values [N, H, C]: `fields` of a bar, mean, quantiles; keys before, notes behind them.
+
+    Notes are a column because MLflow's reply has no other place for them.
+    """
+    series, horizon, width = values.shape
+    rows = series * horizon
+    step = np.tile(np.arange(1, horizon + 1), series)
+    place = np.arange(4 + width)
+    blocks: list[tuple[Any, Places]] = [
+        (repeated(forecast.unique_id, horizon), place[:1]),
+        (step[None], place[1:2]),
+        (sessions.astype("datetime64[ns]", copy=False).reshape(1, rows), place[2:3]),
+        (values.reshape(rows, width).T, place[3:-1]),
+    ]
+    if forecast.notes:
+        note = repeated(["; ".join(forecast.notes.values())], rows)
+        blocks.append((note, place[-1:]))
+    labels = _labels(fields, forecast.levels, noted=bool(forecast.notes)).view()  # the cached one is nobody's to change
+    # pandas' own constructor looks at every column and takes five times as long.
+    long: pd.DataFrame = create_dataframe_from_blocks(blocks, index=pd.RangeIndex(rows), columns=labels)
+    return long
+
+
+@lru_cache(maxsize=256)
+def _labels(fields: tuple[str, ...], levels: tuple[float, ...], *, noted: bool) -> "pd.Index[str]":
+    """Labels of a long frame: keys, fields of a bar, mean, quantiles, notes."""
+    quantiles = [names.quantile_column(level) for level in levels]
+    keys = (names.UNIQUE_ID, names.STEP, names.DS)
+    return pd.Index([*keys, *fields, names.MEAN, *quantiles, *([names.NOTES] if noted else [])])
+
+
+# --- packed -----------------------------------------------------------------------------------
+
+
+def packed(forecast: Forecast, sessions: Dates) -> dict[str, Any]:
+    """The forecast as base64 blocks of float64: mean and quantiles [N, H, 1 + Q], sampled bars."""
+    columns = [names.MEAN, *map(names.quantile_column, forecast.levels)]
+    values = np.concatenate([forecast.mean[:, :, None], forecast.quantiles], axis=2)
+    reply = {
+        names.UNIQUE_ID: list(forecast.unique_id),
+        names.DS: np.datetime_as_string(sessions.astype("datetime64[D]")).tolist(),
+        **_block(values, columns),
+        names.NOTES: dict(forecast.notes),
+    }
+    if forecast.price_paths is not None:
+        reply["price_paths"] = _block(forecast.price_paths, names.BAR)
+    elif forecast.paths is not None:
+        steps = [str(step) for step in range(1, forecast.horizon + 1)]
+        reply["paths"] = _block(forecast.paths, steps)
+    if forecast.measured:
+        reply["measured"] = {name: values.tolist() for name, values in forecast.measured.items()}
+    return reply
+
+
+def unpacked(reply: Mapping[str, Any], history: History, levels: Sequence[float]) -> Forecast:
+    """The forecast of a history that `packed` wrote, at `levels`, to the last bit.
+
+    The first versions wrote no notes. Raises BadForecast for a reply about other series.
+    """
+    ids = tuple(reply[names.UNIQUE_ID])
+    if ids != history.ids:
+        raise BadForecast(f"the reply is about {len(ids)} other series than the {len(history.ids)} of the history")
+    values = block(reply)
+    prices = block(reply["price_paths"]) if "price_paths" in reply else None
+    paths = block(reply["paths"]) if "paths" in reply else None
+    if prices is not None:
+        paths = bars.path_returns(prices, history.last(names.OHLC[3]))
+    measured = reply.get("measured", {})
+    return Forecast(
+        unique_id=ids,
+        cutoffs=history.cutoffs,
+        levels=tuple(levels),
+        quantiles=values[:, :, 1:],
+        mean=values[:, :, 0],
+        paths=paths,
+        price_paths=prices,
+        notes=dict(reply.get(names.NOTES, {})),
+        measured={name: np.array(numbers, dtype=np.float64) for name, numbers in measured.items()},
+    )
+
+
+def _block(values: Floats, columns: Sequence[str]) -> dict[str, Any]:
+    """An array with its shape and the names along its last axis."""
+    data = base64.b64encode(values.astype(BLOCK).tobytes()).decode("ascii")
+    return {"columns": list(columns), "shape": list(values.shape), "dtype": BLOCK, "data": data}
+
+
+def block(packed_array: Mapping[str, Any]) -> Floats:
+    """The array of a packed block."""
+    flat = np.frombuffer(base64.b64decode(packed_array["data"]), dtype=BLOCK)
+    return flat.reshape(packed_array["shape"]).astype(np.float64)

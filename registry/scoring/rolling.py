@@ -1,0 +1,142 @@
+"""Rolling evaluation: a forecaster, a history and origins in; forecasts with outcomes out."""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+
+from registry.errors import BadHistory
+from registry.forecast import names
+from registry.forecast.answer import forecast_of
+from registry.forecast.arrays import Dates, Places
+from registry.forecast.forecast import Forecast, Forecaster
+from registry.forecast.history import History, numeric_columns
+from registry.forecast.spec import ModelSpec
+
+ORIGIN = "origin"
+KEYS = [names.UNIQUE_ID, ORIGIN, names.STEP]
+
+
+def origins_between(
+    history: pd.DataFrame,
+    after: str,
+    until: str | None,
+    horizon: int,
+    *,
+    context: int = 1,
+    every: int = 1,
+) -> pd.DatetimeIndex:
+    """Every `every`-th session after `after` from which some series can be forecast and scored.
+
+    That series has `context` sessions up to it and `horizon` more after it, the last of them not
+    after `until`. Raises BadHistory (code NO_ORIGINS) when there is none.
+    """
+    known = history if until is None else history[history[names.DS] <= pd.Timestamp(until)]
+    whole = History.of(known, ())
+    usable = [whole.ds[start + context - 1 : max(end - horizon, start)] for start, end in pairwise(whole.bounds)]
+    sessions = np.unique(np.concatenate(usable or [whole.ds]))
+    origins = sessions[sessions > np.datetime64(pd.Timestamp(after), "D")][::every]
+    if not origins.size:
+        last = f"; the last that has is {sessions[-1]}" if sessions.size else ""
+        raise BadHistory(
+            f"no session after {after} has {context} sessions up to it and {horizon} after it in any series{last}",
+            code="NO_ORIGINS",
+        )
+    return pd.DatetimeIndex(origins.astype("datetime64[ns]"))
+
+
+def rolling(
+    forecaster: Forecaster,
+    history: pd.DataFrame,
+    origins: pd.DatetimeIndex,
+    horizon: int,
+    *,
+    levels: Sequence[float] | None = None,
+    context: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> pd.DataFrame:
+    """Forecasts from every origin with their outcomes: unique_id, origin, step, ds, y, mean, q...,
+    and what the forecast measured about itself.
+
+    A series takes part at an origin when it has that session, at least `context` sessions up to it
+    and `horizon` after it. `context` is the model's min_context unless given: models that are
+    compared need the same. The forecaster gets rows up to the origin, at most `max_context` a
+    series. Rows are sorted by origin, series, step. `progress(done, all)` is called per origin.
+    """
+    spec = forecaster.spec
+    request = spec.request({"horizon": horizon, "levels": levels or spec.levels})
+    context = spec.min_context if context is None else context
+    if context < spec.min_context:
+        raise BadHistory(f"context is {context}; {spec.name} needs {spec.min_context} sessions", code="TOO_SHORT")
+    whole = History.of(history, numeric_columns(history, spec))
+    places = _places(whole, origins.to_numpy().astype("datetime64[D]"), context, horizon)
+    _check_places(places, origins, spec, context, horizon)
+    forecasts = []
+    for done, place in enumerate(places, 1):
+        forecast = forecast_of(forecaster, _known(whole, place, spec.max_context), request)
+        forecasts.append(forecast.at(request.levels))
+        if progress:
+            progress(done, len(origins))
+    return _with_outcomes(whole, places, origins, forecasts)
+
+
+def _with_outcomes(
+    whole: History, places: Places, origins: pd.DatetimeIndex, forecasts: Sequence[Forecast]
+) -> pd.DataFrame:
+    """One row for each origin, series and step; places are [O, N]."""
+    first = forecasts[0]
+    horizon = first.horizon
+    origin, series = np.nonzero(places >= 0)  # [K], one for each forecast series
+    rows = (places[origin, series, None] + np.arange(1, horizon + 1)).reshape(-1)  # [K * H]
+    keys = {
+        names.UNIQUE_ID: np.array(whole.ids, dtype=object)[np.repeat(series, horizon)],
+        ORIGIN: np.repeat(origins.to_numpy()[origin], horizon),
+        names.STEP: np.tile(np.arange(1, horizon + 1), len(origin)),
+        names.DS: whole.ds[rows].astype("datetime64[ns]"),
+        names.Y: whole.columns[names.Y][rows],
+        names.MEAN: np.concatenate([f.mean for f in forecasts]).reshape(-1),
+    }
+    flat = np.concatenate([f.quantiles for f in forecasts]).reshape(len(rows), -1)
+    quantiles = {names.quantile_column(level): flat[:, i] for i, level in enumerate(first.levels)}
+    measured = {}
+    for name in first.measured:
+        values = np.concatenate([f.measured[name] for f in forecasts])
+        measured[name] = np.repeat(values, horizon)
+    return pd.DataFrame(keys | quantiles | measured)
+
+
+def _places(whole: History, origins: Dates, context: int, horizon: int) -> Places:
+    """Row [O, N] of each origin in each series; -1 where the series takes no part."""
+    places = np.full((len(origins), len(whole.ids)), -1)
+    for i, (start, end) in enumerate(pairwise(whole.bounds)):
+        rows = start + np.searchsorted(whole.ds[start:end], origins)
+        enough = (rows - start + 1 >= context) & (rows + horizon < end)
+        enough[enough] = whole.ds[rows[enough]] == origins[enough]
+        places[enough, i] = rows[enough]
+    return places
+
+
+def _check_places(places: Places, origins: pd.DatetimeIndex, spec: ModelSpec, context: int, horizon: int) -> None:
+    """Some series at every origin; all of them for a joint model."""
+    count = (places >= 0).sum(axis=1)
+    needed = places.shape[1] if spec.joint else 1
+    short = np.flatnonzero(count < needed)
+    if short.size:
+        raise BadHistory(
+            f"{count[short[0]]} of {places.shape[1]} series have {context} sessions up to "
+            f"{origins[short[0]]:%Y-%m-%d} and {horizon} after it, {spec.name} needs {needed}; "
+            f"{short.size} of {len(origins)} origins are like that",
+            code="NO_ORIGINS",
+        )
+
+
+def _known(whole: History, place: Places, max_context: int) -> History:
+    """What is known at the close of an origin: at most `max_context` sessions of each series."""
+    series = np.flatnonzero(place >= 0)
+    ends = place[series] + 1
+    starts = np.maximum(whole.bounds[series], ends - max_context)
+    rows = np.concatenate([np.arange(start, end) for start, end in zip(starts, ends, strict=True)])
+    bounds = np.concatenate([[0], np.cumsum(ends - starts)])
+    columns = {name: values[rows] for name, values in whole.columns.items()}
+    return History(tuple(whole.ids[i] for i in series), bounds, whole.ds[rows], columns)

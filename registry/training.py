@@ -1,0 +1,105 @@
+"""What training takes and gives: settings, surroundings, results. No version holds this file."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, get_args
+
+import pandas as pd
+
+from registry.errors import BadConfig, BadParameter
+from registry.forecast import names
+from registry.forecast.forecast import Forecaster
+from registry.forecast.spec import MAX_HORIZON, check_levels
+
+DataName = Literal["panel", "bars"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What training of every family takes; a family's own Config adds its hyperparameters.
+
+    Sessions up to `fit_until` are fitted, those up to `choose_until` choose (early stop,
+    hyperparameters). Later ones up to `report_until` (None: the end of the data) are only reported,
+    from every `report_every`-th of them. `data` are returns of many stocks ("panel") or fewer
+    series with their bars ("bars").
+    """
+
+    horizon: int = 5
+    levels: tuple[float, ...] = names.LEVELS
+    fit_until: str = "2018-12-31"
+    choose_until: str = "2019-12-31"
+    report_until: str | None = None
+    report_every: int = 1
+    data: DataName = "panel"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.horizon <= MAX_HORIZON:
+            raise BadParameter(f"horizon is {self.horizon}, expected 1..{MAX_HORIZON}", code="BAD_HORIZON")
+        check_levels(self.levels)
+        if self.report_every < 1:
+            raise BadConfig(f"report_every is {self.report_every}, expected 1 or more sessions")
+        if self.data not in get_args(DataName):
+            raise BadConfig(f"data is {self.data!r}, expected one of {list(get_args(DataName))}")
+        _check_dates(self.fit_until, self.choose_until, self.report_until)
+
+
+def _check_dates(fit_until: str, choose_until: str, report_until: str | None) -> None:
+    """Dates without a time zone, each later than the one before."""
+    dates = [fit_until, choose_until, *([report_until] if report_until else [])]
+    wrong = f"fit_until, choose_until and report_until are dates like 2018-12-31, found {dates}"
+    try:
+        stamps = [pd.Timestamp(date) for date in dates]
+    except ValueError as error:
+        raise BadConfig(wrong) from error
+    if any(pd.isna(stamp) or stamp.tz is not None for stamp in stamps):
+        raise BadConfig(wrong)
+    if stamps != sorted(set(stamps)):
+        raise BadConfig(f"expected fit_until < choose_until < report_until, found {dates}")
+
+
+@dataclass(frozen=True)
+class Range:
+    """Values of a setting between `low` and `high`, both included.
+
+    Whole numbers if both are int; else floats, tried to three significant digits. Spread evenly,
+    or with `log` evenly over their logarithms.
+    """
+
+    low: float
+    high: float
+    log: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.low < self.high or (self.log and self.low <= 0):
+            raise BadConfig(f"expected low < high, and 0 < low with log, found {self}")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training hands back; figures are matplotlib's, tables frames, both by file stem."""
+
+    forecaster: Forecaster
+    params: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+
+
+class TrainRun(Protocol):
+    """What training may ask of its surroundings."""
+
+    checkpoint_dir: Path
+    start_dir: Path | None  # verified model folder of the version to start from
+
+    def report(self, step: int, **losses: float) -> None:
+        """Say how far training is: progress bar and metrics."""
+        ...
+
+    def should_stop(self) -> bool:
+        """True when the trial is to be given up."""
+        ...
+
+    def fit_member(self, model: str, history: pd.DataFrame, config: Config, seed: int, *, tiny: bool) -> Trained:
+        """Another model, fitted on this history with the shared settings that `config` has."""
+        ...

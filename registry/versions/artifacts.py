@@ -1,0 +1,67 @@
+"""The folder of a registered version: what goes into it.
+
+MLmodel, requirements.txt, ...       MLflow's own
+loader.py                            a few lines that hand our wrapper to MLflow
+code/registry, code/mlprojects       what the version runs: the import closure of its family's
+                                     model.py and of the wrapper; nothing of training
+artifacts/model/spec.json            the ModelSpec; beside it what the family saved
+manifest.json                        sha256 and size of every other file
+"""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from registry.forecast.model_folder import write_spec
+from registry.forecast.spec import ModelSpec
+from registry.versions.closure import closure
+from registry.versions.manifest import CODE, digest, sha256
+
+WRAPPER = "registry.versions.pyfunc"
+LOADER = f'''"""Hands this version's forecaster to MLflow (models from code)."""
+
+from mlflow.models import set_model
+
+from {WRAPPER} import ForecastModel
+
+set_model(ForecastModel())
+'''
+
+
+def stage(directory: Path, checkout: Path, spec: ModelSpec, save: Callable[[Path], None]) -> dict[str, Any]:
+    """Lay out loader, code and model under `directory`, for `mlflow.pyfunc.save_model`.
+
+    `save(path)` writes the family's own files. Returns the arguments that say where things are.
+    """
+    code, model = directory / "code", directory / "model"
+    model.mkdir(parents=True)
+    for path in code_files(checkout, spec.family, *spec.uses):
+        (code / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(checkout / path, code / path)
+    (directory / "loader.py").write_text(LOADER)
+    save(model)
+    write_spec(spec, model)
+    return {
+        "python_model": str(directory / "loader.py"),
+        "code_paths": [str(code / "registry"), str(code / "mlprojects")],
+        "artifacts": {"model": str(model)},
+    }
+
+
+def code_files(checkout: Path, *families: str) -> tuple[Path, ...]:
+    """Files that a version of these families runs, relative to `checkout`."""
+    return closure(checkout, WRAPPER, *(f"mlprojects.{family}.model" for family in families))
+
+
+def code_digest(checkout: Path, *families: str) -> str:
+    """Digest of the code that a version of these families would hold if it were logged now."""
+    files = code_files(checkout, *families)
+    return digest({f"{CODE}{path.as_posix()}": sha256(checkout / path) for path in files})
+
+
+def training_digest(checkout: Path, *families: str) -> str:
+    """Digest of all code of ours that decides what training these families gives."""
+    modules = [f"mlprojects.{family}.{part}" for family in families for part in ("train", "model")]
+    files = closure(checkout, WRAPPER, *modules)
+    return digest({path.as_posix(): sha256(checkout / path) for path in files})

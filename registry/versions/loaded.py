@@ -1,0 +1,64 @@
+"""A registered version as a Forecaster, in this process or in one of its own."""
+
+from pathlib import Path
+from typing import Any
+
+from registry.errors import CodeMismatch
+from registry.forecast.answer import answer, forecast_of
+from registry.forecast.forecast import Forecast, Forecaster
+from registry.forecast.history import History
+from registry.forecast.model_folder import load_forecaster, read_spec
+from registry.forecast.spec import ModelSpec, Request
+from registry.versions import manifest
+from registry.versions.version import Version
+from registry.versions.worker import Worker
+
+
+class LoadedVersion:
+    """A verified version that forecasts; the same bits here and in a process of its own.
+
+    Use it as a context manager, or close it: a process of its own then ends.
+    """
+
+    def __init__(self, version: Version, forecaster: Forecaster) -> None:
+        self.version = version
+        self._forecaster = forecaster
+
+    @classmethod
+    def of(cls, version: Version, root: Path) -> "LoadedVersion":
+        """The verified version at `root`: here if this process runs the code that it holds."""
+        model_dir = root / manifest.MODEL_DIR
+        try:
+            manifest.check_code(manifest.read(root))
+        except CodeMismatch:
+            return cls(version, Worker(read_spec(model_dir), root))
+        return cls(version, load_forecaster(model_dir))
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self._forecaster.spec
+
+    @property
+    def in_this_process(self) -> bool:
+        return not isinstance(self._forecaster, Worker)
+
+    def predict(self, history: History, request: Request) -> Forecast:
+        """Checked forecast at spec.levels. Raises what `answer` raises."""
+        return forecast_of(self._forecaster, history, request)
+
+    def forecast(self, history: Any, **parameters: Any) -> Any:
+        """Reply to a table of returns: horizon, levels, seed, output and the model's options.
+
+        A frame of returns, or what `output` asks for. Raises what `answer` raises.
+        """
+        return answer(self._forecaster, history, parameters)
+
+    def close(self) -> None:
+        if isinstance(self._forecaster, Worker):
+            self._forecaster.close()
+
+    def __enter__(self) -> "LoadedVersion":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

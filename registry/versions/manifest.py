@@ -1,0 +1,153 @@
+"""The manifest of a version: sha256 and size of every file, compared before anything is loaded.
+
+It also tells which code the version holds, and whether this process would run that very code.
+"""
+
+import hashlib
+import importlib.util
+import json
+import shutil
+import sys
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from registry.errors import CodeMismatch, Corrupt
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+CODE = "code/"  # what the version runs, under the names it is imported by
+MODEL_DIR = "artifacts/model"
+MLFLOWS = "registered_model_meta"  # MLflow writes it into the folder when it resolves models:/
+CACHE = "__pycache__"  # Python writes it when plain MLflow imports the version's code
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(files: Mapping[str, str]) -> str:
+    """One sha256 over sorted 'path sha256' lines."""
+    lines = [f"{path} {files[path]}\n" for path in sorted(files)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def seal(root: Path) -> str:
+    """Write the manifest of the version at `root`, complete but for it; returns its sha256."""
+    _drop_caches(root)
+    (root / MANIFEST).write_text(json.dumps(_build(root), indent=1, sort_keys=True) + "\n")
+    return sha256(root / MANIFEST)
+
+
+def _build(root: Path) -> dict[str, Any]:
+    """Manifest of every file under `root` but the manifest and what MLflow and Python leave."""
+    hashes = {path: sha256(root / path) for path in _files(root)}
+    files = {p: {"sha256": hashes[p], "size": (root / p).stat().st_size} for p in hashes}
+    code = {path: value for path, value in hashes.items() if path.startswith(CODE)}
+    return {"format": FORMAT, "code_digest": digest(code), "files": files}
+
+
+def read(root: Path) -> dict[str, Any]:
+    """Manifest of a version that was verified before."""
+    manifest: dict[str, Any] = json.loads((root / MANIFEST).read_bytes())
+    return manifest
+
+
+def _files(root: Path) -> list[str]:
+    paths = [p.relative_to(root) for p in root.rglob("*") if p.is_file() or p.is_symlink()]
+    kept = [p for p in paths if p.name not in (MANIFEST, MLFLOWS) and CACHE not in p.parts]
+    return sorted(path.as_posix() for path in kept)
+
+
+def _drop_caches(root: Path) -> None:
+    """Remove the bytecode beside the version's sources: Python would run it unchecked."""
+    for cache in root.rglob(CACHE):
+        shutil.rmtree(cache, ignore_errors=True)
+
+
+# --- checks -----------------------------------------------------------------------------------
+
+
+def verify(root: Path, *, manifest_sha256: str | None = None) -> dict[str, Any]:
+    """Manifest of the version at `root`, after every byte was compared with it.
+
+    `manifest_sha256` is what the registry recorded, so that the manifest itself cannot be
+    exchanged. Bytecode caches are no part of a version and are removed. Raises Corrupt naming the
+    first file that is missing, unexpected or different.
+    """
+    _drop_caches(root)
+    path = root / MANIFEST
+    if not path.is_file():
+        raise Corrupt(f"{path} is missing: this version was not logged by Kronos Registry, or is damaged")
+    if manifest_sha256 is not None and sha256(path) != manifest_sha256:
+        raise Corrupt(f"{path} is not the manifest that was registered; do not load this version, train it again")
+    manifest = _parsed(path)
+    _compare(root, manifest["files"])
+    return manifest
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_bytes())
+        version = manifest["format"]
+        for entry in manifest["files"].values():
+            entry["sha256"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Corrupt(f"{path} cannot be read as a manifest") from error
+    if version != FORMAT:
+        raise Corrupt(f"{path} has format {version}, this code reads {FORMAT}")
+    return manifest
+
+
+def _compare(root: Path, listed: Mapping[str, Mapping[str, Any]]) -> None:
+    present = set(_files(root))
+    for name in sorted(present | set(listed)):
+        path = root / name
+        if name not in listed:
+            raise Corrupt(f"{path} does not belong to this version: it is not in {MANIFEST}")
+        if name not in present:
+            raise Corrupt(f"{path} is missing; {MANIFEST} lists it")
+        if path.is_symlink() or sha256(path) != listed[name]["sha256"]:
+            raise Corrupt(f"{path} differs from what was registered (sha256); do not load this version")
+
+
+def check_code(manifest: Mapping[str, Any]) -> None:
+    """Raise CodeMismatch unless this process would run exactly the code that the version holds.
+
+    Python imports a name once per process: a second version with other code would silently run the
+    first one's. So would a version of a file that was edited after this process looked at it.
+    """
+    for name, entry in manifest["files"].items():
+        if not name.startswith(CODE):
+            continue
+        module = _module(name)
+        origin = _origin(module)
+        if origin is None or _first_sha256(origin) != entry["sha256"]:
+            where = origin or "nowhere"
+            raise CodeMismatch(f"{module} would run from {where}, which is not the code this version was logged with")
+
+
+@lru_cache(maxsize=4096)
+def _first_sha256(source: Path) -> str:
+    """sha256 of a source file when this process first asked; what it imports stays as it was then."""
+    return sha256(source)
+
+
+def _module(name: str) -> str:
+    """code/registry/errors.py -> registry.errors"""
+    stem = name.removeprefix(CODE).removesuffix(".py").removesuffix("/__init__")
+    return stem.replace("/", ".")
+
+
+def _origin(module: str) -> Path | None:
+    """File that `import module` runs in this process."""
+    loaded = sys.modules.get(module)
+    if loaded is not None and getattr(loaded, "__file__", None):
+        return Path(str(loaded.__file__))
+    try:
+        spec = importlib.util.find_spec(module)
+    except ModuleNotFoundError:
+        return None
+    return Path(spec.origin) if spec is not None and spec.origin else None

@@ -1,0 +1,102 @@
+"""One table of all codes: every error that is raised stands in it, with its class."""
+
+import ast
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from registry import errors
+from registry.codes import BY_STATUS, CODES, REQUEST, from_code, rows
+from registry.settings import CHECKOUT
+
+KINDS = {name: kind for name, kind in vars(errors).items() if isinstance(kind, type)}
+# Code that is handed a code: its callers name it, and are looked at instead.
+PASSED_ON = {
+    ("registry/forecast/bars.py", "_refuse"),
+    ("registry/codes.py", "from_code"),
+    ("registry/versions/pyfunc.py", "__init__"),
+}
+
+
+def sources() -> list[Path]:
+    folders = ("registry", "jobs", "serving", "mlprojects")
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", *(f"{folder}/*.py" for folder in folders)],
+        cwd=CHECKOUT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return [CHECKOUT / line for line in listed.stdout.splitlines() if (CHECKOUT / line).is_file()]
+
+
+def constants(node: ast.expr) -> set[str] | None:
+    """Codes that an expression can be; None where it is computed."""
+    if isinstance(node, ast.IfExp):
+        both = constants(node.body), constants(node.orelse)
+        return None if None in both else set.union(*both)  # type: ignore[arg-type]
+    if isinstance(node, ast.Constant):
+        return {str(node.value)}
+    return None
+
+
+def raised() -> Iterator[tuple[str, str, set[str] | None, str]]:
+    """(place, name of the class, codes, function) of every call of an error class with a code."""
+    for path in sources():
+        place = path.relative_to(CHECKOUT).as_posix()
+        tree = ast.parse(path.read_text())
+        functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)]
+        for call in [n for n in ast.walk(tree) if isinstance(n, ast.Call)]:
+            given = [word.value for word in call.keywords if word.arg == "code"]
+            if given:
+                inside = [f.name for f in functions if f.lineno <= call.lineno <= (f.end_lineno or 0)]
+                yield place, ast.unparse(call.func), constants(given[0]), inside[-1] if inside else ""
+
+
+def test_every_code_that_is_raised_stands_in_the_table_with_its_class() -> None:
+    seen = set()
+    for place, kind, codes, function in raised():
+        if codes is None:
+            assert (place, function) in PASSED_ON, f"{place}: {function} computes a code"
+            continue
+        for code in codes:
+            assert code in CODES, f"{place}: {code}"
+            assert CODES[code].kind is KINDS[kind], f"{place}: {code} is a {CODES[code].kind.__name__}"
+        seen |= codes
+    handed = {"BAD_PRICE", "BAD_BAR", "BAD_VOLUME", "PRICE_BASIS"}  # to bars._refuse
+    defaults = {kind.code for kind in KINDS.values()}
+    assert seen | handed | defaults | {"WORKER", "TRIAL"} == set(CODES), "a code that nobody raises"
+
+
+def test_codes_that_are_handed_on_stand_in_the_table() -> None:
+    tree = ast.parse((CHECKOUT / "registry" / "forecast" / "bars.py").read_text())
+    calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and ast.unparse(n.func) == "_refuse"]
+    codes = {call.args[2].value for call in calls if isinstance(call.args[2], ast.Constant)}
+    assert len(calls) == 7
+    assert codes == {"BAD_PRICE", "BAD_BAR", "BAD_VOLUME", "PRICE_BASIS"}
+    assert all(CODES[str(code)].kind is errors.BadHistory for code in codes)
+
+
+def test_every_class_has_its_own_code_in_the_table() -> None:
+    for kind in KINDS.values():
+        assert CODES[kind.code].kind is kind
+
+
+@pytest.mark.parametrize("code", sorted(CODES))
+def test_an_error_from_another_process_is_the_error_that_was_raised_there(code: str) -> None:
+    error = from_code(code, "said there", CODES[code].kind.status)
+    assert type(error) is CODES[code].kind
+    assert (error.code, error.message) == (code, "said there")
+
+
+@pytest.mark.parametrize("status", [400, 404, 409, 422, 500, 503])
+def test_a_code_of_other_code_keeps_its_name_and_the_kind_of_its_status(status: int) -> None:
+    error = from_code("OF_TOMORROW", "said there", status)
+    assert error.code == "OF_TOMORROW"
+    assert error.status == (status if status in BY_STATUS else 500)
+
+
+def test_rows_of_requests_say_status_and_meaning() -> None:
+    listed = {code: (status, when) for code, status, when in rows(REQUEST)}
+    assert listed["TOO_SHORT"] == (400, "fewer sessions than the model or its training needs")
+    assert listed["NOT_AVAILABLE"][0] == 422
+    assert "LEAKAGE" not in listed
