@@ -1,0 +1,1 @@
+"""Statistical baselines: what a network has to beat."""

@@ -1,0 +1,43 @@
+"""Quantiles that cannot cross: a centre, and gaps outwards that are always positive."""
+
+from collections.abc import Sequence
+
+import torch
+from scipy.stats import norm
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def centre(levels: Sequence[float]) -> int:
+    """Index of the level nearest to one half, from which the gaps are counted."""
+    return min(range(len(levels)), key=lambda i: abs(levels[i] - 0.5))
+
+
+def spread(raw: Tensor, levels: Sequence[float]) -> Tensor:
+    """Strictly increasing quantiles [..., Q] of unbounded numbers [..., Q].
+
+    The number at the centre is the quantile there; every other one is the gap to its neighbour on the centre's side,
+    made positive by softplus.
+    """
+    middle = centre(levels)
+    gaps = F.softplus(raw)
+    below = gaps[..., :middle].flip(-1).cumsum(-1).flip(-1)
+    above = gaps[..., middle + 1 :].cumsum(-1)
+    at = raw[..., middle : middle + 1]
+    return torch.cat([at - below, at, at + above], dim=-1)
+
+
+def normal_start(levels: Sequence[float], deviation: float = 1.0) -> Tensor:
+    """Numbers [Q] (float32) whose `spread` are the quantiles of a normal variable: where a network begins."""
+    quantiles = torch.tensor(norm.ppf(levels) * deviation)
+    middle = centre(levels)
+    gaps = torch.cat([quantiles[1 : middle + 1] - quantiles[:middle], quantiles[middle + 1 :] - quantiles[middle:-1]])
+    raw = torch.log(torch.expm1(gaps))
+    return torch.cat([raw[:middle], quantiles[middle : middle + 1], raw[middle:]]).float()
+
+
+def pinball(y: Tensor, quantiles: Tensor, levels: Sequence[float]) -> Tensor:
+    """Mean pinball loss of outcomes [...] and quantiles [..., Q]; twice this is CRPS on the grid of levels."""
+    error = y[..., None] - quantiles
+    u = torch.tensor(levels, dtype=quantiles.dtype)
+    return torch.maximum(u * error, (u - 1) * error).mean()

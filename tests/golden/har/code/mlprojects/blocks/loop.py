@@ -1,0 +1,216 @@
+"""A training loop: warm-up and cosine, early stop on a choice loss, the best weights kept, resumed after a kill.
+
+Everything that is random in step n is seeded by (seed, n), so a run that was killed and resumed ends with the bits of
+one that was not, on the same machine.
+"""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from registry.contract import Config
+from registry.errors import BadConfig, KronosError
+
+Report = Callable[[int, Mapping[str, float]], None]
+REPORT_EVERY = 10  # steps
+CLIP_NORM = 1.0
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """`steps` at most; the choice loss is looked at every `check_every`; `patience` looks without a better one end it.
+
+    The learning rate rises over `warmup` steps and falls as a cosine to a tenth.
+    """
+
+    steps: int
+    learning_rate: float
+    warmup: int = 20
+    weight_decay: float = 0.01
+    check_every: int = 20
+    patience: int = 5
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step, counted from 0."""
+        if step < self.warmup:
+            return self.learning_rate * (step + 1) / self.warmup
+        done = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return self.learning_rate * (0.1 + 0.45 * (1 + math.cos(math.pi * done)))
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Where training ended; the network holds the best weights. `first_loss` is that of the weights it began with."""
+
+    first_loss: float
+    best_step: int
+    best_loss: float
+    steps: int
+
+
+def fingerprint(history: pd.DataFrame, config: Config, seed: int) -> str:
+    """sha256 of what is trained on what: a checkpoint of another training is not gone on with."""
+    content = hashlib.sha256(json.dumps([asdict(config), seed], sort_keys=True).encode())
+    content.update(pd.util.hash_pandas_object(history, index=False).to_numpy().tobytes())
+    return content.hexdigest()
+
+
+def mixed(seed: int, step: int) -> int:
+    """32 bits of both: torch's generator keeps no more of its seed. Neighbouring seeds lie far more steps apart (2^32
+    divided by the golden ratio) than any training takes."""
+    return (seed * 0x9E3779B1 + step) % 2**32
+
+
+def seeded(seed: int, step: int) -> torch.Generator:
+    """Random numbers of one step."""
+    return torch.Generator().manual_seed(mixed(seed, step))
+
+
+def fit(
+    net: nn.Module,
+    loss: Callable[[torch.Generator], Tensor],
+    choice: Callable[[], float],
+    schedule: Schedule,
+    *,
+    seed: int,
+    checkpoint: Path,
+    fingerprint: str,
+    report: Report,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Fitted:
+    """Fit `net` by AdamW and leave the weights with the lowest `choice` in it.
+
+    `loss` draws its batch from the generator of the step; dropout is seeded by the step too. `checkpoint` is written at
+    every look and read back when its `fingerprint` (what is being trained on what) is the same. Raises KronosError for
+    a loss that is not finite. The weights it starts with compete with those it finds.
+    """
+    begun = checkpoint.exists()
+    state = _State.read(checkpoint, net, fingerprint) if begun else _State.start(net)
+    optimizer = torch.optim.AdamW(
+        dict(_learnt(net)).values(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay
+    )
+    state.hand_to(net, optimizer)
+    with torch.random.fork_rng(devices=[]):
+        if not begun:  # what training starts from competes: fine-tuning shall not end worse than it began
+            _look(state, choice, net)
+            state.first_loss = state.last
+            report(0, {"valid_loss": state.last})
+        while not state.finished(schedule):
+            step = state.step
+            torch.manual_seed(mixed(seed, step))
+            for group in optimizer.param_groups:
+                group["lr"] = schedule.rate(step)
+            net.train()
+            optimizer.zero_grad(set_to_none=True)
+            value = loss(seeded(seed, step))
+            if not torch.isfinite(value):
+                raise KronosError(
+                    f"the training loss is {value.item()} at step {step}; lower learning_rate", code="DIVERGED"
+                )
+            value.backward()
+            nn.utils.clip_grad_norm_(net.parameters(), CLIP_NORM)
+            optimizer.step()
+            state.step += 1
+            if state.step % REPORT_EVERY == 0 or step == 0:
+                report(state.step, {"train_loss": value.item()})
+            if state.step % schedule.check_every == 0 or state.step == schedule.steps:
+                _look(state, choice, net)
+                report(state.step, {"valid_loss": state.last})
+                state.write(checkpoint, net, optimizer, fingerprint)
+                if should_stop():
+                    break
+    net.load_state_dict(state.best)
+    net.eval()
+    return Fitted(state.first_loss, state.best_step, state.best_loss, state.step)
+
+
+def _look(state: "_State", choice: Callable[[], float], net: nn.Module) -> None:
+    net.eval()
+    with torch.no_grad():
+        found = choice()
+    if not math.isfinite(found):
+        raise KronosError(f"the choice loss is {found} at step {state.step}; lower learning_rate", code="DIVERGED")
+    state.look(found, net)
+
+
+def _learnt(net: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Named parameters that are learnt: fixed tables are not."""
+    return [(name, parameter) for name, parameter in net.named_parameters() if parameter.requires_grad]
+
+
+class _State:
+    """How far training is, and the best weights so far."""
+
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+        self.weights, self.best = dict(weights), {k: v.detach().clone() for k, v in weights.items()}
+        self.moments: dict[str, Tensor] = {}
+        self.step = self.best_step = self.since = 0
+        self.first_loss = self.best_loss = self.last = math.inf
+
+    @classmethod
+    def start(cls, net: nn.Module) -> "_State":
+        return cls(net.state_dict())
+
+    def finished(self, schedule: Schedule) -> bool:
+        return self.step >= schedule.steps or self.since >= schedule.patience
+
+    def look(self, loss: float, net: nn.Module) -> None:
+        self.last, self.since = loss, self.since + 1
+        if loss < self.best_loss:
+            self.best_loss, self.best_step, self.since = loss, self.step, 0
+            self.best = {k: v.detach().clone() for k, v in net.state_dict().items()}
+
+    def hand_to(self, net: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Weights and AdamW's moments, as they were."""
+        net.load_state_dict(self.weights)
+        if not self.moments:
+            return
+        for name, parameter in _learnt(net):
+            optimizer.state[parameter] = {
+                "step": torch.tensor(float(self.step)),
+                "exp_avg": self.moments[f"exp_avg.{name}"].to(parameter),
+                "exp_avg_sq": self.moments[f"exp_avg_sq.{name}"].to(parameter),
+            }
+
+    def write(self, path: Path, net: nn.Module, optimizer: torch.optim.Optimizer, fingerprint: str) -> None:
+        """One file, replaced at once: a kill leaves the one before."""
+        tensors = {f"net.{k}": v for k, v in net.state_dict().items()} | {f"best.{k}": v for k, v in self.best.items()}
+        for name, parameter in _learnt(net):
+            for key in ("exp_avg", "exp_avg_sq"):
+                tensors[f"{key}.{name}"] = optimizer.state[parameter][key]
+        numbers = {key: getattr(self, key) for key in ("step", "best_step", "since", "first_loss", "best_loss")}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = path.with_suffix(".new")
+        kept = {k: v.detach().cpu().clone() for k, v in tensors.items()}
+        save_file(kept, new, metadata={"state": json.dumps(numbers), "fingerprint": fingerprint})
+        with new.open("rb") as file:
+            os.fsync(file.fileno())
+        new.replace(path)
+
+    @classmethod
+    def read(cls, path: Path, net: nn.Module, fingerprint: str) -> "_State":
+        """The state of a training of the same fingerprint. Raises BadConfig for another one, or a broken file."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise BadConfig(f"{path} cannot be read as a checkpoint; remove it to start anew") from error
+        if metadata["fingerprint"] != fingerprint:
+            raise BadConfig(f"{path} is of another training; remove it to start anew")
+        names = list(net.state_dict())
+        state = cls({name: tensors[f"net.{name}"] for name in names})
+        state.best = {name: tensors[f"best.{name}"] for name in names}
+        state.moments = {k: v for k, v in tensors.items() if k.startswith("exp_avg")}
+        for key, value in json.loads(metadata["state"]).items():
+            setattr(state, key, value)
+        return state

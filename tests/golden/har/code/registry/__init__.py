@@ -1,0 +1,1 @@
+"""What a forecast is, and where models are kept."""
