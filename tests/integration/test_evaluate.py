@@ -41,8 +41,8 @@ def reference() -> Reference:
 
 @pytest.fixture(scope="module")
 def versions(settings: Settings, reference: Reference) -> dict[str, Version]:
-    """har and a barely trained nbeats, trained on the bars."""
-    plans = {name: train.plan(settings, name, BARS, seed=0, tiny=True) for name in ("har", "nbeats")}
+    """har, ewma and a barely trained nbeats, trained on the bars."""
+    plans = {name: train.plan(settings, name, BARS, seed=0, tiny=True) for name in ("har", "nbeats", "ewma")}
     return {name: train.train(settings, what, reference).version for name, what in plans.items()}
 
 
@@ -175,7 +175,7 @@ def test_mlflow_run_evaluates_and_its_last_line_is_json(
     settings: Settings, versions: Mapping[str, Version], tmp_path: Path
 ) -> None:
     environment = {**tracking.process_environment(settings), "KRONOS_VAR_DIR": str(settings.var_dir)}
-    parameters = ("reference=har/1,nbeats/1", "report_every=200", "report_until=2014-12-31")
+    parameters = ("reference=har/1,ewma/1", "report_every=200", "report_until=2014-12-31")
     told = [word for parameter in parameters for word in ("-P", parameter)]
     command = [sys.executable, "-m", "mlflow", "run", str(CHECKOUT), "--env-manager", "local", "-e", "evaluate", *told]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
@@ -184,7 +184,7 @@ def test_mlflow_run_evaluates_and_its_last_line_is_json(
     result = json.loads(last)
     version, other = result["versions"]
     assert (version["model"], version["version"], result["origins"]["number"]) == ("har", 1, 6)
-    assert (other["model"], other["version"]) == ("nbeats", 1)
+    assert (other["model"], other["version"]) == ("ewma", 1)
     first_words = [line.split()[0] for line in shown if line.strip()]
     assert [word for word in first_words if word in result["compared"]] == [*result["compared"]]
     run = Store(settings).client.get_run(version["run_id"])
@@ -194,5 +194,5 @@ def test_mlflow_run_evaluates_and_its_last_line_is_json(
     assert used == {"data": "bars", "fit_until": "2009-12-31", "choose_until": "2010-12-31", "horizon": "5"}
     assert "used_report_every" not in run.data.params
     beside = Store(settings).client.get_run(other["run_id"])  # MLflow's run is the first version's
-    assert (beside.info.status, beside.data.tags["model"]) == ("FINISHED", "nbeats")
+    assert (beside.info.status, beside.data.tags["model"]) == ("FINISHED", "ewma")
     assert versions["har"].version == 1

@@ -151,11 +151,22 @@ def ewma(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 
 
 @pytest.fixture(scope="module")
-def worker(settings: Settings, ewma: tuple[Version, Version]) -> Iterator[Worker]:
-    store = Store(settings)
-    one = Worker(store.spec(ewma[1]), store.fetch(ewma[1]))
-    yield one
-    one.close()
+def here(settings: Settings, ewma: tuple[Version, Version]) -> Iterator[LoadedVersion]:
+    with Store(settings).load(ewma[0].reference) as loaded:
+        yield loaded
+
+
+@pytest.fixture(scope="module")
+def there(settings: Settings, ewma: tuple[Version, Version]) -> Iterator[LoadedVersion]:
+    """The one of other code."""
+    with Store(settings).load(ewma[1].reference) as loaded:
+        yield loaded
+
+
+@pytest.fixture
+def worker(there: LoadedVersion) -> Worker:
+    assert isinstance(there._forecaster, Worker)
+    return there._forecaster
 
 
 @pytest.fixture(scope="module")
@@ -164,17 +175,15 @@ def history(panel: pd.DataFrame, settings: Settings, ewma: tuple[Version, Versio
     return check_history(frame.reset_index(drop=True), Store(settings).spec(ewma[0]))
 
 
-def test_a_worker_says_the_same_bits(settings: Settings, ewma: tuple[Version, Version], history: History) -> None:
-    store = Store(settings)
-    with store.load(ewma[0].reference) as here, store.load(ewma[1].reference) as there:
-        assert (here.in_this_process, there.in_this_process) == (True, False)
-        assert here.spec == there.spec
-        request = here.spec.request({"horizon": 3})
-        ours, theirs = here.predict(history, request), there.predict(history, request)
-        npt.assert_array_equal(theirs.quantiles, ours.quantiles)
-        npt.assert_array_equal(theirs.mean, ours.mean)
-        assert (theirs.unique_id, theirs.levels, theirs.notes) == (ours.unique_id, ours.levels, ours.notes)
-        npt.assert_array_equal(theirs.cutoffs, ours.cutoffs)
+def test_a_worker_says_the_same_bits(here: LoadedVersion, there: LoadedVersion, history: History) -> None:
+    assert (here.in_this_process, there.in_this_process) == (True, False)
+    assert here.spec == there.spec
+    request = here.spec.request({"horizon": 3})
+    ours, theirs = here.predict(history, request), there.predict(history, request)
+    npt.assert_array_equal(theirs.quantiles, ours.quantiles)
+    npt.assert_array_equal(theirs.mean, ours.mean)
+    assert (theirs.unique_id, theirs.levels, theirs.notes) == (ours.unique_id, ours.levels, ours.notes)
+    npt.assert_array_equal(theirs.cutoffs, ours.cutoffs)
 
 
 def test_an_error_keeps_class_code_and_status_out_of_a_worker(worker: Worker, history: History) -> None:
@@ -283,17 +292,6 @@ def test_an_interrupted_request_leaves_no_reply_to_the_next_one(
     npt.assert_array_equal(one.quantiles, both.quantiles[1:])
 
 
-def test_a_closed_worker_starts_no_other_process(
-    settings: Settings, ewma: tuple[Version, Version], history: History
-) -> None:
-    loaded = Store(settings).load(ewma[1].reference)
-    loaded.close()
-    loaded.close()
-    with pytest.raises(KronosError, match="was closed; load the version again") as caught:
-        loaded.predict(history, loaded.spec.request())
-    assert caught.value.code == "WORKER"
-
-
 def test_what_a_library_prints_does_not_end_up_between_the_replies() -> None:
     """Written by C code, past sys.stdout."""
     program = """
@@ -318,15 +316,19 @@ def test_a_message_that_ends_too_early_is_no_message() -> None:
             worker_program.receive(io.BytesIO(stream.getvalue()[:size]))
 
 
-def test_versions_of_any_code_can_be_averaged(
-    settings: Settings, ewma: tuple[Version, Version], history: History
-) -> None:
+def test_versions_of_any_code_can_be_averaged(here: LoadedVersion, there: LoadedVersion, history: History) -> None:
     """A LoadedVersion is a Forecaster: whatever takes one takes a registered version."""
-    store = Store(settings)
 
     def average(*members: LoadedVersion) -> Any:
         return Ensemble(members[0].spec, members).predict(history, members[0].spec.request())
 
-    with store.load(ewma[0].reference) as here, store.load(ewma[1].reference) as there:
-        mixed, alone = average(here, there), average(here, here)
-    npt.assert_array_equal(mixed.quantiles, alone.quantiles)
+    npt.assert_array_equal(average(here, there).quantiles, average(here, here).quantiles)
+
+
+def test_a_closed_worker_starts_no_other_process(there: LoadedVersion, history: History) -> None:
+    """The last test here: it closes what the others use."""
+    there.close()
+    there.close()
+    with pytest.raises(KronosError, match="was closed; load the version again") as caught:
+        there.predict(history, there.spec.request())
+    assert caught.value.code == "WORKER"
