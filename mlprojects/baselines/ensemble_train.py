@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -63,7 +63,8 @@ def train(history: pd.DataFrame, config: EnsembleConfig, *, name: str, seed: int
         model = member.split("/")[1]
         members[model] = run.fit_member(model, history, own, seed, tiny=config.tiny_members)
     forecasters = tuple(trained.forecaster for trained in members.values())
-    figures, tables = {}, {}
+    figures: dict[str, Any] = {}
+    tables: dict[str, pd.DataFrame] = {}
     for model, trained in members.items():
         figures |= {f"{model}_{stem}": figure for stem, figure in trained.figures.items()}
         tables |= {f"{model}_{stem}": table for stem, table in trained.tables.items()}

@@ -124,14 +124,15 @@ def _average(x: Floats, hl: float, keep: int) -> Floats:
     """The last `keep` values of an exponentially weighted mean; a single one is a weighted sum, five times as fast."""
     if keep > 1:
         return ewma(x, half_life(hl))[:, -keep:]
-    return (x * _weights(x.shape[1], hl)).sum(axis=1, keepdims=True)
+    mean: Floats = (x * _weights(x.shape[1], hl)).sum(axis=1, keepdims=True)
+    return mean
 
 
 @lru_cache(maxsize=1024)
 def _weights(length: int, hl: float) -> Floats:
     """Weights [T] of the sessions in the last value of `ewma`, the seed's share among the first WARMUP."""
     decay = half_life(hl)
-    weights = (1 - decay) * decay ** np.arange(length - 1, -1, -1)
+    weights: Floats = (1 - decay) * decay ** np.arange(length - 1, -1, -1, dtype=np.float64)
     weights[: volatility.WARMUP] += decay**length / min(length, volatility.WARMUP)
     weights.setflags(write=False)
     return weights

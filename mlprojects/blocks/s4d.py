@@ -60,12 +60,14 @@ class S4D(nn.Module):
 
     def discrete(self) -> tuple[Tensor, Tensor, Tensor]:
         """A, B and C of the recurrence x[k] = A x[k-1] + B u[k], y[k] = 2 Re(C x[k]); each [D, N] complex."""
-        return *zero_order_hold(self._a(), torch.exp(self.log_step)), torch.view_as_complex(self.c)
+        a, b = zero_order_hold(self._a(), torch.exp(self.log_step))
+        return a, b, torch.view_as_complex(self.c)
 
     def kernel(self, length: int) -> Tensor:
         """Answer [D, L] to a single 1: K[l] = sum over n of C A^l B (eq. 7), by its real part twice."""
         _, b, c = self.discrete()
-        return 2 * torch.einsum("dn,dnl->dl", c * b, self._powers(length)).real
+        kernel: Tensor = 2 * torch.einsum("dn,dnl->dl", c * b, self._powers(length)).real
+        return kernel
 
     def _powers(self, length: int) -> Tensor:
         """Powers 0 .. L - 1 of the discrete A, [D, N, L] complex."""
@@ -82,7 +84,8 @@ class S4D(nn.Module):
         size = 2 * length  # twice the length, so that the end does not wrap around to the beginning
         spectrum = torch.fft.rfft(u.transpose(1, 2), n=size) * torch.fft.rfft(self.kernel(length), n=size)
         y = torch.fft.irfft(spectrum, n=size)[..., :length].transpose(1, 2)
-        return y + self.d * u
+        out: Tensor = y + self.d * u
+        return out
 
     def step(self, state: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         """One session of the recurrence: state [n, D, N] complex, input [n, D] to the next state and output [n, D]."""

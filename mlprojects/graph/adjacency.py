@@ -71,7 +71,7 @@ def partial_correlations(precision: Floats) -> Floats:
 def sector(sectors: Sequence[str]) -> Floats:
     """1 between two series of one sector."""
     names = np.asarray(sectors)
-    same = (names[:, None] == names).astype(np.float64)
+    same: Floats = (names[:, None] == names).astype(np.float64)
     np.fill_diagonal(same, 0.0)
     return same
 
@@ -89,8 +89,8 @@ def check_moves(y: Floats, symbols: Sequence[str]) -> None:
 
 def with_loops(weights: Floats, symbols: Sequence[str], kind: Kind, isolated: Isolated) -> Floats:
     """Weights in which a series without a neighbour hears itself; BadConfig ISOLATED unless that was asked for."""
-    alone = np.flatnonzero(weights.sum(axis=1) == 0)
-    if alone.size and isolated == "refuse":
+    alone = np.flatnonzero(weights.sum(axis=1) == 0).tolist()
+    if alone and isolated == "refuse":
         raise BadConfig(
             f"{', '.join(symbols[i] for i in alone)} would have no neighbour with graph: {kind}; take another graph "
             "(graph: correlation), leave it out, or let such a series hear itself (isolated: loop)",

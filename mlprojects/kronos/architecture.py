@@ -5,6 +5,8 @@ files are those of github.com/shiyu-coder/Kronos (MIT) at 67b630e; the code is o
 """
 
 import math
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +33,8 @@ class RMSNorm(nn.Module):
 class Rotary(nn.Module):
     """Rotary positions (Su et al., RoFormer, 2021), halves rotated against each other. The frequencies are persistent:
     they are in the official checkpoint."""
+
+    inv_freq: Tensor
 
     def __init__(self, head_dim: int) -> None:
         super().__init__()
@@ -76,15 +80,17 @@ class Attention(nn.Module):
         return self._out(self._attend(q, k, v, causal=causal))
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True) -> Tensor:
-        return F.scaled_dot_product_attention(
-            q, k, v, is_causal=causal, dropout_p=self.dropout if self.training else 0.0
-        )
+        dropout = self.dropout if self.training else 0.0
+        attended: Tensor = F.scaled_dot_product_attention(q, k, v, is_causal=causal, dropout_p=dropout)
+        return attended
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(2, (self.n_heads, -1)).transpose(1, 2)
+        heads: Tensor = x.unflatten(2, (self.n_heads, -1)).transpose(1, 2)
+        return heads
 
     def _out(self, x: Tensor) -> Tensor:
-        return self.resid_dropout(self.out_proj(x.transpose(1, 2).flatten(2)))
+        out: Tensor = self.resid_dropout(self.out_proj(x.transpose(1, 2).flatten(2)))
+        return out
 
 
 class FeedForward(nn.Module):
@@ -98,7 +104,8 @@ class FeedForward(nn.Module):
         self.ffn_dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.ffn_dropout(self.w2(F.silu(self.w1(x)) * self.w3(x)))
+        out: Tensor = self.ffn_dropout(self.w2(F.silu(self.w1(x)) * self.w3(x)))
+        return out
 
 
 class Block(nn.Module):
@@ -111,7 +118,12 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.self_attn(self.norm1(x))
-        return x + self.ffn(self.norm2(x))
+        out: Tensor = x + self.ffn(self.norm2(x))
+        return out
+
+
+def _blocks(config: TokenizerConfig | PredictorConfig, count: int) -> Sequence[Block]:
+    return cast(Sequence[Block], nn.ModuleList(Block(config) for _ in range(count)))
 
 
 # --- tokenizer --------------------------------------------------------------------------------
@@ -148,8 +160,8 @@ class Tokenizer(nn.Module):
             raise BadConfig(f"group_size is {config.group_size}, expected a divisor of the {self.bits} bits")
         self.embed = nn.Linear(config.d_in, config.d_model)
         self.head = nn.Linear(config.d_model, config.d_in)
-        self.encoder = nn.ModuleList(Block(config) for _ in range(config.n_enc_layers - 1))
-        self.decoder = nn.ModuleList(Block(config) for _ in range(config.n_dec_layers - 1))
+        self.encoder = _blocks(config, config.n_enc_layers - 1)
+        self.decoder = _blocks(config, config.n_dec_layers - 1)
         self.quant_embed = nn.Linear(config.d_model, self.bits)
         self.post_quant_embed_pre = nn.Linear(config.s1_bits, config.d_model)
         self.post_quant_embed = nn.Linear(self.bits, config.d_model)
@@ -186,7 +198,8 @@ class Tokenizer(nn.Module):
         """Normalised bars [B, T, 6] of embedded codes [B, T, d]."""
         for block in self.decoder:
             x = block(x)
-        return self.head(x)
+        bars: Tensor = self.head(x)
+        return bars
 
 
 def _index(bits: Tensor) -> Tensor:
@@ -212,7 +225,8 @@ class _Embedding(nn.Module):
     def forward(self, s1: Tensor, s2: Tensor) -> Tensor:
         """[B, T, d]. Scaled here, but not where emb_s1 asks the dependency layer: upstream's way, and the weights'."""
         scale = math.sqrt(self.emb_s1.embedding_dim)
-        return self.fusion_proj(torch.cat([self.emb_s1(s1) * scale, self.emb_s2(s2) * scale], dim=-1))
+        embedded: Tensor = self.fusion_proj(torch.cat([self.emb_s1(s1) * scale, self.emb_s2(s2) * scale], dim=-1))
+        return embedded
 
 
 class FixedEmbedding(nn.Module):
@@ -240,7 +254,8 @@ class _TimeEmbedding(nn.Module):
         """[..., d] of minute, hour, weekday, day, month [..., 5]."""
         parts = [getattr(self, f"{name}_embed")(stamps[..., i]) for i, name in enumerate(STAMPS)]
         hour, weekday, day, month, minute = parts[1], parts[2], parts[3], parts[4], parts[0]
-        return hour + weekday + day + month + minute  # upstream's order of additions
+        embedded: Tensor = hour + weekday + day + month + minute  # upstream's order of additions
+        return embedded
 
 
 class _DependencyLayer(nn.Module):
@@ -251,7 +266,8 @@ class _DependencyLayer(nn.Module):
 
     def forward(self, h: Tensor, sibling: Tensor, *, causal: bool) -> Tensor:
         """`sibling` [B, Q, d] asks h [B, T, d]; a single query (Q = 1) is the last position's."""
-        return self.norm(h[:, -sibling.shape[1] :] + self.cross_attn.across(sibling, h, causal=causal))
+        out: Tensor = self.norm(h[:, -sibling.shape[1] :] + self.cross_attn.across(sibling, h, causal=causal))
+        return out
 
 
 class _Head(nn.Module):
@@ -270,7 +286,7 @@ class Predictor(nn.Module):
         self.embedding = _Embedding(config)
         self.time_emb = _TimeEmbedding(config)
         self.token_drop = nn.Dropout(config.token_dropout_p)
-        self.transformer = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+        self.transformer = _blocks(config, config.n_layers)
         self.norm = RMSNorm(config.d_model)
         self.dep_layer = _DependencyLayer(config)
         self.head = _Head(config)

@@ -178,7 +178,8 @@ class Decoder:
         """Bars [G, P, H, 6] of tokens [G, P, H, 2] that follow histories."""
         x = self.one[tokens[..., 0]] + self.two[tokens[..., 1]]
         own = Suffix(prefix, *x.shape[:3])
-        return self.head(self.stack.extend(x, prefix, own))
+        bars: Tensor = self.head(self.stack.extend(x, prefix, own))
+        return bars
 
 
 class FoldedPredictor:

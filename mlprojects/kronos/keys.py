@@ -28,8 +28,8 @@ def uniforms(key: int, paths: int, steps: int, per_step: int) -> Floats:
         np.random.Philox(key=key, counter=block << 192).random_raw(paths * width).reshape(paths, BLOCK, per_step)
         for block in range(-(-steps // BLOCK))
     ]
-    drawn: Floats = (np.concatenate(words, axis=1)[:, :steps] >> np.uint64(11)) * 2.0**-53
-    return drawn
+    upper = np.concatenate(words, axis=1)[:, :steps] >> np.uint64(11)
+    return upper.astype(np.float64) * 2.0**-53
 
 
 def exponentials(key: int, step: int, paths: range, per_step: int, size: int) -> npt.NDArray[np.float32]:

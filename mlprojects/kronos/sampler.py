@@ -133,10 +133,11 @@ class Sampler:
         tokens = np.empty((len(bars), paths, steps, 2), dtype=np.int64)
         size = -(-paths // -(-paths // PASS_PATHS))  # equal parts
         for start in range(0, len(bars), group):
-            which = np.arange(start, start + group) % len(bars)  # the last pass is filled up with other series
+            # the last pass is filled up with other series
+            which = [row % len(bars) for row in range(start, start + group)]
             rows = slice(start, min(start + group, len(bars)))
-            once = {i: self._read(scaled[i : i + 1], stamps[i : i + 1], room) for i in dict.fromkeys(which.tolist())}
-            read = _joined([once[i] for i in which.tolist()])
+            once = {i: self._read(scaled[i : i + 1], stamps[i : i + 1], room) for i in dict.fromkeys(which)}
+            read = _joined([once[i] for i in which])
             kept = rows.stop - start
             last[rows] = self._decoder.head(read.decoder.last).double().cpu().numpy()[:kept]
             for first in range(0, paths, size):

@@ -6,13 +6,14 @@ product is one batched product over the passes.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import gelu, interpolate, max_pool1d, pad
 
 from mlprojects.blocks.passes import product
-from mlprojects.nixtla.networks import Channels, NHits, PatchTST, Returns, Unlevelled
+from mlprojects.nixtla.networks import Channels, NHits, PatchTST, Unlevelled
 
 Forward = Callable[[Tensor], Tensor]  # passes [P, R, L] -> quantiles [P, R, H * Q], not sorted
 Layer = tuple[Tensor, Tensor]  # weight [in, out], bias [out]
@@ -20,8 +21,8 @@ Layer = tuple[Tensor, Tensor]  # weight [in, out], bias [out]
 ALIGNED = 4  # floats of 16 bytes: the last bits of a product depend on where in memory a row begins
 
 
-def forward_of(net: Returns) -> Forward:
-    """The forward pass of a network in eval mode.
+def forward_of(net: Any) -> Forward:
+    """The forward pass of a network (networks.Returns) in eval mode.
 
     A network of channels sees one pass whose rows are all of its series. Networks of single series
     go straight through the weights: calling their modules costs as much again.
@@ -33,8 +34,9 @@ def forward_of(net: Returns) -> Forward:
 
 def _channels(net: Channels, z: Tensor) -> Tensor:
     """Quantiles [1, N, H * Q] of one pass [1, N, L] of all series."""
-    out = net({"insample_y": z.mT})  # [1, H, N * Q]
-    return out.unflatten(2, (z.shape[1], -1)).transpose(1, 2).flatten(2)
+    out: Tensor = net({"insample_y": z.mT})  # [1, H, N * Q]
+    by_series: Tensor = out.unflatten(2, (z.shape[1], -1)).transpose(1, 2).flatten(2)
+    return by_series
 
 
 # --- N-BEATS and N-HiTS -----------------------------------------------------------------------
@@ -53,7 +55,7 @@ class Block:
 def _blocks(net: Unlevelled) -> Forward:
     """Each block forecasts from what the blocks before it have not explained."""
     blocks = [_block(net, block) for block in net.blocks]
-    biases: Tensor = sum(block.forecast[1] for block in blocks)
+    biases = sum((block.forecast[1] for block in blocks[1:]), start=blocks[0].forecast[1])
     *inner, last = blocks
 
     def hidden(block: Block, residual: Tensor) -> Tensor:
@@ -79,7 +81,7 @@ def _filled(x: Tensor, width: int) -> Tensor:
     return x if x.shape[-1] == width else pad(x, (0, width - x.shape[-1]))
 
 
-def _block(net: Unlevelled, block: torch.nn.Module) -> Block:
+def _block(net: Unlevelled, block: Any) -> Block:
     """A block's layers in double precision, folded: nothing stands between the first two."""
     layers = [_transposed(module) for module in block.layers if isinstance(module, torch.nn.Linear)]
     first, second, *others, (weight, bias) = layers
@@ -172,7 +174,7 @@ def _patches(net: PatchTST) -> Forward:
     return forward
 
 
-def _encoder(layer: torch.nn.Module) -> Encoder:
+def _encoder(layer: Any) -> Encoder:
     attention, (inner, _, _, outer) = layer.self_attn, layer.ff
     scaled = (attention.W_Q, attention.sdp_attn.scale), (attention.W_K, 1.0), (attention.W_V, 1.0)
     weight = torch.cat([module.weight * scale for module, scale in scaled]).detach()
@@ -184,8 +186,8 @@ def _encoder(layer: torch.nn.Module) -> Encoder:
     return Encoder(attention_layer, out, out_gain, inner_layer, outer_layer, outer_gain)
 
 
-def _normed(layer: torch.nn.Linear, norm: torch.nn.BatchNorm1d) -> tuple[Layer, Tensor]:
-    """The batch norm of x + layer(y) as layer'(y) + gain x: layer' and gain."""
+def _normed(layer: torch.nn.Linear, norm: Any) -> tuple[Layer, Tensor]:
+    """The batch norm (torch.nn.BatchNorm1d) of x + layer(y) as layer'(y) + gain x: layer' and gain."""
     gain = (norm.weight / (norm.running_var + norm.eps).sqrt()).detach()
     shift = norm.bias.detach() - gain * norm.running_mean
     weight = layer.weight.detach() * gain[:, None]

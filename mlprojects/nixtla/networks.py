@@ -6,7 +6,7 @@ N-BEATS (arXiv 1905.10437), N-HiTS (2201.12886), PatchTST (2211.14730), iTransfo
 
 import logging
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,7 +26,10 @@ for _name in ("lightning.pytorch", "lightning.fabric", "lightning_fabric", "pyto
 Batch = dict[str, torch.Tensor]
 
 
-class Returns:
+_Library: Any = object  # what a network of the library brings: the class beside this one in its bases
+
+
+class Returns(_Library):  # type: ignore[misc]
     """A network whose windows are divided by their own EWMA volatility."""
 
     def __init__(self, **kwargs: Any) -> None:
@@ -96,7 +99,8 @@ class PatchTST(Returns, models.PatchTST):  # type: ignore[misc]
 
     @property
     def output(self) -> torch.nn.Linear:
-        return self.model.head.linear
+        linear: torch.nn.Linear = self.model.head.linear
+        return linear
 
 
 class ITransformer(Channels, models.iTransformer):  # type: ignore[misc]
@@ -104,7 +108,8 @@ class ITransformer(Channels, models.iTransformer):  # type: ignore[misc]
 
     @property
     def output(self) -> torch.nn.Linear:
-        return self.projector
+        linear: torch.nn.Linear = self.projector
+        return linear
 
 
 class StemGNN(Channels, models.StemGNN):  # type: ignore[misc]
@@ -113,7 +118,8 @@ class StemGNN(Channels, models.StemGNN):  # type: ignore[misc]
 
     @property
     def output(self) -> torch.nn.Linear:
-        return self.fc[-1]
+        linear: torch.nn.Linear = self.fc[-1]
+        return linear
 
     def latent_correlation_layer(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Chebyshev polynomials [n, 4, N, N] of the graph Laplacians of windows [n, L, N]; attention [n, N, N]."""
@@ -169,7 +175,7 @@ def _stemgnn(multiplier: int) -> dict[str, Any]:
     return {"multi_layer": multiplier, "dropout_rate": 0.0}
 
 
-KINDS = {
+KINDS: dict[str, tuple[Callable[..., Returns], Callable[..., dict[str, Any]]]] = {
     "nbeats": (NBeats, _nbeats),
     "nhits": (NHits, _nhits),
     "patchtst": (PatchTST, _patchtst),

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from neuralforecast.tsdataset import TimeSeriesDataset
 
-from mlprojects.nixtla.settings import JOINT, Training
+from mlprojects.nixtla.settings import Training
 from registry.errors import BadHistory
 from registry.forecast import names
 from registry.forecast.history import History
@@ -28,7 +28,7 @@ def check(history: pd.DataFrame, config: Training) -> int:
         )
     panel = History.of(history)
     _check_moves(panel, config.context)
-    if config.kind in JOINT:
+    if config.joint:
         _check_calendar(panel)
     return int(chosen_on)
 

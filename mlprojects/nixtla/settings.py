@@ -1,7 +1,7 @@
 """Settings of the networks and of their training; one dataclass per kind."""
 
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from registry import training
 from registry.errors import BadConfig
@@ -14,6 +14,7 @@ class Training(training.Config):
     times all series. weight_decay: AdamW's; 0 is Adam. Every `val_check_steps` the loss of the choice period is looked
     at; `patience` looks without a better one end the training."""
 
+    joint: ClassVar[bool] = False  # a network of all series
     context: int = 60
     max_steps: int = 300
     learning_rate: float = 1e-3
@@ -111,6 +112,7 @@ class PatchTSTConfig(Transformer):
 class ITransformerConfig(Transformer):
     """A token is a series."""
 
+    joint: ClassVar[bool] = True
     kind: Literal["itransformer"] = "itransformer"
     windows_batch_size: int = 32
 
@@ -119,6 +121,7 @@ class ITransformerConfig(Transformer):
 class StemGNNConfig(Training):
     """The layers in the frequency domain are 4 * context * `multiplier` wide (the library's default is 5)."""
 
+    joint: ClassVar[bool] = True
     kind: Literal["stemgnn"] = "stemgnn"
     multiplier: int = 1
     windows_batch_size: int = 32
@@ -131,7 +134,6 @@ CONFIGS: dict[str, type[Training]] = {
     "itransformer": ITransformerConfig,
     "stemgnn": StemGNNConfig,
 }
-JOINT = ("itransformer", "stemgnn")
 RATE, DECAY = Range(3e-4, 1e-2, log=True), (0.0, 0.3, 1.0, 3.0, 5.0)
 SEARCH: dict[str, dict[str, Range | tuple[Any, ...]]] = {
     "nbeats": {"learning_rate": RATE, "weight_decay": DECAY, "width": (16, 32, 64), "stacks": Range(1, 4)},

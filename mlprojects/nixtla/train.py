@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from mlprojects.nixtla.settings import CONFIGS, JOINT, SEARCH, Training
+from mlprojects.nixtla.settings import CONFIGS, SEARCH, Training
 from registry.forecast.spec import ModelSpec
 from registry.training import Trained, TrainRun
 
@@ -18,7 +18,7 @@ def spec(name: str, config: Training) -> ModelSpec:
         max_context=config.context,
         max_horizon=config.horizon,
         levels=config.levels,
-        joint=config.kind in JOINT,
+        joint=config.joint,
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +49,8 @@ class Layer(nn.Module):
 
     def after(self, x: Tensor, y: Tensor) -> Tensor:
         """What follows the S4D layer's output y; shapes [..., D]."""
-        return x + self.dropout(F.glu(self.mix(F.gelu(y)), dim=-1))
+        out: Tensor = x + self.dropout(F.glu(self.mix(F.gelu(y)), dim=-1))
+        return out
 
 
 class Network(nn.Module):
@@ -58,13 +60,16 @@ class Network(nn.Module):
     It starts at 0, and c at the normal quantiles: an untrained network says EWMA volatility x normal quantiles.
     """
 
+    centre: Tensor
+    deviation: Tensor
+
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = shape
         self.register_buffer("centre", torch.zeros(shape.features + shape.horizon * shape.season))
         self.register_buffer("deviation", torch.ones_like(self.centre))
         self.enter = nn.Linear(shape.features, shape.width)
-        self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.layers))
+        self.layers = cast(Sequence[Layer], nn.ModuleList(Layer(shape) for _ in range(shape.layers)))
         self.norm = nn.LayerNorm(shape.width)
         self.scale = nn.Linear(shape.width, shape.horizon)
         self.skip = nn.Linear(shape.features, shape.horizon, bias=False)

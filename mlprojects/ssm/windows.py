@@ -58,7 +58,8 @@ class Windows:
             chosen.append(lasts - sessions + 1)
             counted.append(np.minimum(SHARED, lasts - first + 1))
         values = np.stack([whole.columns[name] for name in features.COLUMNS], axis=1)
-        found = cls(values, whole.ds, *(np.concatenate(rows) for rows in (fit, chosen, counted)), sessions, horizon)
+        starts = np.concatenate(fit), np.concatenate(chosen), np.concatenate(counted)
+        found = cls(values, whole.ds, *starts, sessions, horizon)
         for rows, what in ((found.fit, f"up to {fit_until}"), (found.chosen, f"and a forecast after {fit_until}")):
             if not len(rows):
                 raise BadHistory(

@@ -59,14 +59,16 @@ class Direct:
         enriched = self.enrichment(known, enriching[:, None])
         asked = enriched[:, past.shape[1] :]
         out = self.feed_forward(self.after_attention(self.attention(asked, enriched), asked))
-        return F.linear(self.before_output(out, known[:, past.shape[1] :]), *self.output)
+        weight, bias = self.output
+        return F.linear(self.before_output(out, known[:, past.shape[1] :]), weight, bias)
 
     def _select(self, selection: Selection, days: Tensor, reals: Tensor, context: Tensor) -> Tensor:
         """Selected [n, T, H]; the static context is read once a window."""
         steps = reals.shape[1]
-        read = F.linear(context, selection.context).repeat_interleave(steps, dim=0)
+        read = selection.added(context).repeat_interleave(steps, dim=0)
         chosen = selection(days.flatten(0, 1), reals.flatten(0, 1), read)
-        return chosen.unflatten(0, (-1, steps))
+        selected: Tensor = chosen.unflatten(0, (-1, steps))
+        return selected
 
 
 def _lstm(w: Weights) -> nn.LSTM:

@@ -155,6 +155,12 @@ class Selection:
             selected.addcmul_(weights[k, :, None], table[categories[:, k]])
         return selected
 
+    def added(self, static: Tensor) -> Tensor:
+        """What a static context [n, H] adds to the first layer of the weights' network, [n, hidden]."""
+        if self.context is None:
+            raise KeyError("context.weight: this selection reads no static context")
+        return F.linear(static, self.context)
+
     def _weights(self, categories: Tensor, reals: Tensor, context: Tensor | None) -> Tensor:
         read = torch.addmm(self.read_bias, reals, self.read)
         for k, table in enumerate(self.read_tables):
@@ -190,4 +196,5 @@ class Attention:
         later = torch.ones(steps, steps, dtype=torch.bool).triu()  # and not to itself
         scores = q @ k.mT  # [n, heads, T, L + T]
         scores[..., -steps:].masked_fill_(later, -torch.inf)
-        return scores.softmax(dim=-1).sum(dim=1) @ F.linear(known, *self.value)
+        attended: Tensor = scores.softmax(dim=-1).sum(dim=1) @ F.linear(known, *self.value)
+        return attended

@@ -28,6 +28,7 @@ CLIP = 8.0  # volatilities
 STATE_CLIP = 4.0  # deviations of the training windows
 
 Days = npt.NDArray[np.datetime64]
+States = npt.NDArray[np.float32 | np.float64]
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class DataParameters:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "DataParameters":
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        return cls(**values)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -94,7 +96,7 @@ def windows(
     *,
     values: Floats,
     sigma: Floats,
-    state: Floats,
+    state: States,
     days: Days,
     coming: Days,
     sector: npt.NDArray[np.int64],
@@ -126,5 +128,5 @@ def calendar(days: Days) -> Tensor:
     return torch.from_numpy(np.stack([weekday, month], axis=-1))
 
 
-def _float32(values: Floats) -> Tensor:
+def _float32(values: Floats | States) -> Tensor:
     return torch.from_numpy(values.astype(np.float32))

@@ -80,7 +80,7 @@ def importance_figure(importance: pd.DataFrame) -> Figure:
     """Sorted bars of the three groups, at most SHOWN of each."""
     groups = {group: importance[importance["group"] == group] for group in _TITLES}
     figure = Figure(figsize=(11, 0.3 * SHOWN + 1.4), layout="constrained")
-    left, right = figure.subfigures(1, 2)
+    left, right = np.asarray(figure.subfigures(1, 2))
     heights = [len(groups[group]) + 2 for group in ("encoder", "decoder")]
     axes = [left.subplots(), *right.subplots(2, 1, height_ratios=heights)]
     for axis, (group, table) in zip(axes, groups.items(), strict=True):

@@ -29,7 +29,7 @@ class Windows:
     known: DataParameters
     values: Floats  # [rows, 3 + K] of known.columns
     sigma: Floats  # [rows, 3] EWMA volatilities of the first three
-    state: npt.NDArray[np.float32]  # [rows, S] scaled
+    state: inputs.States  # [rows, S] scaled
     days: inputs.Days  # [rows]
     coming: inputs.Days  # [rows, H] sessions after each
     sector: Rows  # [rows] category

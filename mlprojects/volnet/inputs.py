@@ -50,8 +50,6 @@ class Scaling:
     def __call__(self, raw: Inputs) -> Inputs:
         """Features in deviations from the mean, within CLIP."""
         first = raw.daily.shape[1]
-        parts = [
-            np.clip((x - self.mean[part]) / self.deviation[part], -CLIP, CLIP)
-            for x, part in ((raw.daily, slice(first)), (raw.season, slice(first, None)))
-        ]
-        return Inputs(*parts, raw.sigma)
+        daily = (raw.daily - self.mean[:first]) / self.deviation[:first]
+        season = (raw.season - self.mean[first:]) / self.deviation[first:]
+        return Inputs(np.clip(daily, -CLIP, CLIP), np.clip(season, -CLIP, CLIP), raw.sigma)

@@ -69,7 +69,7 @@ def save(forecaster: VolNet, directory: Path) -> None:
     arrays = {"own": residuals.own, "pool": residuals.pool}
     if isinstance(scale, Trees):
         (directory / TREES).write_text(scale.text)
-    else:
+    elif isinstance(scale, Networks):
         arrays |= scale.arrays
     save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, directory / WEIGHTS)
 

@@ -74,7 +74,7 @@ def _check_fitted(seen: pd.DataFrame, ids: tuple[str, ...], spec: ModelSpec, fit
             f"{spec.name} is fitted on {needed} or more; {short.size} series are too short",
             code="TOO_SHORT",
         )
-    moves = seen.groupby(names.UNIQUE_ID)[names.Y].agg(lambda y: (y != 0).any())
+    moves = seen.groupby(names.UNIQUE_ID)[names.Y].agg(lambda y: bool((y != 0).any()))
     still = np.flatnonzero(~moves)
     if still.size:
         raise BadHistory(

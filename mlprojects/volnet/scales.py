@@ -99,7 +99,8 @@ def library() -> ModuleType:
         raise KronosError(
             f"LightGBM cannot be loaded ({error}); install the OpenMP runtime (Debian: libgomp1, macOS: libomp)"
         ) from error
-    return lightgbm
+    package: ModuleType = lightgbm
+    return package
 
 
 def tree_rows(raw: Inputs) -> Floats:

@@ -37,6 +37,7 @@ def train(history: pd.DataFrame, config: LinearConfig | TreesConfig, *, name: st
     Raises BadHistory as `samples.split` does.
     """
     what = spec(name, config)
+    scale: Scale
     fit, chosen = split(history, what, config.fit_until)
     if isinstance(config, TreesConfig):
         from mlprojects.volnet.boosting import fit_trees  # the networks need no LightGBM
