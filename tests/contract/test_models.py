@@ -12,10 +12,10 @@ import numpy.testing as npt
 import pandas as pd
 import pytest
 from mlflow.models import Model
+from watched import Run
 
 from jobs import families, train
 from jobs.report import Reference
-from registry import training
 from registry.errors import BadInput, NotAvailable
 from registry.forecast import calendars, names
 from registry.forecast.forecast import Forecaster, check_forecast, quantile_mean
@@ -24,7 +24,6 @@ from registry.forecast.model_folder import load_forecaster, write_spec
 from registry.forecast.spec import ModelSpec
 from registry.scoring.rolling import rolling
 from registry.settings import Settings
-from registry.training import Trained
 from registry.versions import manifest, signature
 from registry.versions.loaded import LoadedVersion
 from registry.versions.store import Store
@@ -46,26 +45,6 @@ PLACES = {
     "panel": Place(("AAPL", "KO", "XOM"), pd.Timestamp("2021-06-10"), "2020-02-28"),
     "bars": Place(("AAPL", "IBM", "SP500"), pd.Timestamp("2012-06-14"), "2011-02-28"),
 }
-
-
-@dataclass(frozen=True)
-class Quiet:
-    """Surroundings of a training that nobody watches."""
-
-    checkpoint_dir: Path
-    start_dir: Path | None = None
-
-    def report(self, step: int, **losses: float) -> None:
-        """Nobody listens."""
-
-    def should_stop(self) -> bool:
-        return False
-
-    def fit_member(
-        self, model: str, history: pd.DataFrame, config: training.Config, seed: int, *, tiny: bool
-    ) -> Trained:
-        run = Quiet(self.checkpoint_dir / model)
-        return families.fit_member(model, history, config, seed, tiny=tiny, run=run)
 
 
 @dataclass(frozen=True)
@@ -253,7 +232,7 @@ def test_sessions_after_the_choice_period_change_no_training(case: Case, compile
     what = plan(compiled, case.spec.name)
     changed = poisoned(what.data.history, pd.Timestamp(what.config.choose_until))
     assert not changed[names.Y].equals(what.data.history[names.Y])
-    again = families.fit(what.family, what.config, changed, seed=what.seed, run=Quiet(tmp_path / "checkpoints"))
+    again = families.fit(what.family, what.config, changed, seed=what.seed, run=Run(tmp_path / "checkpoints"))
     saved = tmp_path / "saved"
     saved.mkdir()
     what.family.models.save(again.forecaster, saved)

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from scipy.stats import norm
+from watched import Run
 
 from mlprojects.baselines import model, train
 from registry.errors import BadConfig, BadHistory
@@ -41,20 +42,6 @@ STUDY = np.array(
         [0.034, -0.038, 0.364, 0.577, 0.051, 0.464, -0.167, -0.635, 0.378],
     ]
 )
-
-
-class Run:
-    """A TrainRun that remembers what was reported."""
-
-    def __init__(self, checkpoint_dir: Path) -> None:
-        self.checkpoint_dir = checkpoint_dir
-        self.steps: list[tuple[int, dict[str, float]]] = []
-
-    def report(self, step: int, **losses: float) -> None:
-        self.steps.append((step, losses))
-
-    def should_stop(self) -> bool:
-        return False
 
 
 def simulated(seed: int = 0, n: int = 3, length: int = 700) -> pd.DataFrame:

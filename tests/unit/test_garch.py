@@ -17,6 +17,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 from scipy.stats import t as student
+from watched import Run
 
 from mlprojects.baselines import estimate, garch, model, train
 from registry.errors import BadHistory
@@ -41,19 +42,6 @@ STOCKS = np.array(
 )
 DAYS = calendars.next_sessions("XNYS", pd.Timestamp("2014-12-31"), 1200)
 FIT_UNTIL, CHOOSE_UNTIL = (f"{DAYS[i]:%Y-%m-%d}" for i in (999, 1096))  # 1000 sessions, then 97
-
-
-class Run:
-    """A TrainRun that nobody watches."""
-
-    def __init__(self, checkpoint_dir: Path) -> None:
-        self.checkpoint_dir = checkpoint_dir
-
-    def report(self, step: int, **losses: float) -> None:
-        """Nobody listens."""
-
-    def should_stop(self) -> bool:
-        return False
 
 
 def simulated(parameters: np.ndarray, length: int, seed: int = 0) -> np.ndarray:

@@ -1,6 +1,5 @@
 """graph: what training looks at, how it ends, and what it refuses."""
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import numpy.testing as npt
 import pandas as pd
 import pytest
 import torch
+from watched import Run
 
 from jobs import families
 from mlprojects.blocks import features
@@ -17,34 +17,11 @@ from mlprojects.graph.windows import Windows
 from registry import training
 from registry.errors import BadConfig, BadHistory
 from registry.forecast import names, volatility
-from registry.forecast.forecast import Forecaster
 from registry.forecast.history import History
 from registry.training import Trained
 
 STOCKS = ("AAPL", "JPM", "MSFT", "XOM")
 CONTEXT = 8  # of the tiny config
-
-
-@dataclass
-class Run:
-    """A TrainRun that remembers what was reported, and can give up."""
-
-    checkpoint_dir: Path
-    start_dir: Path | None = None
-    give_up_at: float = float("inf")  # step
-    reports: list[tuple[int, dict[str, float]]] = field(default_factory=list)
-
-    def report(self, step: int, **losses: float) -> None:
-        self.reports.append((step, losses))
-
-    def should_stop(self) -> bool:
-        return self.reports[-1][0] >= self.give_up_at
-
-    def fit_member(self, *_: object, **__: object) -> Forecaster:
-        raise NotImplementedError("a graph network has no members")
-
-    def losses(self, name: str) -> dict[int, float]:
-        return {step: losses[name] for step, losses in self.reports if name in losses}
 
 
 @pytest.fixture(scope="module")
@@ -257,7 +234,7 @@ def test_data_without_sectors_have_no_sector_graph(history: pd.DataFrame, tmp_pa
 def test_training_stops_when_it_is_told_to(history: pd.DataFrame, tmp_path: Path) -> None:
     run = Run(tmp_path, give_up_at=2)
     fitted(history, tmp_path, run=run, max_steps=50)
-    assert max(step for step, _ in run.reports) == 2
+    assert max(run.steps) == 2
 
 
 def test_the_callers_frame_and_random_numbers_are_left_as_they_were(history: pd.DataFrame, tmp_path: Path) -> None:

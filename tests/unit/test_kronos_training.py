@@ -1,7 +1,7 @@
 """Training of Kronos: windows that know no future, losses, what is refused, resuming."""
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from torch.nn import functional as F
+from watched import Run
 
 from jobs import families, processed
 from mlprojects.blocks import loop
@@ -22,24 +23,6 @@ from mlprojects.kronos.train import Config, Windows
 from registry.errors import BadConfig, BadHistory
 from registry.forecast import names
 from registry.settings import Settings
-
-
-@dataclass
-class Run:
-    """Surroundings that remember, and can be given up."""
-
-    checkpoint_dir: Path
-    start_dir: Path | None = None
-    stop_at: int = 10**9
-    steps: list[int] = field(default_factory=list)
-    losses: set[str] = field(default_factory=set)
-
-    def report(self, step: int, **losses: float) -> None:
-        self.steps.append(step)
-        self.losses |= set(losses)
-
-    def should_stop(self) -> bool:
-        return bool(self.steps) and self.steps[-1] >= self.stop_at
 
 
 @pytest.fixture(scope="module")
@@ -176,8 +159,8 @@ def test_a_given_up_training_resumes_to_the_same_files(
     config = replace(tiny, tokenizer_steps=6, steps=9, patience=50)
     whole = Run(tmp_path / "whole")
     training.train(history, config, name="kronos", seed=1, run=whole)
-    assert {"train_loss", "valid_loss", "tokenizer_train_loss", "tokenizer_valid_loss"} == whole.losses
-    cut = Run(tmp_path / "cut", stop_at=given_up)
+    assert {"train_loss", "valid_loss", "tokenizer_train_loss", "tokenizer_valid_loss"} == whole.names
+    cut = Run(tmp_path / "cut", give_up_at=given_up)
     training.train(history, config, name="kronos", seed=1, run=cut)
     assert cut.steps[-1] == 9  # what is given up is the predictor: half a tokenizer would give it other tokens
     again = Run(tmp_path / "cut")

@@ -3,7 +3,6 @@
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy.testing as npt
 import pandas as pd
 import pytest
 import torch
+from watched import Run
 
 from jobs import families
 from mlprojects.nixtla import model, networks, train
@@ -27,24 +27,6 @@ from registry.training import Trained
 SERIES = ("AAPL", "JNJ", "XOM")
 CONTEXT = 60  # of the tiny models, 20 of stemgnn
 SINGLE, JOINT = ("nbeats", "nhits", "patchtst"), ("itransformer", "stemgnn")
-
-
-@dataclass
-class Run:
-    """A TrainRun that remembers what was reported, and can give up."""
-
-    checkpoint_dir: Path
-    give_up_at: float = float("inf")  # step
-    reports: list[tuple[int, dict[str, float]]] = field(default_factory=list)
-
-    def report(self, step: int, **losses: float) -> None:
-        self.reports.append((step, losses))
-
-    def should_stop(self) -> bool:
-        return self.reports[-1][0] >= self.give_up_at
-
-    def losses(self, name: str) -> dict[int, float]:
-        return {step: losses[name] for step, losses in self.reports if name in losses}
 
 
 @pytest.fixture(scope="module")
@@ -263,7 +245,7 @@ def test_names_of_the_series_do_not_matter(trained: Trained, slice_of_panel: pd.
 def test_training_stops_when_it_is_told_to(slice_of_panel: pd.DataFrame, tmp_path: Path):
     run = Run(tmp_path, give_up_at=0)
     fitted(slice_of_panel, tmp_path, run=run, max_steps=50, val_check_steps=2)
-    assert max(step for step, _ in run.reports) == 2
+    assert max(run.steps) == 2
 
 
 def test_training_stops_after_checks_that_brought_nothing_better_and_keeps_the_best_weights(

@@ -1,7 +1,7 @@
 """ssm: what an untrained network says, that its modes of running agree, what it looks at, and how it is trained."""
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from scipy.stats import norm
+from watched import Run
 
 from jobs import families
 from mlprojects.blocks import features, head
@@ -28,25 +29,6 @@ from registry.training import Trained
 SERIES = ("AAPL", "JNJ", "XOM")
 CONTEXT, HORIZON = 96, 5
 SESSIONS = features.WARMUP - 1 + CONTEXT
-
-
-@dataclass
-class Run:
-    """A TrainRun that remembers what was reported, and can give up."""
-
-    checkpoint_dir: Path
-    give_up_at: float = float("inf")  # step
-    start_dir: Path | None = None
-    reports: list[tuple[int, dict[str, float]]] = field(default_factory=list)
-
-    def report(self, step: int, **losses: float) -> None:
-        self.reports.append((step, losses))
-
-    def should_stop(self) -> bool:
-        return self.reports[-1][0] >= self.give_up_at
-
-    def losses(self, name: str) -> dict[int, float]:
-        return {step: losses[name] for step, losses in self.reports if name in losses}
 
 
 @pytest.fixture(scope="module")
@@ -392,7 +374,7 @@ def test_a_cut_training_resumes_to_the_same_weights(
     fitted(slice_of_panel, Run(tmp_path / "cut", give_up_at=2))
     resumed = Run(tmp_path / "cut")
     assert weights(fitted(slice_of_panel, resumed), tmp_path / "1") == weights(trained, tmp_path / "2")
-    assert min(step for step, _ in resumed.reports) > 2
+    assert min(resumed.steps) > 2
     with pytest.raises(BadConfig, match="of another training"):
         fitted(slice_of_panel, Run(tmp_path / "cut"), seed=2)
 

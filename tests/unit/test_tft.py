@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from pytorch_forecasting import QuantileLoss, TimeSeriesDataSet
 from pytorch_forecasting.data.encoders import NaNLabelEncoder, TorchNormalizer
 from scipy.stats import norm
+from watched import Run
 
 from jobs import families
 from mlprojects.blocks import features, head
@@ -34,22 +35,6 @@ from registry.training import Trained
 SERIES = ("AAPL", "JNJ", "XOM")
 FIT_UNTIL = "2018-12-31"
 COUNTS = ["news_count", "tweet_count"]
-
-
-@dataclass
-class Run:
-    """A TrainRun that remembers what was reported, and can be given up."""
-
-    checkpoint_dir: Path
-    start_dir: Path | None = None
-    give_up_at: float = float("inf")  # step
-    reports: list[tuple[int, dict[str, float]]] = field(default_factory=list)
-
-    def report(self, step: int, **losses: float) -> None:
-        self.reports.append((step, losses))
-
-    def should_stop(self) -> bool:
-        return self.reports[-1][0] >= self.give_up_at
 
 
 @pytest.fixture(scope="module")
@@ -426,15 +411,15 @@ def test_a_training_that_was_cut_off_ends_with_the_bits_of_one_that_was_not(
 ):
     cut = Run(tmp_path / "run", give_up_at=2)
     fitted(part_of_panel, tmp_path, run=cut)
-    assert max(step for step, _ in cut.reports) == 2
+    assert max(cut.steps) == 2
     resumed = Run(tmp_path / "run")
     again = fitted(part_of_panel, tmp_path, run=resumed)
-    assert min(step for step, _ in resumed.reports) > 2
+    assert min(resumed.steps) > 2
     assert files(again.forecaster, tmp_path / "again") == files(trained.forecaster, tmp_path / "whole")
 
 
 def test_training_reports_its_losses_and_counts_its_parameters(trained: Trained, run: Run):
-    valid = {step: losses["valid_loss"] for step, losses in run.reports if "valid_loss" in losses}
+    valid = run.losses("valid_loss")
     assert list(valid) == [0, 2, 4]
     assert trained.params["best_step"] == min(valid, key=valid.__getitem__)
     assert trained.params["parameters"] == sum(w.numel() for w in trained.forecaster.weights.values())

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from scipy.stats import norm
+from watched import Run
 
 from mlprojects.blocks import features
 from mlprojects.volnet import model, train
@@ -39,22 +40,6 @@ SMALL: dict[str, dict[str, Any]] = {
     "lightgbm": {"rounds": 12, "leaves": 4, "least_rows": 50, "learning_rate": 0.1},
 }
 HORIZON, FEATURES, SEASON = 5, len(features.NAMES), len(features.SEASON_NAMES)
-
-
-class Run:
-    """A TrainRun that remembers what was reported, and gives up after so many reports."""
-
-    start_dir = None
-
-    def __init__(self, checkpoint_dir: Path, stop_after: int = 10**9) -> None:
-        self.checkpoint_dir, self.stop_after = checkpoint_dir, stop_after
-        self.steps: list[tuple[int, dict[str, float]]] = []
-
-    def report(self, step: int, **losses: float) -> None:
-        self.steps.append((step, losses))
-
-    def should_stop(self) -> bool:
-        return len(self.steps) >= self.stop_after
 
 
 def simulated(seed: int = 0, n: int = 3, length: int = 700) -> pd.DataFrame:
@@ -250,10 +235,10 @@ def test_training_learns_and_says_so(tmp_path: Path):
         run = Run(tmp_path)
         config = CONFIGS[name](kind=name, **{**DATES, **SMALL[name], **settings})
         train.train(simulated(), config, name=name, seed=0, run=run)
-        losses = [found["valid_loss"] for _, found in run.steps if "valid_loss" in found]
+        losses = [found["valid_loss"] for _, found in run.reports if "valid_loss" in found]
         assert min(losses) < 0.98 * losses[0]
-        assert [step for step, _ in run.steps] == sorted(step for step, _ in run.steps)
-        assert run.steps[-1][0] <= config.max_steps
+        assert run.steps == sorted(run.steps)
+        assert run.steps[-1] <= config.max_steps
 
 
 def test_importance_names_every_feature_and_is_drawn(kind: str, all_trained: dict[str, Trained]):
@@ -294,16 +279,16 @@ def test_another_seed_gives_another_model(tmp_path: Path, all_trained: dict[str,
 
 
 def test_a_training_that_is_given_up_ends(kind: str, tmp_path: Path):
-    run = Run(tmp_path, stop_after=3)
+    run = Run(tmp_path, give_up_after=3)
     config = CONFIGS[kind](kind=kind, **{**DATES, **SMALL[kind]})
     found = train.train(simulated(), config, name=kind, seed=0, run=run)
-    assert max(step for step, _ in run.steps) < config.max_steps
+    assert max(run.steps) < config.max_steps
     predict(found.forecaster, simulated())
 
 
 def test_a_training_that_was_cut_ends_as_one_that_was_not(tmp_path: Path, all_trained: dict[str, Trained]):
     config = CONFIGS["mlp"](kind="mlp", **{**DATES, **SMALL["mlp"]})
-    train.train(simulated(), config, name="mlp", seed=0, run=Run(tmp_path, stop_after=3))
+    train.train(simulated(), config, name="mlp", seed=0, run=Run(tmp_path, give_up_after=3))
     resumed = train.train(simulated(), config, name="mlp", seed=0, run=Run(tmp_path))
     expected = all_trained["mlp"].forecaster.scale.arrays
     for key, value in resumed.forecaster.scale.arrays.items():
