@@ -7,7 +7,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pandas as pd
@@ -17,45 +16,100 @@ from pydantic import TypeAdapter, ValidationError
 from registry import training
 from registry.errors import BadConfig, BadParameter, NotFound
 from registry.forecast import names
+from registry.forecast.forecast import Forecaster
 from registry.forecast.spec import ModelSpec
 from registry.settings import CHECKOUT
-from registry.training import Trained, TrainRun
+from registry.training import Family, Space, Trained, TrainRun
 
 TINY = "tiny"
 
 
 @dataclass(frozen=True)
-class Family:
-    """A model's config file and the two modules of its family, imported when asked for."""
+class Folder:
+    """The family in mlprojects/<name>; each of its modules is imported when it is first needed."""
 
-    model: str
-    config: Path
+    name: str
 
     @property
-    def name(self) -> str:
-        return self.config.parents[1].name
+    def configs(self) -> Mapping[str, type[training.Config]]:
+        configs: Mapping[str, type[training.Config]] = self._module("settings").CONFIGS
+        return configs
+
+    @property
+    def search(self) -> Mapping[str, Space]:
+        search: Mapping[str, Space] = self._module("settings").SEARCH
+        return search
+
+    @property
+    def requirements(self) -> tuple[str, ...]:
+        requirements: tuple[str, ...] = self._module("model").REQUIREMENTS
+        return requirements
+
+    def spec(self, name: str, config: Any) -> ModelSpec:
+        spec: ModelSpec = self._module("settings").spec(name, config)
+        return spec
+
+    def train(self, history: pd.DataFrame, config: Any, *, name: str, seed: int, run: TrainRun) -> Trained:
+        trained: Trained = self._module("train").train(history, config, name=name, seed=seed, run=run)
+        return trained
+
+    def save(self, forecaster: Any, directory: Path) -> None:
+        self._module("model").save(forecaster, directory)
+
+    def load(self, directory: Path) -> Forecaster:
+        forecaster: Forecaster = self._module("model").load(directory)
+        return forecaster
+
+    def _module(self, part: str) -> Any:
+        return importlib.import_module(f"mlprojects.{self.name}.{part}")
+
+
+@dataclass(frozen=True)
+class Model:
+    """One registered model: its config file and its family."""
+
+    name: str
+    config: Path
+    family: Family
+
+    @classmethod
+    def of(cls, config: Path) -> "Model":
+        """The model of mlprojects/<family>/configs/<model>.yaml."""
+        return cls(config.stem, config, Folder(config.parents[1].name))
 
     @property
     def card(self) -> str:
         return (self.config.parents[1] / "README.md").read_text()
 
-    @property
-    def training(self) -> ModuleType:
-        return importlib.import_module(f"mlprojects.{self.name}.train")
+    def spec(self, config: training.Config) -> ModelSpec:
+        return self.family.spec(self.name, config)
 
-    @property
-    def models(self) -> ModuleType:
-        return importlib.import_module(f"mlprojects.{self.name}.model")
+    def stored(self) -> dict[str, Any]:
+        """What the config file says, its `tiny` section included."""
+        settings: dict[str, Any] = yaml.safe_load(self.config.read_text())
+        return settings
+
+    def searched(self) -> Space:
+        """What a study searches of the model."""
+        return self.family.search.get(self.kind(self.stored()), {})
+
+    def kind(self, settings: Mapping[str, Any]) -> str:
+        """Which of the family's configs these settings are of. Raises BadConfig for none of them."""
+        kinds = sorted(self.family.configs)
+        kind = settings.get("kind", kinds[0] if len(kinds) == 1 else None)
+        if kind not in kinds:
+            raise BadConfig(f"{self.name}: kind is {kind!r}, expected one of {kinds}")
+        return str(kind)
 
 
-def all_models() -> dict[str, Family]:
+def all_models() -> dict[str, Model]:
     """Every model that can be trained, by registered name."""
     paths = sorted((CHECKOUT / "mlprojects").glob("*/configs/*.yaml"))
-    return {path.stem: Family(path.stem, path) for path in paths}
+    return {path.stem: Model.of(path) for path in paths}
 
 
-def find(model: str) -> Family:
-    """The family of a model. Raises NotFound."""
+def find(model: str) -> Model:
+    """A model by its registered name. Raises NotFound."""
     known = all_models()
     if model not in known:
         raise NotFound(f"no model {model!r}; mlprojects/*/configs/ has {', '.join(known)}")
@@ -63,47 +117,35 @@ def find(model: str) -> Family:
 
 
 def load_config(
-    family: Family, overrides: Mapping[str, Any], *, tiny: bool = False, defaults: Mapping[str, Any] | None = None
+    model: Model, overrides: Mapping[str, Any], *, tiny: bool = False, defaults: Mapping[str, Any] | None = None
 ) -> training.Config:
     """The model's Config: its file, its `tiny` section if asked for, then `overrides` (text is read as YAML).
 
-    `defaults` replace what the file says, where the Config has such a setting.
-
-    Raises BadConfig for an unknown key or a value of the wrong type, and whatever the Config itself checks.
+    `defaults` replace what the file says, where the Config has such a setting. Raises BadParameter
+    for an unknown key, BadConfig for a value of the wrong type, and whatever the Config itself checks.
     """
-    stored = yaml.safe_load(family.config.read_text())
+    stored = model.stored()
     small = stored.pop(TINY)
-    kind = _config_type(family, stored | overrides)
-    known = {f.name: f.type for f in dataclasses.fields(kind)}
-    told = {key: value for key, value in (defaults or {}).items() if key in known}
-    values = stored | (small if tiny else {}) | told | {key: _parse(key, value) for key, value in overrides.items()}
-    unknown = sorted(set(values) - set(known))
+    config_type = model.family.configs[model.kind({**stored, **overrides})]
+    types = {field.name: field.type for field in dataclasses.fields(config_type)}
+    replaced = {key: value for key, value in (defaults or {}).items() if key in types}
+    values = stored | (small if tiny else {}) | replaced
+    values |= {key: _parse(key, value) for key, value in overrides.items()}
+    unknown = sorted(set(values) - set(types))
     if unknown:
         raise BadParameter(
-            f"{family.model} has no setting {', '.join(unknown)}; it has {', '.join(known)}", code="UNKNOWN_PARAM"
+            f"{model.name} has no setting {', '.join(unknown)}; it has {', '.join(types)}", code="UNKNOWN_PARAM"
         )
     for key, value in values.items():
-        if isinstance(value, bool) and known[key] is not bool:  # pydantic would read true as 1
-            raise BadConfig(f"{family.model}: {key} cannot be true or false")
+        if isinstance(value, bool) and types[key] is not bool:  # pydantic would read true as 1
+            raise BadConfig(f"{model.name}: {key} cannot be true or false")
     try:
-        config: training.Config = TypeAdapter(kind).validate_python(values)
+        config: training.Config = TypeAdapter(config_type).validate_python(values)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise BadConfig(f"{family.model}: {where}: {first['msg']}") from error
+        raise BadConfig(f"{model.name}: {where}: {first['msg']}") from error
     return config
-
-
-def _config_type(family: Family, values: Mapping[str, Any]) -> type[training.Config]:
-    """The dataclass of a model's settings: its family's Config, or that of its `kind` in a family with CONFIGS."""
-    kinds: Mapping[str, type[training.Config]] | None = getattr(family.training, "CONFIGS", None)
-    if kinds is None:
-        single: type[training.Config] = family.training.Config
-        return single
-    found = kinds.get(str(values.get("kind")))
-    if found is None:
-        raise BadConfig(f"{family.model}: kind is {values.get('kind')!r}, expected one of {sorted(kinds)}")
-    return found
 
 
 def _parse(key: str, value: Any) -> Any:
@@ -118,57 +160,57 @@ def _parse(key: str, value: Any) -> Any:
     return str(parsed) if hasattr(parsed, "isoformat") else parsed
 
 
-def families_of(spec: ModelSpec) -> tuple[ModuleType, ...]:
-    """The model modules whose code a version runs: its own family's, and those it uses."""
-    return tuple(importlib.import_module(f"mlprojects.{name}.model") for name in (spec.family, *spec.uses))
+def families_of(spec: ModelSpec) -> tuple[Family, ...]:
+    """Families whose code a version runs: its own, and those it uses."""
+    return tuple(Folder(name) for name in (spec.family, *spec.uses))
 
 
 def fit_member(
-    model: str, history: pd.DataFrame, config: training.Config, seed: int, *, tiny: bool, run: TrainRun
+    name: str, history: pd.DataFrame, config: training.Config, seed: int, *, tiny: bool, run: TrainRun
 ) -> Trained:
     """Another model, fitted on this history with the settings that `config` shares with it."""
-    own = member_config(model, config, tiny=tiny)
-    trained: Trained = find(model).training.train(history, own, name=model, seed=seed, run=run)
-    return trained
+    family, settings = find(name).family, member_config(name, config, tiny=tiny)
+    return family.train(history, settings, name=name, seed=seed, run=run)
 
 
-def member_config(model: str, config: training.Config, *, tiny: bool) -> training.Config:
+def member_config(name: str, config: training.Config, *, tiny: bool) -> training.Config:
     """The settings of another model, those that every family shares as `config` has them."""
-    shared = {f.name: getattr(config, f.name) for f in dataclasses.fields(training.Config)}
-    return load_config(find(model), shared, tiny=tiny)
+    shared = {field.name: getattr(config, field.name) for field in dataclasses.fields(training.Config)}
+    return load_config(find(name), shared, tiny=tiny)
 
 
 def members(config: training.Config) -> dict[str, training.Config]:
     """Settings of an ensemble's members by model; of another model there are none.
 
-    Raises BadConfig for a member of another family than it says, or that does not forecast each series by itself.
+    Raises BadConfig for a member of another family than it says, or that does not forecast each
+    series by itself.
     """
-    found = {}
+    configs = {}
     for member in getattr(config, "members", ()):
-        family = find(member.split("/")[1])
-        if member != f"{family.name}/{family.model}":
-            raise BadConfig(f"member {member!r} is of family {family.name}; name it {family.name}/{family.model}")
-        own = member_config(family.model, config, tiny=getattr(config, "tiny_members", False))
-        spec = family.training.spec(family.model, own)
-        if spec.joint or spec.universe or spec.options or spec.optional or hasattr(own, "members"):
+        model = find(member.split("/")[1])
+        full_name = f"{model.family.name}/{model.name}"
+        if member != full_name:
+            raise BadConfig(f"member {member!r} is of family {model.family.name}; name it {full_name}")
+        settings = member_config(model.name, config, tiny=getattr(config, "tiny_members", False))
+        spec = model.spec(settings)
+        if spec.joint or spec.universe or spec.options or spec.optional or hasattr(settings, "members"):
             raise BadConfig(
                 f"member {member!r} is joint, an ensemble itself, or takes options or optional columns; an average "
                 "takes models that forecast each series by itself"
             )
-        found[family.model] = own
-    return found
+        configs[model.name] = settings
+    return configs
 
 
-def fit(family: Family, config: training.Config, history: pd.DataFrame, *, seed: int, run: TrainRun) -> Trained:
+def fit(model: Model, config: training.Config, history: pd.DataFrame, *, seed: int, run: TrainRun) -> Trained:
     """Hand the family the sessions that it may see, and nothing later."""
-    seen = history[history[names.DS] <= pd.Timestamp(config.choose_until)].reset_index(drop=True)
-    trained: Trained = family.training.train(seen, config, name=family.model, seed=seed, run=run)
-    return trained
+    known = history[history[names.DS] <= pd.Timestamp(config.choose_until)].reset_index(drop=True)
+    return model.family.train(known, config, name=model.name, seed=seed, run=run)
 
 
-def recipe(model: str, config: training.Config, seed: int, **inputs: str) -> str:
+def recipe(name: str, config: training.Config, seed: int, **inputs: str) -> str:
     """sha256 of everything that decides what training gives: same recipe, same weights on one machine."""
-    content = {"model": model, "config": dataclasses.asdict(config), "seed": seed, **inputs}
-    if own := members(config):
-        content["members"] = {name: dataclasses.asdict(settings) for name, settings in own.items()}
+    content = {"model": name, "config": dataclasses.asdict(config), "seed": seed, **inputs}
+    if configs := members(config):
+        content["members"] = {name: dataclasses.asdict(settings) for name, settings in configs.items()}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

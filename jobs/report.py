@@ -122,10 +122,10 @@ class Unwatched:
 
 
 def _fit(name: str, task: Task) -> Forecaster:
-    family = families.find(name)
-    config = families.load_config(family, dataclasses.asdict(task.config))
+    model = families.find(name)
+    config = families.load_config(model, dataclasses.asdict(task.config))
     with TemporaryDirectory() as folder:
-        return families.fit(family, config, task.data.history, seed=0, run=Unwatched(Path(folder))).forecaster
+        return families.fit(model, config, task.data.history, seed=0, run=Unwatched(Path(folder))).forecaster
 
 
 @dataclass(frozen=True)

@@ -10,43 +10,35 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from jobs import families
 from registry import training
 from registry.errors import BadConfig, BadInput, BadParameter
-from registry.training import Range
+from registry.training import Range, Space
 
 Values = Range | tuple[Any, ...]
-Space = Mapping[str, Values]
 
 TASK = {field.name for field in dataclasses.fields(training.Config)}  # what is forecast when: never searched
 
 
-def space(family: families.Family, config: training.Config, fixed: Collection[str]) -> Space:
+def space(model: families.Model, config: training.Config, fixed: Collection[str]) -> Space:
     """Settings of a model to search, by name, without those in `fixed`.
 
     Raises BadParameter (code NO_SEARCH) when nothing is declared or left, BadConfig for a setting that cannot be.
     """
-    declared = _declared(family, config)
+    declared = model.searched()
     if not declared:
-        able = [name for name, other in families.all_models().items() if _declared(other)]
+        able = [name for name, other in families.all_models().items() if other.searched()]
         raise BadParameter(
-            f"{family.model} declares nothing to search (SEARCH in mlprojects/{family.name}/train.py); "
+            f"{model.name} declares nothing to search (SEARCH in mlprojects/{model.family.name}/settings.py); "
             f"these do: {', '.join(able)}",
             code="NO_SEARCH",
         )
     wrong = sorted(set(declared) & TASK | set(declared) - set(dataclasses.asdict(config)))
     if wrong:
-        raise BadConfig(f"SEARCH of {family.model} has {', '.join(wrong)}, expected settings of the model's own Config")
+        raise BadConfig(f"SEARCH of {model.name} has {', '.join(wrong)}, expected settings of the model's own Config")
     left = {name: values for name, values in declared.items() if name not in fixed}
     if not left:
         raise BadParameter(
             f"all searchable settings are fixed ({', '.join(declared)}); unfix at least one", code="NO_SEARCH"
         )
     return left
-
-
-def _declared(family: families.Family, config: training.Config | None = None) -> Space:
-    """SEARCH of the model's family, or its part for the model's kind."""
-    found: Mapping[str, Any] = getattr(family.training, "SEARCH", {})
-    kind = getattr(config or families.load_config(family, {}), "kind", None)
-    return found if kind is None else found.get(kind, {})
 
 
 def distributions(searched: Space) -> dict[str, BaseDistribution]:
@@ -90,15 +82,15 @@ def _holds(values: Values, value: Any) -> bool:
     return number and values.low <= value <= values.high and _written(values, value) == value
 
 
-def longest_context(family: families.Family, config: training.Config, searched: Space) -> int:
+def longest_context(model: families.Model, config: training.Config, searched: Space) -> int:
     """Sessions that a history needs for any of the trials, so that all of them are scored on the same rows.
 
     Each setting is tried at its ends, the others as configured.
     """
-    needed: list[int] = [family.training.spec(family.model, config).min_context]
+    needed: list[int] = [model.spec(config).min_context]
     for name, values in searched.items():
         for value in values if isinstance(values, tuple) else (values.low, values.high):
             with suppress(BadInput):  # a combination that the Config refuses is a bad trial, no bad search
                 tried = dataclasses.replace(config, **{name: value})
-                needed.append(family.training.spec(family.model, tried).min_context)
+                needed.append(model.spec(tried).min_context)
     return max(needed)

@@ -13,8 +13,8 @@ from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
 
 from jobs import search
-from jobs.search import Space
 from jobs.trial import Outcome
+from registry.training import Space
 
 DATABASE = "studies.db"
 STARTUP = 5  # complete trials before any is pruned

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from jobs import card, evaluate, families, processed
+from jobs import card, completeness, evaluate, families, processed
 from jobs.report import Progress, Reference, Task, log, report
 from registry import training
 from registry.errors import BadConfig, BadParameter, Conflict
@@ -66,7 +66,7 @@ class Start:
 class Plan:
     """What is going to be trained: checked before anything is started."""
 
-    family: families.Family
+    model: families.Model
     config: training.Config
     seed: int
     data: processed.Data
@@ -81,25 +81,26 @@ class Plan:
         return tuple(name for name in (*spec.columns, *spec.optional) if name in self.data.synthetic)
 
 
-def plan(settings: Settings, model: str, overrides: Mapping[str, Any], *, seed: int, tiny: bool) -> Plan:
+def plan(settings: Settings, name: str, overrides: Mapping[str, Any], *, seed: int, tiny: bool) -> Plan:
     """Check model, settings and data before anything is written.
 
     Raises BadInput, BadConfig or NotFound.
     """
-    family = families.find(model)
+    model = families.find(name)
+    completeness.check(model)
     if not 0 <= seed <= MAX_SEED:
         raise BadParameter(f"seed is {seed}, expected 0..{MAX_SEED}", code="BAD_SEED")
-    config = families.load_config(family, overrides, tiny=tiny, defaults=_frozen(settings))
+    config = families.load_config(model, overrides, tiny=tiny, defaults=_frozen(settings))
     data = processed.load(settings, config.data)
-    spec = family.training.spec(model, config)
+    spec = model.spec(config)
     evaluate.check_data(spec, data)
     for member, member_config in families.members(config).items():
-        member_spec = families.find(member).training.spec(member, member_config)
+        member_spec = families.find(member).spec(member_config)
         evaluate.check_data(member_spec, data)
     Task.of(data, config).origins(context=1)
-    start = _start(settings, family, str(getattr(config, "start_from", "")))
+    start = _start(settings, model, str(getattr(config, "start_from", "")))
     leakage = evaluate.leakage(start.version.tags, config) if start else ""
-    used = (family.name, *spec.uses)
+    used = (model.family.name, *spec.uses)
     lock = sha256(CHECKOUT / "requirements.lock")
     inputs = {
         "data": data.digest,
@@ -108,9 +109,9 @@ def plan(settings: Settings, model: str, overrides: Mapping[str, Any], *, seed: 
         "code": artifacts.training_digest(CHECKOUT, *used),
         **({"start": start.version.tags[MANIFEST_TAG]} if start else {}),
     }
-    recipe = families.recipe(model, config, seed, **inputs)
+    recipe = families.recipe(name, config, seed, **inputs)
     shipped = artifacts.code_digest(CHECKOUT, *used)
-    return Plan(family, config, seed, data, start, lock, shipped, recipe, leakage)
+    return Plan(model, config, seed, data, start, lock, shipped, recipe, leakage)
 
 
 def _frozen(settings: Settings) -> dict[str, Any]:
@@ -119,17 +120,17 @@ def _frozen(settings: Settings) -> dict[str, Any]:
     return {key: value for key, value in told.items() if value}
 
 
-def _start(settings: Settings, family: families.Family, start_from: str) -> Start | None:
+def _start(settings: Settings, model: families.Model, start_from: str) -> Start | None:
     """The version that config.start_from names, fetched and verified."""
     if not start_from:
         return None
     store = Store(settings)
     version = store.resolve(start_from)
     model_dir = store.fetch(version) / MODEL_DIR
-    found = store.spec(version).family
-    if found != family.name:
+    family = store.spec(version).family
+    if family != model.family.name:
         raise BadConfig(
-            f"start_from is {version.uri} of family {found}; {family.model} starts from one of {family.name}"
+            f"start_from is {version.uri} of family {family}; {model.name} starts from one of {model.family.name}"
         )
     return Start(version, model_dir)
 
@@ -146,12 +147,12 @@ def train(
     """Train, report and register; with `reuse`, a version of the same recipe is taken as it is."""
     begun = time.monotonic()
     store = Store(settings)
-    if reuse and (found := store.find(what.family.model, {RECIPE_TAG: what.recipe})) is not None:
+    if reuse and (found := store.find(what.model.name, {RECIPE_TAG: what.recipe})) is not None:
         metrics = store.client.get_run(found.run_id).data.metrics
         return Result(found, metrics, True, time.monotonic() - begun)
     with ExitStack() as stack:
         tags = _tags(what)
-        run = stack.enter_context(tracking.start(settings, EXPERIMENT, what.family.model, tags=tags, nested=nested))
+        run = stack.enter_context(tracking.start(settings, EXPERIMENT, what.model.name, tags=tags, nested=nested))
         run.params(_params(what))
         run.dataset(what.data.history, what.data.name, what.data.digest, "training")
         steps = int(getattr(what.config, "max_steps", 1))
@@ -159,8 +160,8 @@ def train(
         fitting = time.monotonic()
         start_dir = what.start.model_dir if what.start else None
         surroundings = _TrainRun(run, checkpoints, start_dir, steps, progress)
-        stack.enter_context(_alone(checkpoints, what.family.model))
-        trained = families.fit(what.family, what.config, what.data.history, seed=what.seed, run=surroundings)
+        stack.enter_context(_alone(checkpoints, what.model.name))
+        trained = families.fit(what.model, what.config, what.data.history, seed=what.seed, run=surroundings)
         cost = {"fit_seconds": time.monotonic() - fitting, "parameters": float(trained.params["parameters"])}
         run.metrics({**cost, **trained.metrics})
         run.params(trained.params)
@@ -168,9 +169,9 @@ def train(
         run.tags(simulated)
         run.metrics(dict.fromkeys(simulated, 1.0))  # a column of the comparison in the UI
         task = Task.of(what.data, what.config)
-        scored = report({what.family.model: trained.forecaster}, task, reference, progress)
-        log(scored, what.family.model, trained.forecaster, run)
-        metrics = {**cost, **scored.metrics[what.family.model]}
+        scored = report({what.model.name: trained.forecaster}, task, reference, progress)
+        log(scored, what.model.name, trained.forecaster, run)
+        metrics = {**cost, **scored.metrics[what.model.name]}
         for stem, figure in trained.figures.items():
             run.figure(figure, f"figures/{stem}.png")
         for stem, table in trained.tables.items():
@@ -199,8 +200,8 @@ def _params(what: Plan) -> dict[str, Any]:
     values = {
         **dataclasses.asdict(what.config),
         "seed": what.seed,
-        "model": what.family.model,
-        "family": what.family.name,
+        "model": what.model.name,
+        "family": what.model.family.name,
     }
     values["levels"] = ",".join(f"{level:g}" for level in what.config.levels)
     for member, own in families.members(what.config).items():
@@ -212,7 +213,7 @@ def _tags(what: Plan) -> dict[str, str]:
     """What every version carries, and its run too."""
     config = what.config
     return {
-        "family": what.family.name,
+        "family": what.model.family.name,
         "contract": str(names.CONTRACT),
         "data": what.data.name,
         "data_digest": what.data.digest,
@@ -300,14 +301,14 @@ def _register(
     metrics: Mapping[str, float],
     run: tracking.Run,
 ) -> Version:
-    family, spec = what.family, trained.forecaster.spec
+    model, spec = what.model, trained.forecaster.spec
     spec = dataclasses.replace(spec, synthetic=what.synthetic(spec))
-    text = card.model_card(family.card, family.model, spec, tags, metrics)
+    text = card.model_card(model.card, model.name, spec, tags, metrics)
     run.text(text, "model_card.md")
     return store.log(
         spec,
-        partial(family.models.save, trained.forecaster),
-        requirements=[name for module in families.families_of(spec) for name in module.REQUIREMENTS],
+        partial(model.family.save, trained.forecaster),
+        requirements=[name for family in families.families_of(spec) for name in family.requirements],
         example=example_history(what.data.history, spec),
         tags={**tags, **({"symbols": ",".join(spec.universe)} if spec.universe else {})},
         description=text,

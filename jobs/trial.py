@@ -29,7 +29,7 @@ PRUNED = "pruned: its choice loss was worse than the median of the trials before
 class Setup:
     """What the trials of a study share. Nothing in it is later than the choice period."""
 
-    family: families.Family
+    model: families.Model
     config: training.Config  # with the settings that are not searched
     history: pd.DataFrame  # up to config.choose_until
     origins: pd.DatetimeIndex  # of the choice period
@@ -83,7 +83,7 @@ def run(setup: Setup, settings: Mapping[str, Any], listen: Listen) -> Outcome:
         surroundings = Surroundings(Path(folder), setup.start_dir, listen)
         try:
             config = dataclasses.replace(setup.config, **settings)
-            trained = families.fit(setup.family, config, setup.history, seed=setup.seed, run=surroundings)
+            trained = families.fit(setup.model, config, setup.history, seed=setup.seed, run=surroundings)
             fit_seconds = time.monotonic() - begun
             if surroundings.should_stop():
                 return Outcome(given_up=PRUNED)

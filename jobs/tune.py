@@ -19,7 +19,6 @@ from jobs import executors, families, search, train, tuned
 from jobs.executors import Executor
 from jobs.interrupts import Interrupts
 from jobs.report import FHS, Progress
-from jobs.search import Space
 from jobs.study import GIVEN_UP, METRICS, RUN, Study, open_study
 from jobs.trial import Setup, Surroundings, score
 from jobs.tuned import COMPLETE, FAILED, PRUNED, Result, scored
@@ -27,6 +26,7 @@ from registry.errors import BadParameter
 from registry.forecast import names
 from registry.scoring.rolling import origins_between
 from registry.settings import Settings
+from registry.training import Space
 from registry.versions import tracking
 
 EXPERIMENT = "tuning"
@@ -49,13 +49,13 @@ class Plan:
     def study(self) -> str:
         """Name of the study: the same for the same model, data, code, fixed settings, space and seed."""
         content = json.dumps([self.training.recipe, {k: repr(v) for k, v in sorted(self.space.items())}])
-        return f"{self.training.family.model}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+        return f"{self.training.model.name}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
 
 
 def plan(settings: Settings, model: str, fixed: Mapping[str, Any], *, seed: int, tiny: bool) -> Plan:
     """Check model, settings, data and search space. Raises BadInput, BadConfig or NotFound; nothing is written."""
     what = train.plan(settings, model, fixed, seed=seed, tiny=tiny)
-    return Plan(what, search.space(what.family, what.config, fixed), tuple(fixed))
+    return Plan(what, search.space(what.model, what.config, fixed), tuple(fixed))
 
 
 def tune(
@@ -77,7 +77,7 @@ def tune(
     if trials < 1 or timeout_s < 0:
         raise BadParameter(f"trials is {trials} and timeout_s {timeout_s:g}, expected 1 or more, and 0 or more")
     deadline = time.monotonic() + timeout_s if timeout_s else float("inf")
-    family, config = what.training.family, what.training.config
+    model, config = what.training.model, what.training.config
     folder = settings.var_dir / "tuning"
     first = search.as_configured(what.space, config)
     client = tracking.connect(settings)
@@ -91,7 +91,7 @@ def tune(
         study = stack.enter_context(open_study(folder, what.study, what.space, first, what.training.seed, lost))
         with study.alone():
             again = study.optuna.user_attrs.get(RUN)
-            run = stack.enter_context(tracking.start(settings, EXPERIMENT, family.model, tags=_tags(what), again=again))
+            run = stack.enter_context(tracking.start(settings, EXPERIMENT, model.name, tags=_tags(what), again=again))
             study.optuna.set_user_attr(RUN, run.run_id)
         run.params(_params(what))
         progress(f"scoring {FHS}", 0.0)
@@ -106,18 +106,18 @@ def tune(
 
 def prepare(what: Plan, scratch: Path) -> Setup:
     """What every trial gets: nothing after the choice period, and how fhs scores there."""
-    family, config, seed = what.training.family, what.training.config, what.training.seed
+    model, config, seed = what.training.model, what.training.config, what.training.seed
     history = what.training.data.history
     history = history[history[names.DS] <= pd.Timestamp(config.choose_until)].reset_index(drop=True)
     unwatched = Surroundings(scratch, None, lambda *_: False)
     fhs = families.fit_member(FHS, history, config, seed, tiny=False, run=unwatched).forecaster
-    context = max(fhs.spec.min_context, search.longest_context(family, config, what.space))
+    context = max(fhs.spec.min_context, search.longest_context(model, config, what.space))
     origins = origins_between(
         history, config.fit_until, config.choose_until, config.horizon, context=context, every=config.report_every
     )
     reference = score(fhs, history, origins, config, context)
     start_dir = what.training.start.model_dir if what.training.start else None
-    return Setup(family, config, history, origins, context, reference, seed, start_dir, scratch)
+    return Setup(model, config, history, origins, context, reference, seed, start_dir, scratch)
 
 
 class _Tuning:
@@ -227,8 +227,8 @@ def _tags(what: Plan) -> dict[str, str]:
     training = what.training
     return {
         "study": what.study,
-        "model": training.family.model,
-        "family": training.family.name,
+        "model": training.model.name,
+        "family": training.model.family.name,
         "data": training.data.name,
         "data_digest": training.data.digest,
         "universe": training.data.universe.tag,
@@ -244,4 +244,4 @@ def _params(what: Plan) -> dict[str, Any]:
     values = {key: value for key, value in asdict(what.training.config).items() if key not in what.space}
     values["levels"] = ",".join(f"{level:g}" for level in what.training.config.levels)
     searched = {f"search_{name}": str(within) for name, within in what.space.items()}
-    return {**values, **searched, "seed": what.training.seed, "model": what.training.family.model}
+    return {**values, **searched, "seed": what.training.seed, "model": what.training.model.name}

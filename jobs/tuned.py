@@ -70,7 +70,7 @@ def record(study: Study, run: tracking.Run, setup: Setup, fixed: Collection[str]
     run.tags({f"best_{name}": str(value) for name, value in settings.items()} | {"best_trial": str(found.number)})
     counts = {"trials": complete + pruned, "pruned": pruned}
     scores = {"crps": metrics["crps"], "skill_vs_fhs": metrics["skill_vs_fhs"]}
-    result = Result(setup.family.model, study.name, **counts, best=settings, **scores, run_id=run.run_id)
+    result = Result(setup.model.name, study.name, **counts, best=settings, **scores, run_id=run.run_id)
     run.text(_yaml(result, setup, fixed), "best.yaml")
     _figures(study.optuna, run)
     return result

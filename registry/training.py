@@ -10,7 +10,7 @@ import pandas as pd
 from registry.errors import BadConfig, BadParameter
 from registry.forecast import names
 from registry.forecast.forecast import Forecaster
-from registry.forecast.spec import MAX_HORIZON, check_levels
+from registry.forecast.spec import MAX_HORIZON, ModelSpec, check_levels
 
 DataName = Literal["panel", "bars"]
 
@@ -75,6 +75,9 @@ class Range:
             raise BadConfig(f"expected low < high, and 0 < low with log, found {self}")
 
 
+Space = Mapping[str, Range | tuple[Any, ...]]  # values of each setting that a study searches
+
+
 @dataclass(frozen=True)
 class Trained:
     """What training hands back; figures are matplotlib's, tables frames, both by file stem."""
@@ -103,3 +106,37 @@ class TrainRun(Protocol):
     def fit_member(self, model: str, history: pd.DataFrame, config: Config, seed: int, *, tiny: bool) -> Trained:
         """Another model, fitted on this history with the shared settings that `config` has."""
         ...
+
+
+class Family(Protocol):
+    """What settings.py, train.py and model.py of mlprojects/<name> give together."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def configs(self) -> Mapping[str, type[Config]]:
+        """Settings by `kind`; a family of one kind has no such setting."""
+        ...
+
+    @property
+    def search(self) -> Mapping[str, Space]:
+        """What a study searches, by the same names; nothing where one is missing."""
+        ...
+
+    @property
+    def requirements(self) -> tuple[str, ...]:
+        """Packages that a version needs beside those of the wrapper."""
+        ...
+
+    def spec(self, name: str, config: Any) -> ModelSpec:
+        """What the model needs and answers, as far as it is known before training."""
+        ...
+
+    def train(self, history: pd.DataFrame, config: Any, *, name: str, seed: int, run: TrainRun) -> Trained:
+        """Fit on a history that ends at config.choose_until."""
+        ...
+
+    def save(self, forecaster: Any, directory: Path) -> None: ...
+
+    def load(self, directory: Path) -> Forecaster: ...

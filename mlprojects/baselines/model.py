@@ -11,8 +11,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 from scipy.special import ndtri
 
-from mlprojects.baselines import ensemble, garch
-from mlprojects.baselines.ensemble import Ensemble
+from mlprojects.baselines import garch
 from registry.forecast import names, volatility
 from registry.forecast.arrays import Floats
 from registry.forecast.forecast import Forecast
@@ -21,7 +20,6 @@ from registry.forecast.model_folder import read_spec
 from registry.forecast.spec import ModelSpec, Request
 
 REQUIREMENTS = ("scipy", "safetensors")
-CONTEXT = 1000  # sessions looked at: an average with a half-life of 90 has forgotten its seed by then
 HALF_LIVES = (1.5, 5.0, 22.0, 90.0)  # sessions; a day, a week, a month, a quarter and more
 SCALE_FLOOR = 0.2  # of the EWMA volatility: the regression may not call a market dead
 POOL_WEIGHT = 0.5
@@ -174,11 +172,8 @@ KINDS: dict[str, type[Baseline]] = {
 }
 
 
-def save(forecaster: Baseline | Ensemble, directory: Path) -> None:
-    """Write kind and symbols (JSON) and, where something was fitted, its numbers (safetensors); or the members."""
-    if isinstance(forecaster, Ensemble):
-        ensemble.save(forecaster, directory)
-        return
+def save(forecaster: Baseline, directory: Path) -> None:
+    """Write kind and symbols (JSON) and, where something was fitted, its numbers (safetensors)."""
     config: dict[str, Any] = {"kind": next(name for name, cls in KINDS.items() if type(forecaster) is cls)}
     fitted = {f.name: getattr(forecaster, f.name) for f in fields(forecaster) if f.name != "spec"}
     arrays = {name: np.ascontiguousarray(value) for name, value in fitted.items() if isinstance(value, np.ndarray)}
@@ -188,11 +183,9 @@ def save(forecaster: Baseline | Ensemble, directory: Path) -> None:
         save_file(arrays, directory / "weights.safetensors")
 
 
-def load(directory: Path) -> Baseline | Ensemble:
+def load(directory: Path) -> Baseline:
     """The forecaster that `save` wrote beside spec.json."""
     config = json.loads((directory / "config.json").read_text())
-    if config["kind"] == "ensemble":
-        return ensemble.load(directory)
     spec = read_spec(directory)
     kind, weights = config.pop("kind"), directory / "weights.safetensors"
     arrays = load_file(weights) if weights.exists() else {}

@@ -1,15 +1,11 @@
-"""Training of the baselines: har, garch and gjr have something to fit, ensemble fits its members."""
-
-from dataclasses import dataclass
-from typing import Literal
+"""Training of the baselines: har, garch and gjr have something to fit."""
 
 import numpy as np
 import pandas as pd
 
-from mlprojects.baselines import ensemble_train, garch, model
-from mlprojects.baselines.ensemble_train import EnsembleConfig
-from registry import training
-from registry.errors import BadConfig, BadHistory
+from mlprojects.baselines import garch, model
+from mlprojects.baselines.settings import Config, spec
+from registry.errors import BadHistory
 from registry.forecast import names, volatility
 from registry.forecast.arrays import Floats
 from registry.forecast.history import History
@@ -17,57 +13,10 @@ from registry.forecast.spec import ModelSpec
 from registry.training import Trained, TrainRun
 
 CLIP = 8.0  # volatilities; beyond this one session would decide the regression
-TARGETED = 252  # sessions; the least from which garch takes the variance of a series that it does not know
 
 
-@dataclass(frozen=True, kw_only=True)
-class Config(training.Config):
-    """`kind` is the baseline; `warmup` sessions at the start of every series are not fitted (har)."""
-
-    kind: Literal["naive", "ewma", "fhs", "har", "garch", "gjr"]
-    warmup: int = 252
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.warmup < volatility.WARMUP:
-            raise BadConfig(f"warmup is {self.warmup}, expected {volatility.WARMUP} or more sessions")
-
-
-CONFIGS: dict[str, type[training.Config]] = {**dict.fromkeys(model.KINDS, Config), "ensemble": EnsembleConfig}
-
-
-def spec(name: str, config: Config | EnsembleConfig) -> ModelSpec:
-    """What a baseline needs: a warm-up and 500 residuals, for har and gjr of every step.
-
-    What an ensemble needs is known only when its members are fitted.
-    """
-    if isinstance(config, EnsembleConfig):
-        return ensemble_train.spec(name, config, ())
-    every_step = volatility.WARMUP - 1 + volatility.WINDOW + config.horizon
-    needs = {
-        "naive": volatility.WINDOW,
-        "ewma": volatility.WARMUP,
-        "fhs": volatility.WARMUP + volatility.WINDOW,
-        "har": every_step,
-        "garch": TARGETED,
-        "gjr": every_step,
-    }
-    columns = (*names.HISTORY, names.MARKET_ABS_RETURN) if config.kind == "har" else names.HISTORY
-    return ModelSpec(
-        name=name,
-        family="baselines",
-        min_context=needs[config.kind],
-        max_context=model.CONTEXT,
-        max_horizon=config.horizon,
-        levels=config.levels,
-        columns=columns,
-    )
-
-
-def train(history: pd.DataFrame, config: Config | EnsembleConfig, *, name: str, seed: int, run: TrainRun) -> Trained:
+def train(history: pd.DataFrame, config: Config, *, name: str, seed: int, run: TrainRun) -> Trained:  # noqa: ARG001
     """Fit on sessions up to config.fit_until; har's pooled residuals reach to config.choose_until."""
-    if isinstance(config, EnsembleConfig):
-        return ensemble_train.train(history, config, name=name, seed=seed, run=run)
     what = spec(name, config)
     if config.kind == "har":
         return _train_har(what, history, config, run)

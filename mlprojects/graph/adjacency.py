@@ -6,17 +6,14 @@ is the neighbour's share of its row (network.heard).
 
 import warnings
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 from sklearn.covariance import GraphicalLassoCV
 from sklearn.exceptions import ConvergenceWarning
 
+from mlprojects.graph.settings import Isolated, Kind
 from registry.errors import BadConfig, BadHistory
 from registry.forecast.arrays import Floats
-
-Kind = Literal["correlation", "partial", "sector", "learned", "none"]
-Isolated = Literal["refuse", "loop"]
 
 
 def correlation(y: Floats, k: int) -> Floats:

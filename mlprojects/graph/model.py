@@ -22,7 +22,6 @@ from registry.forecast.model_folder import read_spec
 from registry.forecast.spec import ModelSpec, Request
 
 REQUIREMENTS = ("scipy", "torch", "torch-geometric", "safetensors")
-CONTEXT = 1000  # sessions looked at: an average with a half-life of 180 has forgotten 97 % of its seed by then
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ import shutil
 import threading
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,32 +17,21 @@ from mlprojects.kronos.official import load_predictor, load_tokenizer
 from mlprojects.kronos.sampler import STD_FLOOR, Draw, Sampler
 from mlprojects.kronos.shapes import CONFIG, SIZES, WEIGHTS, PredictorConfig, official_size
 from mlprojects.kronos.simulated import Simulator
+from mlprojects.kronos.specs import MAX_HORIZON, MIN_CONTEXT, spec
 from registry.errors import BadConfig, KronosError
 from registry.forecast import bars, calendars, names
 from registry.forecast.forecast import Forecast
 from registry.forecast.history import History
 from registry.forecast.model_folder import read_spec
-from registry.forecast.spec import ModelSpec, Option, Request
+from registry.forecast.spec import ModelSpec, Request
 
 REQUIREMENTS = ("scipy", "torch", "safetensors")
-MIN_CONTEXT = 32  # bars; fewer say little about the scale of a series
-MAX_HORIZON = 60
 ROWS = 24  # of a pass that several series share: fills the kernels' tiles of rows (see blocks/passes.py)
 PREDICTOR, TOKENIZER = "predictor", "tokenizer"
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}  # of the option
 FINEST = 100 * STD_FLOOR  # standard deviation of closes; below it the floor under it tells
 OUT_OF_MEMORY = ("out of memory", "allocate memory", "ALLOC_FAILED")  # in what torch says of it, device by device
 _DAY = "ds"
-
-OPTIONS = (
-    Option("num_samples", "long", 100, 1, 1000),
-    Option("temperature", "double", 1.0, 0.0, 10.0),
-    Option("top_k", "long", 0, 0, 1 << 20),
-    Option("top_p", "double", 1.0, 0.01, 1.0),
-    Option("anchor", "boolean", False),
-    Option("overflow", "string", "truncate", choices=("truncate", "exact")),
-    Option("precision", "string", "fp32", choices=tuple(PRECISIONS)),
-)
 
 
 @dataclass(frozen=True)
@@ -132,25 +120,6 @@ def stamps(days: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     return np.stack(parts, axis=-1)
 
 
-def spec(
-    name: str, *, max_context: int, max_horizon: int, levels: tuple[float, ...] = names.LEVELS, **defaults: Any
-) -> ModelSpec:
-    """What a Kronos version needs and answers; `max_context` is its window, `defaults` are those of its options."""
-    return ModelSpec(
-        name=name,
-        family="kronos",
-        min_context=MIN_CONTEXT,
-        max_context=max_context,
-        max_horizon=max_horizon,
-        levels=levels,
-        columns=(*names.HISTORY, *names.OHLC),
-        optional=(names.VOLUME, names.AMOUNT),
-        has_paths=True,
-        has_prices=True,
-        options=tuple(replace(option, default=defaults.get(option.name, option.default)) for option in OPTIONS),
-    )
-
-
 def device() -> torch.device:
     """The device that KRONOS_DEVICE names; auto is the first CUDA device where there is one, else the CPU.
 
@@ -180,8 +149,8 @@ def from_official(
     `max_context` 0 is the official window of this size; a smaller one may be asked for, a larger one was never trained.
     """
     window = _window(model_dir, max_context)
-    what = spec(name, max_context=window, max_horizon=min(MAX_HORIZON, window - MIN_CONTEXT))
-    kronos = Kronos(what, model_dir, tokenizer_dir, clip, device())
+    needs = spec(name, max_context=window, max_horizon=min(MAX_HORIZON, window - MIN_CONTEXT))
+    kronos = Kronos(needs, model_dir, tokenizer_dir, clip, device())
     kronos.sampler("fp32")  # reads and pairs everything
     return kronos
 

@@ -9,30 +9,11 @@ from registry.forecast import bars, names, volatility
 from registry.forecast.arrays import Floats
 from registry.forecast.forecast import Forecast
 from registry.forecast.history import MAX_ABS_RETURN, History
-from registry.forecast.spec import ModelSpec, Option, Request
+from registry.forecast.spec import ModelSpec, Request
 
 NOTE = "simulated: filtered bootstrap of past bars, not Kronos"
-MIN_CONTEXT = 120  # sessions; leaves 60 bars to draw from
-MAX_CONTEXT = 1000
 MEDIAN = 20  # sessions of volume that say how much is usual
 PER_STEP = 1  # random numbers: which past bar
-
-
-def spec(name: str, horizon: int, levels: tuple[float, ...]) -> ModelSpec:
-    """What the simulator needs and answers."""
-    return ModelSpec(
-        name=name,
-        family="kronos",
-        min_context=MIN_CONTEXT,
-        max_context=MAX_CONTEXT,
-        max_horizon=horizon,
-        levels=levels,
-        columns=(*names.HISTORY, *names.OHLC),
-        optional=(names.VOLUME, names.AMOUNT),
-        has_paths=True,
-        has_prices=True,
-        options=(Option("num_samples", "long", 100, minimum=1, maximum=1000),),
-    )
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,13 @@
-"""Settings of the networks and of their training; one dataclass per kind."""
+"""Settings of the networks, one dataclass a kind, what a study searches of them, and what they need."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
 from registry import training
 from registry.errors import BadConfig
-from registry.training import Range
+from registry.forecast.spec import ModelSpec
+from registry.training import Range, Space
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +129,7 @@ class StemGNNConfig(Training):
     windows_batch_size: int = 32
 
 
-CONFIGS: dict[str, type[Training]] = {
+CONFIGS: Mapping[str, type[training.Config]] = {
     "nbeats": NBeatsConfig,
     "nhits": NHitsConfig,
     "patchtst": PatchTSTConfig,
@@ -135,7 +137,7 @@ CONFIGS: dict[str, type[Training]] = {
     "stemgnn": StemGNNConfig,
 }
 RATE, DECAY = Range(3e-4, 1e-2, log=True), (0.0, 0.3, 1.0, 3.0, 5.0)
-SEARCH: dict[str, dict[str, Range | tuple[Any, ...]]] = {
+SEARCH: Mapping[str, Space] = {
     "nbeats": {"learning_rate": RATE, "weight_decay": DECAY, "width": (16, 32, 64), "stacks": Range(1, 4)},
     "nhits": {"learning_rate": RATE, "weight_decay": DECAY, "width": (16, 32, 64), "context": (60, 120, 250)},
     "patchtst": {
@@ -147,3 +149,16 @@ SEARCH: dict[str, dict[str, Range | tuple[Any, ...]]] = {
     },
     "stemgnn": {"learning_rate": RATE, "weight_decay": DECAY, "context": (30, 60)},
 }  # fmt: skip
+
+
+def spec(name: str, config: Training) -> ModelSpec:
+    """What the model needs. The universe of a network of all series is known when it is trained."""
+    return ModelSpec(
+        name=name,
+        family="nixtla",
+        min_context=config.context,
+        max_context=config.context,
+        max_horizon=config.horizon,
+        levels=config.levels,
+        joint=config.joint,
+    )

@@ -25,7 +25,6 @@ from registry.forecast.model_folder import read_spec
 from registry.forecast.spec import ModelSpec, Request
 
 REQUIREMENTS = ("scipy", "torch", "safetensors")
-SETTLED = 64  # sessions in a state before its forecasts count, in training and in a history
 
 
 def inputs(values: Floats, ds: npt.NDArray[np.datetime64], horizon: int) -> tuple[npt.NDArray[np.float32], Floats]:

@@ -2,87 +2,19 @@
 are kept."""
 
 from dataclasses import dataclass
-from typing import Any, get_args
 
 import pandas as pd
 import torch
 from torch import Tensor
 
 from mlprojects.blocks import features, head, loop
-from mlprojects.blocks.s4d import Start
 from mlprojects.ssm import model, timescales
 from mlprojects.ssm.network import Network, Shape
+from mlprojects.ssm.settings import SETTLED, Config, spec
 from mlprojects.ssm.windows import SHARED, Batch, Windows
-from registry import training
-from registry.errors import BadConfig
-from registry.forecast import names
-from registry.forecast.spec import ModelSpec
-from registry.training import Range, Trained, TrainRun
+from registry.training import Trained, TrainRun
 
 CHOICE_BATCH = 64  # windows
-SEARCH: dict[str, Range | tuple[Any, ...]] = {
-    "learning_rate": Range(3e-4, 1e-2, log=True),
-    "width": (8, 16, 32),
-    "states": (4, 8, 16),
-    "start": get_args(Start),
-    "dropout": Range(0.0, 0.5),
-    "weight_decay": Range(1e-3, 0.3, log=True),
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config(training.Config):
-    """context: sessions in the recurrence; width, states (of each channel), layers and start: the network's.
-
-    The rest is training: `batch` windows a step, the choice loss looked at every `check_every` steps, an end after
-    `patience` looks without a better one.
-    """
-
-    context: int = 512
-    width: int = 16
-    states: int = 8
-    layers: int = 2
-    start: Start = "real"
-    dropout: float = 0.3
-    max_steps: int = 200
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.01
-    batch: int = 32
-    check_every: int = 20
-    patience: int = 10
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("width", "states", "layers", "max_steps", "batch", "check_every", "patience"):
-            if getattr(self, name) < 1:
-                raise BadConfig(f"{name} is {getattr(self, name)}, expected 1 or more")
-        if self.context < model.SETTLED:
-            raise BadConfig(f"context is {self.context}, expected {model.SETTLED} or more sessions")
-        if self.start not in get_args(Start):
-            raise BadConfig(f"start is {self.start!r}, expected one of {list(get_args(Start))}")
-        if not 0 <= self.dropout < 1:
-            raise BadConfig(f"dropout is {self.dropout}, expected 0 or more and less than 1")
-        if not 0 < self.learning_rate < 1:
-            raise BadConfig(f"learning_rate is {self.learning_rate}, expected a number between 0 and 1")
-        if not 0 <= self.weight_decay < 1:
-            raise BadConfig(f"weight_decay is {self.weight_decay}, expected 0 or more and less than 1")
-
-    @property
-    def sessions(self) -> int:
-        """Of returns in a window, so that the first of its `context` sessions has every feature."""
-        return features.WARMUP - 1 + self.context
-
-
-def spec(name: str, config: Config) -> ModelSpec:
-    return ModelSpec(
-        name=name,
-        family="ssm",
-        min_context=features.WARMUP - 1 + model.SETTLED,
-        max_context=config.sessions,
-        max_horizon=config.horizon,
-        levels=config.levels,
-        columns=(*names.HISTORY, *names.MARKET),
-    )
 
 
 def train(history: pd.DataFrame, config: Config, *, name: str, seed: int, run: TrainRun) -> Trained:
@@ -120,7 +52,7 @@ def train(history: pd.DataFrame, config: Config, *, name: str, seed: int, run: T
 
 def training_loss(net: Network, batch: Batch) -> Tensor:
     """Mean pinball loss in volatilities after every session of the windows that has a settled state."""
-    since = model.SETTLED - 1
+    since = SETTLED - 1
     target = (batch.y / batch.sigma[..., None])[:, since:]
     return head.pinball(target, net(batch.x)[:, since:], net.shape.levels)
 

@@ -30,7 +30,6 @@ from registry.forecast.model_folder import read_spec
 from registry.forecast.spec import ModelSpec, Request
 
 REQUIREMENTS = ("scipy", "torch", "safetensors")
-CONTEXT = 1000  # sessions looked at, for the slow averages of the state
 
 
 @dataclass(frozen=True)

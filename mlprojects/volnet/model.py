@@ -18,7 +18,6 @@ from registry.forecast.model_folder import read_spec
 from registry.forecast.spec import ModelSpec, Request
 
 REQUIREMENTS = ("scipy", "lightgbm", "safetensors")
-CONTEXT = 1000  # sessions looked at: twelve quarters of seasons, and slow averages forget their seed
 OWN_WEIGHT = 0.5
 UNKNOWN = "a symbol that training did not see is forecast with quantiles pooled over those it saw"
 TREES, WEIGHTS = "trees.txt", "weights.safetensors"

@@ -1,11 +1,17 @@
-"""Settings of linear, mlp and lightgbm, and what a study searches of them."""
+"""Settings of linear, mlp and lightgbm, what a study searches of them, and what they need."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
+from mlprojects.blocks import features
 from registry import training
 from registry.errors import BadConfig
-from registry.training import Range
+from registry.forecast import names
+from registry.forecast.spec import ModelSpec
+from registry.training import Range, Space
+
+CONTEXT = 1000  # sessions looked at: twelve quarters of seasons, and slow averages forget their seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +85,8 @@ class TreesConfig(training.Config):
         return self.rounds
 
 
-CONFIGS: dict[str, type[training.Config]] = {"linear": LinearConfig, "mlp": MlpConfig, "lightgbm": TreesConfig}
-SEARCH: dict[str, dict[str, Range | tuple[Any, ...]]] = {
+CONFIGS: Mapping[str, type[training.Config]] = {"linear": LinearConfig, "mlp": MlpConfig, "lightgbm": TreesConfig}
+SEARCH: Mapping[str, Space] = {
     "linear": {
         "learning_rate": Range(3e-3, 5e-2, log=True),
         "weight_decay": (0.0, 0.01, 0.1),
@@ -103,14 +109,27 @@ SEARCH: dict[str, dict[str, Range | tuple[Any, ...]]] = {
 }
 
 
-def _check_counts(config: training.Config, *names: str) -> None:
-    for name in names:
+def spec(name: str, config: training.Config) -> ModelSpec:
+    """What the features need."""
+    return ModelSpec(
+        name=name,
+        family="volnet",
+        min_context=features.WARMUP,
+        max_context=CONTEXT,
+        max_horizon=config.horizon,
+        levels=config.levels,
+        columns=(*names.HISTORY, *names.MARKET),
+    )
+
+
+def _check_counts(config: training.Config, *settings: str) -> None:
+    for name in settings:
         if getattr(config, name) < 1:
             raise BadConfig(f"{name} is {getattr(config, name)}, expected 1 or more")
 
 
-def _check_share(config: training.Config, *names: str) -> None:
-    for name in names:
+def _check_share(config: training.Config, *settings: str) -> None:
+    for name in settings:
         value = getattr(config, name)
         if not 0 <= value <= 1 or value == (1 if name == "dropout" else 0):
             raise BadConfig(f"{name} is {value}, expected a number between 0 and 1")

@@ -3,32 +3,15 @@
 import numpy as np
 import pandas as pd
 
-from mlprojects.blocks import features, loop
+from mlprojects.blocks import loop
 from mlprojects.volnet import importance
 from mlprojects.volnet.learning import fit_networks
-from mlprojects.volnet.model import CONTEXT, Residuals, VolNet
+from mlprojects.volnet.model import Residuals, VolNet
 from mlprojects.volnet.samples import Samples, split
 from mlprojects.volnet.scales import Scale
-from mlprojects.volnet.settings import CONFIGS, SEARCH, LinearConfig, TreesConfig
-from registry import training
-from registry.forecast import names, volatility
-from registry.forecast.spec import ModelSpec
+from mlprojects.volnet.settings import LinearConfig, TreesConfig, spec
+from registry.forecast import volatility
 from registry.training import Trained, TrainRun
-
-__all__ = ["CONFIGS", "SEARCH", "spec", "train"]
-
-
-def spec(name: str, config: training.Config) -> ModelSpec:
-    """What the features need."""
-    return ModelSpec(
-        name=name,
-        family="volnet",
-        min_context=features.WARMUP,
-        max_context=CONTEXT,
-        max_horizon=config.horizon,
-        levels=config.levels,
-        columns=(*names.HISTORY, *names.MARKET),
-    )
 
 
 def train(history: pd.DataFrame, config: LinearConfig | TreesConfig, *, name: str, seed: int, run: TrainRun) -> Trained:

@@ -82,9 +82,9 @@ def main() -> None:
         settings = Settings(var_dir=Path(folder))
         compile_builtin(settings)
         panel = processed.load_panel(settings)
-        family = families.find("nbeats")
-        config = families.load_config(family, {})
-        spec = family.training.spec("nbeats", config)
+        found = families.find("nbeats")
+        config = families.load_config(found, {})
+        spec = found.spec(config)
         quiet = {
             "enable_progress_bar": False,
             "logger": False,

@@ -65,9 +65,9 @@ def itransformer_500(panel: pd.DataFrame) -> Case:
 
 def _nixtla(model: str, panel: pd.DataFrame, goal: float) -> Case:
     """The committed network of a model, a few steps from its start, against NeuralForecast.predict."""
-    family = families.find(model)
-    config = families.load_config(family, {})
-    spec = family.training.spec(model, config)
+    found = families.find(model)
+    config = families.load_config(found, {})
+    spec = found.spec(config)
     fitted = histories(panel, SERIES, config.context + 20)
     if spec.joint:
         spec = replace(spec, universe=tuple(fitted[names.UNIQUE_ID].unique()))
@@ -88,9 +88,9 @@ def tft_500(panel: pd.DataFrame) -> Case:
     The library is handed the frame of its own variables, made beforehand; ours makes them of the history, which is the
     shortest that it takes: longer ones cost ours more, and the library nothing.
     """
-    family = families.find("tft")
-    config = families.load_config(family, {})
-    spec = family.training.spec("tft", config)
+    found = families.find("tft")
+    config = families.load_config(found, {})
+    spec = found.spec(config)
     market = panel[[names.DS, *names.MARKET]].drop_duplicates()
     history = histories(panel, SERIES, spec.min_context).merge(market, on=names.DS)
     forecaster = _scrambled(spec, config, panel, history[names.UNIQUE_ID].unique())

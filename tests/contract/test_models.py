@@ -76,8 +76,7 @@ class Case:
 
 
 def plan(compiled: Settings, model: str) -> train.Plan:
-    family = families.find(model)
-    place = PLACES[families.load_config(family, {}).data]
+    place = PLACES[families.load_config(families.find(model), {}).data]
     return train.plan(compiled, model, {"report_until": place.report_until, "report_every": 5}, seed=1, tiny=True)
 
 
@@ -232,10 +231,10 @@ def test_sessions_after_the_choice_period_change_no_training(case: Case, compile
     what = plan(compiled, case.spec.name)
     changed = poisoned(what.data.history, pd.Timestamp(what.config.choose_until))
     assert not changed[names.Y].equals(what.data.history[names.Y])
-    again = families.fit(what.family, what.config, changed, seed=what.seed, run=Run(tmp_path / "checkpoints"))
+    again = families.fit(what.model, what.config, changed, seed=what.seed, run=Run(tmp_path / "checkpoints"))
     saved = tmp_path / "saved"
     saved.mkdir()
-    what.family.models.save(again.forecaster, saved)
+    what.model.family.save(again.forecaster, saved)
     files = [path.relative_to(saved) for path in saved.rglob("*") if path.is_file()]
     assert files
     for name in files:
@@ -338,7 +337,7 @@ def test_eight_threads_get_what_one_gets(case: Case) -> None:
 
 def test_saved_and_loaded_forecaster_forecasts_the_same(case: Case, tmp_path: Path) -> None:
     spec = case.spec
-    module = families.find(spec.name).models
+    module = families.find(spec.name).family
     module.save(case.forecaster, tmp_path)
     write_spec(spec, tmp_path)
     again = module.load(tmp_path)

@@ -64,13 +64,12 @@ def edited(folder: Path, *files: str) -> Path:
 
 def log(settings: Settings, what: train.Plan, trained: Trained, checkout: Path) -> Version:
     """A version of what was trained, registered from a checkout."""
-    family, spec = what.family, trained.forecaster.spec
-    modules = families.families_of(spec)
-    with tracking.start(settings, "tests", family.model):
+    model, spec = what.model, trained.forecaster.spec
+    with tracking.start(settings, "tests", model.name):
         return Store(settings).log(
             spec,
-            partial(family.models.save, trained.forecaster),
-            requirements=[name for module in modules for name in module.REQUIREMENTS],
+            partial(model.family.save, trained.forecaster),
+            requirements=[name for family in families.families_of(spec) for name in family.requirements],
             example=example_history(what.data.history, spec),
             tags={
                 "data": what.data.name,
@@ -87,11 +86,10 @@ def test_edits_of_training_leave_a_version_here_and_an_edit_of_its_code_sends_it
 ) -> None:
     """Registered before an edit of train.py and of a registry file that it does not run, and before one of a file that
     it does. Evaluated side by side, both have the same scores."""
-    family = families.find(model)
-    short = SHORT[families.load_config(family, {}).data]
+    short = SHORT[families.load_config(families.find(model), {}).data]
     what = train.plan(settings, model, short, seed=0, tiny=True)
-    trained = families.fit(family, what.config, what.data.history, seed=0, run=Unwatched(tmp_path / "run"))
-    folder = f"mlprojects/{family.name}"
+    trained = families.fit(what.model, what.config, what.data.history, seed=0, run=Unwatched(tmp_path / "run"))
+    folder = f"mlprojects/{what.model.family.name}"
     beyond = edited(tmp_path / "beyond", f"{folder}/train.py", "registry/promotion.py")
     within = edited(tmp_path / "within", f"{folder}/model.py")
     versions = [log(settings, what, trained, checkout) for checkout in (beyond, within)]
@@ -124,8 +122,8 @@ for family in sys.argv[1:]:
 print(json.dumps(imported))
 """
     used = {}
-    for model, family in families.all_models().items():
-        spec = family.training.spec(model, families.load_config(family, {}, tiny=True))
+    for model in families.all_models().values():
+        spec = model.spec(families.load_config(model, {}, tiny=True))
         used["+".join((spec.family, *spec.uses))] = (spec.family, *spec.uses)
     done = subprocess.run(
         [sys.executable, "-c", program, *used], cwd=CHECKOUT, capture_output=True, text=True, timeout=120
@@ -145,7 +143,7 @@ def ewma(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     """The same model registered from this code and from other code."""
     what = train.plan(settings, "ewma", SHORT["panel"], seed=0, tiny=True)
     run = Unwatched(tmp_path_factory.mktemp("run"))
-    trained = families.fit(what.family, what.config, what.data.history, seed=0, run=run)
+    trained = families.fit(what.model, what.config, what.data.history, seed=0, run=run)
     other = edited(tmp_path_factory.mktemp("edited") / "checkout", "mlprojects/baselines/model.py")
     return log(settings, what, trained, CHECKOUT), log(settings, what, trained, other)
 

@@ -18,7 +18,7 @@ import pytest
 
 from mlprojects.baselines import model as baselines
 from mlprojects.kronos import model as kronos
-from mlprojects.kronos import simulated
+from mlprojects.kronos import simulated, specs
 from registry.errors import Corrupt, NotFound
 from registry.forecast import calendars, names
 from registry.forecast.forecast import Forecaster
@@ -48,7 +48,7 @@ def store(new_registry: Callable[[Path], Settings], tmp_path_factory: pytest.Tem
     """A version of kronos_simulated, and one under the name `kronos`: another family's, for here it is not loaded."""
     made = Store(new_registry(tmp_path_factory.mktemp("modes")))
     stand_in = ModelSpec("kronos", "baselines", min_context=60, max_context=1000, max_horizon=5)
-    simulator = simulated.spec("kronos_simulated", 5, names.LEVELS)
+    simulator = specs.simulator_spec("kronos_simulated", 5, names.LEVELS)
     _log(made, baselines, baselines.Ewma(stand_in))
     _log(made, kronos, simulated.Simulator(simulator))
     return made
@@ -221,7 +221,7 @@ def predictions(url: str, rows: dict[str, Any], **params: Any) -> list[dict[str,
 
 def test_a_corrupt_kronos_is_replaced_loudly_and_every_row_says_simulated(store: Store, state: State) -> None:
     state("corrupt", "good")
-    given = history(simulated.spec("kronos_simulated", 5, names.LEVELS))
+    given = history(specs.simulator_spec("kronos_simulated", 5, names.LEVELS))
     dated = given.assign(ds=given["ds"].dt.strftime("%Y-%m-%d"))
     rows = {"columns": list(dated.columns), "data": dated.to_numpy(dtype=object).tolist()}
     with serving(store.settings, "start", "kronos", "--port", "0", HF_TOKEN=TOKEN, KRONOS_DEVICE="cpu") as process:

@@ -14,7 +14,7 @@ import pytest
 
 from jobs import families, train
 from mlprojects.baselines import model as baselines
-from mlprojects.baselines import train as training
+from mlprojects.baselines import settings as settings_of
 from registry.errors import BadInput, Corrupt, KronosError, NotFound
 from registry.forecast import names
 from registry.settings import CHECKOUT, Settings
@@ -45,7 +45,7 @@ def history(panel: pd.DataFrame) -> pd.DataFrame:
 
 def log(settings: Settings, history: pd.DataFrame, name: str, checkout: Path = CHECKOUT) -> Version:
     """A version of EWMA, logged from the code of `checkout`."""
-    spec = training.spec(name, training.Config(kind="ewma"))
+    spec = settings_of.spec(name, settings_of.Config(kind="ewma"))
     forecaster = baselines.Ewma(spec)
     store = Store(settings)
     with tracking.start(settings, "tests", name):

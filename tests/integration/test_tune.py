@@ -267,7 +267,7 @@ def test_a_model_without_a_search_space_is_told_which_have_one(settings: Setting
     with pytest.raises(BadInput) as caught:
         tune.plan(settings, "fhs", {}, seed=0, tiny=False)
     assert caught.value.code == "NO_SEARCH"
-    assert "fhs declares nothing to search (SEARCH in mlprojects/baselines/train.py)" in caught.value.message
+    assert "fhs declares nothing to search (SEARCH in mlprojects/baselines/settings.py)" in caught.value.message
     assert "kronos" in caught.value.message.split("these do: ")[1].split(", ")
 
 

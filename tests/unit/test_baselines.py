@@ -17,6 +17,7 @@ from scipy.stats import norm
 from watched import Run
 
 from mlprojects.baselines import model, train
+from mlprojects.baselines import settings as family_settings
 from registry.errors import BadConfig, BadHistory
 from registry.forecast import calendars, names, volatility
 from registry.forecast.answer import forecast_of
@@ -66,7 +67,7 @@ def as_history(y: np.ndarray) -> pd.DataFrame:
 
 def trained(kind: str, folder: Path, history: pd.DataFrame | None = None, **settings: Any) -> Trained:
     dates = {"fit_until": FIT_UNTIL, "choose_until": CHOOSE_UNTIL}
-    config = train.Config(kind=kind, **{**dates, **settings})
+    config = family_settings.Config(kind=kind, **{**dates, **settings})
     return train.train(simulated() if history is None else history, config, name=kind, seed=0, run=Run(folder))
 
 
@@ -352,7 +353,7 @@ def test_har_is_not_fitted_on_series_that_are_too_short(tmp_path: Path):
 
 def test_a_warm_up_shorter_than_that_of_the_average_is_refused():
     with pytest.raises(BadConfig, match="warmup is 59, expected 60 or more sessions"):
-        train.Config(kind="har", warmup=59)
+        family_settings.Config(kind="har", warmup=59)
 
 
 def test_saved_and_loaded_model_forecasts_the_same(forecaster: Any, tmp_path: Path):

@@ -5,14 +5,14 @@ from registry.forecast import names
 
 
 def test_card_begins_with_the_headline_and_ends_with_the_familys_card() -> None:
-    family = families.find("ewma")
-    spec = family.training.spec("ewma", families.load_config(family, {}))
+    ewma = families.find("ewma")
+    spec = ewma.spec(families.load_config(ewma, {}))
     keys = ("levels", "trained_until", "universe", "data_digest", "git_commit", "licence")
     tags = {key: f"<{key}>" for key in keys}
     metrics = {"crps": 0.0112983, "skill_vs_fhs": -0.00083, "coverage_90": 0.894}
-    lines = card.model_card(family.card, "ewma", spec, tags, metrics).splitlines()
+    lines = card.model_card(ewma.card, "ewma", spec, tags, metrics).splitlines()
     assert lines[0] == "CRPS 0.011298, -0.08 % against fhs, on the sessions after <trained_until>."
     assert f"| needs | 60 sessions a series, columns {', '.join(names.HISTORY)} |" in lines
     assert "| coverage_90 | 0.894 |" in lines
     assert not [line for line in lines if line.startswith("| winkler_90")]
-    assert "\n".join(lines).endswith(family.card.rstrip("\n"))
+    assert "\n".join(lines).endswith(ewma.card.rstrip("\n"))

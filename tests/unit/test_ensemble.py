@@ -11,16 +11,16 @@ import pytest
 
 from jobs import families
 from jobs.report import Unwatched
-from mlprojects.baselines import ensemble_train, model
-from mlprojects.baselines.ensemble import Ensemble
-from mlprojects.baselines.ensemble_train import EnsembleConfig
+from mlprojects.ensemble import train
+from mlprojects.ensemble.model import Ensemble
+from mlprojects.ensemble.settings import Config
 from registry.errors import BadConfig, NotFound
 from registry.forecast import names
 from registry.forecast.history import History
 from registry.forecast.model_folder import load_forecaster, save_forecaster
 
 MEMBERS = ("baselines/ewma", "baselines/har", "baselines/gjr")
-CONFIG = EnsembleConfig(members=MEMBERS)
+CONFIG = Config(members=MEMBERS)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def seen(panel: pd.DataFrame) -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def trained(seen: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Ensemble:
     tmp_path = tmp_path_factory.mktemp("trained")
-    forecaster = ensemble_train.train(seen, CONFIG, name="mixed", seed=0, run=Unwatched(tmp_path)).forecaster
+    forecaster = train.train(seen, CONFIG, name="mixed", seed=0, run=Unwatched(tmp_path)).forecaster
     assert isinstance(forecaster, Ensemble)
     return forecaster
 
@@ -53,14 +53,14 @@ def test_its_quantiles_are_the_means_of_its_members(trained: Ensemble, history: 
 
 def test_it_needs_what_its_members_need(trained: Ensemble) -> None:
     spec = trained.spec
-    assert (spec.name, spec.family, spec.uses) == ("mixed", "baselines", ())
+    assert (spec.name, spec.family, spec.uses) == ("mixed", "ensemble", ("baselines",))
     assert (spec.min_context, spec.max_context) == (564, 1000)
     assert spec.columns == (*names.HISTORY, names.MARKET_ABS_RETURN)
 
 
 def test_its_members_are_fitted_with_its_dates_and_horizon(seen: pd.DataFrame, tmp_path: Path) -> None:
     config = dataclasses.replace(CONFIG, horizon=2, levels=(0.1, 0.5, 0.9), fit_until="2015-12-31")
-    mixed = ensemble_train.train(seen, config, name="mixed", seed=0, run=Unwatched(tmp_path)).forecaster
+    mixed = train.train(seen, config, name="mixed", seed=0, run=Unwatched(tmp_path)).forecaster
     for name, member in zip(("ewma", "har", "gjr"), mixed.members, strict=True):
         assert (member.spec.max_horizon, member.spec.levels) == (2, (0.1, 0.5, 0.9))
         alone = families.fit_member(name, seen, config, 0, tiny=False, run=Unwatched(tmp_path)).forecaster
@@ -68,7 +68,7 @@ def test_its_members_are_fitted_with_its_dates_and_horizon(seen: pd.DataFrame, t
     npt.assert_array_equal(mixed.members[1].coefficients, alone_har(seen, config, tmp_path))
 
 
-def alone_har(seen: pd.DataFrame, config: EnsembleConfig, tmp_path: Path) -> np.ndarray:
+def alone_har(seen: pd.DataFrame, config: Config, tmp_path: Path) -> np.ndarray:
     har = families.find("har")
     own = families.load_config(har, {"horizon": 2, "levels": (0.1, 0.5, 0.9), "fit_until": config.fit_until})
     coefficients: np.ndarray = families.fit(har, own, seen, seed=0, run=Unwatched(tmp_path)).forecaster.coefficients
@@ -85,7 +85,7 @@ def test_its_folder_holds_those_of_its_members(trained: Ensemble, history: Histo
         again.predict(history, again.spec.request()).quantiles,
         trained.predict(history, trained.spec.request()).quantiles,
     )
-    gjr = model.load(folder / "members" / "gjr")
+    gjr = load_forecaster(folder / "members" / "gjr")
     npt.assert_array_equal(gjr.fitted, trained.members[2].fitted)
 
 
@@ -106,7 +106,7 @@ def test_what_a_member_has_to_say_is_said(trained: Ensemble, history: History) -
 )
 def test_members_that_make_no_average_are_refused(members: tuple[str, ...], said: str) -> None:
     with pytest.raises(BadConfig, match=said):
-        EnsembleConfig(members=members)
+        Config(members=members)
 
 
 @pytest.mark.parametrize(
@@ -115,17 +115,17 @@ def test_members_that_make_no_average_are_refused(members: tuple[str, ...], said
         ("baselines/linear", "'baselines/linear' is of family volnet; name it volnet/linear"),
         ("kronos/kronos_simulated", "takes options or optional columns"),
         ("graph/graph", "is joint"),
-        ("baselines/ensemble", "an ensemble itself"),
+        ("ensemble/ensemble", "an ensemble itself"),
     ],
 )
 def test_what_is_no_forecaster_of_single_series_is_no_member(member: str, said: str) -> None:
     with pytest.raises(BadConfig, match=said):
-        families.members(EnsembleConfig(members=("baselines/ewma", member)))
+        families.members(Config(members=("baselines/ewma", member)))
 
 
 def test_an_unknown_member_is_not_found() -> None:
     with pytest.raises(NotFound, match="no model 'nosuch'"):
-        families.members(EnsembleConfig(members=("baselines/ewma", "baselines/nosuch")))
+        families.members(Config(members=("baselines/ewma", "baselines/nosuch")))
 
 
 def test_other_settings_of_a_member_are_another_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,6 +136,6 @@ def test_other_settings_of_a_member_are_another_recipe(monkeypatch: pytest.Monke
     monkeypatch.setattr(
         families,
         "load_config",
-        lambda family, told, **more: load(family, told | ({"width": 64} if family.model == "mlp" else {}), **more),
+        lambda model, told, **more: load(model, told | ({"width": 64} if model.name == "mlp" else {}), **more),
     )
     assert families.recipe("ensemble", config, 0, data="a") != before

@@ -2,13 +2,12 @@
 
 import dataclasses
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 from jobs import families
-from jobs.families import Family
+from jobs.families import Folder, Model
 from registry import training
 from registry.errors import BadConfig, BadParameter, NotFound
 from registry.forecast import names
@@ -20,7 +19,7 @@ def test_every_config_file_is_a_model_of_the_family_of_its_folder():
     files = list((CHECKOUT / "mlprojects").glob("*/configs/*.yaml"))
     assert sorted(found) == sorted(path.stem for path in files)
     assert {"naive": "baselines", "fhs": "baselines", "nbeats": "nixtla"}.items() <= {
-        name: family.name for name, family in found.items()
+        name: model.family.name for name, model in found.items()
     }.items()
 
 
@@ -31,12 +30,12 @@ def test_no_two_families_have_a_model_of_the_same_name():
 
 @pytest.mark.parametrize("name", sorted(families.all_models()))
 def test_every_model_has_a_card_and_sound_settings_also_when_tiny(name: str):
-    family = families.find(name)
-    assert family.card.startswith(f"# Family `{family.name}`")
+    model = families.find(name)
+    assert model.card.startswith(f"# Family `{model.family.name}`")
     for tiny in (False, True):
-        config = families.load_config(family, {}, tiny=tiny)
-        spec = family.training.spec(name, config)
-        assert (spec.name, spec.family) == (name, family.name)
+        config = families.load_config(model, {}, tiny=tiny)
+        spec = model.spec(config)
+        assert (spec.name, spec.family) == (name, model.family.name)
         assert spec.max_horizon == config.horizon
         assert set(names.HISTORY) <= set(spec.columns)
 
@@ -133,25 +132,23 @@ class Deep(training.Config):
     layers: int = 3
 
 
-class Several(Family):
-    """A family whose models take different settings; its train module says so by CONFIGS."""
+class Several(Folder):
+    """A family whose models take different settings."""
 
     @property
-    def training(self) -> ModuleType:
-        module = ModuleType("train")
-        module.CONFIGS = {"fast": Fast, "deep": Deep}
-        return module
+    def configs(self) -> dict[str, type[training.Config]]:
+        return {"fast": Fast, "deep": Deep}
 
 
 @pytest.fixture
-def several(tmp_path: Path) -> Several:
+def several(tmp_path: Path) -> Model:
     path = tmp_path / "family" / "configs" / "mine.yaml"
     path.parent.mkdir(parents=True)
     path.write_text("kind: deep\nlayers: 5\ntiny: {layers: 1}\n")
-    return Several("mine", path)
+    return Model("mine", path, Several("several"))
 
 
-def test_in_a_family_of_several_kinds_the_kind_says_which_settings_there_are(several: Several):
+def test_in_a_family_of_several_kinds_the_kind_says_which_settings_there_are(several: Model):
     assert families.load_config(several, {}) == Deep(kind="deep", layers=5)
     assert families.load_config(several, {}, tiny=True) == Deep(kind="deep", layers=1)
     with pytest.raises(BadParameter, match=r"^mine has no setting layers; it has horizon, .*, kind, quick$"):
@@ -160,7 +157,7 @@ def test_in_a_family_of_several_kinds_the_kind_says_which_settings_there_are(sev
         families.load_config(several, {"kind": "slow"})
 
 
-def test_true_and_false_are_for_settings_that_are_true_or_false(several: Several):
+def test_true_and_false_are_for_settings_that_are_true_or_false(several: Model):
     several.config.write_text("kind: fast\ntiny: {}\n")
     assert families.load_config(several, {"quick": "false"}) == Fast(kind="fast", quick=False)
     with pytest.raises(BadConfig, match="mine: horizon cannot be true or false"):
@@ -182,7 +179,7 @@ def test_a_misspelt_key_in_the_file_itself_is_refused(tmp_path: Path):
     path = tmp_path / "baselines" / "configs" / "mine.yaml"
     path.write_text("kind: fhs\nhorizn: 5\ntiny: {}\n")
     with pytest.raises(BadParameter) as caught:
-        families.load_config(Family("mine", path), {})
+        families.load_config(Model.of(path), {})
     assert caught.value.code == "UNKNOWN_PARAM"
 
 

@@ -20,6 +20,7 @@ from scipy.stats import t as student
 from watched import Run
 
 from mlprojects.baselines import estimate, garch, model, train
+from mlprojects.baselines import settings as family_settings
 from registry.errors import BadHistory
 from registry.forecast import calendars, names
 from registry.forecast.answer import forecast_of
@@ -71,7 +72,7 @@ def as_history(y: np.ndarray, symbols: str = "ABCDEFGH") -> pd.DataFrame:
 
 
 def trained(kind: str, history: pd.DataFrame, folder: Path = Path(), **settings: Any) -> Trained:
-    config = train.Config(kind=kind, **{"fit_until": FIT_UNTIL, "choose_until": CHOOSE_UNTIL, **settings})
+    config = family_settings.Config(kind=kind, **{"fit_until": FIT_UNTIL, "choose_until": CHOOSE_UNTIL, **settings})
     return train.train(history, config, name=kind, seed=0, run=Run(folder))
 
 

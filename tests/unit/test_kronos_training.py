@@ -18,8 +18,9 @@ from mlprojects.kronos import model
 from mlprojects.kronos import train as training
 from mlprojects.kronos.architecture import Predictor, Tokenizer
 from mlprojects.kronos.official import load_predictor
+from mlprojects.kronos.settings import Config
 from mlprojects.kronos.shapes import PredictorConfig, TokenizerConfig
-from mlprojects.kronos.train import Config, Windows
+from mlprojects.kronos.train import Windows
 from registry.errors import BadConfig, BadHistory
 from registry.forecast import names
 from registry.settings import Settings

@@ -99,3 +99,11 @@ def test_training_and_scores_load_neither_mlflow_nor_torch():
     loaded = modules_after("import registry.training, registry.scoring.scores, registry.scoring.difference")
     assert {"numpy", "pandas", "scipy"} <= loaded
     assert not {"mlflow", "torch", "matplotlib", "sqlalchemy"} & loaded
+
+
+def test_settings_of_every_family_load_without_the_libraries_that_train():
+    modules = [f"mlprojects.{path.parent.name}.settings" for path in (CHECKOUT / "mlprojects").glob("*/settings.py")]
+    assert len(modules) == len(list((CHECKOUT / "mlprojects").glob("*/configs")))
+    loaded = modules_after(f"import {', '.join(modules)}")
+    libraries = {"torch", "neuralforecast", "pytorch_forecasting", "torch_geometric", "lightgbm", "sklearn", "arch"}
+    assert not (libraries | {"mlflow", "matplotlib"}) & loaded

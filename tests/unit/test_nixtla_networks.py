@@ -13,7 +13,7 @@ from scipy.stats import norm
 
 from jobs import families
 from mlprojects.blocks.passes import ROWS
-from mlprojects.nixtla import networks, train
+from mlprojects.nixtla import networks, settings
 from mlprojects.nixtla.direct import forward_of
 from mlprojects.nixtla.model import WindowForecaster
 from mlprojects.nixtla.scaling import ewma_scale
@@ -28,7 +28,7 @@ STEPS, LEVELS = 5, len(names.LEVELS)
 def forecaster(model: str, *, seed: int | None = None, tiny: bool = True, **overrides: Any) -> WindowForecaster:
     """The model's network: untrained, or with every weight and statistic drawn anew."""
     config = families.load_config(families.find(model), overrides, tiny=tiny)
-    spec: ModelSpec = train.spec(model, config)
+    spec: ModelSpec = settings.spec(model, config)
     spec = replace(spec, universe=UNIVERSE) if spec.joint else spec
     net = networks.network(spec, config.shape).eval()
     if seed is not None:

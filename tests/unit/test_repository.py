@@ -64,7 +64,7 @@ def test_the_four_names_are_this_checkout(name: str) -> None:
 
 def test_mlprojects_is_a_namespace_and_families_have_a_card_and_a_config() -> None:
     assert not (CHECKOUT / "mlprojects" / "__init__.py").exists()
-    for family in {f.name for f in families.all_models().values()}:
+    for family in {model.family.name for model in families.all_models().values()}:
         folder = CHECKOUT / "mlprojects" / family
         assert "Limits" in (folder / "README.md").read_text()
         assert "Licence" in (folder / "README.md").read_text()

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from jobs import processed
 from mlprojects.baselines import model as baselines
-from mlprojects.kronos import keys, simulated
+from mlprojects.kronos import keys, simulated, specs
+from mlprojects.kronos.settings import SimulatedConfig
 from mlprojects.kronos.simulated import Past, Simulator, simulate
-from mlprojects.kronos.train import SimulatedConfig
 from registry.errors import BadConfig, BadHistory, BadParameter
 from registry.forecast import calendars, names, rendering
 from registry.forecast.answer import forecast_of
@@ -31,7 +31,7 @@ from registry.scoring.rolling import origins_between, rolling
 from registry.scoring.scores import means, scores
 from registry.settings import Settings
 
-SPEC = simulated.spec("kronos_simulated", 70, names.LEVELS)
+SPEC = specs.simulator_spec("kronos_simulated", 70, names.LEVELS)
 COLUMNS = (*names.HISTORY, *names.BAR)
 CONFIG = Path(simulated.__file__).parent / "configs" / "kronos_simulated.yaml"
 
@@ -430,7 +430,7 @@ def test_the_stored_config_reports_from_2011():
 
 def test_on_real_prices_it_loses_to_fhs_what_a_hundred_paths_cost(compiled: Settings):
     # Measured from every 20th session of 2011..2018: skill -.011, coverage .880; with 1000 paths -.002, .895
-    history, spec = processed.load_bars(compiled), simulated.spec("kronos_simulated", 5, names.LEVELS)
+    history, spec = processed.load_bars(compiled), specs.simulator_spec("kronos_simulated", 5, names.LEVELS)
     fhs = baselines.Fhs(ModelSpec("fhs", "baselines", min_context=560, max_context=1000, max_horizon=5))
     origins = origins_between(history, "2010-12-31", None, 5, context=560, every=20)
     ours, theirs = (

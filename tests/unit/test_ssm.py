@@ -17,6 +17,7 @@ from jobs import families
 from mlprojects.blocks import features, head
 from mlprojects.blocks.passes import ROWS
 from mlprojects.ssm import model, timescales, train
+from mlprojects.ssm import settings as family_settings
 from mlprojects.ssm.network import Network
 from mlprojects.ssm.windows import SHARED, Windows
 from registry.errors import BadConfig, BadHistory
@@ -38,9 +39,9 @@ def slice_of_panel(panel: pd.DataFrame) -> pd.DataFrame:
     return panel[wanted].reset_index(drop=True)
 
 
-def tiny(**overrides: Any) -> train.Config:
+def tiny(**overrides: Any) -> family_settings.Config:
     config = families.load_config(families.find("ssm"), overrides, tiny=True)
-    assert isinstance(config, train.Config)
+    assert isinstance(config, family_settings.Config)
     return config
 
 
@@ -60,7 +61,7 @@ def trained(slice_of_panel: pd.DataFrame, run: Run) -> Trained:
 
 @pytest.fixture
 def untrained() -> model.S4DForecaster:
-    return model.S4DForecaster(train.spec("ssm", tiny()), network())
+    return model.S4DForecaster(family_settings.spec("ssm", tiny()), network())
 
 
 def network(**changes: Any) -> Network:
@@ -189,7 +190,7 @@ def test_a_forecast_is_what_training_sees_at_the_end_of_the_window(
 
 
 def test_a_forecast_alone_and_anywhere_among_others_is_the_same_bits(slice_of_panel: pd.DataFrame) -> None:
-    forecaster = model.S4DForecaster(train.spec("ssm", tiny()), stirred(width=16, states=8))
+    forecaster = model.S4DForecaster(family_settings.spec("ssm", tiny()), stirred(width=16, states=8))
     one = slice_of_panel[slice_of_panel[names.UNIQUE_ID] == "JNJ"]
     rng = np.random.default_rng(0)
     symbols = [f"S{i:02d}" for i in range(ROWS + 8)]
@@ -225,7 +226,7 @@ def test_sessions_before_the_context_change_nothing_and_its_first_one_counts(
 def test_a_history_of_less_than_the_warm_up_and_a_settled_state_is_refused(
     trained: Trained, slice_of_panel: pd.DataFrame
 ) -> None:
-    needed = features.WARMUP - 1 + model.SETTLED
+    needed = features.WARMUP - 1 + family_settings.SETTLED
     assert trained.forecaster.spec.min_context == needed
     with pytest.raises(BadHistory, match=f"needs {needed}") as caught:
         predict(trained.forecaster, slice_of_panel.groupby(names.UNIQUE_ID).tail(needed - 1))
@@ -340,7 +341,7 @@ def test_the_choice_loss_is_that_of_forecasts_from_every_session_of_the_choice_p
 def test_sessions_before_a_settled_state_are_no_targets(slice_of_panel: pd.DataFrame) -> None:
     found = of(slice_of_panel)
     batch, net = found.take(found.fit[:4]), network()
-    since = model.SETTLED - 1
+    since = family_settings.SETTLED - 1
     expected = head.pinball(
         (batch.y / batch.sigma[..., None])[:, since:],
         torch.tensor(norm.ppf(names.LEVELS)).float().expand(4, CONTEXT - since, HORIZON, -1),

@@ -22,6 +22,7 @@ from jobs import families
 from mlprojects.blocks import features, head
 from mlprojects.blocks.passes import ROWS
 from mlprojects.tft import inputs, model, network, train
+from mlprojects.tft import settings as family_settings
 from mlprojects.tft.direct import Direct
 from mlprojects.tft.inputs import DataParameters, Inputs
 from mlprojects.tft.windows import Windows
@@ -74,7 +75,7 @@ def built(history: pd.DataFrame, **overrides: Any) -> tuple[Windows, dict[str, A
     config = tiny(**overrides)
     windows = Windows.of(
         history,
-        train.spec("tft", config),
+        family_settings.spec("tft", config),
         context=config.context,
         covariates=config.covariates,
         fit_until=FIT_UNTIL,
@@ -97,7 +98,8 @@ def scrambled(arguments: dict[str, Any], by: float = 0.2) -> Any:
 def talking(part_of_panel: pd.DataFrame) -> model.TFT:
     """A forecaster whose forecasts depend on everything that it is shown."""
     windows, arguments = built(part_of_panel)
-    return model.TFT(train.spec("tft", tiny()), windows.known, arguments, network.weights(scrambled(arguments)))
+    spec = family_settings.spec("tft", tiny())
+    return model.TFT(spec, windows.known, arguments, network.weights(scrambled(arguments)))
 
 
 def predict(forecaster: model.TFT, frame: pd.DataFrame, horizon: int = 5, levels: Any = names.LEVELS) -> Forecast:
@@ -208,7 +210,7 @@ def test_the_loss_is_half_the_librarys_quantile_loss():
 def test_an_untrained_network_says_normal_quantiles_of_the_ewma_volatility(part_of_panel: pd.DataFrame):
     windows, arguments = built(part_of_panel)
     net = network.build(arguments, names.LEVELS)
-    forecaster = model.TFT(train.spec("tft", tiny()), windows.known, arguments, network.weights(net))
+    forecaster = model.TFT(family_settings.spec("tft", tiny()), windows.known, arguments, network.weights(net))
     y = np.stack([y.to_numpy() for _, y in part_of_panel.groupby(names.UNIQUE_ID)[names.Y]])
     sigma = volatility.ewma_volatility(y)[:, -1]
     expected = np.broadcast_to(sigma[:, None, None] * norm.ppf(names.LEVELS), (3, 5, 11))
@@ -390,7 +392,7 @@ def test_counts_matter_to_a_model_that_asks_for_them_and_to_no_other(talking: mo
     more = part_of_panel.assign(news_count=part_of_panel["news_count"] + 50)
     npt.assert_array_equal(predict(talking, more).quantiles, predict(talking, part_of_panel).quantiles)
     windows, arguments = built(part_of_panel, covariates=COUNTS)
-    spec = train.spec("tft", tiny(covariates=COUNTS))
+    spec = family_settings.spec("tft", tiny(covariates=COUNTS))
     needy = model.TFT(spec, windows.known, arguments, network.weights(scrambled(arguments)))
     assert np.abs(predict(needy, more).quantiles - predict(needy, part_of_panel).quantiles).max() > 1e-6
 
@@ -574,4 +576,4 @@ def test_a_panel_that_cannot_be_fitted_is_refused(
 )
 def test_settings_that_make_no_network_are_refused(settings: dict[str, Any], said: str):
     with pytest.raises(BadConfig, match=said):
-        train.Config(**settings)
+        family_settings.Config(**settings)

@@ -10,8 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.testing as npt
@@ -22,6 +21,7 @@ from optuna.trial import TrialState
 from scipy.stats import norm
 
 from jobs import families, interrupts, market, processed, search, train, trial, tune
+from jobs.families import Model
 from jobs.study import METRICS, STARTUP, WARMUP, Study, open_study
 from jobs.trial import Outcome
 from registry import training
@@ -31,9 +31,9 @@ from registry.forecast.forecast import Forecast
 from registry.forecast.history import History
 from registry.forecast.spec import ModelSpec, Request
 from registry.settings import CHECKOUT
-from registry.training import Range, Trained, TrainRun
+from registry.training import Range, Space, Trained, TrainRun
 
-SPACE: search.Space = {"width": (16, 32, 64), "layers": Range(1, 4), "rate": Range(1e-4, 1e-1, log=True)}
+SPACE: Space = {"width": (16, 32, 64), "layers": Range(1, 4), "rate": Range(1e-4, 1e-1, log=True)}
 
 
 # --- what is searched -------------------------------------------------------------------------
@@ -51,7 +51,7 @@ def test_ranges_of_whole_numbers_floats_and_choices_become_optunas() -> None:
 def test_a_drawn_float_is_used_with_three_significant_digits_and_stays_within_its_range() -> None:
     drawn = {"width": 32, "layers": 3, "rate": 0.00123456}
     assert search.settings(SPACE, drawn) == {"width": 32, "layers": 3, "rate": 0.00123}
-    narrow: search.Space = {"rate": Range(0.0012344, 0.0012348)}
+    narrow: Space = {"rate": Range(0.0012344, 0.0012348)}
     assert search.settings(narrow, {"rate": 0.0012346}) == {"rate": 0.0012344}  # not 0.00123, which lies below
 
 
@@ -97,14 +97,16 @@ def spec(name: str, config: Config) -> ModelSpec:
     return ModelSpec(name, "fake", config.context, config.context, config.horizon, config.levels)
 
 
-class Training:
-    """A family's train module; it remembers what it was given."""
+class Fake:
+    """A family that remembers what it was given."""
 
-    SEARCH: Mapping[str, Any] = {"factor": Range(0.5, 3.0), "context": Range(60, 600)}
-    Config = Config
+    name = "fake"
+    configs: ClassVar[Mapping[str, type[training.Config]]] = {"fake": Config}
+    requirements = ()
     spec = staticmethod(spec)
 
     def __init__(self) -> None:
+        self.search: Mapping[str, Space] = {"fake": {"factor": Range(0.5, 3.0), "context": Range(60, 600)}}
         self.seen: list[pd.DataFrame] = []
         self.looks: list[int] = []
 
@@ -122,8 +124,11 @@ class Training:
 
 
 @pytest.fixture
-def family() -> Any:
-    return SimpleNamespace(model="fake", name="fake", training=Training())
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    config = tmp_path_factory.mktemp("family") / "configs" / "fake.yaml"
+    config.parent.mkdir(parents=True)
+    config.write_text("tiny: {}\n")
+    return Model("fake", config, Fake())
 
 
 @pytest.fixture(scope="module")
@@ -138,25 +143,25 @@ def history() -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def planned(family: Any, history: pd.DataFrame, **told: Any) -> tune.Plan:
+def planned(model: Model, history: pd.DataFrame, **told: Any) -> tune.Plan:
     config = Config(**{"horizon": 2, "fit_until": "2020-03-31", "choose_until": "2020-09-30", **told})
     data = processed.Data("panel", history, "digest", market.US_INDICES)
-    training = train.Plan(family, config, 0, data, None, "lock", "code", f"recipe of {config}", "")
-    return tune.Plan(training, search.space(family, config, told), tuple(told))
+    training = train.Plan(model, config, 0, data, None, "lock", "code", f"recipe of {config}", "")
+    return tune.Plan(training, search.space(model, config, told), tuple(told))
 
 
-def test_a_fixed_setting_is_not_searched_and_one_must_be_left(family: Any) -> None:
-    assert set(search.space(family, Config(), ["factor"])) == {"context"}
+def test_a_fixed_setting_is_not_searched_and_one_must_be_left(model: Model) -> None:
+    assert set(search.space(model, Config(), ["factor"])) == {"context"}
     with pytest.raises(BadInput) as caught:
-        search.space(family, Config(), ["factor", "context"])
+        search.space(model, Config(), ["factor", "context"])
     assert caught.value.code == "NO_SEARCH"
     assert caught.value.message == "all searchable settings are fixed (factor, context); unfix at least one"
 
 
-def test_only_settings_of_the_models_own_config_are_searched(family: Any) -> None:
-    family.training.SEARCH = {"factor": Range(0.5, 2.0), "horizon": Range(1, 5), "depth": (1, 2)}
+def test_only_settings_of_the_models_own_config_are_searched(model: Model) -> None:
+    model.family.search = {"fake": {"factor": Range(0.5, 2.0), "horizon": Range(1, 5), "depth": (1, 2)}}
     with pytest.raises(BadConfig, match="SEARCH of fake has depth, horizon, expected settings of the model's own"):
-        search.space(family, Config(), ())
+        search.space(model, Config(), ())
 
 
 def test_the_config_as_it_is_comes_first_where_the_space_holds_it() -> None:
@@ -190,9 +195,9 @@ def test_the_config_as_it_is_comes_first_where_the_space_holds_it() -> None:
     ],
 )
 def test_every_value_that_a_model_declares_can_be_tried_and_its_own_config_is_among_them(name: str) -> None:
-    family = families.find(name)
-    config = families.load_config(family, {})
-    space = search.space(family, config, ())
+    model = families.find(name)
+    config = families.load_config(model, {})
+    space = search.space(model, config, ())
     for setting, values in space.items():
         for value in values if isinstance(values, tuple) else (values.low, values.high):
             dataclasses.replace(config, **{setting: value})
@@ -209,11 +214,11 @@ def test_an_interrupt_that_came_before_it_was_heard_leaves_later_ones_kept() -> 
             pytest.fail("it was due at once")
 
 
-def test_a_study_is_another_one_with_another_seed_setting_or_space(family: Any, history: pd.DataFrame) -> None:
-    first = planned(family, history)
-    assert planned(family, history).study == first.study
+def test_a_study_is_another_one_with_another_seed_setting_or_space(model: Model, history: pd.DataFrame) -> None:
+    first = planned(model, history)
+    assert planned(model, history).study == first.study
     assert first.study.startswith("fake-")
-    assert planned(family, history, slope=1.0).study != first.study
+    assert planned(model, history, slope=1.0).study != first.study
     assert dataclasses.replace(first, space={"factor": Range(0.5, 2.0)}).study != first.study
 
 
@@ -225,17 +230,17 @@ def quiet(step: int, losses: Mapping[str, float]) -> bool:  # noqa: ARG001
 
 
 def test_a_trial_is_scored_on_the_choice_period_and_sees_nothing_later(
-    family: Any, history: pd.DataFrame, tmp_path: Path
+    model: Model, history: pd.DataFrame, tmp_path: Path
 ) -> None:
-    setup = tune.prepare(planned(family, history), tmp_path)
+    setup = tune.prepare(planned(model, history), tmp_path)
     assert (setup.origins[0], setup.origins[-1]) == (pd.Timestamp("2020-04-01"), pd.Timestamp("2020-09-28"))
     assert setup.context == 600  # the longest that is searched; fhs needs 560
     assert setup.history[names.DS].max() == pd.Timestamp("2020-09-30")
     trial.run(setup, {"factor": 1.1}, quiet)
-    [seen] = family.training.seen
+    [seen] = model.family.seen
     assert seen[names.DS].max() == pd.Timestamp("2020-09-30")
     other = history.assign(y=history[names.Y].where(history[names.DS] <= "2020-09-30", 0.3))
-    changed = tune.prepare(planned(family, other), tmp_path)
+    changed = tune.prepare(planned(model, other), tmp_path)
     pd.testing.assert_frame_equal(changed.reference, setup.reference)
     assert (
         trial.run(changed, {"factor": 1.1}, quiet).metrics["crps"]
@@ -244,9 +249,9 @@ def test_a_trial_is_scored_on_the_choice_period_and_sees_nothing_later(
 
 
 def test_the_crps_of_a_trial_is_the_mean_over_origins_steps_and_series(
-    family: Any, history: pd.DataFrame, tmp_path: Path
+    model: Model, history: pd.DataFrame, tmp_path: Path
 ) -> None:
-    setup = tune.prepare(planned(family, history), tmp_path)
+    setup = tune.prepare(planned(model, history), tmp_path)
     found = trial.run(setup, {"factor": 1.5, "context": 100}, quiet).metrics
     levels, losses, theirs = np.array(names.LEVELS), [], []
     for _, one in history.groupby(names.UNIQUE_ID):
@@ -274,14 +279,14 @@ def test_the_crps_of_a_trial_is_the_mean_over_origins_steps_and_series(
     ],
 )
 def test_settings_that_cannot_be_trained_are_a_bad_trial_with_its_reason(
-    family: Any, history: pd.DataFrame, tmp_path: Path, settings: dict[str, Any], why: str
+    model: Model, history: pd.DataFrame, tmp_path: Path, settings: dict[str, Any], why: str
 ) -> None:
-    setup = tune.prepare(planned(family, history), tmp_path)
+    setup = tune.prepare(planned(model, history), tmp_path)
     assert trial.run(setup, settings, quiet) == Outcome({}, why)
 
 
-def test_any_other_error_of_a_trial_is_raised(family: Any, history: pd.DataFrame, tmp_path: Path) -> None:
-    setup = tune.prepare(planned(family, history), tmp_path)
+def test_any_other_error_of_a_trial_is_raised(model: Model, history: pd.DataFrame, tmp_path: Path) -> None:
+    setup = tune.prepare(planned(model, history), tmp_path)
 
     def full(*_: Any) -> bool:
         raise OSError("no space left")
@@ -292,9 +297,9 @@ def test_any_other_error_of_a_trial_is_raised(family: Any, history: pd.DataFrame
 
 
 def test_a_trial_that_is_given_up_stops_training_and_is_not_scored(
-    family: Any, history: pd.DataFrame, tmp_path: Path
+    model: Model, history: pd.DataFrame, tmp_path: Path
 ) -> None:
-    setup = tune.prepare(planned(family, history), tmp_path)
+    setup = tune.prepare(planned(model, history), tmp_path)
     heard: list[int] = []
 
     def enough(step: int, losses: Mapping[str, float]) -> bool:
@@ -302,11 +307,13 @@ def test_a_trial_that_is_given_up_stops_training_and_is_not_scored(
         return "valid_loss" in losses and step == 30
 
     assert trial.run(setup, {"factor": 1.0}, enough) == Outcome({}, trial.PRUNED)
-    assert family.training.looks == [0, 1, 2, 3]
+    assert model.family.looks == [0, 1, 2, 3]
     assert heard == [0, 0, 10, 10, 20, 20, 30, 30]
 
 
-def test_losses_of_members_carry_their_name_and_end_nothing(family: Any, history: pd.DataFrame, tmp_path: Path) -> None:
+def test_losses_of_members_carry_their_name_and_end_nothing(
+    model: Model, history: pd.DataFrame, tmp_path: Path
+) -> None:
     heard: list[tuple[int, dict[str, float]]] = []
 
     def listen(step: int, losses: Mapping[str, float]) -> bool:
@@ -314,7 +321,7 @@ def test_losses_of_members_carry_their_name_and_end_nothing(family: Any, history
         return True
 
     run = trial.Surroundings(tmp_path, None, listen)
-    config = planned(family, history).training.config
+    config = planned(model, history).training.config
     member = run.fit_member("ewma", history, config, 0, tiny=True)
     assert member.forecaster.spec.max_horizon == 2
     assert heard == [(1, {})]
@@ -323,7 +330,7 @@ def test_losses_of_members_carry_their_name_and_end_nothing(family: Any, history
 
 # --- a study ----------------------------------------------------------------------------------
 
-PLANE: search.Space = {"x": Range(-1.0, 1.0), "y": (1, 2, 3), "z": Range(0, 5)}
+PLANE: Space = {"x": Range(-1.0, 1.0), "y": (1, 2, 3), "z": Range(0, 5)}
 
 
 def bowl(settings: Mapping[str, Any]) -> Outcome:

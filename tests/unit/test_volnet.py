@@ -14,8 +14,10 @@ import torch
 from scipy.stats import norm
 from watched import Run
 
+from mlprojects.baselines import settings as baseline_settings
 from mlprojects.blocks import features
 from mlprojects.volnet import model, train
+from mlprojects.volnet import settings as family_settings
 from mlprojects.volnet.inputs import CLIP, NAMES, Inputs, Scaling
 from mlprojects.volnet.network import ScaleNet
 from mlprojects.volnet.samples import split
@@ -178,7 +180,7 @@ def test_trees_see_the_step_as_their_last_feature():
 
 def test_rows_to_fit_end_by_fit_until_and_rows_to_choose_on_begin_after_it():
     history = simulated(n=2)
-    spec = train.spec("linear", CONFIGS["linear"](kind="linear", **DATES))
+    spec = family_settings.spec("linear", CONFIGS["linear"](kind="linear", **DATES))
     fit, chosen = split(history, spec, DATES["fit_until"])
     days = DAYS[:700]
     last = days.get_loc(pd.Timestamp(DATES["fit_until"]))
@@ -196,7 +198,7 @@ def test_rows_to_fit_end_by_fit_until_and_rows_to_choose_on_begin_after_it():
 def test_series_of_different_lengths_are_fitted_together():
     history = simulated(n=3)
     short = history[(history[names.UNIQUE_ID] != "S1") | (history[names.DS] > DAYS[89])]
-    spec = train.spec("linear", CONFIGS["linear"](kind="linear", **DATES))
+    spec = family_settings.spec("linear", CONFIGS["linear"](kind="linear", **DATES))
     fit, _ = split(short.reset_index(drop=True), spec, DATES["fit_until"])
     whole, _ = split(history, spec, DATES["fit_until"])
     counts = np.bincount(fit.series)
@@ -326,7 +328,7 @@ def test_sessions_after_fit_until_change_no_row_to_fit():
     later = history[names.DS] > DATES["fit_until"]
     numbers = [names.Y, *names.MARKET]
     changed = history.assign(**{name: history[name].where(~later, 0.5) for name in numbers})
-    spec = train.spec("linear", CONFIGS["linear"](kind="linear", **DATES))
+    spec = family_settings.spec("linear", CONFIGS["linear"](kind="linear", **DATES))
     one, other = (split(frame, spec, DATES["fit_until"])[0] for frame in (history, changed))
     for name in ("daily", "season", "sigma"):
         npt.assert_array_equal(getattr(one.inputs, name), getattr(other.inputs, name))
@@ -436,7 +438,8 @@ def test_linear_beats_fhs_on_the_year_it_was_stopped_on(panel: pd.DataFrame, tmp
     seen = panel[panel[names.DS] <= "2019-12-31"].reset_index(drop=True)
     dates = {"fit_until": "2018-12-31", "choose_until": "2019-12-31"}
     linear = trained("linear", tmp_path, seen, **dates, steps=120, batch=800).forecaster
-    fhs = baselines.train(seen, baselines.Config(kind="fhs", **dates), name="fhs", seed=0, run=Run(tmp_path)).forecaster
+    plain = baseline_settings.Config(kind="fhs", **dates)
+    fhs = baselines.train(seen, plain, name="fhs", seed=0, run=Run(tmp_path)).forecaster
     origins = origins_between(seen, "2018-12-31", "2019-12-31", HORIZON, every=5)
     ours, theirs = (scores(rolling(f, seen, origins, HORIZON, context=564)) for f in (linear, fhs))
     assert against(ours, theirs).skill > 0.005

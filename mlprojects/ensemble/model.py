@@ -11,6 +11,7 @@ from registry.forecast.history import History
 from registry.forecast.model_folder import load_forecaster, read_spec, save_forecaster
 from registry.forecast.spec import ModelSpec, Request
 
+REQUIREMENTS: tuple[str, ...] = ()  # beside those of the members' families
 FOLDER = "members"
 
 

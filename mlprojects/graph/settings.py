@@ -1,0 +1,84 @@
+"""Settings of the graph network, what a study searches of them, and what the model needs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from mlprojects.blocks import features
+from registry import training
+from registry.errors import BadConfig
+from registry.forecast import names
+from registry.forecast.spec import ModelSpec
+from registry.training import Range, Space
+
+CONTEXT = 1000  # sessions looked at: an average with a half-life of 180 has forgotten 97 % of its seed by then
+Kind = Literal["correlation", "partial", "sector", "learned", "none"]
+Isolated = Literal["refuse", "loop"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(training.Config):
+    """graph: how neighbours are found; k of a correlation graph, `embedding` the width of a learned one. A series
+    without a neighbour is refused unless `isolated` lets it hear itself.
+
+    context: sessions in the recurrence; hidden: units of its state. The rest is training: in each step the share
+    `series_dropout` of the series is heard by nobody, so that a part of the universe can be forecast; `batch` origins a
+    step, the choice loss looked at every `check_every` steps, an end after `patience` looks without a better one.
+    """
+
+    graph: Kind = "learned"
+    k: int = 4
+    embedding: int = 8
+    isolated: Isolated = "refuse"
+    context: int = 40
+    hidden: int = 16
+    dropout: float = 0.1
+    series_dropout: float = 0.2
+    max_steps: int = 1200
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.01
+    batch: int = 32
+    check_every: int = 25
+    patience: int = 8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, kind in (("graph", Kind), ("isolated", Isolated)):
+            if getattr(self, name) not in get_args(kind):
+                raise BadConfig(f"{name} is {getattr(self, name)!r}, expected one of {list(get_args(kind))}")
+        for name in ("k", "embedding", "context", "hidden", "max_steps", "batch", "check_every", "patience"):
+            if getattr(self, name) < 1:
+                raise BadConfig(f"{name} is {getattr(self, name)}, expected 1 or more")
+        for name in ("dropout", "series_dropout", "weight_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise BadConfig(f"{name} is {getattr(self, name)}, expected 0 or more and less than 1")
+        if not 0 < self.learning_rate < 1:
+            raise BadConfig(f"learning_rate is {self.learning_rate}, expected a number between 0 and 1")
+
+
+CONFIGS: Mapping[str, type[training.Config]] = {"graph": Config}
+SEARCH: Mapping[str, Space] = {
+    "graph": {
+        "graph": ("correlation", "partial", "learned"),
+        "k": Range(2, 8),
+        "context": Range(20, 60),
+        "hidden": (8, 16, 32),
+        "series_dropout": Range(0.0, 0.5),
+        "learning_rate": Range(5e-4, 5e-3, log=True),
+    }
+}
+
+
+def spec(name: str, config: Config) -> ModelSpec:
+    """Without its universe: those are the series that it is trained on."""
+    return ModelSpec(
+        name=name,
+        family="graph",
+        min_context=features.WARMUP - 1 + config.context,
+        max_context=max(CONTEXT, features.WARMUP - 1 + config.context),
+        max_horizon=config.horizon,
+        levels=config.levels,
+        columns=(*names.HISTORY, *names.MARKET),
+        joint=True,
+        subset=True,
+    )
