@@ -18,6 +18,7 @@ from registry.errors import BadParameter, Corrupt, NotFound
 
 if TYPE_CHECKING:  # mlflow and SQLAlchemy cost seconds: --help does without
     from registry.ledger import Ledger
+    from registry.mirror import Official
     from registry.versions.store import Store
     from registry.versions.version import Version
 
@@ -223,10 +224,11 @@ def mirror(
     from registry.mirror import mirror as mirror_version
     from registry.settings import Settings
 
-    settings = Settings()
-    source = Source(model_id or settings.model_id, revision, tokenizer, tokenizer_revision, pretrained_until)
+    settings, official = Settings(), _official()
+    weights = model_id or settings.model_id or official.MODEL_ID
+    source = Source(weights, revision, tokenizer, tokenizer_revision, pretrained_until)
     with _bytes_bar() as progress:
-        found = mirror_version(settings, source, progress)
+        found = mirror_version(settings, source, official, progress)
     if found.ruined:
         _say(f"warning: {found.ruined}; its commits were registered anew")
     said = f"{found.version.uri} is {found.predictor} with {found.tokenizer}"
@@ -253,7 +255,9 @@ def push(
 
     with _bytes_bar() as progress:
         reference = f"{model}/{version}"
-        pushed = push_version(Settings(), reference, repo, tokenizer_repo, private=private, progress=progress)
+        pushed = push_version(
+            Settings(), reference, repo, tokenizer_repo, official=_official(), private=private, progress=progress
+        )
     said = (
         f"{pushed.version.uri} is {pushed.repo} at {pushed.revision[:12]} "
         f"with {pushed.tokenizer_repo} at {pushed.tokenizer_revision[:12]}"
@@ -286,6 +290,14 @@ def ui(port: Annotated[int | None, typer.Option(help="Port. [default: KRONOS_UI_
 
 
 # --- what the verbs share ---------------------------------------------------------------------
+
+
+def _official() -> "Official":
+    """What Kronos knows of its weights on the Hub."""
+    from registry.forecast.model_folder import family_module
+
+    official: Official = family_module("kronos", "official")
+    return official
 
 
 def _store() -> "Store":

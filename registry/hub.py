@@ -38,18 +38,6 @@ CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 TIMEOUT_S = 30.0
 ATTEMPTS, PAUSE_S = 5, 1.0  # that bring nothing new, before a download is given up
 
-# sha256 of released files by commit, whatever its repository is called, as third parties recorded them.
-PINNED: Mapping[str, Mapping[str, str]] = {
-    "f4e68697d9d5aed55cef5c96aabc3376bcad9f81": {  # NeoQuasar/Kronos-mini
-        CONFIG: "70daca2cb11e3a979dd6b8ac12ee08e2aace877acf28f5b8dfb4fe5609736201",
-        WEIGHTS: "a7d5f37e2e9fbd9891f7d7d4f72574512dd1f704fee14223e0a8cd0fbf54197c",
-    },
-    "26966d0035065a0cae0ebad7af8ece35bc1fb51c": {  # NeoQuasar/Kronos-Tokenizer-2k
-        CONFIG: "0b30a443affb03e05a876a083857de9164f899feb7b4d261da02c485c9a3e3b6",
-        WEIGHTS: "b97ec46b3b72160509e289183eaf7bdf5f0dac5bb9b49522f6d46638a99a8717",
-    },
-}
-
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 Progress = Callable[[str, int, int], None]  # what is moved, bytes done, bytes in all
@@ -89,7 +77,8 @@ class Snapshot:
 class Hub:
     """What HF_ENDPOINT names, else huggingface.co; files are kept under var/hub until somebody removes them."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, pinned: Mapping[str, Mapping[str, str]] | None = None) -> None:
+        """`pinned` are sha256 of files by commit, which then count instead of what the Hub says."""
         token = settings.hf_token.get_secret_value().strip()
         if not re.fullmatch(r"[!-~]*", token):  # in a header, the HTTP library would quote it in its error
             raise BadConfig("HF_TOKEN holds a blank or a character that no token has; copy it anew")
@@ -102,7 +91,7 @@ class Hub:
         self._url = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
         self.endpoint = re.sub(r"^(\w+://)?.*@", r"\1", self._url)  # to be shown: without user and password
         self.folder = settings.var_dir / "hub"
-        self._token = token
+        self._token, self._pinned = token, pinned or {}
         self._api = HfApi(endpoint=self._url, token=token or False)  # False: none from the user's home
 
     @contextmanager
@@ -128,7 +117,7 @@ class Hub:
         if not _COMMIT.fullmatch(commit) or commit != (pinned_to or commit):
             expected = pinned_to or "a commit of 40 hex digits"
             raise Corrupt(f"{self.endpoint} says that {repo} is at {commit!r}, expected {expected}; use another Hub")
-        pinned = PINNED.get(commit, {})
+        pinned = self._pinned.get(commit, {})
         files = {
             s.rfilename: File(
                 s.rfilename, s.size or 0, pinned.get(s.rfilename) or (s.lfs.sha256 if s.lfs else ""), s.blob_id or ""

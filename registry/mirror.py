@@ -1,7 +1,6 @@
 """A Kronos of the Hugging Face Hub as a registered version: pinned, checked, and in need of no Hub afterwards."""
 
 import hashlib
-import importlib
 import json
 import shutil
 import time
@@ -9,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pandas as pd
 import yaml
@@ -18,6 +17,7 @@ from huggingface_hub import metadata_load
 from registry.errors import BadInput, BadParameter, Corrupt, NotFound
 from registry.forecast import names
 from registry.forecast.forecast import Forecaster
+from registry.forecast.model_folder import family_module
 from registry.forecast.spec import ModelSpec
 from registry.hub import CARD, CONFIG, WEIGHTS, Hub, Progress, Snapshot
 from registry.settings import CHECKOUT, Settings
@@ -26,24 +26,8 @@ from registry.versions.manifest import sha256
 from registry.versions.store import Store, example_history
 from registry.versions.version import Version
 
-FAMILY = NAME = "kronos"
 EXPERIMENT = "mirrors"
 RECIPE_TAG = "recipe"  # as jobs.train writes it
-PARTS = ("predictor", "tokenizer")  # folders of a version's model, each in the official layout
-
-TOKENIZERS = {  # that NeoQuasar trained its weights with
-    "NeoQuasar/Kronos-mini": "NeoQuasar/Kronos-Tokenizer-2k",
-    "NeoQuasar/Kronos-small": "NeoQuasar/Kronos-Tokenizer-base",
-    "NeoQuasar/Kronos-base": "NeoQuasar/Kronos-Tokenizer-base",
-}
-PRETRAINED_UNTIL = dict.fromkeys(  # of the commits that were released: the paper (arXiv 2508.02739) says June 2024
-    (
-        "f4e68697d9d5aed55cef5c96aabc3376bcad9f81",  # NeoQuasar/Kronos-mini
-        "901c26c1332695a2a8f243eb2f37243a37bea320",  # NeoQuasar/Kronos-small
-        "2b554741eca47781b64468546e77fef3e85130e6",  # NeoQuasar/Kronos-base
-    ),
-    "2024-06-30",
-)
 LIBRARY = "kronos-registry"  # library_name of the cards that `push` writes
 LICENCES = ("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "isc", "cc0-1.0", "cc-by-4.0", "unlicense")
 OFFICIAL = (CARD, CONFIG, WEIGHTS)
@@ -51,6 +35,51 @@ SHOWN = ("weight_source", "weight_revision", "weight_sha256", "tokenizer_source"
          "tokenizer_sha256", "licence", "pretrained_until", "pretrained_until_source", "trained_until", "max_context",
          "clip")  # fmt: skip
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+
+
+class Official(Protocol):
+    """What a family knows of the weights that it takes from the Hub: its module `official`."""
+
+    @property
+    def NAME(self) -> str:
+        """Of the registered model."""
+        ...
+
+    @property
+    def FAMILY(self) -> str: ...
+
+    @property
+    def MODEL_ID(self) -> str:
+        """Repository that is mirrored by default."""
+        ...
+
+    @property
+    def PARTS(self) -> tuple[str, str]:
+        """Folders of weights and tokenizer in a version's model."""
+        ...
+
+    @property
+    def TOKENIZERS(self) -> Mapping[str, str]:
+        """Repository of the tokenizer by that of the weights."""
+        ...
+
+    @property
+    def PRETRAINED_UNTIL(self) -> Mapping[str, str]:
+        """Last session that the weights saw, by commit."""
+        ...
+
+    @property
+    def PINNED(self) -> Mapping[str, Mapping[str, str]]:
+        """sha256 of files by commit."""
+        ...
+
+    def forecaster(self, weights: Path, tokenizer: Path, *, max_context: int, clip: float) -> Forecaster:
+        """Official folders as a model."""
+        ...
+
+    def size(self, config: Path) -> str | None:
+        """Name of an official size, by its config.json."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -113,28 +142,29 @@ class Part:
         return [name for name in OFFICIAL if name in self.snapshot.files]
 
 
-def mirror(settings: Settings, source: Source, progress: Progress = lambda *_: None) -> Mirrored:
+def mirror(settings: Settings, source: Source, official: Official, progress: Progress = lambda *_: None) -> Mirrored:
     """Register what `source` names, unless the same code and settings did so before and its bytes are whole.
 
     Raises NotFound, BadInput (a licence, pickled weights, a pairing), Corrupt, and KronosError without a connection.
     """
     begun = time.monotonic()
-    store, hub = Store(settings), Hub(settings)
+    store, hub = Store(settings), Hub(settings, official.PINNED)
     predictor = hub.snapshot(source.model_id, source.revision)
-    tokenizer = hub.snapshot(_tokenizer_id(settings, source), source.tokenizer_revision)
-    recipe = _recipe(settings, source, predictor, tokenizer)
+    tokenizer = hub.snapshot(_tokenizer_id(settings, source, official), source.tokenizer_revision)
+    recipe = _recipe(settings, source, official, predictor, tokenizer)
     with hub.alone(recipe):
-        found = store.find(NAME, {RECIPE_TAG: recipe})
+        found = store.find(official.NAME, {RECIPE_TAG: recipe})
         ruined = _ruined(store, found) if found else ""
         if found and not ruined:
             return Mirrored(found, predictor, tokenizer, registered=False)
         bars = _bars(settings)
-        parts = dict(zip(PARTS, (_part(hub, snapshot, progress) for snapshot in (predictor, tokenizer)), strict=True))
+        repositories = [_part(hub, snapshot, progress) for snapshot in (predictor, tokenizer)]
+        parts = dict(zip(official.PARTS, repositories, strict=True))
         for snapshot in (predictor, tokenizer):
             hub.fetch(snapshot, [CONFIG, WEIGHTS], progress)
-        family = importlib.import_module(f"mlprojects.{FAMILY}.model")
-        forecaster: Forecaster = family.from_official(
-            predictor.folder, tokenizer.folder, name=NAME, max_context=settings.max_context, clip=settings.clip
+        family = family_module(official.FAMILY, "model")
+        forecaster = official.forecaster(
+            predictor.folder, tokenizer.folder, max_context=settings.max_context, clip=settings.clip
         )
 
         def save(directory: Path) -> None:
@@ -144,9 +174,9 @@ def mirror(settings: Settings, source: Source, progress: Progress = lambda *_: N
                 if CARD in fetched.names():
                     shutil.copyfile(fetched.path(CARD), directory / part / CARD)
 
-        tags = {**_tags(settings, source, forecaster.spec, parts), RECIPE_TAG: recipe}
+        tags = {**_tags(settings, source, official, forecaster.spec, parts), RECIPE_TAG: recipe}
         files = [fact for fetched in parts.values() for fact in _files(fetched)]
-        with tracking.start(settings, EXPERIMENT, f"{NAME} {tags['weights']}", tags=tags) as run:
+        with tracking.start(settings, EXPERIMENT, f"{official.NAME} {tags['weights']}", tags=tags) as run:
             run.params({key: tags[key] for key in SHOWN})
             run.json(files, "files.json")
             for part, fetched in parts.items():
@@ -158,7 +188,7 @@ def mirror(settings: Settings, source: Source, progress: Progress = lambda *_: N
                 requirements=family.REQUIREMENTS,
                 example=example_history(bars, forecaster.spec),
                 tags=tags,
-                description=_description(tags),
+                description=_description(tags, official),
             )
             run.metrics({"bytes": sum(fact["size"] for fact in files), "seconds": time.monotonic() - begun})
     return Mirrored(version, predictor, tokenizer, registered=True, ruined=ruined)
@@ -176,9 +206,10 @@ def _ruined(store: Store, version: Version) -> str:
 # --- what may be mirrored ---------------------------------------------------------------------
 
 
-def _tokenizer_id(settings: Settings, source: Source) -> str:
-    own = settings.tokenizer_id if source.model_id == settings.model_id else TOKENIZERS.get(source.model_id)
-    chosen = source.tokenizer_id or own
+def _tokenizer_id(settings: Settings, source: Source, official: Official) -> str:
+    by_default = source.model_id == (settings.model_id or official.MODEL_ID)
+    configured = settings.tokenizer_id if by_default else ""
+    chosen = source.tokenizer_id or configured or official.TOKENIZERS.get(source.model_id)
     if not chosen:
         raise BadParameter(f"which tokenizer was {source.model_id} trained with? Say --tokenizer ORG/NAME")
     return chosen
@@ -227,37 +258,39 @@ def _licence(snapshot: Snapshot, card: Mapping[str, Any]) -> str:
 # --- what is known of it ----------------------------------------------------------------------
 
 
-def _recipe(settings: Settings, source: Source, predictor: Snapshot, tokenizer: Snapshot) -> str:
+def _recipe(settings: Settings, source: Source, official: Official, predictor: Snapshot, tokenizer: Snapshot) -> str:
     """sha256 of everything that decides what is registered."""
     content = {
         "commits": [[snapshot.repo, snapshot.commit] for snapshot in (predictor, tokenizer)],
         "settings": [settings.max_context, settings.clip],
-        "pretrained_until": [source.pretrained_until, PRETRAINED_UNTIL.get(predictor.commit)],
-        "code": [artifacts.code_digest(CHECKOUT, FAMILY), sha256(CHECKOUT / "requirements.lock")],
+        "pretrained_until": [source.pretrained_until, official.PRETRAINED_UNTIL.get(predictor.commit)],
+        "code": [artifacts.code_digest(CHECKOUT, official.FAMILY), sha256(CHECKOUT / "requirements.lock")],
     }
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def _tags(settings: Settings, source: Source, spec: ModelSpec, parts: Mapping[str, Part]) -> dict[str, str]:
+def _tags(
+    settings: Settings, source: Source, official: Official, spec: ModelSpec, parts: Mapping[str, Part]
+) -> dict[str, str]:
     """What every version carries, and whence these weights are."""
-    predictor, tokenizer = (parts[part] for part in PARTS)
+    predictor, tokenizer = (parts[part] for part in official.PARTS)
     trained_until = str(predictor.card.get("trained_until"))  # YAML reads a date as one
-    until, said_by = _pretrained_until(source, predictor)
+    until, said_by = _pretrained_until(source, official, predictor)
     return {
-        "family": FAMILY,
+        "family": official.FAMILY,
         "contract": str(names.CONTRACT),
         "data_digest": "none",
         "universe": "none",
         "git_commit": tracking.git_commit(),
         "lock_sha256": sha256(CHECKOUT / "requirements.lock"),
-        "code_digest": artifacts.code_digest(CHECKOUT, FAMILY),
+        "code_digest": artifacts.code_digest(CHECKOUT, official.FAMILY),
         "trained_until": trained_until if _is_date(trained_until) else "none",
         "pretrained_until": until,
         "pretrained_until_source": said_by,
         "horizon": str(spec.max_horizon),
         "levels": ",".join(f"{level:g}" for level in spec.levels),
         "calendar": spec.calendar,
-        "weights": _weights(predictor),
+        "weights": _weights(official, predictor),
         "licence": predictor.licence,
         "weight_source": predictor.snapshot.repo,
         "weight_revision": predictor.snapshot.commit,
@@ -271,26 +304,25 @@ def _tags(settings: Settings, source: Source, spec: ModelSpec, parts: Mapping[st
     }
 
 
-def _pretrained_until(source: Source, predictor: Part) -> tuple[str, str]:
+def _pretrained_until(source: Source, official: Official, predictor: Part) -> tuple[str, str]:
     """Last session that the weights saw before, 'none' or 'unknown', and who says so.
 
     A card may claim a date. "none" is trusted only on cards written by `push`.
     """
     if source.pretrained_until:
         return source.pretrained_until, "told"
-    if predictor.snapshot.commit in PRETRAINED_UNTIL:
-        return PRETRAINED_UNTIL[predictor.snapshot.commit], "known commit"
+    if predictor.snapshot.commit in official.PRETRAINED_UNTIL:
+        return official.PRETRAINED_UNTIL[predictor.snapshot.commit], "known commit"
     claimed = str(predictor.card.get("pretrained_until"))
     if _is_date(claimed) or (claimed == "none" and predictor.card.get("library_name") == LIBRARY):
         return claimed, "card"
     return "unknown", "unknown"
 
 
-def _weights(predictor: Part) -> str:
-    """mini, small or base by the network's shape, else the end of the repository's name."""
-    shapes = importlib.import_module(f"mlprojects.{FAMILY}.shapes")
-    size: str | None = shapes.official_size(shapes.PredictorConfig.read(predictor.path(CONFIG)))
-    return size or predictor.snapshot.repo.lower().rpartition("/")[2].removeprefix("kronos-")
+def _weights(official: Official, predictor: Part) -> str:
+    """Name of an official size by the network's shape, else the end of the repository's name."""
+    size = official.size(predictor.path(CONFIG))
+    return size or predictor.snapshot.repo.lower().rpartition("/")[2].removeprefix(f"{official.NAME}-")
 
 
 def _is_date(text: str) -> bool:
@@ -316,9 +348,9 @@ def _bars(settings: Settings) -> pd.DataFrame:
     return pd.read_parquet(path)
 
 
-def _description(tags: Mapping[str, str]) -> str:
+def _description(tags: Mapping[str, str], official: Official) -> str:
     """The UI shows its first line in lists."""
     rows = "\n".join(f"| {key} | {tags[key]} |" for key in SHOWN)
-    card = (CHECKOUT / "mlprojects" / FAMILY / "README.md").read_text()
+    card = (CHECKOUT / "mlprojects" / official.FAMILY / "README.md").read_text()
     headline = f"Kronos {tags['weights']}, mirrored from {tags['weight_source']} at {tags['weight_revision'][:12]}."
     return f"{headline}\n\n| | |\n|---|---|\n{rows}\n\n{card}"

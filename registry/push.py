@@ -13,7 +13,7 @@ from registry.forecast import names
 from registry.forecast.model_folder import read_spec
 from registry.forecast.spec import ModelSpec
 from registry.hub import CARD, CONFIG, WEIGHTS, Hub, Progress, check_name
-from registry.mirror import LIBRARY, PARTS
+from registry.mirror import LIBRARY, Official
 from registry.settings import Settings
 from registry.versions import tracking
 from registry.versions.manifest import MODEL_DIR
@@ -64,6 +64,7 @@ def push(
     repo: str,
     tokenizer_repo: str = "",
     *,
+    official: Official,
     private: bool = False,
     progress: Progress = lambda *_: None,
 ) -> Pushed:
@@ -79,7 +80,7 @@ def push(
     store, hub = Store(settings), Hub(settings)
     version = store.resolve(reference)
     model_dir = store.fetch(version) / MODEL_DIR
-    missing = [part for part in PARTS if not (model_dir / part / WEIGHTS).is_file()]
+    missing = [part for part in official.PARTS if not (model_dir / part / WEIGHTS).is_file()]
     if missing:
         raise NotAvailable(f"{version.uri} holds no {' and no '.join(missing)}; only versions of Kronos are pushed")
     spec = read_spec(model_dir)

@@ -46,9 +46,9 @@ class Settings(BaseSettings):
     device: Annotated[str, AfterValidator(_device)] = Field(
         default="auto", description="Where torch runs a loaded model: cpu, cuda, cuda:N, mps; auto: cuda, else cpu."
     )
-    model_id: str = Field(default="NeoQuasar/Kronos-mini", description="Weights that `mirror` fetches by default.")
+    model_id: str = Field(default="", description="Weights that `mirror` fetches by default; empty: Kronos-mini.")
     tokenizer_id: str = Field(
-        default="NeoQuasar/Kronos-Tokenizer-2k", description="The tokenizer that those weights were trained with."
+        default="", description="The tokenizer that those weights were trained with; empty: the official one."
     )
     max_context: int = Field(
         default=0,

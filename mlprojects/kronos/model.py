@@ -12,10 +12,10 @@ import numpy.typing as npt
 import torch
 
 from mlprojects.kronos import simulated
+from mlprojects.kronos.folders import load_predictor, load_tokenizer
 from mlprojects.kronos.keys import series_key
-from mlprojects.kronos.official import load_predictor, load_tokenizer
 from mlprojects.kronos.sampler import STD_FLOOR, Draw, Sampler
-from mlprojects.kronos.shapes import CONFIG, SIZES, WEIGHTS, PredictorConfig, official_size
+from mlprojects.kronos.shapes import CONFIG, PREDICTOR, SIZES, TOKENIZER, WEIGHTS, PredictorConfig, official_size
 from mlprojects.kronos.simulated import Simulator
 from mlprojects.kronos.specs import MAX_HORIZON, MIN_CONTEXT, spec
 from registry.errors import BadConfig, KronosError
@@ -27,7 +27,6 @@ from registry.forecast.spec import ModelSpec, Request
 
 REQUIREMENTS = ("scipy", "torch", "safetensors")
 ROWS = 24  # of a pass that several series share: fills the kernels' tiles of rows (see blocks/passes.py)
-PREDICTOR, TOKENIZER = "predictor", "tokenizer"
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}  # of the option
 FINEST = 100 * STD_FLOOR  # standard deviation of closes; below it the floor under it tells
 OUT_OF_MEMORY = ("out of memory", "allocate memory", "ALLOC_FAILED")  # in what torch says of it, device by device

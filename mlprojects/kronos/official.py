@@ -1,60 +1,46 @@
-"""Official folders: config.json and model.safetensors, as upstream's `from_pretrained` reads and writes them."""
+"""What is known of the official weights on the Hub: repositories, pairs, commits, digests of files."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import nn
+from mlprojects.kronos.shapes import CONFIG, PREDICTOR, TOKENIZER, WEIGHTS, PredictorConfig, official_size
+from registry.forecast.forecast import Forecaster
 
-from mlprojects.kronos.architecture import Predictor, Tokenizer
-from mlprojects.kronos.shapes import CONFIG, WEIGHTS, PredictorConfig, TokenizerConfig
-from registry.errors import BadConfig, Corrupt, NotFound
+NAME = FAMILY = "kronos"
+MODEL_ID = "NeoQuasar/Kronos-mini"  # what is mirrored by default
+PARTS = (PREDICTOR, TOKENIZER)  # folders of a version's model, each in the official layout
+
+TOKENIZERS: Mapping[str, str] = {  # that NeoQuasar trained its weights with
+    "NeoQuasar/Kronos-mini": "NeoQuasar/Kronos-Tokenizer-2k",
+    "NeoQuasar/Kronos-small": "NeoQuasar/Kronos-Tokenizer-base",
+    "NeoQuasar/Kronos-base": "NeoQuasar/Kronos-Tokenizer-base",
+}
+# Of the commits that were released: the paper (arXiv 2508.02739) says June 2024.
+PRETRAINED_UNTIL: Mapping[str, str] = {
+    "f4e68697d9d5aed55cef5c96aabc3376bcad9f81": "2024-06-30",  # NeoQuasar/Kronos-mini
+    "901c26c1332695a2a8f243eb2f37243a37bea320": "2024-06-30",  # NeoQuasar/Kronos-small
+    "2b554741eca47781b64468546e77fef3e85130e6": "2024-06-30",  # NeoQuasar/Kronos-base
+}
+# sha256 of released files by commit, whatever its repository is called, as third parties recorded them.
+PINNED: Mapping[str, Mapping[str, str]] = {
+    "f4e68697d9d5aed55cef5c96aabc3376bcad9f81": {  # NeoQuasar/Kronos-mini
+        CONFIG: "70daca2cb11e3a979dd6b8ac12ee08e2aace877acf28f5b8dfb4fe5609736201",
+        WEIGHTS: "a7d5f37e2e9fbd9891f7d7d4f72574512dd1f704fee14223e0a8cd0fbf54197c",
+    },
+    "26966d0035065a0cae0ebad7af8ece35bc1fb51c": {  # NeoQuasar/Kronos-Tokenizer-2k
+        CONFIG: "0b30a443affb03e05a876a083857de9164f899feb7b4d261da02c485c9a3e3b6",
+        WEIGHTS: "b97ec46b3b72160509e289183eaf7bdf5f0dac5bb9b49522f6d46638a99a8717",
+    },
+}
 
 
-def load_tokenizer(directory: Path) -> Tokenizer:
-    """The tokenizer of an official folder, in eval mode. Raises NotFound, BadConfig, Corrupt."""
-    tokenizer = Tokenizer(TokenizerConfig.read(directory / CONFIG))
-    _load(tokenizer, directory)
-    return tokenizer
+def forecaster(weights: Path, tokenizer: Path, *, max_context: int, clip: float) -> Forecaster:
+    """Official folders as a model. Raises NotFound, Corrupt, or BadConfig, also for a wrong pairing."""
+    from mlprojects.kronos.model import from_official  # torch takes seconds to import
+
+    return from_official(weights, tokenizer, name=NAME, max_context=max_context, clip=clip)
 
 
-def load_predictor(directory: Path) -> Predictor:
-    """The predictor of an official folder, in eval mode. Raises NotFound, BadConfig, Corrupt."""
-    predictor = Predictor(PredictorConfig.read(directory / CONFIG))
-    _load(predictor, directory)
-    return predictor
-
-
-def save_official(module: Tokenizer | Predictor, directory: Path) -> None:
-    """Write config.json and model.safetensors as upstream's `from_pretrained` reads them."""
-    directory.mkdir(parents=True, exist_ok=True)
-    module.config.write(directory / CONFIG)
-    save_file({key: value.contiguous() for key, value in module.state_dict().items()}, directory / WEIGHTS)
-
-
-def _load(module: nn.Module, directory: Path) -> None:
-    """Every key, no other, every shape."""
-    path = directory / WEIGHTS
-    if not path.is_file():
-        raise NotFound(f"no {path}; an official folder holds {CONFIG} and {WEIGHTS}")
-    try:
-        found: Mapping[str, Any] = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise Corrupt(f"{path} cannot be read as safetensors") from error
-    expected = module.state_dict()
-    missing, unknown = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
-    if missing or unknown:
-        raise BadConfig(f"{path} does not fit its {CONFIG}: lacks {missing[:3]}, has unknown {unknown[:3]}")
-    for key, tensor in expected.items():
-        if found[key].shape != tensor.shape:
-            raise BadConfig(
-                f"{path}: {key} has shape {tuple(found[key].shape)}, {CONFIG} says {tuple(tensor.shape)}",
-                code="PAIRING",
-            )
-        if not torch.isfinite(found[key]).all():
-            raise Corrupt(f"{path}: {key} holds a value that is not finite")
-    module.load_state_dict(found)
-    module.eval()
+def size(config: Path) -> str | None:
+    """mini, small or base by a config.json; None for another shape."""
+    return official_size(PredictorConfig.read(config))

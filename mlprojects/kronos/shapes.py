@@ -9,6 +9,7 @@ from typing import Any, Self
 from registry.errors import BadConfig, NotFound
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+PREDICTOR, TOKENIZER = "predictor", "tokenizer"  # folders of a version's model
 FIELDS = 6  # of a bar: open high low close volume amount
 
 

@@ -16,10 +16,10 @@ from torch.nn import functional as F
 from mlprojects.blocks import loop
 from mlprojects.kronos import model, simulated
 from mlprojects.kronos.architecture import Predictor, Tokenizer
-from mlprojects.kronos.official import load_predictor, load_tokenizer, save_official
+from mlprojects.kronos.folders import load_predictor, load_tokenizer, save_official
 from mlprojects.kronos.sampler import scales
 from mlprojects.kronos.settings import Config, SimulatedConfig, spec
-from mlprojects.kronos.shapes import CONFIG, PredictorConfig, TokenizerConfig
+from mlprojects.kronos.shapes import CONFIG, PREDICTOR, TOKENIZER, PredictorConfig, TokenizerConfig
 from registry.errors import BadConfig, BadHistory
 from registry.forecast import bars, names
 from registry.forecast.history import History
@@ -42,7 +42,7 @@ def train(history: pd.DataFrame, config: Config | SimulatedConfig, *, name: str,
         config = _as_started(config, run.start_dir)
     windows = Windows.of(history, config)
     fingerprint = loop.fingerprint(history, config, seed)
-    files = {part: run.checkpoint_dir / part for part in (model.TOKENIZER, model.PREDICTOR)}
+    files = {part: run.checkpoint_dir / part for part in (TOKENIZER, PREDICTOR)}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         tokenizer, predictor = _tokenizer(config, run.start_dir), _predictor(config, run.start_dir)
@@ -60,7 +60,7 @@ def train(history: pd.DataFrame, config: Config | SimulatedConfig, *, name: str,
         )  # fmt: skip
         facts |= {"tokenizer_best_step": fitted.best_step}
     tokenizer.eval().requires_grad_(False)
-    save_official(tokenizer, files[model.TOKENIZER])
+    save_official(tokenizer, files[TOKENIZER])
     fitted = loop.fit(
         predictor,
         lambda draw: predictor_loss(predictor, tokenizer, windows.batch(draw, config.batch)),
@@ -70,12 +70,12 @@ def train(history: pd.DataFrame, config: Config | SimulatedConfig, *, name: str,
         report=lambda step, losses: run.report(offset + step, **losses),
         should_stop=run.should_stop,
     )  # fmt: skip
-    save_official(predictor, files[model.PREDICTOR])
+    save_official(predictor, files[PREDICTOR])
     parameters = {
         part: sum(p.numel() for p in net.parameters())
         for part, net in (("tokenizer", tokenizer), ("predictor", predictor))
     }
-    forecaster = model.Kronos(what, files[model.PREDICTOR], files[model.TOKENIZER], config.clip, model.device())
+    forecaster = model.Kronos(what, files[PREDICTOR], files[TOKENIZER], config.clip, model.device())
     return Trained(
         forecaster,
         params={
@@ -98,7 +98,7 @@ def _schedule(config: Config, steps: int, rate: float) -> loop.Schedule:
 
 def _tokenizer(config: Config, start_dir: Path | None) -> Tokenizer:
     if config.start_from:
-        return load_tokenizer(_started(start_dir) / model.TOKENIZER)
+        return load_tokenizer(_started(start_dir) / TOKENIZER)
     width = config.tokenizer_width
     return Tokenizer(
         TokenizerConfig(
@@ -111,7 +111,7 @@ def _tokenizer(config: Config, start_dir: Path | None) -> Tokenizer:
 
 def _predictor(config: Config, start_dir: Path | None) -> Predictor:
     if config.start_from:
-        return load_predictor(_started(start_dir) / model.PREDICTOR)
+        return load_predictor(_started(start_dir) / PREDICTOR)
     return Predictor(
         PredictorConfig(
             s1_bits=config.s1_bits, s2_bits=config.s2_bits, n_layers=config.layers, d_model=config.width,

@@ -3,6 +3,7 @@
 import importlib
 import json
 from pathlib import Path
+from typing import Any
 
 from registry.forecast.forecast import Forecaster
 from registry.forecast.spec import ModelSpec
@@ -10,18 +11,21 @@ from registry.forecast.spec import ModelSpec
 SPEC = "spec.json"  # beside it lies what the family saved
 
 
+def family_module(family: str, part: str) -> Any:
+    """A module of a family, as `model` of kronos."""
+    return importlib.import_module(f"mlprojects.{family}.{part}")
+
+
 def load_forecaster(folder: Path) -> Forecaster:
     """The family's own `load`, by the code that this process runs."""
-    family = importlib.import_module(f"mlprojects.{read_spec(folder).family}.model")
-    forecaster: Forecaster = family.load(folder)
+    forecaster: Forecaster = family_module(read_spec(folder).family, "model").load(folder)
     return forecaster
 
 
 def save_forecaster(forecaster: Forecaster, folder: Path) -> None:
     """Write what `load_forecaster` reads into a new folder."""
     folder.mkdir(parents=True)
-    family = importlib.import_module(f"mlprojects.{forecaster.spec.family}.model")
-    family.save(forecaster, folder)
+    family_module(forecaster.spec.family, "model").save(forecaster, folder)
     write_spec(forecaster.spec, folder)
 
 

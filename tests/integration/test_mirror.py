@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,9 @@ import yaml
 
 from jobs import train
 from jobs.report import Reference
+from mlprojects.kronos import official
 from mlprojects.kronos.architecture import Predictor, Tokenizer
-from mlprojects.kronos.official import save_official
+from mlprojects.kronos.folders import save_official
 from mlprojects.kronos.shapes import PredictorConfig, TokenizerConfig
 from registry import __main__ as program
 from registry import hub, mirror, push, terminal
@@ -39,6 +41,8 @@ from registry.versions.store import Store
 from registry.versions.version import Version
 
 HERE = Path(__file__).parent
+mirrored = partial(mirror.mirror, official=official)
+pushed = partial(push.push, official=official)
 WINDOW = 64  # bars; the tiny predictor is of no official size
 MODEL, TOKENIZER = "acme/kronos-tiny", "acme/kronos-tiny-tokenizer"
 SECRET = "hf_secret_of_these_tests"
@@ -68,7 +72,7 @@ def tokenizer(**shape: Any) -> Tokenizer:
     return Tokenizer(TokenizerConfig(**{**tiny, "group_size": 5, **shape}))
 
 
-def official(module: Predictor | Tokenizer, folder: Path) -> dict[str, bytes]:
+def repository(module: Predictor | Tokenizer, folder: Path) -> dict[str, bytes]:
     """A repository: the official files of a network, a card, and what a mirror leaves alone."""
     save_official(module, folder)
     files = {name: (folder / name).read_bytes() for name in (CONFIG, WEIGHTS)}
@@ -77,12 +81,12 @@ def official(module: Predictor | Tokenizer, folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    return official(predictor(), tmp_path_factory.mktemp("predictor"))
+    return repository(predictor(), tmp_path_factory.mktemp("predictor"))
 
 
 @pytest.fixture(scope="session")
 def tokens(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    return official(tokenizer(), tmp_path_factory.mktemp("tokenizer"))
+    return repository(tokenizer(), tmp_path_factory.mktemp("tokenizer"))
 
 
 @pytest.fixture
@@ -170,7 +174,7 @@ def history(settings: Settings) -> pd.DataFrame:
 
 
 def test_a_mirror_registers_the_bytes_of_the_hub_with_where_they_are_from(loopback, settings, weights, tokens):
-    found = mirror.mirror(settings, SOURCE)
+    found = mirrored(settings, SOURCE)
     version = found.version
     assert (version.uri, found.registered) == ("models:/kronos/1", True)
     model_dir = Store(settings).fetch(version) / manifest.MODEL_DIR
@@ -207,7 +211,7 @@ def test_a_mirror_registers_the_bytes_of_the_hub_with_where_they_are_from(loopba
 
 
 def test_the_run_of_a_mirror_holds_params_cards_and_the_sha256_of_every_file(loopback, settings, weights, tokens):
-    version = mirror.mirror(settings, SOURCE).version
+    version = mirrored(settings, SOURCE).version
     client = Store(settings).client
     run = client.get_run(version.run_id)
     assert run.info.status == "FINISHED"
@@ -225,7 +229,7 @@ def test_the_run_of_a_mirror_holds_params_cards_and_the_sha256_of_every_file(loo
 
 
 def test_only_the_card_the_config_and_the_weights_are_downloaded_and_at_one_commit(loopback, settings):
-    mirror.mirror(settings, SOURCE)
+    mirrored(settings, SOURCE)
     commit = loopback.repositories[MODEL].head
     asked = {
         r.path for r in loopback.requests if r.server == "hub" and "/resolve/" in r.path and f"/{MODEL}/" in r.path
@@ -234,9 +238,9 @@ def test_only_the_card_the_config_and_the_weights_are_downloaded_and_at_one_comm
 
 
 def test_the_same_commits_are_registered_once(loopback, settings, cli):
-    first = mirror.mirror(settings, SOURCE)
+    first = mirrored(settings, SOURCE)
     loopback.requests.clear()
-    again = mirror.mirror(settings, SOURCE)
+    again = mirrored(settings, SOURCE)
     assert (again.registered, again.version) == (False, first.version)
     assert not [r for r in loopback.requests if "/resolve/" in r.path or r.server == "cdn"]
     assert len(Store(settings).versions("kronos")) == 1
@@ -256,7 +260,7 @@ def test_mirrors_of_the_same_commits_at_once_register_one_version(loopback, sett
     with subprocess.Popen(program, cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as first:
         wait_for_bytes(partial)
         threading.Timer(1.0, loopback.released.set).start()
-        second = mirror.mirror(settings, SOURCE)
+        second = mirrored(settings, SOURCE)
         out, _ = first.communicate(timeout=120)
     assert (first.returncode, out.decode().split(" is ")[0]) == (0, "models:/kronos/1")
     assert (second.registered, second.version.version) == (False, 1)
@@ -265,7 +269,7 @@ def test_mirrors_of_the_same_commits_at_once_register_one_version(loopback, sett
 
 @pytest.mark.parametrize("gone", [False, True], ids=["another byte", "no files"])
 def test_a_version_whose_stored_bytes_are_ruined_is_registered_anew(settings, cli, gone):
-    ruined = Store(settings).fetch(mirror.mirror(settings, SOURCE).version)
+    ruined = Store(settings).fetch(mirrored(settings, SOURCE).version)
     path = ruined / manifest.MODEL_DIR / "predictor" / WEIGHTS
     if gone:
         shutil.rmtree(ruined)
@@ -278,14 +282,14 @@ def test_a_version_whose_stored_bytes_are_ruined_is_registered_anew(settings, cl
     assert told["ruined"].startswith("models:/kronos/1 is ruined: ")
     assert f"warning: {told['ruined']}; its commits were registered anew" in err
     Store(settings).fetch(Store(settings).version("kronos", 2))
-    again = mirror.mirror(settings, SOURCE)
+    again = mirrored(settings, SOURCE)
     assert (again.version.version, again.registered, again.ruined) == (2, False, "")
 
 
 def test_another_window_of_the_same_commits_is_another_version(settings, monkeypatch):
-    mirror.mirror(settings, SOURCE)
+    mirrored(settings, SOURCE)
     monkeypatch.setenv("KRONOS_MAX_CONTEXT", "80")
-    other = mirror.mirror(Settings(), SOURCE)
+    other = mirrored(Settings(), SOURCE)
     assert (other.version.version, other.registered, other.version.tags["max_context"]) == (2, True, "80")
 
 
@@ -299,19 +303,19 @@ def test_a_commit_that_arrives_while_we_mirror_is_not_mixed_in(loopback, setting
             moved.append(loopback.commit(MODEL, {**weights, CONFIG: config}))
 
     loopback.after_info = move
-    found = mirror.mirror(settings, SOURCE)
+    found = mirrored(settings, SOURCE)
     assert found.predictor.commit == first != loopback.repositories[MODEL].head == moved[0]
     model_dir = Store(settings).fetch(found.version) / manifest.MODEL_DIR
     assert (model_dir / "predictor" / CONFIG).read_bytes() == weights[CONFIG]
-    second = mirror.mirror(settings, SOURCE)
+    second = mirrored(settings, SOURCE)
     assert (second.version.version, second.version.tags["weight_revision"]) == (2, moved[0])
-    pinned = mirror.mirror(settings, Source(MODEL, first, TOKENIZER))
+    pinned = mirrored(settings, Source(MODEL, first, TOKENIZER))
     assert (pinned.version.version, pinned.registered) == (1, False)
 
 
 def pretrained(settings: Settings, source: Source) -> tuple[str, str]:
     """Until when a mirror says that its weights saw the market, and who says so."""
-    tags = mirror.mirror(settings, source).version.tags
+    tags = mirrored(settings, source).version.tags
     return tags["pretrained_until"], tags["pretrained_until_source"]
 
 
@@ -350,7 +354,7 @@ def test_what_a_card_claims_is_taken_for_a_claim(loopback, weights, cli, claimed
 
 def test_progress_reports_bytes_of_every_file_up_to_its_size(settings, weights):
     told: list[tuple[str, int, int]] = []
-    mirror.mirror(settings, SOURCE, lambda *step: told.append(step))
+    mirrored(settings, SOURCE, progress=lambda *step: told.append(step))
     done = [step[1] for step in told if step[0] == f"{MODEL} {WEIGHTS}"]
     assert done == sorted(done)
     assert (f"{MODEL} {WEIGHTS}", len(weights[WEIGHTS]), len(weights[WEIGHTS])) in told
@@ -358,7 +362,7 @@ def test_progress_reports_bytes_of_every_file_up_to_its_size(settings, weights):
 
 
 def test_a_mirrored_version_loads_and_answers_without_any_network(loopback, settings):
-    mirror.mirror(settings, SOURCE)
+    mirrored(settings, SOURCE)
     sent, params = history(settings), {"horizon": 3, "num_samples": 8, "seed": 7}
     with Store(settings).load("kronos/1") as loaded:
         expected = loaded.forecast(sent, **params)
@@ -411,7 +415,7 @@ def test_the_entry_point_of_mlflow_run_mirrors_what_the_settings_name(settings, 
 
 def test_a_cut_connection_is_continued_where_it_broke(loopback, settings, weights):
     loopback.cuts[WEIGHTS] = [1000, 500]
-    mirror.mirror(settings, SOURCE)
+    mirrored(settings, SOURCE)
     asked = [r.headers.get("range") for r in loopback.asked_for(WEIGHTS)]
     assert asked[:3] == [None, "bytes=1000-", "bytes=1500-"]
     commit = loopback.repositories[MODEL].head
@@ -471,7 +475,7 @@ def test_a_file_that_is_not_what_the_hub_described_is_removed_and_fetched_anew(
 ):
     loopback.instead[name] = damage(weights[name])
     with pytest.raises(Corrupt) as caught:
-        mirror.mirror(settings, SOURCE)
+        mirrored(settings, SOURCE)
     commit = loopback.repositories[MODEL].head
     assert caught.value.message.startswith(f"{name} of {MODEL} at {commit[:12]} has {algorithm} ")
     if algorithm == "size":
@@ -482,14 +486,14 @@ def test_a_file_that_is_not_what_the_hub_described_is_removed_and_fetched_anew(
     assert not list(fetched(settings, MODEL, commit).glob(f"{name}*"))
     assert nothing_registered(settings)
     loopback.instead.clear()
-    assert mirror.mirror(settings, SOURCE).version.version == 1
+    assert mirrored(settings, SOURCE).version.version == 1
 
 
 def test_a_file_without_an_end_does_not_fill_the_disk(loopback, settings, weights):
     loopback.instead[WEIGHTS] = weights[WEIGHTS] + bytes(20_000_000)
     told: list[int] = []
     with pytest.raises(Corrupt, match=f"expected {len(weights[WEIGHTS])}; it was removed"):
-        mirror.mirror(settings, SOURCE, lambda _, done, __: told.append(done))
+        mirrored(settings, SOURCE, progress=lambda _, done, __: told.append(done))
     assert len(weights[WEIGHTS]) < max(told) < 1_000_000
 
 
@@ -499,8 +503,8 @@ def test_a_file_that_rotted_in_the_cache_is_not_registered(settings, weights):
     client.fetch(snapshot, [WEIGHTS], lambda *_: None)
     (snapshot.folder / WEIGHTS).write_bytes(weights[WEIGHTS][:-1] + b"\0\0")
     with pytest.raises(Corrupt, match=r"has size .* it was removed, try again"):
-        mirror.mirror(settings, SOURCE)
-    assert mirror.mirror(settings, SOURCE).version.version == 1
+        mirrored(settings, SOURCE)
+    assert mirrored(settings, SOURCE).version.version == 1
 
 
 @pytest.mark.parametrize("repo", ["NeoQuasar/Kronos-mini", "elsewhere/renamed"])
@@ -510,7 +514,7 @@ def test_released_weights_are_held_to_their_known_sha256(loopback, settings, wei
     PredictorConfig().write(tmp_path / CONFIG)
     loopback.commit(repo, {**weights, CONFIG: (tmp_path / CONFIG).read_bytes()}, commit)
     with pytest.raises(Corrupt) as caught:
-        mirror.mirror(settings, Source(repo, tokenizer_id=TOKENIZER))
+        mirrored(settings, Source(repo, tokenizer_id=TOKENIZER))
     pinned = "a7d5f37e2e9fbd9891f7d7d4f72574512dd1f704fee14223e0a8cd0fbf54197c"
     found = sha256(weights[WEIGHTS])
     assert f"{WEIGHTS} of {repo} at {commit[:12]} has sha256 {found}, expected {pinned}" in caught.value.message
@@ -522,7 +526,7 @@ def test_a_hub_that_answers_for_another_commit_is_not_believed(loopback, setting
     for revision, claimed, expected in ((asked, "b" * 40, asked), ("main", "../../etc", "a commit of 40 hex digits")):
         loopback.repositories[MODEL].claims = claimed
         with pytest.raises(Corrupt) as caught:
-            mirror.mirror(settings, Source(MODEL, revision, TOKENIZER))
+            mirrored(settings, Source(MODEL, revision, TOKENIZER))
         said = f"{loopback.url()} says that {MODEL} is at '{claimed}', expected {expected}; use another Hub"
         assert caught.value.message == said
     assert not (settings.var_dir / "hub").exists()
@@ -553,7 +557,7 @@ def test_a_licence_that_is_not_allowed_is_refused_before_weights_are_fetched(
 ):
     loopback.commit(MODEL, {**weights, CARD: card(licence)})
     with pytest.raises(BadInput) as caught:
-        mirror.mirror(settings, SOURCE)
+        mirrored(settings, SOURCE)
     assert caught.value.code == "LICENCE"
     assert f" has the licence {named}; allowed are apache-2.0, mit, " in caught.value.message
     assert loopback.asked_for(WEIGHTS) == []
@@ -563,20 +567,20 @@ def test_a_licence_that_is_not_allowed_is_refused_before_weights_are_fetched(
 def test_the_tokenizers_licence_counts_too_and_a_repository_without_a_card_has_none(loopback, settings, tokens):
     loopback.commit(TOKENIZER, {name: tokens[name] for name in (CONFIG, WEIGHTS)})
     with pytest.raises(BadInput, match=f"{TOKENIZER} at .* has the licence none; allowed are"):
-        mirror.mirror(settings, SOURCE)
+        mirrored(settings, SOURCE)
     assert loopback.asked_for(WEIGHTS) == []
 
 
 def test_a_card_that_cannot_be_read_is_no_licence(loopback, settings, weights):
     loopback.commit(MODEL, {**weights, CARD: b"---\n- license: mit\n---\n"})
     with pytest.raises(BadInput, match=r"the YAML at the top of README.md of acme/kronos-tiny at"):
-        mirror.mirror(settings, SOURCE)
+        mirrored(settings, SOURCE)
 
 
 def test_a_repository_with_pickled_weights_only_is_refused(loopback, settings, weights):
     loopback.commit(MODEL, {CONFIG: weights[CONFIG], CARD: card(), "pytorch_model.bin": b"\x80", "old.ckpt": b"\x80"})
     with pytest.raises(BadInput) as caught:
-        mirror.mirror(settings, SOURCE)
+        mirrored(settings, SOURCE)
     assert caught.value.code == "PICKLE_ONLY"
     assert "pickled weights only (old.ckpt, pytorch_model.bin), which can run any code" in caught.value.message
     assert loopback.asked_for("pytorch_model.bin") == []
@@ -585,20 +589,20 @@ def test_a_repository_with_pickled_weights_only_is_refused(loopback, settings, w
 def test_a_repository_that_is_no_kronos_says_what_it_lacks(loopback, settings):
     loopback.commit(MODEL, {CARD: card()})
     with pytest.raises(NotFound, match=r"lacks config.json and model.safetensors; a Kronos repository holds"):
-        mirror.mirror(settings, SOURCE)
+        mirrored(settings, SOURCE)
 
 
 def test_a_tokenizer_of_other_bits_is_refused(loopback, settings, tmp_path):
-    loopback.commit(TOKENIZER, official(tokenizer(s1_bits=6, s2_bits=4), tmp_path / "other"))
+    loopback.commit(TOKENIZER, repository(tokenizer(s1_bits=6, s2_bits=4), tmp_path / "other"))
     with pytest.raises(BadConfig) as caught:
-        mirror.mirror(settings, SOURCE)
+        mirrored(settings, SOURCE)
     assert caught.value.code == "PAIRING"
     assert nothing_registered(settings)
 
 
 def test_weights_of_others_need_their_tokenizer_named(settings):
     with pytest.raises(BadParameter, match=f"which tokenizer was {MODEL} trained with. Say --tokenizer ORG/NAME"):
-        mirror.mirror(settings, Source(MODEL))
+        mirrored(settings, Source(MODEL))
 
 
 def test_a_date_that_is_none_is_refused():
@@ -609,7 +613,7 @@ def test_a_date_that_is_none_is_refused():
 def test_without_bars_the_command_that_makes_them_is_named_and_nothing_is_fetched(loopback, settings):
     (settings.var_dir / "data").unlink()
     with pytest.raises(NotFound, match="run `python -m jobs compile --source builtin`"):
-        mirror.mirror(settings, SOURCE)
+        mirrored(settings, SOURCE)
     assert not [r for r in loopback.requests if "/resolve/" in r.path]
 
 
@@ -618,7 +622,7 @@ def test_without_bars_the_command_that_makes_them_is_named_and_nothing_is_fetche
 
 def refused(settings: Settings, source: Source = SOURCE) -> KronosError:
     with pytest.raises(KronosError) as caught:
-        mirror.mirror(settings, source)
+        mirrored(settings, source)
     assert "\n" not in caught.value.message
     assert SECRET not in caught.value.message
     return caught.value
@@ -641,7 +645,7 @@ def test_a_private_repository_of_somebody_else_is_not_found(loopback, with_token
 
 def test_a_private_repository_is_mirrored_with_its_token(loopback, with_token):
     loopback.repositories[MODEL].token = SECRET
-    assert mirror.mirror(with_token, SOURCE).version.version == 1
+    assert mirrored(with_token, SOURCE).version.version == 1
 
 
 def test_a_token_that_the_hub_does_not_know_is_refused_as_such(loopback, monkeypatch):
@@ -748,7 +752,7 @@ def test_the_token_is_sent_to_the_hub_alone_and_written_nowhere(loopback, with_t
 
 def test_a_token_that_hf_token_does_not_name_is_not_sent(loopback, settings, monkeypatch):
     monkeypatch.setenv("HUGGING_FACE_HUB_TOKEN", SECRET)  # the library would take it, or one from the user's home
-    mirror.mirror(settings, SOURCE)
+    mirrored(settings, SOURCE)
     assert {r.headers.get("authorization") for r in loopback.requests} == {None}
 
 
@@ -768,7 +772,7 @@ def front_matter(files: Mapping[str, bytes]) -> dict[str, Any]:
 
 
 def test_what_was_pushed_can_be_mirrored_back_byte_for_byte(owned, with_token, cli, weights, tokens):
-    mirror.mirror(with_token, Source(MODEL, tokenizer_id=TOKENIZER, pretrained_until="2023-12-29"))
+    mirrored(with_token, Source(MODEL, tokenizer_id=TOKENIZER, pretrained_until="2023-12-29"))
     code, out, err = cli("push", "kronos", "--version", "latest", "--repo", "acme/mine", "--json")
     assert code == 0, err
     told = json.loads(out)
@@ -780,7 +784,7 @@ def test_what_was_pushed_can_be_mirrored_back_byte_for_byte(owned, with_token, c
         assert {name: owned.files(repo)[name] for name in (CONFIG, WEIGHTS)} == {
             name: files[name] for name in (CONFIG, WEIGHTS)
         }
-    back = mirror.mirror(with_token, Source("acme/mine", tokenizer_id="acme/mine-Tokenizer")).version
+    back = mirrored(with_token, Source("acme/mine", tokenizer_id="acme/mine-Tokenizer")).version
     assert back.version == 2
     assert back.tags["weight_revision"] == told["revision"]
     assert back.tags["weight_sha256"] == sha256(weights[WEIGHTS])
@@ -789,9 +793,9 @@ def test_what_was_pushed_can_be_mirrored_back_byte_for_byte(owned, with_token, c
 
 
 def test_the_card_says_units_origin_metrics_and_limits(owned, with_token):
-    version = mirror.mirror(with_token, SOURCE).version
+    version = mirrored(with_token, SOURCE).version
     tracking.Run(version.run_id, Store(with_token).client).metrics({"crps": 0.0061, "coverage_90": 0.87})
-    pushed = push.push(with_token, "kronos/1", "acme/mine", "acme/mine-t")
+    sent = pushed(with_token, "kronos/1", "acme/mine", "acme/mine-t")
     files = owned.files("acme/mine")
     assert front_matter(files) == {
         "license": "mit",
@@ -808,7 +812,7 @@ def test_the_card_says_units_origin_metrics_and_limits(owned, with_token):
         "| coverage_90 | 0.87 |",
         "| trained_until | none |",
         f"| weight_revision | {owned.repositories[MODEL].head} |",
-        f"    {command} --tokenizer acme/mine-t --tokenizer-revision {pushed.tokenizer_revision}",
+        f"    {command} --tokenizer acme/mine-t --tokenizer-revision {sent.tokenizer_revision}",
         "## Units",
         "## Limits",
     ):
@@ -827,7 +831,7 @@ def trained(with_token: Settings) -> Version:
 
 
 def test_the_card_of_a_version_trained_here_says_what_its_scores_are_of(owned, with_token, trained):
-    push.push(with_token, "kronos/1", "acme/mine")
+    pushed(with_token, "kronos/1", "acme/mine")
     text = owned.files("acme/mine")[CARD].decode()
     measured = Store(with_token).metrics(trained)
     assert "crps_by_step" in measured
@@ -839,27 +843,27 @@ def test_the_card_of_a_version_trained_here_says_what_its_scores_are_of(owned, w
         "Measured on the data set bars, sessions after 2010-12-31, up to 2011-03-31, origins 20 session(s) apart, "
         f"5 session(s) ahead, at the levels {levels}."
     ) in text.splitlines()
-    back = mirror.mirror(with_token, Source("acme/mine", tokenizer_id="acme/mine-Tokenizer")).version.tags
+    back = mirrored(with_token, Source("acme/mine", tokenizer_id="acme/mine-Tokenizer")).version.tags
     assert (trained.tags["pretrained_until"], trained.tags["trained_until"]) == ("none", "2010-12-31")
     assert (back["pretrained_until"], back["pretrained_until_source"]) == ("none", "card")
     assert back["trained_until"] == "2010-12-31"
 
 
 def test_pushing_the_same_version_again_makes_no_commit(owned, with_token):
-    mirror.mirror(with_token, SOURCE)
+    mirrored(with_token, SOURCE)
     told: list[tuple[str, int, int]] = []
-    first = push.push(with_token, "kronos/1", "acme/mine", progress=lambda *step: told.append(step))
+    first = pushed(with_token, "kronos/1", "acme/mine", progress=lambda *step: told.append(step))
     size = len(owned.files("acme/mine")[CARD])
     assert ("acme/mine README.md", size, size) in told
-    assert push.push(with_token, "kronos/1", "acme/mine") == first
+    assert pushed(with_token, "kronos/1", "acme/mine") == first
     assert [len(owned.repositories[name].commits) for name in ("acme/mine", "acme/mine-Tokenizer")] == [1, 1]
 
 
 def test_large_files_that_the_hub_lacks_are_sent_with_progress(owned, with_token, weights):
-    mirror.mirror(with_token, SOURCE)
+    mirrored(with_token, SOURCE)
     del owned.objects[sha256(weights[WEIGHTS])]
     told: list[tuple[str, int, int]] = []
-    push.push(with_token, "kronos/1", "acme/mine", progress=lambda *step: told.append(step))
+    pushed(with_token, "kronos/1", "acme/mine", progress=lambda *step: told.append(step))
     assert owned.files("acme/mine")[WEIGHTS] == weights[WEIGHTS]
     done = [step[1] for step in told if step[0] == f"acme/mine {WEIGHTS}"]
     assert done == sorted(done)
@@ -867,22 +871,22 @@ def test_large_files_that_the_hub_lacks_are_sent_with_progress(owned, with_token
 
 
 def test_private_repositories_are_made_private_and_public_ones_are_refused(owned, with_token):
-    mirror.mirror(with_token, SOURCE)
-    push.push(with_token, "kronos/1", "acme/mine", private=True)
+    mirrored(with_token, SOURCE)
+    pushed(with_token, "kronos/1", "acme/mine", private=True)
     assert [owned.repositories[name].private for name in ("acme/mine", "acme/mine-Tokenizer")] == [True, True]
     owned.commit("acme/open", {CARD: card()})
     with pytest.raises(Conflict, match="acme/open exists and is public, --private was asked for"):
-        push.push(with_token, "kronos/1", "acme/open", "acme/open-t", private=True)
+        pushed(with_token, "kronos/1", "acme/open", "acme/open-t", private=True)
     assert set(owned.files("acme/open")) == {CARD}
 
 
 def test_a_version_whose_bytes_differ_is_not_pushed(owned, with_token):
-    version = mirror.mirror(with_token, SOURCE).version
+    version = mirrored(with_token, SOURCE).version
     stored = Store(with_token).fetch(version) / manifest.MODEL_DIR / "predictor" / WEIGHTS
     stored.write_bytes(stored.read_bytes()[:-1] + b"\xff")
     owned.requests.clear()
     with pytest.raises(Corrupt, match="differs from what was registered"):
-        push.push(with_token, "kronos/1", "acme/mine")
+        pushed(with_token, "kronos/1", "acme/mine")
     assert owned.requests == []
 
 
@@ -899,16 +903,16 @@ def test_a_version_of_another_family_cannot_be_pushed(with_token):
             example=example_history(history(with_token), spec), tags={"family": "baselines"},
         )  # fmt: skip
     with pytest.raises(NotAvailable, match="models:/ewma/1 holds no predictor and no tokenizer; only versions of Kron"):
-        push.push(with_token, "ewma/1", "acme/mine")
+        pushed(with_token, "ewma/1", "acme/mine")
 
 
 def test_push_without_the_right_to_write_says_so(owned, settings, with_token):
-    mirror.mirror(with_token, SOURCE)
+    mirrored(with_token, SOURCE)
     with pytest.raises(BadInput, match="set HF_TOKEN to a token of the Hub that may write"):
-        push.push(settings, "kronos/1", "acme/mine")
+        pushed(settings, "kronos/1", "acme/mine")
     owned.writer = "hf_of_the_owner"
     with pytest.raises(BadInput) as caught:
-        push.push(with_token, "kronos/1", "acme/mine")
+        pushed(with_token, "kronos/1", "acme/mine")
     assert (caught.value.code, SECRET in caught.value.message) == ("HUB_DENIED", False)
     assert "has no right to do this with acme/mine-Tokenizer" in caught.value.message
 
@@ -918,14 +922,14 @@ def test_push_without_the_right_to_write_says_so(owned, settings, with_token):
     [("mine", "", "mine"), ("acme/mine", "tokens", "tokens"), ("acme/a--b", "acme/tokens", "acme/a--b")],
 )
 def test_a_name_that_is_none_is_refused_before_anything_is_made(owned, with_token, repo, tokenizer_repo, named):
-    mirror.mirror(with_token, SOURCE)
+    mirrored(with_token, SOURCE)
     there = set(owned.repositories)
     with pytest.raises(BadParameter) as caught:
-        push.push(with_token, "kronos/1", repo, tokenizer_repo)
+        pushed(with_token, "kronos/1", repo, tokenizer_repo)
     assert caught.value.message == f"'{named}' is no repository; expected ORG/NAME, as in NeoQuasar/Kronos-mini"
     assert set(owned.repositories) == there
 
 
 def test_weights_and_tokenizer_need_two_repositories(with_token):
     with pytest.raises(BadParameter, match="weights and tokenizer cannot share acme/mine"):
-        push.push(with_token, "kronos/1", "acme/mine", "acme/mine")
+        pushed(with_token, "kronos/1", "acme/mine", "acme/mine")

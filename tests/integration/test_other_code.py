@@ -21,7 +21,7 @@ import pytest
 
 from jobs import evaluate, families, train
 from jobs.report import Reference, Unwatched
-from mlprojects.baselines.ensemble import Ensemble
+from mlprojects.ensemble.model import Ensemble
 from registry.errors import BadHistory, Corrupt, KronosError, NotAvailable
 from registry.forecast import names
 from registry.forecast.history import History, check_history

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from mlprojects.kronos import folded, model
 from mlprojects.kronos import sampler as sampler_module
 from mlprojects.kronos.architecture import STAMPS, FixedEmbedding, Predictor, Tokenizer
-from mlprojects.kronos.official import load_predictor, load_tokenizer, save_official
+from mlprojects.kronos.folders import load_predictor, load_tokenizer, save_official
 from mlprojects.kronos.sampler import Draw, Sampled, Sampler, pick, scales
 from mlprojects.kronos.shapes import SIZES, PredictorConfig, TokenizerConfig, check_pairing, official_size
 from registry.errors import BadConfig, BadHistory, BadParameter, Corrupt, NotFound

@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 from jobs import processed
 from mlprojects.kronos import model
 from mlprojects.kronos.architecture import Predictor, Tokenizer
+from mlprojects.kronos.folders import load_predictor, load_tokenizer, save_official
 from mlprojects.kronos.keys import series_key
 from mlprojects.kronos.model import Kronos
-from mlprojects.kronos.official import load_predictor, load_tokenizer, save_official
 from mlprojects.kronos.sampler import Draw, Sampled, Sampler
 from mlprojects.kronos.shapes import SIZES, PredictorConfig, TokenizerConfig
 from registry.errors import BadConfig, BadHistory, Corrupt, KronosError

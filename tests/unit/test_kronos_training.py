@@ -17,7 +17,7 @@ from mlprojects.blocks import loop
 from mlprojects.kronos import model
 from mlprojects.kronos import train as training
 from mlprojects.kronos.architecture import Predictor, Tokenizer
-from mlprojects.kronos.official import load_predictor
+from mlprojects.kronos.folders import load_predictor
 from mlprojects.kronos.settings import Config
 from mlprojects.kronos.shapes import PredictorConfig, TokenizerConfig
 from mlprojects.kronos.train import Windows

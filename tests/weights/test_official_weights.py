@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from mlprojects.kronos import model
-from mlprojects.kronos.official import load_predictor, load_tokenizer
+from mlprojects.kronos.folders import load_predictor, load_tokenizer
 from mlprojects.kronos.sampler import Draw, Sampler
 from registry.forecast import names
 from registry.hub import PINNED
