@@ -144,6 +144,9 @@ def load_config(
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
+        bounds = training.bounds_of(config_type).get(where)
+        if bounds is not None and set(first.get("ctx", {})) & set(training.LIMITS):
+            raise BadConfig(f"{where} is {first['input']}, expected {bounds}") from error
         raise BadConfig(f"{model.name}: {where}: {first['msg']}") from error
     return config
 

@@ -1,11 +1,13 @@
 """What training takes and gives: settings, surroundings, results. No version holds this file."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Annotated, Any, Literal, Protocol, get_args, get_type_hints
 
 import pandas as pd
+from pydantic import Field
 
 from registry.errors import BadConfig, BadParameter
 from registry.forecast import names
@@ -13,6 +15,11 @@ from registry.forecast.forecast import Forecaster
 from registry.forecast.spec import MAX_HORIZON, ModelSpec, check_levels
 
 DataName = Literal["panel", "bars"]
+
+# Types of settings with their bounds; Config refuses what lies outside.
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Rate = Annotated[float, Field(gt=0, lt=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,18 +37,54 @@ class Config:
     fit_until: str = "2018-12-31"
     choose_until: str = "2019-12-31"
     report_until: str | None = None
-    report_every: int = 1
+    report_every: Count = 1
     data: DataName = "panel"
 
     def __post_init__(self) -> None:
         if not 1 <= self.horizon <= MAX_HORIZON:
             raise BadParameter(f"horizon is {self.horizon}, expected 1..{MAX_HORIZON}", code="BAD_HORIZON")
         check_levels(self.levels)
-        if self.report_every < 1:
-            raise BadConfig(f"report_every is {self.report_every}, expected 1 or more sessions")
+        for name, bounds in bounds_of(type(self)).items():
+            if not bounds.hold(getattr(self, name)):
+                raise BadConfig(f"{name} is {getattr(self, name)}, expected {bounds}")
         if self.data not in get_args(DataName):
             raise BadConfig(f"data is {self.data!r}, expected one of {list(get_args(DataName))}")
         _check_dates(self.fit_until, self.choose_until, self.report_until)
+
+
+LIMITS: Mapping[str, tuple[Callable[[float, float], bool], str]] = {  # pydantic's names
+    "ge": (operator.ge, "{:g} or more"),
+    "gt": (operator.gt, "more than {:g}"),
+    "le": (operator.le, "{:g} or less"),
+    "lt": (operator.lt, "less than {:g}"),
+}
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Limits of a setting, by their names in LIMITS; as text they are words."""
+
+    limits: Mapping[str, float]
+
+    def hold(self, value: float) -> bool:
+        return all(LIMITS[name][0](value, limit) for name, limit in self.limits.items())
+
+    def __str__(self) -> str:
+        return " and ".join(LIMITS[name][1].format(limit) for name, limit in self.limits.items())
+
+
+def bounds_of(config_type: type[Config]) -> Mapping[str, Bounds]:
+    """Bounds of the settings that have some, from the annotations of their fields."""
+    hints = get_type_hints(config_type, include_extras=True)
+    found = {}
+    for name in [setting.name for setting in fields(config_type)]:
+        limits: dict[str, float] = {}
+        for info in getattr(hints[name], "__metadata__", ()):
+            for limit in info.metadata:
+                limits |= asdict(limit)
+        if limits:
+            found[name] = Bounds(limits)
+    return found
 
 
 def _check_dates(fit_until: str, choose_until: str, report_until: str | None) -> None:

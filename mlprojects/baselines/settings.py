@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from registry import training
-from registry.errors import BadConfig
 from registry.forecast import names, volatility
 from registry.forecast.spec import ModelSpec
 from registry.training import Space
@@ -19,12 +20,7 @@ class Config(training.Config):
     """`kind` is the baseline; `warmup` sessions at the start of every series are not fitted (har)."""
 
     kind: Literal["naive", "ewma", "fhs", "har", "garch", "gjr"]
-    warmup: int = 252
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.warmup < volatility.WARMUP:
-            raise BadConfig(f"warmup is {self.warmup}, expected {volatility.WARMUP} or more sessions")
+    warmup: Annotated[int, Field(ge=volatility.WARMUP)] = 252
 
 
 CONFIGS: Mapping[str, type[training.Config]] = dict.fromkeys(("naive", "ewma", "fhs", "har", "garch", "gjr"), Config)

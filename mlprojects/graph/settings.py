@@ -9,7 +9,7 @@ from registry import training
 from registry.errors import BadConfig
 from registry.forecast import names
 from registry.forecast.spec import ModelSpec
-from registry.training import Range, Space
+from registry.training import Count, Range, Rate, Share, Space
 
 CONTEXT = 1000  # sessions looked at: an average with a half-life of 180 has forgotten 97 % of its seed by then
 Kind = Literal["correlation", "partial", "sector", "learned", "none"]
@@ -27,33 +27,25 @@ class Config(training.Config):
     """
 
     graph: Kind = "learned"
-    k: int = 4
-    embedding: int = 8
+    k: Count = 4
+    embedding: Count = 8
     isolated: Isolated = "refuse"
-    context: int = 40
-    hidden: int = 16
-    dropout: float = 0.1
-    series_dropout: float = 0.2
-    max_steps: int = 1200
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.01
-    batch: int = 32
-    check_every: int = 25
-    patience: int = 8
+    context: Count = 40
+    hidden: Count = 16
+    dropout: Share = 0.1
+    series_dropout: Share = 0.2
+    max_steps: Count = 1200
+    learning_rate: Rate = 2e-3
+    weight_decay: Share = 0.01
+    batch: Count = 32
+    check_every: Count = 25
+    patience: Count = 8
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, kind in (("graph", Kind), ("isolated", Isolated)):
             if getattr(self, name) not in get_args(kind):
                 raise BadConfig(f"{name} is {getattr(self, name)!r}, expected one of {list(get_args(kind))}")
-        for name in ("k", "embedding", "context", "hidden", "max_steps", "batch", "check_every", "patience"):
-            if getattr(self, name) < 1:
-                raise BadConfig(f"{name} is {getattr(self, name)}, expected 1 or more")
-        for name in ("dropout", "series_dropout", "weight_decay"):
-            if not 0 <= getattr(self, name) < 1:
-                raise BadConfig(f"{name} is {getattr(self, name)}, expected 0 or more and less than 1")
-        if not 0 < self.learning_rate < 1:
-            raise BadConfig(f"learning_rate is {self.learning_rate}, expected a number between 0 and 1")
 
 
 CONFIGS: Mapping[str, type[training.Config]] = {"graph": Config}

@@ -8,7 +8,7 @@ from mlprojects.kronos import specs
 from registry import training
 from registry.errors import BadConfig
 from registry.forecast.spec import ModelSpec
-from registry.training import Range, Space
+from registry.training import Count, Range, Space
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,33 +24,29 @@ class Config(training.Config):
     kind: Literal["kronos"] = "kronos"
     start_from: str = ""
     max_context: int = 36
-    targets: int = 16
-    s1_bits: int = 8
-    s2_bits: int = 8
-    group_size: int = 4
-    tokenizer_width: int = 64
-    tokenizer_layers: int = 2
+    targets: Count = 16
+    s1_bits: Count = 8
+    s2_bits: Count = 8
+    group_size: Count = 4
+    tokenizer_width: Count = 64
+    tokenizer_layers: Count = 2
     tokenizer_steps: int = 500
     tokenizer_rate: float = 2e-3
-    width: int = 96
-    layers: int = 3
-    heads: int = 4
+    width: Count = 96
+    layers: Count = 3
+    heads: Count = 4
     dropout: float = 0.1
-    steps: int = 500
+    steps: Count = 500
     learning_rate: float = 2e-3
-    batch: int = 64
-    check_every: int = 50
-    patience: int = 6
+    batch: Count = 64
+    check_every: Count = 50
+    patience: Count = 6
     clip: float = 5.0
     anchor: bool = True
-    num_samples: int = 200
+    num_samples: Count = 200
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("targets", "s1_bits", "s2_bits", "group_size", "tokenizer_width", "tokenizer_layers", "width",
-                     "layers", "heads", "steps", "batch", "check_every", "patience", "num_samples"):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise BadConfig(f"{name} is {getattr(self, name)}, expected 1 or more")
         if self.data != "bars":
             raise BadConfig(f"data is {self.data!r}; Kronos is trained on bars")
         if self.tokenizer_steps < 1 and not self.start_from:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 from registry import training
 from registry.errors import BadConfig
 from registry.forecast.spec import ModelSpec
-from registry.training import Range, Space
+from registry.training import Count, Range, Rate, Share, Space
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,22 +17,16 @@ class Training(training.Config):
     at; `patience` looks without a better one end the training."""
 
     joint: ClassVar[bool] = False  # a network of all series
-    context: int = 60
-    max_steps: int = 300
-    learning_rate: float = 1e-3
+    context: Count = 60
+    max_steps: Count = 300
+    learning_rate: Rate = 1e-3
     weight_decay: float = 0.0
-    windows_batch_size: int = 256
-    val_check_steps: int = 20
-    patience: int = 5
+    windows_batch_size: Count = 256
+    val_check_steps: Count = 20
+    patience: Count = 5
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, value in self._own():
-            sizes = value if isinstance(value, tuple) else (value,)
-            if any(isinstance(size, int) and size < 1 for size in sizes):
-                raise BadConfig(f"{name} is {value}, expected 1 or more")
-        if not 0 < self.learning_rate < 1:
-            raise BadConfig(f"learning_rate is {self.learning_rate}, expected a number between 0 and 1")
         if not 0 <= self.weight_decay < 1 / self.learning_rate:
             raise BadConfig(
                 f"weight_decay is {self.weight_decay}, expected 0 or more and less than {1 / self.learning_rate:g}: "
@@ -56,8 +50,8 @@ class NBeatsConfig(Training):
     """width: units per layer; stacks: blocks, one each."""
 
     kind: Literal["nbeats"] = "nbeats"
-    width: int = 32
-    stacks: int = 3
+    width: Count = 32
+    stacks: Count = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,12 +59,15 @@ class NHitsConfig(Training):
     """Block i sees the largest of every `pools[i]` sessions and forecasts one of every `downsample[i]` steps."""
 
     kind: Literal["nhits"] = "nhits"
-    width: int = 32
+    width: Count = 32
     pools: tuple[int, ...] = (2, 2, 1)
     downsample: tuple[int, ...] = (4, 2, 1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name, sizes in (("pools", self.pools), ("downsample", self.downsample)):
+            if min(sizes, default=0) < 1:
+                raise BadConfig(f"{name} is {sizes}, expected 1 or more")
         if len(self.pools) != len(self.downsample):
             raise BadConfig(
                 f"pools has {len(self.pools)} blocks and downsample {len(self.downsample)}, expected as many"
@@ -83,17 +80,15 @@ class NHitsConfig(Training):
 class Transformer(Training):
     """width: of the tokens, a multiple of `heads`; the layers between are twice as wide."""
 
-    width: int = 32
-    heads: int = 4
-    layers: int = 2
-    dropout: float = 0.1
+    width: Count = 32
+    heads: Count = 4
+    layers: Count = 2
+    dropout: Share = 0.1
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.width % self.heads:
             raise BadConfig(f"width is {self.width}, expected a multiple of the {self.heads} heads")
-        if not 0 <= self.dropout < 1:
-            raise BadConfig(f"dropout is {self.dropout}, expected 0 or more and less than 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,8 +96,8 @@ class PatchTSTConfig(Transformer):
     """A token is a patch of `patch` sessions; one begins every `stride`."""
 
     kind: Literal["patchtst"] = "patchtst"
-    patch: int = 16
-    stride: int = 8
+    patch: Count = 16
+    stride: Count = 8
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -116,7 +111,7 @@ class ITransformerConfig(Transformer):
 
     joint: ClassVar[bool] = True
     kind: Literal["itransformer"] = "itransformer"
-    windows_batch_size: int = 32
+    windows_batch_size: Count = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,8 +120,8 @@ class StemGNNConfig(Training):
 
     joint: ClassVar[bool] = True
     kind: Literal["stemgnn"] = "stemgnn"
-    multiplier: int = 1
-    windows_batch_size: int = 32
+    multiplier: Count = 1
+    windows_batch_size: Count = 32
 
 
 CONFIGS: Mapping[str, type[training.Config]] = {

@@ -2,14 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
+
+from pydantic import Field
 
 from mlprojects.blocks import features
 from registry import training
 from registry.errors import BadConfig
 from registry.forecast import names
 from registry.forecast.spec import ModelSpec
-from registry.training import Range, Space
+from registry.training import Count, Range, Rate, Share, Space
 
 Start = Literal["lin", "inv", "real"]  # of a layer's modes: blocks/s4d.py
 SETTLED = 64  # sessions in a state before its forecasts count, in training and in a history
@@ -23,34 +25,23 @@ class Config(training.Config):
     `patience` looks without a better one.
     """
 
-    context: int = 512
-    width: int = 16
-    states: int = 8
-    layers: int = 2
+    context: Annotated[int, Field(ge=SETTLED)] = 512
+    width: Count = 16
+    states: Count = 8
+    layers: Count = 2
     start: Start = "real"
-    dropout: float = 0.3
-    max_steps: int = 200
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.01
-    batch: int = 32
-    check_every: int = 20
-    patience: int = 10
+    dropout: Share = 0.3
+    max_steps: Count = 200
+    learning_rate: Rate = 2e-3
+    weight_decay: Share = 0.01
+    batch: Count = 32
+    check_every: Count = 20
+    patience: Count = 10
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("width", "states", "layers", "max_steps", "batch", "check_every", "patience"):
-            if getattr(self, name) < 1:
-                raise BadConfig(f"{name} is {getattr(self, name)}, expected 1 or more")
-        if self.context < SETTLED:
-            raise BadConfig(f"context is {self.context}, expected {SETTLED} or more sessions")
         if self.start not in get_args(Start):
             raise BadConfig(f"start is {self.start!r}, expected one of {list(get_args(Start))}")
-        if not 0 <= self.dropout < 1:
-            raise BadConfig(f"dropout is {self.dropout}, expected 0 or more and less than 1")
-        if not 0 < self.learning_rate < 1:
-            raise BadConfig(f"learning_rate is {self.learning_rate}, expected a number between 0 and 1")
-        if not 0 <= self.weight_decay < 1:
-            raise BadConfig(f"weight_decay is {self.weight_decay}, expected 0 or more and less than 1")
 
     @property
     def sessions(self) -> int:

@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
 
 from mlprojects.blocks import features
 from registry import training
 from registry.errors import BadConfig
 from registry.forecast import names
 from registry.forecast.spec import ModelSpec
-from registry.training import Range, Space
+from registry.training import Count, Range, Rate, Share, Space
 
 CONTEXT = 1000  # sessions looked at, for the slow averages of the state
 
@@ -20,35 +23,25 @@ class Config(training.Config):
     history must then have; the rest is training.
     """
 
-    context: int = 60
-    width: int = 16
-    inner: int = 8
-    heads: int = 4
-    dropout: float = 0.3
+    context: Annotated[int, Field(ge=1, le=features.WARMUP)] = 60
+    width: Count = 16
+    inner: Count = 8
+    heads: Count = 4
+    dropout: Share = 0.3
     covariates: tuple[str, ...] = ()
-    unknown_share: float = 0.1
-    max_steps: int = 400
-    learning_rate: float = 2e-3
-    batch: int = 256
-    check_every: int = 40
-    patience: int = 6
+    unknown_share: Share = 0.1
+    max_steps: Count = 400
+    learning_rate: Rate = 2e-3
+    batch: Count = 256
+    check_every: Count = 40
+    patience: Count = 6
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("context", "width", "inner", "heads", "max_steps", "batch", "check_every", "patience"):
-            if getattr(self, name) < 1:
-                raise BadConfig(f"{name} is {getattr(self, name)}, expected 1 or more")
-        if not 0 < self.learning_rate < 1:
-            raise BadConfig(f"learning_rate is {self.learning_rate}, expected a number between 0 and 1")
-        for name in ("dropout", "unknown_share"):
-            if not 0 <= getattr(self, name) < 1:
-                raise BadConfig(f"{name} is {getattr(self, name)}, expected 0 or more and less than 1")
         if self.width % 8 or self.width % self.heads:
             raise BadConfig(f"width is {self.width}, expected a multiple of 8 and of heads ({self.heads})")
         if self.inner % 4 or self.inner >= self.width:
             raise BadConfig(f"inner is {self.inner}, expected a multiple of 4 below width ({self.width})")
-        if self.context > features.WARMUP:
-            raise BadConfig(f"context is {self.context}, expected {features.WARMUP} sessions or fewer")
         if self.data != "panel":
             raise BadConfig(f"data is {self.data!r}, which has no sectors; tft is trained on the panel")
         if len(set(self.covariates)) < len(self.covariates) or not set(self.covariates) <= set(names.COUNTS):

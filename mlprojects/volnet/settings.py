@@ -1,15 +1,17 @@
 """Settings of linear, mlp and lightgbm, what a study searches of them, and what they need."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
 
 from mlprojects.blocks import features
 from registry import training
-from registry.errors import BadConfig
 from registry.forecast import names
 from registry.forecast.spec import ModelSpec
-from registry.training import Range, Space
+from registry.training import Count, Range, Rate, Share, Space
 
 CONTEXT = 1000  # sessions looked at: twelve quarters of seasons, and slow averages forget their seed
 
@@ -19,21 +21,14 @@ class LinearConfig(training.Config):
     """A network without hidden units. `batch` rows (all steps of each) a step of training."""
 
     kind: Literal["linear"]
-    steps: int = 600
-    learning_rate: float = 0.02
-    weight_decay: float = 0.0
-    batch: int = 800
-    check_every: int = 50
+    steps: Count = 600
+    learning_rate: Rate = 0.02
+    weight_decay: Share = 0.0
+    batch: Count = 800
+    check_every: Count = 50
     width: ClassVar[int] = 0
     seeds: ClassVar[int] = 1
     dropout: ClassVar[float] = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_counts(self, "steps", "batch", "check_every")
-        _check_share(self, "learning_rate", "dropout")
-        if not 0 <= self.weight_decay < 1:
-            raise BadConfig(f"weight_decay is {self.weight_decay}, expected 0 or more and less than 1")
 
     @property
     def max_steps(self) -> int:
@@ -46,16 +41,12 @@ class MlpConfig(LinearConfig):
     """`seeds` networks with one hidden layer of `width` units beside the linear part, averaged."""
 
     kind: Literal["mlp"]  # type: ignore[assignment]
-    learning_rate: float = 0.002
-    weight_decay: float = 0.05
-    batch: int = 400
-    width: int = 32  # type: ignore[misc]
-    seeds: int = 5  # type: ignore[misc]
-    dropout: float = 0.1  # type: ignore[misc]
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_counts(self, "width", "seeds")
+    learning_rate: Rate = 0.002
+    weight_decay: Share = 0.05
+    batch: Count = 400
+    width: Count = 32  # type: ignore[misc]
+    seeds: Count = 5  # type: ignore[misc]
+    dropout: Share = 0.1  # type: ignore[misc]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,22 +54,13 @@ class TreesConfig(training.Config):
     """LightGBM's own terms; `patience` rounds without a better choice loss end it."""
 
     kind: Literal["lightgbm"]
-    rounds: int = 400
-    learning_rate: float = 0.03
-    leaves: int = 15
-    least_rows: int = 2000
-    share: float = 0.5  # of features a tree, and of rows a round
-    penalty: float = 10.0
-    patience: int = 50
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_counts(self, "rounds", "least_rows", "patience")
-        _check_share(self, "learning_rate", "share")
-        if self.leaves < 2:
-            raise BadConfig(f"leaves is {self.leaves}, expected 2 or more")
-        if not 0 <= self.penalty < float("inf"):
-            raise BadConfig(f"penalty is {self.penalty}, expected 0 or more")
+    rounds: Count = 400
+    learning_rate: Rate = 0.03
+    leaves: Annotated[int, Field(ge=2)] = 15
+    least_rows: Count = 2000
+    share: Annotated[float, Field(gt=0, le=1)] = 0.5  # of features a tree, and of rows a round
+    penalty: Annotated[float, Field(ge=0, lt=math.inf)] = 10.0
+    patience: Count = 50
 
     @property
     def max_steps(self) -> int:
@@ -120,16 +102,3 @@ def spec(name: str, config: training.Config) -> ModelSpec:
         levels=config.levels,
         columns=(*names.HISTORY, *names.MARKET),
     )
-
-
-def _check_counts(config: training.Config, *settings: str) -> None:
-    for name in settings:
-        if getattr(config, name) < 1:
-            raise BadConfig(f"{name} is {getattr(config, name)}, expected 1 or more")
-
-
-def _check_share(config: training.Config, *settings: str) -> None:
-    for name in settings:
-        value = getattr(config, name)
-        if not 0 <= value <= 1 or value == (1 if name == "dropout" else 0):
-            raise BadConfig(f"{name} is {value}, expected a number between 0 and 1")

@@ -352,7 +352,7 @@ def test_har_is_not_fitted_on_series_that_are_too_short(tmp_path: Path):
 
 
 def test_a_warm_up_shorter_than_that_of_the_average_is_refused():
-    with pytest.raises(BadConfig, match="warmup is 59, expected 60 or more sessions"):
+    with pytest.raises(BadConfig, match="warmup is 59, expected 60 or more"):
         family_settings.Config(kind="har", warmup=59)
 
 

@@ -21,7 +21,7 @@ from registry.forecast import bars, calendars, names, rendering
 from registry.forecast.forecast import Forecast, check_forecast, interpolated, quantile_mean
 from registry.forecast.history import History, check_history
 from registry.forecast.spec import ModelSpec, Option
-from registry.training import Config
+from registry.training import Config, Count, Rate, Share
 
 NAMES = ("ALFA", "BRAVO", "CHARLIE")
 SESSIONS = 6
@@ -465,6 +465,36 @@ def test_a_bad_config_is_refused_by_code(settings: dict[str, Any], code: str):
 )
 def test_a_config_at_the_bounds_passes(settings: dict[str, Any]):
     assert Config(**settings).choose_until == "2019-12-31"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bounded(Config):
+    units: Count = 1
+    dropout: Share = 0.0
+    rate: Rate = 0.5
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"units": 0}, "units is 0, expected 1 or more"),
+        ({"dropout": 1.0}, "dropout is 1.0, expected 0 or more and less than 1"),
+        ({"dropout": -0.1}, "dropout is -0.1, expected 0 or more and less than 1"),
+        ({"dropout": np.nan}, "dropout is nan, expected 0 or more and less than 1"),
+        ({"rate": 0.0}, "rate is 0.0, expected more than 0 and less than 1"),
+        ({"rate": 1.0}, "rate is 1.0, expected more than 0 and less than 1"),
+        ({"report_every": 0}, "report_every is 0, expected 1 or more"),
+    ],
+)
+def test_a_setting_outside_the_bounds_of_its_type_is_refused(settings: dict[str, Any], message: str):
+    with pytest.raises(BadConfig) as caught:
+        Bounded(**settings)
+    assert caught.value.message == message
+
+
+def test_settings_at_their_bounds_pass():
+    Bounded(units=1, dropout=0.0, rate=1e-9)
+    Bounded(units=10**9, dropout=0.999999, rate=0.999999)
 
 
 def test_a_spec_survives_json():

@@ -568,7 +568,7 @@ def test_a_panel_that_cannot_be_fitted_is_refused(
         ({"heads": 3}, "width is 16, expected a multiple of 8 and of heads .3."),
         ({"inner": 16}, "inner is 16, expected a multiple of 4 below width"),
         ({"inner": 6}, "inner is 6"),
-        ({"context": 400}, "context is 400, expected 314 sessions or fewer"),
+        ({"context": 400}, "context is 400, expected 1 or more and 314 or less"),
         ({"data": "bars"}, "no sectors"),
         ({"covariates": ("weather",)}, "news_count"),
         ({"covariates": ("news_count", "news_count")}, "each once"),
