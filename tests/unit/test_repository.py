@@ -1,6 +1,8 @@
 """What holds for the repository as a whole: pins, entry points, names, no pickle."""
 
+import ast
 import importlib
+import importlib.util
 import re
 import subprocess
 from pathlib import Path
@@ -68,6 +70,18 @@ def test_mlprojects_is_a_namespace_and_families_have_a_card_and_a_config() -> No
         folder = CHECKOUT / "mlprojects" / family
         assert "Limits" in (folder / "README.md").read_text()
         assert "Licence" in (folder / "README.md").read_text()
+
+
+def test_benchmarks_and_opt_in_tests_import_what_there_is() -> None:
+    """`make test` does not run them: a renamed module would go unseen."""
+    for path in tracked("tests/bench/*.py", "tests/weights/*.py", "tests/reference/*.py", "tests/processors.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            module = node.module if isinstance(node, ast.ImportFrom) and node.module else ""
+            if module.partition(".")[0] not in ("registry", "mlprojects", "serving", "jobs"):
+                continue
+            names = vars(importlib.import_module(module))
+            for alias in node.names:
+                assert alias.name in names or importlib.util.find_spec(f"{module}.{alias.name}"), (path, alias.name)
 
 
 def test_no_source_of_ours_imports_pickle_or_loads_with_it() -> None:

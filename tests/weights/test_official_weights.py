@@ -16,10 +16,10 @@ import pytest
 
 from mlprojects.kronos import model
 from mlprojects.kronos.folders import load_predictor, load_tokenizer
+from mlprojects.kronos.official import PINNED
 from mlprojects.kronos.sampler import Draw, Sampler
 from registry.forecast import names
-from registry.hub import PINNED
-from registry.versions.artifacts import sha256
+from registry.versions.manifest import sha256
 
 GREEDY = Draw(temperature=0.0)  # upstream asks for it by top_k=1
 COMMITS = {
