@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import importlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from registry import training
 from registry.errors import BadConfig, BadParameter, NotFound
 from registry.forecast import names
 from registry.forecast.forecast import Forecaster
+from registry.forecast.model_folder import family_module
 from registry.forecast.spec import ModelSpec
 from registry.settings import CHECKOUT
 from registry.training import Family, Space, Trained, TrainRun
@@ -61,7 +61,7 @@ class Folder:
         return forecaster
 
     def _module(self, part: str) -> Any:
-        return importlib.import_module(f"mlprojects.{self.name}.{part}")
+        return family_module(self.name, part)
 
 
 @dataclass(frozen=True)

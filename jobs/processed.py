@@ -31,7 +31,7 @@ _KEY = b"kronos"  # of the parquet schema's metadata; holds JSON
 
 @dataclass(frozen=True)
 class Data:
-    """What models are trained and scored on, of contract.Config.data's name."""
+    """What models are trained and scored on, of the name in training.Config.data."""
 
     name: DataName
     history: pd.DataFrame

@@ -387,7 +387,7 @@ def test_artifact_holds_nothing_of_training(case: Case) -> None:
     files = manifest.read(case.root)["files"]
     code = {name.removeprefix("code/") for name in files if name.startswith("code/")}
     assert "registry/training.py" not in code
-    training = ("train", "ensemble_train", "settings", "windows", "loop", "panel", "fitting", "samples", "learning",
+    training = ("train", "settings", "windows", "loop", "panel", "samples", "learning",
                 "estimate", "adjacency", "picture", "importance", "interpretation", "timescales")  # fmt: skip
     assert not {name for name in code if Path(name).stem in training}
 
