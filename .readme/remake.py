@@ -18,8 +18,14 @@ from registry.codes import REQUEST, rows
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
 DEMO, KRONOS, MODELS = HERE / "demo.json", HERE / "kronos.json", HERE / "models.json"
-PERIODS = ("2019-12-31", "2014-12-31")  # what the two periods of the models' table were trained until
-PICTURES = {"nbeats": ("figures/fan_chart.png", "fan_chart.png"), "kronos": ("figures/paths.png", "kronos_paths.png")}
+PERIODS = (
+    "2019-12-31",
+    "2014-12-31",
+)  # what the two periods of the models' table were trained until
+PICTURES = {
+    "nbeats": ("figures/fan_chart.png", "fan_chart.png"),
+    "kronos": ("figures/paths.png", "kronos_paths.png"),
+}
 
 
 def _p(p: float) -> str:
@@ -32,30 +38,57 @@ def p_value(row: dict[str, Any]) -> str:
 
 
 def table(models: dict[str, Any]) -> str:
-    lines = ["| model | CRPS | coverage 90 | skill vs fhs | p | version | stage |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| model | CRPS | coverage 90 | skill vs fhs | p | version | stage |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for name, row in models.items():
         shown = "-" if name == "fhs" else p_value(row)
         skill = "0" if name == "fhs" else f"{100 * row['skill_vs_fhs']:+.2f} %"
-        cells = (name, f"{row['crps']:.6f}", f"{row['coverage_90']:.3f}", skill, shown, row["version"], row["stage"])
+        cells = (
+            name,
+            f"{row['crps']:.6f}",
+            f"{row['coverage_90']:.3f}",
+            skill,
+            shown,
+            row["version"],
+            row["stage"],
+        )
         lines.append(f"| {' | '.join(str(cell) for cell in cells)} |")
     return "\n".join(lines)
 
 
 def reply(forecast: list[dict[str, Any]]) -> str:
-    row = {key: round(value, 6) if isinstance(value, float) else value for key, value in forecast[0].items()}
-    return "```json\n" + json.dumps(row).replace(', "q0.2"', ',\n "q0.2"').replace(', "q0.7"', ',\n "q0.7"') + "\n```"
+    row = {
+        key: round(value, 6) if isinstance(value, float) else value
+        for key, value in forecast[0].items()
+    }
+    return (
+        "```json\n"
+        + json.dumps(row).replace(', "q0.2"', ',\n "q0.2"').replace(', "q0.7"', ',\n "q0.7"')
+        + "\n```"
+    )
 
 
 def kronos_table(evaluations: list[dict[str, Any]]) -> str:
     """Every model of all evaluations once, best CRPS first."""
-    rows = {name.split("/")[0]: row for evaluation in evaluations for name, row in evaluation["compared"].items()}
+    rows = {
+        name.split("/")[0]: row
+        for evaluation in evaluations
+        for name, row in evaluation["compared"].items()
+    }
     heads = ("model", "CRPS", "coverage 50", "coverage 90", "direction", "rank IC", "skill vs fhs", "p",
              "skill vs random walk")  # fmt: skip
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for name, row in sorted(rows.items(), key=lambda item: item[1]["crps"]):
         p = "-" if name == "fhs" else p_value(row)
-        shares = (f"{row[key]:.3f}" for key in ("coverage_50", "coverage_90", "direction", "rank_ic"))
-        skills = [f"{100 * row[key]:+.2f} %" if row[key] else "0" for key in ("skill_vs_fhs", "skill_vs_naive")]
+        shares = (
+            f"{row[key]:.3f}" for key in ("coverage_50", "coverage_90", "direction", "rank_ic")
+        )
+        skills = [
+            f"{100 * row[key]:+.2f} %" if row[key] else "0"
+            for key in ("skill_vs_fhs", "skill_vs_naive")
+        ]
         crps = f"{row['crps']:.6f}"
         lines.append(f"| {' | '.join([name, crps, *shares, skills[0], p, skills[1]])} |")
     return "\n".join(lines)
@@ -71,12 +104,17 @@ def _shown(name: str, p: float) -> str:
 
 def models_table(trainings: list[dict[str, Any]]) -> str:
     """Every model once, best CRPS of the first period first, with its skill in the second period."""
-    first, second = ({row["model"]: row for row in trainings if row["trained_until"] == until} for until in PERIODS)
+    first, second = (
+        {row["model"]: row for row in trainings if row["trained_until"] == until}
+        for until in PERIODS
+    )
     heads = ("model", "CRPS", "cover 50", "80", "90", "skill vs fhs", "p HLN", "p Bartlett", "2015-18", "p", "fit s",
              "parameters")  # fmt: skip
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for name, row in sorted(first.items(), key=lambda item: item[1]["crps"]):
-        shares = (f"{row[key]:.3f}".lstrip("0") for key in ("coverage_50", "coverage_80", "coverage_90"))
+        shares = (
+            f"{row[key]:.3f}".lstrip("0") for key in ("coverage_50", "coverage_80", "coverage_90")
+        )
         ps = [_shown(name, row[key]) for key in ("dm_p_hln", "dm_p_bartlett")]
         before = second[name]
         cells = [name, f"{row['crps']:.6f}", *shares, _skill(name, row), *ps, _skill(name, before),

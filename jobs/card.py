@@ -9,15 +9,26 @@ _SHOWN = ("crps", "coverage_50", "coverage_80", "coverage_90", "winkler_90", "ma
 
 
 def model_card(
-    family_card: str, name: str, spec: ModelSpec, tags: Mapping[str, str], metrics: Mapping[str, float]
+    family_card: str,
+    name: str,
+    spec: ModelSpec,
+    tags: Mapping[str, str],
+    metrics: Mapping[str, float],
 ) -> str:
     """Markdown; the UI shows its first line in lists. The numbers are those of the report period, of raw forecasts."""
     facts = {
         "needs": f"{spec.min_context} sessions a series, columns {', '.join(spec.columns)}",
         "answers": f"1..{spec.max_horizon} sessions, levels {tags['levels']}",
         **({"universe of the model": ", ".join(spec.universe)} if spec.universe else {}),
-        **({"synthetic": f"{tags['synthetic']}: these columns were made up"} if "synthetic" in tags else {}),
-        **{key: tags[key] for key in ("trained_until", "universe", "data_digest", "git_commit", "licence")},
+        **(
+            {"synthetic": f"{tags['synthetic']}: these columns were made up"}
+            if "synthetic" in tags
+            else {}
+        ),
+        **{
+            key: tags[key]
+            for key in ("trained_until", "universe", "data_digest", "git_commit", "licence")
+        },
     }
     rows = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
     scores = "\n".join(f"| {key} | {metrics[key]:.6g} |" for key in _SHOWN if key in metrics)

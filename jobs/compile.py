@@ -29,7 +29,9 @@ def silent(what: str, done: int, total: int) -> None:
     """Progress for nobody."""
 
 
-def compile_builtin(settings: Settings, *, force: bool = False, progress: Progress = silent) -> dict[str, Any]:
+def compile_builtin(
+    settings: Settings, *, force: bool = False, progress: Progress = silent
+) -> dict[str, Any]:
     """Write the processed files and the QA summary, and return that summary with `skipped` added.
 
     Skips when all files exist and stem from the same prices, packages and COMPILE_VERSION, unless `force`.
@@ -58,7 +60,9 @@ def identify(prices: Frames) -> dict[str, Any]:
     return {
         "compile_version": COMPILE_VERSION,
         "digests": {
-            "panel": data_digest(_recent(prices[STOCKS]), _recent(prices[STOCK_INDEX]), products.sector_map()),
+            "panel": data_digest(
+                _recent(prices[STOCKS]), _recent(prices[STOCK_INDEX]), products.sector_map()
+            ),
             "bars": data_digest(prices[STOCK_BARS], prices[INDEX_BARS], products.split_table()),
         },
         "packages": sources.package_versions(),
@@ -94,12 +98,22 @@ def summarise(prices: Frames, frames: Frames) -> dict[str, Any]:
     made = {
         STOCKS: frames[PANEL],
         STOCK_INDEX: products.log_returns(_recent(prices[STOCK_INDEX])),
-        **{name: bars[bars[names.UNIQUE_ID].isin(prices[name][names.UNIQUE_ID])] for name in (STOCK_BARS, INDEX_BARS)},
+        **{
+            name: bars[bars[names.UNIQUE_ID].isin(prices[name][names.UNIQUE_ID])]
+            for name in (STOCK_BARS, INDEX_BARS)
+        },
     }
     return {
         "calendar": schemas.CALENDAR,
-        "universe": {"name": universe.name, "digest": universe.digest, "symbols": list(universe.symbols)},
-        "sources": {name: describe_source(prices[name], product, schemas.CALENDAR) for name, product in made.items()},
+        "universe": {
+            "name": universe.name,
+            "digest": universe.digest,
+            "symbols": list(universe.symbols),
+        },
+        "sources": {
+            name: describe_source(prices[name], product, schemas.CALENDAR)
+            for name, product in made.items()
+        },
         "synthetic": {AUX: list(names.COUNTS)},
         "files": {file: len(frame) for file, frame in frames.items()},
     }
@@ -108,10 +122,14 @@ def summarise(prices: Frames, frames: Frames) -> dict[str, Any]:
 def write(settings: Settings, frames: Frames, summary: dict[str, Any]) -> None:
     """Replace the processed files and the summary, all or none; sweep what killed compiles left behind."""
     writers: dict[Path, Callable[[Path], None]] = {
-        settings.processed_dir / file: partial(processed.write_parquet, frame=frame, metadata=_metadata(file, summary))
+        settings.processed_dir / file: partial(
+            processed.write_parquet, frame=frame, metadata=_metadata(file, summary)
+        )
         for file, frame in frames.items()
     }
-    writers[_summary_path(settings)] = partial(_write_json, content=summary)  # last: it vouches for the others
+    writers[_summary_path(settings)] = partial(
+        _write_json, content=summary
+    )  # last: it vouches for the others
     for directory in {path.parent for path in writers}:
         sweep(directory)
     write_together(writers)

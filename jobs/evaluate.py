@@ -134,7 +134,9 @@ def _record(settings: Settings, one: LoadedVersion, scored: Report, leak: str) -
         return run.run_id
 
 
-def _config(version: Version, specs: Sequence[ModelSpec], overrides: Mapping[str, Any]) -> training.Config:
+def _config(
+    version: Version, specs: Sequence[ModelSpec], overrides: Mapping[str, Any]
+) -> training.Config:
     """Settings of an evaluation that all versions can answer.
 
     The data are those that the first version was trained on or, unknown, can read; the levels are

@@ -25,7 +25,9 @@ from registry.settings import CHECKOUT
 LOCAL, RAY = "local", "ray"
 THREADS = "OMP_NUM_THREADS"  # read by torch, BLAS and LightGBM when they are loaded
 
-_Event = tuple[Any, ...]  # ("report", step, losses), ("done", outcome) or ("failed", code, message, status)
+_Event = tuple[
+    Any, ...
+]  # ("report", step, losses), ("done", outcome) or ("failed", code, message, status)
 
 
 class Executor(Protocol):
@@ -211,14 +213,18 @@ class _OnRay:
         self.workers = jobs
         self._ray: Any = ray
         shared = ray.put(setup)
-        self._actors: list[Any] = [ray.remote(_Actor).options(num_cpus=1).remote(shared) for _ in range(jobs)]
+        self._actors: list[Any] = [
+            ray.remote(_Actor).options(num_cpus=1).remote(shared) for _ in range(jobs)
+        ]
 
     def run(self, worker: int, settings: Mapping[str, Any], listen: Listen) -> Outcome:
         actor, ray = self._actors[worker], self._ray
         try:
             ray.get(actor.begin.remote(dict(settings)))
             return _follow(
-                lambda: ray.get(actor.event.remote()), lambda stop: ray.get(actor.answer.remote(stop)), listen
+                lambda: ray.get(actor.event.remote()),
+                lambda stop: ray.get(actor.answer.remote(stop)),
+                listen,
             )
         except ray.exceptions.RayError as error:
             raise KronosError(f"a worker on Ray ended: {error}"[:500], code="WORKER") from error
@@ -271,7 +277,9 @@ def _cluster(jobs: int) -> Iterator[None]:
     try:
         cpus = int(ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
         if jobs > cpus:
-            raise BadParameter(f"jobs is {jobs}, the Ray cluster has {cpus} CPUs; ask for no more than that")
+            raise BadParameter(
+                f"jobs is {jobs}, the Ray cluster has {cpus} CPUs; ask for no more than that"
+            )
         yield
     finally:
         ray.shutdown()

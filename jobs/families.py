@@ -49,8 +49,12 @@ class Folder:
         spec: ModelSpec = self._module("settings").spec(name, config)
         return spec
 
-    def train(self, history: pd.DataFrame, config: Any, *, name: str, seed: int, run: TrainRun) -> Trained:
-        trained: Trained = self._module("train").train(history, config, name=name, seed=seed, run=run)
+    def train(
+        self, history: pd.DataFrame, config: Any, *, name: str, seed: int, run: TrainRun
+    ) -> Trained:
+        trained: Trained = self._module("train").train(
+            history, config, name=name, seed=seed, run=run
+        )
         return trained
 
     def save(self, forecaster: Any, directory: Path) -> None:
@@ -117,7 +121,11 @@ def find(model: str) -> Model:
 
 
 def load_config(
-    model: Model, overrides: Mapping[str, Any], *, tiny: bool = False, defaults: Mapping[str, Any] | None = None
+    model: Model,
+    overrides: Mapping[str, Any],
+    *,
+    tiny: bool = False,
+    defaults: Mapping[str, Any] | None = None,
 ) -> training.Config:
     """The model's Config: its file, its `tiny` section if asked for, then `overrides` (text is read as YAML).
 
@@ -134,7 +142,8 @@ def load_config(
     unknown = sorted(set(values) - set(types))
     if unknown:
         raise BadParameter(
-            f"{model.name} has no setting {', '.join(unknown)}; it has {', '.join(types)}", code="UNKNOWN_PARAM"
+            f"{model.name} has no setting {', '.join(unknown)}; it has {', '.join(types)}",
+            code="UNKNOWN_PARAM",
         )
     for key, value in values.items():
         if isinstance(value, bool) and types[key] is not bool:  # pydantic would read true as 1
@@ -169,7 +178,13 @@ def families_of(spec: ModelSpec) -> tuple[Family, ...]:
 
 
 def fit_member(
-    name: str, history: pd.DataFrame, config: training.Config, seed: int, *, tiny: bool, run: TrainRun
+    name: str,
+    history: pd.DataFrame,
+    config: training.Config,
+    seed: int,
+    *,
+    tiny: bool,
+    run: TrainRun,
 ) -> Trained:
     """Another model, fitted on this history with the settings that `config` shares with it."""
     family, settings = find(name).family, member_config(name, config, tiny=tiny)
@@ -178,7 +193,9 @@ def fit_member(
 
 def member_config(name: str, config: training.Config, *, tiny: bool) -> training.Config:
     """The settings of another model, those that every family shares as `config` has them."""
-    shared = {field.name: getattr(config, field.name) for field in dataclasses.fields(training.Config)}
+    shared = {
+        field.name: getattr(config, field.name) for field in dataclasses.fields(training.Config)
+    }
     return load_config(find(name), shared, tiny=tiny)
 
 
@@ -193,10 +210,18 @@ def members(config: training.Config) -> dict[str, training.Config]:
         model = find(member.split("/")[1])
         full_name = f"{model.family.name}/{model.name}"
         if member != full_name:
-            raise BadConfig(f"member {member!r} is of family {model.family.name}; name it {full_name}")
+            raise BadConfig(
+                f"member {member!r} is of family {model.family.name}; name it {full_name}"
+            )
         settings = member_config(model.name, config, tiny=getattr(config, "tiny_members", False))
         spec = model.spec(settings)
-        if spec.joint or spec.universe or spec.options or spec.optional or hasattr(settings, "members"):
+        if (
+            spec.joint
+            or spec.universe
+            or spec.options
+            or spec.optional
+            or hasattr(settings, "members")
+        ):
             raise BadConfig(
                 f"member {member!r} is joint, an ensemble itself, or takes options or optional columns; an average "
                 "takes models that forecast each series by itself"
@@ -205,7 +230,9 @@ def members(config: training.Config) -> dict[str, training.Config]:
     return configs
 
 
-def fit(model: Model, config: training.Config, history: pd.DataFrame, *, seed: int, run: TrainRun) -> Trained:
+def fit(
+    model: Model, config: training.Config, history: pd.DataFrame, *, seed: int, run: TrainRun
+) -> Trained:
     """Hand the family the sessions that it may see, and nothing later."""
     known = history[history[names.DS] <= pd.Timestamp(config.choose_until)].reset_index(drop=True)
     return model.family.train(known, config, name=model.name, seed=seed, run=run)
@@ -215,5 +242,7 @@ def recipe(name: str, config: training.Config, seed: int, **inputs: str) -> str:
     """sha256 of everything that decides what training gives: same recipe, same weights on one machine."""
     content = {"model": name, "config": dataclasses.asdict(config), "seed": seed, **inputs}
     if configs := members(config):
-        content["members"] = {name: dataclasses.asdict(settings) for name, settings in configs.items()}
+        content["members"] = {
+            name: dataclasses.asdict(settings) for name, settings in configs.items()
+        }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -35,29 +35,57 @@ def fan_chart(forecasts: pd.DataFrame, model: str, series: str) -> Figure:
         outside = (frame[names.Y] < frame[names.quantile_column(levels[0])]) | (
             frame[names.Y] > frame[names.quantile_column(levels[-1])]
         )
-        axis.scatter(x[~outside], 100 * frame.loc[~outside, names.Y], s=9, color=INK, zorder=3, label="realised")
-        axis.scatter(x[outside], 100 * frame.loc[outside, names.Y], s=16, color=RED, zorder=3, label="outside the band")
+        axis.scatter(
+            x[~outside],
+            100 * frame.loc[~outside, names.Y],
+            s=9,
+            color=INK,
+            zorder=3,
+            label="realised",
+        )
+        axis.scatter(
+            x[outside],
+            100 * frame.loc[outside, names.Y],
+            s=16,
+            color=RED,
+            zorder=3,
+            label="outside the band",
+        )
         axis.axhline(0, color=GREY, linewidth=0.6)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("log return of the session, %")
     axes[0].set_title(f"{model}, {series}: one session ahead", loc="left", fontsize=10)
     axes[0].tick_params(axis="x", rotation=30)
     axes[0].legend(frameon=False, fontsize=8, loc="upper left", ncols=2)
-    axes[1].set_title(f"next sessions after {last[ORIGIN].iloc[0]:%Y-%m-%d}", loc="left", fontsize=10)
+    axes[1].set_title(
+        f"next sessions after {last[ORIGIN].iloc[0]:%Y-%m-%d}", loc="left", fontsize=10
+    )
     axes[1].set_xlabel("step")
     axes[1].set_xticks(last[names.STEP].to_numpy())
     return figure
 
 
-def _bands(axis: matplotlib.axes.Axes, x: pd.Series, frame: pd.DataFrame, levels: tuple[float, ...]) -> None:
+def _bands(
+    axis: matplotlib.axes.Axes, x: pd.Series, frame: pd.DataFrame, levels: tuple[float, ...]
+) -> None:
     """Nested bands between symmetric levels, the outermost lightest; the median as a line."""
     half = len(levels) // 2
     for i in range(half):
-        low, high = (100 * frame[names.quantile_column(levels[j])] for j in (i, len(levels) - 1 - i))
+        low, high = (
+            100 * frame[names.quantile_column(levels[j])] for j in (i, len(levels) - 1 - i)
+        )
         label = f"{levels[i]:g} to {levels[-1 - i]:g}" if i == 0 else None
-        axis.fill_between(x, low, high, color=BLUE, alpha=0.12 + 0.08 * i / max(half, 1), linewidth=0, label=label)
+        axis.fill_between(
+            x, low, high, color=BLUE, alpha=0.12 + 0.08 * i / max(half, 1), linewidth=0, label=label
+        )
     if len(levels) % 2:
-        axis.plot(x, 100 * frame[names.quantile_column(levels[half])], color=BLUE, linewidth=1, label="median")
+        axis.plot(
+            x,
+            100 * frame[names.quantile_column(levels[half])],
+            color=BLUE,
+            linewidth=1,
+            label="median",
+        )
 
 
 def path_chart(forecast: Forecast, closes: "pd.Series[float]", model: str, series: str) -> Figure:
@@ -80,14 +108,29 @@ def path_chart(forecast: Forecast, closes: "pd.Series[float]", model: str, serie
     axis.plot(steps, paths.T, color=BLUE, alpha=0.15, linewidth=0.6)
     for low, high, alpha in ((0.05, 0.95, 0.15), (0.25, 0.75, 0.35)):
         edges = np.quantile(paths, (low, high), axis=0)
-        axis.fill_between(steps, *edges, color=BLUE, alpha=alpha, linewidth=0, label=f"{low:g} to {high:g}")
-    axis.plot(steps, np.median(paths, axis=0), color=BLUE, linewidth=1.4, label=f"median of {len(paths)} paths")
+        axis.fill_between(
+            steps, *edges, color=BLUE, alpha=alpha, linewidth=0, label=f"{low:g} to {high:g}"
+        )
+    axis.plot(
+        steps,
+        np.median(paths, axis=0),
+        color=BLUE,
+        linewidth=1.4,
+        label=f"median of {len(paths)} paths",
+    )
     axis.plot(np.arange(1 - len(known), 1), known, color=INK, linewidth=1.2, label="known")
     axis.plot(
-        np.arange(len(after) + 1), [known.iloc[-1], *after], "o-", color=RED, markersize=4, label="what came true"
+        np.arange(len(after) + 1),
+        [known.iloc[-1], *after],
+        "o-",
+        color=RED,
+        markersize=4,
+        label="what came true",
     )
     axis.axvline(0, color=GREY, linewidth=0.6)
-    axis.set_title(f"{model}, {series}: sampled closes after {cutoff:%Y-%m-%d}", loc="left", fontsize=10)
+    axis.set_title(
+        f"{model}, {series}: sampled closes after {cutoff:%Y-%m-%d}", loc="left", fontsize=10
+    )
     axis.set_xlabel("sessions from the last known one")
     axis.set_ylabel("close, adjusted")
     axis.spines[["top", "right"]].set_visible(False)
@@ -103,7 +146,12 @@ def reliability_diagram(forecasts: Mapping[str, pd.DataFrame]) -> Figure:
     for (name, frame), colour in zip(forecasts.items(), cycle((BLUE, INK, RED)), strict=False):
         table = reliability(frame)
         axis.plot(
-            table["level"], 100 * (table["observed"] - table["level"]), "o-", color=colour, markersize=4, label=name
+            table["level"],
+            100 * (table["observed"] - table["level"]),
+            "o-",
+            color=colour,
+            markersize=4,
+            label=name,
         )
     reach = max(3.0, float(np.ceil(np.abs(axis.get_ylim()).max())))
     axis.set_ylim(-reach, reach)

@@ -32,10 +32,14 @@ def sp500_universe(symbols: Sequence[str]) -> Universe:
     return Universe(f"sp500-{len(set(symbols))}", tuple(sorted(set(symbols))))
 
 
-US_INDICES = Universe("us-index-2", ("NASDAQ", "SP500"))  # the only series that all sessions of the bars share
+US_INDICES = Universe(
+    "us-index-2", ("NASDAQ", "SP500")
+)  # the only series that all sessions of the bars share
 
 
-def market_daily(panel: pd.DataFrame, index_returns: pd.DataFrame, universe: Universe) -> pd.DataFrame:
+def market_daily(
+    panel: pd.DataFrame, index_returns: pd.DataFrame, universe: Universe
+) -> pd.DataFrame:
     """ds, market_abs_return (mean |y| over the whole universe), index_return, universe (its name).
 
     BadHistory when a session lacks a symbol or the index: the mean of another set would be another quantity.
@@ -53,7 +57,9 @@ def market_daily(panel: pd.DataFrame, index_returns: pd.DataFrame, universe: Uni
         )
     columns = {names.MARKET_ABS_RETURN: returns.abs().mean(axis=1), names.INDEX_RETURN: index}
     return (
-        pd.DataFrame(columns).assign(universe=pd.Series(universe.name, index=returns.index, dtype="str")).reset_index()
+        pd.DataFrame(columns)
+        .assign(universe=pd.Series(universe.name, index=returns.index, dtype="str"))
+        .reset_index()
     )
 
 
@@ -67,4 +73,6 @@ def with_market(history: pd.DataFrame, market: pd.DataFrame) -> pd.DataFrame:
             f"{day:%Y-%m-%d}; every series needs the market columns",
             code="BAD_SOURCE",
         )
-    return history.merge(market.drop(columns="universe"), on=names.DS, how="left", validate="many_to_one")
+    return history.merge(
+        market.drop(columns="universe"), on=names.DS, how="left", validate="many_to_one"
+    )

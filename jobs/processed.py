@@ -45,7 +45,9 @@ def load(settings: Settings, name: DataName) -> Data:
     if name == "bars":
         return Data(name, load_bars(settings), data_digest(settings, BARS), US_INDICES)
     made_up = tuple(stored_metadata(settings.processed_dir / AUX)["synthetic"])
-    return Data(name, load_panel(settings), data_digest(settings, PANEL), load_universe(settings), made_up)
+    return Data(
+        name, load_panel(settings), data_digest(settings, PANEL), load_universe(settings), made_up
+    )
 
 
 def load_panel(settings: Settings) -> pd.DataFrame:
@@ -59,7 +61,9 @@ def load_panel(settings: Settings) -> pd.DataFrame:
             raise Corrupt(
                 f"{PANEL} and {file} in {settings.processed_dir} were compiled from different data; run `{COMMAND}`"
             )
-    return with_market(panel, market).merge(aux, on=[names.UNIQUE_ID, names.DS], how="left", validate="one_to_one")
+    return with_market(panel, market).merge(
+        aux, on=[names.UNIQUE_ID, names.DS], how="left", validate="one_to_one"
+    )
 
 
 def load_bars(settings: Settings) -> pd.DataFrame:
@@ -70,7 +74,9 @@ def load_bars(settings: Settings) -> pd.DataFrame:
     """
     bars = _read(settings, BARS)
     indices = bars[bars[names.UNIQUE_ID].isin(US_INDICES.symbols)]
-    return with_market(bars, market_daily(indices, bars[bars[names.UNIQUE_ID] == INDEX], US_INDICES))
+    return with_market(
+        bars, market_daily(indices, bars[bars[names.UNIQUE_ID] == INDEX], US_INDICES)
+    )
 
 
 def data_digest(settings: Settings, file: str = PANEL) -> str:
@@ -93,7 +99,9 @@ def stored_metadata(path: Path) -> dict[str, Any]:
     except (pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
         raise Corrupt(f"{path} is not a file that `{COMMAND}` wrote; run it again") from error
     if found != COMPILE_VERSION:
-        raise Corrupt(f"{path} is of compile version {found}, this code reads {COMPILE_VERSION}; run `{COMMAND}`")
+        raise Corrupt(
+            f"{path} is of compile version {found}, this code reads {COMPILE_VERSION}; run `{COMMAND}`"
+        )
     return metadata
 
 

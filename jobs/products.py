@@ -10,7 +10,9 @@ from registry.forecast import names
 def log_returns(prices: pd.DataFrame) -> pd.DataFrame:
     """unique_id, ds, y = log(close_t / close_t-1) of sorted prices; the first price of a series has no return."""
     before = prices.groupby(names.UNIQUE_ID)["close"].shift()
-    returns = prices[[names.UNIQUE_ID, names.DS]].assign(**{names.Y: np.log(prices["close"] / before)})
+    returns = prices[[names.UNIQUE_ID, names.DS]].assign(
+        **{names.Y: np.log(prices["close"] / before)}
+    )
     return returns[before.notna()].reset_index(drop=True)
 
 
@@ -43,7 +45,8 @@ def together(*frames: pd.DataFrame) -> pd.DataFrame:
 def sector_map() -> pd.DataFrame:
     """unique_id, sector of the panel's stocks."""
     return pd.DataFrame(
-        {names.UNIQUE_ID: list(sources.SECTORS), names.SECTOR: list(sources.SECTORS.values())}, dtype="str"
+        {names.UNIQUE_ID: list(sources.SECTORS), names.SECTOR: list(sources.SECTORS.values())},
+        dtype="str",
     )
 
 
@@ -65,5 +68,7 @@ def _later_splits(raw: pd.DataFrame) -> "pd.Series[float]":
     """Shares on the series' last session for one share on each row's session."""
     shares = pd.Series(1.0, index=raw.index)
     for (name, day), ratio in sources.SPLITS.items():
-        shares = shares.where((raw[names.UNIQUE_ID] != name) | (raw[names.DS] >= day), shares * ratio)
+        shares = shares.where(
+            (raw[names.UNIQUE_ID] != name) | (raw[names.DS] >= day), shares * ratio
+        )
     return shares

@@ -24,7 +24,11 @@ def describe_source(source: pd.DataFrame, product: pd.DataFrame, calendar: str) 
             "first price of a series: no return": len(series),
         },
         "series": {
-            str(name): {"first": f"{ds.min():%Y-%m-%d}", "last": f"{ds.max():%Y-%m-%d}", "sessions": len(ds)}
+            str(name): {
+                "first": f"{ds.min():%Y-%m-%d}",
+                "last": f"{ds.max():%Y-%m-%d}",
+                "sessions": len(ds),
+            }
             for name, ds in series
         },
         "zero_return_share": round(float((product[names.Y] == 0).mean()), 6),
@@ -50,4 +54,7 @@ def _missing_sessions(product: pd.DataFrame, calendar: str) -> list[str]:
 
 
 def _rows(frame: pd.DataFrame) -> list[str]:
-    return [f"{name} {day:%Y-%m-%d}" for name, day in zip(frame[names.UNIQUE_ID], frame[names.DS], strict=True)]
+    return [
+        f"{name} {day:%Y-%m-%d}"
+        for name, day in zip(frame[names.UNIQUE_ID], frame[names.DS], strict=True)
+    ]

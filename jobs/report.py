@@ -56,10 +56,17 @@ class Task:
         """Origins of the report period. Raises BadInput, code NO_ORIGINS."""
         c = self.config
         return origins_between(
-            self.data.history, c.choose_until, c.report_until, c.horizon, context=context, every=c.report_every
+            self.data.history,
+            c.choose_until,
+            c.report_until,
+            c.horizon,
+            context=context,
+            every=c.report_every,
         )
 
-    def score(self, forecaster: Forecaster, context: int, progress: Progress, saying: str) -> Scored:
+    def score(
+        self, forecaster: Forecaster, context: int, progress: Progress, saying: str
+    ) -> Scored:
         """The report period, forecast from every origin by the series that have `context` sessions there."""
         c, history = self.config, self.data.history
         if c.report_until:
@@ -125,7 +132,9 @@ def _fit(name: str, task: Task) -> Forecaster:
     model = families.find(name)
     config = families.load_config(model, dataclasses.asdict(task.config))
     with TemporaryDirectory() as folder:
-        return families.fit(model, config, task.data.history, seed=0, run=Unwatched(Path(folder))).forecaster
+        return families.fit(
+            model, config, task.data.history, seed=0, run=Unwatched(Path(folder))
+        ).forecaster
 
 
 @dataclass(frozen=True)
@@ -143,13 +152,16 @@ class Report:
     compared: pd.DataFrame
 
 
-def report(models: Mapping[str, Forecaster], task: Task, reference: Reference, progress: Progress) -> Report:
+def report(
+    models: Mapping[str, Forecaster], task: Task, reference: Reference, progress: Progress
+) -> Report:
     """Score the report period once for each model, beside the references."""
     every = task.config.report_every
     forecasters = [*models.values(), *reference.fitted(task).values()]
     context = max(forecaster.spec.min_context for forecaster in forecasters)
     scored = {
-        name: task.score(forecaster, context, progress, f"evaluating {name}") for name, forecaster in models.items()
+        name: task.score(forecaster, context, progress, f"evaluating {name}")
+        for name, forecaster in models.items()
     }
     references = reference.scored(task, context, progress)
     metrics = {name: measure(one, references, every) for name, one in scored.items()}
@@ -193,7 +205,9 @@ def measure(ours: Scored, references: Mapping[str, Scored], every: int) -> dict[
     """Mean scores over the report period, rank IC, skill against fhs with both p-values and against naive."""
     overall = means(ours.scores).iloc[0].dropna()
     ic = rank_ic(ours.forecasts)
-    fhs, naive = (against(ours.scores, references[name].scores, every=every) for name in (FHS, NAIVE))
+    fhs, naive = (
+        against(ours.scores, references[name].scores, every=every) for name in (FHS, NAIVE)
+    )
     return {
         **{str(name): float(value) for name, value in overall.items()},
         **({"rank_ic": sum(ic.values()) / len(ic)} if ic else {}),
@@ -204,16 +218,24 @@ def measure(ours: Scored, references: Mapping[str, Scored], every: int) -> dict[
     }
 
 
-def _by_step(ours: Scored, references: Mapping[str, Scored], every: int) -> dict[str, dict[int, float]]:
+def _by_step(
+    ours: Scored, references: Mapping[str, Scored], every: int
+) -> dict[str, dict[int, float]]:
     """Metrics of each step ahead, by name."""
     table = means(ours.scores, names.STEP)
-    found = {str(name): dict(zip(table.index, values, strict=True)) for name, values in table.items()}
+    found = {
+        str(name): dict(zip(table.index, values, strict=True)) for name, values in table.items()
+    }
     fhs = references[FHS].scores
-    skill = {step: against(ours.scores, fhs, step, every=every).skill for step in table.index.tolist()}
+    skill = {
+        step: against(ours.scores, fhs, step, every=every).skill for step in table.index.tolist()
+    }
     return {**found, "rank_ic": rank_ic(ours.forecasts), "skill_vs_fhs": skill}
 
 
-def _compared(models: Mapping[str, Mapping[str, float]], references: Mapping[str, Scored], every: int) -> pd.DataFrame:
+def _compared(
+    models: Mapping[str, Mapping[str, float]], references: Mapping[str, Scored], every: int
+) -> pd.DataFrame:
     """One row for each model and reference, best CRPS first; columns of COMPARED that any has."""
     rows = dict(models)
     for name, scored in references.items():

@@ -24,7 +24,10 @@ def close_source() -> pa.DataFrameSchema:
 
 def bar_source() -> pa.DataFrameSchema:
     """unique_id, ds and an unadjusted bar with its adjusted close."""
-    return _series({**{name: _price() for name in OHLC}, "volume": _amount(), "adj_close": _price()}, _ohlc_order())
+    return _series(
+        {**{name: _price() for name in OHLC}, "volume": _amount(), "adj_close": _price()},
+        _ohlc_order(),
+    )
 
 
 def panel() -> pa.DataFrameSchema:
@@ -55,7 +58,9 @@ def bars() -> pa.DataFrameSchema:
 
 def aux() -> pa.DataFrameSchema:
     """aux_features_daily.parquet: sector and counts of a stock and session."""
-    return _series({names.SECTOR: pa.Column("str", _filled()), **{name: _amount() for name in names.COUNTS}})
+    return _series(
+        {names.SECTOR: pa.Column("str", _filled()), **{name: _amount() for name in names.COUNTS}}
+    )
 
 
 def by_file() -> dict[str, pa.DataFrameSchema]:
@@ -70,7 +75,9 @@ def check(frame: pd.DataFrame, schema: pa.DataFrameSchema, source: str) -> None:
     try:
         schema.validate(frame, lazy=True)
     except pa.errors.SchemaErrors as error:
-        raise BadHistory(f"{source}: {_sentence(error.failure_cases, frame, schema)}", code="BAD_SOURCE") from error
+        raise BadHistory(
+            f"{source}: {_sentence(error.failure_cases, frame, schema)}", code="BAD_SOURCE"
+        ) from error
 
 
 def _sentence(cases: pd.DataFrame, frame: pd.DataFrame, schema: pa.DataFrameSchema) -> str:
@@ -84,11 +91,17 @@ def _sentence(cases: pd.DataFrame, frame: pd.DataFrame, schema: pa.DataFrameSche
     column = f"{first['column']}: " if of_column else ""
     if pd.isna(first["index"]):
         return f"{column}found {first['failure_case']}, expected {expected}"
-    rows = cases.loc[(cases["check"] == first["check"]) & (cases["column"] == first["column"]), "index"].astype(int)
+    rows = cases.loc[
+        (cases["check"] == first["check"]) & (cases["column"] == first["column"]), "index"
+    ].astype(int)
     found = f"found {first['failure_case']} in" if of_column else "broken in"
     keys = [name for name in (names.UNIQUE_ID, names.DS) if name in frame.columns]
-    where = " ".join(str(value).removesuffix(" 00:00:00") for value in frame.loc[rows.iloc[0], keys])
-    return f"{column}{found} {rows.nunique()} of {len(frame)} rows, first {where}; expected {expected}"
+    where = " ".join(
+        str(value).removesuffix(" 00:00:00") for value in frame.loc[rows.iloc[0], keys]
+    )
+    return (
+        f"{column}{found} {rows.nunique()} of {len(frame)} rows, first {where}; expected {expected}"
+    )
 
 
 # --- rules --------------------------------------------------------------------------------------
@@ -114,7 +127,9 @@ def _session() -> pa.Column:
 
 
 def _is_session(ds: "pd.Series[pd.Timestamp]") -> "pd.Series[bool]":
-    return ~ds.isin(calendars.not_sessions(CALENDAR, ds.dropna().to_numpy())) & (ds == ds.dt.normalize())
+    return ~ds.isin(calendars.not_sessions(CALENDAR, ds.dropna().to_numpy())) & (
+        ds == ds.dt.normalize()
+    )
 
 
 def _price() -> pa.Column:
@@ -148,7 +163,9 @@ def _once(keys: list[str]) -> pa.Check:
 def _ascending(keys: list[str]) -> pa.Check:
     """Every row stands where a stable sort by `keys` would put it."""
     return pa.Check(
-        lambda frame: pd.Series(frame.sort_values(keys, kind="stable").index == frame.index, index=frame.index),
+        lambda frame: pd.Series(
+            frame.sort_values(keys, kind="stable").index == frame.index, index=frame.index
+        ),
         error=f"rows sorted by {', '.join(keys)}",
     )
 

@@ -5,7 +5,12 @@ from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import Any
 
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 
 from jobs import families
 from registry import training
@@ -14,7 +19,9 @@ from registry.training import Range, Space
 
 Values = Range | tuple[Any, ...]
 
-TASK = {field.name for field in dataclasses.fields(training.Config)}  # what is forecast when: never searched
+TASK = {
+    field.name for field in dataclasses.fields(training.Config)
+}  # what is forecast when: never searched
 
 
 def space(model: families.Model, config: training.Config, fixed: Collection[str]) -> Space:
@@ -32,11 +39,14 @@ def space(model: families.Model, config: training.Config, fixed: Collection[str]
         )
     wrong = sorted(set(declared) & TASK | set(declared) - set(dataclasses.asdict(config)))
     if wrong:
-        raise BadConfig(f"SEARCH of {model.name} has {', '.join(wrong)}, expected settings of the model's own Config")
+        raise BadConfig(
+            f"SEARCH of {model.name} has {', '.join(wrong)}, expected settings of the model's own Config"
+        )
     left = {name: values for name, values in declared.items() if name not in fixed}
     if not left:
         raise BadParameter(
-            f"all searchable settings are fixed ({', '.join(declared)}); unfix at least one", code="NO_SEARCH"
+            f"all searchable settings are fixed ({', '.join(declared)}); unfix at least one",
+            code="NO_SEARCH",
         )
     return left
 
@@ -90,7 +100,9 @@ def longest_context(model: families.Model, config: training.Config, searched: Sp
     needed: list[int] = [model.spec(config).min_context]
     for name, values in searched.items():
         for value in values if isinstance(values, tuple) else (values.low, values.high):
-            with suppress(BadInput):  # a combination that the Config refuses is a bad trial, no bad search
+            with suppress(
+                BadInput
+            ):  # a combination that the Config refuses is a bad trial, no bad search
                 tried = dataclasses.replace(config, **{name: value})
                 needed.append(model.spec(tried).min_context)
     return max(needed)

@@ -86,7 +86,12 @@ def arch_bars() -> pd.DataFrame:
 
 def read_all() -> dict[str, pd.DataFrame]:
     """Every source by name."""
-    return {STOCKS: stock_prices(), STOCK_INDEX: index_prices(), STOCK_BARS: bokeh_bars(), INDEX_BARS: arch_bars()}
+    return {
+        STOCKS: stock_prices(),
+        STOCK_INDEX: index_prices(),
+        STOCK_BARS: bokeh_bars(),
+        INDEX_BARS: arch_bars(),
+    }
 
 
 def package_versions() -> dict[str, str]:
@@ -114,5 +119,9 @@ def _bars(frames: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 def _typed(frame: pd.DataFrame) -> pd.DataFrame:
     numbers = frame.columns[2:]
-    kinds = {names.UNIQUE_ID: "str", names.DS: "datetime64[ns]", **dict.fromkeys(numbers, "float64")}
+    kinds = {
+        names.UNIQUE_ID: "str",
+        names.DS: "datetime64[ns]",
+        **dict.fromkeys(numbers, "float64"),
+    }
     return frame.astype(kinds)

@@ -22,7 +22,12 @@ WARMUP = 5  # looks at its choice loss before a trial is judged
 COMPARED = 3  # complete trials that came as far, or it is not judged
 BUSY_S = 60.0  # that a process waits for another one's write
 
-PROCESS, METRICS, GIVEN_UP, RUN = "process", "metrics", "given_up", "run_id"  # attributes of a trial
+PROCESS, METRICS, GIVEN_UP, RUN = (
+    "process",
+    "metrics",
+    "given_up",
+    "run_id",
+)  # attributes of a trial
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
 
 
@@ -37,7 +42,13 @@ class Study:
         self, folder: Path, study: optuna.Study, space: Space, first: Mapping[str, Any] | None, seed: int,
         on_lost: Callable[[FrozenTrial], None],
     ) -> None:  # fmt: skip
-        self.optuna, self._folder, self._space, self._first, self._seed = study, folder, space, first, seed
+        self.optuna, self._folder, self._space, self._first, self._seed = (
+            study,
+            folder,
+            space,
+            first,
+            seed,
+        )
         self._on_lost = on_lost
         self.token = secrets.token_hex(6)  # of this process
 
@@ -155,11 +166,16 @@ def open_study(
     (folder / name).mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock"):  # making tables is no atomic step
         storage = optuna.storages.RDBStorage(
-            f"sqlite:///{folder.resolve() / DATABASE}", engine_kwargs={"connect_args": {"timeout": BUSY_S}}
+            f"sqlite:///{folder.resolve() / DATABASE}",
+            engine_kwargs={"connect_args": {"timeout": BUSY_S}},
         )
         pruner = optuna.pruners.MedianPruner(STARTUP, WARMUP, n_min_trials=COMPARED)
         study = optuna.create_study(
-            storage=storage, study_name=name, load_if_exists=True, direction="minimize", pruner=pruner
+            storage=storage,
+            study_name=name,
+            load_if_exists=True,
+            direction="minimize",
+            pruner=pruner,
         )
     try:
         found = Study(folder / name, study, space, first, seed, on_lost)
@@ -172,4 +188,6 @@ def open_study(
 
 def _sampler(seed: int, number: int) -> optuna.samplers.TPESampler:
     """Tree-structured Parzen estimator (Bergstra et al., NeurIPS 2011), seeded for one trial."""
-    return optuna.samplers.TPESampler(seed=int(np.random.SeedSequence([seed, number]).generate_state(1)[0]))
+    return optuna.samplers.TPESampler(
+        seed=int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+    )

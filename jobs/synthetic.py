@@ -8,8 +8,13 @@ import pandas as pd
 from registry.forecast import names, volatility
 from registry.forecast.arrays import Floats
 
-RATES = {names.NEWS_COUNT: 6.0, names.TWEET_COUNT: 40.0}  # of a quiet session, on average over the symbols
-STIR = 0.5  # the rate grows by this share for each volatility that the session's return is away from 0
+RATES = {
+    names.NEWS_COUNT: 6.0,
+    names.TWEET_COUNT: 40.0,
+}  # of a quiet session, on average over the symbols
+STIR = (
+    0.5  # the rate grows by this share for each volatility that the session's return is away from 0
+)
 SHAPE = 4.0  # of the gamma that mixes the rates: the variance is mean + mean^2 / SHAPE
 
 
@@ -34,7 +39,11 @@ def _of_one(name: str, one: pd.DataFrame) -> pd.DataFrame:
         draws = (np.random.default_rng([seed, i]) for i in range(len(y)))
         mean = level * (1 + STIR * size)
         drawn[column] = np.array(
-            [draw.poisson(m * draw.gamma(SHAPE) / SHAPE) for draw, m in zip(draws, mean, strict=True)], np.float64
+            [
+                draw.poisson(m * draw.gamma(SHAPE) / SHAPE)
+                for draw, m in zip(draws, mean, strict=True)
+            ],
+            np.float64,
         )
     return one[[names.UNIQUE_ID, names.DS]].assign(**drawn)
 

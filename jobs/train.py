@@ -78,10 +78,14 @@ class Plan:
 
     def synthetic(self, spec: ModelSpec) -> tuple[str, ...]:
         """Columns that the model takes and the data made up."""
-        return tuple(name for name in (*spec.columns, *spec.optional) if name in self.data.synthetic)
+        return tuple(
+            name for name in (*spec.columns, *spec.optional) if name in self.data.synthetic
+        )
 
 
-def plan(settings: Settings, name: str, overrides: Mapping[str, Any], *, seed: int, tiny: bool) -> Plan:
+def plan(
+    settings: Settings, name: str, overrides: Mapping[str, Any], *, seed: int, tiny: bool
+) -> Plan:
     """Check model, settings and data before anything is written.
 
     Raises BadInput, BadConfig or NotFound.
@@ -116,7 +120,11 @@ def plan(settings: Settings, name: str, overrides: Mapping[str, Any], *, seed: i
 
 def _frozen(settings: Settings) -> dict[str, Any]:
     """What KRONOS_MAX_CONTEXT and KRONOS_CLIP say, where they are set."""
-    told = {key: getattr(settings, key) for key in ("max_context", "clip") if key in settings.model_fields_set}
+    told = {
+        key: getattr(settings, key)
+        for key in ("max_context", "clip")
+        if key in settings.model_fields_set
+    }
     return {key: value for key, value in told.items() if value}
 
 
@@ -152,7 +160,9 @@ def train(
         return Result(found, metrics, True, time.monotonic() - begun)
     with ExitStack() as stack:
         tags = _tags(what)
-        run = stack.enter_context(tracking.start(settings, EXPERIMENT, what.model.name, tags=tags, nested=nested))
+        run = stack.enter_context(
+            tracking.start(settings, EXPERIMENT, what.model.name, tags=tags, nested=nested)
+        )
         run.params(_params(what))
         run.dataset(what.data.history, what.data.name, what.data.digest, "training")
         steps = int(getattr(what.config, "max_steps", 1))
@@ -161,8 +171,13 @@ def train(
         start_dir = what.start.model_dir if what.start else None
         surroundings = _TrainRun(run, checkpoints, start_dir, steps, progress)
         stack.enter_context(_alone(checkpoints, what.model.name))
-        trained = families.fit(what.model, what.config, what.data.history, seed=what.seed, run=surroundings)
-        cost = {"fit_seconds": time.monotonic() - fitting, "parameters": float(trained.params["parameters"])}
+        trained = families.fit(
+            what.model, what.config, what.data.history, seed=what.seed, run=surroundings
+        )
+        cost = {
+            "fit_seconds": time.monotonic() - fitting,
+            "parameters": float(trained.params["parameters"]),
+        }
         run.metrics({**cost, **trained.metrics})
         run.params(trained.params)
         simulated = _simulated(what, trained)
@@ -205,7 +220,11 @@ def _params(what: Plan) -> dict[str, Any]:
     }
     values["levels"] = ",".join(f"{level:g}" for level in what.config.levels)
     for member, own in families.members(what.config).items():
-        values |= {f"{member}.{key}": value for key, value in dataclasses.asdict(own).items() if key not in values}
+        values |= {
+            f"{member}.{key}": value
+            for key, value in dataclasses.asdict(own).items()
+            if key not in values
+        }
     return values
 
 
@@ -287,7 +306,9 @@ class _TrainRun:
     def fit_member(
         self, model: str, history: pd.DataFrame, config: training.Config, seed: int, *, tiny: bool
     ) -> Trained:
-        steps = int(getattr(families.load_config(families.find(model), {}, tiny=tiny), "max_steps", 1))
+        steps = int(
+            getattr(families.load_config(families.find(model), {}, tiny=tiny), "max_steps", 1)
+        )
         directory = self.checkpoint_dir / model
         member = _TrainRun(self._run, directory, None, steps, self._progress, member=model)
         return families.fit_member(model, history, config, seed, tiny=tiny, run=member)
@@ -308,7 +329,9 @@ def _register(
     return store.log(
         spec,
         partial(model.family.save, trained.forecaster),
-        requirements=[name for family in families.families_of(spec) for name in family.requirements],
+        requirements=[
+            name for family in families.families_of(spec) for name in family.requirements
+        ],
         example=example_history(what.data.history, spec),
         tags={**tags, **({"symbols": ",".join(spec.universe)} if spec.universe else {})},
         description=text,

@@ -19,9 +19,13 @@ from registry.scoring.rolling import rolling
 from registry.scoring.scores import means, scores
 from registry.training import Trained
 
-Listen = Callable[[int, Mapping[str, float]], bool]  # hears step and losses; says whether the trial shall be given up
+Listen = Callable[
+    [int, Mapping[str, float]], bool
+]  # hears step and losses; says whether the trial shall be given up
 
-DIVERGED = "DIVERGED"  # code of a loss that is not finite: like bad input, the settings are to blame
+DIVERGED = (
+    "DIVERGED"  # code of a loss that is not finite: like bad input, the settings are to blame
+)
 PRUNED = "pruned: its choice loss was worse than the median of the trials before it"
 
 
@@ -83,11 +87,15 @@ def run(setup: Setup, settings: Mapping[str, Any], listen: Listen) -> Outcome:
         surroundings = Surroundings(Path(folder), setup.start_dir, listen)
         try:
             config = dataclasses.replace(setup.config, **settings)
-            trained = families.fit(setup.model, config, setup.history, seed=setup.seed, run=surroundings)
+            trained = families.fit(
+                setup.model, config, setup.history, seed=setup.seed, run=surroundings
+            )
             fit_seconds = time.monotonic() - begun
             if surroundings.should_stop():
                 return Outcome(given_up=PRUNED)
-            scored = score(trained.forecaster, setup.history, setup.origins, setup.config, setup.context)
+            scored = score(
+                trained.forecaster, setup.history, setup.origins, setup.config, setup.context
+            )
         except SystemExit as error:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from error
         except KronosError as error:
@@ -101,8 +109,14 @@ def run(setup: Setup, settings: Mapping[str, Any], listen: Listen) -> Outcome:
 
 
 def score(
-    forecaster: Forecaster, history: pd.DataFrame, origins: pd.DatetimeIndex, config: training.Config, context: int
+    forecaster: Forecaster,
+    history: pd.DataFrame,
+    origins: pd.DatetimeIndex,
+    config: training.Config,
+    context: int,
 ) -> pd.DataFrame:
     """Scores of a forecaster from every origin, of the series that have `context` sessions there."""
-    forecasts = rolling(forecaster, history, origins, config.horizon, levels=config.levels, context=context)
+    forecasts = rolling(
+        forecaster, history, origins, config.horizon, levels=config.levels, context=context
+    )
     return scores(forecasts)

@@ -48,11 +48,15 @@ class Plan:
     @property
     def study(self) -> str:
         """Name of the study: the same for the same model, data, code, fixed settings, space and seed."""
-        content = json.dumps([self.training.recipe, {k: repr(v) for k, v in sorted(self.space.items())}])
+        content = json.dumps(
+            [self.training.recipe, {k: repr(v) for k, v in sorted(self.space.items())}]
+        )
         return f"{self.training.model.name}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
 
 
-def plan(settings: Settings, model: str, fixed: Mapping[str, Any], *, seed: int, tiny: bool) -> Plan:
+def plan(
+    settings: Settings, model: str, fixed: Mapping[str, Any], *, seed: int, tiny: bool
+) -> Plan:
     """Check model, settings, data and search space. Raises BadInput, BadConfig or NotFound; nothing is written."""
     what = train.plan(settings, model, fixed, seed=seed, tiny=tiny)
     return Plan(what, search.space(what.model, what.config, fixed), tuple(fixed))
@@ -75,7 +79,9 @@ def tune(
     """
     executors.check(executor, jobs)
     if trials < 1 or timeout_s < 0:
-        raise BadParameter(f"trials is {trials} and timeout_s {timeout_s:g}, expected 1 or more, and 0 or more")
+        raise BadParameter(
+            f"trials is {trials} and timeout_s {timeout_s:g}, expected 1 or more, and 0 or more"
+        )
     deadline = time.monotonic() + timeout_s if timeout_s else float("inf")
     model, config = what.training.model, what.training.config
     folder = settings.var_dir / "tuning"
@@ -88,10 +94,14 @@ def tune(
             if RUN in trial.user_attrs:
                 _close(tracking.Run(trial.user_attrs[RUN], client), FAILED)
 
-        study = stack.enter_context(open_study(folder, what.study, what.space, first, what.training.seed, lost))
+        study = stack.enter_context(
+            open_study(folder, what.study, what.space, first, what.training.seed, lost)
+        )
         with study.alone():
             again = study.optuna.user_attrs.get(RUN)
-            run = stack.enter_context(tracking.start(settings, EXPERIMENT, model.name, tags=_tags(what), again=again))
+            run = stack.enter_context(
+                tracking.start(settings, EXPERIMENT, model.name, tags=_tags(what), again=again)
+            )
             study.optuna.set_user_attr(RUN, run.run_id)
         run.params(_params(what))
         progress(f"scoring {FHS}", 0.0)
@@ -113,7 +123,12 @@ def prepare(what: Plan, scratch: Path) -> Setup:
     fhs = families.fit_member(FHS, history, config, seed, tiny=False, run=unwatched).forecaster
     context = max(fhs.spec.min_context, search.longest_context(model, config, what.space))
     origins = origins_between(
-        history, config.fit_until, config.choose_until, config.horizon, context=context, every=config.report_every
+        history,
+        config.fit_until,
+        config.choose_until,
+        config.horizon,
+        context=context,
+        every=config.report_every,
     )
     reference = score(fhs, history, origins, config, context)
     start_dir = what.training.start.model_dir if what.training.start else None
@@ -156,7 +171,9 @@ class _Tuning:
             trial = self._study.begin(self._total)
             if trial is not None:
                 self._one(worker, trial)
-            elif self._study.running():  # here or in another process; if that dies, its trials are ours
+            elif (
+                self._study.running()
+            ):  # here or in another process; if that dies, its trials are ours
                 with self._interrupts.heard():
                     time.sleep(POLL_S)
             else:
@@ -197,12 +214,16 @@ class _Tuning:
             child.tags({GIVEN_UP: outcome.given_up})
         _close(child, PRUNED if outcome.given_up else COMPLETE)
         self._study.finish(trial, outcome)
-        self._say(f"trial {trial.number}: {_listed(settings)}: {outcome.given_up or scored(outcome.metrics)}")
+        self._say(
+            f"trial {trial.number}: {_listed(settings)}: {outcome.given_up or scored(outcome.metrics)}"
+        )
         self._count()
 
     def _count(self) -> None:
         """How far the study is, and its best trial."""
-        self._done = sum(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in self._study.trials())
+        self._done = sum(
+            t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in self._study.trials()
+        )
         best = tuned.best(self._study)
         told = f", best trial {best.number}: {scored(best.user_attrs[METRICS])}" if best else ""
         self._told = f"{self._done} of {self._total} trials{told}"
@@ -241,7 +262,9 @@ def _tags(what: Plan) -> dict[str, str]:
 
 def _params(what: Plan) -> dict[str, Any]:
     """What is the same in all trials, and what is searched."""
-    values = {key: value for key, value in asdict(what.training.config).items() if key not in what.space}
+    values = {
+        key: value for key, value in asdict(what.training.config).items() if key not in what.space
+    }
     values["levels"] = ",".join(f"{level:g}" for level in what.training.config.levels)
     searched = {f"search_{name}": str(within) for name, within in what.space.items()}
     return {**values, **searched, "seed": what.training.seed, "model": what.training.model.name}

@@ -57,20 +57,31 @@ def record(study: Study, run: tracking.Run, setup: Setup, fixed: Collection[str]
     run.table(table(study), "trials")
     states = [t.state for t in study.trials()]
     pruned, complete = states.count(TrialState.PRUNED), states.count(TrialState.COMPLETE)
-    run.metrics({"trials": complete + pruned, "pruned": pruned, "failed": states.count(TrialState.FAIL)})
+    run.metrics(
+        {"trials": complete + pruned, "pruned": pruned, "failed": states.count(TrialState.FAIL)}
+    )
     found = best(study)
     if found is None:
-        why = next((t.user_attrs[GIVEN_UP] for t in study.trials() if t.user_attrs.get(GIVEN_UP)), "none was begun")
+        why = next(
+            (t.user_attrs[GIVEN_UP] for t in study.trials() if t.user_attrs.get(GIVEN_UP)),
+            "none was begun",
+        )
         raise KronosError(
-            f"no trial of {study.name} is complete ({why}); ask for more, or for more time", code="NO_TRIAL"
+            f"no trial of {study.name} is complete ({why}); ask for more, or for more time",
+            code="NO_TRIAL",
         )
     settings, metrics = study.settings(found), found.user_attrs[METRICS]
     run.metrics({**metrics, "fhs_crps": float(means(setup.reference)["crps"].iloc[0])})
     # A parameter of a run never changes, and more trials may find a better one: so these are tags.
-    run.tags({f"best_{name}": str(value) for name, value in settings.items()} | {"best_trial": str(found.number)})
+    run.tags(
+        {f"best_{name}": str(value) for name, value in settings.items()}
+        | {"best_trial": str(found.number)}
+    )
     counts = {"trials": complete + pruned, "pruned": pruned}
     scores = {"crps": metrics["crps"], "skill_vs_fhs": metrics["skill_vs_fhs"]}
-    result = Result(setup.model.name, study.name, **counts, best=settings, **scores, run_id=run.run_id)
+    result = Result(
+        setup.model.name, study.name, **counts, best=settings, **scores, run_id=run.run_id
+    )
     run.text(_yaml(result, setup, fixed), "best.yaml")
     _figures(study.optuna, run)
     return result
@@ -98,20 +109,26 @@ def _yaml(result: Result, setup: Setup, fixed: Collection[str]) -> str:
         f"# {scored(asdict(result))}, {len(setup.origins)} origins {first} to {last}.\n"
     )
     told = {name: value for name, value in asdict(setup.config).items() if name in fixed}
-    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in told.items()}
+    plain = {
+        name: list(value) if isinstance(value, tuple) else value for name, value in told.items()
+    }
     return head + yaml.safe_dump({**plain, **result.best}, sort_keys=False)
 
 
 def _figures(study: optuna.Study, run: tracking.Run) -> None:
     """Optuna's pictures: the best so far, the choice losses, and which setting mattered."""
     plots = optuna.visualization.matplotlib
-    drawn: dict[str, Callable[[optuna.Study], Any]] = {"optimization_history": plots.plot_optimization_history}
+    drawn: dict[str, Callable[[optuna.Study], Any]] = {
+        "optimization_history": plots.plot_optimization_history
+    }
     if any(t.intermediate_values for t in study.trials):
         drawn["intermediate_values"] = plots.plot_intermediate_values
     if len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))) >= ENOUGH:
         drawn["param_importances"] = plots.plot_param_importances
     with plt.rc_context(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # all of these plots, for years
+        warnings.simplefilter(
+            "ignore", optuna.exceptions.ExperimentalWarning
+        )  # all of these plots, for years
         for stem, plot in drawn.items():
             figure = plot(study).figure
             run.figure(figure, f"figures/{stem}.png")

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
 
 from registry import terminal
@@ -22,7 +29,9 @@ if TYPE_CHECKING:  # mlflow and SQLAlchemy cost seconds: --help does without
     from registry.versions.store import Store
     from registry.versions.version import Version
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
+)
 
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, for programs.")]
 Model = Annotated[str, typer.Argument(help="Name of a registered model, as in nbeats.")]
@@ -39,14 +48,22 @@ def list_models(as_json: Json = False) -> None:
         aliases = store.aliases(name)
         versions = [v.version for v in store.versions(name)]
         held = {key: aliases.get(key) for key in ("production", "previous", "staging")}
-        rows.append({"model": name, "versions": len(versions), "latest": max(versions, default=None), **held})
+        rows.append(
+            {
+                "model": name,
+                "versions": len(versions),
+                "latest": max(versions, default=None),
+                **held,
+            }
+        )
     _emit(rows, as_json, empty="no model is registered; `make demo` trains the first ones")
 
 
 @app.command(epilog=terminal.EXIT_CODES)
 def show(
     reference: Annotated[
-        str, typer.Argument(metavar="MODEL[/VERSION]", help="As in nbeats, nbeats/3, nbeats@staging.")
+        str,
+        typer.Argument(metavar="MODEL[/VERSION]", help="As in nbeats, nbeats/3, nbeats@staging."),
     ],
     as_json: Json = False,
 ) -> None:
@@ -54,7 +71,8 @@ def show(
     store = _store()
     if "/" not in reference and "@" not in reference:
         rows = [
-            _row(v) | {"created": f"{v.created_at:%Y-%m-%d %H:%M}", "run": v.run_id} for v in store.versions(reference)
+            _row(v) | {"created": f"{v.created_at:%Y-%m-%d %H:%M}", "run": v.run_id}
+            for v in store.versions(reference)
         ]
         _emit(rows, as_json, empty=f"{reference} has no versions")
         return
@@ -69,7 +87,9 @@ def show(
 
 @app.command(epilog=terminal.EXIT_CODES)
 def compare(
-    references: Annotated[list[str], typer.Argument(metavar="MODEL[/VERSION]...", help="As in nbeats fhs/1.")],
+    references: Annotated[
+        list[str], typer.Argument(metavar="MODEL[/VERSION]...", help="As in nbeats fhs/1.")
+    ],
     as_json: Json = False,
 ) -> None:
     """Versions side by side by the metrics of their runs: by data set, best CRPS first.
@@ -93,10 +113,14 @@ def compare(
 @app.command(epilog=terminal.EXIT_CODES)
 def promote(
     model: Model,
-    version: Annotated[str, typer.Argument(help="A number, `latest`, or an alias as in `staging`.")],
+    version: Annotated[
+        str, typer.Argument(help="A number, `latest`, or an alias as in `staging`.")
+    ],
     stage: Annotated[str, typer.Option(help="Production, Staging or Archived.")] = "Production",
     why: Why = "",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, change nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, change nothing.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Move a version to a stage, after its bytes were verified.
@@ -112,13 +136,17 @@ def promote(
     with _ledger() as ledger:
         if dry_run:
             decided = promotion.decide(store, ledger.records(model), model, number, stage)
-            said = f"{model} version {number} " + (f"would go to {stage}" if decided else f"is in {stage} already")
+            said = f"{model} version {number} " + (
+                f"would go to {stage}" if decided else f"is in {stage} already"
+            )
             _emit_one({"changes": decided is not None, **(decided or {})}, said, as_json)
             return
         before = {r.sequence for r in ledger.records(model) if r.completed_at is not None}
         record = promotion.promote(store, ledger, model, number, stage, who=user(), why=why)
         changed = record.sequence not in before
-        said = f"{model} version {number} is in {stage}" + ("" if changed else " already: nothing was changed")
+        said = f"{model} version {number} is in {stage}" + (
+            "" if changed else " already: nothing was changed"
+        )
         _emit_one({"changed": changed, **record.to_json()}, said, as_json)
 
 
@@ -141,7 +169,9 @@ def rollback(model: Model, why: Why = "", as_json: Json = False) -> None:
 @app.command(epilog=terminal.EXIT_CODES)
 def history(
     model: Model,
-    at: Annotated[str, typer.Option(help="Only what was in Production then: ISO 8601, UTC unless it says.")] = "",
+    at: Annotated[
+        str, typer.Option(help="Only what was in Production then: ISO 8601, UTC unless it says.")
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Who moved what, when and why. Example: python -m registry history nbeats --at 2026-11-22T10:00"""
@@ -163,7 +193,9 @@ def history(
 
 @app.command(epilog=terminal.EXIT_CODES)
 def verify(
-    references: Annotated[list[str], typer.Argument(metavar="MODEL[/VERSION]...", help="As in nbeats, nbeats/3.")],
+    references: Annotated[
+        list[str], typer.Argument(metavar="MODEL[/VERSION]...", help="As in nbeats, nbeats/3.")
+    ],
     as_json: Json = False,
 ) -> None:
     """Compare every byte of versions with what was registered; exit 1 if one differs.
@@ -206,11 +238,19 @@ def doctor(
 
 @app.command(epilog=terminal.EXIT_CODES)
 def mirror(
-    model_id: Annotated[str, typer.Argument(metavar="ORG/NAME", help="Weights; KRONOS_MODEL_ID when left out.")] = "",
-    tokenizer: Annotated[str, typer.Option(metavar="ORG/NAME", help="Tokenizer that they were trained with.")] = "",
-    revision: Annotated[str, typer.Option(help="Commit, branch or tag of the weights; main when left out.")] = "",
+    model_id: Annotated[
+        str, typer.Argument(metavar="ORG/NAME", help="Weights; KRONOS_MODEL_ID when left out.")
+    ] = "",
+    tokenizer: Annotated[
+        str, typer.Option(metavar="ORG/NAME", help="Tokenizer that they were trained with.")
+    ] = "",
+    revision: Annotated[
+        str, typer.Option(help="Commit, branch or tag of the weights; main when left out.")
+    ] = "",
     tokenizer_revision: Annotated[str, typer.Option(help="The same of the tokenizer.")] = "",
-    pretrained_until: Annotated[str, typer.Option(metavar="DATE", help="Last session that they have seen.")] = "",
+    pretrained_until: Annotated[
+        str, typer.Option(metavar="DATE", help="Last session that they have seen.")
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Register weights of the Hugging Face Hub as a version of kronos; from then on it needs no network.
@@ -232,16 +272,29 @@ def mirror(
     if found.ruined:
         _say(f"warning: {found.ruined}; its commits were registered anew")
     said = f"{found.version.uri} is {found.predictor} with {found.tokenizer}"
-    _emit_one(found.summary(), said + ("" if found.registered else " already: nothing was registered"), as_json)
+    _emit_one(
+        found.summary(),
+        said + ("" if found.registered else " already: nothing was registered"),
+        as_json,
+    )
 
 
 @app.command(epilog=terminal.EXIT_CODES)
 def push(
     model: Model,
-    version: Annotated[str, typer.Option(help="A number, `latest`, or an alias as in `production`.")],
-    repo: Annotated[str, typer.Option(metavar="ORG/NAME", help="Repository of the weights; made if there is none.")],
-    tokenizer_repo: Annotated[str, typer.Option(metavar="ORG/NAME", help="REPO-Tokenizer when left out.")] = "",
-    private: Annotated[bool, typer.Option("--private", help="Make private repositories; refuse public ones.")] = False,
+    version: Annotated[
+        str, typer.Option(help="A number, `latest`, or an alias as in `production`.")
+    ],
+    repo: Annotated[
+        str,
+        typer.Option(metavar="ORG/NAME", help="Repository of the weights; made if there is none."),
+    ],
+    tokenizer_repo: Annotated[
+        str, typer.Option(metavar="ORG/NAME", help="REPO-Tokenizer when left out.")
+    ] = "",
+    private: Annotated[
+        bool, typer.Option("--private", help="Make private repositories; refuse public ones.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Send a version of kronos, verified, to the Hugging Face Hub: weights, tokenizer and a card of each.
@@ -256,7 +309,13 @@ def push(
     with _bytes_bar() as progress:
         reference = f"{model}/{version}"
         pushed = push_version(
-            Settings(), reference, repo, tokenizer_repo, official=_official(), private=private, progress=progress
+            Settings(),
+            reference,
+            repo,
+            tokenizer_repo,
+            official=_official(),
+            private=private,
+            progress=progress,
         )
     said = (
         f"{pushed.version.uri} is {pushed.repo} at {pushed.revision[:12]} "
@@ -266,7 +325,9 @@ def push(
 
 
 @app.command(epilog=terminal.EXIT_CODES)
-def ui(port: Annotated[int | None, typer.Option(help="Port. [default: KRONOS_UI_PORT]")] = None) -> None:
+def ui(
+    port: Annotated[int | None, typer.Option(help="Port. [default: KRONOS_UI_PORT]")] = None,
+) -> None:
     """The MLflow UI on what is registered, on loopback, until interrupted.
 
     Example: python -m registry ui --port 5000
@@ -319,7 +380,9 @@ def _ledger() -> Iterator["Ledger"]:
 def _versions(store: "Store", references: Sequence[str]) -> list["Version"]:
     """'nbeats' is all versions of it, 'nbeats/3' and 'nbeats@staging' one."""
     one = ("/", "@")
-    found = [[store.resolve(r)] if any(c in r for c in one) else store.versions(r) for r in references]
+    found = [
+        [store.resolve(r)] if any(c in r for c in one) else store.versions(r) for r in references
+    ]
     return [version for versions in found for version in versions]
 
 
@@ -334,7 +397,9 @@ def _row(version: "Version") -> dict[str, Any]:
 
 def _warn_unless_comparable(measured_on: Sequence[Mapping[str, str]]) -> None:
     """Say it when what is known of the scored rows differs between versions."""
-    known = {key: {one[key] for one in measured_on if key in one} for one in measured_on for key in one}
+    known = {
+        key: {one[key] for one in measured_on if key in one} for one in measured_on for key in one
+    }
     if differing := [key for key, values in known.items() if len(values) > 1]:
         _say(
             f"warning: these versions were scored on different rows ({', '.join(differing)} differ), so their numbers "
@@ -352,14 +417,20 @@ def _instant(text: str) -> datetime:
     try:
         return datetime.fromisoformat(text)
     except ValueError as error:
-        raise BadParameter(f"--at is {text!r}, expected a time like 2026-11-22T10:00", code="BAD_TIME") from error
+        raise BadParameter(
+            f"--at is {text!r}, expected a time like 2026-11-22T10:00", code="BAD_TIME"
+        ) from error
 
 
 def _flat(facts: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """Nested facts, one per line: tags.family, metrics.crps, ..."""
     found: list[tuple[str, Any]] = []
     for key, value in facts.items():
-        found += [(f"{key}.{k}", v) for k, v in sorted(value.items())] if isinstance(value, Mapping) else [(key, value)]
+        found += (
+            [(f"{key}.{k}", v) for k, v in sorted(value.items())]
+            if isinstance(value, Mapping)
+            else [(key, value)]
+        )
     return found
 
 
@@ -373,7 +444,12 @@ def _say(text: str) -> None:
 @contextmanager
 def _bytes_bar() -> Iterator[Callable[[str, int, int], None]]:
     """Progress on stderr: `advance(what, done, total)` in bytes, a line for each file."""
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True)) as bar:
         lines: dict[str, TaskID] = {}
 
@@ -402,7 +478,11 @@ def _emit(rows: Sequence[Mapping[str, Any]], as_json: bool, *, empty: str = "") 
             table.add_row(*map(_text, row.values()))
         Console(highlight=False, markup=False).print(table)
     else:
-        print("\n".join("\t".join(map(_text, line)) for line in (rows[0], *(row.values() for row in rows))))
+        print(
+            "\n".join(
+                "\t".join(map(_text, line)) for line in (rows[0], *(row.values() for row in rows))
+            )
+        )
 
 
 def _text(value: Any) -> str:

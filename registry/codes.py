@@ -43,7 +43,9 @@ CODES: dict[str, Code] = {
     "DUPLICATE_COLUMN": Code(BadHistory, REQUEST, "a column that the model needs is there twice"),
     "EMPTY": Code(BadHistory, REQUEST, "the history has no rows"),
     "BAD_SYMBOL": Code(BadHistory, REQUEST, "a name is missing, empty or no text"),
-    "BAD_TIMESTAMP": Code(BadHistory, REQUEST, "a date is missing, no date, in a time zone, or has a time of day"),
+    "BAD_TIMESTAMP": Code(
+        BadHistory, REQUEST, "a date is missing, no date, in a time zone, or has a time of day"
+    ),
     "NOT_A_NUMBER": Code(BadHistory, REQUEST, "a column that must hold numbers does not"),
     "NON_FINITE": Code(BadHistory, REQUEST, "NaN or infinity"),
     "BAD_RETURN": Code(BadHistory, REQUEST, "a log return beyond 1 in size"),
@@ -51,13 +53,23 @@ CODES: dict[str, Code] = {
     "DUPLICATE_SESSION": Code(BadHistory, REQUEST, "a series has a session twice"),
     "NOT_A_SESSION": Code(BadHistory, REQUEST, "a date on which the exchange was closed"),
     "OUTSIDE_CALENDAR": Code(BadHistory, REQUEST, "a date before or after the exchange's calendar"),
-    "CALENDAR_END": Code(BadHistory, REQUEST, "sessions are asked for beyond the end of the calendar"),
+    "CALENDAR_END": Code(
+        BadHistory, REQUEST, "sessions are asked for beyond the end of the calendar"
+    ),
     "UNKNOWN_CALENDAR": Code(NotFound, REQUEST, "no calendar has this name"),
     "TOO_SHORT": Code(BadHistory, REQUEST, "fewer sessions than the model or its training needs"),
-    "CONSTANT": Code(BadHistory, REQUEST, "a series that does not move: returns of 0, or one close, throughout"),
-    "UNIVERSE": Code(BadHistory, REQUEST, "a symbol that the model does not know, or lacks; another universe"),
-    "CUTOFFS_DIFFER": Code(BadHistory, REQUEST, "series of a joint model end on different sessions"),
-    "SESSIONS_DIFFER": Code(BadHistory, REQUEST, "series of a joint model differ in their last sessions"),
+    "CONSTANT": Code(
+        BadHistory, REQUEST, "a series that does not move: returns of 0, or one close, throughout"
+    ),
+    "UNIVERSE": Code(
+        BadHistory, REQUEST, "a symbol that the model does not know, or lacks; another universe"
+    ),
+    "CUTOFFS_DIFFER": Code(
+        BadHistory, REQUEST, "series of a joint model end on different sessions"
+    ),
+    "SESSIONS_DIFFER": Code(
+        BadHistory, REQUEST, "series of a joint model differ in their last sessions"
+    ),
     "BAD_PRICE": Code(BadHistory, REQUEST, "bars: a price that is not positive, or beyond 1e18"),
     "BAD_BAR": Code(BadHistory, REQUEST, "bars: high below low, open or close outside them"),
     "BAD_VOLUME": Code(BadHistory, REQUEST, "bars: negative volume or amount, or beyond 1e18"),
@@ -68,11 +80,17 @@ CODES: dict[str, Code] = {
     "BAD_SEED": Code(BadParameter, REQUEST, "seed is negative or no whole number"),
     "BAD_OUTPUT": Code(BadParameter, REQUEST, "output is none of the forms of a reply"),
     "BAD_OPTION": Code(BadParameter, REQUEST, "an option of the model out of range"),
-    "UNKNOWN_PARAM": Code(BadParameter, REQUEST, "a parameter or setting that the model does not have"),
-    "NOT_AVAILABLE": Code(NotAvailable, REQUEST, "a sound request that this model cannot answer, as prices"),
+    "UNKNOWN_PARAM": Code(
+        BadParameter, REQUEST, "a parameter or setting that the model does not have"
+    ),
+    "NOT_AVAILABLE": Code(
+        NotAvailable, REQUEST, "a sound request that this model cannot answer, as prices"
+    ),
     "BAD_FORECAST": Code(BadForecast, REQUEST, "a model broke the contract"),
     "OUT_OF_MEMORY": Code(KronosError, REQUEST, "too many paths or series for the memory"),
-    "WORKER": Code(KronosError, REQUEST, "the process that ran a version or a trial ended, or heard nonsense"),
+    "WORKER": Code(
+        KronosError, REQUEST, "the process that ran a version or a trial ended, or heard nonsense"
+    ),
     "INTERNAL": Code(KronosError, REQUEST, "anything else; the log says what"),
     # --- data and training
     "BAD_CONFIG": Code(BadConfig, TRAINING, "a setting is wrong"),
@@ -95,11 +113,15 @@ CODES: dict[str, Code] = {
     "BAD_MODEL_NAME": Code(BadParameter, REGISTRY, "no name of a registered model"),
     "BAD_STAGE": Code(BadParameter, REGISTRY, "no stage"),
     "BAD_TIME": Code(BadParameter, REGISTRY, "a time that cannot be read"),
-    "CONFLICT": Code(Conflict, REGISTRY, "somebody else is at it, or it contradicts what is recorded"),
+    "CONFLICT": Code(
+        Conflict, REGISTRY, "somebody else is at it, or it contradicts what is recorded"
+    ),
     "NOTHING_BEFORE": Code(Conflict, REGISTRY, "a roll-back with nothing to go back to"),
     "CORRUPT": Code(Corrupt, REGISTRY, "stored bytes are not those that were registered"),
     "CODE_MISMATCH": Code(CodeMismatch, REGISTRY, "the running code is not the version's own"),
-    "BROKEN_CHAIN": Code(Corrupt, REGISTRY, "a promotion's row does not follow from the one before"),
+    "BROKEN_CHAIN": Code(
+        Corrupt, REGISTRY, "a promotion's row does not follow from the one before"
+    ),
     "LEDGER_UNAVAILABLE": Code(KronosError, REGISTRY, "the ledger's database cannot be reached"),
     "NEWER_LEDGER": Code(Conflict, REGISTRY, "the ledger was written by newer code"),
     "MLFLOW": Code(KronosError, REGISTRY, "MLflow's own words"),

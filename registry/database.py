@@ -11,7 +11,9 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from registry.errors import BadConfig, Conflict, KronosError
 
-VERSION_TABLE = "kronos_ledger_version"  # MLflow owns `alembic_version` where both live in one database
+VERSION_TABLE = (
+    "kronos_ledger_version"  # MLflow owns `alembic_version` where both live in one database
+)
 MIGRATIONS = Path(__file__).parent / "migrations"
 _LOCK = 5_203_117_402  # PostgreSQL advisory lock under which tables are migrated
 _BUSY_TIMEOUT_S = 30
@@ -40,7 +42,9 @@ def connect(uri: str) -> sa.Engine:
     try:
         url = sa.make_url(uri)
     except SQLAlchemyError as error:
-        raise BadConfig("KRONOS_LEDGER_URI is not a database URI like sqlite:////srv/kronos/ledger.db") from error
+        raise BadConfig(
+            "KRONOS_LEDGER_URI is not a database URI like sqlite:////srv/kronos/ledger.db"
+        ) from error
     if url.drivername == "postgresql+psycopg2":
         return sa.create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 10})
     if url.drivername != "sqlite":
@@ -57,7 +61,9 @@ def connect(uri: str) -> sa.Engine:
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:
-    connection.isolation_level = None  # transactions begin where we say, so that tables are made inside one
+    connection.isolation_level = (
+        None  # transactions begin where we say, so that tables are made inside one
+    )
     cursor = connection.cursor()
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
@@ -93,7 +99,9 @@ def _explained(engine: sa.Engine) -> Iterator[None]:
     except DBAPIError as error:
         where = engine.url.render_as_string(hide_password=True)
         reason = " ".join(str(error.orig).split())
-        raise KronosError(f"the ledger at {where} cannot be used: {reason}", code="LEDGER_UNAVAILABLE") from error
+        raise KronosError(
+            f"the ledger at {where} cannot be used: {reason}", code="LEDGER_UNAVAILABLE"
+        ) from error
 
 
 def migrate(connection: sa.Connection) -> None:
@@ -110,4 +118,6 @@ def migrate(connection: sa.Connection) -> None:
     try:
         command.upgrade(config, "head")
     except CommandError as error:
-        raise Conflict("the ledger was written by newer code; update this checkout", code="NEWER_LEDGER") from error
+        raise Conflict(
+            "the ledger was written by newer code; update this checkout", code="NEWER_LEDGER"
+        ) from error

@@ -30,7 +30,9 @@ class _Case:
     remedy: Callable[[], object] | None = None
 
 
-def examine(store: Store, ledger: Ledger, name: str | None = None, *, repair: bool = False) -> list[Finding]:
+def examine(
+    store: Store, ledger: Ledger, name: str | None = None, *, repair: bool = False
+) -> list[Finding]:
     """Findings of one model or of all. With `repair`, what can be repaired is, in an order in which each holds."""
     names = [name] if name else sorted(set(store.names()) | set(ledger.models()))
     return [finding for each in names for finding in _examine(store, ledger, each, repair)]
@@ -39,11 +41,24 @@ def examine(store: Store, ledger: Ledger, name: str | None = None, *, repair: bo
 def _examine(store: Store, ledger: Ledger, name: str, repair: bool) -> Iterator[Finding]:
     if name not in store.names() and ledger.records(name):
         message = f"the ledger has promotions of {name}, which is not registered any more"
-        yield Finding(name, "MODEL_GONE", message, "none needed if it was deleted on purpose; its history is kept")
+        yield Finding(
+            name,
+            "MODEL_GONE",
+            message,
+            "none needed if it was deleted on purpose; its history is kept",
+        )
         return
     store.aliases(name)  # NotFound for an unknown model
     # Each check looks anew, after the repairs of those before it.
-    for check in (_chain, _unfinished, _moved_aliases, _lost_aliases, _tags, _mlflow_stages, _files):
+    for check in (
+        _chain,
+        _unfinished,
+        _moved_aliases,
+        _lost_aliases,
+        _tags,
+        _mlflow_stages,
+        _files,
+    ):
         for case in check(store, ledger, name):
             if repair and case.remedy is not None:
                 case.remedy()
@@ -70,10 +85,17 @@ def _unfinished(store: Store, ledger: Ledger, name: str) -> Iterator[_Case]:
     when = f"{last.claimed_at:%Y-%m-%d %H:%M:%S} UTC"
     what = f"{last.action} of version {last.version} to {last.stage} by {last.who} at {when}"
     if last.abandoned:
-        finding = Finding(name, "UNFINISHED", f"the {what} was never completed; its process is gone", "complete it")
+        finding = Finding(
+            name,
+            "UNFINISHED",
+            f"the {what} was never completed; its process is gone",
+            "complete it",
+        )
         yield _Case(finding, partial(promotion.resume, store, ledger, records))
     else:
-        yield _Case(Finding(name, "IN_PROGRESS", f"the {what} is under way", "wait, then look again"))
+        yield _Case(
+            Finding(name, "IN_PROGRESS", f"the {what} is under way", "wait, then look again")
+        )
 
 
 def _moved_aliases(store: Store, ledger: Ledger, name: str) -> Iterator[_Case]:
@@ -84,7 +106,9 @@ def _moved_aliases(store: Store, ledger: Ledger, name: str) -> Iterator[_Case]:
         )  # before the alias is read: a promotion in between makes the repair fail, not lie
         wanted, found = stages.expected(records).holder(stage), store.aliases(name).get(alias)
         if found is not None and found != wanted:
-            message = f"alias {alias} names version {found}, the ledger has {_version(wanted)} in {stage}"
+            message = (
+                f"alias {alias} names version {found}, the ledger has {_version(wanted)} in {stage}"
+            )
             repair = f"write down in the ledger that version {found} was moved to {stage} outside"
             remedy = partial(promotion.adopt, store, ledger, records, name, stage, found)
             yield _Case(Finding(name, "ALIAS_MOVED", message, repair), remedy)
@@ -100,16 +124,25 @@ def _lost_aliases(store: Store, ledger: Ledger, name: str) -> Iterator[_Case]:
             continue
         if wanted in existing:
             message = f"alias {alias} is gone, the ledger has version {wanted} in {stage}"
-            finding = Finding(name, "ALIAS_LOST", message, f"let {alias} name version {wanted} again")
+            finding = Finding(
+                name, "ALIAS_LOST", message, f"let {alias} name version {wanted} again"
+            )
             yield _Case(finding, partial(promotion.point, store, name, alias, wanted))
         else:
-            message = f"version {wanted}, in {stage} by the ledger, was deleted: nothing is in {stage}"
+            message = (
+                f"version {wanted}, in {stage} by the ledger, was deleted: nothing is in {stage}"
+            )
             yield _Case(Finding(name, "VERSION_GONE", message, "promote another version"))
     found = aliases.get(PREVIOUS)
-    unsettled = aliases.get(ALIASES[PRODUCTION]) not in (None, state.production)  # moved outside, reported above
+    unsettled = aliases.get(ALIASES[PRODUCTION]) not in (
+        None,
+        state.production,
+    )  # moved outside, reported above
     if found != state.previous and not unsettled:
         message = f"alias {PREVIOUS} names {_version(found)}, a roll-back goes to {_version(state.previous)}"
-        finding = Finding(name, "WRONG_PREVIOUS", message, f"let it name {_version(state.previous)}")
+        finding = Finding(
+            name, "WRONG_PREVIOUS", message, f"let it name {_version(state.previous)}"
+        )
         yield _Case(finding, partial(promotion.point, store, name, PREVIOUS, state.previous))
 
 

@@ -66,5 +66,8 @@ def _sync(path: Path) -> None:
 
 def _explain(error: OSError, path: Path) -> KronosError:
     if error.errno in _FULL:
-        return KronosError(f"no space left for {path}; every file is whole, as it was before or new", code="NO_SPACE")
+        return KronosError(
+            f"no space left for {path}; every file is whole, as it was before or new",
+            code="NO_SPACE",
+        )
     return KronosError(f"cannot write {path}: {error.strerror or error}", code="NOT_WRITABLE")

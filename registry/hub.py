@@ -18,7 +18,14 @@ from typing import Any
 
 import httpx2
 from filelock import FileLock
-from huggingface_hub import CommitOperationAdd, HfApi, constants, get_session, hf_hub_url, hf_raise_for_status
+from huggingface_hub import (
+    CommitOperationAdd,
+    HfApi,
+    constants,
+    get_session,
+    hf_hub_url,
+    hf_raise_for_status,
+)
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -30,7 +37,15 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, but not listed
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
-from registry.errors import BadConfig, BadInput, BadParameter, Conflict, Corrupt, KronosError, NotFound
+from registry.errors import (
+    BadConfig,
+    BadInput,
+    BadParameter,
+    Conflict,
+    Corrupt,
+    KronosError,
+    NotFound,
+)
 from registry.settings import Settings
 from registry.versions.manifest import sha256
 
@@ -57,7 +72,11 @@ class File:
         if self.sha256:
             return "sha256", sha256(path), self.sha256
         content = path.read_bytes()
-        return "git sha1", hashlib.sha1(b"blob %d\0%b" % (len(content), content)).hexdigest(), self.blob
+        return (
+            "git sha1",
+            hashlib.sha1(b"blob %d\0%b" % (len(content), content)).hexdigest(),
+            self.blob,
+        )
 
 
 @dataclass(frozen=True)
@@ -77,22 +96,32 @@ class Snapshot:
 class Hub:
     """What HF_ENDPOINT names, else huggingface.co; files are kept under var/hub until somebody removes them."""
 
-    def __init__(self, settings: Settings, pinned: Mapping[str, Mapping[str, str]] | None = None) -> None:
+    def __init__(
+        self, settings: Settings, pinned: Mapping[str, Mapping[str, str]] | None = None
+    ) -> None:
         """`pinned` are sha256 of files by commit, which then count instead of what the Hub says."""
         token = settings.hf_token.get_secret_value().strip()
-        if not re.fullmatch(r"[!-~]*", token):  # in a header, the HTTP library would quote it in its error
+        if not re.fullmatch(
+            r"[!-~]*", token
+        ):  # in a header, the HTTP library would quote it in its error
             raise BadConfig("HF_TOKEN holds a blank or a character that no token has; copy it anew")
         # The library asks the Hub which coding agent calls it and keeps the answer in the user's home, and sends
         # files in a way of its own that reports no progress per file.
         constants.HF_HUB_DISABLE_TELEMETRY = True
         constants.HF_HUB_DISABLE_XET = True
         disable_progress_bars()
-        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its warnings repeat URLs with their passwords
+        logging.getLogger("huggingface_hub").setLevel(
+            logging.ERROR
+        )  # its warnings repeat URLs with their passwords
         self._url = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
-        self.endpoint = re.sub(r"^(\w+://)?.*@", r"\1", self._url)  # to be shown: without user and password
+        self.endpoint = re.sub(
+            r"^(\w+://)?.*@", r"\1", self._url
+        )  # to be shown: without user and password
         self.folder = settings.var_dir / "hub"
         self._token, self._pinned = token, pinned or {}
-        self._api = HfApi(endpoint=self._url, token=token or False)  # False: none from the user's home
+        self._api = HfApi(
+            endpoint=self._url, token=token or False
+        )  # False: none from the user's home
 
     @contextmanager
     def alone(self, what: str) -> Iterator[None]:
@@ -111,22 +140,31 @@ class Hub:
     def snapshot(self, repo: str, revision: str = "") -> Snapshot:
         """The repository at `revision` (a commit, branch or tag; empty: main), pinned to its commit."""
         with self._explained(repo, revision):
-            info = self._api.model_info(repo, revision=revision or None, timeout=TIMEOUT_S, files_metadata=True)
+            info = self._api.model_info(
+                repo, revision=revision or None, timeout=TIMEOUT_S, files_metadata=True
+            )
         commit = info.sha or ""
         pinned_to = revision if _COMMIT.fullmatch(revision) else ""
         if not _COMMIT.fullmatch(commit) or commit != (pinned_to or commit):
             expected = pinned_to or "a commit of 40 hex digits"
-            raise Corrupt(f"{self.endpoint} says that {repo} is at {commit!r}, expected {expected}; use another Hub")
+            raise Corrupt(
+                f"{self.endpoint} says that {repo} is at {commit!r}, expected {expected}; use another Hub"
+            )
         pinned = self._pinned.get(commit, {})
         files = {
             s.rfilename: File(
-                s.rfilename, s.size or 0, pinned.get(s.rfilename) or (s.lfs.sha256 if s.lfs else ""), s.blob_id or ""
+                s.rfilename,
+                s.size or 0,
+                pinned.get(s.rfilename) or (s.lfs.sha256 if s.lfs else ""),
+                s.blob_id or "",
             )
             for s in info.siblings or ()
             if "/" not in s.rfilename  # the official layout is flat
         }
         licence = info.card_data.get("license") if info.card_data else None
-        return Snapshot(repo, commit, files, licence, self.folder / repo.replace("/", "--") / commit)
+        return Snapshot(
+            repo, commit, files, licence, self.folder / repo.replace("/", "--") / commit
+        )
 
     def fetch(self, snapshot: Snapshot, names: Sequence[str], progress: Progress) -> None:
         """Bring these files into the snapshot's folder. Raises Corrupt for one that is not what the Hub described.
@@ -144,7 +182,9 @@ class Hub:
                     _check(snapshot, file, path)
                     report(file.size, file.size)
 
-    def _download(self, snapshot: Snapshot, file: File, advance: Callable[[int, int], None]) -> None:
+    def _download(
+        self, snapshot: Snapshot, file: File, advance: Callable[[int, int], None]
+    ) -> None:
         path = snapshot.folder / f"{file.name}.incomplete"
         url = hf_hub_url(snapshot.repo, file.name, revision=snapshot.commit, endpoint=self._url)
         left = ATTEMPTS
@@ -177,16 +217,22 @@ class Hub:
 
     # --- send -----------------------------------------------------------------------------
 
-    def send(self, repo: str, folder: Path, message: str, *, private: bool, progress: Progress) -> str:
+    def send(
+        self, repo: str, folder: Path, message: str, *, private: bool, progress: Progress
+    ) -> str:
         """Commit that holds the files of `folder`; the repository is made when there is none."""
         if not self._token:
             raise BadInput("set HF_TOKEN to a token of the Hub that may write", code="HUB_DENIED")
         with self._explained(repo), ExitStack() as stack:
             self._api.create_repo(repo, private=private or None, exist_ok=True)
             if private and not self._api.model_info(repo, timeout=TIMEOUT_S).private:
-                raise Conflict(f"{repo} exists and is public, --private was asked for; name another repository")
+                raise Conflict(
+                    f"{repo} exists and is public, --private was asked for; name another repository"
+                )
             files = [stack.enter_context(_Counted(path)) for path in sorted(folder.iterdir())]
-            operations = [CommitOperationAdd(file.path.name, file) for file in files]  # reads them: their sha256
+            operations = [
+                CommitOperationAdd(file.path.name, file) for file in files
+            ]  # reads them: their sha256
             for file in files:
                 file.report(f"{repo} {file.path.name}", progress)
             return str(self._api.create_commit(repo, operations, commit_message=message).oid)
@@ -199,7 +245,9 @@ class Hub:
         try:
             yield
         except OfflineModeIsEnabled as error:
-            raise KronosError("HF_HUB_OFFLINE is set; unset it to reach the Hub", code="HUB_UNREACHABLE") from error
+            raise KronosError(
+                "HF_HUB_OFFLINE is set; unset it to reach the Hub", code="HUB_UNREACHABLE"
+            ) from error
         except HFValidationError as error:
             raise _no_repository(repo) from error
         except RuntimeError as error:  # the library wraps what an upload raises
@@ -210,7 +258,9 @@ class Hub:
             raise self._explain(error, repo, revision) from error
         except OSError as error:
             where = error.filename or self.folder
-            raise KronosError(f"cannot write {where}: {error.strerror or error}", code="NOT_WRITABLE") from error
+            raise KronosError(
+                f"cannot write {where}: {error.strerror or error}", code="NOT_WRITABLE"
+            ) from error
         except (httpx2.InvalidURL, ValueError, KeyError) as error:
             raise KronosError(
                 f"{self.endpoint} does not answer as a Hub does ({type(error).__name__}); check HF_ENDPOINT and proxies"
@@ -231,7 +281,9 @@ class Hub:
                 code="HUB_DENIED",
             )
         if isinstance(error, RevisionNotFoundError):
-            return NotFound(f"{repo} has no revision {revision}; expected a commit, branch or tag of it")
+            return NotFound(
+                f"{repo} has no revision {revision}; expected a commit, branch or tag of it"
+            )
         if status == 401 and self._token and not isinstance(error, RepositoryNotFoundError):
             return BadInput(
                 f"{self.endpoint} refuses the token in HF_TOKEN; make a new one under Settings, Access Tokens",
@@ -264,7 +316,9 @@ def check_name(repo: str) -> None:
 
 
 def _no_repository(repo: str) -> BadParameter:
-    return BadParameter(f"{repo!r} is no repository; expected ORG/NAME, as in NeoQuasar/Kronos-mini")
+    return BadParameter(
+        f"{repo!r} is no repository; expected ORG/NAME, as in NeoQuasar/Kronos-mini"
+    )
 
 
 class _Counted(io.BufferedReader):
@@ -287,7 +341,13 @@ class _Counted(io.BufferedReader):
 
 def _passing(error: httpx2.HTTPError) -> bool:
     """Whether it may be gone in a second: a broken connection, a busy server."""
-    return not isinstance(error, HfHubHTTPError) or error.response.status_code in (429, 500, 502, 503, 504)
+    return not isinstance(error, HfHubHTTPError) or error.response.status_code in (
+        429,
+        500,
+        502,
+        503,
+        504,
+    )
 
 
 def _size(path: Path) -> int:

@@ -22,7 +22,9 @@ from registry.database import UtcTime
 from registry.errors import Conflict, Corrupt
 from registry.settings import Settings
 
-CLAIM_TIMEOUT = timedelta(minutes=15)  # a claim held longer by a process of another host counts as dead
+CLAIM_TIMEOUT = timedelta(
+    minutes=15
+)  # a claim held longer by a process of another host counts as dead
 GENESIS = "0" * 64
 _DECIDED = (
     "model", "sequence", "action", "stage", "version", "from_version", "who", "why", "evidence", "claimed_at",
@@ -49,7 +51,9 @@ promotions = sa.Table(
     sa.Column("host", sa.Text),  # the holder; all three are empty once it let go without completing
     sa.Column("pid", sa.Integer),
     sa.Column("process_started", sa.Text),
-    sa.Column("held_since", UtcTime, nullable=False),  # later than claimed_at when another process took over
+    sa.Column(
+        "held_since", UtcTime, nullable=False
+    ),  # later than claimed_at when another process took over
     sa.Column("moved_at", UtcTime),  # empty in a completed row: withdrawn before anything moved
     sa.Column("completed_at", UtcTime),
     sa.Column("audit_run_id", sa.Text),
@@ -86,7 +90,9 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """The row with times as ISO 8601 and evidence as an object."""
-        plain = {k: v.isoformat() if isinstance(v, datetime) else v for k, v in asdict(self).items()}
+        plain = {
+            k: v.isoformat() if isinstance(v, datetime) else v for k, v in asdict(self).items()
+        }
         return plain | {"evidence": json.loads(self.evidence)}
 
     @property
@@ -126,11 +132,18 @@ def check_chain(records: Sequence[Record]) -> None:
     for number, record in enumerate(records, start=1):
         row = f"promotion {record.sequence} of {record.model}"
         if record.sequence != number:
-            raise Corrupt(f"{row} follows promotion {number - 1}: a row of the ledger is missing", code="BROKEN_CHAIN")
+            raise Corrupt(
+                f"{row} follows promotion {number - 1}: a row of the ledger is missing",
+                code="BROKEN_CHAIN",
+            )
         if record.previous_hash != previous:
-            raise Corrupt(f"{row} does not continue the row before it: one was exchanged", code="BROKEN_CHAIN")
+            raise Corrupt(
+                f"{row} does not continue the row before it: one was exchanged", code="BROKEN_CHAIN"
+            )
         if chain_hash(asdict(record)) != record.hash:
-            raise Corrupt(f"{row} was changed after it was written: its hash differs", code="BROKEN_CHAIN")
+            raise Corrupt(
+                f"{row} was changed after it was written: its hash differs", code="BROKEN_CHAIN"
+            )
         previous = record.hash
 
 
@@ -170,7 +183,9 @@ class Ledger:
 
     def records(self, model: str) -> list[Record]:
         """All promotions of a model in sequence, unfinished and withdrawn ones too."""
-        query = sa.select(promotions).where(promotions.c.model == model).order_by(promotions.c.sequence)
+        query = (
+            sa.select(promotions).where(promotions.c.model == model).order_by(promotions.c.sequence)
+        )
         with database.read(self.engine) as connection:
             return [Record(**row) for row in connection.execute(query).mappings()]
 
@@ -219,7 +234,12 @@ class Ledger:
     def take(self, record: Record) -> Record:
         """An abandoned claim, now held by this process. Raises Conflict when another process took it first."""
         me = claimant.this_process()
-        holder = {"host": me.host, "pid": me.pid, "process_started": me.started, "held_since": now()}
+        holder = {
+            "host": me.host,
+            "pid": me.pid,
+            "process_started": me.started,
+            "held_since": now(),
+        }
         self._update(record, **holder)
         return self.record(record.model, record.sequence)
 
@@ -238,7 +258,11 @@ class Ledger:
 
     def complete(self, record: Record) -> None:
         at = now()
-        self._update(record, moved_at=sa.func.coalesce(promotions.c.moved_at, sa.literal(at, UtcTime)), completed_at=at)
+        self._update(
+            record,
+            moved_at=sa.func.coalesce(promotions.c.moved_at, sa.literal(at, UtcTime)),
+            completed_at=at,
+        )
 
     def withdraw(self, record: Record) -> None:
         """Give up a claim that moved nothing."""
@@ -259,7 +283,12 @@ class Ledger:
 
     def _update(self, record: Record, **values: Any) -> None:
         with database.write(self.engine) as connection:
-            if connection.execute(sa.update(promotions).where(*_held(record)).values(**values)).rowcount != 1:
+            if (
+                connection.execute(
+                    sa.update(promotions).where(*_held(record)).values(**values)
+                ).rowcount
+                != 1
+            ):
                 raise self._taken(record.model)
 
     def _taken(self, model: str) -> Conflict:
@@ -272,7 +301,9 @@ def busy(record: Record) -> Conflict:
     since = f"{record.claimed_at:%Y-%m-%d %H:%M:%S} UTC"
     if record.completed_at is None:
         holder = f"process {record.pid} on {record.host}"
-        return Conflict(f"{record.who} is changing {record.model} since {since} ({what}; {holder}); try again later")
+        return Conflict(
+            f"{record.who} is changing {record.model} since {since} ({what}; {holder}); try again later"
+        )
     return Conflict(
         f"{record.who} changed {record.model} first, at {since} ({what}); look at its history, then try again"
     )
@@ -281,5 +312,7 @@ def busy(record: Record) -> Conflict:
 def _held(record: Record) -> list[sa.ColumnElement[bool]]:
     """The row, as long as the same process holds it and it is not completed."""
     c = promotions.c
-    same = [c[key].is_not_distinct_from(getattr(record, key)) for key in ("host", "pid", "held_since")]
+    same = [
+        c[key].is_not_distinct_from(getattr(record, key)) for key in ("host", "pid", "held_since")
+    ]
     return [c.id == record.id, c.completed_at.is_(None), *same]

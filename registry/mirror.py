@@ -29,7 +29,16 @@ from registry.versions.version import Version
 EXPERIMENT = "mirrors"
 RECIPE_TAG = "recipe"  # as jobs.train writes it
 LIBRARY = "kronos-registry"  # library_name of the cards that `push` writes
-LICENCES = ("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "isc", "cc0-1.0", "cc-by-4.0", "unlicense")
+LICENCES = (
+    "apache-2.0",
+    "mit",
+    "bsd-2-clause",
+    "bsd-3-clause",
+    "isc",
+    "cc0-1.0",
+    "cc-by-4.0",
+    "unlicense",
+)
 OFFICIAL = (CARD, CONFIG, WEIGHTS)
 SHOWN = ("weight_source", "weight_revision", "weight_sha256", "tokenizer_source", "tokenizer_revision",
          "tokenizer_sha256", "licence", "pretrained_until", "pretrained_until_source", "trained_until", "max_context",
@@ -73,7 +82,9 @@ class Official(Protocol):
         """sha256 of files by commit."""
         ...
 
-    def forecaster(self, weights: Path, tokenizer: Path, *, max_context: int, clip: float) -> Forecaster:
+    def forecaster(
+        self, weights: Path, tokenizer: Path, *, max_context: int, clip: float
+    ) -> Forecaster:
         """Official folders as a model."""
         ...
 
@@ -94,7 +105,9 @@ class Source:
 
     def __post_init__(self) -> None:
         if self.pretrained_until and not _is_date(self.pretrained_until):
-            raise BadParameter(f"--pretrained-until is {self.pretrained_until!r}, expected a date like 2024-06-30")
+            raise BadParameter(
+                f"--pretrained-until is {self.pretrained_until!r}, expected a date like 2024-06-30"
+            )
 
 
 @dataclass(frozen=True)
@@ -122,7 +135,10 @@ class Mirrored:
             "revision": self.predictor.commit,
             "tokenizer": self.tokenizer.repo,
             "tokenizer_revision": self.tokenizer.commit,
-            **{key: tags[key] for key in ("weights", "licence", "pretrained_until", "pretrained_until_source")},
+            **{
+                key: tags[key]
+                for key in ("weights", "licence", "pretrained_until", "pretrained_until_source")
+            },
             "ruined": self.ruined,
         }
 
@@ -142,7 +158,9 @@ class Part:
         return [name for name in OFFICIAL if name in self.snapshot.files]
 
 
-def mirror(settings: Settings, source: Source, official: Official, progress: Progress = lambda *_: None) -> Mirrored:
+def mirror(
+    settings: Settings, source: Source, official: Official, progress: Progress = lambda *_: None
+) -> Mirrored:
     """Register what `source` names, unless the same code and settings did so before and its bytes are whole.
 
     Raises NotFound, BadInput (a licence, pickled weights, a pairing), Corrupt, and KronosError without a connection.
@@ -176,7 +194,9 @@ def mirror(settings: Settings, source: Source, official: Official, progress: Pro
 
         tags = {**_tags(settings, source, official, forecaster.spec, parts), RECIPE_TAG: recipe}
         files = [fact for fetched in parts.values() for fact in _files(fetched)]
-        with tracking.start(settings, EXPERIMENT, f"{official.NAME} {tags['weights']}", tags=tags) as run:
+        with tracking.start(
+            settings, EXPERIMENT, f"{official.NAME} {tags['weights']}", tags=tags
+        ) as run:
             run.params({key: tags[key] for key in SHOWN})
             run.json(files, "files.json")
             for part, fetched in parts.items():
@@ -190,7 +210,9 @@ def mirror(settings: Settings, source: Source, official: Official, progress: Pro
                 tags=tags,
                 description=_description(tags, official),
             )
-            run.metrics({"bytes": sum(fact["size"] for fact in files), "seconds": time.monotonic() - begun})
+            run.metrics(
+                {"bytes": sum(fact["size"] for fact in files), "seconds": time.monotonic() - begun}
+            )
     return Mirrored(version, predictor, tokenizer, registered=True, ruined=ruined)
 
 
@@ -211,7 +233,9 @@ def _tokenizer_id(settings: Settings, source: Source, official: Official) -> str
     configured = settings.tokenizer_id if by_default else ""
     chosen = source.tokenizer_id or configured or official.TOKENIZERS.get(source.model_id)
     if not chosen:
-        raise BadParameter(f"which tokenizer was {source.model_id} trained with? Say --tokenizer ORG/NAME")
+        raise BadParameter(
+            f"which tokenizer was {source.model_id} trained with? Say --tokenizer ORG/NAME"
+        )
     return chosen
 
 
@@ -226,7 +250,9 @@ def _part(hub: Hub, snapshot: Snapshot, progress: Progress) -> Part:
             code="PICKLE_ONLY",
         )
     if missing:
-        raise NotFound(f"{snapshot} lacks {' and '.join(missing)}; a Kronos repository holds {CONFIG} and {WEIGHTS}")
+        raise NotFound(
+            f"{snapshot} lacks {' and '.join(missing)}; a Kronos repository holds {CONFIG} and {WEIGHTS}"
+        )
     card: Mapping[str, Any] = {}
     if CARD in snapshot.files:
         hub.fetch(snapshot, [CARD], progress)
@@ -238,7 +264,9 @@ def _front_matter(snapshot: Snapshot) -> Mapping[str, Any]:
     try:
         return metadata_load(snapshot.folder / CARD) or {}
     except (ValueError, yaml.YAMLError) as error:
-        raise BadInput(f"the YAML at the top of {CARD} of {snapshot} cannot be read, and so no licence") from error
+        raise BadInput(
+            f"the YAML at the top of {CARD} of {snapshot} cannot be read, and so no licence"
+        ) from error
 
 
 def _licence(snapshot: Snapshot, card: Mapping[str, Any]) -> str:
@@ -258,19 +286,31 @@ def _licence(snapshot: Snapshot, card: Mapping[str, Any]) -> str:
 # --- what is known of it ----------------------------------------------------------------------
 
 
-def _recipe(settings: Settings, source: Source, official: Official, predictor: Snapshot, tokenizer: Snapshot) -> str:
+def _recipe(
+    settings: Settings, source: Source, official: Official, predictor: Snapshot, tokenizer: Snapshot
+) -> str:
     """sha256 of everything that decides what is registered."""
     content = {
         "commits": [[snapshot.repo, snapshot.commit] for snapshot in (predictor, tokenizer)],
         "settings": [settings.max_context, settings.clip],
-        "pretrained_until": [source.pretrained_until, official.PRETRAINED_UNTIL.get(predictor.commit)],
-        "code": [artifacts.code_digest(CHECKOUT, official.FAMILY), sha256(CHECKOUT / "requirements.lock")],
+        "pretrained_until": [
+            source.pretrained_until,
+            official.PRETRAINED_UNTIL.get(predictor.commit),
+        ],
+        "code": [
+            artifacts.code_digest(CHECKOUT, official.FAMILY),
+            sha256(CHECKOUT / "requirements.lock"),
+        ],
     }
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def _tags(
-    settings: Settings, source: Source, official: Official, spec: ModelSpec, parts: Mapping[str, Part]
+    settings: Settings,
+    source: Source,
+    official: Official,
+    spec: ModelSpec,
+    parts: Mapping[str, Part],
 ) -> dict[str, str]:
     """What every version carries, and whence these weights are."""
     predictor, tokenizer = (parts[part] for part in official.PARTS)
@@ -322,7 +362,9 @@ def _pretrained_until(source: Source, official: Official, predictor: Part) -> tu
 def _weights(official: Official, predictor: Part) -> str:
     """Name of an official size by the network's shape, else the end of the repository's name."""
     size = official.size(predictor.path(CONFIG))
-    return size or predictor.snapshot.repo.lower().rpartition("/")[2].removeprefix(f"{official.NAME}-")
+    return size or predictor.snapshot.repo.lower().rpartition("/")[2].removeprefix(
+        f"{official.NAME}-"
+    )
 
 
 def _is_date(text: str) -> bool:

@@ -30,7 +30,14 @@ _MAX_WORDS = 1000  # characters of `who` and `why`; MLflow keeps 5000 of a tag
 
 
 def promote(
-    store: Store, ledger: Ledger, name: str, version: int, stage: str = PRODUCTION, *, who: str, why: str
+    store: Store,
+    ledger: Ledger,
+    name: str,
+    version: int,
+    stage: str = PRODUCTION,
+    *,
+    who: str,
+    why: str,
 ) -> Record:
     """The completed ledger row that put a version in a stage; the older row when it is there already.
 
@@ -43,11 +50,17 @@ def promote(
     records = settle(store, ledger, name)
     decided = decide(store, records, name, version, stage)
     if decided is None:
-        return next(r for r in reversed(records) if not stages.withdrawn(r) and version in (r.version, r.from_version))
+        return next(
+            r
+            for r in reversed(records)
+            if not stages.withdrawn(r) and version in (r.version, r.from_version)
+        )
     return _carry_out(store, ledger, records, who=who, why=why, **decided)
 
 
-def decide(store: Store, records: list[Record], name: str, version: int, stage: str) -> dict[str, Any] | None:
+def decide(
+    store: Store, records: list[Record], name: str, version: int, stage: str
+) -> dict[str, Any] | None:
     """What a promotion would write after `records`; None when the version is there already. Raises as `promote`."""
     _check_stage(stage)
     candidate = store.version(name, version)
@@ -56,7 +69,9 @@ def decide(store: Store, records: list[Record], name: str, version: int, stage: 
     if there and (stage == ARCHIVED or store.aliases(name).get(ALIASES[stage]) == version):
         return None
     if stage != PRODUCTION and state.production == version:
-        raise Conflict(f"{name} version {version} is in Production; promote another version or roll back first")
+        raise Conflict(
+            f"{name} version {version} is in Production; promote another version or roll back first"
+        )
     return {
         "model": name, "action": stages.PROMOTE, "stage": stage, "version": version,
         "from_version": state.holder(stage), "evidence": admit(store, candidate, stage),
@@ -73,7 +88,10 @@ def rollback(store: Store, ledger: Ledger, name: str, *, who: str, why: str) -> 
     records = settle(store, ledger, name)
     state = expected(store, name, records)
     if state.previous is None:
-        raise Conflict(f"nothing was in Production of {name} before {state.production or 'now'}", code="NOTHING_BEFORE")
+        raise Conflict(
+            f"nothing was in Production of {name} before {state.production or 'now'}",
+            code="NOTHING_BEFORE",
+        )
     target = store.version(name, state.previous)
     return _carry_out(
         store, ledger, records, model=name, action=stages.ROLLBACK, stage=PRODUCTION, version=target.version,
@@ -103,18 +121,24 @@ def admit(store: Store, version: Version, stage: str) -> dict[str, Any]:
         return {}
     store.fetch(version)
     measured = store.metrics(version)
-    return {key: measured[key] for key in METRICS if key in measured} | {MANIFEST_TAG: version.tags[MANIFEST_TAG]}
+    return {key: measured[key] for key in METRICS if key in measured} | {
+        MANIFEST_TAG: version.tags[MANIFEST_TAG]
+    }
 
 
 def _check_stage(stage: str) -> None:
     if stage not in STAGES:
-        raise BadParameter(f"stage is {stage!r}, expected one of {', '.join(STAGES)}", code="BAD_STAGE")
+        raise BadParameter(
+            f"stage is {stage!r}, expected one of {', '.join(STAGES)}", code="BAD_STAGE"
+        )
 
 
 def _check_words(who: str, why: str) -> None:
     for key, words in (("who", who), ("why", why)):
         if len(words) > _MAX_WORDS or "\0" in words:
-            raise BadParameter(f"{key} is at most {_MAX_WORDS} characters without NUL, found {len(words)}")
+            raise BadParameter(
+                f"{key} is at most {_MAX_WORDS} characters without NUL, found {len(words)}"
+            )
     if not who.strip():
         raise BadParameter("who is empty; a change is signed by user@host")
 
@@ -167,7 +191,9 @@ def _outdated(store: Store, record: Record) -> bool:
     return False
 
 
-def adopt(store: Store, ledger: Ledger, records: list[Record], name: str, stage: str, version: int) -> Record:
+def adopt(
+    store: Store, ledger: Ledger, records: list[Record], name: str, stage: str, version: int
+) -> Record:
     """Write down that an alias was moved outside, so that history and roll-back know."""
     was = stages.expected(records).holder(stage)
     return _carry_out(
@@ -176,7 +202,9 @@ def adopt(store: Store, ledger: Ledger, records: list[Record], name: str, stage:
     )  # fmt: skip
 
 
-def _carry_out(store: Store, ledger: Ledger, records: list[Record], *, model: str, **decided: Any) -> Record:
+def _carry_out(
+    store: Store, ledger: Ledger, records: list[Record], *, model: str, **decided: Any
+) -> Record:
     """Claim the row after `records`, then do what it says."""
     claimed = ledger.claim(model, records[-1] if records else None, **decided)
     return _finish(store, ledger, [*records, claimed])
@@ -286,7 +314,9 @@ def point(store: Store, name: str, alias: str, version: int | None) -> None:
 
 def wrong_tags(store: Store, name: str, state: State) -> Mapping[int, str]:
     """Version -> stage that its tag should say."""
-    return stages.corrections(state, {v.version: v.tags.get(stages.TAG, "") for v in store.versions(name)})
+    return stages.corrections(
+        state, {v.version: v.tags.get(stages.TAG, "") for v in store.versions(name)}
+    )
 
 
 def wrong_stages(store: Store, name: str, state: State) -> Mapping[int, str]:

@@ -76,13 +76,17 @@ def push(
     for name in (repo, tokenizer_repo):
         check_name(name)
     if repo == tokenizer_repo:
-        raise BadParameter(f"weights and tokenizer cannot share {repo}: both are a {CONFIG} and a {WEIGHTS}")
+        raise BadParameter(
+            f"weights and tokenizer cannot share {repo}: both are a {CONFIG} and a {WEIGHTS}"
+        )
     store, hub = Store(settings), Hub(settings)
     version = store.resolve(reference)
     model_dir = store.fetch(version) / MODEL_DIR
     missing = [part for part in official.PARTS if not (model_dir / part / WEIGHTS).is_file()]
     if missing:
-        raise NotAvailable(f"{version.uri} holds no {' and no '.join(missing)}; only versions of Kronos are pushed")
+        raise NotAvailable(
+            f"{version.uri} holds no {' and no '.join(missing)}; only versions of Kronos are pushed"
+        )
     spec = read_spec(model_dir)
     message = f"{version.name} version {version.version} of a Kronos Registry"
 
@@ -93,11 +97,15 @@ def push(
             (folder / CARD).write_text(card)
             return hub.send(where, folder, message, private=private, progress=progress)
 
-    tokenizer_revision = send("tokenizer", tokenizer_repo, tokenizer_card(version, tokenizer_repo, repo))
+    tokenizer_revision = send(
+        "tokenizer", tokenizer_repo, tokenizer_card(version, tokenizer_repo, repo)
+    )
     tokenizer = f"{tokenizer_repo}@{tokenizer_revision}"
     metrics = store.metrics(version)
     measured_on = reported(store, version) if metrics else {}
-    revision = send("predictor", repo, predictor_card(version, spec, metrics, measured_on, repo, tokenizer))
+    revision = send(
+        "predictor", repo, predictor_card(version, spec, metrics, measured_on, repo, tokenizer)
+    )
     return Pushed(version, repo, revision, tokenizer_repo, tokenizer_revision)
 
 
@@ -107,7 +115,9 @@ def reported(store: Store, version: Version) -> dict[str, str]:
     The version has metrics, and so there is a run.
     """
     params = store.client.get_run(version.run_id).data.params
-    used = {key: params.get(f"used_{key}", params.get(key)) for key in _MEASURED_ON}  # as tracking.Run logs them
+    used = {
+        key: params.get(f"used_{key}", params.get(key)) for key in _MEASURED_ON
+    }  # as tracking.Run logs them
     told = used | {key: version.tags[key] for key in ("data", "data_digest") if key in version.tags}
     return {key: value.strip("'") for key, value in told.items() if value}
 
@@ -125,9 +135,13 @@ def predictor_card(
 ) -> str:
     """What the Hub shows of the weights; `tokenizer` is its repository and commit, as in ORG/NAME@0a1b..."""
     name, _, commit = tokenizer.partition("@")
-    overall = [key for key in sorted(metrics) if key.startswith(_SCORES) and not key.endswith("_by_step")]
+    overall = [
+        key for key in sorted(metrics) if key.startswith(_SCORES) and not key.endswith("_by_step")
+    ]
     scores = [f"| {key} | {metrics[key]:.6g} |" for key in overall]
-    table = "\n".join(["| score | value |", "|---|---|", *scores]) if scores else "Its run has none."
+    table = (
+        "\n".join(["| score | value |", "|---|---|", *scores]) if scores else "Its run has none."
+    )
     facts = "\n".join(f"| {key} | {version.tags[key]} |" for key in _FACTS if key in version.tags)
     fields = ", ".join(c for c in (*spec.columns, *spec.optional) if c not in names.HISTORY)
     return f"""{_front_matter(version, "licence", "weight_source")}# {repo.partition("/")[2]}
@@ -166,8 +180,16 @@ It forecasts no halts, splits or news. Not investment advice.
 
 def _measured(on: Mapping[str, str]) -> str:
     """Which rows were scored, as a sentence on a line of its own."""
-    told = {key: "the end of the data" if on[key] == "None" else on[key] for key in _MEASURED_ON if key in on}
-    return f"\nMeasured on {', '.join(_MEASURED_ON[key].format(value) for key, value in told.items())}." if told else ""
+    told = {
+        key: "the end of the data" if on[key] == "None" else on[key]
+        for key in _MEASURED_ON
+        if key in on
+    }
+    return (
+        f"\nMeasured on {', '.join(_MEASURED_ON[key].format(value) for key, value in told.items())}."
+        if told
+        else ""
+    )
 
 
 def tokenizer_card(version: Version, repo: str, predictor: str) -> str:

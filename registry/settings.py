@@ -25,18 +25,33 @@ def _device(name: str) -> str:
 class Settings(BaseSettings):
     """Frozen; a main reads it once and passes it down."""
 
-    model_config = SettingsConfigDict(env_prefix="KRONOS_", env_file=CHECKOUT / ".env", frozen=True, extra="ignore")
-
-    var_dir: Path = Field(default=CHECKOUT / "var", description="Databases, artifacts, processed data, logs and state.")
-    tracking_uri: str = Field(
-        default="", description="MLflow tracking and registry; empty: MLFLOW_TRACKING_URI, else var/mlflow.db."
+    model_config = SettingsConfigDict(
+        env_prefix="KRONOS_", env_file=CHECKOUT / ".env", frozen=True, extra="ignore"
     )
-    ledger_uri: str = Field(default="", description="SQLAlchemy URI of the ledger; empty: var/ledger.db.")
-    artifacts_uri: str = Field(default="", description="Where experiments keep artifacts; empty: var/artifacts.")
-    serve_host: str = Field(default="127.0.0.1", description="Address the scoring server listens on.")
-    serve_port: int = Field(default=5001, ge=0, le=65535, description="Its port; 0 takes a free one.")
+
+    var_dir: Path = Field(
+        default=CHECKOUT / "var",
+        description="Databases, artifacts, processed data, logs and state.",
+    )
+    tracking_uri: str = Field(
+        default="",
+        description="MLflow tracking and registry; empty: MLFLOW_TRACKING_URI, else var/mlflow.db.",
+    )
+    ledger_uri: str = Field(
+        default="", description="SQLAlchemy URI of the ledger; empty: var/ledger.db."
+    )
+    artifacts_uri: str = Field(
+        default="", description="Where experiments keep artifacts; empty: var/artifacts."
+    )
+    serve_host: str = Field(
+        default="127.0.0.1", description="Address the scoring server listens on."
+    )
+    serve_port: int = Field(
+        default=5001, ge=0, le=65535, description="Its port; 0 takes a free one."
+    )
     private_network: bool = Field(
-        default=False, description="True inside a container whose ports are published on loopback only."
+        default=False,
+        description="True inside a container whose ports are published on loopback only.",
     )
     ui_port: int = Field(default=5000, ge=1, le=65535, description="Port of `make ui`.")
     mode: Literal["auto", "kronos", "simulated"] = Field(
@@ -44,11 +59,15 @@ class Settings(BaseSettings):
         description="What `make serve MODEL=kronos` serves: kronos, simulated, or auto: kronos, else simulated.",
     )
     device: Annotated[str, AfterValidator(_device)] = Field(
-        default="auto", description="Where torch runs a loaded model: cpu, cuda, cuda:N, mps; auto: cuda, else cpu."
+        default="auto",
+        description="Where torch runs a loaded model: cpu, cuda, cuda:N, mps; auto: cuda, else cpu.",
     )
-    model_id: str = Field(default="", description="Weights that `mirror` fetches by default; empty: Kronos-mini.")
+    model_id: str = Field(
+        default="", description="Weights that `mirror` fetches by default; empty: Kronos-mini."
+    )
     tokenizer_id: str = Field(
-        default="", description="The tokenizer that those weights were trained with; empty: the official one."
+        default="",
+        description="The tokenizer that those weights were trained with; empty: the official one.",
     )
     max_context: int = Field(
         default=0,

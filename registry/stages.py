@@ -88,7 +88,9 @@ def expected(rows: Iterable[Row]) -> State:
             staging = row.version
             continue
         if row.stage == PRODUCTION and row.action == ROLLBACK:
-            while stack and stack[-1] != row.version:  # more than one when versions in between were deleted
+            while (
+                stack and stack[-1] != row.version
+            ):  # more than one when versions in between were deleted
                 stack.pop()
         elif row.stage == PRODUCTION and stack[-1:] != [row.version]:
             stack.append(row.version)
@@ -113,11 +115,17 @@ def correction(state: State, version: int, found: str) -> str | None:
 
 def corrections(state: State, found: Mapping[int, str]) -> dict[int, str]:
     """Version -> stage of those that are wrong; what must go into Production or Staging comes first."""
-    wrong = {version: stage for version, was in found.items() if (stage := correction(state, version, was))}
+    wrong = {
+        version: stage
+        for version, was in found.items()
+        if (stage := correction(state, version, was))
+    }
     return dict(sorted(wrong.items(), key=lambda item: STAGES.index(item[1])))
 
 
 def in_production(rows: Sequence[R], at: datetime) -> R | None:
     """The row that had put in Production what was there at an instant (aware)."""
-    moved = [r for r in rows if r.stage == PRODUCTION and r.moved_at is not None and r.moved_at <= at]
+    moved = [
+        r for r in rows if r.stage == PRODUCTION and r.moved_at is not None and r.moved_at <= at
+    ]
     return moved[-1] if moved else None

@@ -16,7 +16,9 @@ def exit_code(error: KronosError) -> int:
     return 2 if isinstance(error, BadInput | NotFound) else 1
 
 
-def run(main: Callable[[], object], on_error: Callable[[KronosError], None] = lambda _: None) -> None:
+def run(
+    main: Callable[[], object], on_error: Callable[[KronosError], None] = lambda _: None
+) -> None:
     """Call a typer app; what goes wrong becomes `error: CODE: message` on stderr, without a traceback."""
     try:
         main()
@@ -49,6 +51,8 @@ def _translated(error: Exception) -> KronosError | None:
         first = error.errors()[0]
         name = "KRONOS_" + "_".join(str(part) for part in first["loc"]).upper()
         return BadConfig(f"{name}: {first['msg']}; .env.example lists all settings")
-    if type(error).__module__.startswith("mlflow."):  # importing MLflow to name its class costs seconds
+    if type(error).__module__.startswith(
+        "mlflow."
+    ):  # importing MLflow to name its class costs seconds
         return KronosError(" ".join(str(error).split())[:500], code="MLFLOW")
     return None

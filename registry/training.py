@@ -42,7 +42,9 @@ class Config:
 
     def __post_init__(self) -> None:
         if not 1 <= self.horizon <= MAX_HORIZON:
-            raise BadParameter(f"horizon is {self.horizon}, expected 1..{MAX_HORIZON}", code="BAD_HORIZON")
+            raise BadParameter(
+                f"horizon is {self.horizon}, expected 1..{MAX_HORIZON}", code="BAD_HORIZON"
+            )
         check_levels(self.levels)
         for name, bounds in bounds_of(type(self)).items():
             if not bounds.hold(getattr(self, name)):
@@ -146,7 +148,9 @@ class TrainRun(Protocol):
         """True when the trial is to be given up."""
         ...
 
-    def fit_member(self, model: str, history: pd.DataFrame, config: Config, seed: int, *, tiny: bool) -> Trained:
+    def fit_member(
+        self, model: str, history: pd.DataFrame, config: Config, seed: int, *, tiny: bool
+    ) -> Trained:
         """Another model, fitted on this history with the shared settings that `config` has."""
         ...
 
@@ -176,7 +180,9 @@ class Family(Protocol):
         """What the model needs and answers, as far as it is known before training."""
         ...
 
-    def train(self, history: pd.DataFrame, config: Any, *, name: str, seed: int, run: TrainRun) -> Trained:
+    def train(
+        self, history: pd.DataFrame, config: Any, *, name: str, seed: int, run: TrainRun
+    ) -> Trained:
         """Fit on a history that ends at config.choose_until."""
         ...
 

@@ -11,7 +11,9 @@ from rich.console import Console
 from registry import terminal
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
+)
 
 
 @app.callback()
@@ -21,9 +23,16 @@ def serving() -> None:
 
 @app.command(epilog=terminal.EXIT_CODES)
 def start(
-    model: Annotated[str, typer.Argument(help="Registered model, or a reference like nbeats/3 or nbeats@staging.")],
-    host: Annotated[str | None, typer.Option(help="Address to listen on. [default: KRONOS_SERVE_HOST]")] = None,
-    port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one. [default: KRONOS_SERVE_PORT]")] = None,
+    model: Annotated[
+        str,
+        typer.Argument(help="Registered model, or a reference like nbeats/3 or nbeats@staging."),
+    ],
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on. [default: KRONOS_SERVE_HOST]")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port; 0 takes a free one. [default: KRONOS_SERVE_PORT]")
+    ] = None,
 ) -> None:
     """Verify what is in Production and serve it until interrupted.
 
@@ -43,7 +52,10 @@ def start(
     if chosen.instead:
         _warn(talk, f"{model} cannot be served: {chosen.instead.message}")
     if chosen.mode == "simulated":
-        _warn(talk, f"serving {version.uri} for {model} (KRONOS_MODE={settings.mode}): simulated, not Kronos")
+        _warn(
+            talk,
+            f"serving {version.uri} for {model} (KRONOS_MODE={settings.mode}): simulated, not Kronos",
+        )
     scorer = Scorer(
         settings,
         version,
@@ -54,10 +66,19 @@ def start(
         signal.signal(number, _interrupt)
     with scorer:
         with talk.status(f"starting {version.uri}") as status:
-            scorer.wait_ready(lambda waited: status.update(f"starting {version.uri} ({waited:.0f} s)"))
-        where = {"url": scorer.url, "model": version.name, "version": version.version, "pid": scorer.pid}
+            scorer.wait_ready(
+                lambda waited: status.update(f"starting {version.uri} ({waited:.0f} s)")
+            )
+        where = {
+            "url": scorer.url,
+            "model": version.name,
+            "version": version.version,
+            "pid": scorer.pid,
+        }
         print(json.dumps(where | chosen.facts()), flush=True)
-        talk.print(f"{version.uri} answers on {scorer.url}/invocations; the README shows a request. Ctrl-C stops it.")
+        talk.print(
+            f"{version.uri} answers on {scorer.url}/invocations; the README shows a request. Ctrl-C stops it."
+        )
         while scorer.exit_code() is None:
             time.sleep(0.5)
         scorer.raise_ended()
@@ -65,7 +86,10 @@ def start(
 
 @app.command(epilog=terminal.EXIT_CODES)
 def request(
-    model: Annotated[str, typer.Argument(help="Registered model, or a reference like nbeats/3 or nbeats@staging.")],
+    model: Annotated[
+        str,
+        typer.Argument(help="Registered model, or a reference like nbeats/3 or nbeats@staging."),
+    ],
 ) -> None:
     """Print the body of a request that this version answers: real sessions, stored with it.
 

@@ -44,7 +44,9 @@ def choose(store: Store, reference: str, mode: Mode) -> Choice:
         return Choice(_verified(store, KRONOS), "kronos")
     except (NotFound, Corrupt) as error:
         if mode == "kronos":
-            raise type(error)(f"{error.message}; KRONOS_MODE=kronos lets nothing else answer in its place") from error
+            raise type(error)(
+                f"{error.message}; KRONOS_MODE=kronos lets nothing else answer in its place"
+            ) from error
         return Choice(_simulated(store, error), "simulated", error)
 
 

@@ -49,12 +49,19 @@ class Scorer:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
-                self.command, env=self._environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                self.command,
+                env=self._environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.stop()
 
@@ -71,7 +78,9 @@ class Scorer:
                 pass
             tick(waited)
             time.sleep(0.2)
-        raise KronosError(f"{self.version.uri} was not ready in {READY_TIMEOUT_S:.0f} s: {self._last_words()}")
+        raise KronosError(
+            f"{self.version.uri} was not ready in {READY_TIMEOUT_S:.0f} s: {self._last_words()}"
+        )
 
     def raise_ended(self) -> None:
         """Raise KronosError with the server's exit code and last words."""
@@ -107,14 +116,29 @@ class Scorer:
 
     def _last_words(self) -> str:
         """The last error of ours in the log, or else its last line: the server's own last words name no cause."""
-        lines = [line.strip() for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
+        lines = [
+            line.strip()
+            for line in self.log.read_text(errors="replace").splitlines()
+            if line.strip()
+        ]
         ours = [line.partition(": ")[2] for line in lines if line.startswith("registry.errors.")]
         return f"{(ours or lines or ['it said nothing'])[-1]} (all of it in {self.log})"
 
 
 def serve_command(uri: str, host: str, port: int) -> list[str]:
     """The stock scoring server on one model URI, in this environment."""
-    serve = ["models", "serve", "-m", uri, "--env-manager", "local", "--host", host, "--port", str(port)]
+    serve = [
+        "models",
+        "serve",
+        "-m",
+        uri,
+        "--env-manager",
+        "local",
+        "--host",
+        host,
+        "--port",
+        str(port),
+    ]
     return [sys.executable, "-m", "mlflow", *serve]
 
 
@@ -137,7 +161,8 @@ def check_free(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise BadParameter(
-                f"port {port} of {host} is taken ({error.strerror}); choose another with --port", code="PORT_TAKEN"
+                f"port {port} of {host} is taken ({error.strerror}); choose another with --port",
+                code="PORT_TAKEN",
             ) from error
 
 

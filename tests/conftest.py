@@ -17,7 +17,9 @@ from registry.settings import Settings
 
 # Whatever the shell or .env say, no test may reach the user's own registry: the README tells people to export
 # MLFLOW_TRACKING_URI. An empty variable wins over .env in the programs that tests start.
-for name in [name for name in os.environ if name.startswith(("KRONOS_", "MLFLOW_", "_MLFLOW_", "HF_"))]:
+for name in [
+    name for name in os.environ if name.startswith(("KRONOS_", "MLFLOW_", "_MLFLOW_", "HF_"))
+]:
     if name != "KRONOS_WEIGHTS":  # of `make test-weights`
         del os.environ[name]
 os.environ.update(KRONOS_TRACKING_URI="", KRONOS_LEDGER_URI="", KRONOS_ARTIFACTS_URI="")

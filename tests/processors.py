@@ -14,8 +14,16 @@ from numpy._core._multiarray_umath import __cpu_dispatch__, __cpu_features__
 SUITES = ("tests/unit", "tests/contract")
 TWO = ("-n", "2", "--dist", "loadscope")
 
-AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
-SSE = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"}
+AVX2 = {
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+}
+SSE = {
+    "ATEN_CPU_CAPABILITY": "default",
+    "ONEDNN_MAX_CPU_ISA": "SSE41",
+    "MKL_ENABLE_INSTRUCTIONS": "SSE4_2",
+}
 DISGUISES = {
     "AVX2, Intel": {**AVX2, "OPENBLAS_CORETYPE": "Haswell"},
     "AVX2, AMD": {**AVX2, "OPENBLAS_CORETYPE": "Zen"},
@@ -31,7 +39,9 @@ def numpy_features() -> str:
 def main() -> int:
     """Exit code 1 if a suite fails in some disguise; 77 where there is nothing to disguise."""
     if platform.machine() not in ("x86_64", "AMD64"):
-        print(f"{platform.machine()} is no x86-64 processor: it cannot be disguised", file=sys.stderr)
+        print(
+            f"{platform.machine()} is no x86-64 processor: it cannot be disguised", file=sys.stderr
+        )
         return 77
     failed = []
     for name, disguise in DISGUISES.items():

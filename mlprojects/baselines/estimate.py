@@ -14,8 +14,12 @@ from registry.forecast import names, volatility
 from registry.forecast.arrays import Floats
 from registry.forecast.history import History
 
-SHORTEST = 500  # sessions; Hwang and Valls Pereira, European Journal of Finance 12 (2006), ask for as many
-STATIONARY = 1 - 1e-6  # persistence; the optimiser stops at 1, up to its rounding, when it would go beyond
+SHORTEST = (
+    500  # sessions; Hwang and Valls Pereira, European Journal of Finance 12 (2006), ask for as many
+)
+STATIONARY = (
+    1 - 1e-6
+)  # persistence; the optimiser stops at 1, up to its rounding, when it would go beyond
 SLACK = 1.0  # of the log-likelihood; errors that are all but normal end at some large nu, not at the limit
 SHOWN = 504  # sessions in the figure: two years
 
@@ -43,10 +47,14 @@ def fit(y: Floats, *, asymmetric: bool) -> Fit:
     """
     if len(y) < SHORTEST:
         return Fit(TOO_SHORT)
-    if np.median(np.abs(np.diff(y))) == 0:  # half of the returns repeat the one before: no density has that
+    if (
+        np.median(np.abs(np.diff(y))) == 0
+    ):  # half of the returns repeat the one before: no density has that
         return Fit(STILL)
     unit = float(y.std())
-    model = arch_model(y / unit, mean="Constant", vol="GARCH", p=1, o=int(asymmetric), q=1, dist="t", rescale=False)
+    model = arch_model(
+        y / unit, mean="Constant", vol="GARCH", p=1, o=int(asymmetric), q=1, dist="t", rescale=False
+    )
     fitted = model.fit(disp="off", show_warning=False)
     mu, omega, alpha, *gamma, beta, nu = fitted.params.to_numpy()
     parameters = np.array([mu * unit, omega * unit**2, alpha, *(gamma or [0.0]), beta, nu])
@@ -86,10 +94,13 @@ def estimate(history: pd.DataFrame, *, asymmetric: bool) -> Estimates:
     if not (outcomes == FITTED).any():
         why = ", ".join(f"{outcome} ({n})" for outcome, n in outcomes.value_counts().items())
         raise BadHistory(
-            f"none of {len(fits)} series up to fit_until can be fitted: {why or 'there is none'}", code="NOT_FITTED"
+            f"none of {len(fits)} series up to fit_until can be fitted: {why or 'there is none'}",
+            code="NOT_FITTED",
         )
     empty = np.full(len(garch.NAMES), np.nan)
-    parameters = np.stack([empty if found.parameters is None else found.parameters for found in fits])
+    parameters = np.stack(
+        [empty if found.parameters is None else found.parameters for found in fits]
+    )
     table = pd.DataFrame(parameters, columns=list(garch.NAMES)).assign(
         persistence=garch.persistence(parameters),
         volatility=garch.unconditional_volatility(parameters),  # of a session, in the long run
@@ -113,7 +124,13 @@ def volatility_chart(history: pd.DataFrame, estimates: Estimates) -> Figure:
         ("EWMA, decay 0.94", volatility.ewma_volatility(y)[0], "#95a5a6"),
         ("conditional volatility", garch.scale(y, estimates.parameters[:1], 1)[0, :, 0], "#1f77b4"),
     ):
-        axis.plot(one[names.DS].iloc[-SHOWN:], 100 * sigma[-SHOWN:], color=colour, linewidth=1.2, label=label)
+        axis.plot(
+            one[names.DS].iloc[-SHOWN:],
+            100 * sigma[-SHOWN:],
+            color=colour,
+            linewidth=1.2,
+            label=label,
+        )
     axis.set_title(f"{name}: volatility of the next session", loc="left", fontsize=10)
     axis.set_ylabel("per cent a session")
     axis.spines[["top", "right"]].set_visible(False)

@@ -16,8 +16,21 @@ from scipy.special import stdtrit
 from registry.forecast import volatility
 from registry.forecast.arrays import Floats
 
-NAMES = ("mu", "omega", "alpha", "gamma", "beta", "nu")  # of parameters [n, 6], in units of log returns
-POOLED = ("drift", "alpha", "gamma", "beta", "nu")  # of a pool [5]; drift is mu in unconditional volatilities
+NAMES = (
+    "mu",
+    "omega",
+    "alpha",
+    "gamma",
+    "beta",
+    "nu",
+)  # of parameters [n, 6], in units of log returns
+POOLED = (
+    "drift",
+    "alpha",
+    "gamma",
+    "beta",
+    "nu",
+)  # of a pool [5]; drift is mu in unconditional volatilities
 
 
 def persistence(parameters: Floats) -> Floats:

@@ -77,7 +77,9 @@ class Fhs(Baseline):
         y = values[:, :, 0]
         sigma = volatility.ewma_volatility(y)
         z = volatility.residuals(y, sigma, 1)
-        return _every_step(sigma[:, -1:] * volatility.empirical_quantiles(z, self.spec.levels), horizon)
+        return _every_step(
+            sigma[:, -1:] * volatility.empirical_quantiles(z, self.spec.levels), horizon
+        )
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,9 @@ class Har(Baseline):
 
     def quantiles(self, ids: Sequence[str], values: Floats, horizon: int) -> Floats:
         y, market = values[:, :, 0], values[:, :, 1]
-        scale = har_scale(har_features(y, market), volatility.ewma_volatility(y), self.coefficients[:horizon])
+        scale = har_scale(
+            har_features(y, market), volatility.ewma_volatility(y), self.coefficients[:horizon]
+        )
         own = _residual_quantiles(y, scale, self.spec.levels)
         return scale[:, -1, :, None] * ((1 - POOL_WEIGHT) * own + POOL_WEIGHT * self.pool[:horizon])
 
@@ -122,7 +126,12 @@ class Garch(Baseline):
     def parameters(self, ids: Sequence[str], y: Floats) -> Floats:
         """Parameters [n, 6] of series with returns [n, T]: their own, or pooled ones with the variance of `y`."""
         rows = dict(zip(self.symbols, self.fitted, strict=True))
-        return np.stack([rows.get(name, own) for name, own in zip(ids, garch.targeted(self.pool, y), strict=True)])
+        return np.stack(
+            [
+                rows.get(name, own)
+                for name, own in zip(ids, garch.targeted(self.pool, y), strict=True)
+            ]
+        )
 
     def notes(self, ids: Sequence[str]) -> Mapping[str, str]:
         return {} if set(ids) <= set(self.symbols) else {"pooled": NOTE}
@@ -151,7 +160,11 @@ def _residual_quantiles(y: Floats, scale: Floats, levels: Sequence[float]) -> Fl
 
 def har_features(y: Floats, market_abs_return: Floats) -> Floats:
     """[n, T, 9]: EWMA of |y| and of the market's mean |y| at four half-lives each, and 1; known at the close."""
-    parts = [volatility.ewma(x, volatility.half_life(hl)) for x in (np.abs(y), market_abs_return) for hl in HALF_LIVES]
+    parts = [
+        volatility.ewma(x, volatility.half_life(hl))
+        for x in (np.abs(y), market_abs_return)
+        for hl in HALF_LIVES
+    ]
     return np.stack([*parts, np.ones_like(y)], axis=2)
 
 
@@ -174,9 +187,15 @@ KINDS: dict[str, type[Baseline]] = {
 
 def save(forecaster: Baseline, directory: Path) -> None:
     """Write kind and symbols (JSON) and, where something was fitted, its numbers (safetensors)."""
-    config: dict[str, Any] = {"kind": next(name for name, cls in KINDS.items() if type(forecaster) is cls)}
+    config: dict[str, Any] = {
+        "kind": next(name for name, cls in KINDS.items() if type(forecaster) is cls)
+    }
     fitted = {f.name: getattr(forecaster, f.name) for f in fields(forecaster) if f.name != "spec"}
-    arrays = {name: np.ascontiguousarray(value) for name, value in fitted.items() if isinstance(value, np.ndarray)}
+    arrays = {
+        name: np.ascontiguousarray(value)
+        for name, value in fitted.items()
+        if isinstance(value, np.ndarray)
+    }
     config |= {name: value for name, value in fitted.items() if name not in arrays}
     (directory / "config.json").write_text(json.dumps(config) + "\n")
     if arrays:

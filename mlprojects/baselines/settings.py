@@ -11,8 +11,12 @@ from registry.forecast import names, volatility
 from registry.forecast.spec import ModelSpec
 from registry.training import Space
 
-CONTEXT = 1000  # sessions looked at: an average with a half-life of 90 has forgotten its seed by then
-TARGETED = 252  # sessions; the least from which garch takes the variance of a series that it does not know
+CONTEXT = (
+    1000  # sessions looked at: an average with a half-life of 90 has forgotten its seed by then
+)
+TARGETED = (
+    252  # sessions; the least from which garch takes the variance of a series that it does not know
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +27,9 @@ class Config(training.Config):
     warmup: Annotated[int, Field(ge=volatility.WARMUP)] = 252
 
 
-CONFIGS: Mapping[str, type[training.Config]] = dict.fromkeys(("naive", "ewma", "fhs", "har", "garch", "gjr"), Config)
+CONFIGS: Mapping[str, type[training.Config]] = dict.fromkeys(
+    ("naive", "ewma", "fhs", "har", "garch", "gjr"), Config
+)
 SEARCH: Mapping[str, Space] = {}
 
 

@@ -31,7 +31,9 @@ def _seen(history: pd.DataFrame, config: Config) -> pd.DataFrame:
 
 
 def _train_garch(what: ModelSpec, history: pd.DataFrame, config: Config, run: TrainRun) -> Trained:
-    from mlprojects.baselines import estimate  # arch takes most of a second, and the other baselines do without
+    from mlprojects.baselines import (
+        estimate,
+    )  # arch takes most of a second, and the other baselines do without
 
     seen = _seen(history, config)
     found = estimate.estimate(seen, asymmetric=config.kind == "gjr")
@@ -57,7 +59,9 @@ def _train_har(what: ModelSpec, history: pd.DataFrame, config: Config, run: Trai
     run.report(2)
     features = [f"{who}_{hl:g}" for who in ("own", "market") for hl in model.HALF_LIVES]
     columns = [*features, "constant"]
-    table = pd.DataFrame(coefficients, columns=columns).assign(step=np.arange(1, config.horizon + 1))
+    table = pd.DataFrame(coefficients, columns=columns).assign(
+        step=np.arange(1, config.horizon + 1)
+    )
     return Trained(
         model.Har(what, coefficients, pool),
         params={"parameters": coefficients.size + pool.size},
@@ -80,17 +84,23 @@ def fit_har(history: pd.DataFrame, horizon: int, warmup: int) -> Floats:
     panel = [part for part in _panel(history) if part[0].shape[1] > warmup + horizon]
     if not panel:
         raise BadHistory(
-            f"har is fitted on series of more than {warmup + horizon} sessions, found none", code="TOO_SHORT"
+            f"har is fitted on series of more than {warmup + horizon} sessions, found none",
+            code="TOO_SHORT",
         )
     rows = []
     for h in range(1, horizon + 1):
         x = [(f / s[:, :, None])[:, warmup:-h].reshape(-1, f.shape[2]) for _, f, s in panel]
-        target = [np.clip(np.abs(y[:, h:]) / s[:, :-h], 0, CLIP)[:, warmup:].reshape(-1) for y, _, s in panel]
+        target = [
+            np.clip(np.abs(y[:, h:]) / s[:, :-h], 0, CLIP)[:, warmup:].reshape(-1)
+            for y, _, s in panel
+        ]
         rows.append(np.linalg.lstsq(np.concatenate(x), np.concatenate(target), rcond=None)[0])
     return np.stack(rows)
 
 
-def pooled_residuals(history: pd.DataFrame, coefficients: Floats, levels: tuple[float, ...], warmup: int) -> Floats:
+def pooled_residuals(
+    history: pd.DataFrame, coefficients: Floats, levels: tuple[float, ...], warmup: int
+) -> Floats:
     """Quantiles [H, Q] of y[t+h] / scale[t] over all series and sessions after the warm-up."""
     pool = []
     for h in range(1, len(coefficients) + 1):

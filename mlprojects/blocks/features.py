@@ -52,7 +52,9 @@ NAMES = (
 )
 SEASON_NAMES = ("quarters_year", "quarters")
 
-WARMUP = volatility.WARMUP + QUARTER * YEAR + AROUND  # sessions before the first row with every feature
+WARMUP = (
+    volatility.WARMUP + QUARTER * YEAR + AROUND
+)  # sessions before the first row with every feature
 
 
 def daily(values: Floats, ds: npt.NDArray[np.datetime64], keep: int) -> Floats:
@@ -101,7 +103,9 @@ def season(values: Floats, horizon: int, keep: int) -> Floats:
     alone = _alone(y, index, _beta(y, index))
     size = np.abs(standardised(alone, volatility.ewma_volatility(alone)))
     length = size.shape[1]
-    around = np.maximum.reduce([size[:, i : length - 2 * AROUND + i] for i in range(2 * AROUND + 1)])  # [n, T - 4]
+    around = np.maximum.reduce(
+        [size[:, i : length - 2 * AROUND + i] for i in range(2 * AROUND + 1)]
+    )  # [n, T - 4]
     target = np.arange(length - keep, length)[:, None] + np.arange(1, horizon + 1)  # [keep, H]
     total, count, means = np.zeros((len(size), keep, horizon)), np.zeros((keep, horizon)), {}
     for k in range(1, YEARS + 1):

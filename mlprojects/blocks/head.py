@@ -31,7 +31,12 @@ def normal_start(levels: Sequence[float], deviation: float = 1.0) -> Tensor:
     """Numbers [Q] (float32) whose `spread` are the quantiles of a normal variable: where a network begins."""
     quantiles = torch.tensor(ndtri(levels) * deviation)
     middle = centre(levels)
-    gaps = torch.cat([quantiles[1 : middle + 1] - quantiles[:middle], quantiles[middle + 1 :] - quantiles[middle:-1]])
+    gaps = torch.cat(
+        [
+            quantiles[1 : middle + 1] - quantiles[:middle],
+            quantiles[middle + 1 :] - quantiles[middle:-1],
+        ]
+    )
     raw = torch.log(torch.expm1(gaps))
     return torch.cat([raw[:middle], quantiles[middle : middle + 1], raw[middle:]]).float()
 

@@ -101,7 +101,9 @@ def fit(
     )
     state.hand_to(net, optimizer)
     with torch.random.fork_rng(devices=[]):
-        if not begun:  # what training starts from competes: fine-tuning shall not end worse than it began
+        if (
+            not begun
+        ):  # what training starts from competes: fine-tuning shall not end worse than it began
             _look(state, choice, net)
             state.first_loss = state.last
             report(0, {"valid_loss": state.last})
@@ -115,7 +117,8 @@ def fit(
             value = loss(seeded(seed, step))
             if not torch.isfinite(value):
                 raise KronosError(
-                    f"the training loss is {value.item()} at step {step}; lower learning_rate", code="DIVERGED"
+                    f"the training loss is {value.item()} at step {step}; lower learning_rate",
+                    code="DIVERGED",
                 )
             value.backward()
             nn.utils.clip_grad_norm_(net.parameters(), CLIP_NORM)
@@ -139,13 +142,17 @@ def _look(state: "_State", choice: Callable[[], float], net: nn.Module) -> None:
     with torch.no_grad():
         found = choice()
     if not math.isfinite(found):
-        raise KronosError(f"the choice loss is {found} at step {state.step}; lower learning_rate", code="DIVERGED")
+        raise KronosError(
+            f"the choice loss is {found} at step {state.step}; lower learning_rate", code="DIVERGED"
+        )
     state.look(found, net)
 
 
 def _learnt(net: nn.Module) -> list[tuple[str, nn.Parameter]]:
     """Named parameters that are learnt: fixed tables are not."""
-    return [(name, parameter) for name, parameter in net.named_parameters() if parameter.requires_grad]
+    return [
+        (name, parameter) for name, parameter in net.named_parameters() if parameter.requires_grad
+    ]
 
 
 class _State:
@@ -182,13 +189,20 @@ class _State:
                 "exp_avg_sq": self.moments[f"exp_avg_sq.{name}"].to(parameter),
             }
 
-    def write(self, path: Path, net: nn.Module, optimizer: torch.optim.Optimizer, fingerprint: str) -> None:
+    def write(
+        self, path: Path, net: nn.Module, optimizer: torch.optim.Optimizer, fingerprint: str
+    ) -> None:
         """One file, replaced at once: a kill leaves the one before."""
-        tensors = {f"net.{k}": v for k, v in net.state_dict().items()} | {f"best.{k}": v for k, v in self.best.items()}
+        tensors = {f"net.{k}": v for k, v in net.state_dict().items()} | {
+            f"best.{k}": v for k, v in self.best.items()
+        }
         for name, parameter in _learnt(net):
             for key in ("exp_avg", "exp_avg_sq"):
                 tensors[f"{key}.{name}"] = optimizer.state[parameter][key]
-        numbers = {key: getattr(self, key) for key in ("step", "best_step", "since", "first_loss", "best_loss")}
+        numbers = {
+            key: getattr(self, key)
+            for key in ("step", "best_step", "since", "first_loss", "best_loss")
+        }
         path.parent.mkdir(parents=True, exist_ok=True)
         new = path.with_suffix(".new")
         kept = {k: v.detach().cpu().clone() for k, v in tensors.items()}
@@ -202,9 +216,14 @@ class _State:
         """The state of a training of the same fingerprint. Raises BadConfig for another one, or a broken file."""
         try:
             with safe_open(path, framework="pt") as file:
-                metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+                metadata, tensors = (
+                    file.metadata(),
+                    {key: file.get_tensor(key) for key in file.keys()},
+                )
         except SafetensorError as error:
-            raise BadConfig(f"{path} cannot be read as a checkpoint; remove it to start anew") from error
+            raise BadConfig(
+                f"{path} cannot be read as a checkpoint; remove it to start anew"
+            ) from error
         if metadata["fingerprint"] != fingerprint:
             raise BadConfig(f"{path} is of another training; remove it to start anew")
         names = list(net.state_dict())

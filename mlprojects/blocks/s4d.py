@@ -15,7 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Start = Literal["lin", "inv", "real"]
-STEP_SIZES = (0.003, 0.7)  # of the first and the last channel: modes of -1/2 start with half-lives of 462 to 2 sessions
+STEP_SIZES = (
+    0.003,
+    0.7,
+)  # of the first and the last channel: modes of -1/2 start with half-lives of 462 to 2 sessions
 
 
 def eigenvalues(start: Start, states: int) -> Tensor:
@@ -55,7 +58,9 @@ class S4D(nn.Module):
         self.log_decay = nn.Parameter(torch.log(-a.real).float())
         self.turn = nn.Parameter(a.imag.float().clone())
         self.log_step = nn.Parameter(torch.linspace(low, high, width))
-        self.c = nn.Parameter(torch.randn(width, states, 2) * math.sqrt(0.5))  # real and imaginary part
+        self.c = nn.Parameter(
+            torch.randn(width, states, 2) * math.sqrt(0.5)
+        )  # real and imaginary part
         self.d = nn.Parameter(torch.ones(width))
 
     def discrete(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -82,7 +87,9 @@ class S4D(nn.Module):
         """Outputs [n, L, D] of inputs [n, L, D] from a state of 0: one convolution (eq. 6), by FFT."""
         length = u.shape[1]
         size = 2 * length  # twice the length, so that the end does not wrap around to the beginning
-        spectrum = torch.fft.rfft(u.transpose(1, 2), n=size) * torch.fft.rfft(self.kernel(length), n=size)
+        spectrum = torch.fft.rfft(u.transpose(1, 2), n=size) * torch.fft.rfft(
+            self.kernel(length), n=size
+        )
         y = torch.fft.irfft(spectrum, n=size)[..., :length].transpose(1, 2)
         out: Tensor = y + self.d * u
         return out
@@ -130,8 +137,12 @@ class Blocks:
         n, length, width = u.shape
         size = self.answers.shape[1]
         # Zeros before the beginning leave a state of 0 as it is: they fill the first block.
-        blocks = F.pad(u.permute(2, 0, 1), (-length % size, 0)).reshape(width, -1, size)  # [D, n B, P]
-        given = torch.complex(*(blocks @ self.write).chunk(2, dim=-1)).unflatten(1, (n, -1))  # [D, n, B, N]
+        blocks = F.pad(u.permute(2, 0, 1), (-length % size, 0)).reshape(
+            width, -1, size
+        )  # [D, n B, P]
+        given = torch.complex(*(blocks @ self.write).chunk(2, dim=-1)).unflatten(
+            1, (n, -1)
+        )  # [D, n, B, N]
         state, before = torch.zeros_like(given[:, :, 0]), []
         for i in range(given.shape[2]):
             before.append(state)

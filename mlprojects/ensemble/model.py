@@ -28,7 +28,8 @@ class Ensemble:
 
     def predict(self, history: History, request: Request) -> Forecast:
         forecasts = [
-            member.predict(history, _for_member(member.spec, request)).at(self.spec.levels) for member in self.members
+            member.predict(history, _for_member(member.spec, request)).at(self.spec.levels)
+            for member in self.members
         ]
         quantiles = np.mean([forecast.quantiles for forecast in forecasts], axis=0)
         notes = {key: note for forecast in forecasts for key, note in forecast.notes.items()}
@@ -44,7 +45,9 @@ def save(forecaster: Ensemble, directory: Path) -> None:
     members = [member.spec.name for member in forecaster.members]
     for member in forecaster.members:
         save_forecaster(member, directory / FOLDER / member.spec.name)
-    (directory / "config.json").write_text(json.dumps({"kind": "ensemble", "members": members}) + "\n")
+    (directory / "config.json").write_text(
+        json.dumps({"kind": "ensemble", "members": members}) + "\n"
+    )
 
 
 def load(directory: Path) -> Ensemble:

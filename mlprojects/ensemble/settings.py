@@ -25,7 +25,9 @@ class Config(training.Config):
             raise BadConfig(f"members are two or more different models, found {list(self.members)}")
         wrong = [member for member in self.members if member.count("/") != 1]
         if wrong:
-            raise BadConfig(f"members are named <family>/<model>, as in baselines/gjr; found {wrong[0]!r}")
+            raise BadConfig(
+                f"members are named <family>/<model>, as in baselines/gjr; found {wrong[0]!r}"
+            )
 
     @property
     def uses(self) -> tuple[str, ...]:

@@ -38,9 +38,13 @@ def partial(y: Floats) -> Floats:
     standardised = (y - y.mean(axis=1, keepdims=True)) / y.std(axis=1, keepdims=True)
     lasso = GraphicalLassoCV()
     try:
-        with warnings.catch_warnings():  # of penalties that lose on the way; the fit that is used is looked at below
+        with (
+            warnings.catch_warnings()
+        ):  # of penalties that lose on the way; the fit that is used is looked at below
             warnings.simplefilter("ignore", ConvergenceWarning)
-            warnings.filterwarnings("ignore", message="invalid value encountered", category=RuntimeWarning)
+            warnings.filterwarnings(
+                "ignore", message="invalid value encountered", category=RuntimeWarning
+            )
             lasso.fit(standardised.T)
     except FloatingPointError as error:
         raise _no_solution() from error

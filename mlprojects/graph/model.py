@@ -60,7 +60,9 @@ class GraphForecaster:
         x = np.empty((len(history.ids), self.sessions, len(features.NAMES)))
         sigma = np.empty(len(history.ids))
         for which, values in history.blocks(self.spec.max_context, features.COLUMNS):
-            x[which] = features.daily(values, history.sessions(which, values.shape[1]), self.sessions)
+            x[which] = features.daily(
+                values, history.sessions(which, values.shape[1]), self.sessions
+            )
             sigma[which] = volatility.ewma_volatility(np.ascontiguousarray(values[:, :, 0]))[:, -1]
         return x, sigma
 
@@ -73,7 +75,9 @@ class GraphForecaster:
         present = self._present(place)
         whole = torch.zeros(1, x.shape[1], len(present), x.shape[2])
         whole[0][:, place] = torch.from_numpy(x).float().transpose(0, 1)
-        quantiles: Floats = self.net(whole, heard(self.weights, present))[0, place].numpy().astype(np.float64)
+        quantiles: Floats = (
+            self.net(whole, heard(self.weights, present))[0, place].numpy().astype(np.float64)
+        )
         return quantiles
 
     def _present(self, place: npt.NDArray[np.int64]) -> Tensor:
@@ -96,7 +100,10 @@ class GraphForecaster:
 def save(forecaster: GraphForecaster, directory: Path) -> None:
     """Write sizes (JSON), the network's weights and the graph's (safetensors)."""
     (directory / "config.json").write_text(json.dumps(asdict(forecaster.net.shape)) + "\n")
-    save_file({k: v.contiguous() for k, v in forecaster.net.state_dict().items()}, directory / "weights.safetensors")
+    save_file(
+        {k: v.contiguous() for k, v in forecaster.net.state_dict().items()},
+        directory / "weights.safetensors",
+    )
     save_file({"weights": forecaster.weights.contiguous()}, directory / "adjacency.safetensors")
 
 
@@ -107,4 +114,6 @@ def load(directory: Path) -> GraphForecaster:
     with torch.random.fork_rng(devices=[]):  # a network is drawn before its weights are read
         net = Network(Shape(**{**shape, "levels": tuple(shape["levels"])}))
     net.load_state_dict(load_file(directory / "weights.safetensors"))
-    return GraphForecaster(spec, net.eval(), load_file(directory / "adjacency.safetensors")["weights"])
+    return GraphForecaster(
+        spec, net.eval(), load_file(directory / "adjacency.safetensors")["weights"]
+    )

@@ -14,15 +14,23 @@ from torch import Tensor, nn
 
 from mlprojects.blocks import features, head
 
-with warnings.catch_warnings():  # PyTorch Geometric compiles a class when it is imported, by what torch 2.13 deprecates
-    warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated", category=DeprecationWarning)
+with (
+    warnings.catch_warnings()
+):  # PyTorch Geometric compiles a class when it is imported, by what torch 2.13 deprecates
+    warnings.filterwarnings(
+        "ignore", message="`torch.jit.script` is deprecated", category=DeprecationWarning
+    )
     from torch_geometric.nn.dense import DenseGraphConv
 
 CLIP = 4.0  # deviations of a feature over the sessions to fit
 MOST = 1.5  # |log| of the factor on the EWMA volatility
 
 # Only what differs between series goes through the recurrence and over the edges; the market is the same for all.
-OWN = [i for i, name in enumerate(features.NAMES) if not name.startswith(("market_", "index_")) and "day" not in name]
+OWN = [
+    i
+    for i, name in enumerate(features.NAMES)
+    if not name.startswith(("market_", "index_")) and "day" not in name
+]
 
 
 def heard(weights: Tensor, present: Tensor) -> Tensor:

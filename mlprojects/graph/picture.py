@@ -24,7 +24,9 @@ def edges(weights: Floats, shares: Floats, symbols: Sequence[str]) -> pd.DataFra
             "share": shares[hears, who],
         }
     )
-    return frame.sort_values([names.UNIQUE_ID, "share"], ascending=[True, False], kind="stable", ignore_index=True)
+    return frame.sort_values(
+        [names.UNIQUE_ID, "share"], ascending=[True, False], kind="stable", ignore_index=True
+    )
 
 
 def heat_map(shares: Floats, symbols: Sequence[str], sectors: Sequence[str], title: str) -> Figure:
@@ -43,7 +45,14 @@ def heat_map(shares: Floats, symbols: Sequence[str], sectors: Sequence[str], tit
         if start:
             axis.axhline(start - 0.5, color=INK, linewidth=0.6)
             axis.axvline(start - 0.5, color=INK, linewidth=0.6)
-        axis.text(len(labels) - 0.3, (start + end - 1) / 2, groups[start], va="center", fontsize=size, color=INK)
+        axis.text(
+            len(labels) - 0.3,
+            (start + end - 1) / 2,
+            groups[start],
+            va="center",
+            fontsize=size,
+            color=INK,
+        )
     axis.set_xlabel("neighbour")
     axis.set_title(title, loc="left", fontsize=10)
     axis.tick_params(length=0)

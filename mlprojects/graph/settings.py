@@ -45,7 +45,9 @@ class Config(training.Config):
         super().__post_init__()
         for name, kind in (("graph", Kind), ("isolated", Isolated)):
             if getattr(self, name) not in get_args(kind):
-                raise BadConfig(f"{name} is {getattr(self, name)!r}, expected one of {list(get_args(kind))}")
+                raise BadConfig(
+                    f"{name} is {getattr(self, name)!r}, expected one of {list(get_args(kind))}"
+                )
 
 
 CONFIGS: Mapping[str, type[training.Config]] = {"graph": Config}

@@ -26,7 +26,9 @@ CHOICE_BATCH = 64  # origins
 def train(history: pd.DataFrame, config: Config, *, name: str, seed: int, run: TrainRun) -> Trained:
     """Fit origins whose outcomes end by config.fit_until; the weights that are best on those after it are kept."""
     whole = History.of(history, features.COLUMNS)
-    windows = Windows.of(whole, fit_until=config.fit_until, sessions=config.context, horizon=config.horizon)
+    windows = Windows.of(
+        whole, fit_until=config.fit_until, sessions=config.context, horizon=config.horizon
+    )
     sectors = _sectors(history, whole.ids)
     weights = fixed_weights(windows.returns[:, : windows.fitted], whole.ids, sectors, config)
     with torch.random.fork_rng(devices=[]):
@@ -61,7 +63,9 @@ def train(history: pd.DataFrame, config: Config, *, name: str, seed: int, run: T
     )
 
 
-def fixed_weights(y: Floats, symbols: Sequence[str], sectors: Sequence[str], config: Config) -> Floats | None:
+def fixed_weights(
+    y: Floats, symbols: Sequence[str], sectors: Sequence[str], config: Config
+) -> Floats | None:
     """Weights [N, N] of the graph of returns [N, T]; None for the one that is learned with the network."""
     adjacency.check_moves(y, symbols)
     if config.graph == "learned":
@@ -69,7 +73,9 @@ def fixed_weights(y: Floats, symbols: Sequence[str], sectors: Sequence[str], con
     if config.graph == "none":
         return np.zeros((len(y), len(y)))
     if config.graph == "sector" and not all(sectors):
-        raise BadConfig(f"graph is sector, and the data {config.data!r} say no sectors; take another graph")
+        raise BadConfig(
+            f"graph is sector, and the data {config.data!r} say no sectors; take another graph"
+        )
     if config.graph == "correlation":
         weights = adjacency.correlation(y, config.k)
     else:
@@ -78,10 +84,16 @@ def fixed_weights(y: Floats, symbols: Sequence[str], sectors: Sequence[str], con
 
 
 def _graph(weights: Floats | None, series: int, embedding: int) -> FixedGraph | LearnedGraph:
-    return LearnedGraph(series, embedding) if weights is None else FixedGraph(torch.from_numpy(weights).float())
+    return (
+        LearnedGraph(series, embedding)
+        if weights is None
+        else FixedGraph(torch.from_numpy(weights).float())
+    )
 
 
-def training_loss(net: Network, weights: Tensor, batch: Batch, generator: torch.Generator, config: Config) -> Tensor:
+def training_loss(
+    net: Network, weights: Tensor, batch: Batch, generator: torch.Generator, config: Config
+) -> Tensor:
     """Mean pinball loss in volatilities; a share of the series, drawn for the step, is heard by nobody."""
     present = (torch.rand(len(weights), generator=generator) >= config.series_dropout).float()
     target = batch.y / batch.sigma[..., None]
@@ -107,7 +119,9 @@ def _sectors(history: pd.DataFrame, symbols: Sequence[str]) -> list[str]:
     return [str(first[symbol]) for symbol in symbols]
 
 
-def _shown(weights: Tensor, symbols: Sequence[str], sectors: Sequence[str], config: Config) -> dict[str, Any]:
+def _shown(
+    weights: Tensor, symbols: Sequence[str], sectors: Sequence[str], config: Config
+) -> dict[str, Any]:
     """The graph as a figure and a table; nothing of a network without edges."""
     if config.graph == "none":
         return {}

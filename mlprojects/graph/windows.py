@@ -48,8 +48,14 @@ class Windows:
         ds = history.sessions(which, length)
         fitted = int((ds[0] <= np.datetime64(fit_until)).sum())
         first = features.WARMUP - 1 + sessions - 1
-        fit, chosen = torch.arange(first, fitted - horizon), torch.arange(max(first, fitted - 1), length - horizon)
-        for origins, what in ((fit, f"up to {fit_until}"), (chosen, f"with all outcomes after {fit_until}")):
+        fit, chosen = (
+            torch.arange(first, fitted - horizon),
+            torch.arange(max(first, fitted - 1), length - horizon),
+        )
+        for origins, what in (
+            (fit, f"up to {fit_until}"),
+            (chosen, f"with all outcomes after {fit_until}"),
+        ):
             if not len(origins):
                 raise BadHistory(
                     f"{fitted} sessions up to {fit_until} and {length - fitted} after it hold no forecast {what}; the "
@@ -58,7 +64,10 @@ class Windows:
                 )
         y = np.ascontiguousarray(values[:, :, 0])
         return cls(
-            features=torch.from_numpy(features.daily(values, ds, length)).float().transpose(0, 1).contiguous(),
+            features=torch.from_numpy(features.daily(values, ds, length))
+            .float()
+            .transpose(0, 1)
+            .contiguous(),
             sigma=torch.from_numpy(volatility.ewma_volatility(y)).float().T,
             returns=y,
             fit=fit,

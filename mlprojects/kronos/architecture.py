@@ -18,7 +18,13 @@ from registry.errors import BadConfig
 EPS = 1e-5  # of RMSNorm
 THETA = 1e4  # base of the rotary frequencies
 DEPENDENCY_HEADS = 4  # of the cross attention, whatever n_heads says
-STAMPS = {"minute": 60, "hour": 24, "weekday": 7, "day": 32, "month": 13}  # sizes; weekday 0 is Monday
+STAMPS = {
+    "minute": 60,
+    "hour": 24,
+    "weekday": 7,
+    "day": 32,
+    "month": 13,
+}  # sizes; weekday 0 is Monday
 
 
 class RMSNorm(nn.Module):
@@ -38,7 +44,9 @@ class Rotary(nn.Module):
 
     def __init__(self, head_dim: int) -> None:
         super().__init__()
-        self.register_buffer("inv_freq", 1.0 / THETA ** (torch.arange(0, head_dim, 2).float() / head_dim))
+        self.register_buffer(
+            "inv_freq", 1.0 / THETA ** (torch.arange(0, head_dim, 2).float() / head_dim)
+        )
 
     def angles(self, start: int, end: int) -> tuple[Tensor, Tensor]:
         """cos and sin [end - start, head_dim] of positions start .. end - 1."""
@@ -57,10 +65,14 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 class Attention(nn.Module):
     """Causal self attention, or attention of a query elsewhere (`query`) without position."""
 
-    def __init__(self, d_model: int, n_heads: int, attention_dropout: float, residual_dropout: float) -> None:
+    def __init__(
+        self, d_model: int, n_heads: int, attention_dropout: float, residual_dropout: float
+    ) -> None:
         super().__init__()
         self.n_heads, self.dropout = n_heads, attention_dropout
-        self.q_proj, self.k_proj, self.v_proj, self.out_proj = (nn.Linear(d_model, d_model) for _ in range(4))
+        self.q_proj, self.k_proj, self.v_proj, self.out_proj = (
+            nn.Linear(d_model, d_model) for _ in range(4)
+        )
         self.rotary = Rotary(d_model // n_heads)
         self.resid_dropout = nn.Dropout(residual_dropout)
 
@@ -76,12 +88,18 @@ class Attention(nn.Module):
         No positions: upstream asks one query at a time, and the table of a length of one is the identity. With
         `causal` (training, Q = T), query t sees x up to t, which is what it sees when it is asked alone.
         """
-        q, k, v = self._heads(self.q_proj(query)), self._heads(self.k_proj(x)), self._heads(self.v_proj(x))
+        q, k, v = (
+            self._heads(self.q_proj(query)),
+            self._heads(self.k_proj(x)),
+            self._heads(self.v_proj(x)),
+        )
         return self._out(self._attend(q, k, v, causal=causal))
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True) -> Tensor:
         dropout = self.dropout if self.training else 0.0
-        attended: Tensor = F.scaled_dot_product_attention(q, k, v, is_causal=causal, dropout_p=dropout)
+        attended: Tensor = F.scaled_dot_product_attention(
+            q, k, v, is_causal=causal, dropout_p=dropout
+        )
         return attended
 
     def _heads(self, x: Tensor) -> Tensor:
@@ -112,7 +130,9 @@ class Block(nn.Module):
     def __init__(self, config: TokenizerConfig | PredictorConfig) -> None:
         super().__init__()
         self.norm1 = RMSNorm(config.d_model)
-        self.self_attn = Attention(config.d_model, config.n_heads, config.attn_dropout_p, config.resid_dropout_p)
+        self.self_attn = Attention(
+            config.d_model, config.n_heads, config.attn_dropout_p, config.resid_dropout_p
+        )
         self.norm2 = RMSNorm(config.d_model)
         self.ffn = FeedForward(config.d_model, config.ff_dim, config.ffn_dropout_p)
 
@@ -157,7 +177,9 @@ class Tokenizer(nn.Module):
         self.config = config
         self.bits = config.s1_bits + config.s2_bits
         if self.bits % config.group_size:
-            raise BadConfig(f"group_size is {config.group_size}, expected a divisor of the {self.bits} bits")
+            raise BadConfig(
+                f"group_size is {config.group_size}, expected a divisor of the {self.bits} bits"
+            )
         self.embed = nn.Linear(config.d_in, config.d_model)
         self.head = nn.Linear(config.d_model, config.d_in)
         self.encoder = _blocks(config, config.n_enc_layers - 1)
@@ -187,7 +209,9 @@ class Tokenizer(nn.Module):
 
     def codes(self, s1: Tensor, s2: Tensor) -> Tensor:
         """Scaled corners [..., bits] of tokens [...]."""
-        signs = torch.cat([_signs(s1, self.config.s1_bits), _signs(s2, self.config.s2_bits)], dim=-1)
+        signs = torch.cat(
+            [_signs(s1, self.config.s1_bits), _signs(s2, self.config.s2_bits)], dim=-1
+        )
         return signs.to(self.head.weight) / math.sqrt(self.bits)
 
     def decode(self, s1: Tensor, s2: Tensor) -> Tensor:
@@ -225,7 +249,9 @@ class _Embedding(nn.Module):
     def forward(self, s1: Tensor, s2: Tensor) -> Tensor:
         """[B, T, d]. Scaled here, but not where emb_s1 asks the dependency layer: upstream's way, and the weights'."""
         scale = math.sqrt(self.emb_s1.embedding_dim)
-        embedded: Tensor = self.fusion_proj(torch.cat([self.emb_s1(s1) * scale, self.emb_s2(s2) * scale], dim=-1))
+        embedded: Tensor = self.fusion_proj(
+            torch.cat([self.emb_s1(s1) * scale, self.emb_s2(s2) * scale], dim=-1)
+        )
         return embedded
 
 
@@ -234,7 +260,10 @@ class FixedEmbedding(nn.Module):
 
     def __init__(self, size: int, dim: int) -> None:
         super().__init__()
-        angle = torch.outer(torch.arange(size).float(), torch.exp(torch.arange(0, dim, 2) * (-math.log(THETA) / dim)))
+        angle = torch.outer(
+            torch.arange(size).float(),
+            torch.exp(torch.arange(0, dim, 2) * (-math.log(THETA) / dim)),
+        )
         table = torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1)[:, :dim]
         self.emb = nn.Embedding.from_pretrained(table, freeze=True)
 
@@ -261,12 +290,16 @@ class _TimeEmbedding(nn.Module):
 class _DependencyLayer(nn.Module):
     def __init__(self, config: PredictorConfig) -> None:
         super().__init__()
-        self.cross_attn = Attention(config.d_model, DEPENDENCY_HEADS, config.attn_dropout_p, config.resid_dropout_p)
+        self.cross_attn = Attention(
+            config.d_model, DEPENDENCY_HEADS, config.attn_dropout_p, config.resid_dropout_p
+        )
         self.norm = RMSNorm(config.d_model)
 
     def forward(self, h: Tensor, sibling: Tensor, *, causal: bool) -> Tensor:
         """`sibling` [B, Q, d] asks h [B, T, d]; a single query (Q = 1) is the last position's."""
-        out: Tensor = self.norm(h[:, -sibling.shape[1] :] + self.cross_attn.across(sibling, h, causal=causal))
+        out: Tensor = self.norm(
+            h[:, -sibling.shape[1] :] + self.cross_attn.across(sibling, h, causal=causal)
+        )
         return out
 
 

@@ -60,7 +60,9 @@ def attend(q: Tensor, keys: Tensor, values: Tensor, own_keys: Tensor, own_values
     most = max(1, SCORES // max(1, groups * heads * m * (shared + own)))
     if paths > most:
         parts = [slice(i, i + most) for i in range(0, paths, most)]
-        done = [attend(q[:, p], keys, values, own_keys[:, :, p], own_values[:, :, p]) for p in parts]
+        done = [
+            attend(q[:, p], keys, values, own_keys[:, :, p], own_values[:, :, p]) for p in parts
+        ]
         return torch.cat(done, dim=1)
     exact = q.dtype
     q = q.permute(0, 3, 1, 2, 4).reshape(groups * heads, paths * m, width).to(keys.dtype)
@@ -68,7 +70,9 @@ def attend(q: Tensor, keys: Tensor, values: Tensor, own_keys: Tensor, own_values
     if own:
         k, v = (part.reshape(groups * heads * paths, own, width) for part in (own_keys, own_values))
         # This way round, keys are read in the order they lie in.
-        ours = torch.bmm(k, q.reshape(-1, m, width).transpose(1, 2)).transpose(1, 2)  # [G * h * P, m, t]
+        ours = torch.bmm(k, q.reshape(-1, m, width).transpose(1, 2)).transpose(
+            1, 2
+        )  # [G * h * P, m, t]
         if m > 1:
             later = torch.ones(m, own, dtype=torch.bool, device=q.device).triu(own - m + 1)
             ours = ours.masked_fill(later, -torch.inf)
@@ -138,7 +142,9 @@ class _Stack:
         keys, values = [], []
         turn, x = self.turns[: x.shape[1]], x[:, None]
         for block in self.blocks:
-            q, k, v = (part[:, 0].transpose(1, 2).contiguous() for part in block.project(x, turn))  # [G, h, T, e]
+            q, k, v = (
+                part[:, 0].transpose(1, 2).contiguous() for part in block.project(x, turn)
+            )  # [G, h, T, e]
             attended = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0)
             x = block.finish(x, attended.transpose(1, 2).flatten(2)[:, None])
             keys.append(k.flatten(0, 1).to(self.dtype))
@@ -165,10 +171,18 @@ class Decoder:
         bits = tokenizer.config.s1_bits
         self.head = tokenizer.head
         self.stack = _Stack(list(tokenizer.decoder), max_context, self.head.weight.dtype)
-        every = [torch.arange(2**n, device=self.head.weight.device) for n in (bits, tokenizer.config.s2_bits)]
+        every = [
+            torch.arange(2**n, device=self.head.weight.device)
+            for n in (bits, tokenizer.config.s2_bits)
+        ]
         weight, bias = tokenizer.post_quant_embed.weight, tokenizer.post_quant_embed.bias
-        self.one = tokenizer.codes(every[0], torch.zeros_like(every[0]))[:, :bits] @ weight[:, :bits].t() + bias
-        self.two = tokenizer.codes(torch.zeros_like(every[1]), every[1])[:, bits:] @ weight[:, bits:].t()
+        self.one = (
+            tokenizer.codes(every[0], torch.zeros_like(every[0]))[:, :bits] @ weight[:, :bits].t()
+            + bias
+        )
+        self.two = (
+            tokenizer.codes(torch.zeros_like(every[1]), every[1])[:, bits:] @ weight[:, bits:].t()
+        )
 
     def read(self, s1: Tensor, s2: Tensor) -> Prefix:
         x, keys, values = self.stack.read(self.one[s1] + self.two[s2])
@@ -193,7 +207,9 @@ class FoldedPredictor:
         self.stack = _Stack(list(predictor.transformer), max_context, dtype)
         self.gain = predictor.norm.weight
         root = math.sqrt(width)
-        self.one = embedding.emb_s1.weight * root @ fusion.weight[:, :width].t() + fusion.bias  # [2^s1, d]
+        self.one = (
+            embedding.emb_s1.weight * root @ fusion.weight[:, :width].t() + fusion.bias
+        )  # [2^s1, d]
         self.two = embedding.emb_s2.weight * root @ fusion.weight[:, width:].t()
         self.heads, self.width = DEPENDENCY_HEADS, width // DEPENDENCY_HEADS
         # Not scaled by sqrt(d) here: upstream asks with the bare embedding.

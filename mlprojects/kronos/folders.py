@@ -32,7 +32,9 @@ def save_official(module: Tokenizer | Predictor, directory: Path) -> None:
     """Write config.json and model.safetensors as upstream's `from_pretrained` reads them."""
     directory.mkdir(parents=True, exist_ok=True)
     module.config.write(directory / CONFIG)
-    save_file({key: value.contiguous() for key, value in module.state_dict().items()}, directory / WEIGHTS)
+    save_file(
+        {key: value.contiguous() for key, value in module.state_dict().items()}, directory / WEIGHTS
+    )
 
 
 def _load(module: nn.Module, directory: Path) -> None:
@@ -47,7 +49,9 @@ def _load(module: nn.Module, directory: Path) -> None:
     expected = module.state_dict()
     missing, unknown = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
     if missing or unknown:
-        raise BadConfig(f"{path} does not fit its {CONFIG}: lacks {missing[:3]}, has unknown {unknown[:3]}")
+        raise BadConfig(
+            f"{path} does not fit its {CONFIG}: lacks {missing[:3]}, has unknown {unknown[:3]}"
+        )
     for key, tensor in expected.items():
         if found[key].shape != tensor.shape:
             raise BadConfig(

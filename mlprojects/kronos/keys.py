@@ -25,14 +25,18 @@ def uniforms(key: int, paths: int, steps: int, per_step: int) -> Floats:
     """
     width = BLOCK * per_step
     words = [
-        np.random.Philox(key=key, counter=block << 192).random_raw(paths * width).reshape(paths, BLOCK, per_step)
+        np.random.Philox(key=key, counter=block << 192)
+        .random_raw(paths * width)
+        .reshape(paths, BLOCK, per_step)
         for block in range(-(-steps // BLOCK))
     ]
     upper = np.concatenate(words, axis=1)[:, :steps] >> np.uint64(11)
     return upper.astype(np.float64) * 2.0**-53
 
 
-def exponentials(key: int, step: int, paths: range, per_step: int, size: int) -> npt.NDArray[np.float32]:
+def exponentials(
+    key: int, step: int, paths: range, per_step: int, size: int
+) -> npt.NDArray[np.float32]:
     """Standard exponential numbers [P, per_step, size] of one step: a race of `size` tokens for every draw.
 
     The token with the largest p / e wins with probability p. A race decides the same after rounding in p unless the two
@@ -42,6 +46,8 @@ def exponentials(key: int, step: int, paths: range, per_step: int, size: int) ->
     words = per_step * size // 2  # of 64 bits, for a path; Philox counts in fours
     place = (1 << 255) + (step << 192) + paths.start * words // 4  # apart from those of `uniforms`
     drawn = np.random.Philox(key=key, counter=place).random_raw(len(paths) * words).view(np.uint32)
-    u = ((drawn >> np.uint32(9)).astype(np.float32) + np.float32(0.5)) * np.float32(2.0**-23)  # never 0, never 1
+    u = ((drawn >> np.uint32(9)).astype(np.float32) + np.float32(0.5)) * np.float32(
+        2.0**-23
+    )  # never 0, never 1
     raced: npt.NDArray[np.float32] = -np.log(u).reshape(len(paths), per_step, size)
     return raced

@@ -35,21 +35,27 @@ class Linear:
         if self._plain(x):
             out = F.linear(rows, self.weight, self.bias)
             return (F.silu(out) if activation == "swish" else out).to(x.dtype)
-        packed: Tensor = torch.ops.mkldnn._linear_pointwise(rows, self.packed, self.bias, activation, [], "")
+        packed: Tensor = torch.ops.mkldnn._linear_pointwise(
+            rows, self.packed, self.bias, activation, [], ""
+        )
         return packed.to(x.dtype)
 
     def plus(self, x: Tensor, other: Tensor) -> Tensor:
         """The product [R, out] plus `other` [R, out]."""
         if self._plain(x) or self.weight.dtype != x.dtype:
             return self(x).add_(other)
-        out: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, other, self.packed, self.bias, "add")
+        out: Tensor = torch.ops.mkldnn._linear_pointwise.binary(
+            x, other, self.packed, self.bias, "add"
+        )
         return out
 
     def times(self, x: Tensor, other: Tensor) -> Tensor:
         """The product [R, out] times `other` [R, out], each entry with its own."""
         if self._plain(x) or self.weight.dtype != x.dtype:
             return self(x).mul_(other)
-        out: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, other, self.packed, self.bias, "mul")
+        out: Tensor = torch.ops.mkldnn._linear_pointwise.binary(
+            x, other, self.packed, self.bias, "mul"
+        )
         return out
 
     def _plain(self, x: Tensor) -> bool:

@@ -15,7 +15,15 @@ from mlprojects.kronos import simulated
 from mlprojects.kronos.folders import load_predictor, load_tokenizer
 from mlprojects.kronos.keys import series_key
 from mlprojects.kronos.sampler import STD_FLOOR, Draw, Sampler
-from mlprojects.kronos.shapes import CONFIG, PREDICTOR, SIZES, TOKENIZER, WEIGHTS, PredictorConfig, official_size
+from mlprojects.kronos.shapes import (
+    CONFIG,
+    PREDICTOR,
+    SIZES,
+    TOKENIZER,
+    WEIGHTS,
+    PredictorConfig,
+    official_size,
+)
 from mlprojects.kronos.simulated import Simulator
 from mlprojects.kronos.specs import MAX_HORIZON, MIN_CONTEXT, spec
 from registry.errors import BadConfig, KronosError
@@ -29,7 +37,11 @@ REQUIREMENTS = ("scipy", "torch", "safetensors")
 ROWS = 24  # of a pass that several series share: fills the kernels' tiles of rows (see blocks/passes.py)
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}  # of the option
 FINEST = 100 * STD_FLOOR  # standard deviation of closes; below it the floor under it tells
-OUT_OF_MEMORY = ("out of memory", "allocate memory", "ALLOC_FAILED")  # in what torch says of it, device by device
+OUT_OF_MEMORY = (
+    "out of memory",
+    "allocate memory",
+    "ALLOC_FAILED",
+)  # in what torch says of it, device by device
 _DAY = "ds"
 
 
@@ -68,7 +80,9 @@ class Kronos:
         try:
             return self._forecast(history, request)
         except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
-            if type(error) is RuntimeError and not any(sign in str(error) for sign in OUT_OF_MEMORY):
+            if type(error) is RuntimeError and not any(
+                sign in str(error) for sign in OUT_OF_MEMORY
+            ):
                 raise
             raise KronosError(
                 f"out of memory on {self.device}: {request.options['num_samples']} paths of "
@@ -100,9 +114,13 @@ class Kronos:
             )  # fmt: skip
             paths[which] = sampled.bars
             if options["anchor"]:  # by the close alone, so that a bar keeps its order
-                paths[which, :, :, :4] += (known[:, -1, 3] - sampled.last[:, 3])[:, None, None, None]
+                paths[which, :, :, :4] += (known[:, -1, 3] - sampled.last[:, 3])[
+                    :, None, None, None
+                ]
             if known[:, :, 3].std(axis=1).min() < FINEST:
-                notes["scale"] = f"closes move by less than {FINEST:g}: below Kronos' resolution; rescale the prices"
+                notes["scale"] = (
+                    f"closes move by less than {FINEST:g}: below Kronos' resolution; rescale the prices"
+                )
         if history.lengths.max() > seen:
             notes["truncated"] = f"only the last {seen} bars of a history were looked at"
         fixed, corrected = bars.correct(paths, history.last(names.OHLC[3]))
@@ -115,7 +133,13 @@ def stamps(days: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     date = days.astype("datetime64[D]")
     month = date.astype("datetime64[M]")
     zero = np.zeros_like(days)
-    parts = (zero, zero, (days + 3) % 7, (date - month).astype(np.int64) + 1, month.astype(np.int64) % 12 + 1)
+    parts = (
+        zero,
+        zero,
+        (days + 3) % 7,
+        (date - month).astype(np.int64) + 1,
+        month.astype(np.int64) % 12 + 1,
+    )
     return np.stack(parts, axis=-1)
 
 
@@ -157,11 +181,17 @@ def from_official(
 def _window(model_dir: Path, max_context: int) -> int:
     size = official_size(PredictorConfig.read(model_dir / CONFIG))
     if size is None and not max_context:
-        raise BadConfig(f"{model_dir / CONFIG} is of no official size; say how long its window is (KRONOS_MAX_CONTEXT)")
+        raise BadConfig(
+            f"{model_dir / CONFIG} is of no official size; say how long its window is (KRONOS_MAX_CONTEXT)"
+        )
     longest = SIZES[size].max_context if size else None
     window = max_context or SIZES[str(size)].max_context
     if window < 2 * MIN_CONTEXT or (longest is not None and window > longest):
-        expected = f"{2 * MIN_CONTEXT}..{longest} bars for Kronos-{size}" if size else f"{2 * MIN_CONTEXT} bars or more"
+        expected = (
+            f"{2 * MIN_CONTEXT}..{longest} bars for Kronos-{size}"
+            if size
+            else f"{2 * MIN_CONTEXT} bars or more"
+        )
         raise BadConfig(f"max_context is {window}, expected {expected}")
     return window
 
@@ -172,7 +202,10 @@ def save(forecaster: Kronos | Simulator, directory: Path) -> None:
         (directory / CONFIG).write_text(json.dumps({"kind": "simulated"}) + "\n")
         return
     (directory / CONFIG).write_text(json.dumps({"kind": "kronos", "clip": forecaster.clip}) + "\n")
-    for source, name in ((forecaster.predictor_dir, PREDICTOR), (forecaster.tokenizer_dir, TOKENIZER)):
+    for source, name in (
+        (forecaster.predictor_dir, PREDICTOR),
+        (forecaster.tokenizer_dir, TOKENIZER),
+    ):
         (directory / name).mkdir()
         for file in (CONFIG, WEIGHTS):
             shutil.copyfile(source / file, directory / name / file)

@@ -3,7 +3,14 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from mlprojects.kronos.shapes import CONFIG, PREDICTOR, TOKENIZER, WEIGHTS, PredictorConfig, official_size
+from mlprojects.kronos.shapes import (
+    CONFIG,
+    PREDICTOR,
+    TOKENIZER,
+    WEIGHTS,
+    PredictorConfig,
+    official_size,
+)
 from registry.forecast.forecast import Forecaster
 
 NAME = FAMILY = "kronos"

@@ -77,7 +77,9 @@ class Sampler:
         that of its weights."""
         check_pairing(tokenizer.config, predictor.config)
         self.max_context, self.clip = max_context, clip
-        self._tokenizer = tokenizer  # encodes as it is: a bit is a sign, and folding would turn one in a million
+        self._tokenizer = (
+            tokenizer  # encodes as it is: a bit is a sign, and folding would turn one in a million
+        )
         weight = tokenizer.head.weight
         self._device, self._dtype = weight.device, weight.dtype
         with torch.no_grad():
@@ -136,7 +138,10 @@ class Sampler:
             # the last pass is filled up with other series
             which = [row % len(bars) for row in range(start, start + group)]
             rows = slice(start, min(start + group, len(bars)))
-            once = {i: self._read(scaled[i : i + 1], stamps[i : i + 1], room) for i in dict.fromkeys(which)}
+            once = {
+                i: self._read(scaled[i : i + 1], stamps[i : i + 1], room)
+                for i in dict.fromkeys(which)
+            }
             read = _joined([once[i] for i in which])
             kept = rows.stop - start
             last[rows] = self._decoder.head(read.decoder.last).double().cpu().numpy()[:kept]
@@ -146,7 +151,9 @@ class Sampler:
                 z = self._decoder.follow(read.decoder, drawn).double().cpu().numpy()
                 out[rows, some.start : some.stop] = z[:kept]
                 tokens[rows, some.start : some.stop] = drawn[:kept].cpu().numpy()
-        return Sampled(out * std[:, None] + mean[:, None], last * std[:, 0] + mean[:, 0], tokens, used)
+        return Sampled(
+            out * std[:, None] + mean[:, None], last * std[:, 0] + mean[:, 0], tokens, used
+        )
 
     def _read(self, scaled: Floats, stamps: Tokens, room: int) -> "_Read":
         """Encode and read a normalised history [1, T, 6] once, for all its paths; alone, whoever shares its pass."""
@@ -156,7 +163,9 @@ class Sampler:
         first = max(0, length - self.max_context)
         prefix = self._predictor.read(s1[:, first:], s2[:, first:], when[:, first:length])
         decoded = max(0, length + room - self.max_context)  # the decoder has a window too
-        return _Read(s1, s2, when, steps, prefix, self._decoder.read(s1[:, decoded:], s2[:, decoded:]))
+        return _Read(
+            s1, s2, when, steps, prefix, self._decoder.read(s1[:, decoded:], s2[:, decoded:])
+        )
 
     def _continue(self, read: "_Read", keys: Sequence[int], paths: range, draw: Draw) -> Tensor:
         """Tokens [G, P, H, 2] of some paths."""
@@ -170,11 +179,17 @@ class Sampler:
             if step:
                 gone = end - self.max_context  # bars that have left the window
                 if gone <= 0:
-                    h = self._predictor.extend(prefix, own, tokens[:, :, step - 1 : step], read.when[:, end - 1 : end])
+                    h = self._predictor.extend(
+                        prefix, own, tokens[:, :, step - 1 : step], read.when[:, end - 1 : end]
+                    )
                 else:  # what is above the first layer has seen what left: read the window again
-                    prefix = self._predictor.read(read.s1[:, gone:], read.s2[:, gone:], read.when[:, gone:length])
+                    prefix = self._predictor.read(
+                        read.s1[:, gone:], read.s2[:, gone:], read.when[:, gone:length]
+                    )
                     own = Suffix(prefix, groups, number, step)
-                    h = self._predictor.extend(prefix, own, tokens[:, :, :step], read.when[:, length:end])
+                    h = self._predictor.extend(
+                        prefix, own, tokens[:, :, :step], read.when[:, length:end]
+                    )
             race = None if draw.greedy else self._race(keys, step, paths)
             one = pick(self._predictor.s1_logits(h), race and race[0], draw)
             two = pick(self._predictor.s2_logits(h, one, prefix, own), race and race[1], draw)
@@ -211,7 +226,11 @@ def pick(logits: Tensor, race: Tensor | None, draw: Draw) -> Tensor:
 def _least(p: Tensor, draw: Draw) -> Tensor:
     """The smallest probability [R, 1] that stays."""
     # NumPy sorts float32 several times faster than torch does on a CPU.
-    ordered = torch.from_numpy(np.sort(p.numpy(), axis=1)).flip(1) if p.device.type == "cpu" else -(-p).sort(1).values
+    ordered = (
+        torch.from_numpy(np.sort(p.numpy(), axis=1)).flip(1)
+        if p.device.type == "cpu"
+        else -(-p).sort(1).values
+    )
     if 0 < draw.top_k < p.shape[1]:
         ordered = ordered[:, : draw.top_k]
     sums = ordered.cumsum(dim=1)
@@ -243,5 +262,7 @@ def _joined(reads: "Sequence[_Read]") -> "_Read":
         )
         for parts in ([read.prefix for read in reads], [read.decoder for read in reads])
     ]
-    s1, s2, when = (torch.cat([getattr(read, name) for read in reads]) for name in ("s1", "s2", "when"))
+    s1, s2, when = (
+        torch.cat([getattr(read, name) for read in reads]) for name in ("s1", "s2", "when")
+    )
     return _Read(s1, s2, when, reads[0].steps, *prefixes)

@@ -50,20 +50,26 @@ class Config(training.Config):
         if self.data != "bars":
             raise BadConfig(f"data is {self.data!r}; Kronos is trained on bars")
         if self.tokenizer_steps < 1 and not self.start_from:
-            raise BadConfig("tokenizer_steps is 0, and without start_from there is no tokenizer to start from")
+            raise BadConfig(
+                "tokenizer_steps is 0, and without start_from there is no tokenizer to start from"
+            )
         if self.context < specs.MIN_CONTEXT:
             raise BadConfig(
                 f"max_context is {self.max_context}, expected {specs.MIN_CONTEXT + self.horizon - 1} or more bars"
             )
         if self.targets < self.horizon:
-            raise BadConfig(f"targets is {self.targets}, expected the horizon ({self.horizon}) or more")
+            raise BadConfig(
+                f"targets is {self.targets}, expected the horizon ({self.horizon}) or more"
+            )
         if (self.s1_bits + self.s2_bits) % self.group_size:
             raise BadConfig(
                 f"group_size is {self.group_size}, expected a divisor of the {self.s1_bits + self.s2_bits} bits"
             )
         for width in (self.width, self.tokenizer_width):
             if width % (2 * self.heads) or width % 8:
-                raise BadConfig(f"widths are multiples of 8 and of 2 heads ({2 * self.heads}), found {width}")
+                raise BadConfig(
+                    f"widths are multiples of 8 and of 2 heads ({2 * self.heads}), found {width}"
+                )
 
     @property
     def context(self) -> int:

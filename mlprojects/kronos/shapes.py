@@ -21,7 +21,11 @@ def _fits(kind: Any, name: str, value: Any) -> bool:
         return False
     if kind is float:
         return 0 <= value < 1 if name.endswith("_dropout_p") else math.isfinite(value)
-    return isinstance(value, int) and 1 <= value <= 1 << 16 and (not name.endswith("_bits") or value <= 16)
+    return (
+        isinstance(value, int)
+        and 1 <= value <= 1 << 16
+        and (not name.endswith("_bits") or value <= 16)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +50,9 @@ class _Shape:
         shape = cls(**values)
         wrong = [f.name for f in fields(cls) if not _fits(f.type, f.name, getattr(shape, f.name))]
         if wrong:
-            raise BadConfig(f"{path}: {wrong[0]} is {getattr(shape, wrong[0])!r}, which no {cls.__name__} can have")
+            raise BadConfig(
+                f"{path}: {wrong[0]} is {getattr(shape, wrong[0])!r}, which no {cls.__name__} can have"
+            )
         return shape
 
     def write(self, path: Path) -> None:
@@ -118,7 +124,8 @@ def official_size(config: PredictorConfig) -> str | None:
     """Name of the official size with this many layers of this width."""
     for name, size in SIZES.items():
         if all(
-            getattr(config, key) == getattr(size.shape, key) for key in ("n_layers", "d_model", "n_heads", "ff_dim")
+            getattr(config, key) == getattr(size.shape, key)
+            for key in ("n_layers", "d_model", "n_heads", "ff_dim")
         ):
             return name
     return None
@@ -129,10 +136,14 @@ def check_pairing(tokenizer: TokenizerConfig, predictor: PredictorConfig) -> Non
     theirs, ours = (tokenizer.s1_bits, tokenizer.s2_bits), (predictor.s1_bits, predictor.s2_bits)
     if theirs != ours:
         raise BadConfig(
-            f"tokenizer and predictor do not belong together: bits (s1, s2) are {theirs} and {ours}", code="PAIRING"
+            f"tokenizer and predictor do not belong together: bits (s1, s2) are {theirs} and {ours}",
+            code="PAIRING",
         )
     name = official_size(predictor)
-    if name and (tokenizer.d_model, tokenizer.group_size) != (TokenizerConfig().d_model, SIZES[name].group_size):
+    if name and (tokenizer.d_model, tokenizer.group_size) != (
+        TokenizerConfig().d_model,
+        SIZES[name].group_size,
+    ):
         raise BadConfig(
             f"Kronos-{name} reads tokens of a tokenizer with group_size {SIZES[name].group_size}, found "
             f"{tokenizer.group_size}: mini goes with Kronos-Tokenizer-2k, small and base with Kronos-Tokenizer-base",

@@ -72,7 +72,9 @@ class Past:
         before = logs[taken.start - 1 : -1, 3]
         opened, high, low, closed = logs[taken].T
         volume = bar[taken.start - MEDIAN :, 4]
-        medians = np.median(np.lib.stride_tricks.sliding_window_view(volume, MEDIAN), axis=1)  # [W + 1]
+        medians = np.median(
+            np.lib.stride_tricks.sliding_window_view(volume, MEDIAN), axis=1
+        )  # [W + 1]
         usual = medians[:-1]  # of the sessions before
         return cls(
             close=close,
@@ -109,4 +111,6 @@ def simulate(past: Past, drawn: Floats) -> Floats:
     highs = np.maximum(opens, closes) * np.exp(above)
     lows = np.minimum(opens, closes) * np.exp(-below)
     volumes = past.volume[session] * past.usual_volume
-    return np.stack([opens, highs, lows, closes, volumes, (opens + highs + lows + closes) / 4 * volumes], axis=2)
+    return np.stack(
+        [opens, highs, lows, closes, volumes, (opens + highs + lows + closes) / 4 * volumes], axis=2
+    )

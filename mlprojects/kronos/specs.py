@@ -22,7 +22,12 @@ OPTIONS = (
 
 
 def spec(
-    name: str, *, max_context: int, max_horizon: int, levels: tuple[float, ...] = names.LEVELS, **defaults: Any
+    name: str,
+    *,
+    max_context: int,
+    max_horizon: int,
+    levels: tuple[float, ...] = names.LEVELS,
+    **defaults: Any,
 ) -> ModelSpec:
     """What a Kronos version needs and answers; `max_context` is its window, `defaults` are those of its options."""
     return ModelSpec(
@@ -36,7 +41,9 @@ def spec(
         optional=(names.VOLUME, names.AMOUNT),
         has_paths=True,
         has_prices=True,
-        options=tuple(replace(option, default=defaults.get(option.name, option.default)) for option in OPTIONS),
+        options=tuple(
+            replace(option, default=defaults.get(option.name, option.default)) for option in OPTIONS
+        ),
     )
 
 

@@ -26,13 +26,17 @@ from registry.forecast.history import History
 from registry.forecast.model_folder import read_spec
 from registry.training import Trained, TrainRun
 
-WITHOUT_VOLUME = 0.05  # of the training windows show no volume: histories without it are answered too
+WITHOUT_VOLUME = (
+    0.05  # of the training windows show no volume: histories without it are answered too
+)
 INVERSE_TEMPERATURE = 1.0  # of the entropies in the tokenizer's loss
 SMALLEST = 1e-8
 CHOICE_BATCH = 64  # windows
 
 
-def train(history: pd.DataFrame, config: Config | SimulatedConfig, *, name: str, seed: int, run: TrainRun) -> Trained:
+def train(
+    history: pd.DataFrame, config: Config | SimulatedConfig, *, name: str, seed: int, run: TrainRun
+) -> Trained:
     """Fit windows whose targets end by config.fit_until; choose on those whose targets begin after it."""
     what = spec(name, config)
     if isinstance(config, SimulatedConfig):
@@ -87,7 +91,9 @@ def train(history: pd.DataFrame, config: Config | SimulatedConfig, *, name: str,
         metrics={
             "choice_nats_untrained": fitted.first_loss,
             "choice_nats": fitted.best_loss,
-            "tokenizer_error": windows.mean(lambda part: reconstruction_error(tokenizer, part.scaled)),
+            "tokenizer_error": windows.mean(
+                lambda part: reconstruction_error(tokenizer, part.scaled)
+            ),
         },
     )
 
@@ -179,7 +185,13 @@ class Windows:
             later = first[whole.ds[first + config.context] > last]
             chosen.append(later[:: config.horizon])
         found = cls(
-            values, stamps, np.concatenate(fit), np.concatenate(chosen), config.context, config.targets, config.clip
+            values,
+            stamps,
+            np.concatenate(fit),
+            np.concatenate(chosen),
+            config.context,
+            config.targets,
+            config.clip,
         )
         for part, rows, when in (
             ("fit", found.fit, f"up to {config.fit_until}"),
@@ -202,18 +214,27 @@ class Windows:
     @torch.no_grad()
     def mean(self, measure: Callable[[Batch], Tensor]) -> float:
         """Mean of a measure over the windows to choose on."""
-        parts = [self._batch(self.chosen[i : i + CHOICE_BATCH]) for i in range(0, len(self.chosen), CHOICE_BATCH)]
+        parts = [
+            self._batch(self.chosen[i : i + CHOICE_BATCH])
+            for i in range(0, len(self.chosen), CHOICE_BATCH)
+        ]
         weights = [len(part.scaled) for part in parts]
         return float(np.average([measure(part).item() for part in parts], weights=weights))
 
-    def _batch(self, first: npt.NDArray[np.int64], blind: npt.NDArray[np.bool_] | None = None) -> Batch:
+    def _batch(
+        self, first: npt.NDArray[np.int64], blind: npt.NDArray[np.bool_] | None = None
+    ) -> Batch:
         rows = first[:, None] + np.arange(self.context + self.targets)
         values = self.values[rows]
         if blind is not None:
             values[blind, :, 4:] = 0.0
-        mean, deviation = scales(values[:, : self.context])  # nothing later says how a window is scaled
+        mean, deviation = scales(
+            values[:, : self.context]
+        )  # nothing later says how a window is scaled
         scaled = np.clip((values - mean) / deviation, -self.clip, self.clip)
-        return Batch(torch.from_numpy(scaled).float(), torch.from_numpy(self.stamps[rows]), self.context)
+        return Batch(
+            torch.from_numpy(scaled).float(), torch.from_numpy(self.stamps[rows]), self.context
+        )
 
 
 # --- losses -----------------------------------------------------------------------------------
@@ -235,10 +256,17 @@ def tokenizer_loss(tokenizer: Tokenizer, scaled: Tensor) -> Tensor:
     p = torch.sigmoid(4 * z / tokenizer.bits**0.5 * INVERSE_TEMPERATURE)  # of each bit to be 1
     sure = _entropy(torch.stack([p, 1 - p], dim=-1)).sum(dim=-1).mean()
     grouped = p.unflatten(-1, (-1, config.group_size))
-    codes = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * config.group_size).reshape(-1, config.group_size)
-    shares = torch.where(codes.bool(), grouped[..., None, :], 1 - grouped[..., None, :]).prod(dim=-1)
+    codes = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * config.group_size).reshape(
+        -1, config.group_size
+    )
+    shares = torch.where(codes.bool(), grouped[..., None, :], 1 - grouped[..., None, :]).prod(
+        dim=-1
+    )
     used = _entropy(shares.flatten(0, -3).mean(dim=0)).sum()
-    bsq = config.beta * commit + config.zeta * (config.gamma0 * sure - config.gamma * used) / INVERSE_TEMPERATURE
+    bsq = (
+        config.beta * commit
+        + config.zeta * (config.gamma0 * sure - config.gamma * used) / INVERSE_TEMPERATURE
+    )
     loss: Tensor = (F.mse_loss(coarse, scaled) + F.mse_loss(fine, scaled) + bsq) / 2
     return loss
 

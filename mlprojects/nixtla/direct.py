@@ -165,10 +165,14 @@ def _patches(net: PatchTST) -> Forward:
         for layer in layers:
             parts = linear(x, layer.attention).unflatten(2, (3, heads, -1))
             q, k, v = parts.permute(2, 0, 3, 1, 4)  # [n, heads, T, width]
-            scores = k @ q.mT + scores  # keys before queries: softmax over the last of so few is slow
+            scores = (
+                k @ q.mT + scores
+            )  # keys before queries: softmax over the last of so few is slow
             mixed = (scores.softmax(dim=2).mT @ v).transpose(1, 2).flatten(2)
             x = torch.addcmul(linear(mixed, layer.out), x, layer.out_gain)
-            x = torch.addcmul(linear(gelu(linear(x, layer.inner)), layer.outer), x, layer.outer_gain)
+            x = torch.addcmul(
+                linear(gelu(linear(x, layer.inner)), layer.outer), x, layer.outer_gain
+            )
         return product(x.view(count, rows, -1), *output)
 
     return forward

@@ -25,7 +25,10 @@ from registry.forecast.model_folder import read_spec
 from registry.forecast.spec import ModelSpec, Request
 
 REQUIREMENTS = ("scipy", "torch", "neuralforecast", "safetensors")
-LOSSES = ("loss.", "valid_loss.")  # a network's state that is its loss's: the levels, which the spec holds
+LOSSES = (
+    "loss.",
+    "valid_loss.",
+)  # a network's state that is its loss's: the levels, which the spec holds
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,11 @@ class WindowForecaster:
 def save(forecaster: WindowForecaster, directory: Path) -> None:
     """Write the network's weights (safetensors) and shape (JSON)."""
     (directory / "config.json").write_text(json.dumps(dict(forecaster.shape)) + "\n")
-    state = {k: v.contiguous() for k, v in forecaster.net.state_dict().items() if not k.startswith(LOSSES)}
+    state = {
+        k: v.contiguous()
+        for k, v in forecaster.net.state_dict().items()
+        if not k.startswith(LOSSES)
+    }
     save_file(state, directory / "weights.safetensors")
 
 

@@ -20,13 +20,21 @@ from mlprojects.nixtla.scaling import ewma_scale
 from registry.forecast.spec import ModelSpec
 
 # Lightning's and NeuralForecast's loggers announce devices and seeds at every construction.
-for _name in ("lightning.pytorch", "lightning.fabric", "lightning_fabric", "pytorch_lightning", "neuralforecast"):
+for _name in (
+    "lightning.pytorch",
+    "lightning.fabric",
+    "lightning_fabric",
+    "pytorch_lightning",
+    "neuralforecast",
+):
     logging.getLogger(_name).setLevel(logging.ERROR)
 
 Batch = dict[str, torch.Tensor]
 
 
-_Library: Any = object  # what a network of the library brings: the class beside this one in its bases
+_Library: Any = (
+    object  # what a network of the library brings: the class beside this one in its bases
+)
 
 
 class Returns(_Library):  # type: ignore[misc]
@@ -131,7 +139,9 @@ class StemGNN(Channels, models.StemGNN):  # type: ignore[misc]
         laplacian = root @ ((torch.diag_embed(degree) - attention) @ root)
         third = 2 * laplacian @ laplacian
         fourth = 2 * laplacian @ third - laplacian
-        return torch.stack([torch.zeros_like(laplacian), laplacian, third, fourth], dim=1), attention
+        return torch.stack(
+            [torch.zeros_like(laplacian), laplacian, third, fourth], dim=1
+        ), attention
 
 
 # --- building ---------------------------------------------------------------------------------
@@ -141,7 +151,11 @@ class StemGNN(Channels, models.StemGNN):  # type: ignore[misc]
 
 def _nbeats(width: int, stacks: int) -> dict[str, Any]:
     """Generic stacks (identity basis, so that any horizon works), `width` units in every layer."""
-    return {"stack_types": ["identity"] * stacks, "n_blocks": [1] * stacks, "mlp_units": [[width, width]] * 2}
+    return {
+        "stack_types": ["identity"] * stacks,
+        "n_blocks": [1] * stacks,
+        "mlp_units": [[width, width]] * 2,
+    }
 
 
 def _nhits(width: int, pools: Sequence[int], downsample: Sequence[int]) -> dict[str, Any]:
@@ -154,7 +168,9 @@ def _nhits(width: int, pools: Sequence[int], downsample: Sequence[int]) -> dict[
     }
 
 
-def _patchtst(width: int, heads: int, layers: int, patch: int, stride: int, dropout: float) -> dict[str, Any]:
+def _patchtst(
+    width: int, heads: int, layers: int, patch: int, stride: int, dropout: float
+) -> dict[str, Any]:
     """Without RevIN: windows are scaled already, and its level is the last value."""
     return {
         "hidden_size": width, "n_heads": heads, "encoder_layers": layers, "linear_hidden_size": 2 * width,

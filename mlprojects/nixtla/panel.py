@@ -24,7 +24,8 @@ def check(history: pd.DataFrame, config: Training) -> int:
         )
     if chosen_on < config.horizon:
         raise BadHistory(
-            f"{chosen_on} sessions after {config.fit_until} to choose on, needs {config.horizon}", code="TOO_SHORT"
+            f"{chosen_on} sessions after {config.fit_until} to choose on, needs {config.horizon}",
+            code="TOO_SHORT",
         )
     panel = History.of(history)
     _check_moves(panel, config.context)

@@ -36,7 +36,11 @@ class Training(training.Config):
     def _own(self) -> list[tuple[str, Any]]:
         """What this family adds to every model's settings."""
         common = {field.name for field in fields(training.Config)}
-        return [(field.name, getattr(self, field.name)) for field in fields(self) if field.name not in common]
+        return [
+            (field.name, getattr(self, field.name))
+            for field in fields(self)
+            if field.name not in common
+        ]
 
     @property
     def shape(self) -> dict[str, Any]:
@@ -73,7 +77,9 @@ class NHitsConfig(Training):
                 f"pools has {len(self.pools)} blocks and downsample {len(self.downsample)}, expected as many"
             )
         if max(self.pools) > self.context:
-            raise BadConfig(f"pools are {self.pools}, expected at most the context ({self.context})")
+            raise BadConfig(
+                f"pools are {self.pools}, expected at most the context ({self.context})"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,9 @@ from registry.training import Trained, TrainRun
 REPORT_EVERY = 10  # steps
 
 
-def train(history: pd.DataFrame, config: Training, *, name: str, seed: int, run: TrainRun) -> Trained:
+def train(
+    history: pd.DataFrame, config: Training, *, name: str, seed: int, run: TrainRun
+) -> Trained:
     """Fit windows that end by config.fit_until; the weights with the lowest loss on the sessions after it are kept."""
     chosen_on = panel.check(history, config)
     series = History.of(history).ids
@@ -28,14 +30,22 @@ def train(history: pd.DataFrame, config: Training, *, name: str, seed: int, run:
     watcher = _Watcher(run, config.patience)
     with networks.own_randomness():
         net = networks.network(needs, config.shape, **_fitting(config, len(series), seed, watcher))
-        net.hparams.pop("callbacks")  # Lightning would pickle the hyperparameters, and our run with them
+        net.hparams.pop(
+            "callbacks"
+        )  # Lightning would pickle the hyperparameters, and our run with them
         # The network's own fit: NeuralForecast.fit trains a deep copy of network, callbacks and run.
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="pytorch_lightning")  # about its own use of torch and data loaders
-            warnings.filterwarnings("ignore", message="Validation loss is not finite")  # never the best; see below
+            warnings.filterwarnings(
+                "ignore", module="pytorch_lightning"
+            )  # about its own use of torch and data loaders
+            warnings.filterwarnings(
+                "ignore", message="Validation loss is not finite"
+            )  # never the best; see below
             net.fit(panel.dataset(history), val_size=chosen_on, random_seed=seed)
     if not watcher.best:
-        raise KronosError(f"the loss of {name} was never a finite number; lower learning_rate", code="DIVERGED")
+        raise KronosError(
+            f"the loss of {name} was never a finite number; lower learning_rate", code="DIVERGED"
+        )
     net.load_state_dict(watcher.best)
     parameters = sum(p.numel() for p in net.parameters() if p.requires_grad)
     return Trained(
@@ -46,7 +56,10 @@ def train(history: pd.DataFrame, config: Training, *, name: str, seed: int, run:
 
 def _fitting(config: Training, series: int, seed: int, watcher: pl.Callback) -> dict[str, Any]:
     """How the library is to train, in its words."""
-    decay = {"optimizer": torch.optim.AdamW, "optimizer_kwargs": {"weight_decay": config.weight_decay}}
+    decay = {
+        "optimizer": torch.optim.AdamW,
+        "optimizer_kwargs": {"weight_decay": config.weight_decay},
+    }
     return {
         **(decay if config.weight_decay else {}),
         "max_steps": config.max_steps,
@@ -54,7 +67,10 @@ def _fitting(config: Training, series: int, seed: int, watcher: pl.Callback) -> 
         "num_lr_decays": 3,
         "batch_size": series,
         "windows_batch_size": config.windows_batch_size,
-        "training_data_availability_threshold": [1.0, 0.0],  # no window that begins before its series does
+        "training_data_availability_threshold": [
+            1.0,
+            0.0,
+        ],  # no window that begins before its series does
         "val_check_steps": min(config.val_check_steps, config.max_steps),
         "random_seed": seed,
         "callbacks": [watcher],
@@ -78,7 +94,9 @@ class _Watcher(pl.Callback):  # type: ignore[misc]
 
     def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
         if trainer.global_step % REPORT_EVERY == 0 or trainer.global_step == 1:
-            self.run.report(trainer.global_step, train_loss=float(trainer.callback_metrics["train_loss"]))
+            self.run.report(
+                trainer.global_step, train_loss=float(trainer.callback_metrics["train_loss"])
+            )
 
     def on_validation_end(self, trainer: Any, module: Any) -> None:
         if trainer.sanity_checking:

@@ -27,7 +27,9 @@ from registry.forecast.spec import ModelSpec, Request
 REQUIREMENTS = ("scipy", "torch", "safetensors")
 
 
-def inputs(values: Floats, ds: npt.NDArray[np.datetime64], horizon: int) -> tuple[npt.NDArray[np.float32], Floats]:
+def inputs(
+    values: Floats, ds: npt.NDArray[np.datetime64], horizon: int
+) -> tuple[npt.NDArray[np.float32], Floats]:
     """What the network reads [n, L, F + H G] (features, then each step's season) and own EWMA volatility [n, L].
 
     They are known at the last L = T - WARMUP + 1 sessions of `values` [n, T, 3], which are features.COLUMNS. Averages
@@ -36,7 +38,9 @@ def inputs(values: Floats, ds: npt.NDArray[np.datetime64], horizon: int) -> tupl
     keep = values.shape[1] - features.WARMUP + 1
     sigma = volatility.ewma_volatility(np.ascontiguousarray(values[:, :, 0]))[:, -keep:]
     season = features.season(values, horizon, keep)
-    read = np.concatenate([features.daily(values, ds, keep), season.reshape(*season.shape[:2], -1)], axis=2)
+    read = np.concatenate(
+        [features.daily(values, ds, keep), season.reshape(*season.shape[:2], -1)], axis=2
+    )
     return read.astype(np.float32), sigma
 
 
@@ -75,7 +79,10 @@ class S4DForecaster:
 def save(forecaster: S4DForecaster, directory: Path) -> None:
     """Write the network's weights (safetensors) and shape (JSON)."""
     (directory / "config.json").write_text(json.dumps(asdict(forecaster.net.shape)) + "\n")
-    save_file({k: v.contiguous() for k, v in forecaster.net.state_dict().items()}, directory / "weights.safetensors")
+    save_file(
+        {k: v.contiguous() for k, v in forecaster.net.state_dict().items()},
+        directory / "weights.safetensors",
+    )
 
 
 def load(directory: Path) -> S4DForecaster:

@@ -69,7 +69,9 @@ class Network(nn.Module):
         self.register_buffer("centre", torch.zeros(shape.features + shape.horizon * shape.season))
         self.register_buffer("deviation", torch.ones_like(self.centre))
         self.enter = nn.Linear(shape.features, shape.width)
-        self.layers = cast(Sequence[Layer], nn.ModuleList(Layer(shape) for _ in range(shape.layers)))
+        self.layers = cast(
+            Sequence[Layer], nn.ModuleList(Layer(shape) for _ in range(shape.layers))
+        )
         self.norm = nn.LayerNorm(shape.width)
         self.scale = nn.Linear(shape.width, shape.horizon)
         self.skip = nn.Linear(shape.features, shape.horizon, bias=False)
@@ -88,7 +90,10 @@ class Network(nn.Module):
 
     def start(self, n: int) -> States:
         """States of n series before their first session."""
-        return tuple(torch.view_as_complex(layer.s4d.c.new_zeros(n, *layer.s4d.c.shape)) for layer in self.layers)
+        return tuple(
+            torch.view_as_complex(layer.s4d.c.new_zeros(n, *layer.s4d.c.shape))
+            for layer in self.layers
+        )
 
     def step(self, states: States, inputs: Tensor) -> tuple[States, Tensor]:
         """One session of the recurrence: inputs [n, F + H G] to the next states and quantiles [n, H, Q]."""
@@ -117,9 +122,13 @@ class Network(nn.Module):
     def _standard(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Features [..., F] and season [..., H, G] in standard deviations."""
         standard = ((inputs - self.centre) / self.deviation).clamp(-CLIP, CLIP)
-        x, season = standard.split([self.shape.features, self.shape.horizon * self.shape.season], dim=-1)
+        x, season = standard.split(
+            [self.shape.features, self.shape.horizon * self.shape.season], dim=-1
+        )
         return x, season.unflatten(-1, (self.shape.horizon, self.shape.season))
 
     def _quantiles(self, h: Tensor, x: Tensor, season: Tensor) -> Tensor:
         u = self.scale(self.norm(h)) + self.skip(x) + self.season(season).squeeze(-1)
-        return torch.exp(REACH * torch.tanh(u / REACH))[..., None] * head.spread(self.gaps, self.shape.levels)
+        return torch.exp(REACH * torch.tanh(u / REACH))[..., None] * head.spread(
+            self.gaps, self.shape.levels
+        )

@@ -32,7 +32,9 @@ def table(net: Network) -> pd.DataFrame:
                     "channel": channel,
                     "mode": mode,
                     "half_life": (-math.log(2) / a.abs().log()).numpy().reshape(-1),
-                    "period": np.divide(2 * math.pi, turn, out=np.full_like(turn, np.inf), where=turn > 0),
+                    "period": np.divide(
+                        2 * math.pi, turn, out=np.full_like(turn, np.inf), where=turn > 0
+                    ),
                     "weight": (2 * (c * b).abs() / (1 - a.abs())).numpy().reshape(-1),
                 }
             )
@@ -55,12 +57,21 @@ def figure(before: pd.DataFrame, after: pd.DataFrame, net: Network, context: int
     modes.set_title("Half-lives of the state's modes", loc="left", fontsize=10)
     for number, share in enumerate(shares(net, context), 1):
         middle, low, high = np.quantile(share, (0.5, 0.1, 0.9), axis=0)
-        [line] = lags.plot(np.arange(1, context + 1), middle, linewidth=1.4, label=f"layer {number}, median channel")
-        lags.fill_between(np.arange(1, context + 1), low, high, color=line.get_color(), alpha=0.15, linewidth=0)
+        [line] = lags.plot(
+            np.arange(1, context + 1),
+            middle,
+            linewidth=1.4,
+            label=f"layer {number}, median channel",
+        )
+        lags.fill_between(
+            np.arange(1, context + 1), low, high, color=line.get_color(), alpha=0.15, linewidth=0
+        )
     lags.set_xscale("log")
     lags.set_xlabel("lag, sessions")
     lags.set_ylabel("share of the kernel's absolute weight")
-    lags.set_title("How far back the layers look (band: 10 to 90 % of channels)", loc="left", fontsize=10)
+    lags.set_title(
+        "How far back the layers look (band: 10 to 90 % of channels)", loc="left", fontsize=10
+    )
     for axis in (modes, lags):
         axis.spines[["top", "right"]].set_visible(False)
         axis.legend(frameon=False, fontsize=8)

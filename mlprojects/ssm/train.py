@@ -19,7 +19,9 @@ CHOICE_BATCH = 64  # windows
 
 def train(history: pd.DataFrame, config: Config, *, name: str, seed: int, run: TrainRun) -> Trained:
     """Fit windows whose targets end by config.fit_until; choose on the forecasts from the sessions after it."""
-    windows = Windows.of(history, fit_until=config.fit_until, sessions=config.sessions, horizon=config.horizon)
+    windows = Windows.of(
+        history, fit_until=config.fit_until, sessions=config.sessions, horizon=config.horizon
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = Network(shape(config))
@@ -43,7 +45,10 @@ def train(history: pd.DataFrame, config: Config, *, name: str, seed: int, run: T
     after = timescales.table(net)
     return Trained(
         model.S4DForecaster(spec(name, config), net),
-        params={"parameters": sum(p.numel() for p in net.parameters()), "best_step": fitted.best_step},
+        params={
+            "parameters": sum(p.numel() for p in net.parameters()),
+            "best_step": fitted.best_step,
+        },
         metrics={"choice_loss_untrained": fitted.first_loss, "choice_loss": fitted.best_loss},
         figures={"time_scales": timescales.figure(before, after, net, config.context)},
         tables={"time_scales": after},
@@ -68,14 +73,19 @@ class Choice:
     def of(cls, windows: Windows) -> "Choice":
         parts = [slice(i, i + CHOICE_BATCH) for i in range(0, len(windows.chosen), CHOICE_BATCH)]
         counts = torch.from_numpy(windows.counted)[:, None] >= torch.arange(SHARED, 0, -1)
-        return cls(tuple(windows.take(windows.chosen[part]) for part in parts), tuple(counts[part] for part in parts))
+        return cls(
+            tuple(windows.take(windows.chosen[part]) for part in parts),
+            tuple(counts[part] for part in parts),
+        )
 
     def loss(self, net: Network) -> float:
         """Mean pinball loss in units of the return: half the CRPS that an evaluation gives."""
         found = []
         for batch, counts in zip(self.batches, self.counts, strict=True):
             quantiles = (batch.sigma[..., None, None] * net(batch.x))[:, -SHARED:]
-            found.append(head.pinball(batch.y[:, -SHARED:][counts], quantiles[counts], net.shape.levels))
+            found.append(
+                head.pinball(batch.y[:, -SHARED:][counts], quantiles[counts], net.shape.levels)
+            )
         weights = [int(counts.sum()) for counts in self.counts]
         return sum(loss.item() * n for loss, n in zip(found, weights, strict=True)) / sum(weights)
 

@@ -60,7 +60,10 @@ class Windows:
         values = np.stack([whole.columns[name] for name in features.COLUMNS], axis=1)
         starts = np.concatenate(fit), np.concatenate(chosen), np.concatenate(counted)
         found = cls(values, whole.ds, *starts, sessions, horizon)
-        for rows, what in ((found.fit, f"up to {fit_until}"), (found.chosen, f"and a forecast after {fit_until}")):
+        for rows, what in (
+            (found.fit, f"up to {fit_until}"),
+            (found.chosen, f"and a forecast after {fit_until}"),
+        ):
             if not len(rows):
                 raise BadHistory(
                     f"no series has the warm-up, context and horizon of {features.WARMUP - 1} + "
@@ -74,11 +77,15 @@ class Windows:
         rows = first[:, None] + np.arange(self.sessions)
         x, sigma = inputs(self.values[rows], self.ds[rows], self.horizon)
         after = rows[:, -x.shape[1] :, None] + np.arange(1, self.horizon + 1)
-        return Batch(*(torch.from_numpy(part).float() for part in (x, sigma, self.values[after, 0])))
+        return Batch(
+            *(torch.from_numpy(part).float() for part in (x, sigma, self.values[after, 0]))
+        )
 
     def draw(self, generator: torch.Generator, size: int) -> Batch:
         """Windows to fit, drawn from the generator alone."""
-        return self.take(self.fit[torch.randint(len(self.fit), (size,), generator=generator).numpy()])
+        return self.take(
+            self.fit[torch.randint(len(self.fit), (size,), generator=generator).numpy()]
+        )
 
     def standard(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation [F] of the features over windows to fit, a context apart."""

@@ -21,7 +21,9 @@ class Direct:
     def __init__(self, weights: Weights, arguments: Mapping[str, Any]) -> None:
         """`weights` and `arguments` (of the constructor) as the library names them."""
         at = arguments
-        self.static = Selection(weights, "static_variable_selection", at["static_categoricals"], at["static_reals"])
+        self.static = Selection(
+            weights, "static_variable_selection", at["static_categoricals"], at["static_reals"]
+        )
         self.past, self.future = (
             Selection(
                 weights,
@@ -33,9 +35,16 @@ class Direct:
         )
         self.contexts = [
             Residual.of(part(weights, f"static_context_{what}"))
-            for what in ("variable_selection", "initial_hidden_lstm", "initial_cell_lstm", "enrichment")
+            for what in (
+                "variable_selection",
+                "initial_hidden_lstm",
+                "initial_cell_lstm",
+                "enrichment",
+            )
         ]
-        self.encoder, self.decoder = (_lstm(part(weights, f"lstm_{side}")) for side in ("encoder", "decoder"))
+        self.encoder, self.decoder = (
+            _lstm(part(weights, f"lstm_{side}")) for side in ("encoder", "decoder")
+        )
         self.after_lstm = Gated.of(
             {f"glu.{k}": w for k, w in part(weights, "post_lstm_gate_encoder").items()}
             | {f"add_norm.{k}": w for k, w in part(weights, "post_lstm_add_norm_encoder").items()}

@@ -19,13 +19,21 @@ UNITS = 4  # hidden units are filled up to a multiple with idle ones: MKL's prod
 
 def part(weights: Weights, prefix: str) -> dict[str, Tensor]:
     """Weights of one module, by their names within it, in double precision: they are multiplied with each other."""
-    return {name[len(prefix) + 1 :]: w.double() for name, w in weights.items() if name.startswith(f"{prefix}.")}
+    return {
+        name[len(prefix) + 1 :]: w.double()
+        for name, w in weights.items()
+        if name.startswith(f"{prefix}.")
+    }
 
 
 def interpolation(size: int, to: int) -> Tensor:
     """Matrix [size, to] of the linear interpolation with aligned corners, by which the library resizes a vector."""
     eye = torch.eye(size, dtype=torch.float64)
-    return eye if size == to else F.interpolate(eye[:, None], to, mode="linear", align_corners=True)[:, 0]
+    return (
+        eye
+        if size == to
+        else F.interpolate(eye[:, None], to, mode="linear", align_corners=True)[:, 0]
+    )
 
 
 def resample_norm(x: Tensor, w: Weights, to: int) -> Tensor:
@@ -48,10 +56,14 @@ class Gated:
         if before is not None:
             weight, bias = weight @ before[0], weight @ before[1] + bias
         value, gate = zip(weight.float().chunk(2), bias.float().chunk(2), strict=True)
-        return cls(value, gate, (w["add_norm.norm.weight"].float(), w["add_norm.norm.bias"].float()))
+        return cls(
+            value, gate, (w["add_norm.norm.weight"].float(), w["add_norm.norm.bias"].float())
+        )
 
     def __call__(self, x: Tensor, skip: Tensor) -> Tensor:
-        gated = F.linear(x, *self.value).mul_(F.linear(x, *self.gate).sigmoid_())  # F.glu is several times slower
+        gated = F.linear(x, *self.value).mul_(
+            F.linear(x, *self.gate).sigmoid_()
+        )  # F.glu is several times slower
         return F.layer_norm(gated.add_(skip), self.norm[0].shape, *self.norm)
 
 
@@ -68,7 +80,12 @@ class Residual:
     def of(cls, w: Weights) -> "Residual":
         context = w.get("context.weight")
         gated = Gated.of(part(w, "gate_norm"), (w["fc2.weight"], w["fc2.bias"]))
-        return cls(w["fc1.weight"].float(), w["fc1.bias"].float(), None if context is None else context.float(), gated)
+        return cls(
+            w["fc1.weight"].float(),
+            w["fc1.bias"].float(),
+            None if context is None else context.float(),
+            gated,
+        )
 
     def __call__(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         hidden = F.linear(x, self.weight, self.bias)
@@ -80,44 +97,64 @@ class Residual:
 class Selection:
     """Variable selection network (equations 6 to 8): K categories, then V numbers."""
 
-    def __init__(self, weights: Weights, prefix: str, categories: Sequence[str], reals: Sequence[str]) -> None:
+    def __init__(
+        self, weights: Weights, prefix: str, categories: Sequence[str], reals: Sequence[str]
+    ) -> None:
         w = part(weights, prefix)
         scalers = [part(weights, f"prescalers.{name}") for name in reals]
-        slope, offset = (torch.stack([s[k].reshape(-1) for s in scalers]) for k in ("weight", "bias"))  # [V, c]
-        tables = [part(weights, f"input_embeddings.embeddings.{name}")["weight"] for name in categories]
+        slope, offset = (
+            torch.stack([s[k].reshape(-1) for s in scalers]) for k in ("weight", "bias")
+        )  # [V, c]
+        tables = [
+            part(weights, f"input_embeddings.embeddings.{name}")["weight"] for name in categories
+        ]
         nets = [part(w, f"single_variable_grns.{name}") for name in reals]
         width = nets[0]["gate_norm.add_norm.norm.weight"].shape[0]
         norms = [part(w, f"single_variable_grns.{name}") for name in categories]
-        self.outputs = [resample_norm(t, n, width).float() for t, n in zip(tables, norms, strict=True)]  # [C, H] each
+        self.outputs = [
+            resample_norm(t, n, width).float() for t, n in zip(tables, norms, strict=True)
+        ]  # [C, H] each
         self._fold_variables(nets, slope, offset, width)
         self._fold_weights(part(w, "flattened_grn"), tables, slope, offset)
 
-    def _fold_variables(self, nets: list[dict[str, Tensor]], slope: Tensor, offset: Tensor, width: int) -> None:
+    def _fold_variables(
+        self, nets: list[dict[str, Tensor]], slope: Tensor, offset: Tensor, width: int
+    ) -> None:
         """A number's embedding is linear in it, and so are its first layer and its skip connection."""
 
         def stacked(name: str) -> Tensor:
             return torch.stack([net[name] for net in nets])
 
-        self.first = torch.einsum("vdc,vc->vd", stacked("fc1.weight"), slope).float()[:, None]  # [V, 1, c]
-        self.first_bias = (torch.einsum("vdc,vc->vd", stacked("fc1.weight"), offset) + stacked("fc1.bias")).float()[
+        self.first = torch.einsum("vdc,vc->vd", stacked("fc1.weight"), slope).float()[
             :, None
-        ]
+        ]  # [V, 1, c]
+        self.first_bias = (
+            torch.einsum("vdc,vc->vd", stacked("fc1.weight"), offset) + stacked("fc1.bias")
+        ).float()[:, None]
         gate, after = stacked("gate_norm.glu.fc.weight"), stacked("fc2.weight")
-        bias = torch.einsum("vgc,vc->vg", gate, stacked("fc2.bias")) + stacked("gate_norm.glu.fc.bias")
+        bias = torch.einsum("vgc,vc->vg", gate, stacked("fc2.bias")) + stacked(
+            "gate_norm.glu.fc.bias"
+        )
         self.value, self.gate = (  # bias [V, 1, H] and weight [V, c, H]
             (b[:, None].contiguous(), w.contiguous())
-            for b, w in zip(bias.float().chunk(2, dim=1), (gate @ after).mT.float().chunk(2, dim=2), strict=True)
+            for b, w in zip(
+                bias.float().chunk(2, dim=1), (gate @ after).mT.float().chunk(2, dim=2), strict=True
+            )
         )
         resize = interpolation(slope.shape[1], width)
         scale = 2 * stacked("resample_norm.mask").sigmoid()
-        self.skip, self.skip_bias = ((x @ resize * scale).float()[:, None] for x in (slope, offset))  # [V, 1, H]
+        self.skip, self.skip_bias = (
+            (x @ resize * scale).float()[:, None] for x in (slope, offset)
+        )  # [V, 1, H]
         self.norms = [
             stacked(f"{norm}.{what}").float()[:, None]
             for norm in ("resample_norm.norm", "gate_norm.add_norm.norm")
             for what in ("weight", "bias")
         ]
 
-    def _fold_weights(self, w: Weights, tables: list[Tensor], slope: Tensor, offset: Tensor) -> None:
+    def _fold_weights(
+        self, w: Weights, tables: list[Tensor], slope: Tensor, offset: Tensor
+    ) -> None:
         """The network of the weights reads all embeddings side by side: of each category a table, of a number a row."""
         sizes = [t.shape[1] for t in tables] + [slope.shape[1]] * len(slope)
         count = len(sizes)
@@ -132,9 +169,16 @@ class Selection:
         constant = torch.einsum("vc,vco->o", offset, numbers)
         constant[: self.hidden] += first_bias
         self.read_bias = constant.float()
-        self.context = F.pad(w["context.weight"], (0, 0, 0, idle)).float() if "context.weight" in w else None
-        self.skip_norm = w["resample_norm.norm.weight"].float(), w["resample_norm.norm.bias"].float()
-        self.weigh = Gated.of(part(w, "gate_norm"), (F.pad(w["fc2.weight"], (0, idle)), w["fc2.bias"]))
+        self.context = (
+            F.pad(w["context.weight"], (0, 0, 0, idle)).float() if "context.weight" in w else None
+        )
+        self.skip_norm = (
+            w["resample_norm.norm.weight"].float(),
+            w["resample_norm.norm.bias"].float(),
+        )
+        self.weigh = Gated.of(
+            part(w, "gate_norm"), (F.pad(w["fc2.weight"], (0, idle)), w["fc2.bias"])
+        )
 
     def __call__(self, categories: Tensor, reals: Tensor, context: Tensor | None = None) -> Tensor:
         """Selected [n, H] of categories [n, K] and numbers [n, V]; `context` [n, hidden] is what the static context
@@ -142,7 +186,9 @@ class Selection:
         weights = self._weights(categories, reals, context)
         x = reals.T[:, :, None]  # [V, n, 1]
         hidden = F.elu(torch.addcmul(self.first_bias, x, self.first))
-        value, gate = (torch.baddbmm(bias, hidden, weight) for bias, weight in (self.value, self.gate))
+        value, gate = (
+            torch.baddbmm(bias, hidden, weight) for bias, weight in (self.value, self.gate)
+        )
         gated = value.mul_(gate.sigmoid_())
         skip_scale, skip_shift, scale, shift = self.norms
         size = skip_scale.shape[-1:]
@@ -169,7 +215,9 @@ class Selection:
         if context is not None:
             hidden = hidden + context
         skip = F.layer_norm(skip, skip.shape[1:], *self.skip_norm)
-        return self.weigh(F.elu(hidden), skip).T.contiguous().softmax(dim=0)  # along rows of 7 it is far slower
+        return (
+            self.weigh(F.elu(hidden), skip).T.contiguous().softmax(dim=0)
+        )  # along rows of 7 it is far slower
 
 
 class Attention:

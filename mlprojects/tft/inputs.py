@@ -23,7 +23,9 @@ OBSERVED = ("return", "return_size", "market_size", "index_return")
 STEP = "step"  # sessions from the cutoff, in contexts
 CALENDAR = {"weekday": 7, "month": 12}  # categories of a session
 FEATURES = features.NAMES[: features.NAMES.index("since_shock") + 1]  # levels, leverage, shocks
-STATE = tuple(name.replace(".", "_") for name in FEATURES)  # as the network names them: torch allows no dot
+STATE = tuple(
+    name.replace(".", "_") for name in FEATURES
+)  # as the network names them: torch allows no dot
 CLIP = 8.0  # volatilities
 STATE_CLIP = 4.0  # deviations of the training windows
 
@@ -45,7 +47,9 @@ class DataParameters:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "DataParameters":
-        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        values: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in data.items()
+        }
         return cls(**values)
 
     def to_json(self) -> dict[str, Any]:
@@ -62,13 +66,17 @@ class DataParameters:
 
     def scaled_state(self, daily: Floats) -> Floats:
         """State [..., S] of features [..., F], in deviations of the training windows."""
-        centred = (daily[..., : len(FEATURES)] - np.asarray(self.state_mean)) / np.asarray(self.state_deviation)
+        centred = (daily[..., : len(FEATURES)] - np.asarray(self.state_mean)) / np.asarray(
+            self.state_deviation
+        )
         clipped: Floats = np.clip(centred, -STATE_CLIP, STATE_CLIP)
         return clipped
 
     def scaled_counts(self, counts: Floats) -> Floats:
         """log(1 + count) [..., K] in deviations of the training sessions."""
-        scaled: Floats = (np.log1p(counts) - np.asarray(self.count_mean)) / np.asarray(self.count_deviation)
+        scaled: Floats = (np.log1p(counts) - np.asarray(self.count_mean)) / np.asarray(
+            self.count_deviation
+        )
         return scaled
 
 
@@ -88,7 +96,9 @@ class Inputs:
 
     @classmethod
     def joined(cls, parts: Sequence["Inputs"]) -> "Inputs":
-        return cls(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)})
+        return cls(
+            **{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)}
+        )
 
 
 def windows(
@@ -106,10 +116,18 @@ def windows(
     n, length = days.shape
     own, market, index = np.moveaxis(np.clip(values[:, :, :3] / sigma[:, None], -CLIP, CLIP), 2, 0)
     ago, ahead = (
-        np.arange(first, first + count) / length for first, count in ((1 - length, length), (1, coming.shape[1]))
+        np.arange(first, first + count) / length
+        for first, count in ((1 - length, length), (1, coming.shape[1]))
     )
     counts = known.scaled_counts(values[:, :, 3:])
-    past = [own, np.abs(own), market, index, *np.moveaxis(counts, 2, 0), np.broadcast_to(ago, (n, length))]
+    past = [
+        own,
+        np.abs(own),
+        market,
+        index,
+        *np.moveaxis(counts, 2, 0),
+        np.broadcast_to(ago, (n, length)),
+    ]
     future = np.broadcast_to(ahead[:, None], (n, len(ahead), 1))
     return Inputs(
         torch.from_numpy(sector),

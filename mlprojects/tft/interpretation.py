@@ -24,7 +24,11 @@ from registry.forecast.arrays import Floats
 INK, BLUE, GREY = "#22313f", "#1f77b4", "#95a5a6"
 SHOWN = 16  # bars of a panel
 _WRITTEN = dict(zip(inputs.STATE, inputs.FEATURES, strict=True))
-_TITLES = {"static": "static: sector and state at the cutoff", "encoder": "context", "decoder": "horizon"}
+_TITLES = {
+    "static": "static: sector and state at the cutoff",
+    "encoder": "context",
+    "decoder": "horizon",
+}
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,9 @@ class Interpretation:
 
 
 @torch.no_grad()
-def of(net: TemporalFusionTransformer, batches: Iterable[tuple[Inputs, Tensor, Tensor]]) -> Interpretation:
+def of(
+    net: TemporalFusionTransformer, batches: Iterable[tuple[Inputs, Tensor, Tensor]]
+) -> Interpretation:
     """Means over all windows of the batches."""
     sums: dict[str, Floats] = defaultdict(lambda: np.zeros(()))
     steps = 0
@@ -56,12 +62,18 @@ def of(net: TemporalFusionTransformer, batches: Iterable[tuple[Inputs, Tensor, T
         steps = x.future.shape[1]
         for step in range(steps):
             found = net.interpret_output(out, reduction="sum", attention_prediction_horizon=step)
-            sums[f"step {step + 1}"] = sums[f"step {step + 1}"] + found["attention"].double().numpy()
+            sums[f"step {step + 1}"] = (
+                sums[f"step {step + 1}"] + found["attention"].double().numpy()
+            )
         for group in _TITLES:
             sums[group] = sums[group] + found[f"{group}_variables"].double().numpy()
-    importance = [_importance(group, getattr(net, f"{group}_variables"), sums[group]) for group in _TITLES]
+    importance = [
+        _importance(group, getattr(net, f"{group}_variables"), sums[group]) for group in _TITLES
+    ]
     attention = [_attention(step, sums[f"step {step}"]) for step in range(1, steps + 1)]
-    return Interpretation(pd.concat(importance, ignore_index=True), pd.concat(attention, ignore_index=True))
+    return Interpretation(
+        pd.concat(importance, ignore_index=True), pd.concat(attention, ignore_index=True)
+    )
 
 
 def _importance(group: str, names: list[str], weights: Floats) -> pd.DataFrame:
@@ -93,10 +105,14 @@ def _bars(axis: Axes, table: pd.DataFrame, title: str) -> None:
     shown, count = table.head(SHOWN), len(table)
     bars = axis.barh(shown["variable"], shown["share"], color=BLUE, height=0.7)
     axis.axvline(1 / count, color=INK, linewidth=0.8, linestyle=":")
-    labels = axis.bar_label(bars, [f"{share:.1%}" for share in shown["share"]], padding=3, fontsize=8, color=INK)
+    labels = axis.bar_label(
+        bars, [f"{share:.1%}" for share in shown["share"]], padding=3, fontsize=8, color=INK
+    )
     for label in labels:  # readable on the dotted line, too
         label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.5})
-    rest = f"{count - SHOWN} others, together {1 - shown['share'].sum():.0%}" if count > SHOWN else ""
+    rest = (
+        f"{count - SHOWN} others, together {1 - shown['share'].sum():.0%}" if count > SHOWN else ""
+    )
     axis.text(1, 0.01, rest, transform=axis.transAxes, ha="right", fontsize=8, color=INK)
     axis.invert_yaxis()
     axis.margins(x=0.14, y=0.02)
@@ -113,7 +129,14 @@ def attention_figure(attention: pd.DataFrame) -> Figure:
     steps = attention["step"].unique()
     for i, (step, table) in enumerate(attention.groupby("step")):
         strength = 1 - 0.75 * i / max(len(steps) - 1, 1)
-        axis.plot(table["session"], table["share"], color=BLUE, alpha=strength, linewidth=1.6, label=f"{step}")
+        axis.plot(
+            table["session"],
+            table["share"],
+            color=BLUE,
+            alpha=strength,
+            linewidth=1.6,
+            label=f"{step}",
+        )
     context = int((attention["session"] <= 0).sum() / len(steps))
     axis.axhline(1 / context, color=INK, linewidth=0.8, linestyle=":")
     axis.axvline(0.5, color=GREY, linewidth=0.8)
@@ -121,9 +144,17 @@ def attention_figure(attention: pd.DataFrame) -> Figure:
     axis.margins(x=0.01)
     axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
     axis.tick_params(labelsize=8)
-    axis.set_xlabel("session, counted from the cutoff (0); to the right of the line, earlier steps of the horizon")
+    axis.set_xlabel(
+        "session, counted from the cutoff (0); to the right of the line, earlier steps of the horizon"
+    )
     axis.set_ylabel("share of the attention")
-    axis.set_title("Attention by lag over the choice period (dotted: the same everywhere)", loc="left", fontsize=10)
+    axis.set_title(
+        "Attention by lag over the choice period (dotted: the same everywhere)",
+        loc="left",
+        fontsize=10,
+    )
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(title="step ahead", frameon=False, fontsize=8, title_fontsize=8, ncols=min(len(steps), 5))
+    axis.legend(
+        title="step ahead", frameon=False, fontsize=8, title_fontsize=8, ncols=min(len(steps), 5)
+    )
     return figure

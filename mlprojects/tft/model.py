@@ -53,7 +53,9 @@ class TFT:
 
     def inputs(self, history: History) -> tuple[Inputs, Floats]:
         """What the network is shown of each series, and the EWMA volatilities [N] at their cutoffs."""
-        coming = calendars.next_sessions_many(self.spec.calendar, history.cutoffs, self.spec.max_horizon)
+        coming = calendars.next_sessions_many(
+            self.spec.calendar, history.cutoffs, self.spec.max_horizon
+        )
         sectors = self.known.categories(history.ids)
         found, parts, sigma = [], [], np.empty(len(history.ids))
         for which, values in history.blocks(self.spec.max_context, self.known.columns):
@@ -64,10 +66,15 @@ class TFT:
         order = torch.from_numpy(np.argsort(np.concatenate(found)))
         return Inputs.joined(parts).map(lambda part: part[order]), sigma
 
-    def _block(self, values: Floats, days: Days, coming: Days, sector: npt.NDArray[np.int64]) -> tuple[Inputs, Floats]:
+    def _block(
+        self, values: Floats, days: Days, coming: Days, sector: npt.NDArray[np.int64]
+    ) -> tuple[Inputs, Floats]:
         """The same of series of equal length [n, T, 3 + K]."""
         if (values[:, :, 3:] < 0).any():
-            raise BadHistory(f"{', '.join(self.known.covariates)} are counts; found a negative one", code="BAD_COUNT")
+            raise BadHistory(
+                f"{', '.join(self.known.covariates)} are counts; found a negative one",
+                code="BAD_COUNT",
+            )
         market = values[:, :, :3]
         columns = np.ascontiguousarray(np.moveaxis(market, 2, 0))
         sigma = np.stack([volatility.ewma_volatility(column)[:, -1] for column in columns], axis=1)
@@ -87,8 +94,13 @@ class TFT:
     def scaled(self, x: Inputs) -> Floats:
         """Quantiles [n, H, Q] of windows in their own volatilities, never crossing."""
         n = len(x.sector)
-        rows = torch.arange(-(-n // ROWS) * ROWS).clamp_max(n - 1)  # the last window once more, up to whole chunks
-        chunks = [self._direct(x.map(lambda part, chosen=chunk: part[chosen])) for chunk in rows.split(ROWS)]
+        rows = torch.arange(-(-n // ROWS) * ROWS).clamp_max(
+            n - 1
+        )  # the last window once more, up to whole chunks
+        chunks = [
+            self._direct(x.map(lambda part, chosen=chunk: part[chosen]))
+            for chunk in rows.split(ROWS)
+        ]
         out: Floats = head.spread(torch.cat(chunks).double(), self.spec.levels)[:n].numpy()
         return out
 
@@ -101,7 +113,9 @@ class TFT:
         unknown = sum(name not in self.known.sector_of for name in history.ids)
         if not unknown:
             return {}
-        return {"sector": f"{unknown} of {len(history.ids)} series were not in training: their sector is unknown"}
+        return {
+            "sector": f"{unknown} of {len(history.ids)} series were not in training: their sector is unknown"
+        }
 
 
 def save(forecaster: TFT, directory: Path) -> None:

@@ -15,7 +15,14 @@ EMBEDDING = {names.SECTOR: 4, "weekday": 3, "month": 4}  # numbers a category
 
 
 def arguments(
-    known: DataParameters, *, width: int, inner: int, heads: int, dropout: float, context: int, levels: int
+    known: DataParameters,
+    *,
+    width: int,
+    inner: int,
+    heads: int,
+    dropout: float,
+    context: int,
+    levels: int,
 ) -> dict[str, Any]:
     """Arguments of the library's constructor, as JSON; `width` is its hidden_size, `inner` hidden_continuous_size."""
     sizes = {names.SECTOR: len(known.sectors), **CALENDAR}
@@ -56,7 +63,9 @@ def build(arguments: dict[str, Any], levels: tuple[float, ...]) -> TemporalFusio
     and step. Where returns go is noise to a network of this size.
     """
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Attribute .* is an instance of `nn.Module`")  # a checkpoint's worry
+        warnings.filterwarnings(
+            "ignore", message="Attribute .* is an instance of `nn.Module`"
+        )  # a checkpoint's worry
         net = TemporalFusionTransformer(
             **arguments,
             loss=QuantileLoss(list(levels)),
@@ -79,7 +88,9 @@ def library(x: Inputs) -> dict[str, Tensor]:
     def everywhere(static: Tensor, times: int) -> Tensor:
         return static[:, None].expand(-1, times, *static.shape[1:])
 
-    unseen = x.future.new_zeros(n, steps, x.past.shape[2] - x.future.shape[2])  # observed later: the decoder skips them
+    unseen = x.future.new_zeros(
+        n, steps, x.past.shape[2] - x.future.shape[2]
+    )  # observed later: the decoder skips them
     return {
         "encoder_cat": torch.cat([everywhere(x.sector[:, None], length), x.past_days], dim=2),
         "decoder_cat": torch.cat([everywhere(x.sector[:, None], steps), x.future_days], dim=2),

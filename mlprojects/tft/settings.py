@@ -39,13 +39,23 @@ class Config(training.Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.width % 8 or self.width % self.heads:
-            raise BadConfig(f"width is {self.width}, expected a multiple of 8 and of heads ({self.heads})")
+            raise BadConfig(
+                f"width is {self.width}, expected a multiple of 8 and of heads ({self.heads})"
+            )
         if self.inner % 4 or self.inner >= self.width:
-            raise BadConfig(f"inner is {self.inner}, expected a multiple of 4 below width ({self.width})")
+            raise BadConfig(
+                f"inner is {self.inner}, expected a multiple of 4 below width ({self.width})"
+            )
         if self.data != "panel":
-            raise BadConfig(f"data is {self.data!r}, which has no sectors; tft is trained on the panel")
-        if len(set(self.covariates)) < len(self.covariates) or not set(self.covariates) <= set(names.COUNTS):
-            raise BadConfig(f"covariates are {list(self.covariates)}, expected some of {list(names.COUNTS)}, each once")
+            raise BadConfig(
+                f"data is {self.data!r}, which has no sectors; tft is trained on the panel"
+            )
+        if len(set(self.covariates)) < len(self.covariates) or not set(self.covariates) <= set(
+            names.COUNTS
+        ):
+            raise BadConfig(
+                f"covariates are {list(self.covariates)}, expected some of {list(names.COUNTS)}, each once"
+            )
 
 
 CONFIGS: Mapping[str, type[training.Config]] = {"tft": Config}

@@ -18,7 +18,11 @@ def train(history: pd.DataFrame, config: Config, *, name: str, seed: int, run: T
     """Fit windows that end by config.fit_until; the weights with the lowest loss on the sessions after it are kept."""
     what = spec(name, config)
     windows = Windows.of(
-        history, what, context=config.context, covariates=config.covariates, fit_until=config.fit_until
+        history,
+        what,
+        context=config.context,
+        covariates=config.covariates,
+        fit_until=config.fit_until,
     )
     arguments = network.arguments(
         windows.known,
@@ -41,7 +45,12 @@ def train(history: pd.DataFrame, config: Config, *, name: str, seed: int, run: T
         net,
         loss,
         lambda: choice_loss(net, windows, config.levels),
-        loop.Schedule(config.max_steps, config.learning_rate, check_every=config.check_every, patience=config.patience),
+        loop.Schedule(
+            config.max_steps,
+            config.learning_rate,
+            check_every=config.check_every,
+            patience=config.patience,
+        ),
         seed=seed,
         checkpoint=run.checkpoint_dir / "tft.safetensors",
         fingerprint=loop.fingerprint(history, config, seed),
@@ -51,7 +60,10 @@ def train(history: pd.DataFrame, config: Config, *, name: str, seed: int, run: T
     shown = interpretation.of(net, windows.choosing(CHOICE_BATCH))
     return Trained(
         model.TFT(what, windows.known, arguments, network.weights(net)),
-        params={"parameters": sum(w.numel() for w in net.parameters()), "best_step": fitted.best_step},
+        params={
+            "parameters": sum(w.numel() for w in net.parameters()),
+            "best_step": fitted.best_step,
+        },
         figures=shown.figures(),
         tables=shown.tables(),
     )
@@ -63,7 +75,13 @@ def choice_loss(net: torch.nn.Module, windows: Windows, levels: tuple[float, ...
     losses, weights = [], []
     for x, y, sigma in windows.choosing(CHOICE_BATCH):
         losses.append(
-            float(head.pinball(y * sigma[:, None], net(network.library(x)).prediction * sigma[:, None, None], levels))
+            float(
+                head.pinball(
+                    y * sigma[:, None],
+                    net(network.library(x)).prediction * sigma[:, None, None],
+                    levels,
+                )
+            )
         )
         weights.append(len(y))
     scale = windows.sigma[windows.chosen, 0].mean()

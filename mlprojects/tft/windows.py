@@ -39,7 +39,13 @@ class Windows:
 
     @classmethod
     def of(
-        cls, frame: pd.DataFrame, spec: ModelSpec, *, context: int, covariates: tuple[str, ...], fit_until: str
+        cls,
+        frame: pd.DataFrame,
+        spec: ModelSpec,
+        *,
+        context: int,
+        covariates: tuple[str, ...],
+        fit_until: str,
     ) -> "Windows":
         """Windows whose horizon ends by `fit_until` to fit, those whose horizon begins after it to choose on.
 
@@ -47,7 +53,9 @@ class Windows:
         """
         sector_of = _sectors(frame)
         history = check_history(frame, spec)
-        known = DataParameters((UNKNOWN, *sorted(set(sector_of.values()))), sector_of, covariates, (), (), (), ())
+        known = DataParameters(
+            (UNKNOWN, *sorted(set(sector_of.values()))), sector_of, covariates, (), (), (), ()
+        )
         values = np.stack([history.columns[name] for name in known.columns], axis=1)
         _check_counts(values[:, 3:], covariates)
         sigma, daily = _past(history)
@@ -68,7 +76,9 @@ class Windows:
             context,
         )
 
-    def draw(self, random: torch.Generator, size: int, unknown_share: float) -> tuple[Inputs, Tensor]:
+    def draw(
+        self, random: torch.Generator, size: int, unknown_share: float
+    ) -> tuple[Inputs, Tensor]:
         """Windows to fit and their targets [size, H] in volatilities; in a share of them the sector is unknown."""
         cutoffs = self.fit[torch.randint(len(self.fit), (size,), generator=random).numpy()]
         masked = torch.rand(size, generator=random) < unknown_share
@@ -104,7 +114,8 @@ def _sectors(frame: pd.DataFrame) -> dict[str, str]:
     """Sector of every symbol. Raises BadHistory unless each has one, and one only."""
     if names.SECTOR not in frame.columns:
         raise BadHistory(
-            f"the data has no column {names.SECTOR}, which tft is trained with; use data: panel", code="MISSING_COLUMN"
+            f"the data has no column {names.SECTOR}, which tft is trained with; use data: panel",
+            code="MISSING_COLUMN",
         )
     named = frame[[names.UNIQUE_ID, names.SECTOR]].drop_duplicates()
     several = named[named[names.UNIQUE_ID].duplicated() | named[names.SECTOR].isna()]
@@ -143,7 +154,10 @@ def _cutoffs(history: History, spec: ModelSpec, fit_until: str) -> tuple[Rows, R
         cutoffs = np.arange(start + spec.min_context - 1, end - horizon)
         fit.append(cutoffs[history.ds[cutoffs + horizon] <= last])
         chosen.append(cutoffs[history.ds[cutoffs + 1] > last])
-        for found, what in ((fit[-1], f"up to {fit_until} to fit"), (chosen[-1], f"after {fit_until} to choose on")):
+        for found, what in (
+            (fit[-1], f"up to {fit_until} to fit"),
+            (chosen[-1], f"after {fit_until} to choose on"),
+        ):
             if not len(found):
                 raise BadHistory(
                     f"{history.ids[i]} has no window {what}: its {end - start} sessions hold none with "

@@ -18,7 +18,10 @@ from registry.training import TrainRun
 
 lightgbm = library()
 
-SMALLEST, LARGEST = 0.02, 8.0  # volatilities; a gamma's target is positive, and one session shall not decide a tree
+SMALLEST, LARGEST = (
+    0.02,
+    8.0,
+)  # volatilities; a gamma's target is positive, and one session shall not decide a tree
 
 
 def fit_trees(
@@ -50,7 +53,11 @@ def fit_trees(
     trees = Trees(booster.model_to_string(num_iteration=best))
     gain = booster.feature_importance("gain", iteration=best)
     leaves = sum(tree["num_leaves"] for tree in booster.dump_model(num_iteration=best)["tree_info"])
-    return trees, gain / max(gain.sum(), np.finfo(np.float64).tiny), {"parameters": leaves, "best_step": best}
+    return (
+        trees,
+        gain / max(gain.sum(), np.finfo(np.float64).tiny),
+        {"parameters": leaves, "best_step": best},
+    )
 
 
 def _sizes(samples: Samples) -> Floats:
@@ -66,6 +73,8 @@ def _reporting(run: TrainRun) -> Callable[[Any], None]:
         if step % loop.REPORT_EVERY == 0 or step == 1:
             run.report(step, valid_loss=env.evaluation_result_list[0][2])
             if run.should_stop():
-                raise lightgbm.callback.EarlyStopException(env.iteration, env.evaluation_result_list)
+                raise lightgbm.callback.EarlyStopException(
+                    env.iteration, env.evaluation_result_list
+                )
 
     return report

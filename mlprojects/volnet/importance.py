@@ -24,7 +24,11 @@ def chart(importance: pd.DataFrame, name: str, unit: str) -> Figure:
     shown = importance.head(SHOWN).iloc[::-1]
     figure = Figure(figsize=(7, 6), layout="constrained")
     axis = figure.subplots()
-    axis.barh(shown["feature"], shown["weight"], color=["#b5533c" if w < 0 else "#2f6f8f" for w in shown["weight"]])
+    axis.barh(
+        shown["feature"],
+        shown["weight"],
+        color=["#b5533c" if w < 0 else "#2f6f8f" for w in shown["weight"]],
+    )
     axis.axvline(0, color="black", linewidth=0.5)
     axis.set_title(f"{name}: what its scale follows", loc="left", fontsize=10)
     axis.set_xlabel(unit)

@@ -23,11 +23,17 @@ class Inputs:
     sigma: Floats
 
     @classmethod
-    def read(cls, values: Floats, ds: npt.NDArray[np.datetime64], horizon: int, keep: int = 1) -> "Inputs":
+    def read(
+        cls, values: Floats, ds: npt.NDArray[np.datetime64], horizon: int, keep: int = 1
+    ) -> "Inputs":
         """Of the last `keep` sessions of each series, one series after the other; values [n, T, 3], ds [n, T]."""
         daily, season = features.daily(values, ds, keep), features.season(values, horizon, keep)
         sigma = volatility.ewma_volatility(np.ascontiguousarray(values[:, :, 0]))[:, -keep:]
-        return cls(daily.reshape(-1, daily.shape[2]), season.reshape(-1, *season.shape[2:]), sigma.reshape(-1))
+        return cls(
+            daily.reshape(-1, daily.shape[2]),
+            season.reshape(-1, *season.shape[2:]),
+            sigma.reshape(-1),
+        )
 
     def take(self, rows: npt.NDArray[np.bool_]) -> "Inputs":
         return Inputs(self.daily[rows], self.season[rows], self.sigma[rows])
@@ -45,7 +51,10 @@ class Scaling:
         """A feature that never moves is divided by 1: it stays 0."""
         parts = seen.daily, seen.season.reshape(-1, seen.season.shape[2])
         deviation = np.concatenate([part.std(axis=0) for part in parts])
-        return cls(np.concatenate([part.mean(axis=0) for part in parts]), np.where(deviation > 0, deviation, 1.0))
+        return cls(
+            np.concatenate([part.mean(axis=0) for part in parts]),
+            np.where(deviation > 0, deviation, 1.0),
+        )
 
     def __call__(self, raw: Inputs) -> Inputs:
         """Features in deviations from the mean, within CLIP."""

@@ -18,7 +18,13 @@ PER_CENT = 100.0  # losses are reported in per cent: that of a stock's session i
 
 
 def fit_networks(
-    fit: Samples, chosen: Samples, config: LinearConfig, name: str, seed: int, fingerprint: str, run: TrainRun
+    fit: Samples,
+    chosen: Samples,
+    config: LinearConfig,
+    name: str,
+    seed: int,
+    fingerprint: str,
+    run: TrainRun,
 ) -> tuple[Networks, Floats, dict[str, Any]]:
     """Members, each with a seed of its own: mean pinball loss in volatilities fits.
 

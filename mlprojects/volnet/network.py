@@ -17,7 +17,14 @@ class ScaleNet(nn.Module):
     """
 
     def __init__(
-        self, features: int, season: int, horizon: int, levels: Sequence[float], *, width: int, dropout: float
+        self,
+        features: int,
+        season: int,
+        horizon: int,
+        levels: Sequence[float],
+        *,
+        width: int,
+        dropout: float,
     ) -> None:
         super().__init__()
         self.split, self.levels, self.dropout = features, tuple(levels), dropout
@@ -38,7 +45,9 @@ class ScaleNet(nn.Module):
         return REACH * torch.tanh(total / REACH)
 
     def forward(self, daily: Tensor, season: Tensor) -> Tensor:
-        return torch.exp(self.log_scale(daily, season))[..., None] * head.spread(self.raw, self.levels)
+        return torch.exp(self.log_scale(daily, season))[..., None] * head.spread(
+            self.raw, self.levels
+        )
 
     def member(self) -> Member:
         """The scale as it serves, in float64."""

@@ -37,22 +37,34 @@ def split(history: pd.DataFrame, spec: ModelSpec, fit_until: str) -> tuple[Sampl
     """
     whole = check_history(history, spec)
     columns = [names.UNIQUE_ID, names.DS, *features.COLUMNS]
-    _check_fitted(history.loc[history[names.DS] <= pd.Timestamp(fit_until), columns], whole.ids, spec, fit_until)
+    _check_fitted(
+        history.loc[history[names.DS] <= pd.Timestamp(fit_until), columns],
+        whole.ids,
+        spec,
+        fit_until,
+    )
     fit, chosen = [], []
     horizon, last = spec.max_horizon, np.datetime64(pd.Timestamp(fit_until), "D")
     for which, values in whole.blocks(len(whole.ds), features.COLUMNS):
         ds = whole.sessions(which, values.shape[1])
         keep = values.shape[1] - features.WARMUP + 1
-        ahead = np.lib.stride_tricks.sliding_window_view(values[:, -keep + 1 :, 0], horizon, axis=1)  # [n, K - H, H]
+        ahead = np.lib.stride_tricks.sliding_window_view(
+            values[:, -keep + 1 :, 0], horizon, axis=1
+        )  # [n, K - H, H]
         inputs = Inputs.read(values, ds, horizon, keep)
         rows = np.arange(len(which) * keep).reshape(len(which), keep)[:, : keep - horizon]
         of_block = Samples(
-            Inputs(*(part[rows.reshape(-1)] for part in (inputs.daily, inputs.season, inputs.sigma))),
+            Inputs(
+                *(part[rows.reshape(-1)] for part in (inputs.daily, inputs.season, inputs.sigma))
+            ),
             ahead.reshape(-1, horizon),
             np.repeat(which, keep - horizon),
             whole.ids,
         )
-        now, end = ds[:, -keep : ds.shape[1] - horizon].reshape(-1), ds[:, -keep + horizon :].reshape(-1)
+        now, end = (
+            ds[:, -keep : ds.shape[1] - horizon].reshape(-1),
+            ds[:, -keep + horizon :].reshape(-1),
+        )
         fit.append(of_block.take(end <= last))
         chosen.append(of_block.take(now > last))
     if not sum(len(part.y) for part in chosen):
@@ -63,7 +75,9 @@ def split(history: pd.DataFrame, spec: ModelSpec, fit_until: str) -> tuple[Sampl
     return _together(fit), _together(chosen)
 
 
-def _check_fitted(seen: pd.DataFrame, ids: tuple[str, ...], spec: ModelSpec, fit_until: str) -> None:
+def _check_fitted(
+    seen: pd.DataFrame, ids: tuple[str, ...], spec: ModelSpec, fit_until: str
+) -> None:
     """Every series has a row to fit, and moves."""
     lengths = seen.groupby(names.UNIQUE_ID).size().reindex(list(ids), fill_value=0)
     needed = features.WARMUP + spec.max_horizon
@@ -85,6 +99,11 @@ def _check_fitted(seen: pd.DataFrame, ids: tuple[str, ...], spec: ModelSpec, fit
 
 
 def _together(parts: list[Samples]) -> Samples:
-    inputs = [np.concatenate([getattr(part.inputs, name) for part in parts]) for name in ("daily", "season", "sigma")]
-    y, series = (np.concatenate([getattr(part, name) for part in parts]) for name in ("y", "series"))
+    inputs = [
+        np.concatenate([getattr(part.inputs, name) for part in parts])
+        for name in ("daily", "season", "sigma")
+    ]
+    y, series = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("y", "series")
+    )
     return Samples(Inputs(*inputs), y, series, parts[0].symbols)

@@ -41,9 +41,13 @@ class Member:
     def __call__(self, scaled: Inputs) -> Floats:
         first = scaled.daily.shape[1]
         weights = np.concatenate([self.direct[:, None], self.hidden], axis=1)  # [F + G, 1 + W]
-        found = _product(scaled.daily, weights[:first])[:, None] + _product(scaled.season, weights[first:])
+        found = _product(scaled.daily, weights[:first])[:, None] + _product(
+            scaled.season, weights[first:]
+        )
         z = found[:, :, 1:] + self.hidden_step
-        total = found[:, :, 0] + self.step + _product(z / (1 + np.exp(-z)), self.out[:, None])[:, :, 0]
+        total = (
+            found[:, :, 0] + self.step + _product(z / (1 + np.exp(-z)), self.out[:, None])[:, :, 0]
+        )
         log_scale: Floats = REACH * np.tanh(total / REACH)
         return np.exp(log_scale)
 
@@ -65,13 +69,17 @@ class Networks:
     @property
     def arrays(self) -> dict[str, Floats]:
         """Everything that was learnt, members stacked first."""
-        stacked = {f.name: np.stack([getattr(m, f.name) for m in self.members]) for f in fields(Member)}
+        stacked = {
+            f.name: np.stack([getattr(m, f.name) for m in self.members]) for f in fields(Member)
+        }
         return {"mean": self.scaling.mean, "deviation": self.scaling.deviation, **stacked}
 
     @classmethod
     def of_arrays(cls, arrays: Mapping[str, Floats]) -> "Networks":
         stacked = {f.name: arrays[f.name] for f in fields(Member)}
-        members = [Member(**{k: v[i] for k, v in stacked.items()}) for i in range(len(arrays["out"]))]
+        members = [
+            Member(**{k: v[i] for k, v in stacked.items()}) for i in range(len(arrays["out"]))
+        ]
         return cls(Scaling(arrays["mean"], arrays["deviation"]), members)
 
 

@@ -13,7 +13,9 @@ from registry.forecast import names
 from registry.forecast.spec import ModelSpec
 from registry.training import Count, Range, Rate, Share, Space
 
-CONTEXT = 1000  # sessions looked at: twelve quarters of seasons, and slow averages forget their seed
+CONTEXT = (
+    1000  # sessions looked at: twelve quarters of seasons, and slow averages forget their seed
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +69,11 @@ class TreesConfig(training.Config):
         return self.rounds
 
 
-CONFIGS: Mapping[str, type[training.Config]] = {"linear": LinearConfig, "mlp": MlpConfig, "lightgbm": TreesConfig}
+CONFIGS: Mapping[str, type[training.Config]] = {
+    "linear": LinearConfig,
+    "mlp": MlpConfig,
+    "lightgbm": TreesConfig,
+}
 SEARCH: Mapping[str, Space] = {
     "linear": {
         "learning_rate": Range(3e-3, 5e-2, log=True),

@@ -14,7 +14,14 @@ from registry.forecast import volatility
 from registry.training import Trained, TrainRun
 
 
-def train(history: pd.DataFrame, config: LinearConfig | TreesConfig, *, name: str, seed: int, run: TrainRun) -> Trained:
+def train(
+    history: pd.DataFrame,
+    config: LinearConfig | TreesConfig,
+    *,
+    name: str,
+    seed: int,
+    run: TrainRun,
+) -> Trained:
     """Fit on rows whose outcomes end by config.fit_until, stop early on those after it; residuals are of fitted rows.
 
     Raises BadHistory as `samples.split` does.
@@ -45,6 +52,9 @@ def residuals(fit: Samples, scale: Scale, levels: tuple[float, ...]) -> Residual
     """Quantiles of y / (sigma scale) over all rows and steps, and over those of each series."""
     z = fit.y / (fit.inputs.sigma[:, None] * scale(fit.inputs))
     own = [
-        volatility.empirical_quantiles(z[fit.series == i].reshape(1, -1), levels)[0] for i in range(len(fit.symbols))
+        volatility.empirical_quantiles(z[fit.series == i].reshape(1, -1), levels)[0]
+        for i in range(len(fit.symbols))
     ]
-    return Residuals(fit.symbols, np.stack(own), volatility.empirical_quantiles(z.reshape(1, -1), levels)[0])
+    return Residuals(
+        fit.symbols, np.stack(own), volatility.empirical_quantiles(z.reshape(1, -1), levels)[0]
+    )

@@ -43,7 +43,9 @@ def sessions(name: str, start: str | pd.Timestamp, end: str | pd.Timestamp) -> p
     """Sessions from `start` to `end`, both included. BadHistory for a date outside the calendar."""
     calendar = _calendar(name)
     first, last = _inside(name, np.array([start, end], dtype="datetime64[D]"))
-    return _index(calendar[np.searchsorted(calendar, first) : np.searchsorted(calendar, last, side="right")])
+    return _index(
+        calendar[np.searchsorted(calendar, first) : np.searchsorted(calendar, last, side="right")]
+    )
 
 
 def next_sessions(name: str, cutoff: pd.Timestamp, horizon: int) -> pd.DatetimeIndex:

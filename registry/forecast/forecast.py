@@ -36,7 +36,11 @@ class Forecast:
 
     @classmethod
     def of_quantiles(
-        cls, history: History, spec: ModelSpec, quantiles: Floats, notes: Mapping[str, str] | None = None
+        cls,
+        history: History,
+        spec: ModelSpec,
+        quantiles: Floats,
+        notes: Mapping[str, str] | None = None,
     ) -> "Forecast":
         """A model's quantiles [N, H, Q] at spec.levels; their integral is the mean."""
         mean = quantile_mean(quantiles, spec.levels)
@@ -171,10 +175,14 @@ def check_forecast(forecast: Forecast, spec: ModelSpec, request: Request) -> Non
         _check_paths(spec, "price_paths", forecast.price_paths, (series, horizon, len(names.BAR)))
     for name, values in forecast.measured.items():
         if values.shape != (series,) or not np.isfinite(values).all():
-            raise BadForecast(f"{spec.name}: {name} must be {series} finite numbers, found shape {values.shape}")
+            raise BadForecast(
+                f"{spec.name}: {name} must be {series} finite numbers, found shape {values.shape}"
+            )
 
 
-def _check_paths(spec: ModelSpec, name: str, paths: Floats | None, expected: tuple[int, ...]) -> None:
+def _check_paths(
+    spec: ModelSpec, name: str, paths: Floats | None, expected: tuple[int, ...]
+) -> None:
     """`expected` is the shape without its second axis, which counts paths."""
     shape = None if paths is None else paths.shape
     if paths is None or paths.shape[:1] + paths.shape[2:] != expected:

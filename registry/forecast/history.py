@@ -23,7 +23,12 @@ from registry.forecast.spec import ModelSpec
 
 MAX_ABS_RETURN = 1.0  # of a log return; one beyond it is a split or a typing error
 TEXT = pd.StringDtype(na_value=np.nan)  # pandas' own default for text
-DAYS = {"s": 86_400, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}  # units in a day
+DAYS = {
+    "s": 86_400,
+    "ms": 86_400_000,
+    "us": 86_400_000_000,
+    "ns": 86_400_000_000_000,
+}  # units in a day
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,10 @@ class History:
 
     def frame(self) -> pd.DataFrame:
         """The history as the frame that it came from."""
-        keys = {names.UNIQUE_ID: repeated(self.ids, self.lengths), names.DS: self.ds.astype("datetime64[ns]")}
+        keys = {
+            names.UNIQUE_ID: repeated(self.ids, self.lengths),
+            names.DS: self.ds.astype("datetime64[ns]"),
+        }
         return pd.DataFrame(keys | dict(self.columns))
 
     def sessions(self, series: Places, length: int) -> Dates:
@@ -75,7 +83,9 @@ class History:
         """Value [N] of each series' last session."""
         return self.columns[column][self.bounds[1:] - 1]
 
-    def blocks(self, max_context: int, columns: Sequence[str] = (names.Y,)) -> Iterator[tuple[Places, Floats]]:
+    def blocks(
+        self, max_context: int, columns: Sequence[str] = (names.Y,)
+    ) -> Iterator[tuple[Places, Floats]]:
         """Series of equal length together: numbers [n], last `max_context` rows [n, T, C]."""
         lengths = self.lengths
         count, longest = len(lengths), int(lengths.max(initial=0))
@@ -130,19 +140,25 @@ def check_history(frame: Any, spec: ModelSpec) -> History:
     if spec.universe is not None:
         _check_universe(history, spec, spec.universe)
     if spec.joint and len(np.unique(history.cutoffs)) > 1:
-        raise BadHistory(f"{spec.name} needs one common last session for all series", code="CUTOFFS_DIFFER")
+        raise BadHistory(
+            f"{spec.name} needs one common last session for all series", code="CUTOFFS_DIFFER"
+        )
     if set(names.OHLC) <= set(spec.columns):
         bars.check(history.columns, history.ids, history.bounds)
     closed = calendars.not_sessions(spec.calendar, history.ds)
     if closed.size:
-        raise BadHistory(f"{closed.size} dates are no sessions of {spec.calendar}", code="NOT_A_SESSION")
+        raise BadHistory(
+            f"{closed.size} dates are no sessions of {spec.calendar}", code="NOT_A_SESSION"
+        )
     return history
 
 
 def _read(frame: Any, spec: ModelSpec) -> History:
     """Arrays of a caller's table. Raises BadHistory for a column that is missing or no such thing."""
     if not isinstance(frame, pd.DataFrame):
-        raise BadHistory(f"history must be a table, found {type(frame).__name__}", code="NOT_A_TABLE")
+        raise BadHistory(
+            f"history must be a table, found {type(frame).__name__}", code="NOT_A_TABLE"
+        )
     _check_columns(frame.columns, spec)
     if not len(frame):
         raise BadHistory(
@@ -199,7 +215,9 @@ def _dates(column: pd.Series) -> Dates:
     """Sessions [rows] as datetime64[D], of dates in any form that needs no guess."""
     stamps = _stamps(column)
     if stamps.dtype.kind != "M":
-        raise BadHistory("ds must be tz-naive session dates, as in 2022-12-28", code="BAD_TIMESTAMP")
+        raise BadHistory(
+            "ds must be tz-naive session dates, as in 2022-12-28", code="BAD_TIMESTAMP"
+        )
     unit, _ = np.datetime_data(stamps.dtype)
     ticks = stamps.view(np.int64)
     if len(ticks) and ticks.min() == np.iinfo(np.int64).min:  # NaT
@@ -252,11 +270,15 @@ def _numbers(column: pd.Series) -> Floats:
     """Numbers [rows] as float64; a missing one becomes NaN, which is refused later."""
     kind = getattr(column.dtype, "kind", "")
     if kind not in "iuf" and not _all_numbers(column):
-        raise BadHistory(f"{column.name} must be numbers, found {column.dtype}", code="NOT_A_NUMBER")
+        raise BadHistory(
+            f"{column.name} must be numbers, found {column.dtype}", code="NOT_A_NUMBER"
+        )
     try:
         numbers: Floats = column.to_numpy(dtype=np.float64, na_value=np.nan)
     except OverflowError as error:  # Python's whole numbers have no end
-        raise BadHistory(f"{column.name} holds a number beyond float64", code="NON_FINITE") from error
+        raise BadHistory(
+            f"{column.name} holds a number beyond float64", code="NON_FINITE"
+        ) from error
     return numbers
 
 

@@ -49,7 +49,9 @@ def price_frame(forecast: Forecast, sessions: Dates) -> pd.DataFrame:
     return _long(forecast, sessions, names.BAR, values)
 
 
-def _long(forecast: Forecast, sessions: Dates, fields: tuple[str, ...], values: Floats) -> pd.DataFrame:
+def _long(
+    forecast: Forecast, sessions: Dates, fields: tuple[str, ...], values: Floats
+) -> pd.DataFrame:
     """Rows of values [N, H, C]: `fields` of a bar, mean, quantiles; keys before, notes behind them.
 
     Notes are a column because MLflow's reply has no other place for them.
@@ -67,9 +69,13 @@ def _long(forecast: Forecast, sessions: Dates, fields: tuple[str, ...], values: 
     if forecast.notes:
         note = repeated(["; ".join(forecast.notes.values())], rows)
         blocks.append((note, place[-1:]))
-    labels = _labels(fields, forecast.levels, noted=bool(forecast.notes)).view()  # the cached one is nobody's to change
+    labels = _labels(
+        fields, forecast.levels, noted=bool(forecast.notes)
+    ).view()  # the cached one is nobody's to change
     # pandas' own constructor looks at every column and takes five times as long.
-    long: pd.DataFrame = create_dataframe_from_blocks(blocks, index=pd.RangeIndex(rows), columns=labels)
+    long: pd.DataFrame = create_dataframe_from_blocks(
+        blocks, index=pd.RangeIndex(rows), columns=labels
+    )
     return long
 
 
@@ -111,7 +117,9 @@ def unpacked(reply: Mapping[str, Any], history: History, levels: Sequence[float]
     """
     ids = tuple(reply[names.UNIQUE_ID])
     if ids != history.ids:
-        raise BadForecast(f"the reply is about {len(ids)} other series than the {len(history.ids)} of the history")
+        raise BadForecast(
+            f"the reply is about {len(ids)} other series than the {len(history.ids)} of the history"
+        )
     values = block(reply)
     prices = block(reply["price_paths"]) if "price_paths" in reply else None
     paths = block(reply["paths"]) if "paths" in reply else None

@@ -177,7 +177,9 @@ def _levels(levels: Any, spec: ModelSpec) -> tuple[float, ...]:
 
 def _seed(seed: Any) -> int:
     if not _is_whole(seed) or not 0 <= seed <= MAX_SEED:
-        raise BadParameter(f"seed is {_shown(seed)}, expected a whole number from 0 on", code="BAD_SEED")
+        raise BadParameter(
+            f"seed is {_shown(seed)}, expected a whole number from 0 on", code="BAD_SEED"
+        )
     return int(seed)
 
 

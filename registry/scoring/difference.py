@@ -68,7 +68,9 @@ class Skill:
     test: DieboldMariano
 
 
-def against(scored: pd.DataFrame, reference: pd.DataFrame, step: int | None = None, *, every: int = 1) -> Skill:
+def against(
+    scored: pd.DataFrame, reference: pd.DataFrame, step: int | None = None, *, every: int = 1
+) -> Skill:
     """Skill against a reference that was scored on the same rows, from every `every`-th session.
 
     CRPS is averaged over series (and steps, unless one `step` is asked for) per origin first, so
@@ -76,7 +78,9 @@ def against(scored: pd.DataFrame, reference: pd.DataFrame, step: int | None = No
     apart overlap at horizon / every - 1 lags. Raises BadInput for other rows.
     """
     if not scored[KEYS].astype(str).equals(reference[KEYS].astype(str)):
-        raise BadInput("model and reference were not scored on the same rows; evaluate both on the same origins")
+        raise BadInput(
+            "model and reference were not scored on the same rows; evaluate both on the same origins"
+        )
     horizon = step or int(scored[names.STEP].max())
     ours, theirs = _per_origin(scored, step), _per_origin(reference, step)
     if np.array_equal(ours, theirs):

@@ -34,7 +34,10 @@ def origins_between(
     """
     known = history if until is None else history[history[names.DS] <= pd.Timestamp(until)]
     whole = History.of(known, ())
-    usable = [whole.ds[start + context - 1 : max(end - horizon, start)] for start, end in pairwise(whole.bounds)]
+    usable = [
+        whole.ds[start + context - 1 : max(end - horizon, start)]
+        for start, end in pairwise(whole.bounds)
+    ]
     sessions = np.unique(np.concatenate(usable or [whole.ds]))
     origins = sessions[sessions > np.datetime64(pd.Timestamp(after), "D")][::every]
     if not origins.size:
@@ -68,7 +71,9 @@ def rolling(
     request = spec.request({"horizon": horizon, "levels": levels or spec.levels})
     context = spec.min_context if context is None else context
     if context < spec.min_context:
-        raise BadHistory(f"context is {context}; {spec.name} needs {spec.min_context} sessions", code="TOO_SHORT")
+        raise BadHistory(
+            f"context is {context}; {spec.name} needs {spec.min_context} sessions", code="TOO_SHORT"
+        )
     whole = History.of(history, numeric_columns(history, spec))
     places = _places(whole, origins.to_numpy().astype("datetime64[D]"), context, horizon)
     _check_places(places, origins, spec, context, horizon)
@@ -117,7 +122,9 @@ def _places(whole: History, origins: Dates, context: int, horizon: int) -> Place
     return places
 
 
-def _check_places(places: Places, origins: pd.DatetimeIndex, spec: ModelSpec, context: int, horizon: int) -> None:
+def _check_places(
+    places: Places, origins: pd.DatetimeIndex, spec: ModelSpec, context: int, horizon: int
+) -> None:
     """Some series at every origin; all of them for a joint model."""
     count = (places >= 0).sum(axis=1)
     needed = places.shape[1] if spec.joint else 1

@@ -11,7 +11,9 @@ from registry.scoring import metrics
 from registry.scoring.rolling import KEYS, ORIGIN
 
 BANDS = (0.5, 0.8, 0.9)  # central bands whose coverage is scored
-PUBLISHED = {"abs_error": "mae_median"} | {f"covered_{100 * band:.0f}": f"coverage_{100 * band:.0f}" for band in BANDS}
+PUBLISHED = {"abs_error": "mae_median"} | {
+    f"covered_{100 * band:.0f}": f"coverage_{100 * band:.0f}" for band in BANDS
+}
 _LEVEL = re.compile(r"q\d+(\.\d+)?(e-\d+)?")
 
 

@@ -29,7 +29,9 @@ set_model(ForecastModel())
 '''
 
 
-def stage(directory: Path, checkout: Path, spec: ModelSpec, save: Callable[[Path], None]) -> dict[str, Any]:
+def stage(
+    directory: Path, checkout: Path, spec: ModelSpec, save: Callable[[Path], None]
+) -> dict[str, Any]:
     """Lay out loader, code and model under `directory`, for `mlflow.pyfunc.save_model`.
 
     `save(path)` writes the family's own files. Returns the arguments that say where things are.

@@ -80,9 +80,13 @@ def verify(root: Path, *, manifest_sha256: str | None = None) -> dict[str, Any]:
     _drop_caches(root)
     path = root / MANIFEST
     if not path.is_file():
-        raise Corrupt(f"{path} is missing: this version was not logged by Kronos Registry, or is damaged")
+        raise Corrupt(
+            f"{path} is missing: this version was not logged by Kronos Registry, or is damaged"
+        )
     if manifest_sha256 is not None and sha256(path) != manifest_sha256:
-        raise Corrupt(f"{path} is not the manifest that was registered; do not load this version, train it again")
+        raise Corrupt(
+            f"{path} is not the manifest that was registered; do not load this version, train it again"
+        )
     manifest = _parsed(path)
     _compare(root, manifest["files"])
     return manifest
@@ -110,7 +114,9 @@ def _compare(root: Path, listed: Mapping[str, Mapping[str, Any]]) -> None:
         if name not in present:
             raise Corrupt(f"{path} is missing; {MANIFEST} lists it")
         if path.is_symlink() or sha256(path) != listed[name]["sha256"]:
-            raise Corrupt(f"{path} differs from what was registered (sha256); do not load this version")
+            raise Corrupt(
+                f"{path} differs from what was registered (sha256); do not load this version"
+            )
 
 
 def check_code(manifest: Mapping[str, Any]) -> None:
@@ -126,7 +132,9 @@ def check_code(manifest: Mapping[str, Any]) -> None:
         origin = _origin(module)
         if origin is None or _first_sha256(origin) != entry["sha256"]:
             where = origin or "nowhere"
-            raise CodeMismatch(f"{module} would run from {where}, which is not the code this version was logged with")
+            raise CodeMismatch(
+                f"{module} would run from {where}, which is not the code this version was logged with"
+            )
 
 
 @lru_cache(maxsize=4096)

@@ -47,7 +47,9 @@ class ForecastModel(PythonModel):  # type: ignore[misc]
         model_dir = Path(context.artifacts["model"])
         root = model_dir.parents[1]
         if root / manifest.MODEL_DIR != model_dir:
-            raise Corrupt(f"{model_dir} is not where a version of ours keeps its model; expected {manifest.MODEL_DIR}")
+            raise Corrupt(
+                f"{model_dir} is not where a version of ours keeps its model; expected {manifest.MODEL_DIR}"
+            )
         manifest.check_code(manifest.verify(root))
         self.forecaster = load_forecaster(model_dir)
 

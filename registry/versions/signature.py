@@ -27,7 +27,12 @@ def build(spec: ModelSpec) -> ModelSignature:
     """Signature of a model: its required columns; frame output; horizon, levels, seed, output and its options."""
     quantiles = [names.quantile_column(level) for level in spec.levels]
     return ModelSignature(
-        inputs=Schema([*map(_column, spec.columns), *(_column(name, required=False) for name in spec.optional)]),
+        inputs=Schema(
+            [
+                *map(_column, spec.columns),
+                *(_column(name, required=False) for name in spec.optional),
+            ]
+        ),
         outputs=Schema(
             [
                 *map(_column, (names.UNIQUE_ID, names.STEP, names.DS, names.MEAN, *quantiles)),
@@ -37,7 +42,9 @@ def build(spec: ModelSpec) -> ModelSignature:
         params=ParamSchema(
             [
                 ParamSpec("horizon", DataType.long, spec.max_horizon),
-                ParamSpec("levels", DataType.double, np.array(spec.levels, dtype=np.float64), (-1,)),
+                ParamSpec(
+                    "levels", DataType.double, np.array(spec.levels, dtype=np.float64), (-1,)
+                ),
                 ParamSpec("seed", DataType.long, 0),
                 ParamSpec("output", DataType.string, names.OUTPUTS[0]),
                 *(ParamSpec(o.name, _PARAM_TYPES[o.type], o.default) for o in spec.options),
@@ -48,7 +55,11 @@ def build(spec: ModelSpec) -> ModelSignature:
 
 def metadata(spec: ModelSpec) -> dict[str, Any]:
     """What a signature cannot say of the history: which symbols, and whether they come together."""
-    return {"universe": list(spec.universe) if spec.universe else None, "joint": spec.joint, "subset": spec.subset}
+    return {
+        "universe": list(spec.universe) if spec.universe else None,
+        "joint": spec.joint,
+        "subset": spec.subset,
+    }
 
 
 def _column(name: str, *, required: bool = True) -> ColSpec:

@@ -57,7 +57,9 @@ class Store:
             return Version.of(self.client.get_model_version(name, str(number)), aliases)
         except MlflowException as error:
             _reraise_unless_missing(error)
-            raise NotFound(f"{name} has no version {number}; `python -m registry show {name}` lists them") from error
+            raise NotFound(
+                f"{name} has no version {number}; `python -m registry show {name}` lists them"
+            ) from error
 
     def aliases(self, name: str) -> dict[str, int]:
         """Alias -> version of a model. Raises NotFound."""
@@ -87,14 +89,18 @@ class Store:
             return versions[0]
         number = self.aliases(name).get(wanted)
         if number is None:
-            raise NotFound(f"{name} has nothing in {wanted}; promote one: `python -m registry promote {name} VERSION`")
+            raise NotFound(
+                f"{name} has nothing in {wanted}; promote one: `python -m registry promote {name} VERSION`"
+            )
         return self.version(name, number)
 
     def find(self, name: str, tags: Mapping[str, str]) -> Version | None:
         """Newest version that has all these tags, or None."""
         if name not in self.names():
             return None
-        matching = (v for v in self.versions(name) if all(v.tags.get(k) == t for k, t in tags.items()))
+        matching = (
+            v for v in self.versions(name) if all(v.tags.get(k) == t for k, t in tags.items())
+        )
         return next(matching, None)
 
     def metrics(self, version: Version) -> dict[str, float]:
@@ -122,18 +128,26 @@ class Store:
         """Log a model on the active run with its manifest, then register it: the version appears last and whole."""
         run = mlflow.active_run()
         if run is None:
-            raise KronosError("a model is logged on a run; open one with registry.versions.tracking.start")
-        model = self.client.create_logged_model(run.info.experiment_id, name=spec.name, source_run_id=run.info.run_id)
+            raise KronosError(
+                "a model is logged on a run; open one with registry.versions.tracking.start"
+            )
+        model = self.client.create_logged_model(
+            run.info.experiment_id, name=spec.name, source_run_id=run.info.run_id
+        )
         with tracking.scratch() as folder:
             root = folder / "version"
             # Not log_model: it uploads, then validates by loading, before a manifest could be among the files.
             mlflow.pyfunc.save_model(
                 path=str(root),
-                mlflow_model=Model(run_id=run.info.run_id, model_id=model.model_id, model_uuid=model.model_id),
+                mlflow_model=Model(
+                    run_id=run.info.run_id, model_id=model.model_id, model_uuid=model.model_id
+                ),
                 metadata=signature.metadata(spec),
                 signature=signature.build(spec),
                 input_example=example,
-                pip_requirements=pins((*BASE_REQUIREMENTS, *requirements), checkout / "requirements.lock"),
+                pip_requirements=pins(
+                    (*BASE_REQUIREMENTS, *requirements), checkout / "requirements.lock"
+                ),
                 **artifacts.stage(folder / "staged", checkout, spec, save),
             )
             known = {**tags, MANIFEST_TAG: manifest.seal(root)}
@@ -143,7 +157,11 @@ class Store:
         with contextlib.suppress(MlflowException):  # it is there already
             self.client.create_registered_model(spec.name)
         registered = self.client.create_model_version(
-            spec.name, f"models:/{model.model_id}", run.info.run_id, tags=known, model_id=model.model_id
+            spec.name,
+            f"models:/{model.model_id}",
+            run.info.run_id,
+            tags=known,
+            model_id=model.model_id,
         )
         if description:
             self.client.update_model_version(spec.name, registered.version, description)
@@ -170,7 +188,10 @@ class Store:
             # Stages are deprecated since MLflow 2.9 without a replacement for models:/NAME/Production.
             warnings.simplefilter("ignore", FutureWarning)
             self.client.transition_model_version_stage(
-                name, str(number), stage, archive_existing_versions=stage in ("Production", "Staging")
+                name,
+                str(number),
+                stage,
+                archive_existing_versions=stage in ("Production", "Staging"),
             )
 
     # --- load -----------------------------------------------------------------------------
@@ -179,13 +200,17 @@ class Store:
         """Local folder of a version, verified against the manifest that was registered. Raises Corrupt."""
         expected = version.tags.get(MANIFEST_TAG)
         if expected is None:
-            raise NotFound(f"{version.uri} has no {MANIFEST_TAG} tag: it was not logged by Kronos Registry")
+            raise NotFound(
+                f"{version.uri} has no {MANIFEST_TAG} tag: it was not logged by Kronos Registry"
+            )
         try:
             root = Path(mlflow.artifacts.download_artifacts(version.uri))
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-            raise Corrupt(f"the files of {version.uri} are missing from the artifact store") from error
+            raise Corrupt(
+                f"the files of {version.uri} are missing from the artifact store"
+            ) from error
         manifest.verify(root, manifest_sha256=expected)
         return root
 
@@ -221,7 +246,9 @@ def pins(names: Iterable[str], lock: Path) -> list[str]:
     wanted = list(dict.fromkeys(_canonical(name) for name in names))
     missing = [name for name in wanted if name not in locked]
     if missing:
-        raise NotFound(f"{lock} does not pin {missing}; add them to requirements.in and run `make lock`")
+        raise NotFound(
+            f"{lock} does not pin {missing}; add them to requirements.in and run `make lock`"
+        )
     return [locked[name] for name in wanted]
 
 

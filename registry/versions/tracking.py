@@ -25,7 +25,10 @@ _TRAINING = {"mlflow.experimentKind": "custom_model_development"}
 ERROR_TAG = "kronos.error"
 _URIS = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
 _ATTACHED = "MLFLOW_RUN_ID"
-_SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # the second is what the Hub's library called it before
+_SECRETS = (
+    "HF_TOKEN",
+    "HUGGING_FACE_HUB_TOKEN",
+)  # the second is what the Hub's library called it before
 _DATABASES = ("sqlite:", "postgresql", "mysql", "mssql")
 
 
@@ -121,12 +124,16 @@ class Run:
         self.client.log_text(self.run_id, frame.to_csv(index=False), f"{stem}.csv")
 
     def json(self, data: Any, path: str) -> None:
-        self.client.log_text(self.run_id, json.dumps(data, indent=2, sort_keys=True, default=str), path)
+        self.client.log_text(
+            self.run_id, json.dumps(data, indent=2, sort_keys=True, default=str), path
+        )
 
     def child(self, name: str, tags: Mapping[str, str]) -> "Run":
         """A new run below this one; `end` closes it. It is nobody's active run."""
         experiment = self.client.get_run(self.run_id).info.experiment_id
-        made = self.client.create_run(experiment, run_name=name, tags={MLFLOW_PARENT_RUN_ID: self.run_id, **tags})
+        made = self.client.create_run(
+            experiment, run_name=name, tags={MLFLOW_PARENT_RUN_ID: self.run_id, **tags}
+        )
         return Run(str(made.info.run_id), self.client)
 
     def end(self, status: str) -> None:
@@ -136,7 +143,9 @@ class Run:
     def dataset(self, frame: pd.DataFrame, name: str, digest: str, context: str) -> None:
         """A dataset input under our digest: MLflow's own hashes 10,000 rows and drops dates."""
         source = mlflow.data.from_pandas(frame.head(1000), name=name, digest=digest[:36])
-        mlflow.log_input(source, context=context, tags={"kronos.data_digest": digest, "rows": str(len(frame))})
+        mlflow.log_input(
+            source, context=context, tags={"kronos.data_digest": digest, "rows": str(len(frame))}
+        )
 
 
 @contextmanager
@@ -172,7 +181,13 @@ def start(
 
 
 def record(
-    settings: Settings, experiment: str, name: str, *, key: tuple[str, str], facts: Mapping[str, str], data: Any
+    settings: Settings,
+    experiment: str,
+    name: str,
+    *,
+    key: tuple[str, str],
+    facts: Mapping[str, str],
+    data: Any,
 ) -> str:
     """Id of the finished run that records something once, with `data` in record.json.
 
@@ -181,7 +196,11 @@ def record(
     client = connect(settings)
     identity = _experiment(settings, client, experiment)
     runs = client.search_runs([identity], f"tags.`{key[0]}` = '{key[1]}'", max_results=1)
-    made = runs[0] if runs else client.create_run(identity, run_name=name, tags={**facts, key[0]: key[1]})
+    made = (
+        runs[0]
+        if runs
+        else client.create_run(identity, run_name=name, tags={**facts, key[0]: key[1]})
+    )
     run = Run(str(made.info.run_id), client)
     run.params(facts)
     run.json(data, "record.json")

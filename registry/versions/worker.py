@@ -48,7 +48,9 @@ class Worker:
         }
         with self._lock:
             if self._closed:
-                raise KronosError(f"{self.spec.name} was closed; load the version again", code="WORKER")
+                raise KronosError(
+                    f"{self.spec.name} was closed; load the version again", code="WORKER"
+                )
             if self._process.poll() is not None:
                 self._release()
                 self._start()

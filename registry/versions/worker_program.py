@@ -60,7 +60,9 @@ def _request(head: bytes, body: bytes) -> tuple[pd.DataFrame, dict[str, Any]]:
         parameters = json.loads(head)["params"]
         return pa.ipc.open_stream(body).read_all().to_pandas(), dict(parameters)
     except (ValueError, KeyError, TypeError, OSError) as error:  # OSError: Arrow's, of cut bytes
-        raise ValueError(f"{type(error).__name__} in a message of {len(head)}, {len(body)} bytes") from error
+        raise ValueError(
+            f"{type(error).__name__} in a message of {len(head)}, {len(body)} bytes"
+        ) from error
 
 
 def _reply(model: Any, head: bytes, body: bytes) -> dict[str, Any]:
@@ -85,7 +87,11 @@ def _failure(error: Exception, event: str) -> dict[str, Any]:
     logging.getLogger(__name__).exception(event)
     if hasattr(error, "code") and hasattr(error, "status"):  # the version's own KronosError
         return {"code": error.code, "status": error.status, "message": f"{event}: {error}"}
-    return {"code": FAILED, "status": 500, "message": f"{event}: {type(error).__name__}; its log says how"}
+    return {
+        "code": FAILED,
+        "status": 500,
+        "message": f"{event}: {type(error).__name__}; its log says how",
+    }
 
 
 def _replies() -> IO[bytes]:

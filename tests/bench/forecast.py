@@ -49,7 +49,9 @@ def histories(panel: pd.DataFrame, n: int, context: int) -> pd.DataFrame:
         windows.append(stock[names.Y].to_numpy()[end - context : end])
     symbols = np.repeat([f"S{i:04d}" for i in range(n)], context)
     last = np.tile(by_stock[0][names.DS].tail(context).to_numpy(), n)
-    return pd.DataFrame({names.UNIQUE_ID: symbols, names.DS: last, names.Y: np.concatenate(windows)})
+    return pd.DataFrame(
+        {names.UNIQUE_ID: symbols, names.DS: last, names.Y: np.concatenate(windows)}
+    )
 
 
 def direct(forecaster: WindowForecaster, frame: pd.DataFrame) -> pd.DataFrame:
@@ -60,7 +62,9 @@ def direct(forecaster: WindowForecaster, frame: pd.DataFrame) -> pd.DataFrame:
     return rendering.frame(forecast, sessions)
 
 
-def alternate(one: Callable[[], object], other: Callable[[], object], pairs: int) -> tuple[float, float]:
+def alternate(
+    one: Callable[[], object], other: Callable[[], object], pairs: int
+) -> tuple[float, float]:
     """Median seconds of a call of each. They run in turn, CALLS at a time, as a process that forecasts does."""
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(pairs):
@@ -99,7 +103,10 @@ def main() -> None:
         for n, pairs in PAIRS.items():
             history = histories(panel, n, config.context)
             sessions = numbered(history)
-            ours, theirs = partial(direct, forecaster, history), partial(library.predict, df=sessions)
+            ours, theirs = (
+                partial(direct, forecaster, history),
+                partial(library.predict, df=sessions),
+            )
             compare(ours(), theirs())
             fast, slow = alternate(ours, theirs, pairs)
             checked, again = alternate(partial(answer, forecaster, history, {}), theirs, pairs)
@@ -110,8 +117,19 @@ def main() -> None:
                 f"{slow / fast:5.1f} x (goal {GOAL:g}); with checks {again / checked:.1f} x (goal {GOAL_WITH_CHECKS:g})"
             )
         seconds["load"] = _load_seconds(settings)
-        print(f"load of a verified version: {seconds['load']:.3f} s beyond imports (goal {LOAD_GOAL_S:g})")
-    print(json.dumps({"bench": "forecast", "ratios": ratios, "ratios_with_checks": with_checks, "seconds": seconds}))
+        print(
+            f"load of a verified version: {seconds['load']:.3f} s beyond imports (goal {LOAD_GOAL_S:g})"
+        )
+    print(
+        json.dumps(
+            {
+                "bench": "forecast",
+                "ratios": ratios,
+                "ratios_with_checks": with_checks,
+                "seconds": seconds,
+            }
+        )
+    )
 
 
 def numbered(history: pd.DataFrame) -> pd.DataFrame:

@@ -52,9 +52,13 @@ class Case:
         self.bars = _bars(history + horizon)
         steps = np.arange(history + 2 * horizon)
         zero = np.zeros_like(steps)
-        self.stamps = np.stack([zero, zero, steps % 5, steps % 28 + 1, steps // 21 % 12 + 1], axis=1)[None]
+        self.stamps = np.stack(
+            [zero, zero, steps % 5, steps % 28 + 1, steps // 21 % 12 + 1], axis=1
+        )[None]
         self.samplers = {
-            dtype: Sampler(self.tokenizer, self.predictor, max_context=self.max_context, products=dtype)
+            dtype: Sampler(
+                self.tokenizer, self.predictor, max_context=self.max_context, products=dtype
+            )
             for dtype in (None, torch.bfloat16)
         }
 
@@ -88,7 +92,9 @@ class Case:
                 scaled = (bars - bars.mean(axis=1, keepdims=True)) / bars.std(axis=1, keepdims=True)
                 s1, s2 = self.tokenizer.encode(torch.from_numpy(scaled).float())
                 folded = sampler._predictor
-                x, *_ = folded.stack.read(folded.one[s1] + folded.two[s2] + folded.time(torch.from_numpy(stamps)))
+                x, *_ = folded.stack.read(
+                    folded.one[s1] + folded.two[s2] + folded.time(torch.from_numpy(stamps))
+                )
                 h, *_ = folded._hidden(x[:, None])
                 logits.append(folded.s1_logits(h[0, 0]).double().log_softmax(dim=1))
         exact, rounded = logits
@@ -139,7 +145,9 @@ def main() -> None:
         case = Case(shape, history, horizon, paths)
         if name.startswith("small"):
             notes["extra_memory_mb"] = extra_memory(case.fast)
-            print(f"{name}: {notes['extra_memory_mb']:.0f} MB extra memory (goal {MEMORY_GOAL_MB:g})")
+            print(
+                f"{name}: {notes['extra_memory_mb']:.0f} MB extra memory (goal {MEMORY_GOAL_MB:g})"
+            )
         case.fast()
         ours, theirs = [], []
         for turn in range(OURS):
@@ -162,7 +170,9 @@ def main() -> None:
         )  # fmt: skip
     case = Case(*CASES["small_392_120_s30"][:4])
     case.fast(torch.bfloat16)
-    pairs = [(timed(case.fast)[0], timed(partial(case.fast, torch.bfloat16))[0]) for _ in range(OURS)]
+    pairs = [
+        (timed(case.fast)[0], timed(partial(case.fast, torch.bfloat16))[0]) for _ in range(OURS)
+    ]
     exact, rounded = (statistics.median(side) for side in zip(*pairs, strict=True))
     ratios["small_bf16_s30"], seconds["small_bf16_s30"] = exact / rounded, rounded
     notes["kl_nats_per_token"] = case.divergence()

@@ -71,13 +71,18 @@ def _nixtla(model: str, panel: pd.DataFrame, goal: float) -> Case:
     fitted = histories(panel, SERIES, config.context + 20)
     if spec.joint:
         spec = replace(spec, universe=tuple(fitted[names.UNIQUE_ID].unique()))
-    quiet = dict.fromkeys(("enable_progress_bar", "logger", "enable_model_summary", "enable_checkpointing"), False)
+    quiet = dict.fromkeys(
+        ("enable_progress_bar", "logger", "enable_model_summary", "enable_checkpointing"), False
+    )
     net = network(spec, config.shape, max_steps=5, learning_rate=0.01, accelerator="cpu", **quiet)
     library = NeuralForecast(models=[net], freq=1)
     library.fit(numbered(fitted))
     forecaster = WindowForecaster(spec, config.shape, library.models[0].eval())
     history = histories(panel, SERIES, config.context)
-    ours, theirs = partial(direct, forecaster, history), partial(library.predict, df=numbered(history))
+    ours, theirs = (
+        partial(direct, forecaster, history),
+        partial(library.predict, df=numbered(history)),
+    )
     compare(ours(), theirs())
     return Case(ours, theirs, goal)
 
@@ -99,8 +104,15 @@ def tft_500(panel: pd.DataFrame) -> Case:
     quantiles = [names.quantile_column(level) for level in spec.levels]
 
     def theirs() -> pd.DataFrame:
-        quiet = dict.fromkeys(("enable_progress_bar", "logger", "enable_model_summary", "enable_checkpointing"), False)
-        said = net.predict(frame, mode="quantiles", return_index=True, trainer_kwargs={"accelerator": "cpu", **quiet})
+        quiet = dict.fromkeys(
+            ("enable_progress_bar", "logger", "enable_model_summary", "enable_checkpointing"), False
+        )
+        said = net.predict(
+            frame,
+            mode="quantiles",
+            return_index=True,
+            trainer_kwargs={"accelerator": "cpu", **quiet},
+        )
         symbols = said.index[names.UNIQUE_ID].repeat(spec.max_horizon).reset_index(drop=True)
         scaled = said.output.numpy() * sigma[:, None, None]
         out = pd.DataFrame(scaled.reshape(len(symbols), -1), columns=quantiles)
@@ -127,7 +139,9 @@ def _scrambled(spec: ModelSpec, config: Any, panel: pd.DataFrame, symbols: Seque
         (),
         (),
     )
-    shape = {name: getattr(config, name) for name in ("width", "inner", "heads", "dropout", "context")}
+    shape = {
+        name: getattr(config, name) for name in ("width", "inner", "heads", "dropout", "context")
+    }
     arguments = tft.arguments(known, levels=len(spec.levels), **shape)
     net = tft.build(arguments, spec.levels)
     torch.manual_seed(0)
@@ -137,17 +151,23 @@ def _scrambled(spec: ModelSpec, config: Any, panel: pd.DataFrame, symbols: Seque
     return TFT(spec, known, arguments, tft.weights(net))
 
 
-def _library_tft(forecaster: TFT, x: inputs.Inputs) -> tuple[pd.DataFrame, TemporalFusionTransformer]:
+def _library_tft(
+    forecaster: TFT, x: inputs.Inputs
+) -> tuple[pd.DataFrame, TemporalFusionTransformer]:
     """The library's frame of these windows, a row a session, and its network with the parameters of its data set."""
     at, windows = forecaster.arguments, tft.library(x)
     n, length, _ = windows["encoder_cont"].shape
     sessions = length + windows["decoder_cont"].shape[1]
     numbers, codes = (
-        torch.cat([windows[f"encoder_{kind}"], windows[f"decoder_{kind}"]], dim=1).flatten(0, 1).numpy()
+        torch.cat([windows[f"encoder_{kind}"], windows[f"decoder_{kind}"]], dim=1)
+        .flatten(0, 1)
+        .numpy()
         for kind in ("cont", "cat")
     )
     columns = dict(zip(at["x_reals"], numbers.T, strict=True))
-    columns |= {k: [f"{c:02d}" for c in v] for k, v in zip(at["x_categoricals"], codes.T, strict=True)}
+    columns |= {
+        k: [f"{c:02d}" for c in v] for k, v in zip(at["x_categoricals"], codes.T, strict=True)
+    }
     frame = pd.DataFrame(columns).assign(y=0.0, session=np.tile(np.arange(sessions), n))
     frame[names.UNIQUE_ID] = np.repeat([f"S{i:04d}" for i in range(n)], sessions)
     encoders = {name: NaNLabelEncoder() for name in at["x_categoricals"]}
@@ -165,7 +185,9 @@ def _library_tft(forecaster: TFT, x: inputs.Inputs) -> tuple[pd.DataFrame, Tempo
         static_reals=at["static_reals"],
         time_varying_known_categoricals=at["time_varying_categoricals_decoder"],
         time_varying_known_reals=known,
-        time_varying_unknown_reals=[name for name in at["time_varying_reals_encoder"] if name not in known],
+        time_varying_unknown_reals=[
+            name for name in at["time_varying_reals_encoder"] if name not in known
+        ],
         categorical_encoders=encoders,
         scalers=dict.fromkeys(at["x_reals"]),
         target_normalizer=TorchNormalizer("identity"),

@@ -55,7 +55,9 @@ class Case:
     root: Path
     loaded: LoadedVersion
     forecaster: Forecaster
-    history: pd.DataFrame  # the place's series, or the whole universe of a joint model, up to the cut
+    history: (
+        pd.DataFrame
+    )  # the place's series, or the whole universe of a joint model, up to the cut
     later: pd.DataFrame  # the same with the sessions after the cut
 
     @property
@@ -77,7 +79,9 @@ class Case:
 
 def plan(compiled: Settings, model: str) -> train.Plan:
     place = PLACES[families.load_config(families.find(model), {}).data]
-    return train.plan(compiled, model, {"report_until": place.report_until, "report_every": 5}, seed=1, tiny=True)
+    return train.plan(
+        compiled, model, {"report_until": place.report_until, "report_every": 5}, seed=1, tiny=True
+    )
 
 
 @pytest.fixture(scope="module", params=sorted(families.all_models()))
@@ -88,9 +92,16 @@ def case(request: pytest.FixtureRequest, compiled: Settings) -> Iterator[Case]:
     store = Store(compiled)
     root = store.fetch(version)
     spec, place, whole = store.spec(version), PLACES[what.data.name], what.data.history
-    wanted = whole if spec.joint or spec.universe else whole[whole[names.UNIQUE_ID].isin(place.series)]
+    wanted = (
+        whole if spec.joint or spec.universe else whole[whole[names.UNIQUE_ID].isin(place.series)]
+    )
     later = wanted[[*spec.columns, *spec.optional]].reset_index(drop=True)
-    history = later[later[names.DS] <= place.cut].groupby(names.UNIQUE_ID).tail(spec.max_context).reset_index(drop=True)
+    history = (
+        later[later[names.DS] <= place.cut]
+        .groupby(names.UNIQUE_ID)
+        .tail(spec.max_context)
+        .reset_index(drop=True)
+    )
     with store.load(f"{version.name}/{version.version}") as loaded:
         yield Case(what, root, loaded, load_forecaster(root / manifest.MODEL_DIR), history, later)
 
@@ -102,7 +113,9 @@ def rebuilt(history: pd.DataFrame, y: pd.Series) -> pd.DataFrame:
     if not set(names.OHLC) <= set(frame.columns):
         return frame
     series = frame.groupby(names.UNIQUE_ID)
-    growth = frame[names.Y].where(series.cumcount() > 0, 0.0).groupby(frame[names.UNIQUE_ID]).cumsum()
+    growth = (
+        frame[names.Y].where(series.cumcount() > 0, 0.0).groupby(frame[names.UNIQUE_ID]).cumsum()
+    )
     close = history.groupby(names.UNIQUE_ID)["close"].transform("first") * np.exp(growth)
     return frame.assign(**{name: close * (history[name] / history["close"]) for name in names.OHLC})
 
@@ -115,7 +128,9 @@ def poisoned(history: pd.DataFrame, after: pd.Timestamp) -> pd.DataFrame:
     numbers = [name for name in history.columns if history[name].dtype.kind == "f"]
     frame = rebuilt(history, history[names.Y].where(~future, turn - 0.5))
     nonsense = frame.assign(**dict.fromkeys(set(numbers) - {names.Y, *names.OHLC}, 9.0))
-    return history.assign(**{name: history[name].where(~future, nonsense[name]) for name in numbers})
+    return history.assign(
+        **{name: history[name].where(~future, nonsense[name]) for name in numbers}
+    )
 
 
 def test_forecast_is_a_frame_of_single_session_returns(case: Case) -> None:
@@ -178,7 +193,9 @@ def test_a_quantile_is_that_of_the_paths_or_lies_between_the_trained_ones(case: 
     last = History.of(case.history, ["close"]).last("close")
     before = np.broadcast_to(last[:, None, None], (*paths.shape[:2], 1))
     returns = np.diff(np.log(np.concatenate([before, paths[..., 3]], axis=2)), axis=2)  # [N, S, H]
-    npt.assert_allclose(frame["q0.25"], np.quantile(returns, 0.25, axis=1).reshape(-1), rtol=1e-9, atol=1e-15)
+    npt.assert_allclose(
+        frame["q0.25"], np.quantile(returns, 0.25, axis=1).reshape(-1), rtol=1e-9, atol=1e-15
+    )
     npt.assert_allclose(frame["mean"], returns.mean(axis=1).reshape(-1), rtol=1e-9, atol=1e-15)
 
 
@@ -188,7 +205,10 @@ def test_levels_beyond_the_trained_ones_are_for_models_of_paths(case: Case) -> N
             case.forecast(case.history, levels=[0.001])
         assert caught.value.code == "BAD_LEVELS"
         return
-    assert (case.forecast(case.history, levels=[0.001])["q0.001"] <= case.forecast(case.history)["q0.05"]).all()
+    assert (
+        case.forecast(case.history, levels=[0.001])["q0.001"]
+        <= case.forecast(case.history)["q0.05"]
+    ).all()
 
 
 def test_another_seed_is_another_sample_and_nothing_else(case: Case) -> None:
@@ -226,19 +246,25 @@ def test_sessions_after_the_cutoff_change_nothing(case: Case) -> None:
     npt.assert_array_equal(clean["q0.95"], case.forecast(case.history)["q0.95"])
 
 
-def test_sessions_after_the_choice_period_change_no_training(case: Case, compiled: Settings, tmp_path: Path) -> None:
+def test_sessions_after_the_choice_period_change_no_training(
+    case: Case, compiled: Settings, tmp_path: Path
+) -> None:
     """Trained again on data whose report period is poisoned: the same files, byte for byte."""
     what = plan(compiled, case.spec.name)
     changed = poisoned(what.data.history, pd.Timestamp(what.config.choose_until))
     assert not changed[names.Y].equals(what.data.history[names.Y])
-    again = families.fit(what.model, what.config, changed, seed=what.seed, run=Run(tmp_path / "checkpoints"))
+    again = families.fit(
+        what.model, what.config, changed, seed=what.seed, run=Run(tmp_path / "checkpoints")
+    )
     saved = tmp_path / "saved"
     saved.mkdir()
     what.model.family.save(again.forecaster, saved)
     files = [path.relative_to(saved) for path in saved.rglob("*") if path.is_file()]
     assert files
     for name in files:
-        assert (saved / name).read_bytes() == (case.root / manifest.MODEL_DIR / name).read_bytes(), name
+        assert (saved / name).read_bytes() == (
+            case.root / manifest.MODEL_DIR / name
+        ).read_bytes(), name
 
 
 def test_sessions_older_than_the_context_change_nothing(case: Case) -> None:
@@ -259,9 +285,13 @@ def test_other_series_change_nothing_unless_the_model_is_joint(case: Case) -> No
     after = case.forecast(others).query("unique_id == @one")
     pd.testing.assert_frame_equal(after, before)
     whole = case.forecast(case.history)
-    for name, series in case.history.groupby(names.UNIQUE_ID):  # each has another place in the batch
+    for name, series in case.history.groupby(
+        names.UNIQUE_ID
+    ):  # each has another place in the batch
         alone = case.forecast(series.reset_index(drop=True)).drop(columns=["unique_id", "ds"])
-        npt.assert_array_equal(alone, whole[whole[names.UNIQUE_ID] == name].drop(columns=["unique_id", "ds"]))
+        npt.assert_array_equal(
+            alone, whole[whole[names.UNIQUE_ID] == name].drop(columns=["unique_id", "ds"])
+        )
 
 
 def test_an_unknown_symbol_is_answered_unless_the_model_has_a_universe(case: Case) -> None:
@@ -292,13 +322,17 @@ def test_a_part_of_a_universe_is_answered_or_what_is_missing_is_named(case: Case
 
 def test_a_series_that_does_not_move_is_refused(case: Case) -> None:
     one = case.place.series[0]
-    still = case.history.assign(y=case.history["y"].where(case.history[names.UNIQUE_ID] != one, 0.0))
+    still = case.history.assign(
+        y=case.history["y"].where(case.history[names.UNIQUE_ID] != one, 0.0)
+    )
     with pytest.raises(BadInput) as caught:
         case.forecast(still)
     assert caught.value.code == "CONSTANT"
 
 
-def test_a_covariate_that_the_model_needs_is_refused_where_it_is_missing_or_not_a_number(case: Case) -> None:
+def test_a_covariate_that_the_model_needs_is_refused_where_it_is_missing_or_not_a_number(
+    case: Case,
+) -> None:
     for name in set(case.spec.columns) - {*names.HISTORY, *names.OHLC}:
         with pytest.raises(BadInput, match=name):
             case.forecast(case.history.drop(columns=name))
@@ -316,13 +350,16 @@ def test_loaded_version_forecasts_the_same_as_the_forecaster(case: Case) -> None
     frame = case.forecast(case.history, seed=7)
     shape = direct.quantiles.shape
     npt.assert_array_equal(
-        frame[[names.quantile_column(u) for u in spec.levels]].to_numpy().reshape(shape), direct.quantiles
+        frame[[names.quantile_column(u) for u in spec.levels]].to_numpy().reshape(shape),
+        direct.quantiles,
     )
     npt.assert_array_equal(frame["mean"].to_numpy().reshape(shape[:2]), direct.mean)
 
 
 def test_mean_does_not_depend_on_the_levels_asked_for(case: Case) -> None:
-    npt.assert_array_equal(case.forecast(case.history, levels=[0.5])["mean"], case.forecast(case.history)["mean"])
+    npt.assert_array_equal(
+        case.forecast(case.history, levels=[0.5])["mean"], case.forecast(case.history)["mean"]
+    )
     assert quantile_mean(np.array([[1.0, 1.0]]), (0.1, 0.9)).tolist() == [1.0]
 
 
@@ -343,7 +380,9 @@ def test_saved_and_loaded_forecaster_forecasts_the_same(case: Case, tmp_path: Pa
     again = module.load(tmp_path)
     assert again.spec == spec
     arguments = check_history(case.history, spec), spec.request()
-    npt.assert_array_equal(again.predict(*arguments).quantiles, case.forecaster.predict(*arguments).quantiles)
+    npt.assert_array_equal(
+        again.predict(*arguments).quantiles, case.forecaster.predict(*arguments).quantiles
+    )
 
 
 def test_shorter_horizon_is_the_beginning_of_the_longer_one(case: Case) -> None:
@@ -353,12 +392,16 @@ def test_shorter_horizon_is_the_beginning_of_the_longer_one(case: Case) -> None:
 
 
 def unpacked(block: Mapping[str, Any]) -> np.ndarray:
-    return np.frombuffer(base64.b64decode(block["data"]), dtype=block["dtype"]).reshape(block["shape"])
+    return np.frombuffer(base64.b64decode(block["data"]), dtype=block["dtype"]).reshape(
+        block["shape"]
+    )
 
 
 def test_packed_answer_holds_the_frame(case: Case) -> None:
     frame, packed = case.forecast(case.history), case.packed(case.history)
-    npt.assert_array_equal(unpacked(packed).reshape(len(frame), -1), frame[packed["columns"]].to_numpy())
+    npt.assert_array_equal(
+        unpacked(packed).reshape(len(frame), -1), frame[packed["columns"]].to_numpy()
+    )
     assert packed["unique_id"] == list(History.of(case.history).ids)
     assert np.ravel(packed["ds"]).tolist() == frame["ds"].dt.strftime("%Y-%m-%d").tolist()
     assert "; ".join(packed["notes"].values()) == frame.get(names.NOTES, pd.Series([""])).iloc[0]
@@ -368,7 +411,15 @@ def test_packed_answer_holds_the_frame(case: Case) -> None:
 def test_artifact_holds_no_pickle(case: Case) -> None:
     for path in case.root.rglob("*"):
         if path.is_file():
-            assert path.suffix not in {".pkl", ".pickle", ".joblib", ".pt", ".pth", ".ckpt", ".bin"}, path
+            assert path.suffix not in {
+                ".pkl",
+                ".pickle",
+                ".joblib",
+                ".pt",
+                ".pth",
+                ".ckpt",
+                ".bin",
+            }, path
             assert path.read_bytes()[:2] not in PICKLES, path
 
 
@@ -393,7 +444,11 @@ def test_artifact_holds_nothing_of_training(case: Case) -> None:
 
 
 def test_columns_that_were_made_up_are_named_everywhere(case: Case) -> None:
-    made_up = [name for name in (*case.spec.columns, *case.spec.optional) if name in case.plan.data.synthetic]
+    made_up = [
+        name
+        for name in (*case.spec.columns, *case.spec.optional)
+        if name in case.plan.data.synthetic
+    ]
     assert list(case.spec.synthetic) == made_up
     assert case.loaded.version.tags.get("synthetic", "") == ",".join(made_up)
     assert ("synthetic" in case.packed(case.history)["notes"]) == bool(made_up)
@@ -403,7 +458,9 @@ def test_signature_is_the_contract(case: Case) -> None:
     stored = Model.load(str(case.root))
     assert stored.signature == signature.build(case.spec)
     assert stored.metadata == signature.metadata(case.spec)
-    assert {"horizon", "levels", "seed", "output"} <= {p.name for p in stored.signature.params.params}
+    assert {"horizon", "levels", "seed", "output"} <= {
+        p.name for p in stored.signature.params.params
+    }
 
 
 def test_version_says_where_it_comes_from(case: Case) -> None:
@@ -430,7 +487,9 @@ def test_version_says_where_it_comes_from(case: Case) -> None:
         ({"colour": "red"}, "UNKNOWN_PARAM"),
     ],
 )
-def test_wrong_parameters_are_refused_with_a_code(case: Case, params: dict[str, object], code: str) -> None:
+def test_wrong_parameters_are_refused_with_a_code(
+    case: Case, params: dict[str, object], code: str
+) -> None:
     with pytest.raises(BadInput) as caught:
         case.forecast(case.history, **params)
     assert caught.value.code == code

@@ -36,7 +36,9 @@ class Block:
 
 
 def blocks(kind: str) -> list[Block]:
-    found = [Block(m[1], m[3] or "", m[4]) for m in MARKED.finditer((CHECKOUT / "README.md").read_text())]
+    found = [
+        Block(m[1], m[3] or "", m[4]) for m in MARKED.finditer((CHECKOUT / "README.md").read_text())
+    ]
     return [block for block in found if block.kind == kind]
 
 
@@ -45,7 +47,11 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a clone would hold, with the environment that `make` has installed already."""
     target = tmp_path_factory.mktemp("clone")
     listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"], cwd=CHECKOUT, capture_output=True, text=True, check=True
+        ["git", "ls-files", "-co", "--exclude-standard"],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     for name in listed.stdout.splitlines():
         if (CHECKOUT / name).is_file():
@@ -97,7 +103,10 @@ def outputs(copy: Path) -> list[str]:
             if block.ready:
                 wait_gone(block.ready)  # another server there would answer in its place
                 process = subprocess.Popen(
-                    ["bash", "-c", exports + block.commands], cwd=copy, env=environment(), start_new_session=True
+                    ["bash", "-c", exports + block.commands],
+                    cwd=copy,
+                    env=environment(),
+                    start_new_session=True,
                 )
                 background[block.ready] = process
                 wait_for(block.ready, process)
@@ -105,11 +114,18 @@ def outputs(copy: Path) -> list[str]:
                 continue
             script = f"set -euo pipefail\n{exports}{block.commands}"
             done = subprocess.run(
-                ["bash", "-c", script], cwd=copy, env=environment(), capture_output=True, text=True, timeout=600
+                ["bash", "-c", script],
+                cwd=copy,
+                env=environment(),
+                capture_output=True,
+                text=True,
+                timeout=600,
             )
             assert done.returncode == 0, f"{block.text}\n{done.stdout}\n{done.stderr}"
             found.append(done.stdout)
-            exports += "".join(f"{line}\n" for line in block.text.splitlines() if line.startswith("export "))
+            exports += "".join(
+                f"{line}\n" for line in block.text.splitlines() if line.startswith("export ")
+            )
     finally:
         for url, process in background.items():
             os.killpg(process.pid, signal.SIGTERM)
@@ -135,14 +151,24 @@ def test_demo_ends_with_one_json_object_about_every_model(outputs: list[str]) ->
     assert result["models"]["har"]["skill_vs_fhs"] > 0.009
     assert result["models"]["naive"]["skill_vs_fhs"] < -0.01
     assert [row["step"] for row in result["forecast"]] == [1, 2, 3, 4, 5]
-    assert [row["ds"][:10] for row in result["forecast"][:3]] == ["2022-12-29", "2022-12-30", "2023-01-03"]
+    assert [row["ds"][:10] for row in result["forecast"][:3]] == [
+        "2022-12-29",
+        "2022-12-30",
+        "2023-01-03",
+    ]
     assert result["seconds"] > 0
 
 
 def test_second_demo_trains_nothing_again(outputs: list[str], copy: Path) -> None:
     first = json.loads(output_of(outputs, "make demo").splitlines()[-1])
     again = subprocess.run(
-        ["make", "demo"], cwd=copy, env=environment(), capture_output=True, text=True, timeout=300, check=True
+        ["make", "demo"],
+        cwd=copy,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
     )
     second = json.loads(again.stdout.splitlines()[-1])
     assert {row["trained"] for row in second["models"].values()} == {"before"}
@@ -182,7 +208,9 @@ def test_every_command_and_target_that_the_readme_names_exists() -> None:
         if command[0] == "make":
             assert command[1] in targets, command
             continue
-        shown = subprocess.run([sys.executable, *command[1:], "--help"], cwd=CHECKOUT, capture_output=True, text=True)
+        shown = subprocess.run(
+            [sys.executable, *command[1:], "--help"], cwd=CHECKOUT, capture_output=True, text=True
+        )
         assert shown.returncode == 0, command
 
 
@@ -203,7 +231,15 @@ def test_table_and_reply_are_those_of_the_committed_demo() -> None:
     demo = json.loads((CHECKOUT / ".readme" / "demo.json").read_text())
     assert set(demo) == {"models", "served", "forecast", "seconds"}
     for row in demo["models"].values():
-        assert set(row) >= {"version", "stage", "crps", "coverage_90", "skill_vs_fhs", "dm_p_hln", "dm_p_bartlett"}
+        assert set(row) >= {
+            "version",
+            "stage",
+            "crps",
+            "coverage_90",
+            "skill_vs_fhs",
+            "dm_p_hln",
+            "dm_p_bartlett",
+        }
     kronos = json.loads((CHECKOUT / ".readme" / "kronos.json").read_text())
     versions = [version for evaluation in kronos for version in evaluation["versions"]]
     assert [version["model"] for version in versions] == ["kronos_simulated", "kronos"]
@@ -219,7 +255,12 @@ def test_table_and_reply_are_those_of_the_committed_demo() -> None:
 @pytest.mark.parametrize("block", blocks("slow"), ids=lambda block: block.text.split("\n")[0])
 def test_slow_block_of_the_readme_runs(block: Block, copy: Path) -> None:
     done = subprocess.run(
-        ["bash", "-euc", block.commands], cwd=copy, env=environment(), capture_output=True, text=True, timeout=7200
+        ["bash", "-euc", block.commands],
+        cwd=copy,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=7200,
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]).keys() & {"bench", "version", "crps"}

@@ -24,7 +24,9 @@ class Run:
         self.reports.append((step, losses))
 
     def should_stop(self) -> bool:
-        return bool(self.reports) and (self.steps[-1] >= self.give_up_at or len(self.reports) >= self.give_up_after)
+        return bool(self.reports) and (
+            self.steps[-1] >= self.give_up_at or len(self.reports) >= self.give_up_after
+        )
 
     def fit_member(
         self, model: str, history: pd.DataFrame, config: training.Config, seed: int, *, tiny: bool

@@ -91,7 +91,9 @@ class Bench:
 
 def environment(settings: Settings) -> dict[str, str]:
     """Environment of a program of ours under these settings."""
-    told = {f"KRONOS_{key.upper()}": str(value) for key, value in settings.model_dump().items() if value}
+    told = {
+        f"KRONOS_{key.upper()}": str(value) for key, value in settings.model_dump().items() if value
+    }
     return os.environ | told | {"PYTHONPATH": str(ROOT)}
 
 
@@ -112,7 +114,9 @@ def log_version(settings: Settings, store: Store, metrics: dict[str, float]) -> 
 
 
 @pytest.fixture(scope="session", params=["sqlite", "postgresql"])
-def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Settings, Version]:
+def backend(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Settings, Version]:
     """Settings of a backend that holds one version. On PostgreSQL, MLflow and the ledger share one database."""
     folder = tmp_path_factory.mktemp(request.param)
     if request.param == "sqlite":
@@ -120,7 +124,9 @@ def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     else:
         uri = request.getfixturevalue("postgres").get_uri(driver="psycopg2")
         settings = Settings(var_dir=folder, tracking_uri=uri, ledger_uri=uri)
-    return settings, log_version(settings, Store(settings), {"crps": 0.005, "coverage_90": 0.91, "skill_vs_fhs": 0.02})
+    return settings, log_version(
+        settings, Store(settings), {"crps": 0.005, "coverage_90": 0.91, "skill_vs_fhs": 0.02}
+    )
 
 
 @pytest.fixture

@@ -54,8 +54,12 @@ class Hub:
     repositories: dict[str, Repository] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
     instead: dict[str, bytes] = field(default_factory=dict)  # file name -> what is sent for it
-    cuts: dict[str, list[int]] = field(default_factory=dict)  # file name -> bytes after which each answer breaks off
-    stalls: dict[str, int] = field(default_factory=dict)  # file name -> bytes after which an answer waits
+    cuts: dict[str, list[int]] = field(
+        default_factory=dict
+    )  # file name -> bytes after which each answer breaks off
+    stalls: dict[str, int] = field(
+        default_factory=dict
+    )  # file name -> bytes after which an answer waits
     writer: str = ""  # token that may create and commit
     refuses_with: int = 403  # status for any other token
     portal: bytes = b""  # a page that is the answer to everything, as that of a hotel
@@ -181,7 +185,9 @@ class _Handler(BaseHTTPRequestHandler):
         repository = self._repository(name)
         given = self.headers.get("Authorization", "").removeprefix("Bearer ")
         if repository.gated and repository.token not in ("", given):
-            raise _Refused(403 if given else 401, "GatedRepo", "Access to this repository is restricted")
+            raise _Refused(
+                403 if given else 401, "GatedRepo", "Access to this repository is restricted"
+            )
         return repository
 
     def _may_write(self) -> None:
@@ -189,7 +195,9 @@ class _Handler(BaseHTTPRequestHandler):
         if not given:
             raise _Refused(401, message="Invalid username or password.")
         if given != self.server.hub.writer:
-            message = f"{'Denied. ' * 34}The token {given} has no write access"  # careless with secrets
+            message = (
+                f"{'Denied. ' * 34}The token {given} has no write access"  # careless with secrets
+            )
             raise _Refused(self.server.hub.refuses_with, message=message)
 
     def _commit(self, repository: Repository, revision: str) -> str:
@@ -247,9 +255,13 @@ class _Handler(BaseHTTPRequestHandler):
             self._create(json.loads(body))
         elif found := BATCH.fullmatch(path):
             wanted = json.loads(body)["objects"]
-            self._json({"transfer": "basic", "objects": [self._place(o["oid"], o["size"]) for o in wanted]})
+            self._json(
+                {"transfer": "basic", "objects": [self._place(o["oid"], o["size"]) for o in wanted]}
+            )
         elif (found := API.fullmatch(path)) and found[2] == "preupload":
-            self._json({"files": [self._how(found[1], file["path"]) for file in json.loads(body)["files"]]})
+            self._json(
+                {"files": [self._how(found[1], file["path"]) for file in json.loads(body)["files"]]}
+            )
         elif found and found[2] == "commit":
             lines = [json.loads(line) for line in body.splitlines()]
             files = dict(hub.files(found[1])) if hub.repositories[found[1]].commits else {}
@@ -269,7 +281,12 @@ class _Handler(BaseHTTPRequestHandler):
         described = _sibling(name, there) if there is not None else {}
         oid = described["lfs"]["sha256"] if "lfs" in described else described.get("blobId")
         mode = "lfs" if name.endswith(LARGE) else "regular"
-        return {"path": name, "uploadMode": mode, "shouldIgnore": False, **({"oid": oid} if oid else {})}
+        return {
+            "path": name,
+            "uploadMode": mode,
+            "shouldIgnore": False,
+            **({"oid": oid} if oid else {}),
+        }
 
     def _create(self, wanted: dict[str, Any]) -> None:
         name = f"{wanted['organization']}/{wanted['name']}"
@@ -286,7 +303,9 @@ class _Handler(BaseHTTPRequestHandler):
         """Where a large file is to be put, unless it is there."""
         there = {"oid": oid, "size": size}
         return (
-            there if oid in self.server.hub.objects else {**there, "actions": {"upload": {"href": self._put_url(oid)}}}
+            there
+            if oid in self.server.hub.objects
+            else {**there, "actions": {"upload": {"href": self._put_url(oid)}}}
         )
 
     def _put_url(self, oid: str) -> str:

@@ -117,7 +117,9 @@ def answer(command: dict) -> object:
             return ended(pid)
         case {"raced": versions, "name": name}:
             at = time.time() + 1.0
-            return [ended(pid) for pid in [forked(lambda v=v: raced(at, name, v)) for v in versions]]
+            return [
+                ended(pid) for pid in [forked(lambda v=v: raced(at, name, v)) for v in versions]
+            ]
         case {"opened": times, "uri": uri}:
             at = time.time() + 0.3
             return [ended(pid) for pid in [forked(lambda: opened(at, uri)) for _ in range(times)]]

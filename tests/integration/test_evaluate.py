@@ -29,7 +29,9 @@ COLUMNS = ["model", "crps", "coverage_50", "coverage_80", "coverage_90", "direct
 
 
 @pytest.fixture(scope="module")
-def settings(new_registry: Callable[[Path], Settings], tmp_path_factory: pytest.TempPathFactory) -> Settings:
+def settings(
+    new_registry: Callable[[Path], Settings], tmp_path_factory: pytest.TempPathFactory
+) -> Settings:
     """A registry of its own over the compiled data."""
     return new_registry(tmp_path_factory.mktemp("evaluated"))
 
@@ -42,7 +44,10 @@ def reference() -> Reference:
 @pytest.fixture(scope="module")
 def versions(settings: Settings, reference: Reference) -> dict[str, Version]:
     """har, ewma and a barely trained nbeats, trained on the bars."""
-    plans = {name: train.plan(settings, name, BARS, seed=0, tiny=True) for name in ("har", "nbeats", "ewma")}
+    plans = {
+        name: train.plan(settings, name, BARS, seed=0, tiny=True)
+        for name in ("har", "nbeats", "ewma")
+    }
     return {name: train.train(settings, what, reference).version for name, what in plans.items()}
 
 
@@ -66,16 +71,24 @@ def test_a_training_logs_a_row_for_the_model_and_one_for_each_reference(
         npt.assert_allclose(run.data.metrics[name], found.loc["nbeats", name], rtol=1e-12)
 
 
-def test_the_references_are_what_training_them_gives(settings: Settings, versions: Mapping[str, Version]) -> None:
+def test_the_references_are_what_training_them_gives(
+    settings: Settings, versions: Mapping[str, Version]
+) -> None:
     found = compared(settings, versions["har"].run_id)
     assert set(found.index) == {"har", "har (reference)", "fhs", "naive"}
-    pd.testing.assert_series_equal(found.loc["har"], found.loc["har (reference)"], check_names=False)
+    pd.testing.assert_series_equal(
+        found.loc["har"], found.loc["har (reference)"], check_names=False
+    )
 
 
-def test_every_model_is_compared_on_the_same_rows(settings: Settings, versions: Mapping[str, Version]) -> None:
+def test_every_model_is_compared_on_the_same_rows(
+    settings: Settings, versions: Mapping[str, Version]
+) -> None:
     """nbeats could be scored where the others have too little history; then it would be another comparison."""
     ours, theirs = (compared(settings, versions[name].run_id) for name in ("nbeats", "har"))
-    pd.testing.assert_frame_equal(ours.loc[["fhs", "naive", "har"]], theirs.loc[["fhs", "naive", "har"]])
+    pd.testing.assert_frame_equal(
+        ours.loc[["fhs", "naive", "har"]], theirs.loc[["fhs", "naive", "har"]]
+    )
 
 
 def test_a_registered_version_scores_what_it_scored_when_it_was_trained(
@@ -93,7 +106,10 @@ def test_a_registered_version_scores_what_it_scored_when_it_was_trained(
     expected = {"model": "nbeats", "version": "1", "source_run": versions["nbeats"].run_id}
     assert expected.items() <= run.data.tags.items()
     assert "leakage" not in run.data.tags
-    assert run.data.params.items() >= {"data": "bars", "report_every": "100", "choose_until": "2010-12-31"}.items()
+    assert (
+        run.data.params.items()
+        >= {"data": "bars", "report_every": "100", "choose_until": "2010-12-31"}.items()
+    )
     assert {"nbeats/1", "fhs", "har", "naive"} == set(compared(settings, run_id).index)
     assert {a.path for a in client.list_artifacts(run_id, "figures")} == {
         "figures/fan_chart.png",
@@ -111,20 +127,30 @@ def test_a_shorter_horizon_is_the_beginning_of_the_report(
     first, *_ = Store(settings).client.get_metric_history(versions["har"].run_id, "crps_by_step")
     assert first.step == 1
     npt.assert_allclose(found.report.metrics["har/1"]["crps"], first.value, rtol=1e-12)
-    with pytest.raises(BadParameter, match=r"horizon is 6; har forecasts 1\.\.5 sessions") as caught:
+    with pytest.raises(
+        BadParameter, match=r"horizon is 6; har forecasts 1\.\.5 sessions"
+    ) as caught:
         evaluate.evaluate(settings, ["har/1"], {"horizon": 6}, reference)
     assert caught.value.code == "BAD_HORIZON"
 
 
 def test_levels_are_those_that_every_version_can_answer_in_any_order() -> None:
     wide, narrow = (
-        ModelSpec(str(levels), "family", 1, 1, 1, levels) for levels in ((0.05, 0.5, 0.95), (0.1, 0.5, 0.9))
+        ModelSpec(str(levels), "family", 1, 1, 1, levels)
+        for levels in ((0.05, 0.5, 0.95), (0.1, 0.5, 0.9))
     )
     paths = ModelSpec("paths", "family", 1, 1, 1, (0.01, 0.5, 0.99), has_paths=True)
     assert evaluate._levels([wide, narrow]) == (0.5,)
-    assert evaluate._levels([narrow, wide]) == evaluate._levels([narrow, paths, wide]) == (0.1, 0.5, 0.9)
+    assert (
+        evaluate._levels([narrow, wide])
+        == evaluate._levels([narrow, paths, wide])
+        == (0.1, 0.5, 0.9)
+    )
     assert evaluate._levels([paths]) == paths.levels
-    low, high = (ModelSpec(name, "family", 1, 1, 1, (level,)) for name, level in (("low", 0.1), ("high", 0.9)))
+    low, high = (
+        ModelSpec(name, "family", 1, 1, 1, (level,))
+        for name, level in (("low", 0.1), ("high", 0.9))
+    )
     with pytest.raises(BadParameter, match="low, high have no levels in common"):
         evaluate._levels([low, high])
 
@@ -151,8 +177,14 @@ def test_sessions_that_a_version_was_trained_on_are_not_reported_unless_it_is_sa
         ({}, ""),
         ({"trained_until": "none", "pretrained_until": "none"}, ""),
         ({"trained_until": "2010-12-31", "pretrained_until": "2010-12-31"}, ""),
-        ({"pretrained_until": "2024-06-30"}, "pretrained until 2024-06-30; reported are sessions after 2010-12-31"),
-        ({"pretrained_until": "unknown"}, "pretrained until unknown; reported are sessions after 2010-12-31"),
+        (
+            {"pretrained_until": "2024-06-30"},
+            "pretrained until 2024-06-30; reported are sessions after 2010-12-31",
+        ),
+        (
+            {"pretrained_until": "unknown"},
+            "pretrained until unknown; reported are sessions after 2010-12-31",
+        ),
     ],
 )
 def test_pretraining_is_said_and_not_refused(tags: dict[str, str], said: str) -> None:
@@ -163,22 +195,42 @@ def test_pretraining_is_said_and_not_refused(tags: dict[str, str], said: str) ->
 def test_market_columns_of_another_universe_are_refused(
     settings: Settings, versions: Mapping[str, Version], reference: Reference
 ) -> None:
-    with pytest.raises(BadInput, match=r"har was trained on market columns over us-index-2@") as caught:
+    with pytest.raises(
+        BadInput, match=r"har was trained on market columns over us-index-2@"
+    ) as caught:
         evaluate.evaluate(settings, ["har/1"], {"data": "panel"}, reference)
     assert caught.value.code == "UNIVERSE"
     panel = {"data": "panel", "report_every": 200}
-    assert evaluate.evaluate(settings, ["nbeats/1"], panel, reference).report.task.data.name == "panel"
+    assert (
+        evaluate.evaluate(settings, ["nbeats/1"], panel, reference).report.task.data.name == "panel"
+    )
     assert versions["har"].tags["universe"].startswith("us-index-2@")
 
 
 def test_mlflow_run_evaluates_and_its_last_line_is_json(
     settings: Settings, versions: Mapping[str, Version], tmp_path: Path
 ) -> None:
-    environment = {**tracking.process_environment(settings), "KRONOS_VAR_DIR": str(settings.var_dir)}
+    environment = {
+        **tracking.process_environment(settings),
+        "KRONOS_VAR_DIR": str(settings.var_dir),
+    }
     parameters = ("reference=har/1,ewma/1", "report_every=200", "report_until=2014-12-31")
     told = [word for parameter in parameters for word in ("-P", parameter)]
-    command = [sys.executable, "-m", "mlflow", "run", str(CHECKOUT), "--env-manager", "local", "-e", "evaluate", *told]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "run",
+        str(CHECKOUT),
+        "--env-manager",
+        "local",
+        "-e",
+        "evaluate",
+        *told,
+    ]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     *shown, last = done.stdout.splitlines()
     result = json.loads(last)
@@ -190,8 +242,16 @@ def test_mlflow_run_evaluates_and_its_last_line_is_json(
     run = Store(settings).client.get_run(version["run_id"])
     assert run.info.status == "FINISHED"
     assert run.data.params["data"] == "''"  # as MLflow logged it before we were asked
-    used = {key: run.data.params[f"used_{key}"] for key in ("data", "fit_until", "choose_until", "horizon")}
-    assert used == {"data": "bars", "fit_until": "2009-12-31", "choose_until": "2010-12-31", "horizon": "5"}
+    used = {
+        key: run.data.params[f"used_{key}"]
+        for key in ("data", "fit_until", "choose_until", "horizon")
+    }
+    assert used == {
+        "data": "bars",
+        "fit_until": "2009-12-31",
+        "choose_until": "2010-12-31",
+        "horizon": "5",
+    }
     assert "used_report_every" not in run.data.params
     beside = Store(settings).client.get_run(other["run_id"])  # MLflow's run is the first version's
     assert (beside.info.status, beside.data.tags["model"]) == ("FINISHED", "ewma")

@@ -39,7 +39,9 @@ def facts() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def settings(new_registry: Callable[[Path], Settings], tmp_path_factory: pytest.TempPathFactory) -> Settings:
+def settings(
+    new_registry: Callable[[Path], Settings], tmp_path_factory: pytest.TempPathFactory
+) -> Settings:
     """A registry over the compiled data, with the ledger of that commit."""
     folder = tmp_path_factory.mktemp("golden")
     shutil.copy(GOLDEN / "ledger.db", folder / "ledger.db")
@@ -47,7 +49,9 @@ def settings(new_registry: Callable[[Path], Settings], tmp_path_factory: pytest.
 
 
 @pytest.fixture(scope="module")
-def version(settings: Settings, facts: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Version:
+def version(
+    settings: Settings, facts: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Version:
     """The version, put into a registry as `Store.log` would, and back into Production."""
     root = tmp_path_factory.mktemp("files") / "har"
     shutil.copytree(GOLDEN / "har", root)
@@ -76,7 +80,12 @@ def example(store: Store, version: Version) -> pd.DataFrame:
 def test_its_spec_is_read_by_its_contract_number(settings: Settings, version: Version) -> None:
     spec = Store(settings).spec(version)
     assert version.tags["contract"] == "1"
-    assert (spec.name, spec.family, spec.min_context, spec.max_horizon) == ("har", "baselines", 564, 5)
+    assert (spec.name, spec.family, spec.min_context, spec.max_horizon) == (
+        "har",
+        "baselines",
+        564,
+        5,
+    )
     assert spec.columns == ("unique_id", "ds", "y", "market_abs_return")
 
 
@@ -89,7 +98,9 @@ def test_it_runs_in_a_worker_and_says_what_it_said_then(
         assert not loaded.in_this_process
         frame = loaded.forecast(history)
         at_other_levels = loaded.forecast(history, levels=[0.5, 0.55], horizon=2)
-        missing = History.of(history.assign(y=np.nan, ds=pd.to_datetime(history["ds"])), loaded.spec.columns[2:])
+        missing = History.of(
+            history.assign(y=np.nan, ds=pd.to_datetime(history["ds"])), loaded.spec.columns[2:]
+        )
         with pytest.raises(BadHistory, match="not finite") as caught:  # it checks by itself, too
             loaded.predict(missing, loaded.spec.request())
     assert (caught.value.code, caught.value.status) == ("NON_FINITE", 400)
@@ -102,7 +113,9 @@ def test_it_runs_in_a_worker_and_says_what_it_said_then(
     npt.assert_allclose(at_other_levels["q0.55"], between, rtol=1e-9)
 
 
-def test_its_ledger_says_who_promoted_it_and_lets_a_newer_version_follow(settings: Settings, version: Version) -> None:
+def test_its_ledger_says_who_promoted_it_and_lets_a_newer_version_follow(
+    settings: Settings, version: Version
+) -> None:
     store = Store(settings)
     what = train.plan(settings, "har", {**SHORT, "horizon": 3}, seed=0, tiny=True)
     newer = train.train(settings, what, Reference()).version
@@ -119,9 +132,20 @@ def test_it_is_evaluated_beside_a_newer_version_in_one_table_by_one_command(
 ) -> None:
     what = train.plan(settings, "har", SHORT, seed=0, tiny=True)
     newer = train.train(settings, what, Reference()).version
-    command = [sys.executable, "-m", "jobs", "evaluate", "har/1", newer.reference, "--report_until", "2020-02-28"]
+    command = [
+        sys.executable,
+        "-m",
+        "jobs",
+        "evaluate",
+        "har/1",
+        newer.reference,
+        "--report_until",
+        "2020-02-28",
+    ]
     environment = tracking.process_environment(settings) | {"KRONOS_VAR_DIR": str(settings.var_dir)}
-    done = subprocess.run(command, cwd=CHECKOUT, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        command, cwd=CHECKOUT, env=environment, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     *table, last = done.stdout.splitlines()
     result = json.loads(last)

@@ -46,11 +46,15 @@ class Served:
 
 
 @pytest.fixture(scope="module")
-def served(new_registry: Callable[[Path], Settings], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def served(
+    new_registry: Callable[[Path], Settings], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
     """A tiny kronos, served by its stage."""
     settings = new_registry(tmp_path_factory.mktemp("kronos"))
     told = {"report_until": "2011-03-31", "report_every": 20}
-    version = train.train(settings, train.plan(settings, "kronos", told, seed=0, tiny=True), train.Reference()).version
+    version = train.train(
+        settings, train.plan(settings, "kronos", told, seed=0, tiny=True), train.Reference()
+    ).version
     store = Store(settings)
     with Ledger(settings) as ledger:
         promotion.promote(store, ledger, "kronos", version.version, who="tests", why="to be served")
@@ -82,15 +86,22 @@ def test_served_numbers_are_those_of_a_direct_predict(served: Served) -> None:
 
 
 def test_packed_reply_holds_every_path_and_the_frame_follows_from_it(served: Served) -> None:
-    reply = served.post(served.history, output="packed", num_samples=25, seed=4).json()["predictions"]
+    reply = served.post(served.history, output="packed", num_samples=25, seed=4).json()[
+        "predictions"
+    ]
     block = reply["price_paths"]
     assert block["shape"] == [2, 25, 5, 6]
-    paths = np.frombuffer(base64.b64decode(block["data"]), dtype=block["dtype"]).reshape(block["shape"])
+    paths = np.frombuffer(base64.b64decode(block["data"]), dtype=block["dtype"]).reshape(
+        block["shape"]
+    )
     close = paths[..., block["columns"].index("close")]
     last = served.history.groupby("unique_id")["close"].last().to_numpy()[:, None]
     frame = served.rows(served.history, num_samples=25, seed=4)
     npt.assert_allclose(
-        frame.loc[frame["step"] == 1, "q0.5"], np.median(np.log(close[:, :, 0] / last), axis=1), rtol=0, atol=1e-9
+        frame.loc[frame["step"] == 1, "q0.5"],
+        np.median(np.log(close[:, :, 0] / last), axis=1),
+        rtol=0,
+        atol=1e-9,
     )
     assert set(reply["measured"]) == {"bars_corrected"}
 
@@ -148,7 +159,9 @@ def test_a_device_that_is_not_there_is_named_when_the_server_cannot_start(
 ) -> None:
     """The server's own last words are about uvicorn; the version said why in its log."""
     settings = Settings(var_dir=served.store.settings.var_dir, device="cuda:7")
-    monkeypatch.setenv("KRONOS_DEVICE", "cpu")  # of this process; the server's comes from the settings
+    monkeypatch.setenv(
+        "KRONOS_DEVICE", "cpu"
+    )  # of this process; the server's comes from the settings
     scorer = Scorer(settings, served.store.resolve("kronos"), host="127.0.0.1", port=0)
     with scorer, pytest.raises(KronosError, match=r"KRONOS_DEVICE is 'cuda:7'.*use auto or cpu"):
         scorer.wait_ready()

@@ -32,7 +32,16 @@ from mlprojects.kronos.folders import save_official
 from mlprojects.kronos.shapes import PredictorConfig, TokenizerConfig
 from registry import __main__ as program
 from registry import hub, mirror, push, terminal
-from registry.errors import BadConfig, BadInput, BadParameter, Conflict, Corrupt, KronosError, NotAvailable, NotFound
+from registry.errors import (
+    BadConfig,
+    BadInput,
+    BadParameter,
+    Conflict,
+    Corrupt,
+    KronosError,
+    NotAvailable,
+    NotFound,
+)
 from registry.hub import CARD, CONFIG, WEIGHTS
 from registry.mirror import Source
 from registry.settings import CHECKOUT, Settings
@@ -68,7 +77,15 @@ def predictor(**shape: Any) -> Predictor:
 
 def tokenizer(**shape: Any) -> Tokenizer:
     torch.manual_seed(1)
-    tiny = {"d_model": 16, "n_heads": 2, "ff_dim": 16, "n_enc_layers": 2, "n_dec_layers": 2, "s1_bits": 5, "s2_bits": 5}
+    tiny = {
+        "d_model": 16,
+        "n_heads": 2,
+        "ff_dim": 16,
+        "n_enc_layers": 2,
+        "n_dec_layers": 2,
+        "s1_bits": 5,
+        "s2_bits": 5,
+    }
     return Tokenizer(TokenizerConfig(**{**tiny, "group_size": 5, **shape}))
 
 
@@ -76,7 +93,12 @@ def repository(module: Predictor | Tokenizer, folder: Path) -> dict[str, bytes]:
     """A repository: the official files of a network, a card, and what a mirror leaves alone."""
     save_official(module, folder)
     files = {name: (folder / name).read_bytes() for name in (CONFIG, WEIGHTS)}
-    return {**files, CARD: card(), ".gitattributes": b"*.safetensors filter=lfs\n", "onnx/model.bin": b"\0" * 100}
+    return {
+        **files,
+        CARD: card(),
+        ".gitattributes": b"*.safetensors filter=lfs\n",
+        "onnx/model.bin": b"\0" * 100,
+    }
 
 
 @pytest.fixture(scope="session")
@@ -107,7 +129,9 @@ def settings(
 
 
 @pytest.fixture
-def loopback(weights: dict[str, bytes], tokens: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def loopback(
+    weights: dict[str, bytes], tokens: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Any]:
     """A Hub with a tiny Kronos and its tokenizer."""
     with LoopbackHub() as loopback:
         loopback.commit(MODEL, weights)
@@ -173,7 +197,9 @@ def history(settings: Settings) -> pd.DataFrame:
 # --- a good mirror ----------------------------------------------------------------------------
 
 
-def test_a_mirror_registers_the_bytes_of_the_hub_with_where_they_are_from(loopback, settings, weights, tokens):
+def test_a_mirror_registers_the_bytes_of_the_hub_with_where_they_are_from(
+    loopback, settings, weights, tokens
+):
     found = mirrored(settings, SOURCE)
     version = found.version
     assert (version.uri, found.registered) == ("models:/kronos/1", True)
@@ -210,13 +236,17 @@ def test_a_mirror_registers_the_bytes_of_the_hub_with_where_they_are_from(loopba
     assert {key: version.tags[key] for key in expected} == expected
 
 
-def test_the_run_of_a_mirror_holds_params_cards_and_the_sha256_of_every_file(loopback, settings, weights, tokens):
+def test_the_run_of_a_mirror_holds_params_cards_and_the_sha256_of_every_file(
+    loopback, settings, weights, tokens
+):
     version = mirrored(settings, SOURCE).version
     client = Store(settings).client
     run = client.get_run(version.run_id)
     assert run.info.status == "FINISHED"
     assert run.data.params["weight_source"] == MODEL
-    assert {key: run.data.tags[key] for key in version.tags if key in run.data.tags}["licence"] == "mit"
+    assert {key: run.data.tags[key] for key in version.tags if key in run.data.tags}[
+        "licence"
+    ] == "mit"
     files = json.loads(Path(client.download_artifacts(version.run_id, "files.json")).read_text())
     contents = {MODEL: weights, TOKENIZER: tokens}
     assert len(files) == 6
@@ -225,14 +255,21 @@ def test_the_run_of_a_mirror_holds_params_cards_and_the_sha256_of_every_file(loo
         assert (fact["size"], fact["sha256"]) == (len(content), sha256(content))
         assert fact["revision"] == loopback.repositories[fact["repository"]].head
     assert run.data.metrics["bytes"] == sum(fact["size"] for fact in files)
-    assert Path(client.download_artifacts(version.run_id, "cards/predictor.md")).read_bytes() == weights[CARD]
+    assert (
+        Path(client.download_artifacts(version.run_id, "cards/predictor.md")).read_bytes()
+        == weights[CARD]
+    )
 
 
-def test_only_the_card_the_config_and_the_weights_are_downloaded_and_at_one_commit(loopback, settings):
+def test_only_the_card_the_config_and_the_weights_are_downloaded_and_at_one_commit(
+    loopback, settings
+):
     mirrored(settings, SOURCE)
     commit = loopback.repositories[MODEL].head
     asked = {
-        r.path for r in loopback.requests if r.server == "hub" and "/resolve/" in r.path and f"/{MODEL}/" in r.path
+        r.path
+        for r in loopback.requests
+        if r.server == "hub" and "/resolve/" in r.path and f"/{MODEL}/" in r.path
     }
     assert asked == {f"/{MODEL}/resolve/{commit}/{name}" for name in (CARD, CONFIG, WEIGHTS)}
 
@@ -257,7 +294,9 @@ def test_mirrors_of_the_same_commits_at_once_register_one_version(loopback, sett
     commit = loopback.repositories[MODEL].head
     partial = fetched(settings, MODEL, commit) / f"{WEIGHTS}.incomplete"
     program = [sys.executable, "-m", "registry", "mirror", MODEL, "--tokenizer", TOKENIZER]
-    with subprocess.Popen(program, cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as first:
+    with subprocess.Popen(
+        program, cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as first:
         wait_for_bytes(partial)
         threading.Timer(1.0, loopback.released.set).start()
         second = mirrored(settings, SOURCE)
@@ -290,7 +329,11 @@ def test_another_window_of_the_same_commits_is_another_version(settings, monkeyp
     mirrored(settings, SOURCE)
     monkeypatch.setenv("KRONOS_MAX_CONTEXT", "80")
     other = mirrored(Settings(), SOURCE)
-    assert (other.version.version, other.registered, other.version.tags["max_context"]) == (2, True, "80")
+    assert (other.version.version, other.registered, other.version.tags["max_context"]) == (
+        2,
+        True,
+        "80",
+    )
 
 
 def test_a_commit_that_arrives_while_we_mirror_is_not_mixed_in(loopback, settings, weights):
@@ -322,14 +365,19 @@ def pretrained(settings: Settings, source: Source) -> tuple[str, str]:
 SMALL = "901c26c1332695a2a8f243eb2f37243a37bea320"
 
 
-def test_only_commits_that_are_known_say_until_when_they_saw_the_market(loopback, settings, weights, tokens):
+def test_only_commits_that_are_known_say_until_when_they_saw_the_market(
+    loopback, settings, weights, tokens
+):
     """A later commit of NeoQuasar, or another repository of it, may have seen more."""
     loopback.commit("NeoQuasar/Kronos-small", weights, SMALL)
     loopback.commit("NeoQuasar/Kronos-Tokenizer-base", tokens)
     source = Source("NeoQuasar/Kronos-small")
     assert pretrained(settings, source) == ("2024-06-30", "known commit")
     tags = Store(settings).version("kronos", 1).tags
-    assert (tags["weights"], tags["tokenizer_source"]) == ("small", "NeoQuasar/Kronos-Tokenizer-base")
+    assert (tags["weights"], tags["tokenizer_source"]) == (
+        "small",
+        "NeoQuasar/Kronos-Tokenizer-base",
+    )
     loopback.commit("NeoQuasar/Kronos-small", {**weights, CARD: card("apache-2.0")})
     assert pretrained(settings, source) == ("unknown", "unknown")
     told = Source("NeoQuasar/Kronos-small", SMALL, pretrained_until="2024-05-31")
@@ -345,7 +393,9 @@ def test_only_commits_that_are_known_say_until_when_they_saw_the_market(loopback
     ],
 )
 def test_what_a_card_claims_is_taken_for_a_claim(loopback, weights, cli, claimed, expected):
-    loopback.commit(MODEL, {**weights, CARD: card().replace(b"\n---\n\n", b"\n" + claimed + b"\n---\n\n")})
+    loopback.commit(
+        MODEL, {**weights, CARD: card().replace(b"\n---\n\n", b"\n" + claimed + b"\n---\n\n")}
+    )
     code, out, err = cli("mirror", MODEL, "--tokenizer", TOKENIZER, "--json")
     assert code == 0, err
     told = json.loads(out)
@@ -358,7 +408,9 @@ def test_progress_reports_bytes_of_every_file_up_to_its_size(settings, weights):
     done = [step[1] for step in told if step[0] == f"{MODEL} {WEIGHTS}"]
     assert done == sorted(done)
     assert (f"{MODEL} {WEIGHTS}", len(weights[WEIGHTS]), len(weights[WEIGHTS])) in told
-    assert {what for what, *_ in told} == {f"{repo} {name}" for repo in (MODEL, TOKENIZER) for name in mirror.OFFICIAL}
+    assert {what for what, *_ in told} == {
+        f"{repo} {name}" for repo in (MODEL, TOKENIZER) for name in mirror.OFFICIAL
+    }
 
 
 def test_a_mirrored_version_loads_and_answers_without_any_network(loopback, settings):
@@ -369,7 +421,11 @@ def test_a_mirrored_version_loads_and_answers_without_any_network(loopback, sett
     loopback.__exit__()
     sent.to_parquet(settings.var_dir / "sent.parquet")
     done = subprocess.run(
-        [sys.executable, "-c", OFFLINE, json.dumps(params)], cwd=CHECKOUT, capture_output=True, text=True, check=False
+        [sys.executable, "-c", OFFLINE, json.dumps(params)],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     found = pd.read_parquet(settings.var_dir / "answer.parquet")
@@ -402,7 +458,9 @@ def test_the_entry_point_of_mlflow_run_mirrors_what_the_settings_name(settings, 
     monkeypatch.setenv("KRONOS_MODEL_ID", MODEL)
     monkeypatch.setenv("KRONOS_TOKENIZER_ID", TOKENIZER)
     entry = yaml.safe_load((CHECKOUT / "MLproject").read_text())["entry_points"]["mirror"]
-    quoted = {name: shlex.quote(parameter["default"]) for name, parameter in entry["parameters"].items()}
+    quoted = {
+        name: shlex.quote(parameter["default"]) for name, parameter in entry["parameters"].items()
+    }
     words = shlex.split(entry["command"].format(**quoted))
     assert words[:4] == ["python", "-m", "registry", "mirror"]
     code, out, err = cli(*words[3:])
@@ -450,12 +508,16 @@ hub.fetch(hub.snapshot(sys.argv[1]), [sys.argv[2]], lambda *_: None)
 """
 
 
-def test_a_connection_that_breaks_again_and_again_ends_in_one_line(loopback, settings, cli, monkeypatch):
+def test_a_connection_that_breaks_again_and_again_ends_in_one_line(
+    loopback, settings, cli, monkeypatch
+):
     monkeypatch.setattr(hub, "ATTEMPTS", 2)
     loopback.cuts[WEIGHTS] = [0] * 9
     code, out, err = cli("mirror", MODEL, "--tokenizer", TOKENIZER)
     assert (code, out) == (1, "")
-    assert err.splitlines()[-1].startswith(f"error: HUB_UNREACHABLE: {loopback.url()} cannot be reached (RemoteProt")
+    assert err.splitlines()[-1].startswith(
+        f"error: HUB_UNREACHABLE: {loopback.url()} cannot be reached (RemoteProt"
+    )
     assert len(loopback.asked_for(WEIGHTS)) == 2
     assert nothing_registered(settings)
 
@@ -479,7 +541,10 @@ def test_a_file_that_is_not_what_the_hub_described_is_removed_and_fetched_anew(
     commit = loopback.repositories[MODEL].head
     assert caught.value.message.startswith(f"{name} of {MODEL} at {commit[:12]} has {algorithm} ")
     if algorithm == "size":
-        assert f" {len(loopback.instead[name])}, expected {len(weights[name])}; " in caught.value.message
+        assert (
+            f" {len(loopback.instead[name])}, expected {len(weights[name])}; "
+            in caught.value.message
+        )
     if algorithm == "sha256":
         found, expected = sha256(loopback.instead[name]), sha256(weights[name])
         assert f" {found}, expected {expected}; " in caught.value.message
@@ -508,7 +573,9 @@ def test_a_file_that_rotted_in_the_cache_is_not_registered(settings, weights):
 
 
 @pytest.mark.parametrize("repo", ["NeoQuasar/Kronos-mini", "elsewhere/renamed"])
-def test_released_weights_are_held_to_their_known_sha256(loopback, settings, weights, tmp_path, repo):
+def test_released_weights_are_held_to_their_known_sha256(
+    loopback, settings, weights, tmp_path, repo
+):
     """The config is the released one, byte for byte; the weights are others."""
     commit = "f4e68697d9d5aed55cef5c96aabc3376bcad9f81"
     PredictorConfig().write(tmp_path / CONFIG)
@@ -517,13 +584,19 @@ def test_released_weights_are_held_to_their_known_sha256(loopback, settings, wei
         mirrored(settings, Source(repo, tokenizer_id=TOKENIZER))
     pinned = "a7d5f37e2e9fbd9891f7d7d4f72574512dd1f704fee14223e0a8cd0fbf54197c"
     found = sha256(weights[WEIGHTS])
-    assert f"{WEIGHTS} of {repo} at {commit[:12]} has sha256 {found}, expected {pinned}" in caught.value.message
+    assert (
+        f"{WEIGHTS} of {repo} at {commit[:12]} has sha256 {found}, expected {pinned}"
+        in caught.value.message
+    )
     assert nothing_registered(settings)
 
 
 def test_a_hub_that_answers_for_another_commit_is_not_believed(loopback, settings):
     asked = loopback.repositories[MODEL].head
-    for revision, claimed, expected in ((asked, "b" * 40, asked), ("main", "../../etc", "a commit of 40 hex digits")):
+    for revision, claimed, expected in (
+        (asked, "b" * 40, asked),
+        ("main", "../../etc", "a commit of 40 hex digits"),
+    ):
         loopback.repositories[MODEL].claims = claimed
         with pytest.raises(Corrupt) as caught:
             mirrored(settings, Source(MODEL, revision, TOKENIZER))
@@ -536,7 +609,9 @@ def test_a_folder_that_cannot_be_written_is_one_line(settings, cli):
     (settings.var_dir / "hub").write_text("not a folder")
     code, _, err = cli("mirror", MODEL, "--tokenizer", TOKENIZER)
     assert code == 1
-    assert err.splitlines()[-1].startswith(f"error: NOT_WRITABLE: cannot write {settings.var_dir / 'hub'}: ")
+    assert err.splitlines()[-1].startswith(
+        f"error: NOT_WRITABLE: cannot write {settings.var_dir / 'hub'}: "
+    )
 
 
 # --- what is refused --------------------------------------------------------------------------
@@ -564,7 +639,9 @@ def test_a_licence_that_is_not_allowed_is_refused_before_weights_are_fetched(
     assert nothing_registered(settings)
 
 
-def test_the_tokenizers_licence_counts_too_and_a_repository_without_a_card_has_none(loopback, settings, tokens):
+def test_the_tokenizers_licence_counts_too_and_a_repository_without_a_card_has_none(
+    loopback, settings, tokens
+):
     loopback.commit(TOKENIZER, {name: tokens[name] for name in (CONFIG, WEIGHTS)})
     with pytest.raises(BadInput, match=f"{TOKENIZER} at .* has the licence none; allowed are"):
         mirrored(settings, SOURCE)
@@ -578,17 +655,25 @@ def test_a_card_that_cannot_be_read_is_no_licence(loopback, settings, weights):
 
 
 def test_a_repository_with_pickled_weights_only_is_refused(loopback, settings, weights):
-    loopback.commit(MODEL, {CONFIG: weights[CONFIG], CARD: card(), "pytorch_model.bin": b"\x80", "old.ckpt": b"\x80"})
+    loopback.commit(
+        MODEL,
+        {CONFIG: weights[CONFIG], CARD: card(), "pytorch_model.bin": b"\x80", "old.ckpt": b"\x80"},
+    )
     with pytest.raises(BadInput) as caught:
         mirrored(settings, SOURCE)
     assert caught.value.code == "PICKLE_ONLY"
-    assert "pickled weights only (old.ckpt, pytorch_model.bin), which can run any code" in caught.value.message
+    assert (
+        "pickled weights only (old.ckpt, pytorch_model.bin), which can run any code"
+        in caught.value.message
+    )
     assert loopback.asked_for("pytorch_model.bin") == []
 
 
 def test_a_repository_that_is_no_kronos_says_what_it_lacks(loopback, settings):
     loopback.commit(MODEL, {CARD: card()})
-    with pytest.raises(NotFound, match=r"lacks config.json and model.safetensors; a Kronos repository holds"):
+    with pytest.raises(
+        NotFound, match=r"lacks config.json and model.safetensors; a Kronos repository holds"
+    ):
         mirrored(settings, SOURCE)
 
 
@@ -601,16 +686,22 @@ def test_a_tokenizer_of_other_bits_is_refused(loopback, settings, tmp_path):
 
 
 def test_weights_of_others_need_their_tokenizer_named(settings):
-    with pytest.raises(BadParameter, match=f"which tokenizer was {MODEL} trained with. Say --tokenizer ORG/NAME"):
+    with pytest.raises(
+        BadParameter, match=f"which tokenizer was {MODEL} trained with. Say --tokenizer ORG/NAME"
+    ):
         mirrored(settings, Source(MODEL))
 
 
 def test_a_date_that_is_none_is_refused():
-    with pytest.raises(BadParameter, match="--pretrained-until is '2024', expected a date like 2024-06-30"):
+    with pytest.raises(
+        BadParameter, match="--pretrained-until is '2024', expected a date like 2024-06-30"
+    ):
         Source(MODEL, pretrained_until="2024")
 
 
-def test_without_bars_the_command_that_makes_them_is_named_and_nothing_is_fetched(loopback, settings):
+def test_without_bars_the_command_that_makes_them_is_named_and_nothing_is_fetched(
+    loopback, settings
+):
     (settings.var_dir / "data").unlink()
     with pytest.raises(NotFound, match="run `python -m jobs compile --source builtin`"):
         mirrored(settings, SOURCE)
@@ -640,7 +731,10 @@ def test_a_private_repository_without_a_token_says_to_set_one(loopback, settings
 
 def test_a_private_repository_of_somebody_else_is_not_found(loopback, with_token):
     loopback.repositories[MODEL].token = "hf_of_somebody_else"
-    assert "it is private and your token (that of HF_TOKEN) may not read it" in refused(with_token).message
+    assert (
+        "it is private and your token (that of HF_TOKEN) may not read it"
+        in refused(with_token).message
+    )
 
 
 def test_a_private_repository_is_mirrored_with_its_token(loopback, with_token):
@@ -660,11 +754,16 @@ def test_a_token_that_the_hub_does_not_know_is_refused_as_such(loopback, monkeyp
 def test_a_token_with_a_blank_inside_is_refused_before_it_is_sent(loopback, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", f"{SECRET}\nsecond line")
     error = refused(Settings())
-    assert (type(error), error.message[:38]) == (BadConfig, "HF_TOKEN holds a blank or a character ")
+    assert (type(error), error.message[:38]) == (
+        BadConfig,
+        "HF_TOKEN holds a blank or a character ",
+    )
     assert loopback.requests == []
 
 
-@pytest.mark.parametrize(("token", "mine"), [(SECRET, "that of HF_TOKEN"), ("", "none, set HF_TOKEN")])
+@pytest.mark.parametrize(
+    ("token", "mine"), [(SECRET, "that of HF_TOKEN"), ("", "none, set HF_TOKEN")]
+)
 def test_a_gated_repository_is_described_and_its_files_say_where_to_accept_its_terms(
     loopback, monkeypatch, token, mine
 ):
@@ -681,7 +780,10 @@ def test_a_gated_repository_is_described_and_its_files_say_where_to_accept_its_t
 
 def test_an_unknown_revision_is_named(settings):
     error = refused(settings, Source(MODEL, "0" * 40, TOKENIZER))
-    assert error.message == f"{MODEL} has no revision {'0' * 40}; expected a commit, branch or tag of it"
+    assert (
+        error.message
+        == f"{MODEL} has no revision {'0' * 40}; expected a commit, branch or tag of it"
+    )
 
 
 def test_a_name_that_is_none_is_refused(settings):
@@ -694,13 +796,20 @@ def test_a_hub_that_does_not_answer_is_one_line_and_exit_code_1(loopback, cli):
     loopback.__exit__()
     code, out, err = cli("mirror", MODEL, "--tokenizer", TOKENIZER)
     assert (code, out) == (1, "")
-    assert err.splitlines()[-1].startswith(f"error: HUB_UNREACHABLE: {url} cannot be reached (ConnectError); check the")
+    assert err.splitlines()[-1].startswith(
+        f"error: HUB_UNREACHABLE: {url} cannot be reached (ConnectError); check the"
+    )
 
 
 def test_offline_mode_is_named(settings, monkeypatch):
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)  # read from HF_HUB_OFFLINE at import
+    monkeypatch.setattr(
+        huggingface_hub.constants, "HF_HUB_OFFLINE", True
+    )  # read from HF_HUB_OFFLINE at import
     error = refused(settings)
-    assert (error.code, error.message) == ("HUB_UNREACHABLE", "HF_HUB_OFFLINE is set; unset it to reach the Hub")
+    assert (error.code, error.message) == (
+        "HUB_UNREACHABLE",
+        "HF_HUB_OFFLINE is set; unset it to reach the Hub",
+    )
 
 
 def test_an_endpoint_that_is_no_hub_is_named(loopback, settings):
@@ -718,7 +827,9 @@ def test_user_and_password_of_the_endpoint_are_shown_nowhere(loopback, cli, monk
     assert code != 0
     assert f" http://{where} " in err.splitlines()[-1]
     assert not any(word in text for word in ("somebody", "ssword") for text in (out, err))
-    assert not logging.getLogger("huggingface_hub.utils._http").isEnabledFor(logging.WARNING)  # "... requesting {url}"
+    assert not logging.getLogger("huggingface_hub.utils._http").isEnabledFor(
+        logging.WARNING
+    )  # "... requesting {url}"
 
 
 # --- the token --------------------------------------------------------------------------------
@@ -737,7 +848,9 @@ def test_the_token_is_sent_to_the_hub_alone_and_written_nowhere(loopback, with_t
     code, out_of_push, err_of_push = cli("push", "kronos", "--version", "1", "--repo", "acme/mine")
     assert code == 1
     assert "answered 507 for acme/mine-Tokenizer: Denied. " in err_of_push
-    assert "Denied. The token HF_TOKEN has no wr; try again later" in err_of_push  # the secret reached over the cut
+    assert (
+        "Denied. The token HF_TOKEN has no wr; try again later" in err_of_push
+    )  # the secret reached over the cut
     by_server = {name: {r.headers.get("authorization") for r in loopback.requests if r.server == name} for name in
                  ("hub", "cdn")}  # fmt: skip
     assert by_server == {"hub": {f"Bearer {SECRET}"}, "cdn": {None}}
@@ -751,7 +864,9 @@ def test_the_token_is_sent_to_the_hub_alone_and_written_nowhere(loopback, with_t
 
 
 def test_a_token_that_hf_token_does_not_name_is_not_sent(loopback, settings, monkeypatch):
-    monkeypatch.setenv("HUGGING_FACE_HUB_TOKEN", SECRET)  # the library would take it, or one from the user's home
+    monkeypatch.setenv(
+        "HUGGING_FACE_HUB_TOKEN", SECRET
+    )  # the library would take it, or one from the user's home
     mirrored(settings, SOURCE)
     assert {r.headers.get("authorization") for r in loopback.requests} == {None}
 
@@ -771,7 +886,9 @@ def front_matter(files: Mapping[str, bytes]) -> dict[str, Any]:
     return read
 
 
-def test_what_was_pushed_can_be_mirrored_back_byte_for_byte(owned, with_token, cli, weights, tokens):
+def test_what_was_pushed_can_be_mirrored_back_byte_for_byte(
+    owned, with_token, cli, weights, tokens
+):
     mirrored(with_token, Source(MODEL, tokenizer_id=TOKENIZER, pretrained_until="2023-12-29"))
     code, out, err = cli("push", "kronos", "--version", "latest", "--repo", "acme/mine", "--json")
     assert code == 0, err
@@ -794,7 +911,9 @@ def test_what_was_pushed_can_be_mirrored_back_byte_for_byte(owned, with_token, c
 
 def test_the_card_says_units_origin_metrics_and_limits(owned, with_token):
     version = mirrored(with_token, SOURCE).version
-    tracking.Run(version.run_id, Store(with_token).client).metrics({"crps": 0.0061, "coverage_90": 0.87})
+    tracking.Run(version.run_id, Store(with_token).client).metrics(
+        {"crps": 0.0061, "coverage_90": 0.87}
+    )
     sent = pushed(with_token, "kronos/1", "acme/mine", "acme/mine-t")
     files = owned.files("acme/mine")
     assert front_matter(files) == {
@@ -827,7 +946,9 @@ def test_the_card_says_units_origin_metrics_and_limits(owned, with_token):
 def trained(with_token: Settings) -> Version:
     """A hardly trained kronos from scratch."""
     short = {"report_until": "2011-03-31", "report_every": 20}
-    return train.train(with_token, train.plan(with_token, "kronos", short, seed=0, tiny=True), Reference()).version
+    return train.train(
+        with_token, train.plan(with_token, "kronos", short, seed=0, tiny=True), Reference()
+    ).version
 
 
 def test_the_card_of_a_version_trained_here_says_what_its_scores_are_of(owned, with_token, trained):
@@ -843,8 +964,13 @@ def test_the_card_of_a_version_trained_here_says_what_its_scores_are_of(owned, w
         "Measured on the data set bars, sessions after 2010-12-31, up to 2011-03-31, origins 20 session(s) apart, "
         f"5 session(s) ahead, at the levels {levels}."
     ) in text.splitlines()
-    back = mirrored(with_token, Source("acme/mine", tokenizer_id="acme/mine-Tokenizer")).version.tags
-    assert (trained.tags["pretrained_until"], trained.tags["trained_until"]) == ("none", "2010-12-31")
+    back = mirrored(
+        with_token, Source("acme/mine", tokenizer_id="acme/mine-Tokenizer")
+    ).version.tags
+    assert (trained.tags["pretrained_until"], trained.tags["trained_until"]) == (
+        "none",
+        "2010-12-31",
+    )
     assert (back["pretrained_until"], back["pretrained_until_source"]) == ("none", "card")
     assert back["trained_until"] == "2010-12-31"
 
@@ -856,7 +982,9 @@ def test_pushing_the_same_version_again_makes_no_commit(owned, with_token):
     size = len(owned.files("acme/mine")[CARD])
     assert ("acme/mine README.md", size, size) in told
     assert pushed(with_token, "kronos/1", "acme/mine") == first
-    assert [len(owned.repositories[name].commits) for name in ("acme/mine", "acme/mine-Tokenizer")] == [1, 1]
+    assert [
+        len(owned.repositories[name].commits) for name in ("acme/mine", "acme/mine-Tokenizer")
+    ] == [1, 1]
 
 
 def test_large_files_that_the_hub_lacks_are_sent_with_progress(owned, with_token, weights):
@@ -873,7 +1001,10 @@ def test_large_files_that_the_hub_lacks_are_sent_with_progress(owned, with_token
 def test_private_repositories_are_made_private_and_public_ones_are_refused(owned, with_token):
     mirrored(with_token, SOURCE)
     pushed(with_token, "kronos/1", "acme/mine", private=True)
-    assert [owned.repositories[name].private for name in ("acme/mine", "acme/mine-Tokenizer")] == [True, True]
+    assert [owned.repositories[name].private for name in ("acme/mine", "acme/mine-Tokenizer")] == [
+        True,
+        True,
+    ]
     owned.commit("acme/open", {CARD: card()})
     with pytest.raises(Conflict, match="acme/open exists and is public, --private was asked for"):
         pushed(with_token, "kronos/1", "acme/open", "acme/open-t", private=True)
@@ -902,7 +1033,10 @@ def test_a_version_of_another_family_cannot_be_pushed(with_token):
             spec, lambda folder: baselines.save(baselines.Ewma(spec), folder), requirements=baselines.REQUIREMENTS,
             example=example_history(history(with_token), spec), tags={"family": "baselines"},
         )  # fmt: skip
-    with pytest.raises(NotAvailable, match="models:/ewma/1 holds no predictor and no tokenizer; only versions of Kron"):
+    with pytest.raises(
+        NotAvailable,
+        match="models:/ewma/1 holds no predictor and no tokenizer; only versions of Kron",
+    ):
         pushed(with_token, "ewma/1", "acme/mine")
 
 
@@ -919,14 +1053,23 @@ def test_push_without_the_right_to_write_says_so(owned, settings, with_token):
 
 @pytest.mark.parametrize(
     ("repo", "tokenizer_repo", "named"),
-    [("mine", "", "mine"), ("acme/mine", "tokens", "tokens"), ("acme/a--b", "acme/tokens", "acme/a--b")],
+    [
+        ("mine", "", "mine"),
+        ("acme/mine", "tokens", "tokens"),
+        ("acme/a--b", "acme/tokens", "acme/a--b"),
+    ],
 )
-def test_a_name_that_is_none_is_refused_before_anything_is_made(owned, with_token, repo, tokenizer_repo, named):
+def test_a_name_that_is_none_is_refused_before_anything_is_made(
+    owned, with_token, repo, tokenizer_repo, named
+):
     mirrored(with_token, SOURCE)
     there = set(owned.repositories)
     with pytest.raises(BadParameter) as caught:
         pushed(with_token, "kronos/1", repo, tokenizer_repo)
-    assert caught.value.message == f"'{named}' is no repository; expected ORG/NAME, as in NeoQuasar/Kronos-mini"
+    assert (
+        caught.value.message
+        == f"'{named}' is no repository; expected ORG/NAME, as in NeoQuasar/Kronos-mini"
+    )
     assert set(owned.repositories) == there
 
 

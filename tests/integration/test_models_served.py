@@ -19,8 +19,12 @@ MODELS = ("ensemble", "itransformer", "stemgnn", "tft", "graph", "ssm")
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_promoted_version_answers_its_own_example_as_a_direct_predict_does(compiled: Settings, model: str) -> None:
-    what = train.plan(compiled, model, {"report_until": "2020-02-28", "report_every": 10}, seed=3, tiny=True)
+def test_a_promoted_version_answers_its_own_example_as_a_direct_predict_does(
+    compiled: Settings, model: str
+) -> None:
+    what = train.plan(
+        compiled, model, {"report_until": "2020-02-28", "report_every": 10}, seed=3, tiny=True
+    )
     version = train.train(compiled, what, Reference()).version
     store = Store(compiled)
     with Ledger(compiled) as ledger:

@@ -33,7 +33,16 @@ from registry.versions.store import Store, example_history
 from registry.versions.version import Version
 from registry.versions.worker import Worker
 
-MODELS = ("har", "ensemble", "linear", "nbeats", "tft", "graph", "ssm", "kronos")  # of each family one
+MODELS = (
+    "har",
+    "ensemble",
+    "linear",
+    "nbeats",
+    "tft",
+    "graph",
+    "ssm",
+    "kronos",
+)  # of each family one
 SHORT = {
     "panel": {"report_until": "2020-03-31", "report_every": 30},
     "bars": {"report_until": "2011-03-31", "report_every": 30},
@@ -41,7 +50,9 @@ SHORT = {
 
 
 @pytest.fixture(scope="module")
-def settings(new_registry: Callable[[Path], Settings], tmp_path_factory: pytest.TempPathFactory) -> Settings:
+def settings(
+    new_registry: Callable[[Path], Settings], tmp_path_factory: pytest.TempPathFactory
+) -> Settings:
     """A registry of its own over the compiled data."""
     return new_registry(tmp_path_factory.mktemp("coded"))
 
@@ -54,7 +65,9 @@ def reference() -> Reference:
 def edited(folder: Path, *files: str) -> Path:
     """A checkout that differs from this one by a comment at the end of some files."""
     for part in ("registry", "mlprojects"):
-        shutil.copytree(CHECKOUT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            CHECKOUT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__")
+        )
     shutil.copy(CHECKOUT / "requirements.lock", folder)
     for file in files:
         with (folder / file).open("a") as source:
@@ -69,7 +82,9 @@ def log(settings: Settings, what: train.Plan, trained: Trained, checkout: Path) 
         return Store(settings).log(
             spec,
             partial(model.family.save, trained.forecaster),
-            requirements=[name for family in families.families_of(spec) for name in family.requirements],
+            requirements=[
+                name for family in families.families_of(spec) for name in family.requirements
+            ],
             example=example_history(what.data.history, spec),
             tags={
                 "data": what.data.name,
@@ -88,7 +103,9 @@ def test_edits_of_training_leave_a_version_here_and_an_edit_of_its_code_sends_it
     it does. Evaluated side by side, both have the same scores."""
     short = SHORT[families.load_config(families.find(model), {}).data]
     what = train.plan(settings, model, short, seed=0, tiny=True)
-    trained = families.fit(what.model, what.config, what.data.history, seed=0, run=Unwatched(tmp_path / "run"))
+    trained = families.fit(
+        what.model, what.config, what.data.history, seed=0, run=Unwatched(tmp_path / "run")
+    )
     folder = f"mlprojects/{what.model.family.name}"
     beyond = edited(tmp_path / "beyond", f"{folder}/train.py", "registry/promotion.py")
     within = edited(tmp_path / "within", f"{folder}/model.py")
@@ -126,7 +143,11 @@ print(json.dumps(imported))
         spec = model.spec(families.load_config(model, {}, tiny=True))
         used["+".join((spec.family, *spec.uses))] = (spec.family, *spec.uses)
     done = subprocess.run(
-        [sys.executable, "-c", program, *used], cwd=CHECKOUT, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", program, *used],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     assert len(used) == 8
@@ -173,28 +194,40 @@ def history(panel: pd.DataFrame, settings: Settings, ewma: tuple[Version, Versio
     return check_history(frame.reset_index(drop=True), Store(settings).spec(ewma[0]))
 
 
-def test_a_worker_says_the_same_bits(here: LoadedVersion, there: LoadedVersion, history: History) -> None:
+def test_a_worker_says_the_same_bits(
+    here: LoadedVersion, there: LoadedVersion, history: History
+) -> None:
     assert (here.in_this_process, there.in_this_process) == (True, False)
     assert here.spec == there.spec
     request = here.spec.request({"horizon": 3})
     ours, theirs = here.predict(history, request), there.predict(history, request)
     npt.assert_array_equal(theirs.quantiles, ours.quantiles)
     npt.assert_array_equal(theirs.mean, ours.mean)
-    assert (theirs.unique_id, theirs.levels, theirs.notes) == (ours.unique_id, ours.levels, ours.notes)
+    assert (theirs.unique_id, theirs.levels, theirs.notes) == (
+        ours.unique_id,
+        ours.levels,
+        ours.notes,
+    )
     npt.assert_array_equal(theirs.cutoffs, ours.cutoffs)
 
 
-def test_an_error_keeps_class_code_and_status_out_of_a_worker(worker: Worker, history: History) -> None:
+def test_an_error_keeps_class_code_and_status_out_of_a_worker(
+    worker: Worker, history: History
+) -> None:
     """What the version itself refuses, unchecked on this side."""
     request = worker.spec.request()
-    broken = replace(history, columns={names.Y: np.where(np.arange(160) == 5, np.nan, history.columns[names.Y])})
+    broken = replace(
+        history, columns={names.Y: np.where(np.arange(160) == 5, np.nan, history.columns[names.Y])}
+    )
     with pytest.raises(BadHistory, match="y is not finite in 1 rows") as caught:
         worker.predict(broken, request)
     assert (caught.value.code, caught.value.status) == ("NON_FINITE", 400)
     with pytest.raises(NotAvailable, match="it knows no prices") as unavailable:
         worker._ask({"params": {"output": "prices"}}, history)
     assert (unavailable.value.code, unavailable.value.status) == ("NOT_AVAILABLE", 422)
-    with pytest.raises(KronosError) as refused:  # MLflow's own refusal, which nothing on this side foresaw
+    with pytest.raises(
+        KronosError
+    ) as refused:  # MLflow's own refusal, which nothing on this side foresaw
         worker._ask({"params": {"horizon": 1.5}}, history)
     assert (refused.value.code, refused.value.status) == ("MLFLOW", 500)
     worker.predict(history, request)
@@ -202,7 +235,12 @@ def test_an_error_keeps_class_code_and_status_out_of_a_worker(worker: Worker, hi
 
 @pytest.mark.parametrize(
     "message",
-    [(b"not JSON", b""), (b"{}", b""), (b'{"params": {}}', b"not Arrow"), (b'{"params": 7}', b"\x00" * 64)],
+    [
+        (b"not JSON", b""),
+        (b"{}", b""),
+        (b'{"params": {}}', b"not Arrow"),
+        (b'{"params": 7}', b"\x00" * 64),
+    ],
     ids=["header", "no parameters", "body", "parameters"],
 )
 def test_a_worker_that_hears_nonsense_answers_with_an_error_and_lives(
@@ -220,7 +258,9 @@ def test_a_worker_that_hears_nonsense_answers_with_an_error_and_lives(
     assert worker._process.pid == pid
 
 
-def test_a_worker_that_died_is_started_again_by_the_next_request(worker: Worker, history: History) -> None:
+def test_a_worker_that_died_is_started_again_by_the_next_request(
+    worker: Worker, history: History
+) -> None:
     request = worker.spec.request()
     before = worker.predict(history, request)
     os.kill(worker._process.pid, signal.SIGKILL)
@@ -240,7 +280,9 @@ def test_a_worker_that_dies_over_a_request_says_so_and_answers_the_next_one(
 
     with monkeypatch.context() as patch:
         patch.setattr(worker_program, "send", partial(then_killed, worker_program.send))
-        with pytest.raises(KronosError, match=r"ended with exit code -9.*The next request starts it again") as caught:
+        with pytest.raises(
+            KronosError, match=r"ended with exit code -9.*The next request starts it again"
+        ) as caught:
             worker.predict(history, request)
     assert caught.value.code == "WORKER"
     assert worker.predict(history, request).horizon == 5
@@ -263,7 +305,9 @@ def test_a_version_that_cannot_be_loaded_says_why(
     root = tmp_path / "version"
     shutil.copytree(store.fetch(ewma[1]), root)
     (root / "artifacts" / "model" / "config.json").write_text("{}\n")
-    with pytest.raises(Corrupt, match=r"cannot be loaded: .*config\.json differs from what was registered") as caught:
+    with pytest.raises(
+        Corrupt, match=r"cannot be loaded: .*config\.json differs from what was registered"
+    ) as caught:
         Worker(store.spec(ewma[1]), root)
     assert (caught.value.code, caught.value.status) == ("CORRUPT", 500)
 
@@ -283,7 +327,10 @@ def test_an_interrupted_request_leaves_no_reply_to_the_next_one(
             worker.predict(history, request)
     second = slice(history.bounds[1], history.bounds[2])
     alone = History(
-        history.ids[1:], history.bounds[1:] - history.bounds[1], history.ds[second], {"y": history.columns["y"][second]}
+        history.ids[1:],
+        history.bounds[1:] - history.bounds[1],
+        history.ds[second],
+        {"y": history.columns["y"][second]},
     )
     both, one = worker.predict(history, request), worker.predict(alone, request)
     assert one.unique_id == history.ids[1:]
@@ -301,7 +348,9 @@ os.write(1, b"printed by C\\n")
 print("printed by Python")
 worker_program.send(replies, {"value": "ready"})
 """
-    done = subprocess.run([sys.executable, "-c", program], cwd=CHECKOUT, capture_output=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=CHECKOUT, capture_output=True, timeout=60
+    )
     assert worker_program.receive(io.BytesIO(done.stdout)) == (b'{"value": "ready"}', b"")
     assert done.stderr.splitlines() == [b"printed by C", b"printed by Python"]
 
@@ -314,7 +363,9 @@ def test_a_message_that_ends_too_early_is_no_message() -> None:
             worker_program.receive(io.BytesIO(stream.getvalue()[:size]))
 
 
-def test_versions_of_any_code_can_be_averaged(here: LoadedVersion, there: LoadedVersion, history: History) -> None:
+def test_versions_of_any_code_can_be_averaged(
+    here: LoadedVersion, there: LoadedVersion, history: History
+) -> None:
     """A LoadedVersion is a Forecaster: whatever takes one takes a registered version."""
 
     def average(*members: LoadedVersion) -> Any:

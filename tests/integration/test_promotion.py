@@ -51,7 +51,12 @@ def test_promoting_moves_alias_tag_and_mlflow_stage_and_archives_the_rest(bench)
     record = promote(bench, name, 2)
     assert bench.places(name) == {"production": 2, "previous": 1}
     assert bench.mlflow_stages(name) == bench.tags(name) == {1: "Archived", 2: "Production"}
-    assert (record.version, record.from_version, record.who, record.why) == (2, 1, "ann@desk", "better")
+    assert (record.version, record.from_version, record.who, record.why) == (
+        2,
+        1,
+        "ann@desk",
+        "better",
+    )
     assert record.claimed_at <= record.moved_at <= record.completed_at
     assert_in_line(bench, name)
 
@@ -59,7 +64,11 @@ def test_promoting_moves_alias_tag_and_mlflow_stage_and_archives_the_rest(bench)
 def test_what_its_run_measured_is_evidence(bench):
     record = promote(bench, "ewma", bench.template.version)
     evidence = record.to_json()["evidence"]
-    assert {k: evidence[k] for k in promotion.METRICS} == {"crps": 0.005, "coverage_90": 0.91, "skill_vs_fhs": 0.02}
+    assert {k: evidence[k] for k in promotion.METRICS} == {
+        "crps": 0.005,
+        "coverage_90": 0.91,
+        "skill_vs_fhs": 0.02,
+    }
     assert evidence["manifest_sha256"] == bench.template.tags["manifest_sha256"]
 
 
@@ -67,7 +76,14 @@ def test_the_audit_run_says_who_moved_what_where_and_why(bench):
     name = bench.model(1)
     promote(bench, name, 1)
     (run,) = bench.audit_runs(name)
-    said = {"model": name, "version": "1", "from": "none", "stage": "Production", "who": "ann@desk", "why": "better"}
+    said = {
+        "model": name,
+        "version": "1",
+        "from": "none",
+        "stage": "Production",
+        "who": "ann@desk",
+        "why": "better",
+    }
     assert run.data.params.items() >= said.items()
     assert [f.path for f in bench.store.client.list_artifacts(run.info.run_id)] == ["record.json"]
 
@@ -137,7 +153,11 @@ def test_rolling_back_goes_to_what_was_there_before_as_often_as_there_was_someth
 
 def test_history_says_what_was_in_production_at_an_instant(bench):
     name = bench.model(2)
-    moved = [promote(bench, name, 1).moved_at, promote(bench, name, 2).moved_at, rollback(bench, name).moved_at]
+    moved = [
+        promote(bench, name, 1).moved_at,
+        promote(bench, name, 2).moved_at,
+        rollback(bench, name).moved_at,
+    ]
 
     def at(instant):
         return [record.version for record in promotion.history(bench.ledger, name, instant)]
@@ -147,7 +167,11 @@ def test_history_says_what_was_in_production_at_an_instant(bench):
     assert [at(t) for t in moved] == [[1], [2], [1]]
     assert at(moved[1].replace(tzinfo=None)) == [2]  # naive times are UTC
     assert at(datetime.now(UTC)) == [1]
-    assert [record.action for record in promotion.history(bench.ledger, name)] == ["promote", "promote", "rollback"]
+    assert [record.action for record in promotion.history(bench.ledger, name)] == [
+        "promote",
+        "promote",
+        "rollback",
+    ]
 
 
 # --- bytes ------------------------------------------------------------------------------------
@@ -222,7 +246,9 @@ def assert_serves(bench, name, versions):
     assert held in versions
 
 
-def test_a_promotion_killed_before_any_write_serves_old_or_new_and_is_completed_by_the_next(bench, promoter):
+def test_a_promotion_killed_before_any_write_serves_old_or_new_and_is_completed_by_the_next(
+    bench, promoter
+):
     name = bench.model(2)
     promote(bench, name, 1)
     for n in itertools.count(1):
@@ -240,7 +266,9 @@ def test_a_promotion_killed_before_any_write_serves_old_or_new_and_is_completed_
     assert_in_line(bench, name)
 
 
-def test_a_roll_back_killed_after_any_step_serves_old_or_new_and_doctor_completes_it(bench, promoter):
+def test_a_roll_back_killed_after_any_step_serves_old_or_new_and_doctor_completes_it(
+    bench, promoter
+):
     name = bench.model(2)
     promote(bench, name, 1)
     for n in range(len(promotion.STEPS)):
@@ -292,7 +320,10 @@ def test_processes_that_promote_at_once_come_one_after_the_other(bench, promoter
     records = bench.ledger.records(name)
     assert sorted(r.version for r in records) == [1, 2, 3]
     assert [r.from_version for r in records] == [None, *(r.version for r in records[:-1])]
-    assert bench.places(name) == {"production": records[-1].version, "previous": records[-2].version}
+    assert bench.places(name) == {
+        "production": records[-1].version,
+        "previous": records[-2].version,
+    }
     assert_in_line(bench, name)
 
 
@@ -302,7 +333,9 @@ def test_processes_that_open_a_new_ledger_at_once_all_find_it_migrated(bench, pr
         fresh = url.set(database=str(tmp_path / "fresh.db"))
     else:
         fresh = url.set(database="fresh")
-        with bench.ledger.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        with bench.ledger.engine.connect().execution_options(
+            isolation_level="AUTOCOMMIT"
+        ) as connection:
             connection.exec_driver_sql("create database fresh")
     assert promoter(opened=3, uri=fresh.render_as_string(hide_password=False)) == [0, 0, 0]
     with Ledger(Settings(ledger_uri=fresh.render_as_string(hide_password=False))) as ledger:
@@ -323,7 +356,9 @@ def moved(bench):
 
 def test_two_versions_in_mlflow_production_are_repaired(bench, moved):
     with pytest.warns(FutureWarning, match="stages will be removed"):
-        bench.store.client.transition_model_version_stage(moved, "3", "Production", archive_existing_versions=False)
+        bench.store.client.transition_model_version_stage(
+            moved, "3", "Production", archive_existing_versions=False
+        )
     (finding,) = examine(bench, moved)
     assert (finding.code, finding.repair) == ("WRONG_STAGE", "move it to Archived")
     assert finding.message == "MLflow has version 3 in stage Production, the ledger in Archived"
@@ -346,7 +381,12 @@ def test_an_alias_moved_outside_is_adopted(bench, moved):
 def test_promoting_adopts_first_what_was_moved_outside(bench, moved):
     bench.store.set_alias(moved, "production", 4)
     assert promote(bench, moved, 3).from_version == 4
-    assert [r.action for r in bench.ledger.records(moved)] == ["promote", "promote", "adopt", "promote"]
+    assert [r.action for r in bench.ledger.records(moved)] == [
+        "promote",
+        "promote",
+        "adopt",
+        "promote",
+    ]
     assert_in_line(bench, moved)
 
 
@@ -373,7 +413,11 @@ def test_deleted_aliases_and_wrong_tags_are_restored(bench, moved):
 def test_a_deleted_production_version_is_reported_and_the_next_promotion_skips_it(bench, moved):
     bench.store.client.delete_model_version(moved, "2")
     (finding,) = examine(bench, moved, repair=True)
-    assert (finding.code, finding.repair, finding.repaired) == ("VERSION_GONE", "promote another version", False)
+    assert (finding.code, finding.repair, finding.repaired) == (
+        "VERSION_GONE",
+        "promote another version",
+        False,
+    )
     promote(bench, moved, 3)
     assert bench.places(moved) == {"production": 3, "previous": 1}
     assert_in_line(bench, moved)
@@ -384,6 +428,8 @@ def test_a_broken_chain_is_reported_and_not_repaired(bench, moved):
     from registry import database
 
     with database.write(bench.ledger.engine) as connection:
-        connection.exec_driver_sql(f"update promotions set why = 'forged' where model = '{moved}' and sequence = 1")
+        connection.exec_driver_sql(
+            f"update promotions set why = 'forged' where model = '{moved}' and sequence = 1"
+        )
     (finding,) = examine(bench, moved, repair=True)
     assert (finding.code, finding.repaired) == ("BROKEN_CHAIN", False)

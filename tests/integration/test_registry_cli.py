@@ -11,7 +11,19 @@ from registry import __main__ as program
 from registry import terminal
 from registry.versions import tracking
 
-VERBS = ("list", "show", "compare", "promote", "rollback", "history", "verify", "doctor", "mirror", "push", "ui")
+VERBS = (
+    "list",
+    "show",
+    "compare",
+    "promote",
+    "rollback",
+    "history",
+    "verify",
+    "doctor",
+    "mirror",
+    "push",
+    "ui",
+)
 
 
 @pytest.fixture
@@ -61,9 +73,17 @@ def test_no_verb_is_missing_from_the_help_test():
 
 def test_promote_says_what_it_did_and_roll_back_undoes_it(bench, cli, answer):
     name = bench.model(2)
-    assert cli("promote", name, 1, "--why", "first")[:2] == (0, f"{name} version 1 is in Production\n")
+    assert cli("promote", name, 1, "--why", "first")[:2] == (
+        0,
+        f"{name} version 1 is in Production\n",
+    )
     done = answer("promote", name, "latest", "--stage", "production", "--why", "better")
-    assert (done["changed"], done["version"], done["from_version"], done["why"]) == (True, 2, 1, "better")
+    assert (done["changed"], done["version"], done["from_version"], done["why"]) == (
+        True,
+        2,
+        1,
+        "better",
+    )
     assert "@" in done["who"]
     code, out, _ = cli("promote", name, 2)
     assert (code, out) == (0, f"{name} version 2 is in Production already: nothing was changed\n")
@@ -93,9 +113,19 @@ def test_list_and_show_name_the_stages(bench, cli, answer):
     name = bench.model(2)
     answer("promote", name, 1)
     listed = {row["model"]: row for row in answer("list")}
-    expected = {"model": name, "versions": 2, "latest": 2, "production": 1, "previous": None, "staging": None}
+    expected = {
+        "model": name,
+        "versions": 2,
+        "latest": 2,
+        "production": 1,
+        "previous": None,
+        "staging": None,
+    }
     assert listed[name] == expected
-    assert [(row["version"], row["stage"]) for row in answer("show", name)] == [(2, None), (1, "Production")]
+    assert [(row["version"], row["stage"]) for row in answer("show", name)] == [
+        (2, None),
+        (1, "Production"),
+    ]
     assert answer("show", "ewma/1")["metrics"]["crps"] == 0.005
     code, out, _ = cli("show", "ewma/1")
     assert code == 0
@@ -107,10 +137,21 @@ def test_compare_puts_versions_side_by_side_and_marks_their_stage(bench, cli, an
     answer("promote", name, 1)
     rows = answer("compare", name, "ewma/1")
     assert [row["crps"] for row in rows] == [0.005, 0.005]
-    assert (rows[0]["stage"], rows[0]["aliases"], rows[0]["skill_vs_fhs"]) == ("Production", ["production"], 0.02)
+    assert (rows[0]["stage"], rows[0]["aliases"], rows[0]["skill_vs_fhs"]) == (
+        "Production",
+        ["production"],
+        0.02,
+    )
     code, out, _ = cli("compare", name)
     assert code == 0
-    assert out.splitlines()[0].split("\t")[:6] == ["model", "version", "stage", "aliases", "data", "crps"]
+    assert out.splitlines()[0].split("\t")[:6] == [
+        "model",
+        "version",
+        "stage",
+        "aliases",
+        "data",
+        "crps",
+    ]
 
 
 SCORED = {
@@ -166,7 +207,9 @@ def test_compare_warns_of_another_report_on_the_same_data(scored, cli, params):
     tags = {"data": "bars", "data_digest": "1b"}
     name = f"report_of_{next(iter(params))}"
     scored(name, 0.0065, tags)
-    scored(name, 0.0064, tags, **{"levels": "''", "used_levels": SCORED["levels"]})  # `mlflow run` logged the first
+    scored(
+        name, 0.0064, tags, **{"levels": "''", "used_levels": SCORED["levels"]}
+    )  # `mlflow run` logged the first
     scored(name, None, tags | {"data_digest": "2c"}, **params)  # nothing is compared with it
     assert cli("compare", name)[2] == ""
     scored(name, 0.0066, tags, **params)
@@ -181,14 +224,19 @@ def test_history_answers_what_was_in_production_then(bench, cli, answer):
     assert [row["version"] for row in answer("history", name, "--at", first["moved_at"])] == [1]
     assert [row["version"] for row in answer("history", name, "--at", second["moved_at"])] == [2]
     code, _, err = cli("history", name, "--at", "2001-01-01")
-    assert (code, err.splitlines()[-1]) == (2, f"error: NOT_FOUND: nothing was in Production of {name} at 2001-01-01")
+    assert (code, err.splitlines()[-1]) == (
+        2,
+        f"error: NOT_FOUND: nothing was in Production of {name} at 2001-01-01",
+    )
     assert cli("history", name, "--at", "yesterday")[0] == 2
     assert cli("history", bench.model(1), "--json")[:2] == (0, "[]\n")
 
 
 def test_verify_fails_when_a_byte_differs(bench, cli, answer):
     name = bench.model(1)
-    assert answer("verify", f"{name}/1") == [{"model": name, "version": 1, "ok": True, "message": ""}]
+    assert answer("verify", f"{name}/1") == [
+        {"model": name, "version": 1, "ok": True, "message": ""}
+    ]
     config = Path(bench.store.fetch(bench.template)) / "artifacts" / "model" / "config.json"
     kept = config.read_bytes()
     config.write_bytes(kept.replace(b"ewma", b"ewmb"))

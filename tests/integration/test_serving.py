@@ -38,7 +38,9 @@ class Served:
 
     def post(self, rows: pd.DataFrame | list[list[Any]], **params: Any) -> httpx.Response:
         body = {"dataframe_split": _split(rows) if isinstance(rows, pd.DataFrame) else _raw(rows)}
-        text = json.dumps({**body, "params": params} if params else body)  # NaN and Infinity as Python writes them
+        text = json.dumps(
+            {**body, "params": params} if params else body
+        )  # NaN and Infinity as Python writes them
         headers = {"Content-Type": "application/json"}
         return httpx.post(f"{self.url}/invocations", content=text, headers=headers, timeout=60)
 
@@ -58,7 +60,9 @@ def promoted(compiled: Settings) -> Settings:
     what = train.plan(compiled, MODEL, {"report_until": "2020-02-28"}, seed=2, tiny=True)
     version = train.train(compiled, what, train.Reference()).version
     with Ledger(compiled) as ledger:
-        promotion.promote(Store(compiled), ledger, MODEL, version.version, who="tests", why="to be served")
+        promotion.promote(
+            Store(compiled), ledger, MODEL, version.version, who="tests", why="to be served"
+        )
     return compiled
 
 
@@ -81,7 +85,16 @@ def test_served_numbers_are_those_of_a_direct_predict(served: Served) -> None:
     answered = pd.DataFrame(reply.json()["predictions"])
     with served.store.load(MODEL) as version:
         direct = version.forecast(served.history, horizon=3, levels=levels)
-    assert list(answered.columns) == ["unique_id", "step", "ds", "mean", "q0.05", "q0.25", "q0.5", "q0.95"]
+    assert list(answered.columns) == [
+        "unique_id",
+        "step",
+        "ds",
+        "mean",
+        "q0.05",
+        "q0.25",
+        "q0.5",
+        "q0.95",
+    ]
     assert answered["unique_id"].tolist() == direct["unique_id"].tolist()
     assert answered["step"].tolist() == [1, 2, 3] * 3
     assert answered["ds"].str[:10].tolist() == ["2022-12-29", "2022-12-30", "2023-01-03"] * 3
@@ -89,10 +102,14 @@ def test_served_numbers_are_those_of_a_direct_predict(served: Served) -> None:
     npt.assert_allclose(answered[numbers], direct[numbers], rtol=0, atol=1e-9)
 
 
-def test_stage_uri_of_mlflow_loads_the_promoted_version(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stage_uri_of_mlflow_loads_the_promoted_version(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import mlflow
 
-    monkeypatch.setattr(sys, "path", list(sys.path))  # MLflow leaves the version's code folder in front
+    monkeypatch.setattr(
+        sys, "path", list(sys.path)
+    )  # MLflow leaves the version's code folder in front
     model = mlflow.pyfunc.load_model(f"models:/{MODEL}/Production")
     assert model.metadata.run_id == served.store.resolve(MODEL).run_id
 
@@ -107,7 +124,11 @@ def test_stage_uri_of_mlflow_loads_the_promoted_version(served: Served, monkeypa
         (lambda h: h.iloc[10:60], {}, "TOO_SHORT"),
         (lambda h: h.iloc[:0], {}, "EMPTY"),
         (lambda h: h.assign(y=h["y"] * 1000), {}, "BAD_RETURN"),
-        (lambda h: h.assign(ds=h["ds"].where(h.index != 0, pd.Timestamp("2022-10-01"))), {}, "NOT_A_SESSION"),
+        (
+            lambda h: h.assign(ds=h["ds"].where(h.index != 0, pd.Timestamp("2022-10-01"))),
+            {},
+            "NOT_A_SESSION",
+        ),
         (lambda h: h, {"horizon": 0}, "BAD_HORIZON"),
         (lambda h: h, {"horizon": -(10**18)}, "BAD_HORIZON"),
         (lambda h: h, {"horizon": 6}, "BAD_HORIZON"),
@@ -125,7 +146,9 @@ def test_a_bad_request_gets_our_code_and_its_status_and_nothing_of_its_data(
     reply = served.post(change(served.history), **params)
     assert reply.status_code == (422 if code == "NOT_AVAILABLE" else 400), reply.text
     assert reply.status_code == CODES[code].kind.status
-    body = json.loads(reply.text, parse_constant=lambda constant: pytest.fail(f"{constant} in the body"))
+    body = json.loads(
+        reply.text, parse_constant=lambda constant: pytest.fail(f"{constant} in the body")
+    )
     assert body["code"] == code
     assert body["message"]
     for secret in ("Traceback", "stack_trace", "AAPL", "2022-", str(CHECKOUT), "dataframe"):
@@ -136,11 +159,21 @@ def test_a_bad_request_gets_our_code_and_its_status_and_nothing_of_its_data(
     "body",
     [
         {"dataframe_split": {"columns": ["unique_id", "ds"], "data": [["AAPL", "2022-12-28"]]}},
-        {"dataframe_split": {"columns": ["unique_id", "ds", "y"], "data": [["AAPL", "2022-12-28", "much"]]}},
-        {"dataframe_split": {"columns": ["unique_id", "ds", "y"], "data": []}, "params": {"horizon": 1.5}},
+        {
+            "dataframe_split": {
+                "columns": ["unique_id", "ds", "y"],
+                "data": [["AAPL", "2022-12-28", "much"]],
+            }
+        },
+        {
+            "dataframe_split": {"columns": ["unique_id", "ds", "y"], "data": []},
+            "params": {"horizon": 1.5},
+        },
     ],
 )
-def test_what_mlflow_refuses_itself_is_a_400_in_its_own_words(served: Served, body: dict[str, Any]) -> None:
+def test_what_mlflow_refuses_itself_is_a_400_in_its_own_words(
+    served: Served, body: dict[str, Any]
+) -> None:
     """A record of what MLflow does before our code is asked; the README says so."""
     reply = httpx.post(f"{served.url}/invocations", json=body, timeout=60)
     assert reply.status_code == 400
@@ -161,11 +194,16 @@ def test_concurrent_clients_each_get_their_own_forecast(served: Served) -> None:
     with ThreadPoolExecutor(8) as pool:
         replies = list(pool.map(served.post, scaled))
     for reply, numbers in zip(replies, expected, strict=True):
-        npt.assert_allclose([row["q0.95"] for row in reply.json()["predictions"]], numbers, rtol=0, atol=1e-9)
+        npt.assert_allclose(
+            [row["q0.95"] for row in reply.json()["predictions"]], numbers, rtol=0, atol=1e-9
+        )
 
 
 def _start(settings: Settings, *arguments: str) -> subprocess.Popen[str]:
-    environment = {**tracking.process_environment(settings), "KRONOS_VAR_DIR": str(settings.var_dir)}
+    environment = {
+        **tracking.process_environment(settings),
+        "KRONOS_VAR_DIR": str(settings.var_dir),
+    }
     return subprocess.Popen(
         [sys.executable, "-m", "serving", "start", *arguments],
         cwd=CHECKOUT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -179,9 +217,15 @@ def test_serving_start_says_where_answers_and_stops_with_its_children(promoted: 
         assert ready["model"] == MODEL
         assert ready["version"] == Store(promoted).resolve(MODEL).version
         body = Store(promoted).example_request(Store(promoted).resolve(MODEL))
-        rows = httpx.post(f"{ready['url']}/invocations", json=body, timeout=60).json()["predictions"]
+        rows = httpx.post(f"{ready['url']}/invocations", json=body, timeout=60).json()[
+            "predictions"
+        ]
         assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):  # the second and third change nothing
+        for number in (
+            signal.SIGTERM,
+            signal.SIGINT,
+            signal.SIGTERM,
+        ):  # the second and third change nothing
             process.send_signal(number)
             time.sleep(0.05)
         assert process.wait(30) == 130

@@ -44,7 +44,9 @@ def history(spec: ModelSpec) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def store(new_registry: Callable[[Path], Settings], tmp_path_factory: pytest.TempPathFactory) -> Store:
+def store(
+    new_registry: Callable[[Path], Settings], tmp_path_factory: pytest.TempPathFactory
+) -> Store:
     """A version of kronos_simulated, and one under the name `kronos`: another family's, for here it is not loaded."""
     made = Store(new_registry(tmp_path_factory.mktemp("modes")))
     stand_in = ModelSpec("kronos", "baselines", min_context=60, max_context=1000, max_horizon=5)
@@ -100,7 +102,9 @@ def state(store: Store) -> Iterator[State]:
 
 @pytest.mark.parametrize("simulator", ["good", "corrupt", "none"])
 @pytest.mark.parametrize("mode", ["auto", "kronos"])
-def test_kronos_is_served_where_it_is_good(store: Store, state: State, mode: Any, simulator: str) -> None:
+def test_kronos_is_served_where_it_is_good(
+    store: Store, state: State, mode: Any, simulator: str
+) -> None:
     state("good", simulator)
     found = choose(store, "kronos", mode)
     assert (found.version.uri, found.instead) == ("models:/kronos/1", None)
@@ -126,15 +130,21 @@ def test_auto_serves_the_simulator_where_kronos_is_not_good_and_knows_why(
 
 
 @pytest.mark.parametrize(("kronos", "kind"), [("none", NotFound), ("corrupt", Corrupt)])
-def test_mode_kronos_lets_nothing_else_answer(store: Store, state: State, kronos: str, kind: type[Exception]) -> None:
+def test_mode_kronos_lets_nothing_else_answer(
+    store: Store, state: State, kronos: str, kind: type[Exception]
+) -> None:
     state(kronos, "good")
-    with pytest.raises(kind, match=r"; KRONOS_MODE=kronos lets nothing else answer in its place$") as caught:
+    with pytest.raises(
+        kind, match=r"; KRONOS_MODE=kronos lets nothing else answer in its place$"
+    ) as caught:
         choose(store, "kronos", "kronos")
     assert type(caught.value) is kind
 
 
 @pytest.mark.parametrize("kronos", ["good", "corrupt", "none"])
-def test_mode_simulated_serves_the_simulator_whatever_kronos_is(store: Store, state: State, kronos: str) -> None:
+def test_mode_simulated_serves_the_simulator_whatever_kronos_is(
+    store: Store, state: State, kronos: str
+) -> None:
     state(kronos, "good")
     found = choose(store, "kronos", "simulated")
     assert (found.version.uri, found.instead) == ("models:/kronos_simulated/1", None)
@@ -142,9 +152,16 @@ def test_mode_simulated_serves_the_simulator_whatever_kronos_is(store: Store, st
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_reference_that_names_a_version_is_never_rerouted(store: Store, state: State, mode: Any) -> None:
+def test_a_reference_that_names_a_version_is_never_rerouted(
+    store: Store, state: State, mode: Any
+) -> None:
     state("good", "good")
-    for reference in ("kronos/1", "kronos@production", "kronos/latest", "models:/kronos/Production"):
+    for reference in (
+        "kronos/1",
+        "kronos@production",
+        "kronos/latest",
+        "models:/kronos/Production",
+    ):
         assert choose(store, reference, mode) == Choice(store.version("kronos", 1))
     with pytest.raises(NotFound, match="kronos has no version 9"):
         choose(store, "kronos/9", mode)
@@ -172,19 +189,26 @@ def test_where_neither_is_good_the_error_names_both_and_what_to_run(
     store: Store, state: State, kronos: str, simulator: str, kind: type[Exception]
 ) -> None:
     state(kronos, simulator)
-    with pytest.raises(kind, match=r"^neither kronos nor kronos_simulated can be served: ") as caught:
+    with pytest.raises(
+        kind, match=r"^neither kronos nor kronos_simulated can be served: "
+    ) as caught:
         choose(store, "kronos", "auto")
     assert type(caught.value) is kind
     why = {"none": "{} has nothing in production", "corrupt": "differs from what was registered"}
     said = str(caught.value)
-    assert said.index(why[kronos].format("kronos")) < said.rindex(why[simulator].format("kronos_simulated"))
+    assert said.index(why[kronos].format("kronos")) < said.rindex(
+        why[simulator].format("kronos_simulated")
+    )
     assert "`python -m jobs train kronos_simulated`" in said
     assert "`python -m registry promote kronos_simulated VERSION`" in said
 
 
 def test_mode_simulated_without_a_simulator_says_what_to_run(store: Store, state: State) -> None:
     state("good", "none")
-    with pytest.raises(NotFound, match=r"^kronos_simulated has nothing in production; .*jobs train kronos_simulated"):
+    with pytest.raises(
+        NotFound,
+        match=r"^kronos_simulated has nothing in production; .*jobs train kronos_simulated",
+    ):
         choose(store, "kronos", "simulated")
 
 
@@ -192,7 +216,9 @@ def test_mode_simulated_without_a_simulator_says_what_to_run(store: Store, state
 
 
 @contextmanager
-def serving(settings: Settings, *arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+def serving(
+    settings: Settings, *arguments: str, **environment: str
+) -> Iterator[subprocess.Popen[str]]:
     """python -m serving; interrupted on leaving, if it still runs."""
     told = {**os.environ, "KRONOS_VAR_DIR": str(settings.var_dir), **environment}
     with subprocess.Popen(
@@ -213,18 +239,24 @@ def ended(settings: Settings, *arguments: str, **environment: str) -> tuple[int,
 
 
 def predictions(url: str, rows: dict[str, Any], **params: Any) -> list[dict[str, Any]]:
-    reply = httpx.post(f"{url}/invocations", json={"dataframe_split": rows, "params": params}, timeout=60)
+    reply = httpx.post(
+        f"{url}/invocations", json={"dataframe_split": rows, "params": params}, timeout=60
+    )
     assert reply.status_code == 200, reply.text
     found: list[dict[str, Any]] = reply.json()["predictions"]
     return found
 
 
-def test_a_corrupt_kronos_is_replaced_loudly_and_every_row_says_simulated(store: Store, state: State) -> None:
+def test_a_corrupt_kronos_is_replaced_loudly_and_every_row_says_simulated(
+    store: Store, state: State
+) -> None:
     state("corrupt", "good")
     given = history(specs.simulator_spec("kronos_simulated", 5, names.LEVELS))
     dated = given.assign(ds=given["ds"].dt.strftime("%Y-%m-%d"))
     rows = {"columns": list(dated.columns), "data": dated.to_numpy(dtype=object).tolist()}
-    with serving(store.settings, "start", "kronos", "--port", "0", HF_TOKEN=TOKEN, KRONOS_DEVICE="cpu") as process:
+    with serving(
+        store.settings, "start", "kronos", "--port", "0", HF_TOKEN=TOKEN, KRONOS_DEVICE="cpu"
+    ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         ready = json.loads(process.stdout.readline())
@@ -244,12 +276,17 @@ def test_a_corrupt_kronos_is_replaced_loudly_and_every_row_says_simulated(store:
     assert all(row["low"] <= min(row["open"], row["close"]) for row in prices)
     assert "warning: kronos cannot be served: " in said
     assert "config.json differs from what was registered" in said
-    assert "warning: serving models:/kronos_simulated/1 for kronos (KRONOS_MODE=auto): simulated, not Kronos" in said
+    assert (
+        "warning: serving models:/kronos_simulated/1 for kronos (KRONOS_MODE=auto): simulated, not Kronos"
+        in said
+    )
     assert "KRONOS_DEVICE=cpu" in environment
     assert TOKEN not in "".join(environment) + said
 
 
-def test_the_request_printed_for_kronos_is_one_that_its_stand_in_answers(store: Store, state: State) -> None:
+def test_the_request_printed_for_kronos_is_one_that_its_stand_in_answers(
+    store: Store, state: State
+) -> None:
     state("none", "good")
     code, out, _ = ended(store.settings, "request", "kronos")
     assert code == 0
@@ -262,7 +299,11 @@ def test_mode_kronos_without_kronos_ends_with_one_line(store: Store, state: Stat
     state("none", "good")
     code, out, err = ended(store.settings, "start", "kronos", "--port", "0", KRONOS_MODE="kronos")
     assert (code, out) == (2, "")
-    assert err.strip().splitlines()[-1].startswith("error: NOT_FOUND: kronos has nothing in production")
+    assert (
+        err.strip()
+        .splitlines()[-1]
+        .startswith("error: NOT_FOUND: kronos has nothing in production")
+    )
     assert "KRONOS_MODE=kronos lets nothing else answer" in err
 
 
@@ -270,12 +311,17 @@ def test_an_empty_registry_ends_with_one_line_that_names_both(settings: Settings
     code, out, err = ended(settings, "start", "kronos", "--port", "0")
     assert (code, out) == (2, "")
     last = err.strip().splitlines()[-1]
-    assert last.startswith("error: NOT_FOUND: neither kronos nor kronos_simulated can be served: no model 'kronos' is")
+    assert last.startswith(
+        "error: NOT_FOUND: neither kronos nor kronos_simulated can be served: no model 'kronos' is"
+    )
     assert "no model 'kronos_simulated' is registered" in last
 
 
 def test_a_registry_out_of_reach_is_no_reason_to_simulate(settings: Settings) -> None:
-    unreachable = {"KRONOS_TRACKING_URI": "http://127.0.0.1:9", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    unreachable = {
+        "KRONOS_TRACKING_URI": "http://127.0.0.1:9",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    }
     code, out, err = ended(settings, "start", "kronos", "--port", "0", **unreachable)
     assert (code, out) == (1, "")
     assert "error: MLFLOW: " in err

@@ -25,7 +25,9 @@ from registry.versions.version import Version
 
 @pytest.fixture(scope="module")
 def settings(
-    compiled: Settings, new_registry: Callable[[Path], Settings], tmp_path_factory: pytest.TempPathFactory
+    compiled: Settings,
+    new_registry: Callable[[Path], Settings],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Settings:
     """A registry of its own over the compiled data."""
     var = tmp_path_factory.mktemp("store")
@@ -59,11 +61,17 @@ def log(settings: Settings, history: pd.DataFrame, name: str, checkout: Path = C
         )
 
 
-def test_a_version_is_found_by_its_tags_number_and_alias(settings: Settings, history: pd.DataFrame) -> None:
+def test_a_version_is_found_by_its_tags_number_and_alias(
+    settings: Settings, history: pd.DataFrame
+) -> None:
     first, second = log(settings, history, "found"), log(settings, history, "found")
     store = Store(settings)
     store.set_alias("found", "production", first.version)
-    assert store.resolve("found") == store.resolve("models:/found@production") == store.version("found", 1)
+    assert (
+        store.resolve("found")
+        == store.resolve("models:/found@production")
+        == store.version("found", 1)
+    )
     assert [v.version for v in store.versions("found")] == [2, 1]
     assert store.find("found", {"colour": "blue"}) == store.version("found", second.version)
     assert store.find("found", {"colour": "red"}) is None
@@ -76,7 +84,9 @@ def test_a_version_is_found_by_its_tags_number_and_alias(settings: Settings, his
         store.resolve("../etc/passwd")
 
 
-def test_requirements_are_the_locks_pins_and_nothing_else(settings: Settings, history: pd.DataFrame) -> None:
+def test_requirements_are_the_locks_pins_and_nothing_else(
+    settings: Settings, history: pd.DataFrame
+) -> None:
     root = Store(settings).fetch(log(settings, history, "pinned"))
     lines = (root / "requirements.txt").read_text().split()
     locked = (CHECKOUT / "requirements.lock").read_text().split()
@@ -86,12 +96,23 @@ def test_requirements_are_the_locks_pins_and_nothing_else(settings: Settings, hi
         pins(["leftpad"], CHECKOUT / "requirements.lock")
 
 
-def test_a_flipped_byte_is_refused_at_load_with_the_files_name(settings: Settings, history: pd.DataFrame) -> None:
+def test_a_flipped_byte_is_refused_at_load_with_the_files_name(
+    settings: Settings, history: pd.DataFrame
+) -> None:
     store = Store(settings)
     version = log(settings, history, "flipped")
     root = store.fetch(version)
-    paths = [p.relative_to(root) for p in root.rglob("*") if p.is_file() and p.name != "registered_model_meta"]
-    assert {Path("MLmodel"), Path("manifest.json"), Path("loader.py"), Path("artifacts/model/spec.json")} <= set(paths)
+    paths = [
+        p.relative_to(root)
+        for p in root.rglob("*")
+        if p.is_file() and p.name != "registered_model_meta"
+    ]
+    assert {
+        Path("MLmodel"),
+        Path("manifest.json"),
+        Path("loader.py"),
+        Path("artifacts/model/spec.json"),
+    } <= set(paths)
     for name in paths:
         path = root / name
         whole = path.read_bytes()
@@ -114,7 +135,9 @@ def test_a_version_of_other_code_runs_in_a_process_of_its_own(
     source = other / "mlprojects" / "baselines" / "model.py"
     formula = "return _every_step(sigma * ndtri(self.spec.levels), horizon)"
     assert formula in source.read_text()
-    source.write_text(source.read_text().replace(formula, formula.replace("sigma *", "3 * sigma *")))
+    source.write_text(
+        source.read_text().replace(formula, formula.replace("sigma *", "3 * sigma *"))
+    )
     store = Store(settings)
     log(settings, history, "coded")
     log(settings, history, "coded", other)
@@ -136,7 +159,13 @@ def test_a_version_survives_being_loaded_by_a_python_that_writes_bytecode(
     root = store.fetch(log(settings, history, "cached"))
     load = f"import mlflow; mlflow.pyfunc.load_model({str(root)!r})"
     for _ in range(2):
-        done = subprocess.run([sys.executable, "-P", "-c", load], cwd=root, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", load],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
         assert done.returncode == 0, done.stderr
     store.fetch(store.version("cached", 1))
     planted = root / "code" / "registry" / "__pycache__" / "errors.cpython-311.pyc"
@@ -156,7 +185,9 @@ def test_loading_leaves_the_import_path_and_the_checkouts_modules_alone(
     assert Path(str(sys.modules["mlprojects.baselines.model"].__file__)).is_relative_to(CHECKOUT)
 
 
-def test_everything_lies_under_var_and_no_mlruns_appears(settings: Settings, history: pd.DataFrame) -> None:
+def test_everything_lies_under_var_and_no_mlruns_appears(
+    settings: Settings, history: pd.DataFrame
+) -> None:
     store = Store(settings)
     log(settings, history, "placed")
     places = [e.artifact_location for e in store.client.search_experiments()]
@@ -178,14 +209,19 @@ def test_same_commit_data_and_seed_give_the_same_weights_file(settings: Settings
 
 
 def _train(settings: Settings, *arguments: str) -> subprocess.Popen[str]:
-    environment = {**tracking.process_environment(settings), "KRONOS_VAR_DIR": str(settings.var_dir)}
+    environment = {
+        **tracking.process_environment(settings),
+        "KRONOS_VAR_DIR": str(settings.var_dir),
+    }
     return subprocess.Popen(
         [sys.executable, "-m", "jobs", "train", *arguments],
         cwd=CHECKOUT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
 
-def test_training_killed_at_any_point_leaves_whole_versions_only_and_a_rerun_finishes(settings: Settings) -> None:
+def test_training_killed_at_any_point_leaves_whole_versions_only_and_a_rerun_finishes(
+    settings: Settings,
+) -> None:
     store, overrides = Store(settings), {"report_until": "2020-02-28"}
     what = train.plan(settings, "naive", overrides, seed=0, tiny=False)
     production = train.train(settings, what, train.Reference()).version.version
@@ -229,7 +265,10 @@ def test_bad_settings_are_refused_before_anything_starts(
     ("arguments", "message"),
     [
         (("har", "--horizon", "0"), "error: BAD_HORIZON: horizon is 0, expected 1..60"),
-        (("har", "--colour", "red"), "error: UNKNOWN_PARAM: har has no setting colour; it has horizon, levels"),
+        (
+            ("har", "--colour", "red"),
+            "error: UNKNOWN_PARAM: har has no setting colour; it has horizon, levels",
+        ),
     ],
 )
 def test_bad_settings_end_with_one_line_exit_code_2_and_no_run(
@@ -260,4 +299,6 @@ def test_every_config_is_an_entry_point() -> None:
     import yaml
 
     entry_points = yaml.safe_load((CHECKOUT / "MLproject").read_text())["entry_points"]
-    assert {f"train_{model}" for model in families.all_models()} == {n for n in entry_points if n.startswith("train_")}
+    assert {f"train_{model}" for model in families.all_models()} == {
+        n for n in entry_points if n.startswith("train_")
+    }

@@ -24,7 +24,9 @@ SHORT: dict[str, Any] = {"report_until": "2011-03-31", "report_every": 20}
 
 
 @pytest.fixture(scope="module")
-def settings(new_registry: Callable[[Path], Settings], tmp_path_factory: pytest.TempPathFactory) -> Settings:
+def settings(
+    new_registry: Callable[[Path], Settings], tmp_path_factory: pytest.TempPathFactory
+) -> Settings:
     """A registry of its own over the compiled data."""
     return new_registry(tmp_path_factory.mktemp("trained"))
 
@@ -42,7 +44,8 @@ def plan(settings: Settings, model: str, **told: Any) -> train.Plan:
 def versions(settings: Settings, reference: Reference) -> dict[str, Version]:
     """A hardly trained kronos and its simulator."""
     return {
-        name: train.train(settings, plan(settings, name), reference).version for name in ("kronos", "kronos_simulated")
+        name: train.train(settings, plan(settings, name), reference).version
+        for name in ("kronos", "kronos_simulated")
     }
 
 
@@ -50,7 +53,9 @@ def run_of(settings: Settings, version: Version) -> Any:
     return Store(settings).client.get_run(version.run_id).data
 
 
-def test_what_training_measured_is_logged_to_its_run(settings: Settings, versions: Mapping[str, Version]) -> None:
+def test_what_training_measured_is_logged_to_its_run(
+    settings: Settings, versions: Mapping[str, Version]
+) -> None:
     run = run_of(settings, versions["kronos"])
     assert {"choice_nats", "choice_nats_untrained", "bars_corrected", "rank_ic"} <= set(run.metrics)
     assert run.params["data"] == "bars"
@@ -104,25 +109,48 @@ def test_a_start_that_cannot_be_is_refused_before_anything_is_trained(
     with pytest.raises(NotFound, match="kronos has no version 99"):
         plan(settings, "kronos", start_from="kronos/99")
     train.train(
-        settings, plan(settings, "ewma", data="bars", fit_until="2009-12-31", choose_until="2010-12-31"), reference
+        settings,
+        plan(settings, "ewma", data="bars", fit_until="2009-12-31", choose_until="2010-12-31"),
+        reference,
     )
-    with pytest.raises(BadConfig, match=r"start_from is models:/ewma/1 of family baselines; kronos starts from one of"):
+    with pytest.raises(
+        BadConfig,
+        match=r"start_from is models:/ewma/1 of family baselines; kronos starts from one of",
+    ):
         plan(settings, "kronos", start_from="ewma/1")
     with pytest.raises(BadInput) as caught:  # it was chosen on 2010
-        plan(settings, "kronos", start_from="kronos/1", fit_until="2008-12-31", choose_until="2009-12-31")
+        plan(
+            settings,
+            "kronos",
+            start_from="kronos/1",
+            fit_until="2008-12-31",
+            choose_until="2009-12-31",
+        )
     assert caught.value.code == "LEAKAGE"
     assert versions["kronos"].tags["trained_until"] == "2010-12-31"
 
 
 def test_a_model_of_bars_is_not_trained_on_returns(settings: Settings) -> None:
-    panel = {"data": "panel", "fit_until": "2018-12-31", "choose_until": "2019-12-31", "report_until": "2020-12-31"}
+    panel = {
+        "data": "panel",
+        "fit_until": "2018-12-31",
+        "choose_until": "2019-12-31",
+        "report_until": "2020-12-31",
+    }
     with pytest.raises(BadInput) as caught:
         plan(settings, "kronos_simulated", **panel)
     assert caught.value.code == "MISSING_COLUMN"
-    assert "kronos_simulated needs ['open', 'high', 'low', 'close'], which panel lacks" in caught.value.message
+    assert (
+        "kronos_simulated needs ['open', 'high', 'low', 'close'], which panel lacks"
+        in caught.value.message
+    )
 
 
-LONGER: dict[str, Any] = {"tokenizer_steps": 9, "steps": 60, "patience": 99}  # enough to be killed on its way
+LONGER: dict[str, Any] = {
+    "tokenizer_steps": 9,
+    "steps": 60,
+    "patience": 99,
+}  # enough to be killed on its way
 
 
 def program() -> list[str]:
@@ -141,10 +169,17 @@ def test_a_training_that_was_killed_goes_on_and_gives_the_same_weights(
     whole, killed = (new_registry(tmp_path / name) for name in ("whole", "killed"))
     train.train(whole, plan(whole, "kronos", **LONGER), reference)
     with subprocess.Popen(
-        program(), cwd=CHECKOUT, env=environment(killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        program(),
+        cwd=CHECKOUT,
+        env=environment(killed),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     ) as first:
         deadline = time.monotonic() + 120
-        while not list(killed.state_dir.glob("checkpoints/*/predictor.safetensors")) and time.monotonic() < deadline:
+        while (
+            not list(killed.state_dir.glob("checkpoints/*/predictor.safetensors"))
+            and time.monotonic() < deadline
+        ):
             assert first.poll() is None
             time.sleep(0.01)
         first.send_signal(signal.SIGKILL)
@@ -152,7 +187,14 @@ def test_a_training_that_was_killed_goes_on_and_gives_the_same_weights(
     [checkpoint] = killed.state_dir.glob("checkpoints/*/predictor.safetensors")
     with safe_open(checkpoint, framework="pt") as file:
         assert 0 < json.loads(file.metadata()["state"])["step"] < 60
-    done = subprocess.run(program(), cwd=CHECKOUT, env=environment(killed), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        program(),
+        cwd=CHECKOUT,
+        env=environment(killed),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
     roots = [Store(one).fetch(Store(one).resolve("kronos/1")) for one in (whole, killed)]
     for part in ("tokenizer", "predictor"):
@@ -161,7 +203,9 @@ def test_a_training_that_was_killed_goes_on_and_gives_the_same_weights(
     assert list(killed.state_dir.glob("checkpoints/*/")) == []  # nothing is left to resume
 
 
-def test_the_same_training_twice_at_once_is_refused(settings: Settings, reference: Reference) -> None:
+def test_the_same_training_twice_at_once_is_refused(
+    settings: Settings, reference: Reference
+) -> None:
     what = plan(settings, "kronos")
     with (
         train._alone(settings.state_dir / "checkpoints" / what.recipe[:16], "kronos"),
@@ -177,4 +221,6 @@ def test_window_and_clip_of_the_settings_are_frozen_into_a_version(compiled: Set
     assert (getattr(config, "max_context", None), getattr(config, "clip", None)) == (48, 3.0)
     config = train.plan(told, "kronos", SHORT | {"max_context": 44}, seed=0, tiny=True).config
     assert getattr(config, "max_context", None) == 44
-    assert not hasattr(train.plan(told, "ewma", {}, seed=0, tiny=True).config, "clip")  # no setting of its own
+    assert not hasattr(
+        train.plan(told, "ewma", {}, seed=0, tiny=True).config, "clip"
+    )  # no setting of its own

@@ -35,7 +35,9 @@ def plan(settings: Settings, seed: int = 0) -> tune.Plan:
 
 
 @pytest.fixture(scope="module")
-def settings(new_registry: Callable[[Path], Settings], tmp_path_factory: pytest.TempPathFactory) -> Settings:
+def settings(
+    new_registry: Callable[[Path], Settings], tmp_path_factory: pytest.TempPathFactory
+) -> Settings:
     return new_registry(tmp_path_factory.mktemp("tuned") / "var")
 
 
@@ -54,12 +56,16 @@ def children(settings: Settings, result: Result) -> list[Any]:
     """Runs of the trials, in their order."""
     client = Store(settings).client
     experiment = client.get_experiment_by_name("tuning")
-    found = client.search_runs([experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{result.run_id}'")
+    found = client.search_runs(
+        [experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{result.run_id}'"
+    )
     return sorted(found, key=lambda run: int(run.data.tags["trial"]))
 
 
 def table(settings: Settings, result: Result) -> pd.DataFrame:
-    return pd.read_csv(download(settings, result, "trials.csv"), index_col="trial", float_precision="round_trip")
+    return pd.read_csv(
+        download(settings, result, "trials.csv"), index_col="trial", float_precision="round_trip"
+    )
 
 
 def download(settings: Settings, result: Result, path: str) -> str:
@@ -70,7 +76,10 @@ def test_every_trial_is_a_run_below_that_of_the_study(settings: Settings, three:
     runs = children(settings, three)
     assert [run.data.tags["state"] for run in runs] == ["complete"] * 3
     assert {run.info.status for run in runs} == {"FINISHED"}
-    assert runs[0].data.params == {"learning_rate": "0.002", "dropout": "0.1"}  # the config as it is
+    assert runs[0].data.params == {
+        "learning_rate": "0.002",
+        "dropout": "0.1",
+    }  # the config as it is
     client = Store(settings).client
     looks = client.get_metric_history(runs[0].info.run_id, "valid_loss")
     assert [look.step for look in looks] == [6, 9, 12]  # after six steps of the tokenizer
@@ -84,12 +93,16 @@ def test_every_trial_is_a_run_below_that_of_the_study(settings: Settings, three:
     assert top.data.params["search_dropout"] == "Range(low=0.0, high=0.3, log=False)"
     assert top.data.params["width"] == "16"
     assert top.data.metrics["crps"] == three.crps
-    npt.assert_allclose(1 - three.crps / top.data.metrics["fhs_crps"], three.skill_vs_fhs, rtol=0.01)
+    npt.assert_allclose(
+        1 - three.crps / top.data.metrics["fhs_crps"], three.skill_vs_fhs, rtol=0.01
+    )
     [used] = top.inputs.dataset_inputs
     assert used.dataset.name == "bars"
 
 
-def test_the_run_has_a_table_figures_and_the_settings_for_the_config(settings: Settings, three: Result) -> None:
+def test_the_run_has_a_table_figures_and_the_settings_for_the_config(
+    settings: Settings, three: Result
+) -> None:
     found = table(settings, three)
     assert found.index.tolist() == [0, 1, 2]
     assert found["crps"].min() == three.crps
@@ -101,7 +114,10 @@ def test_the_run_has_a_table_figures_and_the_settings_for_the_config(settings: S
     config = families.load_config(families.find("kronos"), pasted, tiny=True)
     assert getattr(config, "dropout", None) == three.best["dropout"]
     figures = Path(download(settings, three, "figures"))
-    assert sorted(p.name for p in figures.iterdir()) == ["intermediate_values.png", "optimization_history.png"]
+    assert sorted(p.name for p in figures.iterdir()) == [
+        "intermediate_values.png",
+        "optimization_history.png",
+    ]
 
 
 def run_here(what: tune.Plan, row: Any, scratch: Path) -> Outcome:
@@ -118,13 +134,19 @@ def test_two_workers_go_on_with_the_study_and_a_trial_is_the_same_there_as_here(
     assert (five.study, five.run_id, five.trials) == (three.study, three.run_id, 5)
     after = table(settings, five)
     pd.testing.assert_frame_equal(after[:3], before)
-    assert "param_importances.png" in {p.name for p in Path(download(settings, five, "figures")).iterdir()}
-    npt.assert_allclose(after.loc[4, "crps"], run_here(what, after.loc[4], tmp_path).metrics["crps"], rtol=1e-6)
+    assert "param_importances.png" in {
+        p.name for p in Path(download(settings, five, "figures")).iterdir()
+    }
+    npt.assert_allclose(
+        after.loc[4, "crps"], run_here(what, after.loc[4], tmp_path).metrics["crps"], rtol=1e-6
+    )
     folder = settings.var_dir / "tuning" / five.study
     assert [path.name for path in folder.iterdir()] == ["lock"]  # no checkpoint stays
 
 
-def test_ray_runs_the_same_trials(settings: Settings, what: tune.Plan, three: Result, tmp_path: Path) -> None:
+def test_ray_runs_the_same_trials(
+    settings: Settings, what: tune.Plan, three: Result, tmp_path: Path
+) -> None:
     before = Store(settings).client.get_run(three.run_id).data.metrics["trials"]
     last = table(settings, tune.tune(settings, what, int(before) + 1, executor="ray")).iloc[-1]
     assert last["state"] == "complete"
@@ -153,7 +175,9 @@ def test_a_worker_that_cannot_even_begin_is_said_to_have_died(
     what: tune.Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "registry").mkdir()
-    (tmp_path / "registry" / "__init__.py").write_text("")  # workers look here first and find none of our modules
+    (tmp_path / "registry" / "__init__.py").write_text(
+        ""
+    )  # workers look here first and find none of our modules
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     setup = tune.prepare(what, tmp_path)
     refused = pytest.raises(KronosError, match="a worker process ended with exit code 1")
@@ -192,7 +216,9 @@ def running(settings: Settings, runs: int) -> Iterator[subprocess.Popen[str]]:
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     ) as process:  # fmt: skip
         deadline = time.monotonic() + 120
-        while query(settings, "select count(*) from trial_user_attributes where key = 'run_id'") != [runs]:
+        while query(
+            settings, "select count(*) from trial_user_attributes where key = 'run_id'"
+        ) != [runs]:
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.02)
@@ -231,25 +257,48 @@ def test_a_study_that_was_killed_and_interrupted_ends_like_one_that_was_not(
         assert "Traceback" not in talk
         assert states(broken) == ["COMPLETE", "FAIL", "FAIL", "WAITING"]
     words = program("--trials", "3")
-    done = subprocess.run(words, cwd=CHECKOUT, env=environment(broken), text=True, capture_output=True, timeout=120)
+    done = subprocess.run(
+        words, cwd=CHECKOUT, env=environment(broken), text=True, capture_output=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     assert "trial 3: learning_rate 0." in done.stderr
     assert "3 of 3 trials, best trial" in done.stderr
     answer = json.loads(done.stdout.splitlines()[-1])
-    assert list(answer) == ["model", "study", "trials", "pruned", "best", "crps", "skill_vs_fhs", "run_id"]
+    assert list(answer) == [
+        "model",
+        "study",
+        "trials",
+        "pruned",
+        "best",
+        "crps",
+        "skill_vs_fhs",
+        "run_id",
+    ]
     assert (answer["study"], answer["trials"], answer["best"]) == (three.study, 3, three.best)
     result = Result(**answer)
     runs = children(broken, result)
-    assert [run.data.tags["state"] for run in runs] == ["complete", "failed", "failed", "complete", "complete"]
+    assert [run.data.tags["state"] for run in runs] == [
+        "complete",
+        "failed",
+        "failed",
+        "complete",
+        "complete",
+    ]
     columns = ["learning_rate", "dropout", "crps", "skill_vs_fhs"]
     ended = table(broken, result).query("state == 'complete'")[columns].reset_index(drop=True)
-    pd.testing.assert_frame_equal(ended, table(settings, three)[:3][columns].reset_index(drop=True), rtol=1e-6)
+    pd.testing.assert_frame_equal(
+        ended, table(settings, three)[:3][columns].reset_index(drop=True), rtol=1e-6
+    )
 
 
-def test_what_cannot_be_tuned_is_refused_before_anything_is_started(settings: Settings, what: tune.Plan) -> None:
+def test_what_cannot_be_tuned_is_refused_before_anything_is_started(
+    settings: Settings, what: tune.Plan
+) -> None:
     with pytest.raises(NotFound, match="no model 'prophet'; mlprojects"):
         tune.plan(settings, "prophet", {}, seed=0, tiny=True)
-    with pytest.raises(BadInput, match="kronos has no setting depth; it has horizon, levels") as caught:
+    with pytest.raises(
+        BadInput, match="kronos has no setting depth; it has horizon, levels"
+    ) as caught:
         tune.plan(settings, "kronos", {"depth": "3"}, seed=0, tiny=True)
     assert caught.value.code == "UNKNOWN_PARAM"
     for told, message in (
@@ -267,7 +316,10 @@ def test_a_model_without_a_search_space_is_told_which_have_one(settings: Setting
     with pytest.raises(BadInput) as caught:
         tune.plan(settings, "fhs", {}, seed=0, tiny=False)
     assert caught.value.code == "NO_SEARCH"
-    assert "fhs declares nothing to search (SEARCH in mlprojects/baselines/settings.py)" in caught.value.message
+    assert (
+        "fhs declares nothing to search (SEARCH in mlprojects/baselines/settings.py)"
+        in caught.value.message
+    )
     assert "kronos" in caught.value.message.split("these do: ")[1].split(", ")
 
 

@@ -36,7 +36,9 @@ def sample(
     mean, std = bars.mean(axis=1, keepdims=True), bars.std(axis=1, keepdims=True)
     scaled = np.clip((bars - mean) / (std + 1e-5), -clip, clip)
     dtype = tokenizer.head.weight.dtype
-    x = torch.from_numpy(scaled).to(dtype).repeat_interleave(paths, dim=0)  # every sample its own copy
+    x = (
+        torch.from_numpy(scaled).to(dtype).repeat_interleave(paths, dim=0)
+    )  # every sample its own copy
     when = torch.from_numpy(stamps).repeat_interleave(paths, dim=0)
     s1, s2 = tokenizer.encode(x)
     for step in range(horizon if steps is None else steps):
@@ -44,13 +46,19 @@ def sample(
         window = slice(max(0, end - max_context), end)
         h = predictor.hidden(s1[:, window], s2[:, window], when[:, window])
         sizes = 2**predictor.config.s1_bits, 2**predictor.config.s2_bits
-        numbers = np.concatenate([exponentials(key, step, range(paths), 2, max(sizes)) for key in keys])
+        numbers = np.concatenate(
+            [exponentials(key, step, range(paths), 2, max(sizes)) for key in keys]
+        )
         race = torch.from_numpy(numbers)
-        logits = predictor.head.proj_s1(h)[:, -1]  # upstream computes every position and uses the last
+        logits = predictor.head.proj_s1(h)[
+            :, -1
+        ]  # upstream computes every position and uses the last
         one = _pick(logits, race[:, 0, : sizes[0]], temperature, top_k, top_p)
         x2 = predictor.dep_layer(h, predictor.embedding.emb_s1(one)[:, None], causal=False)
         x2 = x2.expand(-1, h.shape[1], -1)
-        two = _pick(predictor.head.proj_s2(x2)[:, -1], race[:, 1, : sizes[1]], temperature, top_k, top_p)
+        two = _pick(
+            predictor.head.proj_s2(x2)[:, -1], race[:, 1, : sizes[1]], temperature, top_k, top_p
+        )
         s1, s2 = torch.cat([s1, one[:, None]], dim=1), torch.cat([s2, two[:, None]], dim=1)
     window = slice(max(0, s1.shape[1] - max_context), s1.shape[1])
     z = tokenizer.decode(s1[:, window], s2[:, window])[:, -(s1.shape[1] - length) :]

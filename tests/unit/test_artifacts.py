@@ -35,7 +35,10 @@ def test_a_sealed_version_verifies_and_lists_every_file(version: Path) -> None:
     listed = manifest.verify(version, manifest_sha256=manifest.sha256(version / "manifest.json"))
     found = {p.relative_to(version).as_posix() for p in version.rglob("*") if p.is_file()}
     assert set(listed["files"]) == found - {"manifest.json"}
-    assert listed["files"]["MLmodel"] == {"sha256": manifest.sha256(version / "MLmodel"), "size": 12}
+    assert listed["files"]["MLmodel"] == {
+        "sha256": manifest.sha256(version / "MLmodel"),
+        "size": 12,
+    }
 
 
 def test_one_flipped_byte_in_any_file_is_refused_with_its_name(version: Path) -> None:
@@ -43,7 +46,9 @@ def test_one_flipped_byte_in_any_file_is_refused_with_its_name(version: Path) ->
     for path in [p for p in version.rglob("*") if p.is_file()]:
         whole = path.read_bytes()
         for position in {0, len(whole) // 2, len(whole) - 1}:
-            path.write_bytes(whole[:position] + bytes([whole[position] ^ 0x10]) + whole[position + 1 :])
+            path.write_bytes(
+                whole[:position] + bytes([whole[position] ^ 0x10]) + whole[position + 1 :]
+            )
             with pytest.raises(Corrupt, match=path.name):
                 manifest.verify(version, manifest_sha256=expected)
         path.write_bytes(whole)
@@ -65,7 +70,9 @@ def test_a_missing_an_added_and_a_linked_file_are_refused(version: Path, tmp_pat
         manifest.verify(version)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 1}', '{"format": 99, "files": {}}', "\x00"])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"format": 1}', '{"format": 99, "files": {}}', "\x00"]
+)
 def test_an_unreadable_manifest_is_refused(version: Path, content: str) -> None:
     (version / "manifest.json").write_text(content)
     with pytest.raises(Corrupt, match=r"manifest\.json"):
@@ -110,7 +117,11 @@ def test_code_that_was_edited_while_this_process_ran_is_other_code(
 
 
 def test_a_version_holds_only_the_code_that_inference_needs(version: Path) -> None:
-    code = {name for name in json.loads((version / "manifest.json").read_text())["files"] if name.startswith("code/")}
+    code = {
+        name
+        for name in json.loads((version / "manifest.json").read_text())["files"]
+        if name.startswith("code/")
+    }
     assert "code/registry/versions/store.py" not in code
     assert "code/mlprojects/__init__.py" not in code
     assert {"code/registry/versions/pyfunc.py", "code/mlprojects/baselines/model.py"} <= code

@@ -44,7 +44,11 @@ def with_value(column: str, row: int, value: float) -> Columns:
 
 def test_possible_bars_pass_with_and_without_volume_and_amount():
     bars.check(columns(), IDS, BOUNDS)
-    bars.check({name: values for name, values in columns().items() if name not in ("volume", "amount")}, IDS, BOUNDS)
+    bars.check(
+        {name: values for name, values in columns().items() if name not in ("volume", "amount")},
+        IDS,
+        BOUNDS,
+    )
 
 
 def test_a_bar_whose_four_prices_are_one_is_possible():
@@ -80,7 +84,9 @@ def test_a_bar_whose_four_prices_are_one_is_possible():
         "close above high", "close below low", "negative volume", "negative amount", "y of another price basis",
     ],
 )  # fmt: skip
-def test_an_impossible_bar_is_refused_by_code_and_row(broken: Callable[[], Columns], code: str, message: str):
+def test_an_impossible_bar_is_refused_by_code_and_row(
+    broken: Callable[[], Columns], code: str, message: str
+):
     with pytest.raises(BadHistory) as caught:
         bars.check(broken(), IDS, BOUNDS)
     assert (caught.value.code, caught.value.message, caught.value.status) == (code, message, 400)
@@ -136,7 +142,9 @@ def test_missing_volume_is_0_and_so_is_the_amount_that_follows_from_it():
 
 
 def test_missing_amount_is_the_mean_of_the_four_prices_times_volume():
-    filled, notes = bars.complete({name: values for name, values in columns().items() if name != "amount"})
+    filled, notes = bars.complete(
+        {name: values for name, values in columns().items() if name != "amount"}
+    )
     assert notes == {"amount": "amount was missing and taken as mean price x volume"}
     # The first session: (99 + 102 + 97 + 100) / 4 x 10 = 995; the second has no volume
     npt.assert_allclose(filled[:2, 5], [995.0, 0.0], rtol=1e-15)
@@ -144,7 +152,9 @@ def test_missing_amount_is_the_mean_of_the_four_prices_times_volume():
 
 
 def test_an_amount_that_was_sent_without_volume_is_kept():
-    filled, notes = bars.complete({name: values for name, values in columns().items() if name != "volume"})
+    filled, notes = bars.complete(
+        {name: values for name, values in columns().items() if name != "volume"}
+    )
     assert notes == {"volume": "volume was missing and taken as 0"}
     npt.assert_array_equal(filled[:, 5], columns()["amount"])
 
@@ -154,11 +164,23 @@ def test_an_amount_that_was_sent_without_volume_is_kept():
 #                open  high   low  close volume amount
 POSSIBLE = [101.0, 103.0, 99.0, 102.0, 5.0, 500.0]
 IMPOSSIBLE = [
-    ([101.0, 100.0, 99.0, 102.0, 5.0, 500.0], [101.0, 102.0, 99.0, 102.0, 5.0, 500.0]),  # high below open and close
-    ([101.0, 103.0, 102.5, 102.0, 5.0, 500.0], [101.0, 103.0, 101.0, 102.0, 5.0, 500.0]),  # low above both
+    (
+        [101.0, 100.0, 99.0, 102.0, 5.0, 500.0],
+        [101.0, 102.0, 99.0, 102.0, 5.0, 500.0],
+    ),  # high below open and close
+    (
+        [101.0, 103.0, 102.5, 102.0, 5.0, 500.0],
+        [101.0, 103.0, 101.0, 102.0, 5.0, 500.0],
+    ),  # low above both
     ([101.0, 99.0, 103.0, 102.0, 5.0, 500.0], [101.0, 103.0, 99.0, 102.0, 5.0, 500.0]),  # exchanged
-    ([101.0, 103.0, -7.0, 102.0, 5.0, 500.0], [101.0, 103.0, 1.0, 102.0, 5.0, 500.0]),  # floored at 1 % of 100
-    ([0.2, 0.4, 0.1, 0.3, 5.0, 500.0], [1.0, 1.0, 1.0, 1.0, 5.0, 500.0]),  # all of it below the floor
+    (
+        [101.0, 103.0, -7.0, 102.0, 5.0, 500.0],
+        [101.0, 103.0, 1.0, 102.0, 5.0, 500.0],
+    ),  # floored at 1 % of 100
+    (
+        [0.2, 0.4, 0.1, 0.3, 5.0, 500.0],
+        [1.0, 1.0, 1.0, 1.0, 5.0, 500.0],
+    ),  # all of it below the floor
     ([101.0, 103.0, 99.0, 102.0, -5.0, -0.1], [101.0, 103.0, 99.0, 102.0, 0.0, 0.0]),
 ]
 
@@ -169,7 +191,9 @@ def path(*sampled: list[float]) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("sampled", "fixed"), IMPOSSIBLE)
-def test_an_impossible_bar_becomes_the_possible_one_next_to_it(sampled: list[float], fixed: list[float]):
+def test_an_impossible_bar_becomes_the_possible_one_next_to_it(
+    sampled: list[float], fixed: list[float]
+):
     found, changed = bars.correct(path(POSSIBLE, sampled, POSSIBLE), np.array([100.0]))
     npt.assert_array_equal(found, path(POSSIBLE, fixed, POSSIBLE))
     npt.assert_allclose(changed, [1 / 3], rtol=1e-15)
@@ -177,7 +201,9 @@ def test_an_impossible_bar_becomes_the_possible_one_next_to_it(sampled: list[flo
 
 def test_the_share_of_changed_bars_is_counted_over_the_paths_and_steps_of_a_series():
     broken = IMPOSSIBLE[0][0]
-    paths = np.array([[[POSSIBLE, POSSIBLE], [broken, broken]], [[POSSIBLE, broken], [POSSIBLE, POSSIBLE]]])
+    paths = np.array(
+        [[[POSSIBLE, POSSIBLE], [broken, broken]], [[POSSIBLE, broken], [POSSIBLE, POSSIBLE]]]
+    )
     assert paths.shape == (2, 2, 2, 6)
     npt.assert_array_equal(bars.correct(paths, np.array([100.0, 100.0]))[1], [0.5, 0.25])
 
@@ -195,7 +221,9 @@ def sampled_paths(seed: int, spread: float) -> np.ndarray:
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0.1, 1000.0))
-def test_corrected_bars_are_possible_and_correcting_them_again_changes_nothing(seed: int, spread: float):
+def test_corrected_bars_are_possible_and_correcting_them_again_changes_nothing(
+    seed: int, spread: float
+):
     last = np.array([100.0, 1.0, 5000.0])
     once, _ = bars.correct(sampled_paths(seed, spread), last)
     open_, high, low, close, volume, amount = np.moveaxis(once, 3, 0)
@@ -224,7 +252,10 @@ def test_the_first_return_of_a_path_is_from_the_last_known_close():
     price_paths = np.ones((2, 2, 2, 6))
     price_paths[..., 3] = closes
     found = bars.path_returns(price_paths, np.array([100.0, 50.0]))
-    expected = [[[np.log(1.1), np.log(0.9)], [0.0, np.log(2.0)]], [[-np.log(2.0), np.log(2.0)], [0.0, 0.0]]]
+    expected = [
+        [[np.log(1.1), np.log(0.9)], [0.0, np.log(2.0)]],
+        [[-np.log(2.0), np.log(2.0)], [0.0, 0.0]],
+    ]
     npt.assert_allclose(found, expected, rtol=1e-14, atol=1e-15)
 
 
@@ -232,4 +263,6 @@ def test_returns_of_a_path_add_up_to_its_last_close():
     price_paths = np.exp(sampled_paths(0, 1.0) - 100.0)
     last = np.array([1.0, 2.0, 3.0])
     found = bars.path_returns(price_paths, last).sum(axis=2)
-    npt.assert_allclose(found, np.log(price_paths[:, :, -1, 3] / last[:, None]), rtol=1e-12, atol=1e-14)
+    npt.assert_allclose(
+        found, np.log(price_paths[:, :, -1, 3] / last[:, None]), rtol=1e-12, atol=1e-14
+    )

@@ -65,13 +65,19 @@ def as_history(y: np.ndarray) -> pd.DataFrame:
     )
 
 
-def trained(kind: str, folder: Path, history: pd.DataFrame | None = None, **settings: Any) -> Trained:
+def trained(
+    kind: str, folder: Path, history: pd.DataFrame | None = None, **settings: Any
+) -> Trained:
     dates = {"fit_until": FIT_UNTIL, "choose_until": CHOOSE_UNTIL}
     config = family_settings.Config(kind=kind, **{**dates, **settings})
-    return train.train(simulated() if history is None else history, config, name=kind, seed=0, run=Run(folder))
+    return train.train(
+        simulated() if history is None else history, config, name=kind, seed=0, run=Run(folder)
+    )
 
 
-def predict(forecaster: Any, history: pd.DataFrame, horizon: int = 5, levels: Any = names.LEVELS) -> Forecast:
+def predict(
+    forecaster: Any, history: pd.DataFrame, horizon: int = 5, levels: Any = names.LEVELS
+) -> Forecast:
     request = forecaster.spec.request({"horizon": horizon, "levels": levels})
     return forecast_of(forecaster, check_history(history, forecaster.spec), request).at(levels)
 
@@ -98,7 +104,9 @@ def volatility_by_recursion(y: np.ndarray) -> np.ndarray:
     return np.array(path)
 
 
-def by_series(history: pd.DataFrame, quantiles_of: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+def by_series(
+    history: pd.DataFrame, quantiles_of: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
     """quantiles_of(y of one series) -> [Q] of every series, the same at five steps: [N, 5, Q]."""
     rows = [quantiles_of(y.to_numpy()) for _, y in history.groupby(names.UNIQUE_ID)[names.Y]]
     return np.repeat(np.array(rows)[:, None], 5, axis=1)
@@ -113,17 +121,23 @@ def test_naive_says_the_quantiles_of_the_last_500_returns(forecasters: dict[str,
 def test_ewma_says_normal_quantiles_of_the_recursive_volatility(forecasters: dict[str, Any]):
     history = simulated()
     expected = by_series(history, lambda y: volatility_by_recursion(y)[-1] * norm.ppf(names.LEVELS))
-    npt.assert_allclose(predict(forecasters["ewma"], history).quantiles, expected, rtol=1e-12, atol=1e-18)
+    npt.assert_allclose(
+        predict(forecasters["ewma"], history).quantiles, expected, rtol=1e-12, atol=1e-18
+    )
 
 
-def test_fhs_says_volatility_times_quantiles_of_the_last_500_one_step_residuals(forecasters: dict[str, Any]):
+def test_fhs_says_volatility_times_quantiles_of_the_last_500_one_step_residuals(
+    forecasters: dict[str, Any],
+):
     def quantiles_of(y: np.ndarray) -> np.ndarray:
         sigma, last = volatility_by_recursion(y), len(y) - 1
         z = [y[t + 1] / sigma[t] for t in range(last - 500, last)]
         return sigma[-1] * np.quantile(z, names.LEVELS)
 
     history = simulated()
-    npt.assert_allclose(predict(forecasters["fhs"], history).quantiles, by_series(history, quantiles_of), rtol=1e-11)
+    npt.assert_allclose(
+        predict(forecasters["fhs"], history).quantiles, by_series(history, quantiles_of), rtol=1e-11
+    )
 
 
 def average_by_recursion(x: np.ndarray, half_life: float) -> np.ndarray:
@@ -138,7 +152,9 @@ def features_by_loop(y: np.ndarray, market: np.ndarray) -> np.ndarray:
     """[T, 9]: own and market averages of |y| at half-lives 1.5, 5, 22, 90, and 1."""
     own = [average_by_recursion(np.abs(y), hl) for hl in (1.5, 5, 22, 90)]
     market_wide = [average_by_recursion(market, hl) for hl in (1.5, 5, 22, 90)]
-    return np.array([[*(f[t] for f in own), *(f[t] for f in market_wide), 1.0] for t in range(len(y))])
+    return np.array(
+        [[*(f[t] for f in own), *(f[t] for f in market_wide), 1.0] for t in range(len(y))]
+    )
 
 
 def arrays(history: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
@@ -159,24 +175,36 @@ def test_har_never_calls_a_market_dead():
     features[0, 1, 8] = 1.0
     coefficients = np.zeros((1, 9))
     coefficients[0, 8] = 0.5
-    npt.assert_allclose(model.har_scale(features, sigma, coefficients), [[[0.002], [0.5]]], rtol=1e-14)
+    npt.assert_allclose(
+        model.har_scale(features, sigma, coefficients), [[[0.002], [0.5]]], rtol=1e-14
+    )
 
 
-def test_har_says_expected_size_times_half_own_and_half_pooled_residual_quantiles(forecasters: dict[str, Any]):
+def test_har_says_expected_size_times_half_own_and_half_pooled_residual_quantiles(
+    forecasters: dict[str, Any],
+):
     history, har = simulated(), forecasters["har"]
     expected = []
     for y, market in zip(*arrays(history), strict=True):
         features, sigma = features_by_loop(y, market), volatility_by_recursion(y)
         for h in range(1, 6):
-            scale = [max(float(f @ har.coefficients[h - 1]), 0.2 * s) for f, s in zip(features, sigma, strict=True)]
+            scale = [
+                max(float(f @ har.coefficients[h - 1]), 0.2 * s)
+                for f, s in zip(features, sigma, strict=True)
+            ]
             last = len(y) - 1
             z = [y[t + h] / scale[t] for t in range(last - h - 499, last - h + 1)]
             expected.append(scale[-1] * (np.quantile(z, names.LEVELS) + har.pool[h - 1]) / 2)
     npt.assert_allclose(predict(har, history).quantiles.reshape(-1, 11), expected, rtol=1e-10)
 
 
-def test_the_mean_is_the_integral_of_the_trained_quantiles_whatever_levels_are_asked_for(forecaster: Any):
-    whole, median = predict(forecaster, simulated()), predict(forecaster, simulated(), levels=(0.5,))
+def test_the_mean_is_the_integral_of_the_trained_quantiles_whatever_levels_are_asked_for(
+    forecaster: Any,
+):
+    whole, median = (
+        predict(forecaster, simulated()),
+        predict(forecaster, simulated(), levels=(0.5,)),
+    )
     npt.assert_allclose(whole.mean, quantile_mean(whole.quantiles, names.LEVELS), rtol=1e-12)
     npt.assert_array_equal(median.mean, whole.mean)
     npt.assert_array_equal(median.quantiles[:, :, 0], whole.quantiles[:, :, 5])
@@ -191,7 +219,9 @@ def test_a_series_is_forecast_the_same_alone_and_among_others(
     forecasters: dict[str, Any], seed: int, lengths: list[int]
 ):
     whole = simulated(seed, n=len(lengths))
-    rows = [whole[whole[names.UNIQUE_ID] == f"S{i}"].tail(length) for i, length in enumerate(lengths)]
+    rows = [
+        whole[whole[names.UNIQUE_ID] == f"S{i}"].tail(length) for i, length in enumerate(lengths)
+    ]
     history = pd.concat(rows, ignore_index=True)
     for forecaster in forecasters.values():
         together = predict(forecaster, history)
@@ -199,11 +229,15 @@ def test_a_series_is_forecast_the_same_alone_and_among_others(
             npt.assert_array_equal(predict(forecaster, alone).quantiles[0], together.quantiles[i])
 
 
-def test_order_of_the_series_does_not_matter_nor_do_names_that_the_model_was_not_fitted_to(forecaster: Any):
+def test_order_of_the_series_does_not_matter_nor_do_names_that_the_model_was_not_fitted_to(
+    forecaster: Any,
+):
     history = simulated()
     if forecaster.spec.name in ("garch", "gjr"):
         forecaster = replace(forecaster, symbols=("?",) * len(forecaster.symbols))
-    renamed = history.assign(unique_id=history[names.UNIQUE_ID].map({"S0": "Z", "S1": "M", "S2": "A"}))
+    renamed = history.assign(
+        unique_id=history[names.UNIQUE_ID].map({"S0": "Z", "S1": "M", "S2": "A"})
+    )
     renamed = renamed.sort_values([names.UNIQUE_ID, names.DS])
     forecast = predict(forecaster, renamed)
     assert forecast.unique_id == ("A", "M", "Z")
@@ -222,7 +256,9 @@ def test_sessions_older_than_the_context_change_nothing(forecaster: Any):
 
 @pytest.mark.parametrize("factor", [0.25, 4.0])
 @pytest.mark.parametrize("kind", ["naive", "ewma", "fhs"])
-def test_twice_the_returns_twice_the_forecast(forecasters: dict[str, Any], kind: str, factor: float):
+def test_twice_the_returns_twice_the_forecast(
+    forecasters: dict[str, Any], kind: str, factor: float
+):
     history = simulated()
     scaled = history.assign(y=factor * history[names.Y])
     expected = factor * predict(forecasters[kind], history).quantiles
@@ -232,7 +268,8 @@ def test_twice_the_returns_twice_the_forecast(forecasters: dict[str, Any], kind:
 def test_fewer_steps_are_the_first_of_more(forecaster: Any):
     history = simulated()
     npt.assert_array_equal(
-        predict(forecaster, history, horizon=2).quantiles, predict(forecaster, history).quantiles[:, :2]
+        predict(forecaster, history, horizon=2).quantiles,
+        predict(forecaster, history).quantiles[:, :2],
     )
 
 
@@ -252,7 +289,9 @@ def test_eight_threads_get_the_same_bits(forecaster: Any):
 
 
 def test_the_least_context_is_enough_and_one_session_less_is_refused(forecaster: Any):
-    needed = {"naive": 500, "ewma": 60, "fhs": 560, "har": 564, "garch": 252, "gjr": 564}[forecaster.spec.name]
+    needed = {"naive": 500, "ewma": 60, "fhs": 560, "har": 564, "garch": 252, "gjr": 564}[
+        forecaster.spec.name
+    ]
     assert forecaster.spec.min_context == needed
     predict(forecaster, simulated(length=needed))
     with pytest.raises(BadHistory) as caught:
@@ -318,14 +357,20 @@ def test_pooled_residuals_are_the_quantiles_of_a_plain_list():
 
 def test_coefficients_on_the_built_in_panel_are_those_of_the_study(panel: pd.DataFrame):
     days = pd.DatetimeIndex(panel[names.DS].unique())
-    last = days.get_loc(pd.Timestamp("2018-12-21"))  # origin; the study gave every step the same origins
+    last = days.get_loc(
+        pd.Timestamp("2018-12-21")
+    )  # origin; the study gave every step the same origins
     for h in range(1, 6):
         seen = panel[panel[names.DS] <= days[last + h]]
         found = train.fit_har(seen, h, 252)[h - 1]
-        npt.assert_allclose(found * [*[1] * 8, 100], STUDY[h - 1], atol=6e-4)  # printed with three digits
+        npt.assert_allclose(
+            found * [*[1] * 8, 100], STUDY[h - 1], atol=6e-4
+        )  # printed with three digits
 
 
-def test_coefficients_do_not_see_sessions_after_fit_until_nor_pool_after_choose_until(tmp_path: Path):
+def test_coefficients_do_not_see_sessions_after_fit_until_nor_pool_after_choose_until(
+    tmp_path: Path,
+):
     history = simulated()
     seen = history[history[names.DS] <= CHOOSE_UNTIL]
     later = history[names.DS] > FIT_UNTIL
@@ -362,13 +407,17 @@ def test_saved_and_loaded_model_forecasts_the_same(forecaster: Any, tmp_path: Pa
     loaded = model.load(tmp_path)
     assert loaded.spec == forecaster.spec
     assert type(loaded) is type(forecaster)
-    npt.assert_array_equal(predict(loaded, simulated()).quantiles, predict(forecaster, simulated()).quantiles)
+    npt.assert_array_equal(
+        predict(loaded, simulated()).quantiles, predict(forecaster, simulated()).quantiles
+    )
 
 
 # --- real prices ------------------------------------------------------------------------------
 
 
-def test_fhs_scores_on_real_prices_what_the_study_measured(panel: pd.DataFrame, forecasters: dict[str, Any]):
+def test_fhs_scores_on_real_prices_what_the_study_measured(
+    panel: pd.DataFrame, forecasters: dict[str, Any]
+):
     # The study, 749 origins 2020-01-02..2022-12-20, in per cent: pinball .5649, coverage .498, .785, .890
     origins = origins_between(panel, "2020-01-01", "2022-12-28", 5)
     origins = origins[origins <= "2022-12-20"]
@@ -376,7 +425,9 @@ def test_fhs_scores_on_real_prices_what_the_study_measured(panel: pd.DataFrame, 
     found = means(scores(rolling(forecasters["fhs"], panel, origins, 5))).iloc[0]
     npt.assert_allclose(100 * found["pinball"], 0.5649, atol=5e-5)
     npt.assert_allclose(
-        found[["coverage_50", "coverage_80", "coverage_90"]].astype(float), [0.498, 0.785, 0.890], atol=6e-4
+        found[["coverage_50", "coverage_80", "coverage_90"]].astype(float),
+        [0.498, 0.785, 0.890],
+        atol=6e-4,
     )
 
 
@@ -385,7 +436,9 @@ def test_har_beats_fhs_on_real_prices_by_what_the_study_measured(
 ):
     # The study, 2020: 1.81 % with a pool that rolls; ours was frozen at the end of 2019
     seen = panel[panel[names.DS] <= "2019-12-31"]
-    har = trained("har", tmp_path, seen, fit_until="2018-12-31", choose_until="2019-12-31").forecaster
+    har = trained(
+        "har", tmp_path, seen, fit_until="2018-12-31", choose_until="2019-12-31"
+    ).forecaster
     origins = origins_between(panel, "2020-01-01", "2021-01-08", 5)
     assert (len(origins), str(origins[-1].date())) == (253, "2020-12-31")
     ours, theirs = (scores(rolling(f, panel, origins, 5)) for f in (har, forecasters["fhs"]))

@@ -21,16 +21,22 @@ def test_next_sessions_skip_the_weekend_and_new_years_holiday():
 
 
 def test_a_cutoff_that_is_no_session_is_followed_by_the_next_one():
-    assert list(calendars.next_sessions("XNYS", pd.Timestamp("2022-12-31"), 1)) == days("2023-01-03")
+    assert list(calendars.next_sessions("XNYS", pd.Timestamp("2022-12-31"), 1)) == days(
+        "2023-01-03"
+    )
 
 
 def test_a_cutoff_with_a_time_of_day_counts_as_its_date():
-    assert list(calendars.next_sessions("XNYS", pd.Timestamp("2022-12-29 16:00"), 1)) == days("2022-12-30")
+    assert list(calendars.next_sessions("XNYS", pd.Timestamp("2022-12-29 16:00"), 1)) == days(
+        "2022-12-30"
+    )
 
 
 def test_closed_days_are_not_sessions_whether_planned_or_not():
     # 11 September, hurricane Sandy (two days), Good Friday, Juneteenth and New Year observed; beside a plain Wednesday.
-    closed = days("2001-09-11", "2012-10-29", "2012-10-30", "2022-04-15", "2022-06-20", "2023-01-02")
+    closed = days(
+        "2001-09-11", "2012-10-29", "2012-10-30", "2022-04-15", "2022-06-20", "2023-01-02"
+    )
     asked = pd.DatetimeIndex([*closed[::-1], pd.Timestamp("2022-12-28"), closed[0]])
     assert list(calendars.not_sessions("XNYS", asked)) == closed
 
@@ -39,7 +45,9 @@ def test_sessions_include_both_ends():
     assert list(calendars.sessions("XNYS", "2022-12-30", "2023-01-04")) == days(
         "2022-12-30", "2023-01-03", "2023-01-04"
     )
-    assert len(calendars.sessions("XNYS", "2010-01-04", "2022-12-28")) == 3270  # as many as skfolio has prices
+    assert (
+        len(calendars.sessions("XNYS", "2010-01-04", "2022-12-28")) == 3270
+    )  # as many as skfolio has prices
 
 
 def test_many_cutoffs_give_what_one_by_one_gives():
@@ -47,7 +55,9 @@ def test_many_cutoffs_give_what_one_by_one_gives():
     found = calendars.next_sessions_many("XNYS", cutoffs, 7)
     assert found.shape == (len(cutoffs), 7)
     assert found.dtype == np.dtype("datetime64[ns]")
-    npt.assert_array_equal(found, [calendars.next_sessions("XNYS", cutoff, 7).to_numpy() for cutoff in cutoffs])
+    npt.assert_array_equal(
+        found, [calendars.next_sessions("XNYS", cutoff, 7).to_numpy() for cutoff in cutoffs]
+    )
 
 
 def test_no_cutoffs_give_no_sessions():
@@ -61,7 +71,9 @@ def test_crypto_trades_every_day():
 
 
 def test_an_exchange_recorded_only_from_1997_still_has_a_calendar():
-    assert list(calendars.next_sessions("XTKS", pd.Timestamp("2022-12-30"), 1)) == days("2023-01-04")
+    assert list(calendars.next_sessions("XTKS", pd.Timestamp("2022-12-30"), 1)) == days(
+        "2023-01-04"
+    )
 
 
 def test_an_unknown_calendar_is_not_found():
@@ -72,7 +84,9 @@ def test_an_unknown_calendar_is_not_found():
 
 def test_a_cutoff_too_near_the_calendars_end_is_refused():
     last = calendars.next_sessions("XNYS", pd.Timestamp.now().normalize(), 200)[-1]
-    with pytest.raises(BadHistory, match=r"XNYS is known until .*, too early for 100 sessions") as caught:
+    with pytest.raises(
+        BadHistory, match=r"XNYS is known until .*, too early for 100 sessions"
+    ) as caught:
         calendars.next_sessions("XNYS", last, 100)
     assert caught.value.code == "CALENDAR_END"
 
@@ -94,7 +108,11 @@ def test_a_missing_date_and_a_horizon_of_zero_are_refused():
 def test_threads_get_the_same_sessions_and_cannot_change_them():
     cutoffs = calendars.sessions("XNYS", "2018-01-02", "2019-12-31")
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda _: calendars.next_sessions_many("XNYS", cutoffs, 5), range(32)))
+        answers = list(
+            pool.map(lambda _: calendars.next_sessions_many("XNYS", cutoffs, 5), range(32))
+        )
     for answer in answers:
         answer[:] = np.datetime64("1999-01-01")  # a copy of the caller's own
-    assert list(calendars.next_sessions("XNYS", pd.Timestamp("2022-12-28"), 1)) == days("2022-12-29")
+    assert list(calendars.next_sessions("XNYS", pd.Timestamp("2022-12-28"), 1)) == days(
+        "2022-12-29"
+    )

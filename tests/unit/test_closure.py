@@ -11,7 +11,12 @@ from registry.versions.closure import closure
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """Packages `registry` and `mlprojects.family` whose files import nothing yet."""
-    for name in ("registry/__init__.py", "registry/errors.py", "registry/store.py", "mlprojects/family/model.py"):
+    for name in (
+        "registry/__init__.py",
+        "registry/errors.py",
+        "registry/store.py",
+        "mlprojects/family/model.py",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("")
     return tmp_path
@@ -38,12 +43,17 @@ ERRORS = {"registry/__init__.py", "registry/errors.py"}
         ("def load():\n    from registry import errors\n", ERRORS),
         ("try:\n    import registry.errors\nexcept ImportError:\n    pass\n", ERRORS),
         ("if TYPE_CHECKING:\n    import registry.store\n", set()),
-        ("if typing.TYPE_CHECKING:\n    import registry.store\nelse:\n    import registry.errors\n", ERRORS),
+        (
+            "if typing.TYPE_CHECKING:\n    import registry.store\nelse:\n    import registry.errors\n",
+            ERRORS,
+        ),
         ("if not TYPE_CHECKING:\n    import registry.errors\n", ERRORS),
         ("from registry import nothing_of_this_name\n", {"registry/__init__.py"}),
     ],
 )
-def test_what_a_module_runs_is_what_it_imports(checkout: Path, source: str, files: set[str]) -> None:
+def test_what_a_module_runs_is_what_it_imports(
+    checkout: Path, source: str, files: set[str]
+) -> None:
     assert imported(checkout, source) == files
 
 
@@ -55,7 +65,10 @@ def test_imports_of_imports_count_and_circles_end(checkout: Path) -> None:
 
 def test_an_edited_file_is_read_again(checkout: Path) -> None:
     assert imported(checkout, "import registry.errors\n") == ERRORS
-    assert imported(checkout, "import json  # and nothing of ours, in a file of another size\n") == set()
+    assert (
+        imported(checkout, "import json  # and nothing of ours, in a file of another size\n")
+        == set()
+    )
 
 
 def test_a_relative_import_is_refused(checkout: Path) -> None:

@@ -48,8 +48,15 @@ def raised() -> Iterator[tuple[str, str, set[str] | None, str]]:
         for call in [n for n in ast.walk(tree) if isinstance(n, ast.Call)]:
             given = [word.value for word in call.keywords if word.arg == "code"]
             if given:
-                inside = [f.name for f in functions if f.lineno <= call.lineno <= (f.end_lineno or 0)]
-                yield place, ast.unparse(call.func), constants(given[0]), inside[-1] if inside else ""
+                inside = [
+                    f.name for f in functions if f.lineno <= call.lineno <= (f.end_lineno or 0)
+                ]
+                yield (
+                    place,
+                    ast.unparse(call.func),
+                    constants(given[0]),
+                    inside[-1] if inside else "",
+                )
 
 
 def test_every_code_that_is_raised_stands_in_the_table_with_its_class() -> None:
@@ -60,7 +67,9 @@ def test_every_code_that_is_raised_stands_in_the_table_with_its_class() -> None:
             continue
         for code in codes:
             assert code in CODES, f"{place}: {code}"
-            assert CODES[code].kind is KINDS[kind], f"{place}: {code} is a {CODES[code].kind.__name__}"
+            assert CODES[code].kind is KINDS[kind], (
+                f"{place}: {code} is a {CODES[code].kind.__name__}"
+            )
         seen |= codes
     handed = {"BAD_PRICE", "BAD_BAR", "BAD_VOLUME", "PRICE_BASIS"}  # to bars._refuse
     defaults = {kind.code for kind in KINDS.values()}
@@ -69,7 +78,9 @@ def test_every_code_that_is_raised_stands_in_the_table_with_its_class() -> None:
 
 def test_codes_that_are_handed_on_stand_in_the_table() -> None:
     tree = ast.parse((CHECKOUT / "registry" / "forecast" / "bars.py").read_text())
-    calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and ast.unparse(n.func) == "_refuse"]
+    calls = [
+        n for n in ast.walk(tree) if isinstance(n, ast.Call) and ast.unparse(n.func) == "_refuse"
+    ]
     codes = {call.args[2].value for call in calls if isinstance(call.args[2], ast.Constant)}
     assert len(calls) == 7
     assert codes == {"BAD_PRICE", "BAD_BAR", "BAD_VOLUME", "PRICE_BASIS"}

@@ -60,7 +60,11 @@ def bars(settings):
 
 def contents(settings: Settings) -> dict[str, bytes]:
     """Every file below var/, temporaries included."""
-    return {str(path): path.read_bytes() for path in sorted(settings.var_dir.rglob("*")) if path.is_file()}
+    return {
+        str(path): path.read_bytes()
+        for path in sorted(settings.var_dir.rglob("*"))
+        if path.is_file()
+    }
 
 
 def row(frame: pd.DataFrame, name: str, day: str) -> pd.Series:
@@ -85,13 +89,16 @@ def test_the_panel_holds_twenty_stocks_on_every_session_from_2010(panel):
 def test_the_first_and_last_returns_are_those_of_the_quoted_prices(panel):
     # skfolio quotes AAPL at 6.397 on 2009-12-31 and 6.496 on 2010-01-04; XOM at 108.408 and 106.627 at the end.
     npt.assert_allclose(row(panel, "AAPL", "2010-01-04")["y"], math.log(6.496 / 6.397), rtol=1e-14)
-    npt.assert_allclose(row(panel, "XOM", "2022-12-28")["y"], math.log(106.627 / 108.408), rtol=1e-14)
+    npt.assert_allclose(
+        row(panel, "XOM", "2022-12-28")["y"], math.log(106.627 / 108.408), rtol=1e-14
+    )
 
 
 def test_the_index_return_is_the_log_return_of_the_sp500(panel):
     # 1115.10 on 2009-12-31, 1132.99 on 2010-01-04; the same for every stock of that session.
     npt.assert_allclose(
-        panel.loc[panel["ds"] == "2010-01-04", "index_return"], np.full(20, math.log(1132.99 / 1115.10))
+        panel.loc[panel["ds"] == "2010-01-04", "index_return"],
+        np.full(20, math.log(1132.99 / 1115.10)),
     )
 
 
@@ -108,13 +115,17 @@ def test_the_market_says_over_which_universe_it_was_taken(settings):
     assert market["universe"].unique().tolist() == ["sp500-20"]
     universe = processed.load_universe(settings)
     assert universe.symbols == tuple(sorted(sources.SECTORS))
-    assert universe.digest == hashlib.sha256("\n".join(sorted(sources.SECTORS)).encode()).hexdigest()
+    assert (
+        universe.digest == hashlib.sha256("\n".join(sorted(sources.SECTORS)).encode()).hexdigest()
+    )
 
 
 def test_a_session_without_one_of_the_stocks_has_no_market_return(prices):
     returns = products.log_returns(prices[sources.STOCK_INDEX])
     universe = market.sp500_universe(["SP500", "MISSING"])
-    with pytest.raises(BadHistory, match=r"8312 sessions lack a symbol of sp500-2 or the index, first 1990-01-03"):
+    with pytest.raises(
+        BadHistory, match=r"8312 sessions lack a symbol of sp500-2 or the index, first 1990-01-03"
+    ):
         market.market_daily(returns, returns, universe)
 
 
@@ -129,14 +140,18 @@ def test_every_stock_of_the_panel_has_one_sector(panel):
 
 def test_y_follows_from_the_adjusted_closes(bars):
     for _, series in bars.groupby("unique_id"):
-        npt.assert_array_equal(series["y"].iloc[1:], np.log(series["close"] / series["close"].shift()).iloc[1:])
+        npt.assert_array_equal(
+            series["y"].iloc[1:], np.log(series["close"] / series["close"].shift()).iloc[1:]
+        )
 
 
 def test_a_split_moves_neither_return_nor_volume(bars):
     # AAPL, two for one on 2005-02-28. Quoted: close 88.99 then 44.86, volume 16348400 then 11635900; adjusted
     # close 5.718228 then 5.765135.
     before, after = row(bars, "AAPL", "2005-02-25"), row(bars, "AAPL", "2005-02-28")
-    npt.assert_allclose(after["y"], math.log(5.765135 / 5.718228), atol=2e-7)  # adj_close as printed above
+    npt.assert_allclose(
+        after["y"], math.log(5.765135 / 5.718228), atol=2e-7
+    )  # adj_close as printed above
     npt.assert_allclose([before["volume"], after["volume"]], [2 * 16348400, 11635900])
     npt.assert_allclose([before["close_unadjusted"], after["close_unadjusted"]], [88.99, 44.86])
 
@@ -154,8 +169,13 @@ def test_the_split_table_names_every_large_step_of_the_adjustment_and_no_other(p
     raw = prices[sources.STOCK_BARS]
     factor = raw["adj_close"] / raw["close"]
     step = factor / factor.groupby(raw["unique_id"]).shift()
-    large = raw[step > 1.2].assign(step=step)  # the largest dividend, MSFT's 3 dollars of 2004, is 1.11
-    found = {(name, f"{ds:%Y-%m-%d}"): ratio for name, ds, ratio in large[["unique_id", "ds", "step"]].to_numpy()}
+    large = raw[step > 1.2].assign(
+        step=step
+    )  # the largest dividend, MSFT's 3 dollars of 2004, is 1.11
+    found = {
+        (name, f"{ds:%Y-%m-%d}"): ratio
+        for name, ds, ratio in large[["unique_id", "ds", "step"]].to_numpy()
+    }
     assert found == pytest.approx(sources.SPLITS, rel=1e-6)
 
 
@@ -171,14 +191,18 @@ def test_the_market_of_the_bars_is_both_indices_and_its_return_that_of_the_sp500
     for day in ("2000-03-02", "2012-05-21", "2018-12-31"):
         nasdaq, sp500 = row(bars, "NASDAQ", day), row(bars, "SP500", day)
         of_day = bars[bars["ds"] == day]
-        npt.assert_allclose(of_day["market_abs_return"], (abs(nasdaq["y"]) + abs(sp500["y"])) / 2, rtol=1e-15)
+        npt.assert_allclose(
+            of_day["market_abs_return"], (abs(nasdaq["y"]) + abs(sp500["y"])) / 2, rtol=1e-15
+        )
         npt.assert_array_equal(of_day["index_return"], sp500["y"])
     assert bars.notna().all().all()
 
 
 def test_a_session_that_is_no_session_of_the_indices_is_refused(bars):
     indices = bars[bars["unique_id"].isin(market.US_INDICES.symbols)]
-    daily = market.market_daily(indices, indices[indices["unique_id"] == "SP500"], market.US_INDICES)
+    daily = market.market_daily(
+        indices, indices[indices["unique_id"] == "SP500"], market.US_INDICES
+    )
     assert market.with_market(bars[["unique_id", "ds", "y"]], daily)["index_return"].notna().all()
     with pytest.raises(BadHistory) as caught:
         market.with_market(bars[["unique_id", "ds", "y"]], daily[daily["ds"] != "2012-05-21"])
@@ -203,15 +227,24 @@ def test_a_data_set_says_where_it_is_from_and_over_which_universe(settings, pane
 
 def test_digests_are_the_same_on_every_machine(prices, settings):
     assert identify(prices)["digests"] == {"panel": PANEL_DIGEST, "bars": BARS_DIGEST}
-    assert [processed.data_digest(settings, file) for file in processed.FILES] == [PANEL_DIGEST] * 3 + [BARS_DIGEST]
+    assert [processed.data_digest(settings, file) for file in processed.FILES] == [
+        PANEL_DIGEST
+    ] * 3 + [BARS_DIGEST]
 
 
 def test_a_digest_is_the_sha256_of_names_iso_days_and_little_endian_prices():
     frame = pd.DataFrame(
-        {"unique_id": ["A", "B"], "ds": pd.to_datetime(["2020-01-02", "2020-01-03"]), "close": [1.5, -2.0]}
+        {
+            "unique_id": ["A", "B"],
+            "ds": pd.to_datetime(["2020-01-02", "2020-01-03"]),
+            "close": [1.5, -2.0],
+        }
     )
     content = (
-        b"unique_id 2 3\nA\nB" + b"ds 2 21\n2020-01-02\n2020-01-03" + b"close 2 16\n" + struct.pack("<dd", 1.5, -2.0)
+        b"unique_id 2 3\nA\nB"
+        + b"ds 2 21\n2020-01-02\n2020-01-03"
+        + b"close 2 16\n"
+        + struct.pack("<dd", 1.5, -2.0)
     )
     assert data_digest(frame) == hashlib.sha256(content).hexdigest()
     assert data_digest(frame.astype({"close": ">f8", "ds": "datetime64[ns]"})) == data_digest(frame)
@@ -229,17 +262,32 @@ def test_the_summary_accounts_for_every_source_row(summary):
         assert source["rows_in"] == source["rows_out"] + sum(source["dropped"].values()), name
     stocks = summary["sources"][sources.STOCKS]
     assert (stocks["rows_in"], stocks["rows_out"]) == (8313 * 20, 3270 * 20)
-    assert stocks["series"]["AAPL"] == {"first": "2010-01-04", "last": "2022-12-28", "sessions": 3270}
+    assert stocks["series"]["AAPL"] == {
+        "first": "2010-01-04",
+        "last": "2022-12-28",
+        "sessions": 3270,
+    }
     assert stocks["max_abs_return"] == {"value": 0.420617, "unique_id": "AMD", "ds": "2016-04-22"}
     assert stocks["zero_return_share"] == 0.008502
 
 
 def test_the_summary_reports_gaps_and_sessions_without_volume(summary, prices):
-    assert [source["missing_sessions"] for source in summary["sources"].values()] == [[], [], [], []]
-    assert summary["sources"][sources.INDEX_BARS]["zero_volume"] == ["NASDAQ 2015-05-12", "NASDAQ 2018-01-09"]
+    assert [source["missing_sessions"] for source in summary["sources"].values()] == [
+        [],
+        [],
+        [],
+        [],
+    ]
+    assert summary["sources"][sources.INDEX_BARS]["zero_volume"] == [
+        "NASDAQ 2015-05-12",
+        "NASDAQ 2018-01-09",
+    ]
     source = prices[sources.STOCK_INDEX]
     gappy = products.log_returns(source).drop(index=[10, 11])
-    assert describe_source(source, gappy, "XNYS")["missing_sessions"] == ["SP500 1990-01-17", "SP500 1990-01-18"]
+    assert describe_source(source, gappy, "XNYS")["missing_sessions"] == [
+        "SP500 1990-01-17",
+        "SP500 1990-01-18",
+    ]
 
 
 # --- refusals -----------------------------------------------------------------------------------
@@ -268,19 +316,46 @@ CLOSE, BAR = sources.STOCK_INDEX, sources.INDEX_BARS
             np.nan,
             r"close: found nan in 1 of 8313 rows, first SP500 1990-01-09; expected no missing value",
         ),
-        (CLOSE, "close", np.inf, r"close: found inf in 1 of 8313 rows, .*; expected a finite number"),
+        (
+            CLOSE,
+            "close",
+            np.inf,
+            r"close: found inf in 1 of 8313 rows, .*; expected a finite number",
+        ),
         (CLOSE, "close", 0.0, r"close: found 0.0 in 1 of 8313 rows, .*; expected a price above 0"),
-        (CLOSE, "ds", pd.Timestamp("1990-01-07"), r"ds: found 1990-01-07 .*; expected a session of XNYS"),
-        (CLOSE, "ds", pd.Timestamp("1990-01-09 16:00"), r"ds: found .* 16:00.*; expected a session of XNYS"),
-        (CLOSE, "ds", pd.Timestamp("1990-01-08"), r"first SP500 1990-01-08; expected each \(unique_id, ds\) once"),
+        (
+            CLOSE,
+            "ds",
+            pd.Timestamp("1990-01-07"),
+            r"ds: found 1990-01-07 .*; expected a session of XNYS",
+        ),
+        (
+            CLOSE,
+            "ds",
+            pd.Timestamp("1990-01-09 16:00"),
+            r"ds: found .* 16:00.*; expected a session of XNYS",
+        ),
+        (
+            CLOSE,
+            "ds",
+            pd.Timestamp("1990-01-08"),
+            r"first SP500 1990-01-08; expected each \(unique_id, ds\) once",
+        ),
         (CLOSE, "ds", pd.Timestamp("1990-01-12"), r"expected each \(unique_id, ds\) once"),
         (CLOSE, "unique_id", "", r"unique_id: found .*expected a name"),
-        (BAR, "high", 1.0, r"1 of 10062 rows, first NASDAQ 1999-01-11; expected low <= open, close <= high"),
+        (
+            BAR,
+            "high",
+            1.0,
+            r"1 of 10062 rows, first NASDAQ 1999-01-11; expected low <= open, close <= high",
+        ),
         (BAR, "low", 1e9, r"expected low <= open, close <= high"),
         (BAR, "volume", -1.0, r"volume: found -1.0 in 1 of 10062 rows, .*; expected at least 0"),
     ],
 )
-def test_a_wrong_value_in_a_source_is_refused_in_one_clear_line(prices, source, column, value, message):
+def test_a_wrong_value_in_a_source_is_refused_in_one_clear_line(
+    prices, source, column, value, message
+):
     with pytest.raises(BadHistory, match=message) as caught:
         check_sources(edited(prices, source, 5, column, value))
     assert caught.value.code == "BAD_SOURCE"
@@ -290,15 +365,20 @@ def test_a_wrong_value_in_a_source_is_refused_in_one_clear_line(prices, source, 
 
 def test_unsorted_prices_are_refused(prices):
     backwards = prices[sources.STOCK_INDEX].iloc[::-1].reset_index(drop=True)
-    with pytest.raises(BadHistory, match=r"broken in 8312 of 8313 rows, .*; expected rows sorted by unique_id, ds"):
+    with pytest.raises(
+        BadHistory, match=r"broken in 8312 of 8313 rows, .*; expected rows sorted by unique_id, ds"
+    ):
         check_sources({**prices, sources.STOCK_INDEX: backwards})
 
 
 def test_a_missing_column_is_refused(prices):
     with pytest.raises(
-        BadHistory, match=r"found columns \['unique_id', 'ds'\], expected \['unique_id', 'ds', 'close'\]"
+        BadHistory,
+        match=r"found columns \['unique_id', 'ds'\], expected \['unique_id', 'ds', 'close'\]",
     ):
-        check_sources({**prices, sources.STOCK_INDEX: prices[sources.STOCK_INDEX].drop(columns="close")})
+        check_sources(
+            {**prices, sources.STOCK_INDEX: prices[sources.STOCK_INDEX].drop(columns="close")}
+        )
 
 
 def test_a_return_that_is_a_split_is_refused(prices):
@@ -306,7 +386,8 @@ def test_a_return_that_is_a_split_is_refused(prices):
     rows &= prices[sources.STOCKS]["ds"] >= "2015-06-01"
     tenfold = prices[sources.STOCKS]["close"].where(~rows, prices[sources.STOCKS]["close"] * 10)
     with pytest.raises(
-        BadHistory, match=r"nbeats_global_daily.parquet: y: found 2\.2.* first AMD 2015-06-01; expected -1..1"
+        BadHistory,
+        match=r"nbeats_global_daily.parquet: y: found 2\.2.* first AMD 2015-06-01; expected -1..1",
     ):
         build({**prices, sources.STOCKS: prices[sources.STOCKS].assign(close=tenfold)})
 
@@ -321,7 +402,8 @@ def test_an_empty_product_is_refused(panel):
 
 def test_reading_before_compiling_says_what_to_run(tmp_path):
     with pytest.raises(
-        NotFound, match=r"no .*nbeats_global_daily.parquet; .*`python -m jobs compile --source builtin`"
+        NotFound,
+        match=r"no .*nbeats_global_daily.parquet; .*`python -m jobs compile --source builtin`",
     ):
         processed.load_panel(Settings(var_dir=tmp_path))
 
@@ -331,8 +413,13 @@ def test_files_of_different_compiles_are_not_read_together(settings, tmp_path, p
     torn.processed_dir.mkdir(parents=True)
     for file in (processed.MARKET, processed.AUX):
         (torn.processed_dir / file).write_bytes((settings.processed_dir / file).read_bytes())
-    older = {**processed.stored_metadata(settings.processed_dir / processed.PANEL), "digest": "0" * 64}
-    processed.write_parquet(torn.processed_dir / processed.PANEL, panel[["unique_id", "ds", "y"]], older)
+    older = {
+        **processed.stored_metadata(settings.processed_dir / processed.PANEL),
+        "digest": "0" * 64,
+    }
+    processed.write_parquet(
+        torn.processed_dir / processed.PANEL, panel[["unique_id", "ds", "y"]], older
+    )
     with pytest.raises(Corrupt, match="compiled from different data"):
         processed.load_panel(torn)
 
@@ -343,7 +430,9 @@ def test_files_of_an_older_compile_version_are_refused_and_compiled_again(tmp_pa
     path = settings.processed_dir / processed.AUX
     older = {**processed.stored_metadata(path), "compile_version": 1}
     processed.write_parquet(path, pd.read_parquet(path), older)
-    with pytest.raises(Corrupt, match=r"aux_features_daily.parquet is of compile version 1, this code reads 2; run"):
+    with pytest.raises(
+        Corrupt, match=r"aux_features_daily.parquet is of compile version 1, this code reads 2; run"
+    ):
         processed.load(settings, "panel")
     assert compile_builtin(settings)["skipped"] is False
     assert processed.load(settings, "panel").synthetic == names.COUNTS
@@ -388,10 +477,17 @@ except KronosError as error:
     print(error.code, error.message)
 """
     done = subprocess.run(
-        [sys.executable, "-c", script, settings.var_dir], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-c", script, settings.var_dir],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     path = settings.processed_dir / processed.PANEL
-    assert done.stdout == f"NO_SPACE no space left for {path}; every file is whole, as it was before or new\n"
+    assert (
+        done.stdout
+        == f"NO_SPACE no space left for {path}; every file is whole, as it was before or new\n"
+    )
     assert contents(settings) == before
 
 
@@ -415,7 +511,9 @@ for _ in sys.stdin:  # a line asks for a writer
     print("ended", flush=True)
 """
     command = [sys.executable, "-c", script, str(tmp_path)]
-    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as writers:
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as writers:
         assert writers.stdin is not None
         assert writers.stdout is not None
         for delay_s in (0.013, 0.029, 0.047):
@@ -428,7 +526,10 @@ for _ in sys.stdin:  # a line asks for a writer
                 pass
             pd.testing.assert_frame_equal(processed.load_panel(settings), panel)
             pd.testing.assert_frame_equal(processed.load_bars(settings), bars)
-            assert json.loads((settings.logs_dir / "qa_compile.json").read_text())["compile_version"] == 2
+            assert (
+                json.loads((settings.logs_dir / "qa_compile.json").read_text())["compile_version"]
+                == 2
+            )
         writers.stdin.close()
         assert writers.wait(60) == 0
     assert compile_builtin(settings)["skipped"] is True

@@ -16,7 +16,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.stats import norm
 
-from registry.errors import BadConfig, BadForecast, BadHistory, BadParameter, KronosError, NotAvailable, NotFound
+from registry.errors import (
+    BadConfig,
+    BadForecast,
+    BadHistory,
+    BadParameter,
+    KronosError,
+    NotAvailable,
+    NotFound,
+)
 from registry.forecast import bars, calendars, names, rendering
 from registry.forecast.forecast import Forecast, check_forecast, interpolated, quantile_mean
 from registry.forecast.history import History, check_history
@@ -79,12 +87,17 @@ def still(moving: int) -> pd.DataFrame:
 def shortened(series: int, sessions: int) -> pd.DataFrame:
     """The history in which one series has only its first `sessions` sessions."""
     frame = history()
-    return frame[(frame[names.UNIQUE_ID] != NAMES[series]) | (frame[names.DS] < frame[names.DS].iloc[sessions])]
+    return frame[
+        (frame[names.UNIQUE_ID] != NAMES[series])
+        | (frame[names.DS] < frame[names.DS].iloc[sessions])
+    ]
 
 
 def assert_repeats_no_data(error: KronosError, frame: pd.DataFrame) -> None:
     symbols = {str(name) for name in frame.get(names.UNIQUE_ID, ()) if len(str(name)) > 1}
-    numbers = pd.to_numeric(pd.Series(frame.get(names.Y, ())), errors="coerce").to_numpy(dtype=np.float64)
+    numbers = pd.to_numeric(pd.Series(frame.get(names.Y, ())), errors="coerce").to_numpy(
+        dtype=np.float64
+    )
     digits = {f"{abs(y):.3g}" for y in numbers[np.isfinite(numbers)] if y % 1}
     assert [said for said in symbols | digits if said in error.message] == []
 
@@ -97,20 +110,38 @@ BAD_HISTORIES: list[tuple[str, Callable[[], pd.DataFrame], str]] = [
     ("no y", lambda: history().drop(columns="y"), "MISSING_COLUMN"),
     ("no covariate", lambda: history().drop(columns=names.MARKET_ABS_RETURN), "MISSING_COLUMN"),
     ("no rows", lambda: history().iloc[:0], "EMPTY"),
-    ("dates in another order", lambda: history().assign(ds=lambda f: f["ds"].dt.strftime("%d/%m/%Y")), "BAD_TIMESTAMP"),
+    (
+        "dates in another order",
+        lambda: history().assign(ds=lambda f: f["ds"].dt.strftime("%d/%m/%Y")),
+        "BAD_TIMESTAMP",
+    ),
     ("months as text", lambda: history().assign(ds="2020-01"), "BAD_TIMESTAMP"),
     (
         "a column twice",
         lambda: pd.concat([history(), history()[[names.MARKET_ABS_RETURN]]], axis=1),
         "DUPLICATE_COLUMN",
     ),
-    ("a date on a Saturday", lambda: with_value("ds", 5, pd.Timestamp("2020-01-11")), "NOT_A_SESSION"),
+    (
+        "a date on a Saturday",
+        lambda: with_value("ds", 5, pd.Timestamp("2020-01-11")),
+        "NOT_A_SESSION",
+    ),
     ("dates as numbers", lambda: history().assign(ds=range(18)), "BAD_TIMESTAMP"),
-    ("a time zone", lambda: history().assign(ds=lambda f: f["ds"].dt.tz_localize("UTC")), "BAD_TIMESTAMP"),
-    ("a time of day", lambda: with_value("ds", 3, pd.Timestamp("2020-01-09 16:00")), "BAD_TIMESTAMP"),
+    (
+        "a time zone",
+        lambda: history().assign(ds=lambda f: f["ds"].dt.tz_localize("UTC")),
+        "BAD_TIMESTAMP",
+    ),
+    (
+        "a time of day",
+        lambda: with_value("ds", 3, pd.Timestamp("2020-01-09 16:00")),
+        "BAD_TIMESTAMP",
+    ),
     (
         "dates of a far future as Arrow's",
-        lambda: history().assign(ds=pd.array([date(9999, 1, 4)] * 18, dtype=pd.ArrowDtype(pa.date32()))),
+        lambda: history().assign(
+            ds=pd.array([date(9999, 1, 4)] * 18, dtype=pd.ArrowDtype(pa.date32()))
+        ),
         "DUPLICATE_SESSION",
     ),
     ("a missing date", lambda: with_value("ds", 3, pd.NaT), "BAD_TIMESTAMP"),
@@ -122,7 +153,11 @@ BAD_HISTORIES: list[tuple[str, Callable[[], pd.DataFrame], str]] = [
     ("series out of order", lambda: with_ids("BRAVO", "ALFA", "CHARLIE"), "UNSORTED"),
     ("a series in two parts", lambda: with_ids("ALFA", "BRAVO", "ALFA"), "UNSORTED"),
     ("sorted by date first", lambda: history().sort_values(["ds", "unique_id"]), "UNSORTED"),
-    ("newest session first", lambda: history().sort_values(["unique_id", "ds"], ascending=[True, False]), "UNSORTED"),
+    (
+        "newest session first",
+        lambda: history().sort_values(["unique_id", "ds"], ascending=[True, False]),
+        "UNSORTED",
+    ),
     ("two sessions swapped", lambda: history().iloc[[*range(7), 8, 7, *range(9, 18)]], "UNSORTED"),
     ("a session twice", lambda: history().iloc[[*range(9), *range(8, 18)]], "DUPLICATE_SESSION"),
     ("the last session twice", lambda: history().iloc[[*range(18), 17]], "DUPLICATE_SESSION"),
@@ -131,7 +166,11 @@ BAD_HISTORIES: list[tuple[str, Callable[[], pd.DataFrame], str]] = [
     ("a covariate as text", lambda: history().assign(market_abs_return="0.0123"), "NOT_A_NUMBER"),
     ("a return of NaN", lambda: with_value("y", 4, np.nan), "NON_FINITE"),
     ("an infinite return", lambda: with_value("y", 4, -np.inf), "NON_FINITE"),
-    ("a missing return", lambda: history().assign(y=pd.array([0.0123] * 17 + [pd.NA], dtype="Float64")), "NON_FINITE"),
+    (
+        "a missing return",
+        lambda: history().assign(y=pd.array([0.0123] * 17 + [pd.NA], dtype="Float64")),
+        "NON_FINITE",
+    ),
     ("a covariate of NaN", lambda: with_value(names.MARKET_ABS_RETURN, 4, np.nan), "NON_FINITE"),
     ("a price for a return", lambda: with_value("y", 4, 173.45), "BAD_RETURN"),
     ("a negative price for a return", lambda: with_value("y", 4, -1.0173), "BAD_RETURN"),
@@ -141,8 +180,12 @@ BAD_HISTORIES: list[tuple[str, Callable[[], pd.DataFrame], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("frame", "code"), [row[1:] for row in BAD_HISTORIES], ids=[row[0] for row in BAD_HISTORIES])
-def test_a_bad_history_is_refused_by_code_and_its_data_is_not_repeated(frame: Callable[[], pd.DataFrame], code: str):
+@pytest.mark.parametrize(
+    ("frame", "code"), [row[1:] for row in BAD_HISTORIES], ids=[row[0] for row in BAD_HISTORIES]
+)
+def test_a_bad_history_is_refused_by_code_and_its_data_is_not_repeated(
+    frame: Callable[[], pd.DataFrame], code: str
+):
     with pytest.raises(BadHistory) as caught:
         check_history(frame(), SPEC)
     assert caught.value.code == code
@@ -168,7 +211,9 @@ JOINT = ModelSpec("graph", "graph", 4, 5, 3, joint=True, universe=NAMES)
     ],
     ids=["a series of the universe is missing", "a series of another universe", "cutoffs differ"],
 )
-def test_a_joint_model_refuses_another_universe_and_differing_cutoffs(frame: pd.DataFrame, code: str):
+def test_a_joint_model_refuses_another_universe_and_differing_cutoffs(
+    frame: pd.DataFrame, code: str
+):
     with pytest.raises(BadHistory) as caught:
         check_history(frame, JOINT)
     assert caught.value.code == code
@@ -210,7 +255,9 @@ def test_a_sound_history_passes_and_is_left_as_it_was(frame: pd.DataFrame):
 def test_the_message_for_a_short_history_says_which_series_and_how_many_sessions_are_needed():
     with pytest.raises(BadHistory, match=r"^series 2 of 3 has 3 sessions, model needs 4$"):
         check_history(shortened(1, 3), SPEC)
-    with pytest.raises(BadHistory, match=r"^series 1 of 3 has 6 sessions, .* needs 7; 3 series are too short$"):
+    with pytest.raises(
+        BadHistory, match=r"^series 1 of 3 has 6 sessions, .* needs 7; 3 series are too short$"
+    ):
         check_history(history(), ModelSpec("long", "family", 7, 9, 3))
 
 
@@ -242,7 +289,9 @@ SAME_HISTORIES: list[tuple[str, Callable[[pd.DataFrame], Any]]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("change", [row[1] for row in SAME_HISTORIES], ids=[row[0] for row in SAME_HISTORIES])
+@pytest.mark.parametrize(
+    "change", [row[1] for row in SAME_HISTORIES], ids=[row[0] for row in SAME_HISTORIES]
+)
 def test_a_type_that_changes_no_number_changes_no_history(change: Callable[[pd.DataFrame], Any]):
     frame = history()
     expected, same = check_history(frame, SPEC), check_history(frame.assign(**change(frame)), SPEC)
@@ -292,7 +341,10 @@ def without(*columns: str) -> pd.DataFrame:
     ("frame", "columns"),
     [
         (bar_history(), ["y", "open", "high", "low", "close", "volume", "amount"]),
-        (bar_history()[bar_history().columns[::-1]], ["y", "open", "high", "low", "close", "volume", "amount"]),
+        (
+            bar_history()[bar_history().columns[::-1]],
+            ["y", "open", "high", "low", "close", "volume", "amount"],
+        ),
         (without("amount"), ["y", "open", "high", "low", "close", "volume"]),
         (without("volume"), ["y", "open", "high", "low", "close", "amount"]),
         (without("volume", "amount"), ["y", "open", "high", "low", "close"]),
@@ -323,7 +375,9 @@ def test_optional_columns_are_taken_where_they_are_sent(frame: pd.DataFrame, col
         "low above high", "y of other prices",
     ],
 )  # fmt: skip
-def test_bad_bars_are_refused_by_code_and_their_data_is_not_repeated(frame: pd.DataFrame, code: str, said: str):
+def test_bad_bars_are_refused_by_code_and_their_data_is_not_repeated(
+    frame: pd.DataFrame, code: str, said: str
+):
     with pytest.raises(BadHistory, match=said) as caught:
         check_history(frame, BARS)
     assert caught.value.code == code
@@ -372,14 +426,24 @@ BAD_REQUESTS: list[tuple[str, int, Any, dict[str, Any], str]] = [
     ("a double of NaN", 1, MEDIAN, {"temperature": np.nan}, "BAD_OPTION"),
     ("an infinite double without a maximum", 1, MEDIAN, {"temperature": np.inf}, "BAD_OPTION"),
     ("a choice that is none", 1, MEDIAN, {"overflow": "explode"}, "BAD_OPTION"),
-    ("one bad option among good ones", 1, MEDIAN, {"num_samples": 5, "overflow": "explode"}, "BAD_OPTION"),
+    (
+        "one bad option among good ones",
+        1,
+        MEDIAN,
+        {"num_samples": 5, "overflow": "explode"},
+        "BAD_OPTION",
+    ),
 ]
 
 
 @pytest.mark.parametrize(
-    ("horizon", "levels", "options", "code"), [row[1:] for row in BAD_REQUESTS], ids=[row[0] for row in BAD_REQUESTS]
+    ("horizon", "levels", "options", "code"),
+    [row[1:] for row in BAD_REQUESTS],
+    ids=[row[0] for row in BAD_REQUESTS],
 )
-def test_a_bad_request_is_refused_by_code(horizon: int, levels: Any, options: dict[str, Any], code: str):
+def test_a_bad_request_is_refused_by_code(
+    horizon: int, levels: Any, options: dict[str, Any], code: str
+):
     with pytest.raises(BadParameter) as caught:
         SPEC.request({"horizon": horizon, "levels": levels, **options})
     assert caught.value.code == code
@@ -391,7 +455,11 @@ def test_a_bad_request_is_refused_by_code(horizon: int, levels: Any, options: di
     [
         (1, names.LEVELS, {}),
         (3, (0.05, 0.95), {"num_samples": 1, "temperature": 0.0}),
-        (3, (0.051, 0.9499), {"num_samples": 1000, "temperature": 1e9, "overflow": "truncate", "fast": True}),
+        (
+            3,
+            (0.051, 0.9499),
+            {"num_samples": 1000, "temperature": 1e9, "overflow": "truncate", "fast": True},
+        ),
         (1, np.linspace(0.05, 0.95, 99), {}),
     ],
 )
@@ -409,7 +477,12 @@ def test_what_a_request_leaves_out_has_its_default():
 
 def test_numbers_of_numpy_and_a_bare_level_are_read_as_what_they_are():
     """MLflow hands parameters over as NumPy's."""
-    sent = {"horizon": np.int64(2), "levels": np.array([0.1, 0.9]), "seed": np.int64(7), "fast": np.bool_(True)}
+    sent = {
+        "horizon": np.int64(2),
+        "levels": np.array([0.1, 0.9]),
+        "seed": np.int64(7),
+        "fast": np.bool_(True),
+    }
     request = SPEC.request(sent)
     assert (request.horizon, request.levels, request.seed) == (2, (0.1, 0.9), 7)
     assert request.options["fast"] is True
@@ -460,7 +533,13 @@ def test_a_bad_config_is_refused_by_code(settings: dict[str, Any], code: str):
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"horizon": 1}, {"horizon": 60}, {"report_until": "2020-01-01"}, {"data": "bars", "report_every": 9}],
+    [
+        {},
+        {"horizon": 1},
+        {"horizon": 60},
+        {"report_until": "2020-01-01"},
+        {"data": "bars", "report_every": 9},
+    ],
     ids=str,
 )
 def test_a_config_at_the_bounds_passes(settings: dict[str, Any]):
@@ -486,7 +565,9 @@ class Bounded(Config):
         ({"report_every": 0}, "report_every is 0, expected 1 or more"),
     ],
 )
-def test_a_setting_outside_the_bounds_of_its_type_is_refused(settings: dict[str, Any], message: str):
+def test_a_setting_outside_the_bounds_of_its_type_is_refused(
+    settings: dict[str, Any], message: str
+):
     with pytest.raises(BadConfig) as caught:
         Bounded(**settings)
     assert caught.value.message == message
@@ -509,7 +590,9 @@ def test_a_spec_of_contract_1_is_read_and_one_of_a_newer_contract_refused():
     assert stored.pop("contract") == names.CONTRACT == 2
     del stored["optional"]
     assert ModelSpec.from_json(stored) == SPEC
-    with pytest.raises(NotFound, match=r"keeps contract 3, this code knows contracts up to 2") as caught:
+    with pytest.raises(
+        NotFound, match=r"keeps contract 3, this code knows contracts up to 2"
+    ) as caught:
         ModelSpec.from_json({**stored, "contract": 3})
     assert caught.value.code == "NEWER_CONTRACT"
 
@@ -543,7 +626,11 @@ def with_quantile(value: float) -> np.ndarray:
     [
         (forecast(), 2, r"quantiles have shape \(2, 3, 3\), expected \(2, 2, 3\)"),
         (forecast(levels=(0.1, 0.9)), 3, "answered at other levels than those of its spec"),
-        (forecast(quantiles=np.zeros((2, 3, 2))), 3, r"quantiles have shape \(2, 3, 2\), expected \(2, 3, 3\)"),
+        (
+            forecast(quantiles=np.zeros((2, 3, 2))),
+            3,
+            r"quantiles have shape \(2, 3, 2\), expected \(2, 3, 3\)",
+        ),
         (forecast(unique_id=("ALFA",)), 3, r"quantiles have shape"),
         (forecast(mean=np.zeros((2, 1))), 3, r"mean have shape \(2, 1\), expected \(2, 3\)"),
         (forecast(quantiles=with_quantile(np.nan)), 3, "not finite"),
@@ -551,7 +638,9 @@ def with_quantile(value: float) -> np.ndarray:
         (forecast(quantiles=with_quantile(14.9)), 3, "quantiles cross"),
     ],
 )
-def test_a_forecast_that_breaks_the_contract_is_refused(broken: Forecast, horizon: int, message: str):
+def test_a_forecast_that_breaks_the_contract_is_refused(
+    broken: Forecast, horizon: int, message: str
+):
     with pytest.raises(BadForecast, match=f"^model.* .*{message}") as caught:
         check_forecast(broken, THREE, THREE.request({"horizon": horizon}))
     assert caught.value.status == 500
@@ -564,7 +653,8 @@ def test_a_sound_forecast_passes_even_where_quantiles_coincide():
 
 def test_a_forecast_as_a_frame_has_one_row_per_series_and_step():
     sessions = np.array(
-        [["2020-01-14", "2020-01-15", "2020-01-16"], ["2020-01-13", "2020-01-14", "2020-01-15"]], dtype="datetime64[D]"
+        [["2020-01-14", "2020-01-15", "2020-01-16"], ["2020-01-13", "2020-01-14", "2020-01-15"]],
+        dtype="datetime64[D]",
     )
     frame = rendering.frame(forecast(), sessions)
     assert list(frame.columns) == ["unique_id", "step", "ds", "mean", "q0.1", "q0.5", "q0.9"]
@@ -631,7 +721,9 @@ def test_a_forecast_of_price_paths_is_their_returns_quantiles_and_mean():
         first, second = np.log(closes[:, 0] / last), np.log(closes[:, 1] / closes[:, 0])
         for step, returns in enumerate((first, second)):
             npt.assert_allclose(found.mean[i, step], returns.mean(), rtol=1e-10)
-            npt.assert_allclose(found.quantiles[i, step], np.quantile(returns, (0.1, 0.9)), rtol=1e-10)
+            npt.assert_allclose(
+                found.quantiles[i, step], np.quantile(returns, (0.1, 0.9)), rtol=1e-10
+            )
             npt.assert_allclose(found.paths[i, :, step], returns, rtol=1e-10)
 
 
@@ -643,8 +735,14 @@ def test_a_forecast_of_price_paths_is_their_returns_quantiles_and_mean():
         ({"paths": np.zeros((2, 4, 2))}, r"paths have shape \(2, 4, 2\), expected \(3, 'S', 2\)"),
         ({"paths": np.full((3, 4, 2), np.nan)}, "paths hold a value that is not finite"),
         ({"price_paths": None}, r"price_paths have shape None, expected \(3, 'S', 2, 6\)"),
-        ({"price_paths": np.ones((3, 4, 2, 4))}, r"price_paths have shape \(3, 4, 2, 4\), expected \(3, 'S', 2, 6\)"),
-        ({"price_paths": np.full((3, 4, 2, 6), np.inf)}, "price_paths hold a value that is not finite"),
+        (
+            {"price_paths": np.ones((3, 4, 2, 4))},
+            r"price_paths have shape \(3, 4, 2, 4\), expected \(3, 'S', 2, 6\)",
+        ),
+        (
+            {"price_paths": np.full((3, 4, 2, 6), np.inf)},
+            "price_paths hold a value that is not finite",
+        ),
         ({"measured": {"odd": np.zeros(2)}}, r"odd must be 3 finite numbers, found shape \(2,\)"),
         ({"measured": {"odd": np.array([0, np.nan, 0])}}, "odd must be 3 finite numbers"),
     ],
@@ -662,17 +760,23 @@ def test_prices_are_median_bars_with_mean_and_quantiles_of_the_close():
     assert list(frame["ds"].dt.strftime("%d")) == ["12", "13"] * 3
     for row, (series, step) in enumerate((i, h) for i in range(3) for h in range(2)):
         bar = price_paths()[series, :, step]
-        npt.assert_allclose(frame.loc[row, list(names.BAR)].astype(float), np.median(bar, axis=0), rtol=1e-15)
+        npt.assert_allclose(
+            frame.loc[row, list(names.BAR)].astype(float), np.median(bar, axis=0), rtol=1e-15
+        )
         npt.assert_allclose(frame.loc[row, "mean"], bar[:, 3].mean(), rtol=1e-15)
         npt.assert_allclose(
-            frame.loc[row, ["q0.1", "q0.9"]].astype(float), np.quantile(bar[:, 3], (0.1, 0.9)), rtol=1e-15
+            frame.loc[row, ["q0.1", "q0.9"]].astype(float),
+            np.quantile(bar[:, 3], (0.1, 0.9)),
+            rtol=1e-15,
         )
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 8))
 def test_medians_of_possible_bars_are_a_possible_bar(seed: int, samples: int):
     sampled = np.random.default_rng(seed).normal(60, 5, (3, samples, 2, 6))
-    frame = rendering.price_frame(of_paths(price_paths=bars.correct(sampled, np.full(3, 57.0))[0]), SESSIONS_AHEAD)
+    frame = rendering.price_frame(
+        of_paths(price_paths=bars.correct(sampled, np.full(3, 57.0))[0]), SESSIONS_AHEAD
+    )
     assert (frame["low"] <= frame[["open", "close"]].min(axis=1)).all()
     assert (frame["high"] >= frame[["open", "close"]].max(axis=1)).all()
 
@@ -685,10 +789,16 @@ def test_a_forecast_of_returns_has_no_prices():
 
 def test_what_there_is_to_say_is_a_column_of_every_row_and_otherwise_there_is_none():
     said = of_paths(notes={"simulated": "simulated", "volume": "volume was taken as 0"})
-    for frame in (rendering.frame(said, SESSIONS_AHEAD), rendering.price_frame(said, SESSIONS_AHEAD)):
+    for frame in (
+        rendering.frame(said, SESSIONS_AHEAD),
+        rendering.price_frame(said, SESSIONS_AHEAD),
+    ):
         assert frame.columns[-1] == names.NOTES
         assert set(frame[names.NOTES]) == {"simulated; volume was taken as 0"}
-    for frame in (rendering.frame(of_paths(), SESSIONS_AHEAD), rendering.price_frame(of_paths(), SESSIONS_AHEAD)):
+    for frame in (
+        rendering.frame(of_paths(), SESSIONS_AHEAD),
+        rendering.price_frame(of_paths(), SESSIONS_AHEAD),
+    ):
         assert names.NOTES not in frame.columns
 
 
@@ -701,7 +811,9 @@ def test_a_checked_history_is_the_frame_as_arrays():
     assert found.ids == NAMES
     npt.assert_array_equal(found.bounds, [0, 6, 10, 16])
     npt.assert_array_equal(found.lengths, [6, 4, 6])
-    npt.assert_array_equal(found.cutoffs, np.array(["2020-01-13", "2020-01-09", "2020-01-13"], dtype="datetime64[D]"))
+    npt.assert_array_equal(
+        found.cutoffs, np.array(["2020-01-13", "2020-01-09", "2020-01-13"], dtype="datetime64[D]")
+    )
     npt.assert_array_equal(found.ds, frame["ds"].to_numpy())
     assert list(found.columns) == [names.Y, names.MARKET_ABS_RETURN]
     for name, values in found.columns.items():
@@ -742,10 +854,14 @@ def test_a_quantile_between_two_trained_levels_lies_on_the_line_between_them():
 
 
 @given(returns, wanted_levels)
-def test_quantiles_in_between_agree_with_numpy_and_never_cross(values: np.ndarray, levels: tuple[float, ...]):
+def test_quantiles_in_between_agree_with_numpy_and_never_cross(
+    values: np.ndarray, levels: tuple[float, ...]
+):
     trained = np.sort(values, axis=1)
     found = interpolated(trained, names.LEVELS, levels)
-    npt.assert_allclose(found, [np.interp(levels, names.LEVELS, row) for row in trained], rtol=0, atol=1e-12)
+    npt.assert_allclose(
+        found, [np.interp(levels, names.LEVELS, row) for row in trained], rtol=0, atol=1e-12
+    )
     every = tuple(sorted({*levels, *names.LEVELS}))
     among = interpolated(trained, names.LEVELS, every)
     assert np.all(np.diff(among, axis=1) >= 0)
@@ -753,7 +869,9 @@ def test_quantiles_in_between_agree_with_numpy_and_never_cross(values: np.ndarra
 
 
 @given(returns, wanted_levels)
-def test_quantiles_in_between_are_the_same_alone_and_in_a_batch(values: np.ndarray, levels: tuple[float, ...]):
+def test_quantiles_in_between_are_the_same_alone_and_in_a_batch(
+    values: np.ndarray, levels: tuple[float, ...]
+):
     trained = np.sort(values, axis=1)
     together = interpolated(trained, names.LEVELS, levels)
     npt.assert_array_equal(together[1:2], interpolated(trained[1:2], names.LEVELS, levels))
@@ -773,21 +891,34 @@ def test_a_model_of_one_level_answers_that_level():
 
 def test_the_mean_of_three_quantiles_by_hand():
     # .1 x 0 below the first level, (0 + 2) / 2 x .4 and (2 + 8) / 2 x .4 between, .1 x 8 above the last
-    npt.assert_allclose(quantile_mean(np.array([0.0, 2.0, 8.0]), (0.1, 0.5, 0.9)), 0.4 + 2.0 + 0.8, rtol=1e-12)
+    npt.assert_allclose(
+        quantile_mean(np.array([0.0, 2.0, 8.0]), (0.1, 0.5, 0.9)), 0.4 + 2.0 + 0.8, rtol=1e-12
+    )
     # .2 x 1 below, (1 + 3) / 2 x .3 between, .5 x 3 above
-    npt.assert_allclose(quantile_mean(np.array([1.0, 3.0]), (0.2, 0.5)), 0.2 + 0.6 + 1.5, rtol=1e-12)
+    npt.assert_allclose(
+        quantile_mean(np.array([1.0, 3.0]), (0.2, 0.5)), 0.2 + 0.6 + 1.5, rtol=1e-12
+    )
     npt.assert_allclose(quantile_mean(np.array([[3.0]]), (0.5,)), [3.0], rtol=1e-12)
 
 
 @given(returns, st.floats(0.001, 100), st.floats(-1, 1))
-def test_the_mean_moves_and_scales_with_the_quantiles(values: np.ndarray, factor: float, shift: float):
+def test_the_mean_moves_and_scales_with_the_quantiles(
+    values: np.ndarray, factor: float, shift: float
+):
     mean = quantile_mean(values, names.LEVELS)
     npt.assert_allclose(
-        quantile_mean(factor * values + shift, names.LEVELS), factor * mean + shift, rtol=1e-9, atol=1e-9
+        quantile_mean(factor * values + shift, names.LEVELS),
+        factor * mean + shift,
+        rtol=1e-9,
+        atol=1e-9,
     )
 
 
 def test_the_mean_of_a_symmetric_forecast_is_its_median_and_on_a_fine_grid_that_of_the_distribution():
-    npt.assert_allclose(quantile_mean(0.01 + 0.02 * norm.ppf(names.LEVELS), names.LEVELS), 0.01, atol=1e-15)
+    npt.assert_allclose(
+        quantile_mean(0.01 + 0.02 * norm.ppf(names.LEVELS), names.LEVELS), 0.01, atol=1e-15
+    )
     fine = np.linspace(0.0005, 0.9995, 1000)
-    npt.assert_allclose(quantile_mean(-np.log1p(-fine), fine), 1.0, atol=0.002)  # exponential, mean 1
+    npt.assert_allclose(
+        quantile_mean(-np.log1p(-fine), fine), 1.0, atol=0.002
+    )  # exponential, mean 1

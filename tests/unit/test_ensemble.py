@@ -48,7 +48,9 @@ def test_its_quantiles_are_the_means_of_its_members(trained: Ensemble, history: 
     npt.assert_allclose(found.quantiles, (members[0] + members[1] + members[2]) / 3, rtol=1e-14)
     assert (np.diff(found.quantiles, axis=2) >= 0).all()
     between = trained.predict(history, trained.spec.request({"horizon": 2})).at((0.25,))
-    npt.assert_allclose(between.quantiles[:, :, 0], found.quantiles[:, :2, 2:4].mean(axis=2), rtol=1e-12)
+    npt.assert_allclose(
+        between.quantiles[:, :, 0], found.quantiles[:, :2, 2:4].mean(axis=2), rtol=1e-12
+    )
 
 
 def test_it_needs_what_its_members_need(trained: Ensemble) -> None:
@@ -58,24 +60,34 @@ def test_it_needs_what_its_members_need(trained: Ensemble) -> None:
     assert spec.columns == (*names.HISTORY, names.MARKET_ABS_RETURN)
 
 
-def test_its_members_are_fitted_with_its_dates_and_horizon(seen: pd.DataFrame, tmp_path: Path) -> None:
+def test_its_members_are_fitted_with_its_dates_and_horizon(
+    seen: pd.DataFrame, tmp_path: Path
+) -> None:
     config = dataclasses.replace(CONFIG, horizon=2, levels=(0.1, 0.5, 0.9), fit_until="2015-12-31")
     mixed = train.train(seen, config, name="mixed", seed=0, run=Unwatched(tmp_path)).forecaster
     for name, member in zip(("ewma", "har", "gjr"), mixed.members, strict=True):
         assert (member.spec.max_horizon, member.spec.levels) == (2, (0.1, 0.5, 0.9))
-        alone = families.fit_member(name, seen, config, 0, tiny=False, run=Unwatched(tmp_path)).forecaster
+        alone = families.fit_member(
+            name, seen, config, 0, tiny=False, run=Unwatched(tmp_path)
+        ).forecaster
         assert member.spec == alone.spec
     npt.assert_array_equal(mixed.members[1].coefficients, alone_har(seen, config, tmp_path))
 
 
 def alone_har(seen: pd.DataFrame, config: Config, tmp_path: Path) -> np.ndarray:
     har = families.find("har")
-    own = families.load_config(har, {"horizon": 2, "levels": (0.1, 0.5, 0.9), "fit_until": config.fit_until})
-    coefficients: np.ndarray = families.fit(har, own, seen, seed=0, run=Unwatched(tmp_path)).forecaster.coefficients
+    own = families.load_config(
+        har, {"horizon": 2, "levels": (0.1, 0.5, 0.9), "fit_until": config.fit_until}
+    )
+    coefficients: np.ndarray = families.fit(
+        har, own, seen, seed=0, run=Unwatched(tmp_path)
+    ).forecaster.coefficients
     return coefficients
 
 
-def test_its_folder_holds_those_of_its_members(trained: Ensemble, history: History, tmp_path: Path) -> None:
+def test_its_folder_holds_those_of_its_members(
+    trained: Ensemble, history: History, tmp_path: Path
+) -> None:
     folder = tmp_path / "model"
     save_forecaster(trained, folder)
     assert json.loads((folder / "config.json").read_text())["members"] == ["ewma", "har", "gjr"]
@@ -136,6 +148,8 @@ def test_other_settings_of_a_member_are_another_recipe(monkeypatch: pytest.Monke
     monkeypatch.setattr(
         families,
         "load_config",
-        lambda model, told, **more: load(model, told | ({"width": 64} if model.name == "mlp" else {}), **more),
+        lambda model, told, **more: load(
+            model, told | ({"width": 64} if model.name == "mlp" else {}), **more
+        ),
     )
     assert families.recipe("ensemble", config, 0, data="a") != before

@@ -8,9 +8,12 @@ import pytest
 from registry.settings import CHECKOUT, Settings
 
 TABLE = (CHECKOUT / ".env.example").read_text()
-LINE = re.compile(r"(?:^# (?P<meaning>.*)\n)?^(?P<comment># )?(?P<name>[A-Z0-9_]+)=(?P<value>.*)$", re.MULTILINE)
+LINE = re.compile(
+    r"(?:^# (?P<meaning>.*)\n)?^(?P<comment># )?(?P<name>[A-Z0-9_]+)=(?P<value>.*)$", re.MULTILINE
+)
 SETTINGS = {
-    str(field.validation_alias or f"KRONOS_{name.upper()}"): field for name, field in Settings.model_fields.items()
+    str(field.validation_alias or f"KRONOS_{name.upper()}"): field
+    for name, field in Settings.model_fields.items()
 }
 
 
@@ -37,7 +40,9 @@ def test_the_line_above_a_setting_is_its_description(name: str):
 
 
 def test_settings_are_commented_out_and_only_the_password_is_asked_for():
-    assert [name for name, line in table().items() if not line["comment"]] == ["KRONOS_POSTGRES_PASSWORD"]
+    assert [name for name, line in table().items() if not line["comment"]] == [
+        "KRONOS_POSTGRES_PASSWORD"
+    ]
     assert table()["KRONOS_POSTGRES_PASSWORD"]["value"] == ""
 
 
@@ -49,7 +54,9 @@ def test_the_values_shown_are_the_defaults(tmp_path: Path, monkeypatch: pytest.M
     read = Settings(_env_file=shown)
     default = Settings(_env_file=None)
     assert read.model_fields_set == set(Settings.model_fields)
-    assert CHECKOUT / read.var_dir == default.var_dir  # relative to the checkout, where programs are run
+    assert (
+        CHECKOUT / read.var_dir == default.var_dir
+    )  # relative to the checkout, where programs are run
     assert read.model_dump(exclude={"var_dir"}) == default.model_dump(exclude={"var_dir"})
 
 

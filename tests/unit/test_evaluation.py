@@ -25,7 +25,9 @@ LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 EWMA = Ewma(ModelSpec("ewma", "baselines", min_context=60, max_context=100, max_horizon=5))
 
 
-def simulated(seed: int = 0, n: int = 3, length: int = 90, start: str = "2020-01-01") -> pd.DataFrame:
+def simulated(
+    seed: int = 0, n: int = 3, length: int = 90, start: str = "2020-01-01"
+) -> pd.DataFrame:
     """History of `n` series on the same days."""
     return pd.DataFrame(
         {
@@ -49,7 +51,9 @@ class Constant:
     @property
     def spec(self) -> ModelSpec:
         option = Option("num_samples", "long", 7)
-        return ModelSpec("constant", "fake", 1, self.max_context, 5, levels=self.levels, options=(option,))
+        return ModelSpec(
+            "constant", "fake", 1, self.max_context, 5, levels=self.levels, options=(option,)
+        )
 
     def predict(self, history: History, request: Request) -> Forecast:
         self.shown.append(history)
@@ -76,10 +80,22 @@ def test_outcomes_of_origins_do_not_pass_the_end_of_the_period():
 def uneven() -> pd.DataFrame:
     """S0 from 1 to 20 January; S1 from the 6th to the 15th, without the 10th; S2 from the 11th to the 20th."""
     history = simulated(length=20)
-    first = history[names.UNIQUE_ID].map({"S0": "2020-01-01", "S1": "2020-01-06", "S2": "2020-01-11"}).astype(str)
-    last = history[names.UNIQUE_ID].map({"S0": "2020-01-20", "S1": "2020-01-15", "S2": "2020-01-20"}).astype(str)
+    first = (
+        history[names.UNIQUE_ID]
+        .map({"S0": "2020-01-01", "S1": "2020-01-06", "S2": "2020-01-11"})
+        .astype(str)
+    )
+    last = (
+        history[names.UNIQUE_ID]
+        .map({"S0": "2020-01-20", "S1": "2020-01-15", "S2": "2020-01-20"})
+        .astype(str)
+    )
     day = history[names.DS].dt.strftime("%Y-%m-%d")
-    kept = (day >= first) & (day <= last) & ~((history[names.UNIQUE_ID] == "S1") & (day == "2020-01-10"))
+    kept = (
+        (day >= first)
+        & (day <= last)
+        & ~((history[names.UNIQUE_ID] == "S1") & (day == "2020-01-10"))
+    )
     return history[kept].reset_index(drop=True)
 
 
@@ -88,12 +104,31 @@ def test_origins_are_sessions_from_which_some_series_can_be_scored():
     assert list(found.strftime("%d")) == [f"{day:02}" for day in range(4, 18)]
     only_later = uneven()[uneven()[names.UNIQUE_ID] != "S0"]
     found = origins_between(only_later, "2020-01-03", None, 3)
-    assert list(found.strftime("%d")) == ["06", "07", "08", "09", "11", "12", "13", "14", "15", "16", "17"]
+    assert list(found.strftime("%d")) == [
+        "06",
+        "07",
+        "08",
+        "09",
+        "11",
+        "12",
+        "13",
+        "14",
+        "15",
+        "16",
+        "17",
+    ]
 
 
 def test_origins_have_the_context_that_was_asked_for():
     found = origins_between(uneven(), "2020-01-03", None, 3, context=12)
-    assert list(found.strftime("%d")) == ["12", "13", "14", "15", "16", "17"]  # S0's twelfth session is the 12th
+    assert list(found.strftime("%d")) == [
+        "12",
+        "13",
+        "14",
+        "15",
+        "16",
+        "17",
+    ]  # S0's twelfth session is the 12th
 
 
 def test_every_other_origin_begins_with_the_first():
@@ -102,7 +137,10 @@ def test_every_other_origin_begins_with_the_first():
 
 
 def test_the_message_for_a_period_without_an_origin_says_what_was_needed_and_what_there_is():
-    with pytest.raises(BadInput, match=r"^no session after 2020-01-15 has 8 sessions up to it and 5 after it in any"):
+    with pytest.raises(
+        BadInput,
+        match=r"^no session after 2020-01-15 has 8 sessions up to it and 5 after it in any",
+    ):
         origins_between(simulated(length=20), "2020-01-15", None, 5, context=8)
     with pytest.raises(BadInput, match=r"; the last that has is 2020-01-15$"):
         origins_between(simulated(length=20), "2020-01-15", None, 5, context=8)
@@ -116,18 +154,35 @@ def test_the_message_for_a_period_without_an_origin_says_what_was_needed_and_wha
         (3, "2019-01-01", None, 5),
         (10, "2019-01-01", "2019-06-30", 1),
     ],
-    ids=["too near the end", "after the end", "fewer sessions than the horizon", "a period before the data"],
+    ids=[
+        "too near the end",
+        "after the end",
+        "fewer sessions than the horizon",
+        "a period before the data",
+    ],
 )
-def test_a_period_without_an_origin_is_an_error(length: int, after: str, until: str | None, horizon: int):
+def test_a_period_without_an_origin_is_an_error(
+    length: int, after: str, until: str | None, horizon: int
+):
     with pytest.raises(BadInput) as caught:
         origins_between(simulated(length=length), after, until, horizon)
     assert caught.value.code == "NO_ORIGINS"
 
 
 def test_series_without_a_common_session_have_their_own_origins():
-    apart = pd.concat([simulated(n=1, length=3), simulated(n=1, length=3, start="2021-01-01").assign(unique_id="S1")])
+    apart = pd.concat(
+        [
+            simulated(n=1, length=3),
+            simulated(n=1, length=3, start="2021-01-01").assign(unique_id="S1"),
+        ]
+    )
     found = origins_between(apart, "2019-01-01", None, 1)
-    assert list(found.strftime("%Y-%m-%d")) == ["2020-01-01", "2020-01-02", "2021-01-01", "2021-01-02"]
+    assert list(found.strftime("%Y-%m-%d")) == [
+        "2020-01-01",
+        "2020-01-02",
+        "2021-01-01",
+        "2021-01-02",
+    ]
 
 
 # --- rolling ----------------------------------------------------------------------------------
@@ -143,15 +198,29 @@ def by_hand(history: pd.DataFrame, origins: pd.DatetimeIndex, horizon: int) -> p
             forecast = EWMA.predict(History.of(past), request).at(LEVELS)
             for h in range(1, horizon + 1):
                 true = future.iloc[h - 1]
-                key = {"unique_id": name, "origin": origin, "step": h, "ds": true[names.DS], "y": true[names.Y]}
-                quantiles = dict(zip(map(names.quantile_column, LEVELS), forecast.quantiles[0, h - 1], strict=True))
+                key = {
+                    "unique_id": name,
+                    "origin": origin,
+                    "step": h,
+                    "ds": true[names.DS],
+                    "y": true[names.Y],
+                }
+                quantiles = dict(
+                    zip(
+                        map(names.quantile_column, LEVELS),
+                        forecast.quantiles[0, h - 1],
+                        strict=True,
+                    )
+                )
                 rows.append({**key, "mean": forecast.mean[0, h - 1], **quantiles})
     return pd.DataFrame(rows)
 
 
 def test_rolling_is_predicting_by_hand_on_cut_frames():
     history = simulated()
-    history = history[(history[names.UNIQUE_ID] != "S1") | (history[names.DS] > "2020-01-11")]  # one listed later
+    history = history[
+        (history[names.UNIQUE_ID] != "S1") | (history[names.DS] > "2020-01-11")
+    ]  # one listed later
     origins = origins_between(history, "2020-03-12", None, 3)
     found = rolling(EWMA, history, origins, 3, levels=LEVELS)
     expected = by_hand(history, origins, 3)
@@ -190,7 +259,9 @@ def test_rows_after_the_last_outcome_change_nothing():
     history = simulated()
     origins = pd.DatetimeIndex(["2020-03-10", "2020-03-15"])
     cut = history[history[names.DS] <= "2020-03-18"]
-    pd.testing.assert_frame_equal(rolling(EWMA, cut, origins, 3), rolling(EWMA, history, origins, 3), check_exact=True)
+    pd.testing.assert_frame_equal(
+        rolling(EWMA, cut, origins, 3), rolling(EWMA, history, origins, 3), check_exact=True
+    )
 
 
 def test_rows_after_an_origin_change_its_outcomes_and_not_its_forecast():
@@ -199,7 +270,9 @@ def test_rows_after_an_origin_change_its_outcomes_and_not_its_forecast():
     changed = history.assign(y=history[names.Y].where(history[names.DS] <= "2020-03-10", 0.5))
     before, after = (rolling(EWMA, frame, origins, 3) for frame in (history, changed))
     npt.assert_array_equal(after[names.Y], 0.5)
-    pd.testing.assert_frame_equal(before.drop(columns="y"), after.drop(columns="y"), check_exact=True)
+    pd.testing.assert_frame_equal(
+        before.drop(columns="y"), after.drop(columns="y"), check_exact=True
+    )
 
 
 def test_one_series_never_changes_another():
@@ -229,7 +302,10 @@ def test_series_of_different_lengths_are_forecast_where_they_can_be_scored():
     whole = pd.concat(expected, ignore_index=True)
     assert whole.groupby("unique_id").size().to_dict() == {"S0": 45 * 3, "S1": 37 * 3, "S2": 26 * 3}
     pd.testing.assert_frame_equal(
-        found.astype({"unique_id": "str"}), whole.astype({"unique_id": "str"}), check_exact=True, check_dtype=False
+        found.astype({"unique_id": "str"}),
+        whole.astype({"unique_id": "str"}),
+        check_exact=True,
+        check_dtype=False,
     )
 
 
@@ -239,7 +315,13 @@ def test_a_series_takes_part_where_it_has_the_session_the_context_and_the_outcom
     found = rolling(Constant(), history, origins, 3, context=2)
     days = found[found["step"] == 1].groupby("unique_id")["origin"].apply(lambda o: list(o.dt.day))
     assert days["S0"] == [*range(4, 18)]
-    assert days["S1"] == [7, 8, 9, 11, 12]  # from its second session on, not on the 10th, three more up to the 15th
+    assert days["S1"] == [
+        7,
+        8,
+        9,
+        11,
+        12,
+    ]  # from its second session on, not on the 10th, three more up to the 15th
     assert days["S2"] == [*range(12, 18)]
 
 
@@ -255,7 +337,9 @@ def test_the_forecaster_is_shown_those_that_take_part_and_no_others():
 
 def test_models_of_different_needs_are_scored_on_the_same_rows_when_they_are_given_one_context():
     history = simulated(length=80)
-    history = history[(history[names.UNIQUE_ID] != "S1") | (history[names.DS] > "2020-01-11")].reset_index(drop=True)
+    history = history[
+        (history[names.UNIQUE_ID] != "S1") | (history[names.DS] > "2020-01-11")
+    ].reset_index(drop=True)
     origins = origins_between(history, "2020-02-20", None, 2, context=60)
     found = [rolling(f, history, origins, 2, context=60) for f in (EWMA, Constant())]
     pd.testing.assert_frame_equal(*(frame[KEYS] for frame in found))
@@ -271,7 +355,9 @@ def test_a_context_below_what_the_model_needs_is_an_error():
 class Joint(Constant):
     @property
     def spec(self) -> ModelSpec:
-        return ModelSpec("joint", "fake", 1, 30, 5, levels=self.levels, joint=True, universe=("S0", "S1", "S2"))
+        return ModelSpec(
+            "joint", "fake", 1, 30, 5, levels=self.levels, joint=True, universe=("S0", "S1", "S2")
+        )
 
 
 def test_a_joint_model_needs_all_of_its_series():
@@ -292,7 +378,9 @@ class Measuring(Constant):
 
     @property
     def spec(self) -> ModelSpec:
-        return ModelSpec("measuring", "fake", 1, 30, 5, levels=self.levels, optional=("volume", "amount"))
+        return ModelSpec(
+            "measuring", "fake", 1, 30, 5, levels=self.levels, optional=("volume", "amount")
+        )
 
     def predict(self, *args: Any) -> Forecast:
         forecast = super().predict(*args)
@@ -327,10 +415,17 @@ def test_progress_is_told_origin_by_origin():
 @pytest.mark.parametrize(
     ("origin", "horizon"),
     [("2020-03-29", 2), ("2020-02-28", 1), ("2019-12-31", 1), ("2020-04-10", 1)],
-    ids=["without outcomes", "59 of 60 sessions", "before the first session", "after the last session"],
+    ids=[
+        "without outcomes",
+        "59 of 60 sessions",
+        "before the first session",
+        "after the last session",
+    ],
 )
 def test_an_origin_at_which_no_series_takes_part_is_an_error(origin: str, horizon: int):
-    with pytest.raises(BadHistory, match=f"^0 of 3 series have 60 sessions up to {origin}") as caught:
+    with pytest.raises(
+        BadHistory, match=f"^0 of 3 series have 60 sessions up to {origin}"
+    ) as caught:
         rolling(EWMA, simulated(), pd.DatetimeIndex(["2020-03-20", origin]), horizon)
     assert caught.value.code == "NO_ORIGINS"
 
@@ -339,7 +434,11 @@ class Crossing(Constant):
     def predict(self, *args: Any) -> Forecast:
         forecast = super().predict(*args)
         return Forecast(
-            forecast.unique_id, forecast.cutoffs, forecast.levels, forecast.quantiles[..., ::-1], forecast.mean
+            forecast.unique_id,
+            forecast.cutoffs,
+            forecast.levels,
+            forecast.quantiles[..., ::-1],
+            forecast.mean,
         )
 
 
@@ -351,11 +450,15 @@ def test_a_forecast_that_breaks_the_contract_is_not_scored():
 # --- scores -----------------------------------------------------------------------------------
 
 
-def frame(y: Sequence[float], quantiles: Sequence[float], levels: Sequence[float], mean: float = 0.0) -> pd.DataFrame:
+def frame(
+    y: Sequence[float], quantiles: Sequence[float], levels: Sequence[float], mean: float = 0.0
+) -> pd.DataFrame:
     """Rows as `rolling` gives them, one series, step 1, the same forecast for every outcome."""
     days = pd.date_range("2020-01-01", periods=len(y))
     named = {names.quantile_column(level): q for level, q in zip(levels, quantiles, strict=True)}
-    return pd.DataFrame({"unique_id": "S0", "origin": days, "step": 1, "ds": days, "y": y, "mean": mean} | named)
+    return pd.DataFrame(
+        {"unique_id": "S0", "origin": days, "step": 1, "ds": days, "y": y, "mean": mean} | named
+    )
 
 
 def test_scores_of_two_outcomes_by_hand():
@@ -403,7 +506,9 @@ def test_scores_are_those_of_the_metrics_on_real_forecasts():
     pd.testing.assert_frame_equal(scored[KEYS], forecasts[KEYS])
 
 
-@pytest.mark.parametrize("levels", [names.LEVELS, (0.001, 0.025, 0.5), (0.00001, 0.5, 0.99999)], ids=str)
+@pytest.mark.parametrize(
+    "levels", [names.LEVELS, (0.001, 0.025, 0.5), (0.00001, 0.5, 0.99999)], ids=str
+)
 def test_levels_are_read_from_the_columns(levels: tuple[float, ...]):
     columns = frame([0.0], [0.0] * len(levels), levels).assign(quality=1.0, q=2.0)
     assert levels_of(columns) == levels
@@ -459,9 +564,17 @@ def test_rank_ic_is_the_mean_over_origins_of_spearmans_correlation_across_series
     table = ranked()
     found = rank_ic(table)
     for step in (1, 2):
-        groups = [g for _, g in table[table["step"] == step].groupby("origin") if len(g) >= metrics.MIN_SERIES]
+        groups = [
+            g
+            for _, g in table[table["step"] == step].groupby("origin")
+            if len(g) >= metrics.MIN_SERIES
+        ]
         assert len(groups) == 39
-        npt.assert_allclose(found[step], np.mean([spearmanr(g["mean"], g["y"]).statistic for g in groups]), rtol=1e-12)
+        npt.assert_allclose(
+            found[step],
+            np.mean([spearmanr(g["mean"], g["y"]).statistic for g in groups]),
+            rtol=1e-12,
+        )
     assert found[1] > 0.5 > abs(found[2]) + 0.2
 
 
@@ -487,7 +600,9 @@ def test_skill_by_hand_and_both_tests_on_the_average_per_origin():
     per_origin = [s.groupby("origin")["crps"].mean() for s in (ours, theirs)]
     test = difference.diebold_mariano((per_origin[1] - per_origin[0]).to_numpy(), 2)
     npt.assert_allclose(found.skill, 1 - ours["crps"].mean() / theirs["crps"].mean(), rtol=1e-12)
-    npt.assert_allclose([found.test.p_hln, found.test.p_bartlett], [test.p_hln, test.p_bartlett], rtol=1e-9)
+    npt.assert_allclose(
+        [found.test.p_hln, found.test.p_bartlett], [test.p_hln, test.p_bartlett], rtol=1e-9
+    )
     assert found.skill > 0.1
 
 
@@ -497,7 +612,9 @@ def test_skill_at_one_step_looks_at_that_step_and_its_lags():
     found = against(ours, theirs, step=1)
     first = [s[s["step"] == 1].groupby("origin")["crps"].mean().to_numpy() for s in (ours, theirs)]
     npt.assert_allclose(found.skill, 1 - first[0].mean() / first[1].mean(), rtol=1e-12)
-    npt.assert_allclose(found.test.p_hln, difference.diebold_mariano(first[1] - first[0], 1).p_hln, rtol=1e-9)
+    npt.assert_allclose(
+        found.test.p_hln, difference.diebold_mariano(first[1] - first[0], 1).p_hln, rtol=1e-9
+    )
 
 
 @pytest.mark.parametrize(("every", "lags"), [(1, 5), (2, 3), (4, 2), (5, 1), (20, 1)])
@@ -507,12 +624,16 @@ def test_origins_further_apart_overlap_at_fewer_lags(every: int, lags: int):
     losses = (theirs["crps"] - ours["crps"]).groupby(ours["origin"]).mean().to_numpy()
     expected = difference.diebold_mariano(losses, lags)
     found = against(ours, theirs, every=every).test
-    npt.assert_allclose([found.p_hln, found.p_bartlett], [expected.p_hln, expected.p_bartlett], rtol=1e-9)
+    npt.assert_allclose(
+        [found.p_hln, found.p_bartlett], [expected.p_hln, expected.p_bartlett], rtol=1e-9
+    )
 
 
 def test_every_origin_weighs_the_same_however_many_series_take_part():
     days = pd.to_datetime(["2020-01-01"] * 3 + ["2020-01-02"])
-    ours = pd.DataFrame({"unique_id": ["A", "B", "C", "A"], "origin": days, "step": 1, "crps": [1.0, 1.0, 1.0, 2.0]})
+    ours = pd.DataFrame(
+        {"unique_id": ["A", "B", "C", "A"], "origin": days, "step": 1, "crps": [1.0, 1.0, 1.0, 2.0]}
+    )
     found = against(ours, ours.assign(crps=[2.0, 2.0, 2.0, 1.0]))
     npt.assert_allclose(found.skill, 0.0, atol=1e-15)  # by rows it would be 1 - 5 / 7
 
@@ -537,7 +658,11 @@ def test_skill_over_fewer_origins_than_steps_is_no_evidence():
 
 def test_models_scored_on_other_rows_are_not_compared():
     scored = scored_constant(0.01, simulated())
-    for other in (scored.iloc[:-1], scored.assign(step=scored["step"] + 1), scored_constant(0.01, simulated(n=2))):
+    for other in (
+        scored.iloc[:-1],
+        scored.assign(step=scored["step"] + 1),
+        scored_constant(0.01, simulated(n=2)),
+    ):
         with pytest.raises(BadInput, match="same origins"):
             against(scored, other)
 

@@ -151,9 +151,13 @@ def several(tmp_path: Path) -> Model:
 def test_in_a_family_of_several_kinds_the_kind_says_which_settings_there_are(several: Model):
     assert families.load_config(several, {}) == Deep(kind="deep", layers=5)
     assert families.load_config(several, {}, tiny=True) == Deep(kind="deep", layers=1)
-    with pytest.raises(BadParameter, match=r"^mine has no setting layers; it has horizon, .*, kind, quick$"):
+    with pytest.raises(
+        BadParameter, match=r"^mine has no setting layers; it has horizon, .*, kind, quick$"
+    ):
         families.load_config(several, {"kind": "fast"})
-    with pytest.raises(BadConfig, match=r"^mine: kind is 'slow', expected one of \['deep', 'fast'\]$"):
+    with pytest.raises(
+        BadConfig, match=r"^mine: kind is 'slow', expected one of \['deep', 'fast'\]$"
+    ):
         families.load_config(several, {"kind": "slow"})
 
 
@@ -165,7 +169,9 @@ def test_true_and_false_are_for_settings_that_are_true_or_false(several: Model):
 
 
 def test_the_message_for_an_unknown_setting_names_it_and_the_known_ones():
-    with pytest.raises(BadParameter, match=r"^fhs has no setting horizn; it has horizon, levels, fit_until"):
+    with pytest.raises(
+        BadParameter, match=r"^fhs has no setting horizn; it has horizon, levels, fit_until"
+    ):
         families.load_config(families.find("fhs"), {"horizn": "3"})
 
 

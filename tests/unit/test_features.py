@@ -20,12 +20,20 @@ def simulated(seed: int = 0, n: int = 3, length: int = LENGTH) -> tuple[np.ndarr
     """values [n, T, 3] and weekdays' dates [n, T]; volatility moves slowly, and every 63rd session is a large one."""
     rng = np.random.default_rng(seed)
     index = 0.01 * np.exp(np.cumsum(0.05 * rng.normal(size=length))) * rng.standard_t(5, length)
-    own = 0.01 * np.exp(np.cumsum(0.05 * rng.normal(size=(n, length)), axis=1)) * rng.standard_t(5, (n, length))
+    own = (
+        0.01
+        * np.exp(np.cumsum(0.05 * rng.normal(size=(n, length)), axis=1))
+        * rng.standard_t(5, (n, length))
+    )
     own[:, 40::63] *= 5
     y = own + rng.uniform(0.3, 1.5, size=(n, 1)) * index
     market = np.abs(y).mean(axis=0)
-    days = np.array([d for d in np.arange("2015-01-01", "2022-01-01", dtype="datetime64[D]") if np.is_busday(d)])
-    values = np.stack([y, np.broadcast_to(market, y.shape), np.broadcast_to(index, y.shape)], axis=2)
+    days = np.array(
+        [d for d in np.arange("2015-01-01", "2022-01-01", dtype="datetime64[D]") if np.is_busday(d)]
+    )
+    values = np.stack(
+        [y, np.broadcast_to(market, y.shape), np.broadcast_to(index, y.shape)], axis=2
+    )
     return values, np.broadcast_to(days[:length], y.shape)
 
 
@@ -72,11 +80,15 @@ def slow_daily(values: np.ndarray, day: datetime.date) -> dict[str, float]:
         found[f"own_{hl:g}"] = math.log(life(size["own"], hl)[-1] * root + 1e-5) - math.log(s)
         found[f"market_{hl:g}"] = math.log(life(market, hl)[-1] * root + 1e-5) - math.log(m)
     for hl in (6, 22, 90):
-        found[f"own_root_{hl}"] = 0.5 * math.log(life([v * v for v in y], hl)[-1] + 1e-10) - math.log(s)
+        found[f"own_root_{hl}"] = 0.5 * math.log(
+            life([v * v for v in y], hl)[-1] + 1e-10
+        ) - math.log(s)
     for hl in (1.5, 6, 22, 90):
         found[f"index_{hl:g}"] = math.log(life(size["index"], hl)[-1] * root + 1e-5) - math.log(d)
     found["index_to_market"] = math.log(d) - math.log(m)
-    against = [math.log(a) - math.log(b) for a, b in zip(volatility(y), volatility(market), strict=True)]
+    against = [
+        math.log(a) - math.log(b) for a, b in zip(volatility(y), volatility(market), strict=True)
+    ]
     found["own_to_market"] = against[-1] - life(against, 180)[-1]
     z = {"own": standardised(y, volatility(y)), "index": standardised(index, volatility(index))}
     for who, values_of in z.items():
@@ -89,7 +101,9 @@ def slow_daily(values: np.ndarray, day: datetime.date) -> dict[str, float]:
     found["since_shock"] = math.log(1 + min(since, 130))
     alone, beta = idiosyncratic(y, index)
     for hl in (3, 11, 45):
-        found[f"own_alone_{hl}"] = math.log(life([abs(v) for v in alone], hl)[-1] * root + 1e-5) - math.log(s)
+        found[f"own_alone_{hl}"] = math.log(
+            life([abs(v) for v in alone], hl)[-1] * root + 1e-5
+        ) - math.log(s)
     for hl in (22, 90):
         both = life([a * b for a, b in zip(y, index, strict=True)], hl)[-1]
         squares = [life([v * v for v in x], hl)[-1] for x in (y, index)]
@@ -97,7 +111,10 @@ def slow_daily(values: np.ndarray, day: datetime.date) -> dict[str, float]:
     found["beta"] = beta[-1]
     found["explained"] = math.log(max(beta[-1], 0.1) * d / s)
     for hl in (60, 120):
-        mean, square = life([abs(v) for v in z["own"]], hl)[-1], life([v * v for v in z["own"]], hl)[-1]
+        mean, square = (
+            life([abs(v) for v in z["own"]], hl)[-1],
+            life([v * v for v in z["own"]], hl)[-1],
+        )
         losses, gains = (life([max(sign * v, 0) for v in z["own"]], hl)[-1] for sign in (-1, 1))
         found[f"own_evenness_{hl}"] = math.log(mean + 0.05) - 0.5 * math.log(square + 0.0025)
         found[f"own_loss_share_{hl}"] = math.log(losses + 0.05) - math.log(gains + 0.05)
@@ -146,9 +163,14 @@ def test_the_season_sees_large_sessions_come_every_63():
 def test_one_row_is_the_last_of_many():
     values, ds = simulated()
     npt.assert_allclose(
-        features.daily(values, ds, 1)[:, 0], features.daily(values, ds, 50)[:, -1], rtol=1e-9, atol=1e-12
+        features.daily(values, ds, 1)[:, 0],
+        features.daily(values, ds, 50)[:, -1],
+        rtol=1e-9,
+        atol=1e-12,
     )
-    npt.assert_array_equal(features.season(values, 5, 1)[:, 0], features.season(values, 5, 50)[:, -1])
+    npt.assert_array_equal(
+        features.season(values, 5, 1)[:, 0], features.season(values, 5, 50)[:, -1]
+    )
 
 
 # --- what a feature may depend on -------------------------------------------------------------
@@ -161,7 +183,9 @@ def test_later_sessions_change_no_earlier_row(seed: int, cut: int):
     changed = values.copy()
     changed[:, cut:] = np.random.default_rng(seed + 1).normal(size=changed[:, cut:].shape)
     kept = slice(0, cut)
-    npt.assert_array_equal(features.daily(changed, ds, LENGTH)[:, kept], features.daily(values, ds, LENGTH)[:, kept])
+    npt.assert_array_equal(
+        features.daily(changed, ds, LENGTH)[:, kept], features.daily(values, ds, LENGTH)[:, kept]
+    )
     season = features.season(values, 60, LENGTH)[:, kept]
     npt.assert_array_equal(features.season(changed, 60, LENGTH)[:, kept], season)
     shorter = features.daily(values[:, :cut], ds[:, :cut], 2)[:, -1]
@@ -182,7 +206,9 @@ def test_features_carry_no_unit(factor: float):
     values, ds = simulated()
     expected = features.daily(values, ds, 1)
     npt.assert_allclose(features.daily(factor * values, ds, 1), expected, rtol=0, atol=0.01)
-    npt.assert_allclose(features.season(factor * values, 5, 1), features.season(values, 5, 1), atol=1e-4)
+    npt.assert_allclose(
+        features.season(factor * values, 5, 1), features.season(values, 5, 1), atol=1e-4
+    )
 
 
 def test_still_markets_and_still_series_have_finite_features():

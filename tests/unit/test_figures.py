@@ -26,7 +26,14 @@ def forecasts(origins: int = 130, levels: tuple[float, ...] = LEVELS) -> pd.Data
     days = pd.date_range("2020-01-01", periods=origins + 2)
     y = np.where(np.arange(origins + 2) % 10 == 0, 0.03, 0.005)
     rows = [
-        {"unique_id": name, "origin": days[i], "step": h, "ds": days[i + h], "y": y[i + h] * sign, "mean": 0.0}
+        {
+            "unique_id": name,
+            "origin": days[i],
+            "step": h,
+            "ds": days[i + h],
+            "y": y[i + h] * sign,
+            "mean": 0.0,
+        }
         for i in range(origins)
         for name, sign in (("A", 1), ("B", -1))
         for h in (1, 2)
@@ -40,7 +47,11 @@ def forecasts(origins: int = 130, levels: tuple[float, ...] = LEVELS) -> pd.Data
 def points(axis: matplotlib.axes.Axes) -> dict[str, np.ndarray]:
     """Heights of the dots by colour."""
     dots = [c for c in axis.collections if isinstance(c, PathCollection)]
-    return {to_hex(c.get_facecolor()[0]): np.asarray(c.get_offsets())[:, 1] for c in dots if len(c.get_offsets())}
+    return {
+        to_hex(c.get_facecolor()[0]): np.asarray(c.get_offsets())[:, 1]
+        for c in dots
+        if len(c.get_offsets())
+    }
 
 
 def bands(axis: matplotlib.axes.Axes) -> list[tuple[float, float]]:
@@ -56,13 +67,20 @@ def test_the_fan_chart_shows_the_last_120_one_step_outcomes_of_one_series_in_per
     y = points(left)
     npt.assert_allclose(y[figures.INK], 0.5, rtol=1e-12)
     npt.assert_allclose(y[figures.RED], 3.0, rtol=1e-12)
-    shown = table[(table["unique_id"] == "A") & (table["step"] == 1) & (table["ds"] <= table["origin"].max())].tail(120)
+    shown = table[
+        (table["unique_id"] == "A") & (table["step"] == 1) & (table["ds"] <= table["origin"].max())
+    ].tail(120)
     assert len(shown) == 120
     assert len(y[figures.RED]) == (shown["y"] > 0.02).sum()
     assert len(y[figures.INK]) == 120 - len(y[figures.RED])
     last = matplotlib.dates.date2num(table["origin"].max())
     assert (
-        max(np.asarray(c.get_offsets())[:, 0].max() for c in left.collections if isinstance(c, PathCollection)) == last
+        max(
+            np.asarray(c.get_offsets())[:, 0].max()
+            for c in left.collections
+            if isinstance(c, PathCollection)
+        )
+        == last
     )
 
 
@@ -95,7 +113,10 @@ def test_without_a_median_among_the_levels_no_line_is_drawn():
 @pytest.mark.parametrize("origins", [1, 2, 130])
 def test_figures_can_be_written_whatever_the_number_of_origins(origins: int):
     table = forecasts(origins)
-    for figure in (figures.fan_chart(table, "fhs", "A"), figures.reliability_diagram({"fhs": table})):
+    for figure in (
+        figures.fan_chart(table, "fhs", "A"),
+        figures.reliability_diagram({"fhs": table}),
+    ):
         written = io.BytesIO()
         figure.savefig(written)
         assert written.getvalue().startswith(b"\x89PNG")
@@ -108,8 +129,12 @@ def test_the_reliability_diagram_shows_observed_minus_nominal_in_points():
     assert list(lines) == ["nbeats", "fhs"]
     table = reliability(ours)
     npt.assert_allclose(lines["nbeats"].get_xdata(), LEVELS, rtol=1e-12)
-    npt.assert_allclose(lines["nbeats"].get_ydata(), 100 * (table["observed"] - table["level"]), rtol=1e-12)
-    npt.assert_allclose(lines["fhs"].get_ydata(), [-5, -25, -50, -75, -95], rtol=1e-12)  # nothing is ever below
+    npt.assert_allclose(
+        lines["nbeats"].get_ydata(), 100 * (table["observed"] - table["level"]), rtol=1e-12
+    )
+    npt.assert_allclose(
+        lines["fhs"].get_ydata(), [-5, -25, -50, -75, -95], rtol=1e-12
+    )  # nothing is ever below
     assert len({line.get_color() for line in lines.values()}) == 2
     low, high = axis.get_ylim()
     assert low == -high
@@ -130,7 +155,10 @@ def test_every_model_asked_for_is_in_the_reliability_diagram():
 
 
 def test_path_chart_shows_every_path_from_the_last_known_close() -> None:
-    days = np.array(["2020-01-01", "2020-01-02", "2020-01-03", "2020-01-06", "2020-01-07"], dtype="datetime64[D]")
+    days = np.array(
+        ["2020-01-01", "2020-01-02", "2020-01-03", "2020-01-06", "2020-01-07"],
+        dtype="datetime64[D]",
+    )
     closes = pd.Series([10.0, 11.0, 12.0, 13.0, 12.5], index=days.astype("datetime64[ns]"))
     sampled = np.ones((1, 3, 2, 6))
     sampled[0, :, :, 3] = [[12.0, 13.0], [11.0, 10.0], [12.5, 14.0]]

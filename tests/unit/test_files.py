@@ -35,7 +35,9 @@ def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path):
 def test_a_new_file_has_the_permissions_that_the_umask_allows(tmp_path):
     (tmp_path / "plain").write_text("")
     write_together({tmp_path / "atomic": text("")})
-    assert stat.S_IMODE((tmp_path / "atomic").stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
+    assert stat.S_IMODE((tmp_path / "atomic").stat().st_mode) == stat.S_IMODE(
+        (tmp_path / "plain").stat().st_mode
+    )
 
 
 def test_a_writer_that_fails_half_way_leaves_the_old_file(tmp_path):
@@ -57,7 +59,11 @@ def test_of_several_files_none_is_replaced_when_the_last_cannot_be_written(tmp_p
     (tmp_path / "b.txt").write_text("a file, not a folder")
     with pytest.raises(KronosError, match=r"cannot write .*c: ") as caught:
         write_together(
-            {tmp_path / "a": text("new a"), tmp_path / "b": text("new b"), tmp_path / "b.txt" / "c": text("c")}
+            {
+                tmp_path / "a": text("new a"),
+                tmp_path / "b": text("new b"),
+                tmp_path / "b.txt" / "c": text("c"),
+            }
         )
     assert caught.value.code == "NOT_WRITABLE"
     assert [(tmp_path / "a").read_text(), (tmp_path / "b").read_text()] == ["old a", "old b"]
@@ -79,9 +85,16 @@ except KronosError as error:
     print(error.code, error.message)
 """
     done = subprocess.run(
-        [sys.executable, "-c", script, tmp_path], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-c", script, tmp_path],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    assert done.stdout == f"NO_SPACE no space left for {tmp_path / 'b'}; every file is whole, as it was before or new\n"
+    assert (
+        done.stdout
+        == f"NO_SPACE no space left for {tmp_path / 'b'}; every file is whole, as it was before or new\n"
+    )
     assert [(tmp_path / "a").read_text(), (tmp_path / "b").read_text()] == ["old a", "old b"]
     assert names(tmp_path) == ["a", "b"]
 

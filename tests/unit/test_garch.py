@@ -72,7 +72,9 @@ def as_history(y: np.ndarray, symbols: str = "ABCDEFGH") -> pd.DataFrame:
 
 
 def trained(kind: str, history: pd.DataFrame, folder: Path = Path(), **settings: Any) -> Trained:
-    config = family_settings.Config(kind=kind, **{"fit_until": FIT_UNTIL, "choose_until": CHOOSE_UNTIL, **settings})
+    config = family_settings.Config(
+        kind=kind, **{"fit_until": FIT_UNTIL, "choose_until": CHOOSE_UNTIL, **settings}
+    )
     return train.train(history, config, name=kind, seed=0, run=Run(folder))
 
 
@@ -107,7 +109,9 @@ def variance_by_recursion(y: np.ndarray, parameters: np.ndarray) -> np.ndarray:
     mu, omega, alpha, gamma, beta, _ = parameters
     variance, path = float(np.mean((y[:60] - mu) ** 2)), []
     for error in y - mu:
-        variance = omega + alpha * error**2 + gamma * error**2 * (1 if error < 0 else 0) + beta * variance
+        variance = (
+            omega + alpha * error**2 + gamma * error**2 * (1 if error < 0 else 0) + beta * variance
+        )
         path.append(variance)
     return np.array(path)
 
@@ -133,9 +137,13 @@ def test_conditional_volatility_is_that_of_arch(kind: str):
     y = simulated(STOCKS, 1500)[0]
     found = estimate.fit(y, asymmetric=kind == "gjr")
     ours = garch.scale(y[None], found.parameters[None], 1)[0, :-1, 0]
-    fixed = arch_model(100 * y, mean="Constant", p=1, o=int(kind == "gjr"), q=1, dist="t", rescale=False)
+    fixed = arch_model(
+        100 * y, mean="Constant", p=1, o=int(kind == "gjr"), q=1, dist="t", rescale=False
+    )
     theirs = fixed.fix(in_per_cent(found.parameters, kind)).conditional_volatility[1:] / 100
-    npt.assert_allclose(ours[700:], theirs[700:], rtol=1e-10)  # arch starts elsewhere, which is forgotten by then
+    npt.assert_allclose(
+        ours[700:], theirs[700:], rtol=1e-10
+    )  # arch starts elsewhere, which is forgotten by then
     npt.assert_allclose(ours, theirs, rtol=0.5)
 
 
@@ -171,7 +179,9 @@ def test_expected_variances_are_the_averages_over_all_futures():
 
 def test_expected_variance_goes_to_the_unconditional_one():
     y = simulated(STOCKS, 300)
-    npt.assert_allclose(garch.scale(y, STOCKS, 900)[:, -1, -1], garch.unconditional_volatility(STOCKS), rtol=1e-4)
+    npt.assert_allclose(
+        garch.scale(y, STOCKS, 900)[:, -1, -1], garch.unconditional_volatility(STOCKS), rtol=1e-4
+    )
     # omega / (1 - alpha - gamma / 2 - beta) = 8e-6 / .05
     npt.assert_allclose(garch.unconditional_volatility(STOCKS)[0], np.sqrt(1.6e-4), rtol=1e-12)
 
@@ -193,22 +203,30 @@ def test_garch_says_mean_plus_volatility_times_standardised_student_quantiles():
     flat = np.array([[0.001, 1e-4, 0.0, 0.0, 0.0, 4.0]])
     quantiles = predict(known("garch", flat), as_history(simulated(STOCKS[:1], 300))).quantiles
     upper = 0.01 * 2.1318467863266504 / np.sqrt(2)
-    npt.assert_allclose(quantiles[0, :, [0, 5, 10]].T, np.tile([0.001 - upper, 0.001, 0.001 + upper], (5, 1)))
+    npt.assert_allclose(
+        quantiles[0, :, [0, 5, 10]].T, np.tile([0.001 - upper, 0.001, 0.001 + upper], (5, 1))
+    )
 
 
 def test_garch_scales_the_student_quantiles_with_the_expected_volatility_of_each_step():
     y = simulated(STOCKS, 300)
-    for row, parameters, found in zip(y, STOCKS, predict(known("garch"), as_history(y)).quantiles, strict=True):
+    for row, parameters, found in zip(
+        y, STOCKS, predict(known("garch"), as_history(y)).quantiles, strict=True
+    ):
         variance, nu = variance_by_recursion(row, parameters)[-1], parameters[5]
         for h in range(5):
             q = student.ppf(names.LEVELS, nu) / student.std(nu)
-            npt.assert_allclose(found[h], parameters[0] + np.sqrt(variance) * q, rtol=1e-9, atol=1e-15)
+            npt.assert_allclose(
+                found[h], parameters[0] + np.sqrt(variance) * q, rtol=1e-9, atol=1e-15
+            )
             variance = parameters[1] + garch.persistence(parameters[None])[0] * variance
 
 
 def test_gjr_says_expected_volatility_times_the_last_500_residuals_of_the_same_step():
     y = simulated(STOCKS, 700)
-    for row, parameters, found in zip(y, STOCKS, predict(known("gjr"), as_history(y)).quantiles, strict=True):
+    for row, parameters, found in zip(
+        y, STOCKS, predict(known("gjr"), as_history(y)).quantiles, strict=True
+    ):
         variance, last = variance_by_recursion(row, parameters), len(row) - 1
         for h in range(1, 6):
             sigma = np.sqrt(variance)
@@ -218,7 +236,9 @@ def test_gjr_says_expected_volatility_times_the_last_500_residuals_of_the_same_s
 
 
 def test_the_mean_of_garch_is_its_mu(history: pd.DataFrame):
-    npt.assert_allclose(predict(known("garch"), history).mean, np.repeat(STOCKS[:, :1], 5, axis=1), rtol=1e-10)
+    npt.assert_allclose(
+        predict(known("garch"), history).mean, np.repeat(STOCKS[:, :1], 5, axis=1), rtol=1e-10
+    )
 
 
 @pytest.mark.parametrize("kind", ["garch", "gjr"])
@@ -293,13 +313,21 @@ def test_parameters_are_those_of_arch(kind: str, history: pd.DataFrame, done: di
     fitted = done[kind].forecaster.fitted
     assert done[kind].forecaster.symbols == ("A", "B", "C")
     for name, found in zip("ABC", fitted, strict=True):
-        y = history[(history[names.UNIQUE_ID] == name) & (history[names.DS] <= FIT_UNTIL)][names.Y].to_numpy()
+        y = history[(history[names.UNIQUE_ID] == name) & (history[names.DS] <= FIT_UNTIL)][
+            names.Y
+        ].to_numpy()
         assert len(y) == 1000
-        theirs = arch_model(100 * y, mean="Constant", p=1, o=int(kind == "gjr"), q=1, dist="t", rescale=False)
+        theirs = arch_model(
+            100 * y, mean="Constant", p=1, o=int(kind == "gjr"), q=1, dist="t", rescale=False
+        )
         result = theirs.fit(disp="off")
-        npt.assert_allclose(in_per_cent(found, kind), result.params, rtol=2e-3, atol=2e-4)  # two ways to one maximum
+        npt.assert_allclose(
+            in_per_cent(found, kind), result.params, rtol=2e-3, atol=2e-4
+        )  # two ways to one maximum
         row = done[kind].tables["parameters"].set_index("unique_id").loc[name]
-        npt.assert_allclose(row["log_likelihood"] - 1000 * np.log(100), result.loglikelihood, atol=1e-3)
+        npt.assert_allclose(
+            row["log_likelihood"] - 1000 * np.log(100), result.loglikelihood, atol=1e-3
+        )
 
 
 def test_the_fit_finds_what_made_the_data():
@@ -319,7 +347,9 @@ def test_parameters_do_not_depend_on_the_unit():
 
 
 @pytest.mark.parametrize("kind", ["garch", "gjr"])
-def test_sessions_after_fit_until_change_no_parameter(kind: str, history: pd.DataFrame, done: dict[str, Trained]):
+def test_sessions_after_fit_until_change_no_parameter(
+    kind: str, history: pd.DataFrame, done: dict[str, Trained]
+):
     later = history[names.DS] > FIT_UNTIL
     changed = history.assign(y=history[names.Y].where(~later, 0.5))
     again = trained(kind, changed).forecaster
@@ -328,13 +358,17 @@ def test_sessions_after_fit_until_change_no_parameter(kind: str, history: pd.Dat
 
 
 @pytest.mark.parametrize("kind", ["garch", "gjr"])
-def test_one_series_changes_no_parameter_of_another(kind: str, history: pd.DataFrame, done: dict[str, Trained]):
+def test_one_series_changes_no_parameter_of_another(
+    kind: str, history: pd.DataFrame, done: dict[str, Trained]
+):
     other = history[names.UNIQUE_ID] == "B"
     changed = history.assign(y=history[names.Y].where(~other, -3 * history[names.Y]))
     before, after = done[kind].forecaster, trained(kind, changed).forecaster
     npt.assert_array_equal(after.fitted[[0, 2]], before.fitted[[0, 2]])
     assert (after.fitted[1] != before.fitted[1]).any()
-    npt.assert_array_equal(predict(after, history).quantiles[[0, 2]], predict(before, history).quantiles[[0, 2]])
+    npt.assert_array_equal(
+        predict(after, history).quantiles[[0, 2]], predict(before, history).quantiles[[0, 2]]
+    )
     alone = trained(kind, history[~other].reset_index(drop=True)).forecaster
     npt.assert_array_equal(alone.fitted, before.fitted[[0, 2]])
 
@@ -402,7 +436,9 @@ def awkward() -> dict[str, np.ndarray]:
     }
 
 
-def test_series_that_cannot_be_fitted_are_left_to_the_pool_and_the_table_says_why(history: pd.DataFrame):
+def test_series_that_cannot_be_fitted_are_left_to_the_pool_and_the_table_says_why(
+    history: pd.DataFrame,
+):
     rows = [as_history(y[None], name) for name, y in zip("DEF", awkward().values(), strict=True)]
     whole = pd.concat([history, *rows], ignore_index=True)
     found = trained("gjr", whole)
@@ -420,7 +456,9 @@ def test_nothing_to_fit_is_an_error_that_counts_why(tmp_path: Path):
     y[2] = simulated(STOCKS[:1], 600)[0]
     frame = as_history(y).groupby(names.UNIQUE_ID).tail(600)
     frame = frame[(frame[names.UNIQUE_ID] != "C") | (frame[names.DS] > DAYS[365])]
-    with pytest.raises(BadHistory, match=r": does not move \(2\), fewer than 500 sessions \(1\)") as caught:
+    with pytest.raises(
+        BadHistory, match=r": does not move \(2\), fewer than 500 sessions \(1\)"
+    ) as caught:
         trained("garch", frame, tmp_path)
     assert caught.value.code == "NOT_FITTED"
     with pytest.raises(BadHistory, match="none of 0 series"):
@@ -433,8 +471,12 @@ def test_training_shows_what_it_fitted(history: pd.DataFrame, done: dict[str, Tr
         assert found.params == {"parameters": 3 * each, "series_fitted": 3, "series_pooled": 0}
         table = found.tables["parameters"]
         npt.assert_array_equal(table[list(garch.NAMES)], found.forecaster.fitted)
-        npt.assert_array_equal(table["persistence"], table["alpha"] + table["gamma"] / 2 + table["beta"])
-        npt.assert_allclose(table["volatility"] ** 2, table["omega"] / (1 - table["persistence"]), rtol=1e-12)
+        npt.assert_array_equal(
+            table["persistence"], table["alpha"] + table["gamma"] / 2 + table["beta"]
+        )
+        npt.assert_allclose(
+            table["volatility"] ** 2, table["omega"] / (1 - table["persistence"]), rtol=1e-12
+        )
         assert list(table["sessions"]) == [1000] * 3
         assert (table["gamma"] == 0).all() == (kind == "garch")
     smooth, ours = done["gjr"].figures["volatility"].axes[0].lines
@@ -454,17 +496,24 @@ def test_saved_and_loaded_model_has_its_symbols_and_forecasts_the_same(
     forecaster = done[kind].forecaster
     (tmp_path / "spec.json").write_text(json.dumps(forecaster.spec.to_json()))
     model.save(forecaster, tmp_path)
-    assert json.loads((tmp_path / "config.json").read_text()) == {"kind": kind, "symbols": ["A", "B", "C"]}
+    assert json.loads((tmp_path / "config.json").read_text()) == {
+        "kind": kind,
+        "symbols": ["A", "B", "C"],
+    }
     loaded: Any = model.load(tmp_path)
     assert type(loaded) is type(forecaster)
     assert loaded.symbols == ("A", "B", "C")
-    npt.assert_array_equal(predict(loaded, history).quantiles, predict(forecaster, history).quantiles)
+    npt.assert_array_equal(
+        predict(loaded, history).quantiles, predict(forecaster, history).quantiles
+    )
     npt.assert_array_equal(loaded.pool, forecaster.pool)
 
 
 def test_a_forecast_does_without_arch():
     code = "import sys, mlprojects.baselines.model, mlprojects.baselines.train; print('arch' in sys.modules)"
-    found = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True
+    )
     assert found.stdout.strip() == "False"
     assert "arch" not in model.REQUIREMENTS
 

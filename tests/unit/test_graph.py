@@ -78,7 +78,11 @@ def test_partial_correlation_of_a_precision_matrix() -> None:
 def test_partial_correlations_are_found_again_in_returns_that_have_them() -> None:
     """A chain: each series depends on the next alone, though all of them correlate."""
     precision = np.array([[1.0, -0.4, 0, 0], [-0.4, 1, -0.4, 0], [0, -0.4, 1, 0.4], [0, 0, 0.4, 1]])
-    y = np.random.default_rng(0).multivariate_normal(np.zeros(4), np.linalg.inv(precision), size=4000).T
+    y = (
+        np.random.default_rng(0)
+        .multivariate_normal(np.zeros(4), np.linalg.inv(precision), size=4000)
+        .T
+    )
     found = adjacency.partial(0.01 * y)
     npt.assert_allclose(found, np.abs(adjacency.partial_correlations(precision)), atol=0.03)
     assert np.abs(np.corrcoef(y)[0, 2]) > 0.15
@@ -97,7 +101,9 @@ def test_series_of_one_sector_are_neighbours() -> None:
 
 def test_a_series_without_a_neighbour_is_named_or_hears_itself_when_that_is_asked_for() -> None:
     weights = adjacency.sector(["x", "y", "x"])
-    with pytest.raises(BadConfig, match=r"^GE would have no neighbour with graph: sector; take another") as caught:
+    with pytest.raises(
+        BadConfig, match=r"^GE would have no neighbour with graph: sector; take another"
+    ) as caught:
         adjacency.with_loops(weights, ["AAPL", "GE", "MSFT"], "sector", "refuse")
     assert caught.value.code == "ISOLATED"
     looped = adjacency.with_loops(weights, ["AAPL", "GE", "MSFT"], "sector", "loop")
@@ -141,7 +147,9 @@ def net() -> Network:
 
 
 def inputs(series: int = 5, batch: int = 2) -> Tensor:
-    return torch.randn(batch, SESSIONS, series, len(features.NAMES), generator=torch.Generator().manual_seed(1))
+    return torch.randn(
+        batch, SESSIONS, series, len(features.NAMES), generator=torch.Generator().manual_seed(1)
+    )
 
 
 def test_an_untrained_network_says_normal_quantiles() -> None:
@@ -163,7 +171,9 @@ def test_the_recurrence_is_a_gru_whose_products_are_graph_convolutions() -> None
     x = torch.randn(1, SESSIONS, 5, 3)
     shares = heard(WEIGHTS, ALL)
     with torch.no_grad():
-        npt.assert_allclose(cell(x, shares)[0], slow_gru(cell, x[0].numpy(), shares.numpy()), atol=1e-6)
+        npt.assert_allclose(
+            cell(x, shares)[0], slow_gru(cell, x[0].numpy(), shares.numpy()), atol=1e-6
+        )
 
 
 def slow_gru(cell: GraphGRU, x: Floats, shares: Floats) -> Floats:
@@ -173,7 +183,11 @@ def slow_gru(cell: GraphGRU, x: Floats, shares: Floats) -> Floats:
     def convolved(name: str, values: Floats, i: int) -> Floats:
         message = sum(shares[i, j] * values[j] for j in range(len(values)))
         own = weights[f"{name}.lin_root.weight"] @ values[i]
-        return weights[f"{name}.lin_rel.weight"] @ message + own + weights.get(f"{name}.lin_rel.bias", 0.0)
+        return (
+            weights[f"{name}.lin_rel.weight"] @ message
+            + own
+            + weights.get(f"{name}.lin_rel.bias", 0.0)
+        )
 
     def sigmoid(a: Floats) -> Floats:
         return 1 / (1 + np.exp(-a))
@@ -214,7 +228,9 @@ def test_missing_series_leave_the_network_of_the_others(net: Network) -> None:
     npt.assert_allclose(masked, part, rtol=2e-5)
 
 
-def test_a_neighbour_is_heard_and_so_is_its_neighbour_but_nobody_without_edges(net: Network) -> None:
+def test_a_neighbour_is_heard_and_so_is_its_neighbour_but_nobody_without_edges(
+    net: Network,
+) -> None:
     x, other = inputs(), inputs()
     other[:, :, 4] += 1.0  # E: a neighbour of D, whose neighbour is C
     changed = [(net(x, a) != net(other, a)).any(dim=-1).any(dim=-1).any(dim=0).tolist()
@@ -237,7 +253,9 @@ def test_the_market_does_not_go_over_the_edges(net: Network) -> None:
 # --- forecaster -------------------------------------------------------------------------------
 
 
-def forecaster(net: Network, weights: Tensor = WEIGHTS, universe: Sequence[str] = UNIVERSE) -> model.GraphForecaster:
+def forecaster(
+    net: Network, weights: Tensor = WEIGHTS, universe: Sequence[str] = UNIVERSE
+) -> model.GraphForecaster:
     spec = ModelSpec(
         "graph", "graph", min_context=features.WARMUP - 1 + SESSIONS, max_context=400, max_horizon=3, levels=LEVELS,
         columns=(*names.HISTORY, *names.MARKET), joint=True, universe=tuple(universe), subset=True,
@@ -277,7 +295,9 @@ def test_a_part_of_the_universe_gets_what_its_own_graph_gives_and_is_told_what_i
     assert alone.notes == {}
 
 
-def test_nothing_is_said_of_a_missing_series_that_nobody_hears(net: Network, history: pd.DataFrame) -> None:
+def test_nothing_is_said_of_a_missing_series_that_nobody_hears(
+    net: Network, history: pd.DataFrame
+) -> None:
     whole = predict(forecaster(net), history)
     part = predict(forecaster(net), of(history, "D", "E", "C"))
     assert whole.notes == {}
@@ -288,14 +308,18 @@ def test_nothing_is_said_of_a_missing_series_that_nobody_hears(net: Network, his
     assert predict(forecaster(net, unheard), of(history, "C", "D", "E")).notes == {}
 
 
-def test_without_edges_a_series_is_forecast_the_same_bits_whoever_is_there(net: Network, history: pd.DataFrame) -> None:
+def test_without_edges_a_series_is_forecast_the_same_bits_whoever_is_there(
+    net: Network, history: pd.DataFrame
+) -> None:
     one = forecaster(net, torch.zeros(5, 5))
     whole, alone = predict(one, history), predict(one, of(history, "B"))
     npt.assert_array_equal(alone.quantiles[0], whole.quantiles[1])
     assert alone.notes == {}
 
 
-def test_forecasts_are_in_the_volatility_of_each_series(net: Network, history: pd.DataFrame) -> None:
+def test_forecasts_are_in_the_volatility_of_each_series(
+    net: Network, history: pd.DataFrame
+) -> None:
     """Half the returns of a series are, without edges, half its forecast and nobody else's."""
     one = forecaster(net, torch.zeros(5, 5))
     is_b = history[names.UNIQUE_ID] == "B"
@@ -320,7 +344,9 @@ def test_series_need_the_same_last_sessions_and_may_begin_on_different_ones(
     predict(one, history.drop(rows[-SESSIONS - 1]))
 
 
-def test_too_short_a_history_and_an_unknown_symbol_are_refused(net: Network, history: pd.DataFrame) -> None:
+def test_too_short_a_history_and_an_unknown_symbol_are_refused(
+    net: Network, history: pd.DataFrame
+) -> None:
     short = history.groupby(names.UNIQUE_ID).tail(features.WARMUP + SESSIONS - 2)
     with pytest.raises(BadHistory, match=f"needs {features.WARMUP + SESSIONS - 1}"):
         predict(forecaster(net), short)

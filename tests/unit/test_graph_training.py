@@ -27,17 +27,23 @@ CONTEXT = 8  # of the tiny config
 @pytest.fixture(scope="module")
 def history(panel: pd.DataFrame) -> pd.DataFrame:
     """Four stocks of three sectors, 2017 to the first quarter of 2019."""
-    wanted = panel[names.UNIQUE_ID].isin(STOCKS) & panel[names.DS].between("2017-01-01", "2019-03-29")
+    wanted = panel[names.UNIQUE_ID].isin(STOCKS) & panel[names.DS].between(
+        "2017-01-01", "2019-03-29"
+    )
     return panel[wanted].reset_index(drop=True)
 
 
 def tiny(**overrides: Any) -> training.Config:
     return families.load_config(
-        families.find("graph"), {"graph": "correlation", "k": 2, "choose_until": "2019-03-29", **overrides}, tiny=True
+        families.find("graph"),
+        {"graph": "correlation", "k": 2, "choose_until": "2019-03-29", **overrides},
+        tiny=True,
     )
 
 
-def fitted(history: pd.DataFrame, folder: Path, *, seed: int = 1, run: Run | None = None, **overrides: Any) -> Trained:
+def fitted(
+    history: pd.DataFrame, folder: Path, *, seed: int = 1, run: Run | None = None, **overrides: Any
+) -> Trained:
     return train.train(history, tiny(**overrides), name="graph", seed=seed, run=run or Run(folder))
 
 
@@ -64,7 +70,9 @@ def test_the_universe_are_the_series_it_was_trained_on(trained: Trained) -> None
     assert spec.min_context == features.WARMUP - 1 + CONTEXT
 
 
-def test_the_same_seed_writes_the_same_files(trained: Trained, history: pd.DataFrame, tmp_path: Path) -> None:
+def test_the_same_seed_writes_the_same_files(
+    trained: Trained, history: pd.DataFrame, tmp_path: Path
+) -> None:
     first = bits(trained, tmp_path / "first")
     assert bits(fitted(history, tmp_path / "a"), tmp_path / "again") == first
     assert bits(fitted(history, tmp_path / "b", seed=2), tmp_path / "other") != first
@@ -82,7 +90,11 @@ def test_losses_are_reported_and_the_untrained_one_is_that_of_normal_quantiles(
 
 def normal_loss(history: pd.DataFrame) -> float:
     """Mean pinball loss of EWMA volatility x normal quantiles over the forecasts with all outcomes in 2019."""
-    normal = torch.distributions.Normal(0.0, 1.0).icdf(torch.tensor(names.LEVELS, dtype=torch.float64)).numpy()
+    normal = (
+        torch.distributions.Normal(0.0, 1.0)
+        .icdf(torch.tensor(names.LEVELS, dtype=torch.float64))
+        .numpy()
+    )
     found = []
     for _, one in history.groupby(names.UNIQUE_ID):
         y, ds = one[names.Y].to_numpy(), one[names.DS].to_numpy()
@@ -90,11 +102,17 @@ def normal_loss(history: pd.DataFrame) -> float:
         for origin in range(len(y) - 5):
             if ds[origin + 1] > np.datetime64("2018-12-31"):
                 error = y[origin + 1 : origin + 6, None] - sigma[origin] * normal
-                found.append(np.maximum(np.array(names.LEVELS) * error, (np.array(names.LEVELS) - 1) * error).mean())
+                found.append(
+                    np.maximum(
+                        np.array(names.LEVELS) * error, (np.array(names.LEVELS) - 1) * error
+                    ).mean()
+                )
     return float(np.mean(found))
 
 
-def test_a_killed_training_ends_with_the_same_bits(trained: Trained, history: pd.DataFrame, tmp_path: Path) -> None:
+def test_a_killed_training_ends_with_the_same_bits(
+    trained: Trained, history: pd.DataFrame, tmp_path: Path
+) -> None:
     fitted(history, tmp_path, run=Run(tmp_path, give_up_at=2))
     resumed = Run(tmp_path)
     again = fitted(history, tmp_path, run=resumed)
@@ -108,7 +126,10 @@ def test_what_comes_after_the_sessions_to_fit_changes_neither_graph_nor_weights(
 ) -> None:
     """They choose the step alone: here there is one to choose, against the untrained network."""
     later = history[names.DS] > "2018-12-31"
-    numbers = {name: history[name].where(~later, 0.5 * history[name] + 0.003) for name in (names.Y, *names.MARKET)}
+    numbers = {
+        name: history[name].where(~later, 0.5 * history[name] + 0.003)
+        for name in (names.Y, *names.MARKET)
+    }
     settings = {"graph": kind, "isolated": "loop", "check_every": 4}
     runs = [Run(tmp_path / "a"), Run(tmp_path / "b")]
     one, other = (
@@ -122,7 +143,9 @@ def test_what_comes_after_the_sessions_to_fit_changes_neither_graph_nor_weights(
 
 
 def test_the_graph_is_that_of_the_returns_to_fit(trained: Trained, history: pd.DataFrame) -> None:
-    wide = history[history[names.DS] <= "2018-12-31"].pivot(index=names.DS, columns=names.UNIQUE_ID, values=names.Y)
+    wide = history[history[names.DS] <= "2018-12-31"].pivot(
+        index=names.DS, columns=names.UNIQUE_ID, values=names.Y
+    )
     expected = adjacency.correlation(wide[list(STOCKS)].to_numpy().T, 2)
     npt.assert_allclose(trained.forecaster.weights, expected, rtol=1e-6)
     table = trained.tables["adjacency"]
@@ -145,29 +168,37 @@ def test_a_learned_graph_has_parameters_and_a_network_without_edges_shows_no_gra
     npt.assert_array_equal(none.forecaster.weights, np.zeros((4, 4)))
 
 
-def test_features_are_scaled_by_the_sessions_to_fit(trained: Trained, history: pd.DataFrame) -> None:
+def test_features_are_scaled_by_the_sessions_to_fit(
+    trained: Trained, history: pd.DataFrame
+) -> None:
     net = trained.forecaster.net
     seen = history[history[names.DS] <= "2018-12-31"].reset_index(drop=True)
     whole = History.of(seen, features.COLUMNS)
     [(which, values)] = whole.blocks(len(seen), features.COLUMNS)
     length = values.shape[1]
-    used = features.daily(values, whole.sessions(which, length), length - features.WARMUP + 1).reshape(
-        -1, len(features.NAMES)
-    )
+    used = features.daily(
+        values, whole.sessions(which, length), length - features.WARMUP + 1
+    ).reshape(-1, len(features.NAMES))
     npt.assert_allclose(net.centre, used.mean(axis=0), rtol=1e-4, atol=1e-5)
     npt.assert_allclose(net.deviation, used.std(axis=0), rtol=1e-3)
 
 
-def test_windows_hold_what_is_known_at_the_origin_and_the_returns_after_it(history: pd.DataFrame) -> None:
+def test_windows_hold_what_is_known_at_the_origin_and_the_returns_after_it(
+    history: pd.DataFrame,
+) -> None:
     windows = windows_of(history)
     origin = int(windows.fit[7])
     batch = windows.take(torch.tensor([origin]))
     msft = history[history[names.UNIQUE_ID] == "MSFT"]
     npt.assert_allclose(batch.y[0, 2], msft[names.Y].iloc[origin + 1 : origin + 6], rtol=1e-6)
     values = msft[list(features.COLUMNS)].to_numpy()[None, : origin + 1]
-    known = features.daily(values, msft[names.DS].to_numpy()[None, : origin + 1].astype("datetime64[D]"), CONTEXT)
+    known = features.daily(
+        values, msft[names.DS].to_numpy()[None, : origin + 1].astype("datetime64[D]"), CONTEXT
+    )
     npt.assert_allclose(batch.x[0, :, 2], known[0], rtol=1e-5, atol=1e-6)
-    npt.assert_allclose(batch.sigma[0, 2], volatility.ewma_volatility(values[:, :, 0])[0, -1], rtol=1e-6)
+    npt.assert_allclose(
+        batch.sigma[0, 2], volatility.ewma_volatility(values[:, :, 0])[0, -1], rtol=1e-6
+    )
 
 
 def windows_of(history: pd.DataFrame, **changed: Any) -> Windows:
@@ -175,13 +206,17 @@ def windows_of(history: pd.DataFrame, **changed: Any) -> Windows:
     return Windows.of(History.of(history, features.COLUMNS), **settings)
 
 
-def test_outcomes_to_fit_end_by_fit_until_and_those_to_choose_on_begin_after_it(history: pd.DataFrame) -> None:
+def test_outcomes_to_fit_end_by_fit_until_and_those_to_choose_on_begin_after_it(
+    history: pd.DataFrame,
+) -> None:
     windows = windows_of(history)
     ds = history[history[names.UNIQUE_ID] == "XOM"][names.DS].to_numpy()
     assert str(ds[windows.fit[-1] + 5])[:10] == "2018-12-31"
     assert str(ds[windows.chosen[0] + 1])[:10] == "2019-01-02"
     assert str(ds[windows.chosen[-1] + 5])[:10] == "2019-03-29"
-    assert windows.fit[0] - CONTEXT + 1 == features.WARMUP - 1  # every row that is seen has all its features
+    assert (
+        windows.fit[0] - CONTEXT + 1 == features.WARMUP - 1
+    )  # every row that is seen has all its features
 
 
 def test_too_few_sessions_to_fit_or_to_choose_on_are_refused(history: pd.DataFrame) -> None:
@@ -189,7 +224,9 @@ def test_too_few_sessions_to_fit_or_to_choose_on_are_refused(history: pd.DataFra
     needed = features.WARMUP - 1 + CONTEXT + 5
     start = days[days <= "2018-12-31"].iloc[-needed]
     assert len(windows_of(history[history[names.DS] >= start]).fit) == 1
-    with pytest.raises(BadHistory, match=r"hold no forecast up to 2018-12-31; .* take 313 \+ 8 \+ 5") as caught:
+    with pytest.raises(
+        BadHistory, match=r"hold no forecast up to 2018-12-31; .* take 313 \+ 8 \+ 5"
+    ) as caught:
         windows_of(history[history[names.DS] > start])
     assert caught.value.code == "TOO_SHORT"
     with pytest.raises(BadHistory, match="hold no forecast with all outcomes after 2018-12-31"):
@@ -197,7 +234,9 @@ def test_too_few_sessions_to_fit_or_to_choose_on_are_refused(history: pd.DataFra
 
 
 def test_a_series_that_lacks_sessions_is_named(history: pd.DataFrame, tmp_path: Path) -> None:
-    holes = history.drop(history[(history[names.UNIQUE_ID] == "JPM") & history[names.DS].dt.month.eq(5)].index)
+    holes = history.drop(
+        history[(history[names.UNIQUE_ID] == "JPM") & history[names.DS].dt.month.eq(5)].index
+    )
     with pytest.raises(
         BadHistory, match=r"^JPM lacks 44 of the 563 sessions of the 4 series, first 2017-05-01"
     ) as caught:
@@ -211,15 +250,21 @@ def test_one_series_is_no_graph(history: pd.DataFrame, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["correlation", "learned", "none"])
-def test_a_series_that_never_moves_is_named(history: pd.DataFrame, tmp_path: Path, kind: str) -> None:
+def test_a_series_that_never_moves_is_named(
+    history: pd.DataFrame, tmp_path: Path, kind: str
+) -> None:
     still = history.assign(y=history[names.Y].where(history[names.UNIQUE_ID] != "MSFT", 0.0))
     with pytest.raises(BadHistory, match=r"^MSFT has the same return in every session") as caught:
         fitted(still, tmp_path, graph=kind)
     assert caught.value.code == "CONSTANT"
 
 
-def test_an_isolated_series_is_named_unless_it_may_hear_itself(history: pd.DataFrame, tmp_path: Path) -> None:
-    with pytest.raises(BadConfig, match=r"^JPM, XOM would have no neighbour with graph: sector") as caught:
+def test_an_isolated_series_is_named_unless_it_may_hear_itself(
+    history: pd.DataFrame, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        BadConfig, match=r"^JPM, XOM would have no neighbour with graph: sector"
+    ) as caught:
         fitted(history, tmp_path, graph="sector")
     assert caught.value.code == "ISOLATED"
     looped = fitted(history, tmp_path, graph="sector", isolated="loop").forecaster.weights
@@ -237,7 +282,9 @@ def test_training_stops_when_it_is_told_to(history: pd.DataFrame, tmp_path: Path
     assert max(run.steps) == 2
 
 
-def test_the_callers_frame_and_random_numbers_are_left_as_they_were(history: pd.DataFrame, tmp_path: Path) -> None:
+def test_the_callers_frame_and_random_numbers_are_left_as_they_were(
+    history: pd.DataFrame, tmp_path: Path
+) -> None:
     before, state = history.copy(), torch.random.get_rng_state()
     fitted(history, tmp_path, max_steps=2)
     pd.testing.assert_frame_equal(history, before)
@@ -249,9 +296,22 @@ def test_the_callers_frame_and_random_numbers_are_left_as_they_were(history: pd.
     [
         *(
             (name, 0)
-            for name in ("k", "embedding", "context", "hidden", "max_steps", "batch", "check_every", "patience")
+            for name in (
+                "k",
+                "embedding",
+                "context",
+                "hidden",
+                "max_steps",
+                "batch",
+                "check_every",
+                "patience",
+            )
         ),
-        *((name, value) for name in ("dropout", "series_dropout", "weight_decay") for value in (-0.1, 1.0, np.nan)),
+        *(
+            (name, value)
+            for name in ("dropout", "series_dropout", "weight_decay")
+            for value in (-0.1, 1.0, np.nan)
+        ),
         *(("learning_rate", value) for value in (0.0, 1.0, np.nan)),
         ("graph", "poem"),
         ("isolated", "maybe"),

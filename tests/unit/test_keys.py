@@ -29,7 +29,12 @@ def philox(counter: int, key: int) -> list[int]:
 
 def test_the_slow_philox_gives_the_known_answers_of_its_authors():
     # Random123, kat_vectors, philox4x64 10: all zero, and the digits of pi
-    assert philox(0, 0) == [0x16554D9ECA36314C, 0xDB20FE9D672D0FDC, 0xD7E772CEE186176B, 0x7E68B68AEC7BA23B]
+    assert philox(0, 0) == [
+        0x16554D9ECA36314C,
+        0xDB20FE9D672D0FDC,
+        0xD7E772CEE186176B,
+        0x7E68B68AEC7BA23B,
+    ]
     digits = [0x243F6A8885A308D3, 0x13198A2E03707344, 0xA4093822299F31D0, 0x082EFA98EC4E6C89]
     key = [0x452821E638D01377, 0xBE5466CF34E90C6C]
     counter = sum(word << 64 * i for i, word in enumerate(digits))
@@ -82,9 +87,12 @@ def test_paths_steps_and_numbers_of_a_step_are_not_correlated():
 
 
 @pytest.mark.parametrize(
-    "other", [(1, "AAPL", DAY), (0, "AAPM", DAY), (0, "AAPL", DAY + 1), (0, "aapl", DAY), (0, " AAPL", DAY)]
+    "other",
+    [(1, "AAPL", DAY), (0, "AAPM", DAY), (0, "AAPL", DAY + 1), (0, "aapl", DAY), (0, " AAPL", DAY)],
 )
-def test_another_seed_symbol_or_cutoff_draws_other_numbers_without_correlation(other: tuple[int, str, np.datetime64]):
+def test_another_seed_symbol_or_cutoff_draws_other_numbers_without_correlation(
+    other: tuple[int, str, np.datetime64],
+):
     here = keys.uniforms(keys.series_key(0, "AAPL", DAY), 1000, 64, 1) - 0.5
     there = keys.uniforms(keys.series_key(*other), 1000, 64, 1) - 0.5
     assert abs(np.mean(here * there) * 12) * np.sqrt(here.size) < 4
@@ -100,15 +108,26 @@ def test_an_exponential_is_minus_the_log_of_23_bits_of_the_word_at_its_own_place
         npt.assert_allclose(value, -np.log((bits + 0.5) / 2**23), rtol=1e-5, atol=1e-7)
 
 
-@given(key=st.integers(0, 2**128 - 1), step=st.integers(0, 70), paths=st.integers(1, 9), fewer=st.integers(1, 9))
+@given(
+    key=st.integers(0, 2**128 - 1),
+    step=st.integers(0, 70),
+    paths=st.integers(1, 9),
+    fewer=st.integers(1, 9),
+)
 def test_exponentials_of_some_paths_are_those_of_all(key: int, step: int, paths: int, fewer: int):
     whole = keys.exponentials(key, step, range(paths), 2, 16)
-    npt.assert_array_equal(keys.exponentials(key, step, range(min(paths, fewer)), 2, 16), whole[:fewer])
-    npt.assert_array_equal(keys.exponentials(key, step, range(min(paths, fewer), paths), 2, 16), whole[fewer:])
+    npt.assert_array_equal(
+        keys.exponentials(key, step, range(min(paths, fewer)), 2, 16), whole[:fewer]
+    )
+    npt.assert_array_equal(
+        keys.exponentials(key, step, range(min(paths, fewer), paths), 2, 16), whole[fewer:]
+    )
 
 
 def test_exponentials_are_positive_and_exponential_and_of_each_step_anew():
-    first, second = (keys.exponentials(keys.series_key(3, "KO", DAY), step, range(200), 2, 64) for step in (0, 1))
+    first, second = (
+        keys.exponentials(keys.series_key(3, "KO", DAY), step, range(200), 2, 64) for step in (0, 1)
+    )
     assert min(first.min(), second.min()) > 0.0
     assert kstest(np.concatenate([first, second]).ravel(), "expon").pvalue > 0.01
     assert abs(np.mean((first - 1.0) * (second - 1.0))) * np.sqrt(first.size) < 4
@@ -131,7 +150,9 @@ def test_a_key_is_the_first_128_bits_of_a_sha256():
 
 
 def test_the_unit_of_the_cutoff_does_not_matter():
-    assert keys.series_key(7, "AAPL", DAY.astype("datetime64[ns]")) == keys.series_key(7, "AAPL", DAY)
+    assert keys.series_key(7, "AAPL", DAY.astype("datetime64[ns]")) == keys.series_key(
+        7, "AAPL", DAY
+    )
 
 
 def test_a_symbol_of_any_script_and_a_large_seed_have_a_key():

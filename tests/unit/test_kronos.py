@@ -20,7 +20,13 @@ from mlprojects.kronos import sampler as sampler_module
 from mlprojects.kronos.architecture import STAMPS, FixedEmbedding, Predictor, Tokenizer
 from mlprojects.kronos.folders import load_predictor, load_tokenizer, save_official
 from mlprojects.kronos.sampler import Draw, Sampled, Sampler, pick, scales
-from mlprojects.kronos.shapes import SIZES, PredictorConfig, TokenizerConfig, check_pairing, official_size
+from mlprojects.kronos.shapes import (
+    SIZES,
+    PredictorConfig,
+    TokenizerConfig,
+    check_pairing,
+    official_size,
+)
 from registry.errors import BadConfig, BadHistory, BadParameter, Corrupt, NotFound
 
 TINY_TOKENIZER = TokenizerConfig(d_model=32, ff_dim=48, n_enc_layers=3, n_dec_layers=3)
@@ -54,7 +60,14 @@ def bars_of(n: int, length: int) -> np.ndarray:
     close = 100 * np.exp(np.cumsum(draw.normal(0, 0.02, (n, length)), axis=1))
     opened = close * np.exp(draw.normal(0, 0.005, close.shape))
     volume = draw.lognormal(10, 1, close.shape)
-    parts = (opened, np.maximum(opened, close) * 1.01, np.minimum(opened, close) * 0.99, close, volume, close * volume)
+    parts = (
+        opened,
+        np.maximum(opened, close) * 1.01,
+        np.minimum(opened, close) * 0.99,
+        close,
+        volume,
+        close * volume,
+    )
     return np.stack(parts, axis=2)
 
 
@@ -69,7 +82,9 @@ def both(
     """What the sampler gives, and the plain loop."""
     tokenizer, predictor = pair(dtype)
     bars, stamps, keys = bars_of(n, length), stamps_of(n, length + steps), list(range(40, 40 + n))
-    fast = Sampler(tokenizer, predictor, max_context=window).sample(bars, stamps, keys, paths, draw, overflow="exact")
+    fast = Sampler(tokenizer, predictor, max_context=window).sample(
+        bars, stamps, keys, paths, draw, overflow="exact"
+    )
     slow = kronos_reference.sample(
         tokenizer, predictor, bars, stamps, keys, paths, max_context=window,
         temperature=draw.temperature, top_k=draw.top_k, top_p=draw.top_p,
@@ -99,10 +114,14 @@ def test_files_are_laid_out_as_the_official_ones(tmp_path: Path) -> None:
     save_official(Tokenizer(TokenizerConfig(group_size=5)), tmp_path / "2k")
     save_official(Tokenizer(TokenizerConfig(group_size=4)), tmp_path / "base")
     digest = {
-        name: hashlib.sha256((tmp_path / name / "config.json").read_bytes()).hexdigest()[:8] for name in ("mini", "2k")
+        name: hashlib.sha256((tmp_path / name / "config.json").read_bytes()).hexdigest()[:8]
+        for name in ("mini", "2k")
     }
     assert digest == {"mini": "70daca2c", "2k": "0b30a443"}
-    size = {name: (tmp_path / name / "model.safetensors").stat().st_size for name in ("mini", "2k", "base")}
+    size = {
+        name: (tmp_path / name / "model.safetensors").stat().st_size
+        for name in ("mini", "2k", "base")
+    }
     assert size == {"mini": 16_440_776, "2k": 15_842_376, "base": 15_842_368}
     assert set(load_file(tmp_path / "base" / "model.safetensors")) >= {
         "tokenizer.bsq.basis", "tokenizer.bsq.group_basis", "encoder.2.self_attn.rotary.inv_freq", "quant_embed.bias",
@@ -118,7 +137,10 @@ def test_what_is_saved_is_loaded_strictly(tmp_path: Path) -> None:
     tokenizer, predictor = pair()
     save_official(tokenizer, tmp_path / "t")
     save_official(predictor, tmp_path / "p")
-    for module, again in ((tokenizer, load_tokenizer(tmp_path / "t")), (predictor, load_predictor(tmp_path / "p"))):
+    for module, again in (
+        (tokenizer, load_tokenizer(tmp_path / "t")),
+        (predictor, load_predictor(tmp_path / "p")),
+    ):
         assert not again.training
         for key, value in module.state_dict().items():
             assert torch.equal(value, again.state_dict()[key]), key
@@ -133,7 +155,10 @@ def test_a_missing_an_unknown_and_a_misshapen_weight_are_refused(tmp_path: Path)
         ({"surprise": torch.ones(1)}, "surprise"),
         ({"norm.weight": torch.ones(3)}, r"norm.weight has shape \(3,\), config.json says \(32,\)"),
     ):
-        save_file({k: v for k, v in (weights | change).items() if v is not None}, tmp_path / "model.safetensors")
+        save_file(
+            {k: v for k, v in (weights | change).items() if v is not None},
+            tmp_path / "model.safetensors",
+        )
         with pytest.raises(BadConfig, match=said):
             load_predictor(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"not weights at all")
@@ -188,7 +213,9 @@ def test_neither_head_sees_a_later_token() -> None:
     changed[:, :, 10:] = (changed[:, :, 10:] + 7) % 1024
     stamps = torch.from_numpy(stamps_of(1, 16))
     for mode in (predictor.train(), predictor.eval()):
-        before, after = (mode(mode.hidden(s1, s2, stamps), s1.roll(-1, dims=1)) for s1, s2 in (tokens, changed))
+        before, after = (
+            mode(mode.hidden(s1, s2, stamps), s1.roll(-1, dims=1)) for s1, s2 in (tokens, changed)
+        )
         for one, other in zip(before, after, strict=True):
             npt.assert_allclose(one[:, :9].detach(), other[:, :9].detach(), rtol=0, atol=1e-12)
             assert not torch.allclose(one[:, 11:], other[:, 11:])
@@ -200,14 +227,18 @@ def test_the_last_position_is_asked_the_same_in_training_and_in_sampling() -> No
     h = predictor.hidden(s1, s2, torch.from_numpy(stamps_of(3, 12)))
     one, two = predictor(h, s1)
     npt.assert_allclose(predictor.s1_logits(h).detach(), one[:, -1].detach(), rtol=0, atol=1e-12)
-    npt.assert_allclose(predictor.s2_logits(h, s1[:, -1]).detach(), two[:, -1].detach(), rtol=0, atol=1e-12)
+    npt.assert_allclose(
+        predictor.s2_logits(h, s1[:, -1]).detach(), two[:, -1].detach(), rtol=0, atol=1e-12
+    )
 
 
 # --- sampler ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["fp64", "fp32"])
-@pytest.mark.parametrize("draw", [Draw(), Draw(0.0), Draw(0.7, 20, 0.8), Draw(1.0, 0, 0.9), Draw(1.3, 5)], ids=str)
+@pytest.mark.parametrize(
+    "draw", [Draw(), Draw(0.0), Draw(0.7, 20, 0.8), Draw(1.0, 0, 0.9), Draw(1.3, 5)], ids=str
+)
 @pytest.mark.parametrize(
     ("n", "paths", "length", "steps", "window"),
     [
@@ -260,15 +291,21 @@ def test_a_path_depends_on_its_key_and_its_index_alone() -> None:
     for paths, group in ((3, 1), (2, model.ROWS // 2), (3, model.ROWS // 3), (8, model.ROWS // 8)):
         whole = sampler.sample(bars, stamps, keys, paths, Draw(), group=group)
         for i in range(16):
-            alone = sampler.sample(bars[i : i + 1], stamps[i : i + 1], keys[i : i + 1], paths, Draw(), group=group)
+            alone = sampler.sample(
+                bars[i : i + 1], stamps[i : i + 1], keys[i : i + 1], paths, Draw(), group=group
+            )
             npt.assert_array_equal(alone.bars[0], whole.bars[i])  # bits
     more = sampler.sample(bars[:1], stamps[:1], keys[:1], 5, Draw())
-    npt.assert_array_equal(more.tokens[:, :3], sampler.sample(bars[:1], stamps[:1], keys[:1], 3, Draw()).tokens)
+    npt.assert_array_equal(
+        more.tokens[:, :3], sampler.sample(bars[:1], stamps[:1], keys[:1], 3, Draw()).tokens
+    )
     shorter = sampler.sample(bars[:1], stamps[:1, :-2], keys[:1], 5, Draw())
     npt.assert_array_equal(shorter.tokens, more.tokens[:, :, :4])
 
 
-def test_many_paths_are_drawn_in_parts_and_are_the_same_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_paths_are_drawn_in_parts_and_are_the_same_paths(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     sampler = Sampler(*pair(), max_context=64)
     arguments = (bars_of(2, 24), stamps_of(2, 30), [5, 6], 10, Draw())
     whole = sampler.sample(*arguments)
@@ -294,7 +331,9 @@ def test_bfloat16_products_change_few_tokens() -> None:
     tokenizer, predictor = pair()
     arguments = (bars_of(2, 24), stamps_of(2, 30), [5, 6], 50, Draw())
     exact = Sampler(tokenizer, predictor, max_context=64).sample(*arguments)
-    rounded = Sampler(tokenizer, predictor, max_context=64, products=torch.bfloat16).sample(*arguments)
+    rounded = Sampler(tokenizer, predictor, max_context=64, products=torch.bfloat16).sample(
+        *arguments
+    )
     same = (exact.tokens[:, :, 0] == rounded.tokens[:, :, 0]).mean()  # later ones follow from it
     assert 0.9 < same < 1.0
 
@@ -307,7 +346,16 @@ def test_sampling_exactly_ignores_room_for_more_steps() -> None:
         bars, stamps, keys, 3, Draw(), overflow="exact", room=20
     )
     slow, tokens = kronos_reference.sample(
-        tokenizer, predictor, bars, stamps, keys, 3, max_context=32, temperature=1.0, top_k=0, top_p=1.0
+        tokenizer,
+        predictor,
+        bars,
+        stamps,
+        keys,
+        3,
+        max_context=32,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
     )
     npt.assert_array_equal(fast.tokens, tokens)
     npt.assert_allclose(fast.bars, slow, rtol=1e-4, atol=1e-3)
@@ -317,9 +365,21 @@ def test_heads_of_different_sizes_and_a_clip_are_those_of_the_plain_loop() -> No
     tokenizer = randomized(Tokenizer(replace(TINY_TOKENIZER, s1_bits=6, s2_bits=10)), 0)
     predictor = randomized(Predictor(replace(TINY, s1_bits=6, s2_bits=10, learn_te=False)), 1)
     bars, stamps, keys = bars_of(2, 30), stamps_of(2, 35), [1, 2]
-    fast = Sampler(tokenizer, predictor, max_context=64, clip=0.7).sample(bars, stamps, keys, 3, Draw())
+    fast = Sampler(tokenizer, predictor, max_context=64, clip=0.7).sample(
+        bars, stamps, keys, 3, Draw()
+    )
     _, tokens = kronos_reference.sample(
-        tokenizer, predictor, bars, stamps, keys, 3, max_context=64, clip=0.7, temperature=1.0, top_k=0, top_p=1.0
+        tokenizer,
+        predictor,
+        bars,
+        stamps,
+        keys,
+        3,
+        max_context=64,
+        clip=0.7,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
     )
     npt.assert_array_equal(fast.tokens, tokens)
 
@@ -334,8 +394,12 @@ def test_fixed_time_embedding_is_the_table_of_sinusoids() -> None:
 
 
 def test_more_steps_than_the_window_allows_are_refused() -> None:
-    with pytest.raises(BadParameter, match=r"32 steps were asked for; a window of 32 bars allows 1\.\.31"):
-        Sampler(*pair(), max_context=32).sample(bars_of(1, 24), stamps_of(1, 24 + 32), [1], 1, Draw())
+    with pytest.raises(
+        BadParameter, match=r"32 steps were asked for; a window of 32 bars allows 1\.\.31"
+    ):
+        Sampler(*pair(), max_context=32).sample(
+            bars_of(1, 24), stamps_of(1, 24 + 32), [1], 1, Draw()
+        )
 
 
 def test_a_column_that_does_not_move_is_scaled_to_zero_however_large() -> None:
@@ -345,13 +409,17 @@ def test_a_column_that_does_not_move_is_scaled_to_zero_however_large() -> None:
     mean, deviation = scales(bars)
     npt.assert_array_equal((bars - mean)[..., 5], 0.0)
     npt.assert_allclose(mean[..., :5], bars.mean(axis=1, keepdims=True)[..., :5], rtol=1e-12)
-    npt.assert_allclose(deviation[..., :5], bars.std(axis=1, keepdims=True)[..., :5] + 1e-5, rtol=1e-9)
+    npt.assert_allclose(
+        deviation[..., :5], bars.std(axis=1, keepdims=True)[..., :5] + 1e-5, rtol=1e-9
+    )
 
 
 def test_a_series_that_stands_still_where_it_is_looked_at_is_refused() -> None:
     bars = bars_of(2, 50)
     bars[1, 20:, :4] = 7.0
-    with pytest.raises(BadHistory, match="1 of 2 series have one and the same close in the last 25 bars") as caught:
+    with pytest.raises(
+        BadHistory, match="1 of 2 series have one and the same close in the last 25 bars"
+    ) as caught:
         Sampler(*pair(), max_context=32).sample(bars, stamps_of(2, 58), [1, 2], 3, Draw())
     assert caught.value.code == "CONSTANT"
 
@@ -363,7 +431,9 @@ P = torch.tensor([[0.4, 0.3, 0.2, 0.1]], dtype=torch.float64)
 
 def shares(draw: Draw) -> list[float]:
     """How often each token wins 40,000 races."""
-    race = torch.empty(40_000, 4, dtype=torch.float64).exponential_(generator=torch.Generator().manual_seed(0))
+    race = torch.empty(40_000, 4, dtype=torch.float64).exponential_(
+        generator=torch.Generator().manual_seed(0)
+    )
     winners = pick(P.log().expand(40_000, -1), race, draw)
     return (torch.bincount(winners, minlength=4) / 40_000).tolist()
 
@@ -376,14 +446,22 @@ def shares(draw: Draw) -> list[float]:
         (Draw(top_k=2), [4 / 7, 3 / 7, 0, 0]),
         (Draw(top_p=0.65), [4 / 7, 3 / 7, 0, 0]),  # 0.4 is too little, 0.7 reaches it
         (Draw(top_p=0.75), [4 / 9, 3 / 9, 2 / 9, 0]),
-        (Draw(top_k=3, top_p=0.5), [4 / 7, 3 / 7, 0, 0]),  # of 9/9: 4/9 is too little, 7/9 reaches it
-        (Draw(top_k=2, top_p=0.5), [1, 0, 0, 0]),  # of 7/7: 4/7 reaches it; of the whole, 0.4 would not
+        (
+            Draw(top_k=3, top_p=0.5),
+            [4 / 7, 3 / 7, 0, 0],
+        ),  # of 9/9: 4/9 is too little, 7/9 reaches it
+        (
+            Draw(top_k=2, top_p=0.5),
+            [1, 0, 0, 0],
+        ),  # of 7/7: 4/7 reaches it; of the whole, 0.4 would not
         (Draw(top_p=0.01), [1, 0, 0, 0]),
         (Draw(temperature=0.0), [1, 0, 0, 0]),
         (Draw(temperature=1e-40), [1, 0, 0, 0]),
     ],
     ids=str,
 )
-def test_temperature_top_k_and_top_p_combine_as_documented(draw: Draw, expected: list[float]) -> None:
+def test_temperature_top_k_and_top_p_combine_as_documented(
+    draw: Draw, expected: list[float]
+) -> None:
     npt.assert_allclose(shares(draw), expected, rtol=0, atol=0.01)
     assert [share == 0 for share in shares(draw)] == [share == 0 for share in expected]

@@ -42,7 +42,10 @@ def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         save_official(Predictor(PredictorConfig(d_model=32, ff_dim=48, n_layers=2)), folder / "p")
-        save_official(Tokenizer(TokenizerConfig(d_model=32, ff_dim=48, n_enc_layers=2, n_dec_layers=2)), folder / "t")
+        save_official(
+            Tokenizer(TokenizerConfig(d_model=32, ff_dim=48, n_enc_layers=2, n_dec_layers=2)),
+            folder / "t",
+        )
     return folder
 
 
@@ -60,12 +63,16 @@ def bars(compiled: Settings) -> pd.DataFrame:
     return kept.groupby(names.UNIQUE_ID).tail(60)[columns].reset_index(drop=True)
 
 
-def ask(kronos: Kronos, frame: pd.DataFrame, *, horizon: int = 5, seed: int = 0, **options: Any) -> Forecast:
+def ask(
+    kronos: Kronos, frame: pd.DataFrame, *, horizon: int = 5, seed: int = 0, **options: Any
+) -> Forecast:
     request = kronos.spec.request({"horizon": horizon, "seed": seed, "num_samples": 20} | options)
     return forecast_of(kronos, check_history(frame, kronos.spec), request)
 
 
-def test_forecast_holds_possible_bars_and_their_quantiles(kronos: Kronos, bars: pd.DataFrame) -> None:
+def test_forecast_holds_possible_bars_and_their_quantiles(
+    kronos: Kronos, bars: pd.DataFrame
+) -> None:
     forecast = ask(kronos, bars)
     assert forecast.price_paths is not None
     assert forecast.paths is not None
@@ -77,14 +84,26 @@ def test_forecast_holds_possible_bars_and_their_quantiles(kronos: Kronos, bars: 
     assert (volume >= 0).all()
     assert (amount >= 0).all()
     last = bars.groupby("unique_id")["close"].last().to_numpy()
-    npt.assert_allclose(forecast.paths[:, :, 0], np.log(close[:, :, 0] / last[:, None]), rtol=0, atol=1e-12)
-    npt.assert_allclose(forecast.paths[:, :, 1], np.log(close[:, :, 1] / close[:, :, 0]), rtol=0, atol=1e-12)
-    npt.assert_allclose(forecast.quantiles[..., 5], np.median(forecast.paths, axis=1), rtol=0, atol=1e-12)
-    assert ((forecast.measured["bars_corrected"] >= 0) & (forecast.measured["bars_corrected"] <= 1)).all()
+    npt.assert_allclose(
+        forecast.paths[:, :, 0], np.log(close[:, :, 0] / last[:, None]), rtol=0, atol=1e-12
+    )
+    npt.assert_allclose(
+        forecast.paths[:, :, 1], np.log(close[:, :, 1] / close[:, :, 0]), rtol=0, atol=1e-12
+    )
+    npt.assert_allclose(
+        forecast.quantiles[..., 5], np.median(forecast.paths, axis=1), rtol=0, atol=1e-12
+    )
+    assert (
+        (forecast.measured["bars_corrected"] >= 0) & (forecast.measured["bars_corrected"] <= 1)
+    ).all()
 
 
-def test_series_of_unequal_lengths_are_forecast_as_if_alone(kronos: Kronos, bars: pd.DataFrame) -> None:
-    shorter = bars[(bars["unique_id"] != "IBM") | (bars["ds"] > bars["ds"].unique()[20])].reset_index(drop=True)
+def test_series_of_unequal_lengths_are_forecast_as_if_alone(
+    kronos: Kronos, bars: pd.DataFrame
+) -> None:
+    shorter = bars[
+        (bars["unique_id"] != "IBM") | (bars["ds"] > bars["ds"].unique()[20])
+    ].reset_index(drop=True)
     together = ask(kronos, shorter)
     for i, name in enumerate(("AAPL", "IBM", "SP500")):
         alone = ask(kronos, shorter[shorter["unique_id"] == name].reset_index(drop=True))
@@ -96,13 +115,17 @@ def test_seed_symbol_and_cutoff_decide_the_draws(kronos: Kronos, bars: pd.DataFr
     first = ask(kronos, one)
     npt.assert_array_equal(ask(kronos, one).price_paths, first.price_paths)
     assert not np.array_equal(ask(kronos, one, seed=1).price_paths, first.price_paths)
-    assert not np.array_equal(ask(kronos, one.assign(unique_id="MBI")).price_paths, first.price_paths)
+    assert not np.array_equal(
+        ask(kronos, one.assign(unique_id="MBI")).price_paths, first.price_paths
+    )
 
 
 def test_missing_amount_and_volume_are_filled_and_said(kronos: Kronos, bars: pd.DataFrame) -> None:
     derived = ask(kronos, bars.drop(columns="amount"))
     assert derived.notes == {"amount": "amount was missing and taken as mean price x volume"}
-    npt.assert_array_equal(derived.price_paths, ask(kronos, bars).price_paths)  # the built-in amount is just that
+    npt.assert_array_equal(
+        derived.price_paths, ask(kronos, bars).price_paths
+    )  # the built-in amount is just that
     blind = ask(kronos, bars.drop(columns=["amount", "volume"]))
     assert blind.notes["volume"] == "volume was missing and taken as 0"
     zeros = ask(kronos, bars.assign(volume=0.0, amount=0.0))
@@ -122,7 +145,9 @@ def test_a_longer_history_is_cut_and_the_reply_says_so(official: Path, bars: pd.
     assert not np.array_equal(exact.price_paths, cut.price_paths)
 
 
-def direct(kronos: Kronos, frame: pd.DataFrame, draw: Draw, *, seed: int, paths: int, **told: Any) -> Sampled:
+def direct(
+    kronos: Kronos, frame: pd.DataFrame, draw: Draw, *, seed: int, paths: int, **told: Any
+) -> Sampled:
     """What the sampler gives for one series, asked by hand."""
     values = frame[list(names.BAR)].to_numpy()[None]
     cutoff = frame["ds"].iloc[-1].to_datetime64().astype("datetime64[D]")
@@ -133,7 +158,9 @@ def direct(kronos: Kronos, frame: pd.DataFrame, draw: Draw, *, seed: int, paths:
         load_tokenizer(kronos.tokenizer_dir), load_predictor(kronos.predictor_dir), max_context=128, clip=kronos.clip,
         products=told.pop("products", None),
     )  # fmt: skip
-    return sampler.sample(values, model.stamps(days)[None], [key], paths, draw, room=kronos.spec.max_horizon, **told)
+    return sampler.sample(
+        values, model.stamps(days)[None], [key], paths, draw, room=kronos.spec.max_horizon, **told
+    )
 
 
 @pytest.mark.parametrize(
@@ -151,10 +178,14 @@ def test_options_reach_the_sampler_with_the_dates_of_sessions(
     official: Path, bars: pd.DataFrame, options: dict[str, Any], draw: Draw, told: dict[str, Any]
 ) -> None:
     """2012-06-14 was a Thursday: the fifth session after it is a Thursday again, not the fifth day."""
-    kronos = model.from_official(official / "p", official / "t", name="kronos", max_context=128, clip=2.0)
+    kronos = model.from_official(
+        official / "p", official / "t", name="kronos", max_context=128, clip=2.0
+    )
     one = bars[bars["unique_id"] == "IBM"].reset_index(drop=True)
     paths = options.get("num_samples", 20)
-    expected, _ = correct(direct(kronos, one, draw, seed=3, paths=paths, **told).bars, one["close"].to_numpy()[-1:])
+    expected, _ = correct(
+        direct(kronos, one, draw, seed=3, paths=paths, **told).bars, one["close"].to_numpy()[-1:]
+    )
     npt.assert_allclose(ask(kronos, one, seed=3, **options).price_paths, expected, rtol=1e-12)
 
 
@@ -166,7 +197,9 @@ def test_series_with_other_cutoffs_draw_other_numbers(kronos: Kronos, bars: pd.D
     npt.assert_array_equal(together[1:2], alone)
 
 
-def test_an_anchored_path_is_moved_by_what_tokens_lose_of_the_last_close(kronos: Kronos, bars: pd.DataFrame) -> None:
+def test_an_anchored_path_is_moved_by_what_tokens_lose_of_the_last_close(
+    kronos: Kronos, bars: pd.DataFrame
+) -> None:
     one = bars[bars["unique_id"] == "IBM"].reset_index(drop=True)
     sampled = direct(kronos, one, Draw(), seed=0, paths=20)
     lost = one["close"].iloc[-1] - sampled.last[0, 3]
@@ -177,7 +210,9 @@ def test_an_anchored_path_is_moved_by_what_tokens_lose_of_the_last_close(kronos:
     npt.assert_allclose(ask(kronos, one, anchor=True).price_paths, expected, rtol=1e-12)
 
 
-def test_closes_that_move_too_little_for_the_floor_are_said(kronos: Kronos, bars: pd.DataFrame) -> None:
+def test_closes_that_move_too_little_for_the_floor_are_said(
+    kronos: Kronos, bars: pd.DataFrame
+) -> None:
     prices = bars.assign(**{name: bars[name] * 1e-6 for name in names.OHLC})
     assert ask(kronos, prices).notes["scale"].startswith("closes move by less than 0.001")
     assert "scale" not in ask(kronos, bars).notes
@@ -217,7 +252,9 @@ def test_days_become_stamps() -> None:
     ],
     ids=str,
 )
-def test_impossible_bars_are_refused(kronos: Kronos, bars: pd.DataFrame, change: dict[str, float], code: str) -> None:
+def test_impossible_bars_are_refused(
+    kronos: Kronos, bars: pd.DataFrame, change: dict[str, float], code: str
+) -> None:
     broken = bars.copy()
     for name, value in change.items():
         broken.loc[30, name] = value
@@ -252,8 +289,13 @@ def test_window_of_official_and_other_shapes(official: Path, tmp_path: Path) -> 
     save_official(Predictor(SIZES["mini"].shape), tmp_path / "mini")
     save_official(Tokenizer(TokenizerConfig(group_size=5)), tmp_path / "2k")
     save_official(Tokenizer(TokenizerConfig(group_size=4)), tmp_path / "base")
-    assert model.from_official(tmp_path / "mini", tmp_path / "2k", name="kronos").spec.max_context == 2048
-    with pytest.raises(BadConfig, match=r"max_context is 4096, expected 64\.\.2048 bars for Kronos-mini"):
+    assert (
+        model.from_official(tmp_path / "mini", tmp_path / "2k", name="kronos").spec.max_context
+        == 2048
+    )
+    with pytest.raises(
+        BadConfig, match=r"max_context is 4096, expected 64\.\.2048 bars for Kronos-mini"
+    ):
         model.from_official(tmp_path / "mini", tmp_path / "2k", name="kronos", max_context=4096)
     with pytest.raises(BadConfig, match="mini goes with Kronos-Tokenizer-2k"):
         model.from_official(tmp_path / "mini", tmp_path / "base", name="kronos")
@@ -267,7 +309,9 @@ def test_a_device_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, na
     assert caught.value.code == "BAD_DEVICE"
 
 
-def test_out_of_memory_is_one_line_with_three_ways_out(official: Path, bars: pd.DataFrame, tmp_path: Path) -> None:
+def test_out_of_memory_is_one_line_with_three_ways_out(
+    official: Path, bars: pd.DataFrame, tmp_path: Path
+) -> None:
     """A process that may not grow by more than 60 MB, asked for a thousand paths of a large window."""
     bars.to_parquet(tmp_path / "bars.parquet")
     program = f"""
@@ -291,7 +335,9 @@ except KronosError as error:
         [sys.executable, "-c", program], cwd=CHECKOUT, env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
-    assert done.stdout.startswith("OUT_OF_MEMORY out of memory on cpu: 1000 paths of 3 series"), done.stderr[-500:]
+    assert done.stdout.startswith("OUT_OF_MEMORY out of memory on cpu: 1000 paths of 3 series"), (
+        done.stderr[-500:]
+    )
     for way in ("fewer num_samples", "shorter histories", "KRONOS_DEVICE"):
         assert way in done.stdout
 
@@ -307,7 +353,9 @@ def test_an_error_that_is_not_about_memory_is_not_called_so(
         ask(kronos, bars)
 
 
-def test_a_horizon_that_the_window_cannot_hold_is_refused(kronos: Kronos, bars: pd.DataFrame) -> None:
+def test_a_horizon_that_the_window_cannot_hold_is_refused(
+    kronos: Kronos, bars: pd.DataFrame
+) -> None:
     beyond = dataclasses.replace(kronos.spec.request(), horizon=128)
     with pytest.raises(KronosError, match="128 steps were asked for"):
         kronos.predict(check_history(bars, kronos.spec), beyond)
@@ -315,7 +363,13 @@ def test_a_horizon_that_the_window_cannot_hold_is_refused(kronos: Kronos, bars: 
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("n_layers", "four"), ("s1_bits", -1), ("ffn_dropout_p", 2.0), ("group_size", 0), ("learn_te", "no")],
+    [
+        ("n_layers", "four"),
+        ("s1_bits", -1),
+        ("ffn_dropout_p", 2.0),
+        ("group_size", 0),
+        ("learn_te", "no"),
+    ],
 )
 def test_a_config_with_values_that_no_model_can_have_is_refused(
     official: Path, tmp_path: Path, key: str, value: object
@@ -326,7 +380,9 @@ def test_a_config_with_values_that_no_model_can_have_is_refused(
         if key not in values:
             continue
         (tmp_path / "config.json").write_text(json.dumps(values | {key: value}))
-        with pytest.raises(BadConfig, match=f"{key} is {value!r}, which no {kind.__name__} can have"):
+        with pytest.raises(
+            BadConfig, match=f"{key} is {value!r}, which no {kind.__name__} can have"
+        ):
             kind.read(tmp_path / "config.json")
 
 

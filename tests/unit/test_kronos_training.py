@@ -53,12 +53,16 @@ def test_a_window_is_scaled_by_its_context_alone(history: pd.DataFrame, tiny: Co
         changed.values[row + context + 2 : row + length] *= 1.2
     other = changed._batch(first)
     tokenizer = Tokenizer(TokenizerConfig(d_model=16, n_heads=2, ff_dim=32))
-    for one, two in zip(tokenizer.encode(batch.scaled), tokenizer.encode(other.scaled), strict=True):
+    for one, two in zip(
+        tokenizer.encode(batch.scaled), tokenizer.encode(other.scaled), strict=True
+    ):
         assert torch.equal(one[:, : context + 2], two[:, : context + 2])
         assert not torch.equal(one, two)
 
 
-def test_windows_to_fit_end_in_time_and_windows_to_choose_on_begin_after(history: pd.DataFrame, tiny: Config) -> None:
+def test_windows_to_fit_end_in_time_and_windows_to_choose_on_begin_after(
+    history: pd.DataFrame, tiny: Config
+) -> None:
     windows = Windows.of(history, tiny)
     ds, ids = history[names.DS].to_numpy(), history[names.UNIQUE_ID].to_numpy()
     last = tiny.context + tiny.targets - 1
@@ -78,9 +82,13 @@ def test_a_batch_depends_on_its_generator_alone(history: pd.DataFrame, tiny: Con
     assert 0 < blind < 0.15  # one in twenty shows no volume
 
 
-def test_nothing_to_choose_on_and_nothing_to_fit_are_refused(history: pd.DataFrame, tiny: Config) -> None:
+def test_nothing_to_choose_on_and_nothing_to_fit_are_refused(
+    history: pd.DataFrame, tiny: Config
+) -> None:
     cut = history[history[names.DS] <= tiny.fit_until].reset_index(drop=True)
-    with pytest.raises(BadHistory, match=r"no window of context .* to choose on between 2009-12-31 and 2010-12-31"):
+    with pytest.raises(
+        BadHistory, match=r"no window of context .* to choose on between 2009-12-31 and 2010-12-31"
+    ):
         Windows.of(cut, tiny)
     with pytest.raises(BadHistory, match="to fit on up to 1999-01-31"):
         Windows.of(history, replace(tiny, fit_until="1999-01-31"))
@@ -88,13 +96,17 @@ def test_nothing_to_choose_on_and_nothing_to_fit_are_refused(history: pd.DataFra
 
 def test_reconstruction_entropies_and_commitment_by_hand() -> None:
     """A tokenizer whose points are known: two bits, one group."""
-    tokenizer = Tokenizer(TokenizerConfig(d_model=16, n_heads=2, s1_bits=1, s2_bits=1, group_size=2))
+    tokenizer = Tokenizer(
+        TokenizerConfig(d_model=16, n_heads=2, s1_bits=1, s2_bits=1, group_size=2)
+    )
     x = torch.randn(3, 4, 6, generator=torch.Generator().manual_seed(0))
     z = tokenizer.project(x)
     p = torch.sigmoid(4 * z / 2**0.5)
     sure = -(p * p.log() + (1 - p) * (1 - p).log()).sum(dim=-1).mean()
     a, b = p[..., 0], p[..., 1]
-    cells = torch.stack([(1 - a) * (1 - b), (1 - a) * b, a * (1 - b), a * b], dim=-1).mean(dim=(0, 1))
+    cells = torch.stack([(1 - a) * (1 - b), (1 - a) * b, a * (1 - b), a * b], dim=-1).mean(
+        dim=(0, 1)
+    )
     used = -(cells * cells.log()).sum()
     corner = torch.where(z > 0, 1.0, -1.0) / 2**0.5
     commit = (corner - z).square().sum(dim=-1).mean()
@@ -108,8 +120,12 @@ def test_only_targets_are_learnt(history: pd.DataFrame, tiny: Config) -> None:
     """Cross entropies of s1 and s2 at the last M positions, one by one."""
     windows = Windows.of(history, tiny)
     batch = windows.batch(torch.Generator().manual_seed(1), 4)
-    tokenizer = Tokenizer(TokenizerConfig(d_model=16, n_heads=2, ff_dim=32, s1_bits=4, s2_bits=4)).eval()
-    predictor = Predictor(PredictorConfig(d_model=16, n_heads=2, ff_dim=32, n_layers=1, s1_bits=4, s2_bits=4)).eval()
+    tokenizer = Tokenizer(
+        TokenizerConfig(d_model=16, n_heads=2, ff_dim=32, s1_bits=4, s2_bits=4)
+    ).eval()
+    predictor = Predictor(
+        PredictorConfig(d_model=16, n_heads=2, ff_dim=32, n_layers=1, s1_bits=4, s2_bits=4)
+    ).eval()
     s1, s2 = tokenizer.encode(batch.scaled)
     nats = []
     for t in range(tiny.context, tiny.context + tiny.targets):
@@ -117,7 +133,9 @@ def test_only_targets_are_learnt(history: pd.DataFrame, tiny: Config) -> None:
         nats.append(F.cross_entropy(predictor.s1_logits(h), s1[:, t]))
         nats.append(F.cross_entropy(predictor.s2_logits(h, s1[:, t]), s2[:, t]))
     npt.assert_allclose(
-        training.predictor_loss(predictor, tokenizer, batch).item(), torch.stack(nats).mean().item(), rtol=1e-5
+        training.predictor_loss(predictor, tokenizer, batch).item(),
+        torch.stack(nats).mean().item(),
+        rtol=1e-5,
     )
 
 
@@ -145,7 +163,9 @@ def test_a_fingerprint_knows_seed_settings_and_history(history: pd.DataFrame, ti
     assert loop.fingerprint(history.copy(), tiny, 1) in found
 
 
-def test_windows_are_clipped_and_those_to_choose_on_are_a_horizon_apart(history: pd.DataFrame, tiny: Config) -> None:
+def test_windows_are_clipped_and_those_to_choose_on_are_a_horizon_apart(
+    history: pd.DataFrame, tiny: Config
+) -> None:
     windows = Windows.of(history, replace(tiny, clip=1.5))
     batch = windows.batch(torch.Generator().manual_seed(1), 50)
     assert batch.scaled.abs().max() == 1.5
@@ -160,10 +180,17 @@ def test_a_given_up_training_resumes_to_the_same_files(
     config = replace(tiny, tokenizer_steps=6, steps=9, patience=50)
     whole = Run(tmp_path / "whole")
     training.train(history, config, name="kronos", seed=1, run=whole)
-    assert {"train_loss", "valid_loss", "tokenizer_train_loss", "tokenizer_valid_loss"} == whole.names
+    assert {
+        "train_loss",
+        "valid_loss",
+        "tokenizer_train_loss",
+        "tokenizer_valid_loss",
+    } == whole.names
     cut = Run(tmp_path / "cut", give_up_at=given_up)
     training.train(history, config, name="kronos", seed=1, run=cut)
-    assert cut.steps[-1] == 9  # what is given up is the predictor: half a tokenizer would give it other tokens
+    assert (
+        cut.steps[-1] == 9
+    )  # what is given up is the predictor: half a tokenizer would give it other tokens
     again = Run(tmp_path / "cut")
     training.train(history, config, name="kronos", seed=1, run=again)
     assert again.steps[0] > 9  # neither the tokenizer nor the beginning of the predictor
@@ -175,14 +202,20 @@ def test_a_given_up_training_resumes_to_the_same_files(
 def test_fine_tuning_keeps_the_tokenizer_and_moves_the_predictor(
     history: pd.DataFrame, tiny: Config, tmp_path: Path
 ) -> None:
-    first = training.train(history, tiny, name="kronos", seed=1, run=Run(tmp_path / "first")).forecaster
+    first = training.train(
+        history, tiny, name="kronos", seed=1, run=Run(tmp_path / "first")
+    ).forecaster
     first = replace(first, clip=4.0)
     model.save(first, _made(tmp_path / "version"))
     (tmp_path / "version" / "spec.json").write_text(json.dumps(first.spec.to_json()))
     config = replace(tiny, start_from="kronos/1", tokenizer_steps=0)
     wide = replace(config, max_context=41)
-    with pytest.raises(BadConfig, match="kronos/1 has a window of 40 bars and was never trained beyond"):
-        training.train(history, wide, name="kronos", seed=1, run=Run(tmp_path / "wide", tmp_path / "version"))
+    with pytest.raises(
+        BadConfig, match="kronos/1 has a window of 40 bars and was never trained beyond"
+    ):
+        training.train(
+            history, wide, name="kronos", seed=1, run=Run(tmp_path / "wide", tmp_path / "version")
+        )
     run = Run(tmp_path / "tuned", start_dir=tmp_path / "version")
     tuned = training.train(history, config, name="kronos", seed=1, run=run)
     assert tuned.forecaster.clip == 4.0  # type: ignore[attr-defined]
@@ -190,7 +223,9 @@ def test_fine_tuning_keeps_the_tokenizer_and_moves_the_predictor(
     weights = "model.safetensors"
     kept = (tmp_path / "tuned/tokenizer" / weights, tmp_path / "first/tokenizer" / weights)
     assert kept[0].read_bytes() == kept[1].read_bytes()
-    moved = (load_predictor(tmp_path / part / "predictor").norm.weight for part in ("tuned", "first"))
+    moved = (
+        load_predictor(tmp_path / part / "predictor").norm.weight for part in ("tuned", "first")
+    )
     assert not torch.equal(*moved)
 
 
@@ -212,6 +247,8 @@ def _made(folder: Path) -> Path:
     ],
     ids=str,
 )
-def test_settings_that_cannot_work_are_refused(tiny: Config, change: dict[str, object], said: str) -> None:
+def test_settings_that_cannot_work_are_refused(
+    tiny: Config, change: dict[str, object], said: str
+) -> None:
     with pytest.raises(BadConfig, match=said):
         replace(tiny, **change)

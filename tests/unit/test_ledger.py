@@ -14,14 +14,30 @@ from alembic.migration import MigrationContext
 from registry import claimant, database, stages
 from registry.claimant import Claimant
 from registry.errors import BadConfig, Conflict, Corrupt, KronosError
-from registry.ledger import CLAIM_TIMEOUT, GENESIS, Ledger, Record, chain_hash, check_chain, metadata, now
+from registry.ledger import (
+    CLAIM_TIMEOUT,
+    GENESIS,
+    Ledger,
+    Record,
+    chain_hash,
+    check_chain,
+    metadata,
+    now,
+)
 from registry.settings import Settings
 from registry.stages import ARCHIVED, PRODUCTION, STAGING
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
 
-def row(sequence: int, action: str, version: int, stage: str = PRODUCTION, previous: str = GENESIS, **fields) -> Record:
+def row(
+    sequence: int,
+    action: str,
+    version: int,
+    stage: str = PRODUCTION,
+    previous: str = GENESIS,
+    **fields,
+) -> Record:
     at = NOON + timedelta(hours=sequence)
     values = {
         "id": sequence, "model": "nbeats", "sequence": sequence, "action": action, "stage": stage, "version": version,
@@ -60,7 +76,10 @@ def settings(tmp_path: Path) -> Settings:
         ([("promote", 1), ("promote", 2), ("promote", 1)], (1, 2, 1)),
         ([("promote", 1), ("adopt", 5)], (1, 5)),
         ([("promote", 1), ("promote", 1)], (1,)),
-        ([("promote", 1), ("promote", 2), ("promote", 3), ("rollback", 1)], (1,)),  # version 2 had been deleted
+        (
+            [("promote", 1), ("promote", 2), ("promote", 3), ("rollback", 1)],
+            (1,),
+        ),  # version 2 had been deleted
     ],
 )
 def test_promotions_push_and_roll_backs_pop(moves, stack):
@@ -89,26 +108,51 @@ def test_a_withdrawn_claim_counts_for_nothing():
 def test_deleted_versions_are_no_longer_gone_back_to():
     state = stages.expected(rows(("promote", 1), ("promote", 2), ("promote", 1), ("promote", 3)))
     assert state.among({1, 3}).stack == (1, 3)
-    assert state.among({1, 2}).stack == (1, 2, 1, 3)  # what is in Production by the ledger stays, for doctor to tell
+    assert state.among({1, 2}).stack == (
+        1,
+        2,
+        1,
+        3,
+    )  # what is in Production by the ledger stays, for doctor to tell
 
 
 def test_a_version_that_never_had_a_stage_may_be_archived_but_not_in_production():
     state = stages.expected(rows(("promote", 1), ("promote", 2)))
     found = {1: "Production", 2: "Archived", 3: "Archived", 4: "None", 5: "Staging"}
-    assert list(stages.corrections(state, found).items()) == [(2, PRODUCTION), (1, ARCHIVED), (5, ARCHIVED)]
+    assert list(stages.corrections(state, found).items()) == [
+        (2, PRODUCTION),
+        (1, ARCHIVED),
+        (5, ARCHIVED),
+    ]
 
 
 def test_production_at_an_instant_is_the_last_row_that_had_moved():
     records = rows(("promote", 1), ("promote", 2), ("promote", 3, STAGING), ("rollback", 1))
-    at = {hour: stages.in_production(records, NOON + timedelta(hours=hour)) for hour in (0, 1, 2.5, 3.5, 9)}
-    assert {hour: found and found.version for hour, found in at.items()} == {0: None, 1: 1, 2.5: 2, 3.5: 2, 9: 1}
+    at = {
+        hour: stages.in_production(records, NOON + timedelta(hours=hour))
+        for hour in (0, 1, 2.5, 3.5, 9)
+    }
+    assert {hour: found and found.version for hour, found in at.items()} == {
+        0: None,
+        1: 1,
+        2.5: 2,
+        3.5: 2,
+        9: 1,
+    }
 
 
 # --- the chain --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "change", [{"version": 9}, {"who": "eve@desk"}, {"why": "-"}, {"evidence": '{"crps":0}'}, {"claimed_at": NOON}]
+    "change",
+    [
+        {"version": 9},
+        {"who": "eve@desk"},
+        {"why": "-"},
+        {"evidence": '{"crps":0}'},
+        {"claimed_at": NOON},
+    ],
 )
 def test_a_tampered_row_is_detected(change):
     records = rows(("promote", 1), ("promote", 2), ("promote", 3))
@@ -128,7 +172,9 @@ def test_a_rewritten_or_removed_row_is_detected():
 
 def test_what_happens_to_a_row_later_is_not_part_of_its_hash():
     record = row(1, "promote", 1)
-    check_chain([replace(record, pid=7, host="b", moved_at=NOON, completed_at=NOON, audit_run_id="r")])
+    check_chain(
+        [replace(record, pid=7, host="b", moved_at=NOON, completed_at=NOON, audit_run_id="r")]
+    )
 
 
 def test_a_row_changed_in_the_database_is_detected(settings):
@@ -155,7 +201,9 @@ def claim(ledger: Ledger, last: Record | None = None) -> Record:
 def test_one_of_two_claims_wins_and_the_other_is_told_who(settings):
     with Ledger(settings) as ledger:
         record = claim(ledger)
-        with pytest.raises(Conflict, match=r"ann@desk is changing nbeats since .*promote version 3 to Production"):
+        with pytest.raises(
+            Conflict, match=r"ann@desk is changing nbeats since .*promote version 3 to Production"
+        ):
             claim(ledger)
         ledger.complete(record)
         with pytest.raises(Conflict, match="ann@desk changed nbeats first"):
@@ -222,7 +270,9 @@ def test_a_ledger_of_newer_code_is_refused(settings):
         Ledger(settings)
 
 
-@pytest.mark.parametrize("uri", ["postgresql://u:secret@db/kronos", "mysql://db/kronos", "nonsense"])
+@pytest.mark.parametrize(
+    "uri", ["postgresql://u:secret@db/kronos", "mysql://db/kronos", "nonsense"]
+)
 def test_a_wrong_uri_is_refused_with_the_right_form(uri):
     with pytest.raises(BadConfig, match=r"postgresql\+psycopg2://|sqlite:///") as caught:
         Ledger(Settings(ledger_uri=uri))

@@ -21,7 +21,12 @@ def network() -> nn.Module:
 
 
 def run(
-    path: Path, schedule: Schedule, *, net: nn.Module | None = None, fingerprint: str = "a", stop_after: int = 10**9
+    path: Path,
+    schedule: Schedule,
+    *,
+    net: nn.Module | None = None,
+    fingerprint: str = "a",
+    stop_after: int = 10**9,
 ) -> tuple[nn.Module, loop.Fitted, dict[int, float]]:
     """Linear regression on random points; given up after so many reports, as a kill would."""
     net = net or network()
@@ -53,7 +58,9 @@ def test_every_seed_and_step_draws_numbers_of_its_own() -> None:
 
 
 def test_it_learns_and_leaves_the_best_weights(tmp_path: Path) -> None:
-    net, fitted, losses = run(tmp_path / "c.safetensors", Schedule(300, 0.05, check_every=10, patience=100))
+    net, fitted, losses = run(
+        tmp_path / "c.safetensors", Schedule(300, 0.05, check_every=10, patience=100)
+    )
     npt.assert_allclose(net[1].weight.detach(), TRUTH, atol=0.25)  # type: ignore[index, union-attr]
     assert fitted.steps == 300
     looks = {step: loss for step, loss in losses.items() if step % 10 == 0}

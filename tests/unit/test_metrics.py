@@ -29,7 +29,9 @@ def pinball_by_loop(y: np.ndarray, quantiles: np.ndarray, levels: tuple[float, .
     loss = np.empty_like(quantiles)
     for i, outcome in enumerate(y):
         for j, level in enumerate(levels):
-            loss[i, j] = (outcome - quantiles[i, j]) * (level - (1 if outcome < quantiles[i, j] else 0))
+            loss[i, j] = (outcome - quantiles[i, j]) * (
+                level - (1 if outcome < quantiles[i, j] else 0)
+            )
     return loss
 
 
@@ -44,21 +46,28 @@ def test_pinball_is_the_loop_and_what_scoringrules_says():
     found = metrics.pinball(y, q, names.LEVELS)
     npt.assert_allclose(found, pinball_by_loop(y, q, names.LEVELS), rtol=1e-12, atol=1e-18)
     npt.assert_allclose(
-        found, scoringrules.quantile_score(y[:, None], q, np.array(names.LEVELS)), rtol=1e-12, atol=1e-18
+        found,
+        scoringrules.quantile_score(y[:, None], q, np.array(names.LEVELS)),
+        rtol=1e-12,
+        atol=1e-18,
     )
 
 
 def test_crps_is_what_scoringrules_says_of_the_same_quantiles():
     y, q = sample()
     npt.assert_allclose(
-        metrics.crps(y, q, names.LEVELS), scoringrules.crps_quantile(y, q, np.array(names.LEVELS)), rtol=1e-12
+        metrics.crps(y, q, names.LEVELS),
+        scoringrules.crps_quantile(y, q, np.array(names.LEVELS)),
+        rtol=1e-12,
     )
 
 
 def test_crps_of_the_standard_normal_at_its_median():
     # 2 phi(0) - 1 / sqrt(pi) = .233695 in closed form (Gneiting and Raftery 2007); .231775 on our 11 levels
     zero = np.zeros(1)
-    npt.assert_allclose(metrics.crps(zero, norm.ppf([names.LEVELS]), names.LEVELS), 0.231775, atol=5e-7)
+    npt.assert_allclose(
+        metrics.crps(zero, norm.ppf([names.LEVELS]), names.LEVELS), 0.231775, atol=5e-7
+    )
     fine = (np.arange(20_000) + 0.5) / 20_000
     closed_form = 2 * norm.pdf(0) - 1 / np.sqrt(np.pi)
     npt.assert_allclose(closed_form, 0.233695, atol=5e-7)
@@ -95,7 +104,9 @@ def test_a_perfect_forecast_scores_0_and_no_forecast_scores_less(seed: int):
 
 
 @given(seeds, st.floats(0.001, 1000), st.floats(-1, 1))
-def test_scores_scale_with_the_unit_and_ignore_a_common_shift(seed: int, factor: float, shift: float):
+def test_scores_scale_with_the_unit_and_ignore_a_common_shift(
+    seed: int, factor: float, shift: float
+):
     y, q = sample(seed)
     npt.assert_allclose(
         metrics.crps(factor * y + shift, factor * q + shift, names.LEVELS),
@@ -151,7 +162,9 @@ def test_rank_correlation_is_spearmans_row_by_row():
 
 def test_rank_correlation_by_hand():
     # Ranks 1..5 against 2 1 4 3 5: 1 - 6 (1 + 1 + 1 + 1) / (5 x 24) = .8 (Spearman 1904)
-    found = metrics.rank_correlation(np.array([[1.0, 2, 3, 4, 5]]), np.array([[0.2, 0.1, 0.4, 0.3, 9.0]]))
+    found = metrics.rank_correlation(
+        np.array([[1.0, 2, 3, 4, 5]]), np.array([[0.2, 0.1, 0.4, 0.3, 9.0]])
+    )
     npt.assert_allclose(found, [0.8], rtol=1e-14)
 
 
@@ -160,8 +173,12 @@ def test_series_that_take_no_part_change_nothing_and_too_few_give_none():
     mean, y = rng.normal(size=(1, 6)), rng.normal(size=(1, 6))
     absent = np.full((1, 2), np.nan)
     whole = metrics.rank_correlation(mean, y)
-    npt.assert_array_equal(metrics.rank_correlation(np.hstack([mean, absent]), np.hstack([y, absent])), whole)
-    npt.assert_array_equal(metrics.rank_correlation(np.hstack([mean, [[1.0]]]), np.hstack([y, [[np.nan]]])), whole)
+    npt.assert_array_equal(
+        metrics.rank_correlation(np.hstack([mean, absent]), np.hstack([y, absent])), whole
+    )
+    npt.assert_array_equal(
+        metrics.rank_correlation(np.hstack([mean, [[1.0]]]), np.hstack([y, [[np.nan]]])), whole
+    )
     assert np.isnan(metrics.rank_correlation(mean[:, :4], y[:, :4])).all()
     assert np.isnan(metrics.rank_correlation(np.full((1, 6), 1e-4), y)).all()
     assert np.isnan(metrics.rank_correlation(1e-19 * mean, y)).all()
@@ -193,13 +210,19 @@ def two_sided(statistic: float, n: int) -> float:
 def test_at_one_step_it_is_the_t_test_of_the_mean():
     # h = 1: the factor sqrt((T - 1) / T) turns the divisor T of the variance into T - 1
     d = differences(n=60)
-    npt.assert_allclose(difference.diebold_mariano(d, 1).p_hln, ttest_1samp(d, 0).pvalue, rtol=1e-10)
+    npt.assert_allclose(
+        difference.diebold_mariano(d, 1).p_hln, ttest_1samp(d, 0).pvalue, rtol=1e-10
+    )
     by_hand = d.mean() / (d.std(ddof=1) / np.sqrt(len(d)))
     npt.assert_allclose(difference.diebold_mariano(d, 1).p_hln, two_sided(by_hand, 60), rtol=1e-10)
 
 
-@pytest.mark.parametrize(("n", "horizon", "factor"), [(50, 3, 0.9499), (250, 3, 0.9900), (50, 5, 0.9099)])
-def test_the_small_sample_factor_is_that_of_harvey_leybourne_and_newbold(n: int, horizon: int, factor: float):
+@pytest.mark.parametrize(
+    ("n", "horizon", "factor"), [(50, 3, 0.9499), (250, 3, 0.9900), (50, 5, 0.9099)]
+)
+def test_the_small_sample_factor_is_that_of_harvey_leybourne_and_newbold(
+    n: int, horizon: int, factor: float
+):
     # Their factor, IJF 13 (1997): sqrt((T + 1 - 2h + h (h - 1) / T) / T); for 50, 3: sqrt((51 - 6 + .12) / 50) = .9499
     d = differences(n=n)
     statistic = t_statistic_by_loop(d, [1.0] * horizon)
@@ -227,7 +250,9 @@ def test_unit_and_side_of_the_differences_do_not_matter(seed: int, factor: float
     test = difference.diebold_mariano(d, horizon)
     for changed in (factor * d, -d):
         again = difference.diebold_mariano(changed, horizon)
-        npt.assert_allclose([again.p_hln, again.p_bartlett], [test.p_hln, test.p_bartlett], rtol=1e-6)
+        npt.assert_allclose(
+            [again.p_hln, again.p_bartlett], [test.p_hln, test.p_bartlett], rtol=1e-6
+        )
 
 
 def test_noise_is_called_significant_about_as_often_as_the_level_says():

@@ -18,7 +18,9 @@ ascending_levels = st.lists(st.integers(1, 99_999), min_size=2, max_size=8, uniq
 )
 
 # "├─ BadInput           BAD_INPUT      400" in the docstring of registry/errors.py.
-BRANCH = re.compile(r"^[ │├└─]*(?P<name>[A-Z]\w+) +(?P<code>[A-Z_]+) +(?P<status>\d{3})\b", re.MULTILINE)
+BRANCH = re.compile(
+    r"^[ │├└─]*(?P<name>[A-Z]\w+) +(?P<code>[A-Z_]+) +(?P<status>\d{3})\b", re.MULTILINE
+)
 
 
 def tree_of_classes():
@@ -68,13 +70,20 @@ def test_codes_of_error_kinds_are_distinct():
 def test_an_error_carries_its_kind_or_the_code_it_was_given():
     assert errors.BadHistory("x").code == "BAD_HISTORY"
     special = errors.BadHistory("too short", code="TOO_SHORT")
-    assert (special.code, special.status, special.message, str(special)) == ("TOO_SHORT", 400, "too short", "too short")
+    assert (special.code, special.status, special.message, str(special)) == (
+        "TOO_SHORT",
+        400,
+        "too short",
+        "too short",
+    )
     assert errors.BadHistory("x").code == "BAD_HISTORY"  # the class is as it was
 
 
 def modules_after(statement: str) -> set[str]:
     code = f"{statement}\nimport sys\nprint(*{{name.partition('.')[0] for name in sys.modules}})"
-    done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True
+    )
     return set(done.stdout.split())
 
 
@@ -96,14 +105,27 @@ def test_what_a_forecast_is_imports_numpy_pandas_and_pyarrow_only():
 
 
 def test_training_and_scores_load_neither_mlflow_nor_torch():
-    loaded = modules_after("import registry.training, registry.scoring.scores, registry.scoring.difference")
+    loaded = modules_after(
+        "import registry.training, registry.scoring.scores, registry.scoring.difference"
+    )
     assert {"numpy", "pandas", "scipy"} <= loaded
     assert not {"mlflow", "torch", "matplotlib", "sqlalchemy"} & loaded
 
 
 def test_settings_of_every_family_load_without_the_libraries_that_train():
-    modules = [f"mlprojects.{path.parent.name}.settings" for path in (CHECKOUT / "mlprojects").glob("*/settings.py")]
+    modules = [
+        f"mlprojects.{path.parent.name}.settings"
+        for path in (CHECKOUT / "mlprojects").glob("*/settings.py")
+    ]
     assert len(modules) == len(list((CHECKOUT / "mlprojects").glob("*/configs")))
     loaded = modules_after(f"import {', '.join(modules)}")
-    libraries = {"torch", "neuralforecast", "pytorch_forecasting", "torch_geometric", "lightgbm", "sklearn", "arch"}
+    libraries = {
+        "torch",
+        "neuralforecast",
+        "pytorch_forecasting",
+        "torch_geometric",
+        "lightgbm",
+        "sklearn",
+        "arch",
+    }
     assert not (libraries | {"mlflow", "matplotlib"}) & loaded

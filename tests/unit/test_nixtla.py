@@ -32,7 +32,9 @@ SINGLE, JOINT = ("nbeats", "nhits", "patchtst"), ("itransformer", "stemgnn")
 @pytest.fixture(scope="module")
 def slice_of_panel(panel: pd.DataFrame) -> pd.DataFrame:
     """Three stocks, 2018 and 2019: fitted on the first year, chosen on the second."""
-    wanted = panel[names.UNIQUE_ID].isin(SERIES) & panel[names.DS].between("2018-01-01", "2019-12-31")
+    wanted = panel[names.UNIQUE_ID].isin(SERIES) & panel[names.DS].between(
+        "2018-01-01", "2019-12-31"
+    )
     return panel[wanted].reset_index(drop=True)
 
 
@@ -44,7 +46,9 @@ def fitted(
     history: pd.DataFrame, folder: Path, model: str = "nbeats", *, seed: int = 1, run: Run | None = None,
     **overrides: Any,
 ) -> Trained:  # fmt: skip
-    return train.train(history, tiny(model, **overrides), name=model, seed=seed, run=run or Run(folder))
+    return train.train(
+        history, tiny(model, **overrides), name=model, seed=seed, run=run or Run(folder)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -86,15 +90,21 @@ def windows(n: int = 3, length: int = CONTEXT, seed: int = 0) -> np.ndarray:
 
 
 def without_a_session(history: pd.DataFrame, name: str, ds: str) -> pd.DataFrame:
-    return history[(history[names.UNIQUE_ID] != name) | (history[names.DS] != ds)].reset_index(drop=True)
+    return history[(history[names.UNIQUE_ID] != name) | (history[names.DS] != ds)].reset_index(
+        drop=True
+    )
 
 
 # --- forecasts --------------------------------------------------------------------------------
 
 
-def test_training_changes_what_the_network_says(forecaster: WindowForecaster, slice_of_panel: pd.DataFrame):
+def test_training_changes_what_the_network_says(
+    forecaster: WindowForecaster, slice_of_panel: pd.DataFrame
+):
     spec = forecaster.spec
-    start = WindowForecaster(spec, forecaster.shape, networks.network(spec, forecaster.shape).eval())
+    start = WindowForecaster(
+        spec, forecaster.shape, networks.network(spec, forecaster.shape).eval()
+    )
     before, after = (predict(one, slice_of_panel).quantiles for one in (start, forecaster))
     assert np.abs(after - before).max() > 1e-5
     npt.assert_allclose(after, before, atol=0.5 * np.abs(before).max())  # four steps lead not far
@@ -117,25 +127,40 @@ def test_a_series_among_others_of_other_lengths_is_forecast_from_its_last_60_ses
     assert together.unique_id == SERIES
     for i, name in enumerate(SERIES):
         alone = slice_of_panel[slice_of_panel[names.UNIQUE_ID] == name].tail(CONTEXT)
-        npt.assert_array_equal(predict(trained.forecaster, alone).quantiles[0], together.quantiles[i])
+        npt.assert_array_equal(
+            predict(trained.forecaster, alone).quantiles[0], together.quantiles[i]
+        )
 
 
-def test_sessions_before_the_context_change_nothing(forecaster: WindowForecaster, slice_of_panel: pd.DataFrame):
+def test_sessions_before_the_context_change_nothing(
+    forecaster: WindowForecaster, slice_of_panel: pd.DataFrame
+):
     recent = slice_of_panel.groupby(names.UNIQUE_ID).tail(forecaster.spec.max_context)
-    npt.assert_array_equal(predict(forecaster, recent).quantiles, predict(forecaster, slice_of_panel).quantiles)
+    npt.assert_array_equal(
+        predict(forecaster, recent).quantiles, predict(forecaster, slice_of_panel).quantiles
+    )
 
 
-def test_fewer_steps_and_levels_are_a_part_of_the_whole(forecaster: WindowForecaster, slice_of_panel: pd.DataFrame):
+def test_fewer_steps_and_levels_are_a_part_of_the_whole(
+    forecaster: WindowForecaster, slice_of_panel: pd.DataFrame
+):
     whole = predict(forecaster, slice_of_panel)
     part = predict(forecaster, slice_of_panel, horizon=2, levels=(0.1, 0.15, 0.9))
     npt.assert_array_equal(part.quantiles[:, :, [0, 2]], whole.quantiles[:, :2, [1, 9]])
-    npt.assert_allclose(part.quantiles[:, :, 1], whole.quantiles[:, :2, 1:3].mean(axis=2), rtol=1e-12)
+    npt.assert_allclose(
+        part.quantiles[:, :, 1], whole.quantiles[:, :2, 1:3].mean(axis=2), rtol=1e-12
+    )
     npt.assert_array_equal(part.mean, whole.mean[:, :2])
 
 
-def test_one_session_less_than_the_context_is_too_few(forecaster: WindowForecaster, slice_of_panel: pd.DataFrame):
+def test_one_session_less_than_the_context_is_too_few(
+    forecaster: WindowForecaster, slice_of_panel: pd.DataFrame
+):
     with pytest.raises(BadHistory) as caught:
-        predict(forecaster, slice_of_panel.groupby(names.UNIQUE_ID).tail(forecaster.spec.min_context - 1))
+        predict(
+            forecaster,
+            slice_of_panel.groupby(names.UNIQUE_ID).tail(forecaster.spec.min_context - 1),
+        )
     assert caught.value.code == "TOO_SHORT"
 
 
@@ -155,11 +180,15 @@ def test_saved_and_loaded_model_forecasts_the_same(
 
 
 @pytest.fixture(scope="module", params=JOINT)
-def joint(request: pytest.FixtureRequest, slice_of_panel: pd.DataFrame, run: Run) -> WindowForecaster:
+def joint(
+    request: pytest.FixtureRequest, slice_of_panel: pd.DataFrame, run: Run
+) -> WindowForecaster:
     return fitted(slice_of_panel, run.checkpoint_dir, request.param).forecaster
 
 
-def test_the_symbols_of_training_are_the_universe(joint: WindowForecaster, slice_of_panel: pd.DataFrame):
+def test_the_symbols_of_training_are_the_universe(
+    joint: WindowForecaster, slice_of_panel: pd.DataFrame
+):
     assert joint.spec.joint
     assert joint.spec.universe == SERIES
     for changed in (
@@ -175,23 +204,33 @@ def test_a_series_of_the_universe_changes_the_forecast_of_the_others(
     joint: WindowForecaster, slice_of_panel: pd.DataFrame
 ):
     moved = slice_of_panel.assign(
-        y=slice_of_panel[names.Y].where(slice_of_panel[names.UNIQUE_ID] != "JNJ", -slice_of_panel[names.Y])
+        y=slice_of_panel[names.Y].where(
+            slice_of_panel[names.UNIQUE_ID] != "JNJ", -slice_of_panel[names.Y]
+        )
     )
     before, after = (predict(joint, history).quantiles for history in (slice_of_panel, moved))
     assert (np.abs(after - before).max(axis=(1, 2)) > 0).all()
 
 
-def test_other_sessions_than_those_of_the_others_are_refused(joint: WindowForecaster, slice_of_panel: pd.DataFrame):
-    with pytest.raises(BadHistory, match=r"series 2 of 3 has other sessions than the first") as caught:
+def test_other_sessions_than_those_of_the_others_are_refused(
+    joint: WindowForecaster, slice_of_panel: pd.DataFrame
+):
+    with pytest.raises(
+        BadHistory, match=r"series 2 of 3 has other sessions than the first"
+    ) as caught:
         predict(joint, without_a_session(slice_of_panel, "JNJ", "2019-12-20"))
     assert caught.value.code == "SESSIONS_DIFFER"
     predict(joint, without_a_session(slice_of_panel, "JNJ", "2019-02-01"))  # before its context
 
 
 @pytest.mark.parametrize("name", JOINT)
-def test_a_panel_whose_series_have_other_sessions_is_refused(name: str, slice_of_panel: pd.DataFrame, tmp_path: Path):
+def test_a_panel_whose_series_have_other_sessions_is_refused(
+    name: str, slice_of_panel: pd.DataFrame, tmp_path: Path
+):
     gap = without_a_session(slice_of_panel, "JNJ", "2018-06-14")
-    with pytest.raises(BadHistory, match=r"JNJ lacks 1 of the 503 sessions .* first 2018-06-14; .* leave") as caught:
+    with pytest.raises(
+        BadHistory, match=r"JNJ lacks 1 of the 503 sessions .* first 2018-06-14; .* leave"
+    ) as caught:
         fitted(gap, tmp_path, name)
     assert caught.value.code == "SESSIONS_DIFFER"
 
@@ -220,9 +259,13 @@ def test_training_reports_its_losses_and_the_step_of_the_best(trained: Trained, 
 
 
 @pytest.mark.parametrize("name", [*SINGLE, *JOINT])
-def test_weights_are_not_fitted_to_the_choice_period(name: str, slice_of_panel: pd.DataFrame, tmp_path: Path):
+def test_weights_are_not_fitted_to_the_choice_period(
+    name: str, slice_of_panel: pd.DataFrame, tmp_path: Path
+):
     later = slice_of_panel[names.DS] > "2018-12-31"
-    changed = slice_of_panel.assign(y=slice_of_panel[names.Y].where(~later, 0.5 * slice_of_panel[names.Y] + 0.01))
+    changed = slice_of_panel.assign(
+        y=slice_of_panel[names.Y].where(~later, 0.5 * slice_of_panel[names.Y] + 0.01)
+    )
     runs = [Run(tmp_path), Run(tmp_path)]
     first, second = (
         fitted(frame, tmp_path, name, run=run, val_check_steps=4)
@@ -231,10 +274,14 @@ def test_weights_are_not_fitted_to_the_choice_period(name: str, slice_of_panel: 
     assert runs[0].losses("train_loss") == runs[1].losses("train_loss")
     assert runs[0].losses("valid_loss") != runs[1].losses("valid_loss")
     # one check at the last step: nothing to choose
-    assert weights(first.forecaster, tmp_path / "first") == weights(second.forecaster, tmp_path / "second")
+    assert weights(first.forecaster, tmp_path / "first") == weights(
+        second.forecaster, tmp_path / "second"
+    )
 
 
-def test_names_of_the_series_do_not_matter(trained: Trained, slice_of_panel: pd.DataFrame, tmp_path: Path):
+def test_names_of_the_series_do_not_matter(
+    trained: Trained, slice_of_panel: pd.DataFrame, tmp_path: Path
+):
     renamed = slice_of_panel.assign(
         unique_id=slice_of_panel[names.UNIQUE_ID].map(dict(zip(SERIES, "ABC", strict=True)))
     )
@@ -259,12 +306,21 @@ def test_training_stops_after_checks_that_brought_nothing_better_and_keeps_the_b
     assert done.params["best_step"] == best
     assert list(valid)[-1] == best + 2 < 60
     stopped = fitted(slice_of_panel, tmp_path, run=Run(tmp_path, give_up_at=best), **settings)
-    assert weights(done.forecaster, tmp_path / "kept") == weights(stopped.forecaster, tmp_path / "best")
+    assert weights(done.forecaster, tmp_path / "kept") == weights(
+        stopped.forecaster, tmp_path / "best"
+    )
 
 
-def test_fewer_steps_than_one_check_are_still_checked_at_the_end(slice_of_panel: pd.DataFrame, tmp_path: Path):
+def test_fewer_steps_than_one_check_are_still_checked_at_the_end(
+    slice_of_panel: pd.DataFrame, tmp_path: Path
+):
     run = Run(tmp_path)
-    assert fitted(slice_of_panel, tmp_path, run=run, max_steps=1, val_check_steps=20).params["best_step"] == 1
+    assert (
+        fitted(slice_of_panel, tmp_path, run=run, max_steps=1, val_check_steps=20).params[
+            "best_step"
+        ]
+        == 1
+    )
 
 
 def test_the_callers_frame_is_left_as_it_was(slice_of_panel: pd.DataFrame, tmp_path: Path):
@@ -273,7 +329,9 @@ def test_the_callers_frame_is_left_as_it_was(slice_of_panel: pd.DataFrame, tmp_p
     pd.testing.assert_frame_equal(slice_of_panel, before)
 
 
-def test_series_shorter_than_context_and_horizon_are_refused(slice_of_panel: pd.DataFrame, tmp_path: Path):
+def test_series_shorter_than_context_and_horizon_are_refused(
+    slice_of_panel: pd.DataFrame, tmp_path: Path
+):
     days = slice_of_panel[slice_of_panel[names.UNIQUE_ID] == "XOM"][names.DS]
     start = days[days <= "2018-12-31"].iloc[-(CONTEXT + 4)]  # one session too few
     with pytest.raises(
@@ -283,7 +341,9 @@ def test_series_shorter_than_context_and_horizon_are_refused(slice_of_panel: pd.
     assert caught.value.code == "TOO_SHORT"
 
 
-@pytest.mark.parametrize("choose_until", ["2019-01-01", "2019-01-03"], ids=["no session to choose on", "two sessions"])
+@pytest.mark.parametrize(
+    "choose_until", ["2019-01-01", "2019-01-03"], ids=["no session to choose on", "two sessions"]
+)
 def test_a_choice_period_shorter_than_the_horizon_is_refused(
     slice_of_panel: pd.DataFrame, tmp_path: Path, choose_until: str
 ):
@@ -299,7 +359,9 @@ def test_a_window_of_zeros_is_refused(name: str, slice_of_panel: pd.DataFrame, t
     still = slice_of_panel.copy()
     still.loc[rows[:context], names.Y] = 0.0
     last = f"{still[names.DS][rows[context - 1]]:%Y-%m-%d}"
-    with pytest.raises(BadHistory, match=f"all returns of JNJ are 0 in the {context} sessions up to {last}") as caught:
+    with pytest.raises(
+        BadHistory, match=f"all returns of JNJ are 0 in the {context} sessions up to {last}"
+    ) as caught:
         fitted(still, tmp_path, name)
     assert caught.value.code == "CONSTANT"
     still.loc[rows[5], names.Y] = 0.001
@@ -307,13 +369,17 @@ def test_a_window_of_zeros_is_refused(name: str, slice_of_panel: pd.DataFrame, t
 
 
 def test_a_loss_that_is_never_a_number_is_an_error(slice_of_panel: pd.DataFrame, tmp_path: Path):
-    huge = slice_of_panel.assign(y=slice_of_panel[names.Y] * 1e30)  # its square is no number in float32
+    huge = slice_of_panel.assign(
+        y=slice_of_panel[names.Y] * 1e30
+    )  # its square is no number in float32
     with pytest.raises(KronosError, match="the loss of nbeats was never a finite number") as caught:
         fitted(huge, tmp_path)
     assert caught.value.code == "DIVERGED"
 
 
-def test_training_leaves_the_generators_and_torch_as_they_were(slice_of_panel: pd.DataFrame, tmp_path: Path):
+def test_training_leaves_the_generators_and_torch_as_they_were(
+    slice_of_panel: pd.DataFrame, tmp_path: Path
+):
     torch.manual_seed(3), np.random.seed(3)
     expected = torch.rand(1), np.random.rand()
     torch.manual_seed(3), np.random.seed(3)
@@ -328,7 +394,17 @@ def test_training_leaves_the_generators_and_torch_as_they_were(slice_of_panel: p
 @pytest.mark.parametrize(
     ("name", "setting"),
     [
-        *(("nbeats", s) for s in ("context", "width", "stacks", "max_steps", "windows_batch_size", "val_check_steps")),
+        *(
+            ("nbeats", s)
+            for s in (
+                "context",
+                "width",
+                "stacks",
+                "max_steps",
+                "windows_batch_size",
+                "val_check_steps",
+            )
+        ),
         ("nbeats", "patience"),
         *(("patchtst", s) for s in ("heads", "layers", "patch", "stride")),
         ("stemgnn", "multiplier"),
@@ -355,7 +431,11 @@ def test_a_learning_rate_outside_0_to_1_is_refused(rate: float):
         ("patchtst", {"patch": 61}, "patch is 61, expected at most the context (60)"),
         ("itransformer", {"dropout": 1.0}, "dropout is 1.0, expected 0 or more and less than 1"),
         ("itransformer", {"weight_decay": -1.0}, "weight_decay is -1.0"),
-        ("stemgnn", {"learning_rate": 0.1, "weight_decay": 10.0}, "expected 0 or more and less than 10"),
+        (
+            "stemgnn",
+            {"learning_rate": 0.1, "weight_decay": 10.0},
+            "expected 0 or more and less than 10",
+        ),
     ],
 )
 def test_settings_that_make_no_network_are_refused(name: str, settings: dict[str, Any], said: str):

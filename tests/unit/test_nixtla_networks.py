@@ -25,7 +25,9 @@ UNIVERSE = ("A", "B", "C", "D")
 STEPS, LEVELS = 5, len(names.LEVELS)
 
 
-def forecaster(model: str, *, seed: int | None = None, tiny: bool = True, **overrides: Any) -> WindowForecaster:
+def forecaster(
+    model: str, *, seed: int | None = None, tiny: bool = True, **overrides: Any
+) -> WindowForecaster:
     """The model's network: untrained, or with every weight and statistic drawn anew."""
     config = families.load_config(families.find(model), overrides, tiny=tiny)
     spec: ModelSpec = settings.spec(model, config)
@@ -77,7 +79,9 @@ def test_scale_is_the_weighted_root_mean_square_of_each_window():
     y = 0.01 * np.random.default_rng(0).standard_t(5, (3, 60))
     expected = [[scale_by_numpy(row)] for row in y]
     npt.assert_allclose(ewma_scale(torch.from_numpy(y)).numpy(), expected, rtol=1e-12)
-    npt.assert_allclose(ewma_scale(torch.from_numpy(y)[:, :, None]).numpy()[:, :, 0], expected, rtol=1e-12)
+    npt.assert_allclose(
+        ewma_scale(torch.from_numpy(y)[:, :, None]).numpy()[:, :, 0], expected, rtol=1e-12
+    )
     npt.assert_array_equal(ewma_scale(torch.zeros(1, 5)).numpy(), np.float32(1e-8))
 
 
@@ -85,16 +89,22 @@ def test_scale_is_the_weighted_root_mean_square_of_each_window():
 def test_the_scaler_of_training_windows_looks_only_at_their_context(model: str):
     made = forecaster(model)
     length, channels = made.spec.min_context, 4 if made.spec.joint else 1
-    whole = 0.01 * np.random.default_rng(0).standard_t(5, (3, length + STEPS, 1, channels)).astype(np.float32)
+    whole = 0.01 * np.random.default_rng(0).standard_t(5, (3, length + STEPS, 1, channels)).astype(
+        np.float32
+    )
 
     def statistics(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         x = torch.from_numpy(x)
-        shift, scale = made.net.scaler.compute_statistics(x=x, mask=torch.ones_like(x), dim=1, eps=1e-6)
+        shift, scale = made.net.scaler.compute_statistics(
+            x=x, mask=torch.ones_like(x), dim=1, eps=1e-6
+        )
         return shift.numpy(), scale.numpy()
 
     shift, scale = statistics(whole)
     npt.assert_array_equal(shift, 0)
-    expected = np.apply_along_axis(scale_by_numpy, 1, whole[:, :length])[:, None]  # [3, 1, 1, channels]
+    expected = np.apply_along_axis(scale_by_numpy, 1, whole[:, :length])[
+        :, None
+    ]  # [3, 1, 1, channels]
     npt.assert_allclose(scale, expected, rtol=1e-5)
     later, last = whole.copy(), whole.copy()
     later[:, length:] = 7.0
@@ -130,7 +140,9 @@ def test_every_step_starts_alike_whatever_the_horizon_and_the_knots():
         made = forecaster("nhits", horizon=horizon, downsample=downsample)
         y = windows(made)
         z = made.quantiles(y) / np.array([scale_by_numpy(row) for row in y])[:, None, None]
-        npt.assert_allclose(z, np.broadcast_to(norm.ppf(names.LEVELS), (4, horizon, LEVELS)), rtol=2e-5, atol=1e-6)
+        npt.assert_allclose(
+            z, np.broadcast_to(norm.ppf(names.LEVELS), (4, horizon, LEVELS)), rtol=2e-5, atol=1e-6
+        )
 
 
 def test_building_a_network_leaves_the_generators_and_torch_as_they_were():
@@ -157,12 +169,16 @@ def test_building_a_network_leaves_the_generators_and_torch_as_they_were():
         ("stemgnn", {}),
     ],
 )
-def test_the_direct_forecast_is_the_librarys_sorted_over_the_levels(model: str, overrides: dict[str, Any]):
+def test_the_direct_forecast_is_the_librarys_sorted_over_the_levels(
+    model: str, overrides: dict[str, Any]
+):
     made = forecaster(model, seed=1, **overrides)
     y = windows(made)
     expected = library(made, y)
     assert (np.diff(expected, axis=2) < 0).any()
-    npt.assert_allclose(made.quantiles(y), np.sort(expected, axis=2), rtol=1e-4, atol=1e-6 * np.abs(expected).max())
+    npt.assert_allclose(
+        made.quantiles(y), np.sort(expected, axis=2), rtol=1e-4, atol=1e-6 * np.abs(expected).max()
+    )
 
 
 @pytest.mark.parametrize("model", [*SINGLE, *JOINT])
@@ -184,7 +200,9 @@ def test_quantiles_of_a_series_are_the_outputs_for_that_series(model: str):
     with torch.no_grad():
         net.output.weight.zero_()
         net.output.bias.copy_(said.flatten())
-    handle = net.output.register_forward_hook(lambda _, __, out: out + 1000 * torch.arange(n)[:, None])
+    handle = net.output.register_forward_hook(
+        lambda _, __, out: out + 1000 * torch.arange(n)[:, None]
+    )
     one_pass = torch.zeros(1, n, made.spec.max_context) + 0.1
     out = forward_of(net)(one_pass)[0].detach().unflatten(1, (STEPS, LEVELS))
     handle.remove()
@@ -246,7 +264,9 @@ def test_rows_of_odd_lengths_are_the_same_bits_wherever_they_lie():
     whole = made.quantiles(y)
     for i in range(ROWS):
         npt.assert_array_equal(made.quantiles(y[i : i + 1])[0], whole[i])
-    npt.assert_allclose(whole, np.sort(library(made, y), axis=2), rtol=1e-4, atol=1e-6 * np.abs(whole).max())
+    npt.assert_allclose(
+        whole, np.sort(library(made, y), axis=2), rtol=1e-4, atol=1e-6 * np.abs(whole).max()
+    )
 
 
 @pytest.mark.parametrize("model", [*SINGLE, *JOINT])

@@ -23,7 +23,14 @@ from registry.forecast.spec import ModelSpec, Option, Request
 from registry.versions import signature
 from registry.versions.pyfunc import ForecastModel, ServedError, answer
 
-SPEC = ModelSpec(name="faulty", family="tests", min_context=3, max_context=3, max_horizon=2, levels=(0.1, 0.5, 0.9))
+SPEC = ModelSpec(
+    name="faulty",
+    family="tests",
+    min_context=3,
+    max_context=3,
+    max_horizon=2,
+    levels=(0.1, 0.5, 0.9),
+)
 
 
 class Faulty:
@@ -45,7 +52,11 @@ def ask(does: Any) -> Any:
     model = ForecastModel()
     model.forecaster = Faulty(does)
     history = pd.DataFrame(
-        {names.UNIQUE_ID: "SECRET", names.DS: calendars.sessions("XNYS", "2022-12-23", "2022-12-28"), names.Y: 0.0123}
+        {
+            names.UNIQUE_ID: "SECRET",
+            names.DS: calendars.sessions("XNYS", "2022-12-23", "2022-12-28"),
+            names.Y: 0.0123,
+        }
     )
     return model.predict(None, history)
 
@@ -76,7 +87,9 @@ def test_a_forecast_that_breaks_the_contract_is_not_answered(quantiles: Any, mes
 def test_the_message_of_a_served_error_cannot_be_replaced() -> None:
     with pytest.raises(ServedError) as caught:
         ask(RuntimeError("x"))
-    caught.value.message = "Failed to predict data 'SECRET 0.0123'"  # as MLflow's scoring server does
+    caught.value.message = (
+        "Failed to predict data 'SECRET 0.0123'"  # as MLflow's scoring server does
+    )
     assert "SECRET" not in caught.value.serialize_as_json()
 
 
@@ -118,8 +131,12 @@ class Bootstrap:
     def _paths(self, filled: np.ndarray, seed: list[int], samples: int, horizon: int) -> np.ndarray:
         """[S, H, 6]"""
         drawn = np.random.default_rng(seed).integers(1, len(filled), (samples, horizon))
-        steps = filled[drawn, :4] / filled[drawn - 1, 3:4]  # a session's prices over the close before it
-        before = filled[-1, 3] * np.cumprod(np.concatenate([np.ones((samples, 1)), steps[:, :-1, 3]], axis=1), axis=1)
+        steps = (
+            filled[drawn, :4] / filled[drawn - 1, 3:4]
+        )  # a session's prices over the close before it
+        before = filled[-1, 3] * np.cumprod(
+            np.concatenate([np.ones((samples, 1)), steps[:, :-1, 3]], axis=1), axis=1
+        )
         return np.concatenate([steps * before[:, :, None], filled[drawn, 4:]], axis=2)
 
 
@@ -132,27 +149,45 @@ def bar_history(*drop: str) -> pd.DataFrame:
         y = rng.normal(0, 0.02, len(days))
         close = 40 * np.exp(y.cumsum())
         bar = {"open": close * 1.001, "high": close * 1.01, "low": close * 0.98, "close": close}
-        volume = {"volume": rng.integers(1000, 9000, len(days)), "amount": rng.uniform(1e5, 3e5, len(days))}
+        volume = {
+            "volume": rng.integers(1000, 9000, len(days)),
+            "amount": rng.uniform(1e5, 3e5, len(days)),
+        }
         frames.append(pd.DataFrame({"unique_id": name, "ds": days, "y": y, **bar, **volume}))
     return pd.concat(frames, ignore_index=True).drop(columns=list(drop))
 
 
 def unpacked(block: Mapping[str, Any]) -> np.ndarray:
-    return np.frombuffer(base64.b64decode(block["data"]), dtype=block["dtype"]).reshape(block["shape"])
+    return np.frombuffer(base64.b64decode(block["data"]), dtype=block["dtype"]).reshape(
+        block["shape"]
+    )
 
 
 def test_a_model_of_prices_answers_returns_unless_it_is_asked_for_prices() -> None:
     history = bar_history()
-    returns, prices = answer(Bootstrap(), history, {}), answer(Bootstrap(), history, {"output": "prices"})
+    returns, prices = (
+        answer(Bootstrap(), history, {}),
+        answer(Bootstrap(), history, {"output": "prices"}),
+    )
     last = history.groupby("unique_id")["close"].last()
-    assert list(returns.columns) == ["unique_id", "step", "ds", "mean", *map(names.quantile_column, names.LEVELS)]
+    assert list(returns.columns) == [
+        "unique_id",
+        "step",
+        "ds",
+        "mean",
+        *map(names.quantile_column, names.LEVELS),
+    ]
     assert list(prices.columns) == [
         "unique_id", "step", "ds", *names.BAR, "mean", *map(names.quantile_column, names.LEVELS)
     ]  # fmt: skip
     for name in ("ALFA", "BRAVO"):
         first = (returns["unique_id"] == name) & (returns["step"] == 1)
-        npt.assert_allclose(prices.loc[first, "q0.5"], last[name] * np.exp(returns.loc[first, "q0.5"]), rtol=1e-12)
-    pd.testing.assert_frame_equal(returns[["unique_id", "step", "ds"]], prices[["unique_id", "step", "ds"]])
+        npt.assert_allclose(
+            prices.loc[first, "q0.5"], last[name] * np.exp(returns.loc[first, "q0.5"]), rtol=1e-12
+        )
+    pd.testing.assert_frame_equal(
+        returns[["unique_id", "step", "ds"]], prices[["unique_id", "step", "ds"]]
+    )
 
 
 def test_every_sampled_bar_is_in_the_packed_answer_and_gives_the_frame() -> None:
@@ -161,10 +196,14 @@ def test_every_sampled_bar_is_in_the_packed_answer_and_gives_the_frame() -> None
     paths = unpacked(packed["price_paths"])
     assert paths.shape == (2, 9, 2, 6)
     assert packed["price_paths"]["columns"] == list(names.BAR)
-    returns = bars.path_returns(paths, bar_history().groupby("unique_id")["close"].last().to_numpy())
+    returns = bars.path_returns(
+        paths, bar_history().groupby("unique_id")["close"].last().to_numpy()
+    )
     frame = answer(Bootstrap(), bar_history(), params)
     npt.assert_allclose(frame["mean"], returns.mean(axis=1).reshape(-1), rtol=1e-12)
-    npt.assert_allclose(frame["q0.001"], np.quantile(returns, 0.001, axis=1).reshape(-1), rtol=1e-12)
+    npt.assert_allclose(
+        frame["q0.001"], np.quantile(returns, 0.001, axis=1).reshape(-1), rtol=1e-12
+    )
     npt.assert_array_equal(unpacked(packed).reshape(4, 3), frame[packed["columns"]].to_numpy())
     assert packed["notes"] == {}
     assert packed["measured"] == {"bars_corrected": [0.0, 0.0]}
@@ -172,7 +211,10 @@ def test_every_sampled_bar_is_in_the_packed_answer_and_gives_the_frame() -> None
 
 def test_what_was_filled_in_is_said_in_every_form_of_the_answer() -> None:
     history = bar_history("volume", "amount")
-    said = ["volume was missing and taken as 0", "amount was missing and taken as mean price x volume"]
+    said = [
+        "volume was missing and taken as 0",
+        "amount was missing and taken as mean price x volume",
+    ]
     for output in ("frame", "prices"):
         frame = answer(Bootstrap(), history, {"output": output})
         assert set(frame[names.NOTES]) == {"; ".join(said)}
@@ -180,12 +222,17 @@ def test_what_was_filled_in_is_said_in_every_form_of_the_answer() -> None:
 
 
 def test_volume_that_was_not_sent_changes_no_return() -> None:
-    whole, bare = (answer(Bootstrap(), history, {}) for history in (bar_history(), bar_history("volume", "amount")))
+    whole, bare = (
+        answer(Bootstrap(), history, {})
+        for history in (bar_history(), bar_history("volume", "amount"))
+    )
     pd.testing.assert_frame_equal(whole, bare.drop(columns=names.NOTES))
 
 
 def test_a_model_of_returns_has_no_prices_and_packs_none() -> None:
-    history = pd.DataFrame({"unique_id": "A", "ds": calendars.sessions("XNYS", "2022-12-23", "2022-12-28"), "y": 0.01})
+    history = pd.DataFrame(
+        {"unique_id": "A", "ds": calendars.sessions("XNYS", "2022-12-23", "2022-12-28"), "y": 0.01}
+    )
     with pytest.raises(NotAvailable, match="faulty forecasts returns; it knows no prices"):
         answer(Faulty(np.zeros((1, 2, 3))), history, {"output": "prices"})
     assert "price_paths" not in answer(Faulty(np.zeros((1, 2, 3))), history, {"output": "packed"})
@@ -210,13 +257,23 @@ def test_a_signature_asks_for_required_columns_and_allows_the_optional_ones_and_
     assert {c.name: c.required for c in found.outputs.inputs}[names.NOTES] is False
 
 
-@pytest.mark.parametrize("drop", [(), ("amount",), ("volume", "amount")], ids=["whole", "no amount", "no volume"])
-def test_the_scoring_server_hands_on_the_optional_columns_that_were_sent(drop: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "drop", [(), ("amount",), ("volume", "amount")], ids=["whole", "no amount", "no volume"]
+)
+def test_the_scoring_server_hands_on_the_optional_columns_that_were_sent(
+    drop: tuple[str, ...],
+) -> None:
     """A JSON request with whole numbers for volume, through MLflow's own parser and schema check; nothing is added."""
     sent = bar_history(*drop)
     schema = signature.build(PRICES).inputs
-    body = json.loads(sent.assign(ds=sent["ds"].dt.strftime("%Y-%m-%d")).to_json(orient="split", double_precision=15))
-    received = _enforce_schema(dataframe_from_parsed_json(body, pandas_orient="split", schema=schema), schema)
+    body = json.loads(
+        sent.assign(ds=sent["ds"].dt.strftime("%Y-%m-%d")).to_json(
+            orient="split", double_precision=15
+        )
+    )
+    received = _enforce_schema(
+        dataframe_from_parsed_json(body, pandas_orient="split", schema=schema), schema
+    )
     assert list(received.columns) == list(sent.columns)
     found, expected = (answer(Bootstrap(), frame, {}) for frame in (received, sent))
     pd.testing.assert_frame_equal(found, expected, rtol=1e-9)

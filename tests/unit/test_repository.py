@@ -52,7 +52,9 @@ def test_conda_yaml_holds_exactly_the_lock() -> None:
 
 def test_every_config_is_an_entry_point_with_its_parameters() -> None:
     entry_points = yaml.safe_load((CHECKOUT / "MLproject").read_text())["entry_points"]
-    assert {n for n in entry_points if n.startswith("train_")} == {f"train_{model}" for model in families.all_models()}
+    assert {n for n in entry_points if n.startswith("train_")} == {
+        f"train_{model}" for model in families.all_models()
+    }
     for model in families.all_models():
         point = entry_points[f"train_{model}"]
         assert set(point["parameters"]) == {"horizon", "levels", "seed"}
@@ -61,7 +63,9 @@ def test_every_config_is_an_entry_point_with_its_parameters() -> None:
 
 @pytest.mark.parametrize("name", ["registry", "mlprojects", "serving", "jobs"])
 def test_the_four_names_are_this_checkout(name: str) -> None:
-    assert {Path(path).resolve() for path in importlib.import_module(name).__path__} == {CHECKOUT / name}
+    assert {Path(path).resolve() for path in importlib.import_module(name).__path__} == {
+        CHECKOUT / name
+    }
 
 
 def test_mlprojects_is_a_namespace_and_families_have_a_card_and_a_config() -> None:
@@ -74,19 +78,25 @@ def test_mlprojects_is_a_namespace_and_families_have_a_card_and_a_config() -> No
 
 def test_benchmarks_and_opt_in_tests_import_what_there_is() -> None:
     """`make test` does not run them: a renamed module would go unseen."""
-    for path in tracked("tests/bench/*.py", "tests/weights/*.py", "tests/reference/*.py", "tests/processors.py"):
+    for path in tracked(
+        "tests/bench/*.py", "tests/weights/*.py", "tests/reference/*.py", "tests/processors.py"
+    ):
         for node in ast.walk(ast.parse(path.read_text())):
             module = node.module if isinstance(node, ast.ImportFrom) and node.module else ""
             if module.partition(".")[0] not in ("registry", "mlprojects", "serving", "jobs"):
                 continue
             names = vars(importlib.import_module(module))
             for alias in node.names:
-                assert alias.name in names or importlib.util.find_spec(f"{module}.{alias.name}"), (path, alias.name)
+                assert alias.name in names or importlib.util.find_spec(f"{module}.{alias.name}"), (
+                    path,
+                    alias.name,
+                )
 
 
 def test_no_source_of_ours_imports_pickle_or_loads_with_it() -> None:
     pattern = re.compile(
-        r"^\s*(import|from)\s+(pickle|cloudpickle|joblib|dill)\b|torch\.load\(|allow_pickle=True", re.MULTILINE
+        r"^\s*(import|from)\s+(pickle|cloudpickle|joblib|dill)\b|torch\.load\(|allow_pickle=True",
+        re.MULTILINE,
     )
     for path in tracked("registry/*.py", "mlprojects/*.py", "serving/*.py", "jobs/*.py"):
         assert not pattern.search(path.read_text()), path
@@ -97,4 +107,6 @@ def test_no_price_file_or_model_is_committed() -> None:
     for path in tracked():
         assert path.stat().st_size < 1_000_000, path
         if not path.is_relative_to(golden):
-            assert path.suffix not in {".parquet", ".csv", ".safetensors", ".db", ".pkl", ".pt"}, path
+            assert path.suffix not in {".parquet", ".csv", ".safetensors", ".db", ".pkl", ".pt"}, (
+                path
+            )

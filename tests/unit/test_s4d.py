@@ -24,7 +24,9 @@ def layer(start: Start = "inv", width: int = 3, states: int = 4) -> S4D:
 
 
 def signal(n: int = 2, length: int = 50, width: int = 3, seed: int = 1) -> torch.Tensor:
-    return torch.randn(n, length, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.randn(
+        n, length, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
 
 
 def stepped(made: S4D, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -74,7 +76,9 @@ def test_zero_order_hold_is_the_matrix_exponential_of_the_system() -> None:
     system = np.zeros((4, 4), dtype=complex)
     system[:3, :3], system[:3, 3] = np.diag(a), 1.0
     exact = expm(dt * system)
-    found_a, found_b = zero_order_hold(torch.from_numpy(a)[None], torch.tensor([dt], dtype=torch.float64))
+    found_a, found_b = zero_order_hold(
+        torch.from_numpy(a)[None], torch.tensor([dt], dtype=torch.float64)
+    )
     npt.assert_allclose(np.diag(found_a[0].numpy()), exact[:3, :3], atol=1e-14)
     npt.assert_allclose(found_b[0].numpy(), exact[:3, 3], atol=1e-14)
 
@@ -94,7 +98,9 @@ def test_the_kernel_is_the_slow_recurrence_answering_a_single_1(start: Start) ->
     made = layer(start)
     a, b, c = (part.numpy() for part in made.discrete())
     for channel in range(3):
-        both_a, both_b, both_c = (np.concatenate([m[channel], m[channel].conj()]) for m in (a, b, c))
+        both_a, both_b, both_c = (
+            np.concatenate([m[channel], m[channel].conj()]) for m in (a, b, c)
+        )
         state, answer = np.zeros(8, dtype=complex), []
         for k in range(20):
             state = both_a * state + both_b * (1.0 if k == 0 else 0.0)
@@ -117,7 +123,13 @@ def test_convolution_steps_and_blocks_say_the_same(start: Start) -> None:
     made, u = layer(start), signal(length=150)
     expected, state = stepped(made, u)
     npt.assert_allclose(made(u), expected, rtol=0, atol=1e-10)
-    for length in (1, 7, 64, 150, 200):  # blocks that divide the sessions, that do not, and a longer one
+    for length in (
+        1,
+        7,
+        64,
+        150,
+        200,
+    ):  # blocks that divide the sessions, that do not, and a longer one
         outputs, last = made.blocks(length).scan(u)
         npt.assert_allclose(outputs, expected, rtol=0, atol=1e-10)
         npt.assert_allclose(last, state, rtol=0, atol=1e-10)

@@ -14,7 +14,9 @@ TOKEN = "hf_secret_of_a_test"
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:0", "cuda:12", "mps"])
-def test_a_device_is_taken_as_it_is_named(device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_device_is_taken_as_it_is_named(
+    device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setenv("KRONOS_DEVICE", device)
     assert Settings(var_dir=tmp_path).device == device
 
@@ -33,7 +35,11 @@ def test_a_device_is_taken_as_it_is_named(device: str, tmp_path: Path, monkeypat
     ],
 )
 def test_a_wrong_setting_is_refused_in_one_line_that_names_it(
-    name: str, value: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    name: str,
+    value: str,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ):
     """As every program of ours ends; test_terminal asks the programs themselves."""
     monkeypatch.setenv(name, value)
@@ -61,7 +67,12 @@ def test_the_token_comes_from_the_environment_or_a_file_under_the_name_of_the_hu
 def test_the_token_is_not_in_what_settings_print(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     settings = Settings(var_dir=tmp_path)
-    printed = [repr(settings), str(settings), str(settings.model_dump()), settings.model_dump_json()]
+    printed = [
+        repr(settings),
+        str(settings),
+        str(settings.model_dump()),
+        settings.model_dump_json(),
+    ]
     assert all("**********" in text and TOKEN not in text for text in printed)
     with pytest.raises(ValidationError) as caught:
         settings.hf_token = "another"

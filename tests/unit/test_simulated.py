@@ -42,26 +42,44 @@ def made(seed: int = 0, n: int = 3, length: int = 400) -> pd.DataFrame:
     sigma = 0.01 * np.exp(np.cumsum(0.05 * rng.normal(size=(n, length)), axis=1))
     y = (sigma * rng.standard_t(5, (n, length))).clip(-0.3, 0.3)
     wicks = np.abs(sigma * rng.normal(size=(2, n, length)))
-    return as_history(y, sigma * rng.normal(size=y.shape) / 2, *wicks, np.exp(rng.normal(13, 0.5, y.shape)).round())
+    return as_history(
+        y,
+        sigma * rng.normal(size=y.shape) / 2,
+        *wicks,
+        np.exp(rng.normal(13, 0.5, y.shape)).round(),
+    )
 
 
-def as_history(y: Floats, gap: Any = 0.0, above: Any = 0.0, below: Any = 0.0, volume: Any = 0.0) -> pd.DataFrame:
+def as_history(
+    y: Floats, gap: Any = 0.0, above: Any = 0.0, below: Any = 0.0, volume: Any = 0.0
+) -> pd.DataFrame:
     """Bars [n, T] from log returns, gaps from the close before, log wicks and volume; the first close before is 100."""
     n, length = y.shape
     level = np.log(100.0) + np.cumsum(y, axis=1)
     close, open_ = np.exp(level), np.exp(level - y + gap)
-    high, low = np.maximum(open_, close) * np.exp(above), np.minimum(open_, close) * np.exp(-1.0 * below)
+    high, low = (
+        np.maximum(open_, close) * np.exp(above),
+        np.minimum(open_, close) * np.exp(-1.0 * below),
+    )
     volume = np.broadcast_to(volume, y.shape)
     amount = (open_ + high + low + close) / 4 * volume
     numbers = dict(zip(COLUMNS[2:], (y, open_, high, low, close, volume, amount), strict=True))
-    ids, ds = [f"S{i:02}" for i in range(n)], calendars.next_sessions("XNYS", pd.Timestamp("2014-12-31"), length)
+    ids, ds = (
+        [f"S{i:02}" for i in range(n)],
+        calendars.next_sessions("XNYS", pd.Timestamp("2014-12-31"), length),
+    )
     return pd.DataFrame(
-        {names.UNIQUE_ID: np.repeat(ids, length), names.DS: np.tile(ds, n)} | {k: v.ravel() for k, v in numbers.items()}
+        {names.UNIQUE_ID: np.repeat(ids, length), names.DS: np.tile(ds, n)}
+        | {k: v.ravel() for k, v in numbers.items()}
     )
 
 
 def predict(
-    history: pd.DataFrame, horizon: int = 5, seed: int = 0, samples: int = 100, spec: ModelSpec = SPEC
+    history: pd.DataFrame,
+    horizon: int = 5,
+    seed: int = 0,
+    samples: int = 100,
+    spec: ModelSpec = SPEC,
 ) -> Forecast:
     request = spec.request({"horizon": horizon, "seed": seed, "num_samples": samples})
     return forecast_of(Simulator(spec), check_history(history, spec), request)
@@ -102,19 +120,30 @@ def test_two_sessions_by_hand():
 
 def test_a_bar_in_units_that_do_not_depend_on_when_it_was_by_a_loop_over_sessions():
     history = made(n=1, length=700)
-    y, (open_, high, low, close, volume) = history[names.Y], history[list(names.BAR[:5])].to_numpy().T
+    y, (open_, high, low, close, volume) = (
+        history[names.Y],
+        history[list(names.BAR[:5])].to_numpy().T,
+    )
     variance = float(np.mean(y[:60] ** 2))
     rows = []
     for t in range(len(y)):
         if t >= 200:  # the last 500
             s, before = np.sqrt(variance), np.log(close[t - 1])
             top, bottom = max(open_[t], close[t]), min(open_[t], close[t])
-            parts = [y[t] / s, (np.log(open_[t]) - before) / s, np.log(high[t] / top) / s, np.log(bottom / low[t]) / s]
+            parts = [
+                y[t] / s,
+                (np.log(open_[t]) - before) / s,
+                np.log(high[t] / top) / s,
+                np.log(bottom / low[t]) / s,
+            ]
             rows.append([*parts, volume[t] / np.median(volume[t - 20 : t])])
         variance = 0.94 * variance + 0.06 * y[t] ** 2
     found = past_of(history)
     npt.assert_allclose(
-        np.stack([found.close, found.open, found.above, found.below, found.volume], axis=1), rows, rtol=1e-9, atol=1e-12
+        np.stack([found.close, found.open, found.above, found.below, found.volume], axis=1),
+        rows,
+        rtol=1e-9,
+        atol=1e-12,
     )
     npt.assert_allclose(
         [found.last_close, found.last_volatility, found.usual_volume],
@@ -125,7 +154,9 @@ def test_a_bar_in_units_that_do_not_depend_on_when_it_was_by_a_loop_over_session
 @pytest.mark.parametrize(("length", "drawn_from"), [(120, 60), (121, 61), (560, 500), (1000, 500)])
 def test_sessions_after_the_warm_up_are_drawn_from_at_most_500(length: int, drawn_from: int):
     past = past_of(made(n=1, length=length))
-    assert {len(part) for part in (past.close, past.open, past.above, past.below, past.volume)} == {drawn_from}
+    assert {len(part) for part in (past.close, past.open, past.above, past.below, past.volume)} == {
+        drawn_from
+    }
 
 
 def test_a_bar_drawn_at_the_first_step_is_one_whole_past_bar():
@@ -134,7 +165,12 @@ def test_a_bar_drawn_at_the_first_step_is_one_whole_past_bar():
     found = predict(history, samples=200).price_paths[0, :, 0]
     logs, s = np.log(found[:, :4] / past.last_close), past.last_volatility
     open_, high, low, close = logs.T
-    parts = [close / s, open_ / s, (high - np.maximum(open_, close)) / s, (np.minimum(open_, close) - low) / s]
+    parts = [
+        close / s,
+        open_ / s,
+        (high - np.maximum(open_, close)) / s,
+        (np.minimum(open_, close) - low) / s,
+    ]
     drawn = np.stack([*parts, found[:, 4] / past.usual_volume], axis=1)
     all_of = np.stack([past.close, past.open, past.above, past.below, past.volume], axis=1)
     distance = np.abs(drawn[:, None] - all_of[None]).max(axis=2)  # [200, 240]
@@ -161,7 +197,9 @@ def test_volatility_follows_each_path_by_a_loop_over_paths():
 
 def fhs_quantiles(history: pd.DataFrame, levels: Any) -> Floats:
     """Of the first step, [N, Q]."""
-    spec = ModelSpec("fhs", "baselines", min_context=560, max_context=1000, max_horizon=1, levels=levels)
+    spec = ModelSpec(
+        "fhs", "baselines", min_context=560, max_context=1000, max_horizon=1, levels=levels
+    )
     return baselines.Fhs(spec).predict(check_history(history, spec), spec.request()).quantiles[:, 0]
 
 
@@ -170,7 +208,9 @@ def test_every_past_session_once_gives_the_quantiles_of_fhs_at_the_first_step():
     each_once = (np.arange(500)[:, None] + 0.5) / 500
     past = past_of(history)
     y = np.log(simulate(past, each_once)[:, 0, 3] / past.last_close)
-    npt.assert_allclose(np.quantile(y, names.LEVELS), fhs_quantiles(history, names.LEVELS)[0], rtol=1e-9, atol=1e-14)
+    npt.assert_allclose(
+        np.quantile(y, names.LEVELS), fhs_quantiles(history, names.LEVELS)[0], rtol=1e-9, atol=1e-14
+    )
 
 
 def test_a_thousand_paths_have_the_quantiles_of_fhs_at_the_first_step_to_the_error_of_their_number():
@@ -197,9 +237,13 @@ def test_quantiles_and_mean_are_those_of_the_paths_and_paths_those_of_the_closes
     history = made()
     found = predict(history)
     last = history.groupby(names.UNIQUE_ID)["close"].last().to_numpy()[:, None]
-    npt.assert_allclose(last * np.exp(found.paths.sum(axis=2)), found.price_paths[..., -1, 3], rtol=1e-12)
+    npt.assert_allclose(
+        last * np.exp(found.paths.sum(axis=2)), found.price_paths[..., -1, 3], rtol=1e-12
+    )
     npt.assert_allclose(found.mean, found.paths.mean(axis=1), rtol=0, atol=1e-16)
-    npt.assert_allclose(found.quantiles[:, :, 5], np.median(found.paths, axis=1), rtol=0, atol=1e-16)
+    npt.assert_allclose(
+        found.quantiles[:, :, 5], np.median(found.paths, axis=1), rtol=0, atol=1e-16
+    )
 
 
 def test_every_row_of_every_reply_says_that_it_is_simulated():
@@ -207,7 +251,9 @@ def test_every_row_of_every_reply_says_that_it_is_simulated():
     assert found.notes == {"simulated": "simulated: filtered bootstrap of past bars, not Kronos"}
     sessions = found.cutoffs[:, None] + np.arange(1, 6)
     for frame in (rendering.frame(found, sessions), rendering.price_frame(found, sessions)):
-        assert frame[names.NOTES].unique().tolist() == ["simulated: filtered bootstrap of past bars, not Kronos"]
+        assert frame[names.NOTES].unique().tolist() == [
+            "simulated: filtered bootstrap of past bars, not Kronos"
+        ]
 
 
 # --- bars are possible ------------------------------------------------------------------------
@@ -245,7 +291,16 @@ def jump(at: int, size: float) -> Floats:
         (as_history(jump(200, -1.0), volume=1.0), "some"),
         (as_history(jump(1, 0.5), volume=1.0), "some"),
         (as_history(np.where(np.arange(300) % 2, 1.0, -1.0)[None], volume=1.0), "some"),
-        (as_history(np.where(np.arange(300) % 100, 0.0, 0.7)[None], gap=0.9, above=3.0, below=9.0, volume=1.0), "some"),
+        (
+            as_history(
+                np.where(np.arange(300) % 100, 0.0, 0.7)[None],
+                gap=0.9,
+                above=3.0,
+                below=9.0,
+                volume=1.0,
+            ),
+            "some",
+        ),
         (as_history(NOISE, gap=-5.0, volume=1e12), "some"),
         (as_history(100 * NOISE.clip(-0.01, 0.01), volume=1.0), "some"),
     ],
@@ -258,11 +313,17 @@ def test_bars_are_possible_after_a_nasty_history(history: pd.DataFrame, volume: 
 
 
 @hypothesis_settings(max_examples=60)
-@given(seed=st.integers(0, 10**6), calm=st.integers(0, 199), scale=st.sampled_from([1e-9, 1e-4, 0.02, 0.3]))
+@given(
+    seed=st.integers(0, 10**6),
+    calm=st.integers(0, 199),
+    scale=st.sampled_from([1e-9, 1e-4, 0.02, 0.3]),
+)
 def test_bars_are_possible_after_any_history(seed: int, calm: int, scale: float):
     rng = np.random.default_rng(seed)
     y = (scale * rng.standard_cauchy((2, 200))).clip(-1, 1) * (np.arange(200) >= calm)
-    wicks = np.abs(scale * rng.standard_cauchy((2, 2, 200))).clip(0, 2) * rng.integers(0, 2, (2, 2, 200))
+    wicks = np.abs(scale * rng.standard_cauchy((2, 2, 200))).clip(0, 2) * rng.integers(
+        0, 2, (2, 2, 200)
+    )
     volume = rng.integers(0, 2, y.shape) * np.exp(rng.normal(8, 4, y.shape))
     history = as_history(y, (scale * rng.standard_cauchy(y.shape)).clip(-2, 2), *wicks, volume)
     check_possible(predict(history, horizon=20, samples=50))
@@ -289,11 +350,15 @@ def test_missing_volume_and_amount_are_said_and_change_no_price():
     horizon=st.integers(1, 70), samples=st.integers(1, 150), steps=st.integers(1, 70), paths=st.integers(1, 150),
     seed=st.integers(0, 2**32),
 )  # fmt: skip
-def test_fewer_paths_and_steps_are_the_first_of_more(horizon: int, samples: int, steps: int, paths: int, seed: int):
+def test_fewer_paths_and_steps_are_the_first_of_more(
+    horizon: int, samples: int, steps: int, paths: int, seed: int
+):
     history = made(n=2, length=130)
     found = predict(history, horizon=horizon, samples=samples, seed=seed).price_paths
     s, h = min(samples, paths), min(horizon, steps)
-    npt.assert_array_equal(predict(history, horizon=h, samples=s, seed=seed).price_paths, found[:, :s, :h])
+    npt.assert_array_equal(
+        predict(history, horizon=h, samples=s, seed=seed).price_paths, found[:, :s, :h]
+    )
 
 
 @pytest.mark.parametrize("samples", [1, 100, 1000])
@@ -309,7 +374,9 @@ def test_fewer_steps_have_the_same_quantiles_and_mean(samples: int):
 @given(seed=st.integers(0, 10_000), lengths=st.lists(st.integers(120, 700), min_size=2, max_size=4))
 def test_a_series_is_forecast_the_same_alone_and_among_others(seed: int, lengths: list[int]):
     whole = made(seed, n=len(lengths), length=700)
-    rows = [whole[whole[names.UNIQUE_ID] == f"S{i:02}"].head(length) for i, length in enumerate(lengths)]
+    rows = [
+        whole[whole[names.UNIQUE_ID] == f"S{i:02}"].head(length) for i, length in enumerate(lengths)
+    ]
     together = predict(pd.concat(rows, ignore_index=True))
     for i, alone in enumerate(rows):
         found = predict(alone)
@@ -340,12 +407,16 @@ def residuals_drawn(history: pd.DataFrame, **changes: Any) -> Floats:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda history: history.assign(ds=calendars.next_sessions("XNYS", history[names.DS].iloc[0], len(history))),
+        lambda history: history.assign(
+            ds=calendars.next_sessions("XNYS", history[names.DS].iloc[0], len(history))
+        ),
         lambda history: history.assign(unique_id="S01"),
     ],
     ids=["cutoff", "symbol"],
 )
-def test_another_cutoff_or_symbol_draws_paths_that_are_not_correlated(change: Callable[[pd.DataFrame], pd.DataFrame]):
+def test_another_cutoff_or_symbol_draws_paths_that_are_not_correlated(
+    change: Callable[[pd.DataFrame], pd.DataFrame],
+):
     history = made(n=1)
     here, there = residuals_drawn(history), residuals_drawn(change(history))
     assert abs(np.corrcoef(here, there)[0, 1]) < 4 / np.sqrt(1000)
@@ -360,7 +431,9 @@ def test_sessions_older_than_the_context_change_nothing():
 
 def test_prices_and_volumes_in_another_currency_and_unit_draw_the_same_paths():
     history = made()
-    scaled = history.assign(**{name: history[name] * 4.0 for name in names.OHLC}, volume=history["volume"] / 8.0)
+    scaled = history.assign(
+        **{name: history[name] * 4.0 for name in names.OHLC}, volume=history["volume"] / 8.0
+    )
     found, other = predict(history), predict(scaled.drop(columns="amount"))
     npt.assert_allclose(other.quantiles, found.quantiles, rtol=1e-9, atol=1e-13)
     npt.assert_allclose(other.price_paths, found.price_paths * [4, 4, 4, 4, 0.125, 0.5], rtol=1e-9)
@@ -401,13 +474,20 @@ def test_a_history_without_its_bars_is_refused(name: str):
 def test_the_spec_says_what_is_needed_and_survives_its_file():
     assert SPEC.columns == ("unique_id", "ds", "y", "open", "high", "low", "close")
     assert SPEC.optional == ("volume", "amount")
-    assert (SPEC.family, SPEC.has_paths, SPEC.has_prices, SPEC.joint) == ("kronos", True, True, False)
+    assert (SPEC.family, SPEC.has_paths, SPEC.has_prices, SPEC.joint) == (
+        "kronos",
+        True,
+        True,
+        False,
+    )
     assert ModelSpec.from_json(SPEC.to_json()) == SPEC
 
 
 @pytest.mark.parametrize("samples", [0, 1001])
 def test_the_number_of_paths_is_1_to_1000(samples: int):
-    with pytest.raises(BadParameter, match=r"num_samples is \d+, expected a whole number in 1..1000"):
+    with pytest.raises(
+        BadParameter, match=r"num_samples is \d+, expected a whole number in 1..1000"
+    ):
         SPEC.request({"num_samples": samples})
     assert SPEC.request({"num_samples": 1000}).options == {"num_samples": 1000}
 
@@ -422,7 +502,11 @@ def test_the_stored_config_reports_from_2011():
     assert stored.pop("tiny") == {}
     config = SimulatedConfig(**stored)
     assert (config.data, config.horizon) == ("bars", 5)
-    assert (config.fit_until, config.choose_until, config.report_until) == ("2009-12-31", "2010-12-31", None)
+    assert (config.fit_until, config.choose_until, config.report_until) == (
+        "2009-12-31",
+        "2010-12-31",
+        None,
+    )
 
 
 # --- real prices ------------------------------------------------------------------------------
@@ -430,11 +514,17 @@ def test_the_stored_config_reports_from_2011():
 
 def test_on_real_prices_it_loses_to_fhs_what_a_hundred_paths_cost(compiled: Settings):
     # Measured from every 20th session of 2011..2018: skill -.011, coverage .880; with 1000 paths -.002, .895
-    history, spec = processed.load_bars(compiled), specs.simulator_spec("kronos_simulated", 5, names.LEVELS)
-    fhs = baselines.Fhs(ModelSpec("fhs", "baselines", min_context=560, max_context=1000, max_horizon=5))
+    history, spec = (
+        processed.load_bars(compiled),
+        specs.simulator_spec("kronos_simulated", 5, names.LEVELS),
+    )
+    fhs = baselines.Fhs(
+        ModelSpec("fhs", "baselines", min_context=560, max_context=1000, max_horizon=5)
+    )
     origins = origins_between(history, "2010-12-31", None, 5, context=560, every=20)
     ours, theirs = (
-        scores(rolling(forecaster, history, origins, 5, context=560)) for forecaster in (Simulator(spec), fhs)
+        scores(rolling(forecaster, history, origins, 5, context=560))
+        for forecaster in (Simulator(spec), fhs)
     )
     assert -0.02 < against(ours, theirs, every=20).skill < 0.0
     npt.assert_allclose(means(ours).iloc[0]["coverage_90"], 0.88, atol=0.02)

@@ -35,7 +35,9 @@ SESSIONS = features.WARMUP - 1 + CONTEXT
 @pytest.fixture(scope="module")
 def slice_of_panel(panel: pd.DataFrame) -> pd.DataFrame:
     """Three stocks, 2017 to 2019: chosen on the last year."""
-    wanted = panel[names.UNIQUE_ID].isin(SERIES) & panel[names.DS].between("2017-01-01", "2019-12-31")
+    wanted = panel[names.UNIQUE_ID].isin(SERIES) & panel[names.DS].between(
+        "2017-01-01", "2019-12-31"
+    )
     return panel[wanted].reset_index(drop=True)
 
 
@@ -84,7 +86,9 @@ def windows(net: Network, n: int = 2, length: int = 100, seed: int = 1) -> torch
     return torch.randn(n, length, len(net.centre), generator=generator, dtype=net.gaps.dtype)
 
 
-def predict(forecaster: model.S4DForecaster, frame: pd.DataFrame, horizon: int = HORIZON) -> Forecast:
+def predict(
+    forecaster: model.S4DForecaster, frame: pd.DataFrame, horizon: int = HORIZON
+) -> Forecast:
     request = forecaster.spec.request({"horizon": horizon})
     return forecast_of(forecaster, check_history(frame, forecaster.spec), request)
 
@@ -167,8 +171,14 @@ def test_the_season_of_a_step_acts_on_that_step_alone() -> None:
 
 def test_a_feature_far_out_counts_as_four_deviations() -> None:
     net = stirred()
-    net.centre, net.deviation = torch.full_like(net.centre, 3.0), torch.full_like(net.deviation, 2.0)
-    far, edge = torch.full((1, 10, len(net.centre)), 1e6), torch.full((1, 10, len(net.centre)), 3.0 + 4 * 2.0)
+    net.centre, net.deviation = (
+        torch.full_like(net.centre, 3.0),
+        torch.full_like(net.deviation, 2.0),
+    )
+    far, edge = (
+        torch.full((1, 10, len(net.centre)), 1e6),
+        torch.full((1, 10, len(net.centre)), 3.0 + 4 * 2.0),
+    )
     with torch.no_grad():
         npt.assert_array_equal(net(far), net(edge))
 
@@ -180,7 +190,9 @@ def test_a_forecast_is_what_training_sees_at_the_end_of_the_window(
     trained: Trained, slice_of_panel: pd.DataFrame
 ) -> None:
     """The recurrence of a forecast and the convolution of training, on the same sessions."""
-    history = slice_of_panel.groupby(names.UNIQUE_ID).head(SESSIONS + HORIZON).reset_index(drop=True)
+    history = (
+        slice_of_panel.groupby(names.UNIQUE_ID).head(SESSIONS + HORIZON).reset_index(drop=True)
+    )
     found = of(pd.concat([history, slice_of_panel.assign(unique_id="later")], ignore_index=True))
     batch = found.take(np.arange(3) * (SESSIONS + HORIZON))
     with torch.no_grad():
@@ -189,8 +201,12 @@ def test_a_forecast_is_what_training_sees_at_the_end_of_the_window(
     npt.assert_allclose(said.quantiles, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_a_forecast_alone_and_anywhere_among_others_is_the_same_bits(slice_of_panel: pd.DataFrame) -> None:
-    forecaster = model.S4DForecaster(family_settings.spec("ssm", tiny()), stirred(width=16, states=8))
+def test_a_forecast_alone_and_anywhere_among_others_is_the_same_bits(
+    slice_of_panel: pd.DataFrame,
+) -> None:
+    forecaster = model.S4DForecaster(
+        family_settings.spec("ssm", tiny()), stirred(width=16, states=8)
+    )
     one = slice_of_panel[slice_of_panel[names.UNIQUE_ID] == "JNJ"]
     rng = np.random.default_rng(0)
     symbols = [f"S{i:02d}" for i in range(ROWS + 8)]
@@ -202,13 +218,19 @@ def test_a_forecast_alone_and_anywhere_among_others_is_the_same_bits(slice_of_pa
         npt.assert_array_equal(together.quantiles[place], alone)
 
 
-def test_series_of_other_lengths_are_forecast_as_if_alone(trained: Trained, slice_of_panel: pd.DataFrame) -> None:
+def test_series_of_other_lengths_are_forecast_as_if_alone(
+    trained: Trained, slice_of_panel: pd.DataFrame
+) -> None:
     rows = slice_of_panel[::-1].groupby(names.UNIQUE_ID).cumcount()[::-1]
-    uneven = slice_of_panel[(slice_of_panel[names.UNIQUE_ID] != "JNJ") | (rows < trained.forecaster.spec.min_context)]
+    uneven = slice_of_panel[
+        (slice_of_panel[names.UNIQUE_ID] != "JNJ") | (rows < trained.forecaster.spec.min_context)
+    ]
     together = predict(trained.forecaster, uneven.reset_index(drop=True))
     for i, name in enumerate(SERIES):
         alone = uneven[uneven[names.UNIQUE_ID] == name].reset_index(drop=True)
-        npt.assert_array_equal(predict(trained.forecaster, alone).quantiles[0], together.quantiles[i])
+        npt.assert_array_equal(
+            predict(trained.forecaster, alone).quantiles[0], together.quantiles[i]
+        )
 
 
 def test_sessions_before_the_context_change_nothing_and_its_first_one_counts(
@@ -251,10 +273,14 @@ def test_saved_and_loaded_model_forecasts_the_same_and_draws_nothing(
 
 
 def of(history: pd.DataFrame, **changes: Any) -> Windows:
-    return Windows.of(history, **{"fit_until": "2018-12-31", "sessions": SESSIONS, "horizon": HORIZON, **changes})
+    return Windows.of(
+        history, **{"fit_until": "2018-12-31", "sessions": SESSIONS, "horizon": HORIZON, **changes}
+    )
 
 
-def test_windows_to_fit_end_their_targets_by_fit_until_and_none_is_missing(slice_of_panel: pd.DataFrame) -> None:
+def test_windows_to_fit_end_their_targets_by_fit_until_and_none_is_missing(
+    slice_of_panel: pd.DataFrame,
+) -> None:
     found = of(slice_of_panel)
     last = found.ds[found.fit + SESSIONS + HORIZON - 1]
     fitted = slice_of_panel[names.DS] <= "2018-12-31"
@@ -263,14 +289,18 @@ def test_windows_to_fit_end_their_targets_by_fit_until_and_none_is_missing(slice
     assert len(found.fit) == per_series.sum()
 
 
-def test_every_forecast_of_the_choice_period_is_chosen_on_once(slice_of_panel: pd.DataFrame) -> None:
+def test_every_forecast_of_the_choice_period_is_chosen_on_once(
+    slice_of_panel: pd.DataFrame,
+) -> None:
     """However many there are: the last of them need not fill a window."""
     place = slice_of_panel[::-1].groupby(names.UNIQUE_ID).cumcount()[::-1]
     sessions = slice_of_panel[names.DS].unique()
     for fit_until in sessions[sessions > pd.Timestamp("2018-12-31")][: SHARED + 1]:
         found = of(slice_of_panel, fit_until=f"{fit_until:%Y-%m-%d}")
         last = found.chosen + SESSIONS - 1
-        origins = [np.arange(end - n + 1, end + 1) for end, n in zip(last, found.counted, strict=True)]
+        origins = [
+            np.arange(end - n + 1, end + 1) for end, n in zip(last, found.counted, strict=True)
+        ]
         expected = np.flatnonzero((slice_of_panel[names.DS] > fit_until) & (place >= HORIZON))
         npt.assert_array_equal(np.sort(np.concatenate(origins)), expected)
         assert found.counted.max() == SHARED
@@ -327,7 +357,9 @@ def test_the_choice_loss_is_that_of_forecasts_from_every_session_of_the_choice_p
     """Slowly: one forecast per origin, each from its own full context."""
     found = of(slice_of_panel)
     last = found.chosen + SESSIONS - 1
-    origins = np.concatenate([np.arange(end - n + 1, end + 1) for end, n in zip(last, found.counted, strict=True)])
+    origins = np.concatenate(
+        [np.arange(end - n + 1, end + 1) for end, n in zip(last, found.counted, strict=True)]
+    )
     net, losses = trained.forecaster.net, []
     for part in np.array_split(origins, 12):
         batch = found.take(part - SESSIONS + 1)
@@ -350,12 +382,18 @@ def test_sessions_before_a_settled_state_are_no_targets(slice_of_panel: pd.DataF
     npt.assert_allclose(train.training_loss(net, batch).item(), expected.item(), rtol=1e-5)
 
 
-def test_training_changes_what_the_network_says_and_reports_its_losses(trained: Trained, run: Run) -> None:
+def test_training_changes_what_the_network_says_and_reports_its_losses(
+    trained: Trained, run: Run
+) -> None:
     assert list(run.losses("valid_loss")) == [0, 2, 4]
     assert 1 in run.losses("train_loss")
     valid = run.losses("valid_loss")
     assert trained.params["best_step"] == min(valid, key=valid.__getitem__) > 0
-    assert trained.metrics["choice_loss"] == min(valid.values()) < trained.metrics["choice_loss_untrained"]
+    assert (
+        trained.metrics["choice_loss"]
+        == min(valid.values())
+        < trained.metrics["choice_loss_untrained"]
+    )
     assert not trained.forecaster.net.training
 
 
@@ -366,7 +404,11 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_random_numbers_alone(
     again = fitted(slice_of_panel, Run(tmp_path / "again"))
     npt.assert_array_equal(torch.random.get_rng_state(), before)
     other = fitted(slice_of_panel, Run(tmp_path / "other"), seed=2)
-    assert weights(trained, tmp_path / "1") == weights(again, tmp_path / "2") != weights(other, tmp_path / "3")
+    assert (
+        weights(trained, tmp_path / "1")
+        == weights(again, tmp_path / "2")
+        != weights(other, tmp_path / "3")
+    )
 
 
 def test_a_cut_training_resumes_to_the_same_weights(
@@ -374,15 +416,21 @@ def test_a_cut_training_resumes_to_the_same_weights(
 ) -> None:
     fitted(slice_of_panel, Run(tmp_path / "cut", give_up_at=2))
     resumed = Run(tmp_path / "cut")
-    assert weights(fitted(slice_of_panel, resumed), tmp_path / "1") == weights(trained, tmp_path / "2")
+    assert weights(fitted(slice_of_panel, resumed), tmp_path / "1") == weights(
+        trained, tmp_path / "2"
+    )
     assert min(resumed.steps) > 2
     with pytest.raises(BadConfig, match="of another training"):
         fitted(slice_of_panel, Run(tmp_path / "cut"), seed=2)
 
 
-def test_weights_are_not_fitted_to_the_choice_period(slice_of_panel: pd.DataFrame, tmp_path: Path) -> None:
+def test_weights_are_not_fitted_to_the_choice_period(
+    slice_of_panel: pd.DataFrame, tmp_path: Path
+) -> None:
     later = slice_of_panel[names.DS] > "2018-12-31"
-    changed = slice_of_panel.assign(y=slice_of_panel[names.Y].where(~later, 0.5 * slice_of_panel[names.Y] + 0.01))
+    changed = slice_of_panel.assign(
+        y=slice_of_panel[names.Y].where(~later, 0.5 * slice_of_panel[names.Y] + 0.01)
+    )
     runs = [Run(tmp_path / "1"), Run(tmp_path / "2")]
     for frame, one in zip((slice_of_panel, changed), runs, strict=True):
         fitted(frame, one, learning_rate=1e-9)
@@ -390,7 +438,9 @@ def test_weights_are_not_fitted_to_the_choice_period(slice_of_panel: pd.DataFram
     assert runs[0].losses("valid_loss") != runs[1].losses("valid_loss")
 
 
-@pytest.mark.parametrize("name", ["width", "states", "layers", "max_steps", "batch", "check_every", "patience"])
+@pytest.mark.parametrize(
+    "name", ["width", "states", "layers", "max_steps", "batch", "check_every", "patience"]
+)
 def test_a_size_of_0_is_refused(name: str) -> None:
     with pytest.raises(BadConfig, match=f"^{name} is 0, expected 1 or more$"):
         tiny(**{name: 0})
@@ -426,7 +476,9 @@ def test_half_lives_and_periods_by_hand() -> None:
     npt.assert_allclose(row["half_life"], 10 * np.log(2), rtol=1e-5)
     npt.assert_allclose(row["period"], 2 * np.pi / 0.05, rtol=1e-5)
     a = -1 + 0.5j
-    npt.assert_allclose(row["weight"], 6 * abs((np.exp(0.1 * a) - 1) / a) / (1 - np.exp(-0.1)), rtol=1e-5)
+    npt.assert_allclose(
+        row["weight"], 6 * abs((np.exp(0.1 * a) - 1) / a) / (1 - np.exp(-0.1)), rtol=1e-5
+    )
 
 
 def test_every_mode_is_in_the_table_and_the_figure_is_drawn(trained: Trained) -> None:

@@ -21,12 +21,16 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
     )
 
 
-@pytest.mark.parametrize("program", [("registry", "list"), ("jobs", "compile"), ("serving", "start", "nbeats")])
+@pytest.mark.parametrize(
+    "program", [("registry", "list"), ("jobs", "compile"), ("serving", "start", "nbeats")]
+)
 def test_a_wrong_setting_is_one_line_that_names_it(program: tuple[str, ...]) -> None:
     done = run(*program, KRONOS_SERVE_PORT="abc")
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr.startswith("error: BAD_CONFIG: KRONOS_SERVE_PORT: Input should be a valid integer")
+    assert done.stderr.startswith(
+        "error: BAD_CONFIG: KRONOS_SERVE_PORT: Input should be a valid integer"
+    )
     assert len(done.stderr.splitlines()) == 1
 
 

@@ -41,15 +41,21 @@ COUNTS = ["news_count", "tweet_count"]
 @pytest.fixture(scope="module")
 def part_of_panel(panel: pd.DataFrame) -> pd.DataFrame:
     """Three stocks, three years to fit on, half a year to choose on."""
-    wanted = panel[names.UNIQUE_ID].isin(SERIES) & panel[names.DS].between("2016-01-01", "2019-06-28")
+    wanted = panel[names.UNIQUE_ID].isin(SERIES) & panel[names.DS].between(
+        "2016-01-01", "2019-06-28"
+    )
     return panel[wanted].reset_index(drop=True)
 
 
 def tiny(**overrides: Any) -> Any:
-    return families.load_config(families.find("tft"), {"learning_rate": 0.02, **overrides}, tiny=True)
+    return families.load_config(
+        families.find("tft"), {"learning_rate": 0.02, **overrides}, tiny=True
+    )
 
 
-def fitted(history: pd.DataFrame, folder: Path, *, seed: int = 1, run: Run | None = None, **overrides: Any) -> Trained:
+def fitted(
+    history: pd.DataFrame, folder: Path, *, seed: int = 1, run: Run | None = None, **overrides: Any
+) -> Trained:
     return train.train(history, tiny(**overrides), name="tft", seed=seed, run=run or Run(folder))
 
 
@@ -80,7 +86,9 @@ def built(history: pd.DataFrame, **overrides: Any) -> tuple[Windows, dict[str, A
         covariates=config.covariates,
         fit_until=FIT_UNTIL,
     )
-    shape = {name: getattr(config, name) for name in ("width", "inner", "heads", "dropout", "context")}
+    shape = {
+        name: getattr(config, name) for name in ("width", "inner", "heads", "dropout", "context")
+    }
     return windows, network.arguments(windows.known, levels=len(config.levels), **shape)
 
 
@@ -102,7 +110,9 @@ def talking(part_of_panel: pd.DataFrame) -> model.TFT:
     return model.TFT(spec, windows.known, arguments, network.weights(scrambled(arguments)))
 
 
-def predict(forecaster: model.TFT, frame: pd.DataFrame, horizon: int = 5, levels: Any = names.LEVELS) -> Forecast:
+def predict(
+    forecaster: model.TFT, frame: pd.DataFrame, horizon: int = 5, levels: Any = names.LEVELS
+) -> Forecast:
     request = forecaster.spec.request({"horizon": horizon, "levels": levels})
     return forecast_of(forecaster, check_history(frame, forecaster.spec), request).at(levels)
 
@@ -116,13 +126,19 @@ def files(forecaster: model.TFT, folder: Path) -> dict[str, bytes]:
 # --- the direct pass --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("overrides", [{}, {"width": 16, "inner": 8, "heads": 4}, {"covariates": COUNTS, "heads": 1}])
-def test_the_direct_pass_says_what_the_librarys_network_says(part_of_panel: pd.DataFrame, overrides: dict[str, Any]):
+@pytest.mark.parametrize(
+    "overrides", [{}, {"width": 16, "inner": 8, "heads": 4}, {"covariates": COUNTS, "heads": 1}]
+)
+def test_the_direct_pass_says_what_the_librarys_network_says(
+    part_of_panel: pd.DataFrame, overrides: dict[str, Any]
+):
     windows, arguments = built(part_of_panel, **overrides)
     net = scrambled(arguments)
     x = windows.at(windows.chosen[::5])
     with torch.no_grad():
-        expected = net.double()({k: v.double() if v.is_floating_point() else v for k, v in network.library(x).items()})
+        expected = net.double()(
+            {k: v.double() if v.is_floating_point() else v for k, v in network.library(x).items()}
+        )
         raw = Direct(network.weights(net.float()), arguments)(x)
     assert expected.prediction.std(dim=0).min() > 0.01  # windows differ in every step and level
     npt.assert_allclose(head.spread(raw, names.LEVELS), expected.prediction, rtol=1e-4, atol=1e-5)
@@ -207,14 +223,20 @@ def test_the_loss_is_half_the_librarys_quantile_loss():
 # --- forecasts --------------------------------------------------------------------------------
 
 
-def test_an_untrained_network_says_normal_quantiles_of_the_ewma_volatility(part_of_panel: pd.DataFrame):
+def test_an_untrained_network_says_normal_quantiles_of_the_ewma_volatility(
+    part_of_panel: pd.DataFrame,
+):
     windows, arguments = built(part_of_panel)
     net = network.build(arguments, names.LEVELS)
-    forecaster = model.TFT(family_settings.spec("tft", tiny()), windows.known, arguments, network.weights(net))
+    forecaster = model.TFT(
+        family_settings.spec("tft", tiny()), windows.known, arguments, network.weights(net)
+    )
     y = np.stack([y.to_numpy() for _, y in part_of_panel.groupby(names.UNIQUE_ID)[names.Y]])
     sigma = volatility.ewma_volatility(y)[:, -1]
     expected = np.broadcast_to(sigma[:, None, None] * norm.ppf(names.LEVELS), (3, 5, 11))
-    npt.assert_allclose(predict(forecaster, part_of_panel).quantiles, expected, rtol=1e-5, atol=1e-9)
+    npt.assert_allclose(
+        predict(forecaster, part_of_panel).quantiles, expected, rtol=1e-5, atol=1e-9
+    )
 
 
 def test_training_changes_what_the_network_says_but_no_median_of_a_window(
@@ -230,7 +252,9 @@ def test_windows_hold_what_is_known_of_each_session(part_of_panel: pd.DataFrame)
     """XOM at the close of Friday 2019-04-26, by hand from its column."""
     windows, _ = built(part_of_panel)
     xom = part_of_panel[part_of_panel[names.UNIQUE_ID] == "XOM"]
-    [cutoff] = np.flatnonzero((part_of_panel[names.UNIQUE_ID] == "XOM") & (part_of_panel[names.DS] == "2019-04-26"))
+    [cutoff] = np.flatnonzero(
+        (part_of_panel[names.UNIQUE_ID] == "XOM") & (part_of_panel[names.DS] == "2019-04-26")
+    )
     x = windows.at(np.array([cutoff]))
     upto = xom[xom[names.DS] <= "2019-04-26"]
     sigma = {c: volatility.ewma_volatility(upto[[c]].to_numpy().T)[0, -1] for c in features.COLUMNS}
@@ -238,17 +262,25 @@ def test_windows_hold_what_is_known_of_each_session(part_of_panel: pd.DataFrame)
     expected = np.stack([y, np.abs(y), market, index, np.arange(-9, 1) / 10], axis=1)
     npt.assert_allclose(x.past[0], expected, rtol=1e-6)
     npt.assert_array_equal(x.past_days[0, -1], [4, 3])  # a Friday in April
-    npt.assert_array_equal(x.future_days[0], [[0, 3], [1, 3], [2, 4], [3, 4], [4, 4]])  # Monday the 29th to May the 3rd
+    npt.assert_array_equal(
+        x.future_days[0], [[0, 3], [1, 3], [2, 4], [3, 4], [4, 4]]
+    )  # Monday the 29th to May the 3rd
     npt.assert_allclose(x.future[0, :, 0], np.arange(1, 6) / 10)
     assert windows.known.sectors[x.sector[0]] == "Energy"
     outcome = xom[xom[names.DS] > "2019-04-26"][names.Y].to_numpy()[:5]
     npt.assert_allclose(windows.targets(np.array([cutoff]))[0], outcome / sigma[names.Y], rtol=1e-6)
-    [raw] = features.daily(upto[list(features.COLUMNS)].to_numpy()[None], upto[names.DS].to_numpy()[None], 1)[0]
+    [raw] = features.daily(
+        upto[list(features.COLUMNS)].to_numpy()[None], upto[names.DS].to_numpy()[None], 1
+    )[0]
     mean, deviation = np.array(windows.known.state_mean), np.array(windows.known.state_deviation)
-    npt.assert_allclose(x.state[0], np.clip((raw[: len(mean)] - mean) / deviation, -4, 4), rtol=1e-5, atol=1e-6)
+    npt.assert_allclose(
+        x.state[0], np.clip((raw[: len(mean)] - mean) / deviation, -4, 4), rtol=1e-5, atol=1e-6
+    )
 
 
-def test_the_forecast_of_a_history_is_that_of_its_window(talking: model.TFT, part_of_panel: pd.DataFrame):
+def test_the_forecast_of_a_history_is_that_of_its_window(
+    talking: model.TFT, part_of_panel: pd.DataFrame
+):
     windows, _ = built(part_of_panel)
     seen = part_of_panel[part_of_panel[names.DS] <= "2019-05-31"]
     cutoffs = np.flatnonzero(part_of_panel[names.DS] == "2019-05-31")
@@ -270,13 +302,17 @@ def test_a_holiday_is_no_session_to_forecast(talking: model.TFT, part_of_panel: 
     npt.assert_array_equal(shown[0].future_days[0], [[1, 4], [2, 4], [3, 4], [4, 4], [0, 5]])
 
 
-def test_a_forecast_alone_in_a_batch_and_among_200_is_the_same_bits(talking: model.TFT, part_of_panel: pd.DataFrame):
+def test_a_forecast_alone_in_a_batch_and_among_200_is_the_same_bits(
+    talking: model.TFT, part_of_panel: pd.DataFrame
+):
     windows, _ = built(part_of_panel)
     x = windows.at(windows.chosen[:200])
     whole = talking.scaled(x)
     assert len(np.unique(whole[:, 0, 0])) == 200
     for i in (0, 1, ROWS - 1, ROWS, 2 * ROWS - 1, 199):
-        npt.assert_array_equal(talking.scaled(x.map(lambda part, i=i: part[i : i + 1]))[0], whole[i])
+        npt.assert_array_equal(
+            talking.scaled(x.map(lambda part, i=i: part[i : i + 1]))[0], whole[i]
+        )
     order = torch.from_numpy(np.random.default_rng(0).permutation(200))
     npt.assert_array_equal(talking.scaled(x.map(lambda part: part[order])), whole[order])
 
@@ -300,11 +336,15 @@ def test_eight_threads_get_the_same_bits(talking: model.TFT, part_of_panel: pd.D
     npt.assert_array_equal(found, expected)
 
 
-def test_fewer_steps_and_levels_are_a_part_of_the_whole(talking: model.TFT, part_of_panel: pd.DataFrame):
+def test_fewer_steps_and_levels_are_a_part_of_the_whole(
+    talking: model.TFT, part_of_panel: pd.DataFrame
+):
     whole = predict(talking, part_of_panel)
     part = predict(talking, part_of_panel, horizon=2, levels=(0.1, 0.15, 0.9))
     npt.assert_array_equal(part.quantiles[:, :, [0, 2]], whole.quantiles[:, :2, [1, 9]])
-    npt.assert_allclose(part.quantiles[:, :, 1], whole.quantiles[:, :2, 1:3].mean(axis=2), rtol=1e-12)
+    npt.assert_allclose(
+        part.quantiles[:, :, 1], whole.quantiles[:, :2, 1:3].mean(axis=2), rtol=1e-12
+    )
     npt.assert_array_equal(part.mean, whole.mean[:, :2])
 
 
@@ -314,18 +354,30 @@ def test_saved_and_loaded_model_forecasts_the_same_without_a_pickle(
     assert set(files(talking, tmp_path / "saved")) == {"config.json", "weights.safetensors"}
     (tmp_path / "saved" / "spec.json").write_text(json.dumps(talking.spec.to_json()))
     loaded = model.load(tmp_path / "saved")
-    assert (loaded.spec, loaded.known, loaded.arguments) == (talking.spec, talking.known, talking.arguments)
-    npt.assert_array_equal(predict(loaded, part_of_panel).quantiles, predict(talking, part_of_panel).quantiles)
+    assert (loaded.spec, loaded.known, loaded.arguments) == (
+        talking.spec,
+        talking.known,
+        talking.arguments,
+    )
+    npt.assert_array_equal(
+        predict(loaded, part_of_panel).quantiles, predict(talking, part_of_panel).quantiles
+    )
 
 
-def test_the_library_can_be_handed_the_saved_weights(talking: model.TFT, part_of_panel: pd.DataFrame):
+def test_the_library_can_be_handed_the_saved_weights(
+    talking: model.TFT, part_of_panel: pd.DataFrame
+):
     net = network.build(dict(talking.arguments), names.LEVELS)
     missing, unexpected = net.load_state_dict(dict(talking.weights), strict=False)
     assert not unexpected
-    assert all(name.split(".")[-3] == "prescalers" or "_decoder." in name for name in missing)  # held by two modules
+    assert all(
+        name.split(".")[-3] == "prescalers" or "_decoder." in name for name in missing
+    )  # held by two modules
     windows, _ = built(part_of_panel)
     x = windows.at(windows.chosen[:3])
-    npt.assert_allclose(net.eval()(network.library(x)).prediction.detach(), talking.scaled(x), rtol=1e-4, atol=1e-5)
+    npt.assert_allclose(
+        net.eval()(network.library(x)).prediction.detach(), talking.scaled(x), rtol=1e-4, atol=1e-5
+    )
 
 
 # --- sectors ----------------------------------------------------------------------------------
@@ -340,14 +392,20 @@ def test_an_unknown_symbol_has_the_unknown_sector_and_the_reply_counts_it(
     assert found.notes == {"sector": "1 of 3 series were not in training: their sector is unknown"}
     npt.assert_array_equal(found.quantiles[:2], before.quantiles[:2])
     assert np.abs(found.quantiles[2] - before.quantiles[2]).max() > 1e-6
-    masked = replace(talking, known=replace(talking.known, sector_of={"AAPL": "Information Technology"}))
+    masked = replace(
+        talking, known=replace(talking.known, sector_of={"AAPL": "Information Technology"})
+    )
     npt.assert_array_equal(predict(masked, part_of_panel).quantiles[2], found.quantiles[2])
 
 
 def test_categories_and_their_symbols_are_those_of_training(trained: Trained):
     known = trained.forecaster.known
     assert known.sectors == ("unknown", "Energy", "Health Care", "Information Technology")
-    assert known.sector_of == {"AAPL": "Information Technology", "JNJ": "Health Care", "XOM": "Energy"}
+    assert known.sector_of == {
+        "AAPL": "Information Technology",
+        "JNJ": "Health Care",
+        "XOM": "Energy",
+    }
     npt.assert_array_equal(known.categories(["XOM", "AAPL", "KO"]), [1, 3, 0])
     again = DataParameters.from_json(json.loads(json.dumps(known.to_json())))
     assert again == known
@@ -365,14 +423,21 @@ def test_in_a_share_of_the_training_windows_the_sector_is_hidden(part_of_panel: 
 # --- counts -----------------------------------------------------------------------------------
 
 
-def test_counts_are_required_where_they_are_asked_for(with_counts: Trained, part_of_panel: pd.DataFrame):
+def test_counts_are_required_where_they_are_asked_for(
+    with_counts: Trained, part_of_panel: pd.DataFrame
+):
     forecaster = with_counts.forecaster
     assert forecaster.spec.columns == (*names.HISTORY, *names.MARKET, *COUNTS)
     assert forecaster.arguments["time_varying_reals_encoder"] == [*inputs.OBSERVED, *COUNTS, "step"]
     predict(forecaster, part_of_panel)
     for frame, code in (
         (part_of_panel.drop(columns="tweet_count"), "MISSING_COLUMN"),
-        (part_of_panel.assign(news_count=part_of_panel["news_count"].where(part_of_panel.index > 0)), "NON_FINITE"),
+        (
+            part_of_panel.assign(
+                news_count=part_of_panel["news_count"].where(part_of_panel.index > 0)
+            ),
+            "NON_FINITE",
+        ),
         (part_of_panel.assign(news_count=-1.0), "BAD_COUNT"),
     ):
         with pytest.raises(BadHistory) as caught:
@@ -380,7 +445,9 @@ def test_counts_are_required_where_they_are_asked_for(with_counts: Trained, part
         assert caught.value.code == code
 
 
-def test_counts_are_logs_in_deviations_of_the_training_sessions(with_counts: Trained, part_of_panel: pd.DataFrame):
+def test_counts_are_logs_in_deviations_of_the_training_sessions(
+    with_counts: Trained, part_of_panel: pd.DataFrame
+):
     fit = np.log1p(part_of_panel.loc[part_of_panel[names.DS] <= FIT_UNTIL, COUNTS])
     known = with_counts.forecaster.known
     npt.assert_allclose(known.count_mean, fit.mean(), rtol=1e-12)
@@ -388,23 +455,34 @@ def test_counts_are_logs_in_deviations_of_the_training_sessions(with_counts: Tra
     npt.assert_allclose(known.scaled_counts(np.expm1(fit.to_numpy())).mean(axis=0), 0, atol=1e-12)
 
 
-def test_counts_matter_to_a_model_that_asks_for_them_and_to_no_other(talking: model.TFT, part_of_panel: pd.DataFrame):
+def test_counts_matter_to_a_model_that_asks_for_them_and_to_no_other(
+    talking: model.TFT, part_of_panel: pd.DataFrame
+):
     more = part_of_panel.assign(news_count=part_of_panel["news_count"] + 50)
-    npt.assert_array_equal(predict(talking, more).quantiles, predict(talking, part_of_panel).quantiles)
+    npt.assert_array_equal(
+        predict(talking, more).quantiles, predict(talking, part_of_panel).quantiles
+    )
     windows, arguments = built(part_of_panel, covariates=COUNTS)
     spec = family_settings.spec("tft", tiny(covariates=COUNTS))
     needy = model.TFT(spec, windows.known, arguments, network.weights(scrambled(arguments)))
-    assert np.abs(predict(needy, more).quantiles - predict(needy, part_of_panel).quantiles).max() > 1e-6
+    assert (
+        np.abs(predict(needy, more).quantiles - predict(needy, part_of_panel).quantiles).max()
+        > 1e-6
+    )
 
 
 # --- training ---------------------------------------------------------------------------------
 
 
-def test_the_same_seed_writes_the_same_files(trained: Trained, part_of_panel: pd.DataFrame, tmp_path: Path):
+def test_the_same_seed_writes_the_same_files(
+    trained: Trained, part_of_panel: pd.DataFrame, tmp_path: Path
+):
     state = torch.get_rng_state()
     first = files(trained.forecaster, tmp_path / "first")
     assert files(fitted(part_of_panel, tmp_path / "a").forecaster, tmp_path / "again") == first
-    assert files(fitted(part_of_panel, tmp_path / "b", seed=2).forecaster, tmp_path / "other") != first
+    assert (
+        files(fitted(part_of_panel, tmp_path / "b", seed=2).forecaster, tmp_path / "other") != first
+    )
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -417,14 +495,18 @@ def test_a_training_that_was_cut_off_ends_with_the_bits_of_one_that_was_not(
     resumed = Run(tmp_path / "run")
     again = fitted(part_of_panel, tmp_path, run=resumed)
     assert min(resumed.steps) > 2
-    assert files(again.forecaster, tmp_path / "again") == files(trained.forecaster, tmp_path / "whole")
+    assert files(again.forecaster, tmp_path / "again") == files(
+        trained.forecaster, tmp_path / "whole"
+    )
 
 
 def test_training_reports_its_losses_and_counts_its_parameters(trained: Trained, run: Run):
     valid = run.losses("valid_loss")
     assert list(valid) == [0, 2, 4]
     assert trained.params["best_step"] == min(valid, key=valid.__getitem__)
-    assert trained.params["parameters"] == sum(w.numel() for w in trained.forecaster.weights.values())
+    assert trained.params["parameters"] == sum(
+        w.numel() for w in trained.forecaster.weights.values()
+    )
 
 
 def test_the_choice_loss_is_the_pinball_loss_in_mean_volatilities(part_of_panel: pd.DataFrame):
@@ -442,7 +524,9 @@ def test_what_comes_after_a_cutoff_changes_nothing_of_its_window(part_of_panel: 
     windows, _ = built(part_of_panel)
     cutoffs = np.flatnonzero(part_of_panel[names.DS] == "2019-02-28")
     later = part_of_panel[names.DS] > "2019-02-28"
-    changed = part_of_panel.assign(**{c: part_of_panel[c].where(~later, 0.3) for c in features.COLUMNS})
+    changed = part_of_panel.assign(
+        **{c: part_of_panel[c].where(~later, 0.3) for c in features.COLUMNS}
+    )
     again, _ = built(changed)
     assert again.known == windows.known
     before, after = windows.at(cutoffs), again.at(cutoffs)
@@ -453,11 +537,16 @@ def test_what_comes_after_a_cutoff_changes_nothing_of_its_window(part_of_panel: 
 
 def test_the_choice_period_chooses_and_fits_nothing(part_of_panel: pd.DataFrame, tmp_path: Path):
     later = part_of_panel[names.DS] > FIT_UNTIL
-    changed = part_of_panel.assign(y=part_of_panel[names.Y].where(~later, 0.5 * part_of_panel[names.Y] + 0.01))
+    changed = part_of_panel.assign(
+        y=part_of_panel[names.Y].where(~later, 0.5 * part_of_panel[names.Y] + 0.01)
+    )
     runs = [Run(tmp_path / "a"), Run(tmp_path / "b")]
     for frame, run in zip((part_of_panel, changed), runs, strict=True):
         fitted(frame, tmp_path, run=run)
-    losses = [[[v[k] for _, v in run.reports if k in v] for k in ("train_loss", "valid_loss")] for run in runs]
+    losses = [
+        [[v[k] for _, v in run.reports if k in v] for k in ("train_loss", "valid_loss")]
+        for run in runs
+    ]
     assert losses[0][0] == losses[1][0]
     assert losses[0][1] != losses[1][1]
 
@@ -473,7 +562,10 @@ def test_windows_that_are_fitted_end_before_those_that_choose_begin(part_of_pane
 
 
 def test_importances_of_a_group_and_attention_of_a_step_add_up_to_1(trained: Trained):
-    importance, attention = trained.tables["variable_importance"], trained.tables["attention_by_lag"]
+    importance, attention = (
+        trained.tables["variable_importance"],
+        trained.tables["attention_by_lag"],
+    )
     npt.assert_allclose(importance.groupby("group")["share"].sum(), 1.0, rtol=1e-12)
     npt.assert_allclose(attention.groupby("step")["share"].sum(), 1.0, rtol=1e-12)
     variables = {group: set(table["variable"]) for group, table in importance.groupby("group")}
@@ -493,7 +585,9 @@ def test_attention_is_the_mean_over_the_heads_and_the_windows_of_the_choice_peri
     net.load_state_dict(dict(trained.forecaster.weights), strict=False)
     with torch.no_grad():
         out = net.eval()(network.library(windows.at(windows.chosen)))
-    expected = torch.cat([out.encoder_attention[:, 2], out.decoder_attention[:, 2, :, :2]], dim=-1).mean(dim=(0, 1))
+    expected = torch.cat(
+        [out.encoder_attention[:, 2], out.decoder_attention[:, 2, :, :2]], dim=-1
+    ).mean(dim=(0, 1))
     table = trained.tables["attention_by_lag"]
     npt.assert_allclose(table[table["step"] == 3]["share"], expected, rtol=1e-4)
 
@@ -521,12 +615,16 @@ def broken(panel: pd.DataFrame, how: str) -> pd.DataFrame:
         "two sectors": lambda: panel.assign(sector=panel[names.SECTOR].where(~first, "Energy")),
         "sector missing": lambda: panel.assign(sector=panel[names.SECTOR].where(~xom)),
         "no market": lambda: panel.drop(columns=names.INDEX_RETURN),
-        "NaN in the market": lambda: panel.assign(market_abs_return=panel["market_abs_return"].where(~first)),
+        "NaN in the market": lambda: panel.assign(
+            market_abs_return=panel["market_abs_return"].where(~first)
+        ),
         "NaN in a count": lambda: panel.assign(news_count=panel["news_count"].where(~first)),
         "negative count": lambda: panel.assign(news_count=panel["news_count"].where(~first, -3.0)),
         "zeros": lambda: panel.assign(y=panel[names.Y].where(~xom, 0.0)),
         "zeros for a while": lambda: panel.assign(
-            y=panel[names.Y].where(~(xom & panel[names.DS].between("2018-11-01", "2018-11-30")), 0.0)
+            y=panel[names.Y].where(
+                ~(xom & panel[names.DS].between("2018-11-01", "2018-11-30")), 0.0
+            )
         ),
         "too short": lambda: panel[~xom | (panel[names.DS] >= "2018-03-01")].reset_index(drop=True),
         "nothing to choose on": lambda: panel[panel[names.DS] <= "2019-01-04"],
@@ -545,7 +643,11 @@ def broken(panel: pd.DataFrame, how: str) -> pd.DataFrame:
         ("negative count", "BAD_COUNT", "negative"),
         ("zeros", "CONSTANT", "return of 0"),
         ("zeros for a while", "CONSTANT", "XOM are 0 in the 10 sessions up to 2018-11-14"),
-        ("too short", "TOO_SHORT", "XOM has no window up to 2018-12-31 to fit: .* 314 up to its cutoff and 5 after it"),
+        (
+            "too short",
+            "TOO_SHORT",
+            "XOM has no window up to 2018-12-31 to fit: .* 314 up to its cutoff and 5 after it",
+        ),
         ("nothing to choose on", "TOO_SHORT", "no window after 2018-12-31 to choose on"),
     ],
 )

@@ -52,11 +52,14 @@ def test_a_drawn_float_is_used_with_three_significant_digits_and_stays_within_it
     drawn = {"width": 32, "layers": 3, "rate": 0.00123456}
     assert search.settings(SPACE, drawn) == {"width": 32, "layers": 3, "rate": 0.00123}
     narrow: Space = {"rate": Range(0.0012344, 0.0012348)}
-    assert search.settings(narrow, {"rate": 0.0012346}) == {"rate": 0.0012344}  # not 0.00123, which lies below
+    assert search.settings(narrow, {"rate": 0.0012346}) == {
+        "rate": 0.0012344
+    }  # not 0.00123, which lies below
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "log"), [(1, 1, False), (2, 1, False), (0.0, 1.0, True), (float("nan"), 1, False)]
+    ("low", "high", "log"),
+    [(1, 1, False), (2, 1, False), (0.0, 1.0, True), (float("nan"), 1, False)],
 )
 def test_an_empty_range_is_refused(low: float, high: float, log: bool) -> None:
     with pytest.raises(BadConfig, match="expected low < high, and 0 < low with log"):
@@ -106,11 +109,15 @@ class Fake:
     spec = staticmethod(spec)
 
     def __init__(self) -> None:
-        self.search: Mapping[str, Space] = {"fake": {"factor": Range(0.5, 3.0), "context": Range(60, 600)}}
+        self.search: Mapping[str, Space] = {
+            "fake": {"factor": Range(0.5, 3.0), "context": Range(60, 600)}
+        }
         self.seen: list[pd.DataFrame] = []
         self.looks: list[int] = []
 
-    def train(self, history: pd.DataFrame, config: Config, *, name: str, seed: int, run: TrainRun) -> Trained:  # noqa: ARG002
+    def train(
+        self, history: pd.DataFrame, config: Config, *, name: str, seed: int, run: TrainRun
+    ) -> Trained:
         self.seen.append(history)
         for step in range(10):
             if config.factor > 2.9:
@@ -144,7 +151,9 @@ def history() -> pd.DataFrame:
 
 
 def planned(model: Model, history: pd.DataFrame, **told: Any) -> tune.Plan:
-    config = Config(**{"horizon": 2, "fit_until": "2020-03-31", "choose_until": "2020-09-30", **told})
+    config = Config(
+        **{"horizon": 2, "fit_until": "2020-03-31", "choose_until": "2020-09-30", **told}
+    )
     data = processed.Data("panel", history, "digest", market.US_INDICES)
     training = train.Plan(model, config, 0, data, None, "lock", "code", f"recipe of {config}", "")
     return tune.Plan(training, search.space(model, config, told), tuple(told))
@@ -155,12 +164,19 @@ def test_a_fixed_setting_is_not_searched_and_one_must_be_left(model: Model) -> N
     with pytest.raises(BadInput) as caught:
         search.space(model, Config(), ["factor", "context"])
     assert caught.value.code == "NO_SEARCH"
-    assert caught.value.message == "all searchable settings are fixed (factor, context); unfix at least one"
+    assert (
+        caught.value.message
+        == "all searchable settings are fixed (factor, context); unfix at least one"
+    )
 
 
 def test_only_settings_of_the_models_own_config_are_searched(model: Model) -> None:
-    model.family.search = {"fake": {"factor": Range(0.5, 2.0), "horizon": Range(1, 5), "depth": (1, 2)}}
-    with pytest.raises(BadConfig, match="SEARCH of fake has depth, horizon, expected settings of the model's own"):
+    model.family.search = {
+        "fake": {"factor": Range(0.5, 2.0), "horizon": Range(1, 5), "depth": (1, 2)}
+    }
+    with pytest.raises(
+        BadConfig, match="SEARCH of fake has depth, horizon, expected settings of the model's own"
+    ):
         search.space(model, Config(), ())
 
 
@@ -194,7 +210,9 @@ def test_the_config_as_it_is_comes_first_where_the_space_holds_it() -> None:
         "kronos",
     ],
 )
-def test_every_value_that_a_model_declares_can_be_tried_and_its_own_config_is_among_them(name: str) -> None:
+def test_every_value_that_a_model_declares_can_be_tried_and_its_own_config_is_among_them(
+    name: str,
+) -> None:
     model = families.find(name)
     config = families.load_config(model, {})
     space = search.space(model, config, ())
@@ -214,7 +232,9 @@ def test_an_interrupt_that_came_before_it_was_heard_leaves_later_ones_kept() -> 
             pytest.fail("it was due at once")
 
 
-def test_a_study_is_another_one_with_another_seed_setting_or_space(model: Model, history: pd.DataFrame) -> None:
+def test_a_study_is_another_one_with_another_seed_setting_or_space(
+    model: Model, history: pd.DataFrame
+) -> None:
     first = planned(model, history)
     assert planned(model, history).study == first.study
     assert first.study.startswith("fake-")
@@ -233,7 +253,10 @@ def test_a_trial_is_scored_on_the_choice_period_and_sees_nothing_later(
     model: Model, history: pd.DataFrame, tmp_path: Path
 ) -> None:
     setup = tune.prepare(planned(model, history), tmp_path)
-    assert (setup.origins[0], setup.origins[-1]) == (pd.Timestamp("2020-04-01"), pd.Timestamp("2020-09-28"))
+    assert (setup.origins[0], setup.origins[-1]) == (
+        pd.Timestamp("2020-04-01"),
+        pd.Timestamp("2020-09-28"),
+    )
     assert setup.context == 600  # the longest that is searched; fhs needs 560
     assert setup.history[names.DS].max() == pd.Timestamp("2020-09-30")
     trial.run(setup, {"factor": 1.1}, quiet)
@@ -285,7 +308,9 @@ def test_settings_that_cannot_be_trained_are_a_bad_trial_with_its_reason(
     assert trial.run(setup, settings, quiet) == Outcome({}, why)
 
 
-def test_any_other_error_of_a_trial_is_raised(model: Model, history: pd.DataFrame, tmp_path: Path) -> None:
+def test_any_other_error_of_a_trial_is_raised(
+    model: Model, history: pd.DataFrame, tmp_path: Path
+) -> None:
     setup = tune.prepare(planned(model, history), tmp_path)
 
     def full(*_: Any) -> bool:
@@ -343,7 +368,13 @@ def opened(tmp_path: Path) -> Callable[..., Any]:
     return partial(opened_in, tmp_path)
 
 
-def opened_in(folder: Path, name: str = "study", *, seed: int = 0, lost: Callable[[Any], None] = lambda _: None) -> Any:
+def opened_in(
+    folder: Path,
+    name: str = "study",
+    *,
+    seed: int = 0,
+    lost: Callable[[Any], None] = lambda _: None,
+) -> Any:
     return open_study(folder, name, PLANE, {"x": 0.5, "y": 2, "z": 0}, seed, lost)
 
 
@@ -381,7 +412,9 @@ def test_a_study_begins_with_the_config_and_draws_the_rest_by_its_seed(
     assert {state for *_, state in whole} == {TrialState.COMPLETE, TrialState.PRUNED}
 
 
-def test_trials_are_the_total_of_a_study_however_often_it_is_opened(opened: Callable[..., Any]) -> None:
+def test_trials_are_the_total_of_a_study_however_often_it_is_opened(
+    opened: Callable[..., Any],
+) -> None:
     with opened() as study:
         carry_on(study, 3)
     with opened() as study:
@@ -405,7 +438,9 @@ def test_a_study_that_was_interrupted_ends_like_one_that_was_not(
     assert len(lost) == 3
 
 
-def test_a_trial_that_is_left_without_an_outcome_is_run_again_with_its_settings(opened: Callable[..., Any]) -> None:
+def test_a_trial_that_is_left_without_an_outcome_is_run_again_with_its_settings(
+    opened: Callable[..., Any],
+) -> None:
     with opened() as study:
         carry_on(study, 2)
         settings = study.settings(study.begin(4))
@@ -415,7 +450,9 @@ def test_a_trial_that_is_left_without_an_outcome_is_run_again_with_its_settings(
         assert [t.state.name for t in study.trials()] == ["COMPLETE", "COMPLETE", "FAIL", "RUNNING"]
 
 
-def test_two_processes_share_a_study_and_one_takes_over_what_the_other_leaves(opened: Callable[..., Any]) -> None:
+def test_two_processes_share_a_study_and_one_takes_over_what_the_other_leaves(
+    opened: Callable[..., Any],
+) -> None:
     lost: list[int] = []
     with opened(lost=lambda t: lost.append(t.number)) as ours:
         with opened(lost=lambda t: lost.append(t.number)) as theirs:
@@ -446,7 +483,9 @@ def test_a_process_that_is_killed_is_noticed_and_nothing_of_it_stays(tmp_path: P
     """
     command = [sys.executable, "-c", textwrap.dedent(program)]
     environment = os.environ | {"PYTHONPATH": str(CHECKOUT)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=CHECKOUT, env=environment) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, cwd=CHECKOUT, env=environment
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "begun\n"
         with open_study(tmp_path, "study", {"x": Range(0.0, 1.0)}, None, 0) as study:
@@ -473,6 +512,8 @@ def test_a_trial_is_pruned_when_its_best_look_is_worse_than_the_median_after_the
         return 7
 
     with opened() as study:
-        assert [looks(study, n + 1, loss) for n, loss in enumerate([1.0, 9.0, 1.2, 1.1, 1.3])] == [7] * STARTUP
+        assert [looks(study, n + 1, loss) for n, loss in enumerate([1.0, 9.0, 1.2, 1.1, 1.3])] == [
+            7
+        ] * STARTUP
         assert looks(study, 6, 1.25) == WARMUP  # the median is 1.2
         assert looks(study, 7, 1.15) == 7

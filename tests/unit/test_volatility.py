@@ -32,7 +32,9 @@ def test_two_steps_of_the_average_by_hand():
     values = np.full((1, 60), 2.0)
     values[0, :2] = 5.0, 1.0  # mean of the first 60: (5 + 1 + 58 * 2) / 60 = 122 / 60
     first = 0.75 * 122 / 60 + 0.25 * 5
-    npt.assert_allclose(volatility.ewma(values, 0.75)[0, :2], [first, 0.75 * first + 0.25], rtol=1e-14)
+    npt.assert_allclose(
+        volatility.ewma(values, 0.75)[0, :2], [first, 0.75 * first + 0.25], rtol=1e-14
+    )
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.63, 0.94, 0.992])
@@ -65,13 +67,17 @@ def test_a_series_that_does_not_move_has_the_smallest_volatility_and_not_zero():
 @given(seeds, st.floats(0.1, 10))
 def test_volatility_scales_with_the_returns(seed: int, factor: float):
     y = returns(seed, n=2, length=100)
-    npt.assert_allclose(volatility.ewma_volatility(factor * y), factor * volatility.ewma_volatility(y), rtol=1e-9)
+    npt.assert_allclose(
+        volatility.ewma_volatility(factor * y), factor * volatility.ewma_volatility(y), rtol=1e-9
+    )
 
 
 @given(seeds, st.integers(60, 119))
 def test_volatility_at_a_session_does_not_see_later_ones(seed: int, cut: int):
     y = returns(seed, n=2, length=120)
-    npt.assert_array_equal(volatility.ewma_volatility(y)[:, :cut], volatility.ewma_volatility(y[:, :cut]))
+    npt.assert_array_equal(
+        volatility.ewma_volatility(y)[:, :cut], volatility.ewma_volatility(y[:, :cut])
+    )
 
 
 @given(seeds)
@@ -84,14 +90,18 @@ def test_a_series_has_the_same_bits_alone_and_in_a_batch(seed: int):
         alone = y[i : i + 1]
         npt.assert_array_equal(volatility.ewma_volatility(alone), scale[i : i + 1])
         npt.assert_array_equal(volatility.residuals(alone, scale[i : i + 1], 2), z[i : i + 1])
-        npt.assert_array_equal(volatility.empirical_quantiles(z[i : i + 1], names.LEVELS), q[i : i + 1])
+        npt.assert_array_equal(
+            volatility.empirical_quantiles(z[i : i + 1], names.LEVELS), q[i : i + 1]
+        )
 
 
 @given(seeds)
 def test_the_order_of_the_series_does_not_matter(seed: int):
     y = returns(seed, n=4)
     order = np.random.default_rng(seed).permutation(4)
-    npt.assert_array_equal(volatility.ewma_volatility(y[order]), volatility.ewma_volatility(y)[order])
+    npt.assert_array_equal(
+        volatility.ewma_volatility(y[order]), volatility.ewma_volatility(y)[order]
+    )
 
 
 def residuals_by_loop(y: np.ndarray, scale: np.ndarray, step: int) -> list[float]:
@@ -116,9 +126,14 @@ def test_residuals_are_the_last_500_matured_ones(length: int, step: int):
 def test_560_sessions_give_one_step_500_residuals_and_each_further_step_needs_one_more(step: int):
     length = volatility.WARMUP + volatility.WINDOW + step - 1
     y = returns(length=length)
-    assert volatility.residuals(y, volatility.ewma_volatility(y), step).shape[1] == volatility.WINDOW
+    assert (
+        volatility.residuals(y, volatility.ewma_volatility(y), step).shape[1] == volatility.WINDOW
+    )
     shorter = y[:, 1:]
-    assert volatility.residuals(shorter, volatility.ewma_volatility(shorter), step).shape[1] == volatility.WINDOW - 1
+    assert (
+        volatility.residuals(shorter, volatility.ewma_volatility(shorter), step).shape[1]
+        == volatility.WINDOW - 1
+    )
 
 
 def test_the_scale_of_sessions_without_an_outcome_is_not_looked_at():
@@ -133,7 +148,9 @@ def test_quantiles_of_0_to_4_by_hand():
     # Hyndman-Fan type 7: position (n - 1) u among the sorted values
     values = np.array([[4.0, 0.0, 3.0, 1.0, 2.0], [40.0, 0.0, 30.0, 10.0, 20.0]])
     expected = [[0.2, 1.0, 2.0, 3.6], [2.0, 10.0, 20.0, 36.0]]
-    npt.assert_allclose(volatility.empirical_quantiles(values, (0.05, 0.25, 0.5, 0.9)), expected, rtol=1e-14)
+    npt.assert_allclose(
+        volatility.empirical_quantiles(values, (0.05, 0.25, 0.5, 0.9)), expected, rtol=1e-14
+    )
 
 
 @given(seeds, st.integers(1, 600))
@@ -142,11 +159,14 @@ def test_empirical_quantiles_are_numpys_to_the_last_bit(seed: int, sessions: int
     values[1] = np.round(values[1])  # many ties
     levels = np.array([0.001, *names.LEVELS, 0.999])
     npt.assert_array_equal(
-        volatility.empirical_quantiles(values, levels.tolist()), np.quantile(values, levels, axis=1).T
+        volatility.empirical_quantiles(values, levels.tolist()),
+        np.quantile(values, levels, axis=1).T,
     )
 
 
 @given(seeds)
 def test_empirical_quantiles_never_cross(seed: int):
     values = np.round(np.random.default_rng(seed).standard_t(3, (3, 500)), 1)  # many ties
-    assert np.all(np.diff(volatility.empirical_quantiles(values, np.linspace(0.01, 0.99, 99)), axis=1) >= 0)
+    assert np.all(
+        np.diff(volatility.empirical_quantiles(values, np.linspace(0.01, 0.99, 99)), axis=1) >= 0
+    )

@@ -55,19 +55,25 @@ def simulated(seed: int = 0, n: int = 3, length: int = 700) -> pd.DataFrame:
             names.UNIQUE_ID: np.repeat([f"S{i}" for i in range(n)], length),
             names.DS: np.tile(DAYS[:length], n),
             names.Y: y.reshape(-1),
-            names.MARKET_ABS_RETURN: np.tile(np.where(wild, 0.025, 0.008) * rng.uniform(0.9, 1.1, length), n),
+            names.MARKET_ABS_RETURN: np.tile(
+                np.where(wild, 0.025, 0.008) * rng.uniform(0.9, 1.1, length), n
+            ),
             names.INDEX_RETURN: np.tile(y.mean(axis=0), n),
         }
     )
 
 
-def trained(kind: str, folder: Path, history: pd.DataFrame | None = None, **settings: Any) -> Trained:
+def trained(
+    kind: str, folder: Path, history: pd.DataFrame | None = None, **settings: Any
+) -> Trained:
     config = CONFIGS[kind](kind=kind, **{**DATES, **SMALL[kind], **settings})
     seen = simulated() if history is None else history
     return train.train(seen, config, name=kind, seed=0, run=Run(folder))
 
 
-def predict(forecaster: Any, history: pd.DataFrame, horizon: int = HORIZON, levels: Any = names.LEVELS) -> Forecast:
+def predict(
+    forecaster: Any, history: pd.DataFrame, horizon: int = HORIZON, levels: Any = names.LEVELS
+) -> Forecast:
     request = forecaster.spec.request({"horizon": horizon, "levels": levels})
     return forecast_of(forecaster, check_history(history, forecaster.spec), request).at(levels)
 
@@ -90,7 +96,9 @@ def forecaster(kind: str, all_trained: dict[str, Trained]) -> Any:
 def some_inputs(rows: int = 40) -> Inputs:
     rng = np.random.default_rng(0)
     return Inputs(
-        rng.normal(size=(rows, FEATURES)), rng.normal(size=(rows, HORIZON, SEASON)), rng.uniform(0.01, 0.03, rows)
+        rng.normal(size=(rows, FEATURES)),
+        rng.normal(size=(rows, HORIZON, SEASON)),
+        rng.uniform(0.01, 0.03, rows),
     )
 
 
@@ -118,7 +126,9 @@ def test_an_untrained_network_says_ewma_volatility_times_normal_quantiles(width:
     inputs, net = some_inputs(), network(width, moved=False)
     with torch.no_grad():
         quantiles = net(*tensors(inputs)).numpy()
-    npt.assert_allclose(quantiles, np.broadcast_to(norm.ppf(names.LEVELS), quantiles.shape), atol=1e-6)
+    npt.assert_allclose(
+        quantiles, np.broadcast_to(norm.ppf(names.LEVELS), quantiles.shape), atol=1e-6
+    )
     npt.assert_array_equal(net.member()(inputs), np.ones((40, HORIZON)))
 
 
@@ -159,7 +169,9 @@ def test_scaling_is_by_the_rows_seen_and_clips():
     npt.assert_array_equal(far.daily, CLIP)
 
 
-def test_a_row_gets_the_same_bits_alone_and_among_others(kind: str, all_trained: dict[str, Trained]):
+def test_a_row_gets_the_same_bits_alone_and_among_others(
+    kind: str, all_trained: dict[str, Trained]
+):
     scale, inputs = all_trained[kind].forecaster.scale, some_inputs(70)
     together = scale(inputs)
     for i in (0, 1, 33, 69):
@@ -185,7 +197,10 @@ def test_rows_to_fit_end_by_fit_until_and_rows_to_choose_on_begin_after_it():
     days = DAYS[:700]
     last = days.get_loc(pd.Timestamp(DATES["fit_until"]))
     first, y = features.WARMUP - 1, history[names.Y].to_numpy().reshape(2, -1)
-    origins = {"fit": np.arange(first, last - HORIZON + 1), "chosen": np.arange(last + 1, 700 - HORIZON)}
+    origins = {
+        "fit": np.arange(first, last - HORIZON + 1),
+        "chosen": np.arange(last + 1, 700 - HORIZON),
+    }
     for part, rows in ((fit, origins["fit"]), (chosen, origins["chosen"])):
         assert len(part.y) == 2 * len(rows)
         expected = [y[i, t + 1 : t + 1 + HORIZON] for i in range(2) for t in rows]
@@ -204,10 +219,14 @@ def test_series_of_different_lengths_are_fitted_together():
     counts = np.bincount(fit.series)
     assert counts.tolist() == [counts[0], counts[0] - 90, counts[0]]
     for i in (0, 2):
-        npt.assert_array_equal(fit.inputs.daily[fit.series == i], whole.inputs.daily[whole.series == i])
+        npt.assert_array_equal(
+            fit.inputs.daily[fit.series == i], whole.inputs.daily[whole.series == i]
+        )
 
 
-def test_quantiles_are_those_of_what_the_scale_left_over_half_own_half_pooled(kind: str, all_trained: Any):
+def test_quantiles_are_those_of_what_the_scale_left_over_half_own_half_pooled(
+    kind: str, all_trained: Any
+):
     forecaster, history = all_trained[kind].forecaster, simulated()
     fit, _ = split(history, forecaster.spec, DATES["fit_until"])
     z = fit.y / fit.inputs.sigma[:, None] / forecaster.scale(fit.inputs)
@@ -262,9 +281,13 @@ def test_weights_of_a_linear_network_are_its_importance(all_trained: dict[str, T
     assert 1 <= ratio.min() < 1.5
 
 
-def test_trained_again_gives_the_same_bytes(kind: str, all_trained: dict[str, Trained], tmp_path: Path):
+def test_trained_again_gives_the_same_bytes(
+    kind: str, all_trained: dict[str, Trained], tmp_path: Path
+):
     folders = [tmp_path / "one", tmp_path / "other"]
-    for folder, found in zip(folders, (all_trained[kind], trained(kind, tmp_path / "again")), strict=True):
+    for folder, found in zip(
+        folders, (all_trained[kind], trained(kind, tmp_path / "again")), strict=True
+    ):
         folder.mkdir()
         model.save(found.forecaster, folder)
     for path in folders[0].iterdir():
@@ -274,9 +297,12 @@ def test_trained_again_gives_the_same_bytes(kind: str, all_trained: dict[str, Tr
 def test_another_seed_gives_another_model(tmp_path: Path, all_trained: dict[str, Trained]):
     for kind in ("linear", "mlp", "lightgbm"):
         config = CONFIGS[kind](kind=kind, **{**DATES, **SMALL[kind]})
-        other = train.train(simulated(), config, name=kind, seed=2**32 - 1, run=Run(tmp_path / kind)).forecaster
+        other = train.train(
+            simulated(), config, name=kind, seed=2**32 - 1, run=Run(tmp_path / kind)
+        ).forecaster
         assert not np.array_equal(
-            predict(other, simulated()).quantiles, predict(all_trained[kind].forecaster, simulated()).quantiles
+            predict(other, simulated()).quantiles,
+            predict(all_trained[kind].forecaster, simulated()).quantiles,
         )
 
 
@@ -288,7 +314,9 @@ def test_a_training_that_is_given_up_ends(kind: str, tmp_path: Path):
     predict(found.forecaster, simulated())
 
 
-def test_a_training_that_was_cut_ends_as_one_that_was_not(tmp_path: Path, all_trained: dict[str, Trained]):
+def test_a_training_that_was_cut_ends_as_one_that_was_not(
+    tmp_path: Path, all_trained: dict[str, Trained]
+):
     config = CONFIGS["mlp"](kind="mlp", **{**DATES, **SMALL["mlp"]})
     train.train(simulated(), config, name="mlp", seed=0, run=Run(tmp_path, give_up_after=3))
     resumed = train.train(simulated(), config, name="mlp", seed=0, run=Run(tmp_path))
@@ -302,7 +330,10 @@ def test_a_training_that_was_cut_ends_as_one_that_was_not(tmp_path: Path, all_tr
 
 def test_a_series_is_forecast_the_same_alone_and_among_others_of_other_lengths(forecaster: Any):
     whole = simulated(4, n=4)
-    rows = [whole[whole[names.UNIQUE_ID] == f"S{i}"].tail(length) for i, length in enumerate((700, 400, 314, 700))]
+    rows = [
+        whole[whole[names.UNIQUE_ID] == f"S{i}"].tail(length)
+        for i, length in enumerate((700, 400, 314, 700))
+    ]
     together = predict(forecaster, pd.concat(rows, ignore_index=True))
     for i, alone in enumerate(rows):
         npt.assert_array_equal(predict(forecaster, alone).quantiles[0], together.quantiles[i])
@@ -312,7 +343,8 @@ def test_sessions_older_than_the_context_change_nothing(forecaster: Any):
     history = simulated(length=1100)
     old = history.groupby(names.UNIQUE_ID).cumcount() < 100
     changed = history.assign(
-        y=history[names.Y].where(~old, 0.5), index_return=history[names.INDEX_RETURN].where(~old, 0.5)
+        y=history[names.Y].where(~old, 0.5),
+        index_return=history[names.INDEX_RETURN].where(~old, 0.5),
     )
     expected = predict(forecaster, history[~old]).quantiles
     npt.assert_array_equal(predict(forecaster, changed).quantiles, expected)
@@ -320,7 +352,9 @@ def test_sessions_older_than_the_context_change_nothing(forecaster: Any):
 
 def test_fewer_steps_are_the_first_of_more(forecaster: Any):
     history = simulated()
-    npt.assert_array_equal(predict(forecaster, history, 2).quantiles, predict(forecaster, history).quantiles[:, :2])
+    npt.assert_array_equal(
+        predict(forecaster, history, 2).quantiles, predict(forecaster, history).quantiles[:, :2]
+    )
 
 
 def test_sessions_after_fit_until_change_no_row_to_fit():
@@ -349,7 +383,9 @@ def test_saved_and_loaded_model_forecasts_the_same(forecaster: Any, tmp_path: Pa
     loaded = model.load(tmp_path)
     assert loaded.spec == forecaster.spec
     assert isinstance(loaded.scale, Trees) == (tmp_path / "trees.txt").exists()
-    npt.assert_array_equal(predict(loaded, simulated()).quantiles, predict(forecaster, simulated()).quantiles)
+    npt.assert_array_equal(
+        predict(loaded, simulated()).quantiles, predict(forecaster, simulated()).quantiles
+    )
 
 
 def test_rows_to_fit_are_nearly_what_a_forecast_sees(panel: pd.DataFrame):
@@ -384,21 +420,30 @@ def test_a_history_that_cannot_be_fitted_is_refused(tmp_path: Path):
     history = simulated()
     first = history[names.UNIQUE_ID] == "S0"
     early = history[names.DS] <= DATES["fit_until"]
-    assert "MISSING_COLUMN: history lacks index_return" in refused(history.drop(columns="index_return"), tmp_path)
-    broken = history.assign(market_abs_return=history[names.MARKET_ABS_RETURN].where(history.index != 7))
+    assert "MISSING_COLUMN: history lacks index_return" in refused(
+        history.drop(columns="index_return"), tmp_path
+    )
+    broken = history.assign(
+        market_abs_return=history[names.MARKET_ABS_RETURN].where(history.index != 7)
+    )
     assert "NON_FINITE: market_abs_return is not finite in 1 rows" in refused(broken, tmp_path)
     assert "CONSTANT: series 1 of 3 has a return of 0" in refused(
         history.assign(y=history.y.where(~first, 0)), tmp_path
     )
     still = history.assign(y=history[names.Y].where(~(first & early), 0))
-    assert f"CONSTANT: series 1 of 3 has a return of 0 in every session up to {DATES['fit_until']}" in refused(
-        still, tmp_path
+    assert (
+        f"CONSTANT: series 1 of 3 has a return of 0 in every session up to {DATES['fit_until']}"
+        in refused(still, tmp_path)
     )
     short = history[~first | (history[names.DS] > DAYS[231])].reset_index(drop=True)
-    assert f"TOO_SHORT: series 1 of 3 has 315 sessions up to {DATES['fit_until']}" in refused(short, tmp_path)
+    assert f"TOO_SHORT: series 1 of 3 has 315 sessions up to {DATES['fit_until']}" in refused(
+        short, tmp_path
+    )
     assert "fitted on 319 or more; 1 series are too short" in refused(short, tmp_path)
     unchosen = history[history[names.DS] <= DAYS[550]].reset_index(drop=True)
-    assert f"TOO_SHORT: no series has a session after {DATES['fit_until']} with 5 more" in refused(unchosen, tmp_path)
+    assert f"TOO_SHORT: no series has a session after {DATES['fit_until']} with 5 more" in refused(
+        unchosen, tmp_path
+    )
 
 
 def test_the_least_context_is_enough_and_one_session_less_is_refused(forecaster: Any):

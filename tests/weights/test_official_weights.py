@@ -26,7 +26,10 @@ COMMITS = {
     "Kronos-mini": "f4e68697d9d5aed55cef5c96aabc3376bcad9f81",
     "Kronos-Tokenizer-2k": "26966d0035065a0cae0ebad7af8ece35bc1fb51c",
 }
-MEAN_SQUARED_ERROR = {512: 0.008979, 256: 0.003741}  # upstream's tests, small@901c26c with Tokenizer-base@0e01173
+MEAN_SQUARED_ERROR = {
+    512: 0.008979,
+    256: 0.003741,
+}  # upstream's tests, small@901c26c with Tokenizer-base@0e01173
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +39,10 @@ def folder() -> Path:
 
 @pytest.fixture(scope="module")
 def small(folder: Path) -> Sampler:
-    tokenizer, predictor = load_tokenizer(folder / "Kronos-Tokenizer-base"), load_predictor(folder / "Kronos-small")
+    tokenizer, predictor = (
+        load_tokenizer(folder / "Kronos-Tokenizer-base"),
+        load_predictor(folder / "Kronos-small"),
+    )
     return Sampler(tokenizer, predictor, max_context=512)
 
 
@@ -46,7 +52,9 @@ def bars(folder: Path) -> pd.DataFrame:
     return pd.read_csv(folder / "regression_input.csv", parse_dates=["timestamps"])
 
 
-def forecast(sampler: Sampler, bars: pd.DataFrame, first: int, context: int, steps: int) -> np.ndarray:
+def forecast(
+    sampler: Sampler, bars: pd.DataFrame, first: int, context: int, steps: int
+) -> np.ndarray:
     """Bars [steps, 6] after bars first .. first + context - 1."""
     rows = bars.iloc[first : first + context + steps]
     when = rows["timestamps"].dt
@@ -62,7 +70,9 @@ def test_bytes_are_the_pinned_ones(folder: Path, name: str, commit: str) -> None
 
 
 def test_mini_and_its_tokenizer_load_and_belong_together(folder: Path) -> None:
-    kronos = model.from_official(folder / "Kronos-mini", folder / "Kronos-Tokenizer-2k", name="kronos")
+    kronos = model.from_official(
+        folder / "Kronos-mini", folder / "Kronos-Tokenizer-2k", name="kronos"
+    )
     assert kronos.spec.max_context == 2048
 
 
