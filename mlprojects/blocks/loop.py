@@ -216,10 +216,9 @@ class _State:
         """The state of a training of the same fingerprint. Raises BadConfig for another one, or a broken file."""
         try:
             with safe_open(path, framework="pt") as file:
-                metadata, tensors = (
-                    file.metadata(),
-                    {key: file.get_tensor(key) for key in file.keys()},
-                )
+                metadata = file.metadata()
+                keys = file.keys()  # the file itself cannot be iterated
+                tensors = {key: file.get_tensor(key) for key in keys}
         except SafetensorError as error:
             raise BadConfig(
                 f"{path} cannot be read as a checkpoint; remove it to start anew"

@@ -116,7 +116,13 @@ class Fake:
         self.looks: list[int] = []
 
     def train(
-        self, history: pd.DataFrame, config: Config, *, name: str, seed: int, run: TrainRun
+        self,
+        history: pd.DataFrame,
+        config: Config,
+        *,
+        name: str,
+        seed: int,  # noqa: ARG002
+        run: TrainRun,
     ) -> Trained:
         self.seen.append(history)
         for step in range(10):
