@@ -30,7 +30,7 @@ def compile_data(
     ] = False,
 ) -> None:
     """Write the processed files and var/logs/qa_compile.json. Example: python -m jobs compile --source builtin"""
-    from jobs.compile import compile_builtin
+    from jobs.data.compile import compile_builtin
     from registry.settings import Settings
 
     if source != "builtin":
@@ -61,8 +61,8 @@ def train_model(
 
     Example: python -m jobs train nbeats --horizon 5 --levels 0.05,0.5,0.95 --max_steps 200
     """
-    from jobs import train
-    from jobs.report import Reference
+    from jobs.training import train
+    from jobs.training.report import Reference
     from registry.settings import Settings
 
     settings = Settings()
@@ -99,7 +99,7 @@ def tune_model(
     an interruption and joins it while it runs. The last line on stdout is one JSON object; the study's MLflow run
     holds best.yaml. Example: python -m jobs tune nbeats --trials 20 --jobs 2
     """
-    from jobs import tune
+    from jobs.tuning import tune
     from registry.settings import Settings
 
     settings = Settings()
@@ -155,8 +155,8 @@ def evaluate_versions(
     A version of other code than this checkout's runs in a process of its own. The last line on
     stdout is one JSON object. Example: python -m jobs evaluate har/1 har/2 nbeats --report_every 5
     """
-    from jobs import evaluate
-    from jobs.report import Reference
+    from jobs.training import evaluate
+    from jobs.training.report import Reference
     from registry.settings import Settings
 
     given = {

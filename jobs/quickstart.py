@@ -10,13 +10,13 @@ from typing import Any
 
 import httpx
 
-from jobs import compile as compiling
-from jobs import train
-from jobs.report import Progress, Reference
-from registry import promotion
-from registry.claimant import user
+from jobs.data import compile as compiling
+from jobs.training import train
+from jobs.training.report import Progress, Reference
 from registry.errors import KronosError
-from registry.ledger import Ledger
+from registry.ledger.claims import user
+from registry.ledger.promotions import Ledger
+from registry.promotion import moves
 from registry.settings import CHECKOUT, Settings
 from registry.versions import tracking
 from registry.versions.store import Store
@@ -51,7 +51,7 @@ def quickstart(
                 result.reused and "production" in store.aliases(model)
             ):  # what somebody put there since, stays
                 progress(f"{model}: promoting", 0.0)
-                promotion.promote(
+                moves.promote(
                     store, ledger, model, result.version.version, who=user(), why="quick start"
                 )
             rows[model] = {

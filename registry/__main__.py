@@ -24,8 +24,8 @@ from registry import terminal
 from registry.errors import BadParameter, Corrupt, NotFound
 
 if TYPE_CHECKING:  # mlflow and SQLAlchemy cost seconds: --help does without
-    from registry.ledger import Ledger
-    from registry.mirror import Official
+    from registry.hub.mirror import Official
+    from registry.ledger.promotions import Ledger
     from registry.versions.store import Store
     from registry.versions.version import Version
 
@@ -96,7 +96,7 @@ def compare(
 
     Example: python -m registry compare nbeats fhs
     """
-    from registry.push import reported
+    from registry.hub.push import reported
 
     store = _store()
     rows, measured_on = [], []
@@ -127,22 +127,22 @@ def promote(
 
     Example: python -m registry promote nbeats 3 --stage Production --why "better CRPS since March"
     """
-    from registry import promotion
-    from registry.claimant import user
+    from registry.ledger.claims import user
+    from registry.promotion import moves
 
     store = _store()
     number = store.resolve(f"{model}/{version}").version
     stage = stage.capitalize()
     with _ledger() as ledger:
         if dry_run:
-            decided = promotion.decide(store, ledger.records(model), model, number, stage)
+            decided = moves.decide(store, ledger.records(model), model, number, stage)
             said = f"{model} version {number} " + (
                 f"would go to {stage}" if decided else f"is in {stage} already"
             )
             _emit_one({"changes": decided is not None, **(decided or {})}, said, as_json)
             return
         before = {r.sequence for r in ledger.records(model) if r.completed_at is not None}
-        record = promotion.promote(store, ledger, model, number, stage, who=user(), why=why)
+        record = moves.promote(store, ledger, model, number, stage, who=user(), why=why)
         changed = record.sequence not in before
         said = f"{model} version {number} is in {stage}" + (
             "" if changed else " already: nothing was changed"
@@ -156,12 +156,12 @@ def rollback(model: Model, why: Why = "", as_json: Json = False) -> None:
 
     Example: python -m registry rollback nbeats --why "coverage fell to .80"
     """
-    from registry import promotion
-    from registry.claimant import user
+    from registry.ledger.claims import user
+    from registry.promotion import moves
 
     store = _store()
     with _ledger() as ledger:
-        record = promotion.rollback(store, ledger, model, who=user(), why=why)
+        record = moves.rollback(store, ledger, model, who=user(), why=why)
         said = f"{model} version {record.version} is in Production again, instead of version {record.from_version}"
         _emit_one({"changed": True, **record.to_json()}, said, as_json)
 
@@ -175,11 +175,11 @@ def history(
     as_json: Json = False,
 ) -> None:
     """Who moved what, when and why. Example: python -m registry history nbeats --at 2026-11-22T10:00"""
-    from registry import promotion
+    from registry.promotion import moves
 
     instant = _instant(at) if at else None
     with _ledger() as ledger:
-        records = promotion.history(ledger, model, instant)
+        records = moves.history(ledger, model, instant)
     if not records:
         _store().aliases(model)  # NotFound for an unknown model
         if instant is not None:
@@ -226,7 +226,7 @@ def doctor(
 
     Example: python -m registry doctor nbeats --repair
     """
-    from registry.doctor import examine
+    from registry.promotion.doctor import examine
 
     store = _store()
     with _ledger() as ledger:
@@ -260,8 +260,8 @@ def mirror(
 
     Example: python -m registry mirror NeoQuasar/Kronos-mini --tokenizer NeoQuasar/Kronos-Tokenizer-2k
     """
-    from registry.mirror import Source
-    from registry.mirror import mirror as mirror_version
+    from registry.hub.mirror import Source
+    from registry.hub.mirror import mirror as mirror_version
     from registry.settings import Settings
 
     settings, official = Settings(), _official()
@@ -303,7 +303,7 @@ def push(
 
     Example: python -m registry push kronos --version 3 --repo acme/kronos-us-stocks --private
     """
-    from registry.push import push as push_version
+    from registry.hub.push import push as push_version
     from registry.settings import Settings
 
     with _bytes_bar() as progress:
@@ -370,7 +370,7 @@ def _store() -> "Store":
 
 @contextmanager
 def _ledger() -> Iterator["Ledger"]:
-    from registry.ledger import Ledger
+    from registry.ledger.promotions import Ledger
     from registry.settings import Settings
 
     with Ledger(Settings()) as ledger:

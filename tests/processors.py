@@ -1,7 +1,7 @@
-"""Runs the unit and contract suites in the disguise of other x86-64 processors: make test-processors.
+"""Runs the unit and contract suites as on other x86-64 processors: make test-processors.
 
-The numerical libraries pick their kernels by what the processor can do. Told that it can do less,
-they compute as on an older or another one. A disguise is worn by tests only: it makes things slow.
+The numerical libraries pick their kernels by the features of the processor. Variables that hide
+some of them make the libraries compute as on another processor. That is slow, so only tests do it.
 """
 
 import os
@@ -12,7 +12,7 @@ import sys
 from numpy._core._multiarray_umath import __cpu_dispatch__, __cpu_features__
 
 SUITES = ("tests/unit", "tests/contract")
-TWO = ("-n", "2", "--dist", "loadscope")
+TWO_PROCESSES = ("-n", "2", "--dist", "loadscope")
 
 AVX2 = {
     "ATEN_CPU_CAPABILITY": "avx2",
@@ -32,16 +32,15 @@ DISGUISES = {
 
 
 def numpy_features() -> str:
-    """What NumPy would use here beyond its baseline, for it to leave alone."""
+    """Features that NumPy uses here beyond its baseline, to be disabled."""
     return " ".join(name for name in __cpu_dispatch__ if __cpu_features__[name])
 
 
 def main() -> int:
-    """Exit code 1 if a suite fails in some disguise; 77 where there is nothing to disguise."""
-    if platform.machine() not in ("x86_64", "AMD64"):
-        print(
-            f"{platform.machine()} is no x86-64 processor: it cannot be disguised", file=sys.stderr
-        )
+    """Exit code 1 if a suite fails in some disguise; 77 if the processor is not x86-64."""
+    machine = platform.machine()
+    if machine not in ("x86_64", "AMD64"):
+        print(f"found a {machine} processor, expected x86-64; nothing was tested", file=sys.stderr)
         return 77
     failed = []
     for name, disguise in DISGUISES.items():
@@ -49,11 +48,14 @@ def main() -> int:
         if name == "SSE":
             environment["NPY_DISABLE_CPU_FEATURES"] = numpy_features()
         print(f"== {name}", flush=True)
-        command = [sys.executable, "-m", "pytest", *TWO, "-m", "not slow", *SUITES]
+        command = [sys.executable, "-m", "pytest", *TWO_PROCESSES, "-m", "not slow", *SUITES]
         if subprocess.run(command, env=environment, check=False).returncode:
             failed.append(name)
-    print(f"failed: {'; '.join(failed)}" if failed else f"green: {'; '.join(DISGUISES)}")
-    return 1 if failed else 0
+    if failed:
+        print(f"failed: {'; '.join(failed)}")
+        return 1
+    print(f"green: {'; '.join(DISGUISES)}")
+    return 0
 
 
 if __name__ == "__main__":

@@ -23,8 +23,9 @@ import pandas as pd
 import torch
 from neuralforecast import NeuralForecast
 
-from jobs import families, processed, train
-from jobs.compile import compile_builtin
+from jobs.data import processed
+from jobs.data.compile import compile_builtin
+from jobs.training import families, train
 from mlprojects.nixtla.model import WindowForecaster
 from mlprojects.nixtla.networks import network
 from registry.forecast import calendars, names, rendering

@@ -24,8 +24,9 @@ from neuralforecast import NeuralForecast
 from pytorch_forecasting import TemporalFusionTransformer, TimeSeriesDataSet
 from pytorch_forecasting.data.encoders import NaNLabelEncoder, TorchNormalizer
 
-from jobs import families, processed
-from jobs.compile import compile_builtin
+from jobs.data import processed
+from jobs.data.compile import compile_builtin
+from jobs.training import families
 from mlprojects.nixtla.model import WindowForecaster
 from mlprojects.nixtla.networks import network
 from mlprojects.tft import inputs

@@ -14,8 +14,8 @@ import pytest
 from mlflow.models import Model
 from watched import Run
 
-from jobs import families, train
-from jobs.report import Reference
+from jobs.training import families, train
+from jobs.training.report import Reference
 from registry.errors import BadInput, NotAvailable
 from registry.forecast import calendars, names
 from registry.forecast.forecast import Forecaster, check_forecast, quantile_mean

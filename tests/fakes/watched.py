@@ -1,18 +1,18 @@
-"""The surroundings of a training (registry.training.TrainRun) in all unit tests."""
+"""The fake registry.training.TrainRun of all unit tests."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
-from jobs import families
+from jobs.training import families
 from registry import training
 from registry.training import Trained
 
 
 @dataclass
 class Run:
-    """Remembers what was reported; gives the training up at a step, or after so many reports."""
+    """Records the reports; asks to stop at step `give_up_at` or after `give_up_after` reports."""
 
     checkpoint_dir: Path
     start_dir: Path | None = None
@@ -39,7 +39,7 @@ class Run:
 
     @property
     def names(self) -> set[str]:
-        """Names of all losses that were reported."""
+        """Names of all reported losses."""
         return {name for _, losses in self.reports for name in losses}
 
     def losses(self, name: str) -> dict[int, float]:

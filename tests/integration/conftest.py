@@ -19,7 +19,7 @@ import pytest
 
 from registry.forecast import calendars
 from registry.forecast.spec import ModelSpec
-from registry.ledger import Ledger
+from registry.ledger.promotions import Ledger
 from registry.settings import Settings
 from registry.versions import tracking
 from registry.versions.store import MANIFEST_TAG, Store, example_history

@@ -18,9 +18,9 @@ import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 from mlflow.tracking import MlflowClient
 from sqlalchemy.orm import configure_mappers
 
-from registry import promotion
 from registry.errors import Conflict
-from registry.ledger import Ledger
+from registry.ledger.promotions import Ledger
+from registry.promotion import moves
 from registry.settings import Settings
 from registry.versions.store import Store
 
@@ -37,9 +37,9 @@ def promote(name: str, version: int, why: str) -> int:
         store = Store(Settings())
         try:
             if version == 0:
-                promotion.rollback(store, ledger, name, who="child@test", why=why)
+                moves.rollback(store, ledger, name, who="child@test", why=why)
             else:
-                promotion.promote(store, ledger, name, version, who="child@test", why=why)
+                moves.promote(store, ledger, name, version, who="child@test", why=why)
         except Conflict:
             return CONFLICT
     return 0
@@ -51,7 +51,7 @@ def die(*_: object) -> None:
 
 def killed_after_step(n: int, name: str, version: int) -> int:
     """Die after the n-th step but the last; with n = 0 after the claim."""
-    promotion.STEPS = (*promotion.STEPS[:n], die, *promotion.STEPS[n:])
+    moves.STEPS = (*moves.STEPS[:n], die, *moves.STEPS[n:])
     return promote(name, version, f"killed after step {n}")
 
 
@@ -70,7 +70,7 @@ def killed_before_write(n: int, name: str, version: int) -> int:
 
 def held(name: str, version: int) -> int:
     """Stop for ever after the claim."""
-    promotion.STEPS = (lambda _: signal.pause(), *promotion.STEPS)
+    moves.STEPS = (lambda _: signal.pause(), *moves.STEPS)
     return promote(name, version, "held")
 
 

@@ -12,8 +12,8 @@ import numpy.testing as npt
 import pandas as pd
 import pytest
 
-from jobs import evaluate, train
-from jobs.report import Reference
+from jobs.training import evaluate, train
+from jobs.training.report import Reference
 from registry.errors import BadInput, BadParameter
 from registry.forecast.spec import ModelSpec
 from registry.settings import CHECKOUT, Settings

@@ -15,13 +15,13 @@ import pandas as pd
 import pytest
 from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 
-from jobs import train
-from jobs.report import Reference
-from registry import promotion
+from jobs.training import train
+from jobs.training.report import Reference
 from registry.errors import BadHistory
 from registry.forecast.history import History
 from registry.forecast.rendering import unpacked
-from registry.ledger import Ledger
+from registry.ledger.promotions import Ledger
+from registry.promotion import moves
 from registry.settings import CHECKOUT, Settings
 from registry.versions import tracking
 from registry.versions.store import Store
@@ -120,10 +120,10 @@ def test_its_ledger_says_who_promoted_it_and_lets_a_newer_version_follow(
     what = train.plan(settings, "har", {**SHORT, "horizon": 3}, seed=0, tiny=True)
     newer = train.train(settings, what, Reference()).version
     with Ledger(settings) as ledger:
-        [then] = promotion.history(ledger, "har")
+        [then] = moves.history(ledger, "har")
         assert (then.version, then.who, then.why) == (1, "maintainer@example.org", "golden version")
-        promotion.promote(store, ledger, "har", newer.version, who="tests", why="a newer one")
-        promotion.rollback(store, ledger, "har", who="tests", why="the old one was better")
+        moves.promote(store, ledger, "har", newer.version, who="tests", why="a newer one")
+        moves.rollback(store, ledger, "har", who="tests", why="the old one was better")
     assert store.resolve("har").version == version.version
 
 

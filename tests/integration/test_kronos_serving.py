@@ -14,11 +14,12 @@ import numpy.testing as npt
 import pandas as pd
 import pytest
 
-from jobs import processed, train
-from registry import promotion
+from jobs.data import processed
+from jobs.training import train
 from registry.errors import Corrupt, KronosError
 from registry.forecast import names
-from registry.ledger import Ledger
+from registry.ledger.promotions import Ledger
+from registry.promotion import moves
 from registry.settings import Settings
 from registry.versions.store import Store
 from serving.scorer import Scorer
@@ -57,7 +58,7 @@ def served(
     ).version
     store = Store(settings)
     with Ledger(settings) as ledger:
-        promotion.promote(store, ledger, "kronos", version.version, who="tests", why="to be served")
+        moves.promote(store, ledger, "kronos", version.version, who="tests", why="to be served")
     frame = processed.load_bars(settings)
     history = frame[frame["unique_id"].isin(["AAPL", "IBM"])].groupby("unique_id").tail(36)[COLUMNS]
     scorer = Scorer(settings, store.resolve("kronos"), host="127.0.0.1", port=0)

@@ -24,14 +24,14 @@ import pytest
 import torch
 import yaml
 
-from jobs import train
-from jobs.report import Reference
+from jobs.training import train
+from jobs.training.report import Reference
 from mlprojects.kronos import official
 from mlprojects.kronos.architecture import Predictor, Tokenizer
 from mlprojects.kronos.folders import save_official
 from mlprojects.kronos.shapes import PredictorConfig, TokenizerConfig
 from registry import __main__ as program
-from registry import hub, mirror, push, terminal
+from registry import terminal
 from registry.errors import (
     BadConfig,
     BadInput,
@@ -42,8 +42,10 @@ from registry.errors import (
     NotAvailable,
     NotFound,
 )
-from registry.hub import CARD, CONFIG, WEIGHTS
-from registry.mirror import Source
+from registry.hub import client as hub
+from registry.hub import mirror, push
+from registry.hub.client import CARD, CONFIG, WEIGHTS
+from registry.hub.mirror import Source
 from registry.settings import CHECKOUT, Settings
 from registry.versions import artifacts, manifest, tracking
 from registry.versions.store import Store
@@ -500,7 +502,7 @@ def test_a_killed_download_is_continued_by_the_next_process(loopback, settings, 
 
 FETCH = """
 import sys
-from registry.hub import Hub
+from registry.hub.client import Hub
 from registry.settings import Settings
 
 hub = Hub(Settings())

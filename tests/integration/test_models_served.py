@@ -5,11 +5,11 @@ import numpy.testing as npt
 import pandas as pd
 import pytest
 
-from jobs import train
-from jobs.report import Reference
-from registry import promotion
+from jobs.training import train
+from jobs.training.report import Reference
 from registry.forecast import names
-from registry.ledger import Ledger
+from registry.ledger.promotions import Ledger
+from registry.promotion import moves
 from registry.settings import Settings
 from registry.versions.store import Store
 from serving.scorer import Scorer
@@ -28,7 +28,7 @@ def test_a_promoted_version_answers_its_own_example_as_a_direct_predict_does(
     version = train.train(compiled, what, Reference()).version
     store = Store(compiled)
     with Ledger(compiled) as ledger:
-        promotion.promote(store, ledger, model, version.version, who="tests", why="to be served")
+        moves.promote(store, ledger, model, version.version, who="tests", why="to be served")
     body = store.example_request(version)
     scorer = Scorer(compiled, version, host="127.0.0.1", port=0)
     scorer.command[scorer.command.index("-m", 3) + 1] = f"models:/{model}/Production"

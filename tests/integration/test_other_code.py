@@ -19,8 +19,8 @@ import numpy.testing as npt
 import pandas as pd
 import pytest
 
-from jobs import evaluate, families, train
-from jobs.report import Reference, Unwatched
+from jobs.training import evaluate, families, train
+from jobs.training.report import Reference, Unwatched
 from mlprojects.ensemble.model import Ensemble
 from registry.errors import BadHistory, Corrupt, KronosError, NotAvailable
 from registry.forecast import names
@@ -107,7 +107,7 @@ def test_edits_of_training_leave_a_version_here_and_an_edit_of_its_code_sends_it
         what.model, what.config, what.data.history, seed=0, run=Unwatched(tmp_path / "run")
     )
     folder = f"mlprojects/{what.model.family.name}"
-    beyond = edited(tmp_path / "beyond", f"{folder}/train.py", "registry/promotion.py")
+    beyond = edited(tmp_path / "beyond", f"{folder}/train.py", "registry/promotion/moves.py")
     within = edited(tmp_path / "within", f"{folder}/model.py")
     versions = [log(settings, what, trained, checkout) for checkout in (beyond, within)]
     result = evaluate.evaluate(settings, [v.reference for v in versions], short, reference)

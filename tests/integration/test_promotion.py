@@ -7,20 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from registry import doctor, promotion
 from registry.errors import BadParameter, Conflict, Corrupt, NotFound
-from registry.ledger import Ledger
+from registry.ledger.promotions import Ledger
+from registry.promotion import doctor, moves
 from registry.settings import Settings
 
 WHO = {"who": "ann@desk", "why": "better"}
 
 
 def promote(bench, name, version, stage="Production"):
-    return promotion.promote(bench.store, bench.ledger, name, version, stage, **WHO)
+    return moves.promote(bench.store, bench.ledger, name, version, stage, **WHO)
 
 
 def rollback(bench, name):
-    return promotion.rollback(bench.store, bench.ledger, name, **WHO)
+    return moves.rollback(bench.store, bench.ledger, name, **WHO)
 
 
 def examine(bench, name, repair=False):
@@ -64,7 +64,7 @@ def test_promoting_moves_alias_tag_and_mlflow_stage_and_archives_the_rest(bench)
 def test_what_its_run_measured_is_evidence(bench):
     record = promote(bench, "ewma", bench.template.version)
     evidence = record.to_json()["evidence"]
-    assert {k: evidence[k] for k in promotion.METRICS} == {
+    assert {k: evidence[k] for k in moves.METRICS} == {
         "crps": 0.005,
         "coverage_90": 0.91,
         "skill_vs_fhs": 0.02,
@@ -129,7 +129,7 @@ def test_unknown_things_are_refused(bench):
     with pytest.raises(BadParameter, match="expected one of Production, Staging, Archived"):
         promote(bench, name, 1, "Prod")
     with pytest.raises(BadParameter, match="who is empty"):
-        promotion.promote(bench.store, bench.ledger, name, 1, who=" ", why="")
+        moves.promote(bench.store, bench.ledger, name, 1, who=" ", why="")
     assert bench.ledger.records(name) == []
 
 
@@ -160,14 +160,14 @@ def test_history_says_what_was_in_production_at_an_instant(bench):
     ]
 
     def at(instant):
-        return [record.version for record in promotion.history(bench.ledger, name, instant)]
+        return [record.version for record in moves.history(bench.ledger, name, instant)]
 
     just_before = timedelta(microseconds=1)
     assert [at(t - just_before) for t in moved] == [[], [1], [2]]
     assert [at(t) for t in moved] == [[1], [2], [1]]
     assert at(moved[1].replace(tzinfo=None)) == [2]  # naive times are UTC
     assert at(datetime.now(UTC)) == [1]
-    assert [record.action for record in promotion.history(bench.ledger, name)] == [
+    assert [record.action for record in moves.history(bench.ledger, name)] == [
         "promote",
         "promote",
         "rollback",
@@ -262,7 +262,7 @@ def test_a_promotion_killed_before_any_write_serves_old_or_new_and_is_completed_
         promote(bench, name, new)
         assert bench.places(name) == {"production": new, "previous": old}
         assert len(bench.audit_runs(name)) == len(bench.ledger.records(name))
-    assert n > 2 * len(promotion.STEPS)
+    assert n > 2 * len(moves.STEPS)
     assert_in_line(bench, name)
 
 
@@ -271,7 +271,7 @@ def test_a_roll_back_killed_after_any_step_serves_old_or_new_and_doctor_complete
 ):
     name = bench.model(2)
     promote(bench, name, 1)
-    for n in range(len(promotion.STEPS)):
+    for n in range(len(moves.STEPS)):
         promote(bench, name, 2)
         assert promoter(killed_after_step=n, name=name, version=0) == 137
         assert_serves(bench, name, {1, 2})
@@ -306,7 +306,7 @@ def test_a_failing_step_lets_go_of_the_claim(bench, monkeypatch):
         raise OSError("the network is down")
 
     with monkeypatch.context() as patched:
-        patched.setattr(promotion, "STEPS", (*promotion.STEPS[:2], fails))
+        patched.setattr(moves, "STEPS", (*moves.STEPS[:2], fails))
         with pytest.raises(OSError, match="network"):
             promote(bench, name, 2)
     assert codes(examine(bench, name))[0] == "UNFINISHED"
@@ -425,7 +425,7 @@ def test_a_deleted_production_version_is_reported_and_the_next_promotion_skips_i
 
 
 def test_a_broken_chain_is_reported_and_not_repaired(bench, moved):
-    from registry import database
+    from registry.ledger import database
 
     with database.write(bench.ledger.engine) as connection:
         connection.exec_driver_sql(

@@ -15,11 +15,11 @@ import numpy.testing as npt
 import pandas as pd
 import pytest
 
-from jobs import train
-from registry import promotion
+from jobs.training import train
 from registry.codes import CODES
 from registry.forecast import names
-from registry.ledger import Ledger
+from registry.ledger.promotions import Ledger
+from registry.promotion import moves
 from registry.settings import CHECKOUT, Settings
 from registry.versions import tracking
 from registry.versions.store import Store
@@ -60,7 +60,7 @@ def promoted(compiled: Settings) -> Settings:
     what = train.plan(compiled, MODEL, {"report_until": "2020-02-28"}, seed=2, tiny=True)
     version = train.train(compiled, what, train.Reference()).version
     with Ledger(compiled) as ledger:
-        promotion.promote(
+        moves.promote(
             Store(compiled), ledger, MODEL, version.version, who="tests", why="to be served"
         )
     return compiled

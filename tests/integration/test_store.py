@@ -12,7 +12,7 @@ import numpy.testing as npt
 import pandas as pd
 import pytest
 
-from jobs import families, train
+from jobs.training import families, train
 from mlprojects.baselines import model as baselines
 from mlprojects.baselines import settings as settings_of
 from registry.errors import BadInput, Corrupt, KronosError, NotFound

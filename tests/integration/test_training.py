@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
-from jobs import evaluate, train
-from jobs.report import Reference
+from jobs.training import evaluate, train
+from jobs.training.report import Reference
 from registry.errors import BadConfig, BadInput, Conflict, NotFound
 from registry.settings import CHECKOUT, Settings
 from registry.versions.store import MANIFEST_TAG, Store

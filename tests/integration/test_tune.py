@@ -17,9 +17,11 @@ import pandas as pd
 import pytest
 import yaml
 
-from jobs import executors, families, trial, tune
-from jobs.trial import Outcome
-from jobs.tuned import Result
+from jobs.running import executors
+from jobs.training import families
+from jobs.tuning import trial, tune
+from jobs.tuning.results import Result
+from jobs.tuning.trial import Outcome
 from registry.errors import BadInput, KronosError, NotFound
 from registry.settings import CHECKOUT, Settings
 from registry.versions.store import Store

@@ -1,6 +1,6 @@
 """The model card: its numbers are the run's, its first line says the most important ones."""
 
-from jobs import card, families
+from jobs.training import card, families
 from registry.forecast import names
 
 

@@ -16,10 +16,10 @@ import numpy.testing as npt
 import pandas as pd
 import pytest
 
-from jobs import market, processed, products, schemas, sources
-from jobs.compile import build, check_sources, compile_builtin, identify
-from jobs.digest import data_digest
-from jobs.qa import describe_source
+from jobs.data import market, processed, products, sources, validate
+from jobs.data.compile import build, check_sources, compile_builtin, identify
+from jobs.data.digest import data_digest
+from jobs.data.qa import describe_source
 from registry.errors import BadHistory, Corrupt, NotFound
 from registry.forecast import calendars, names
 from registry.settings import Settings
@@ -394,7 +394,7 @@ def test_a_return_that_is_a_split_is_refused(prices):
 
 def test_an_empty_product_is_refused(panel):
     with pytest.raises(BadHistory, match=r"panel: found no rows"):
-        schemas.check(panel[["unique_id", "ds", "y"]].iloc[:0], schemas.panel(), "panel")
+        validate.check(panel[["unique_id", "ds", "y"]].iloc[:0], validate.panel(), "panel")
 
 
 # --- reading ------------------------------------------------------------------------------------
@@ -467,7 +467,7 @@ def test_a_full_disk_leaves_the_old_files_and_no_temporary(settings):
     script = """
 import resource, sys
 from pathlib import Path
-from jobs.compile import compile_builtin
+from jobs.data.compile import compile_builtin
 from registry.errors import KronosError
 from registry.settings import Settings
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
@@ -496,8 +496,8 @@ def test_a_compile_killed_while_it_writes_leaves_readable_files(tmp_path, panel,
     script = """
 import os, sys
 from pathlib import Path
-from jobs import sources
-from jobs.compile import build, identify, summarise, write
+from jobs.data import sources
+from jobs.data.compile import build, identify, summarise, write
 from registry.settings import Settings
 prices = sources.read_all()
 frames = build(prices)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs import completeness, families
-from jobs.families import Folder, Model
+from jobs.training import completeness, families
+from jobs.training.families import Folder, Model
 from registry.errors import BadConfig
 from registry.settings import CHECKOUT
 from registry.training import Family

@@ -9,8 +9,8 @@ import numpy.testing as npt
 import pandas as pd
 import pytest
 
-from jobs import families
-from jobs.report import Unwatched
+from jobs.training import families
+from jobs.training.report import Unwatched
 from mlprojects.ensemble import train
 from mlprojects.ensemble.model import Ensemble
 from mlprojects.ensemble.settings import Config

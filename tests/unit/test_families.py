@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from jobs import families
-from jobs.families import Folder, Model
+from jobs.training import families
+from jobs.training.families import Folder, Model
 from registry import training
 from registry.errors import BadConfig, BadParameter, NotFound
 from registry.forecast import names

@@ -10,7 +10,7 @@ import pytest
 from matplotlib.collections import PathCollection, PolyCollection
 from matplotlib.colors import to_hex
 
-from jobs import figures
+from jobs.training import figures
 from registry.forecast import names
 from registry.forecast.forecast import Forecast
 from registry.forecast.history import History

@@ -10,7 +10,7 @@ import pytest
 import torch
 from watched import Run
 
-from jobs import families
+from jobs.training import families
 from mlprojects.blocks import features
 from mlprojects.graph import adjacency, model, train
 from mlprojects.graph.windows import Windows

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from jobs import processed
+from jobs.data import processed
 from mlprojects.kronos import model
 from mlprojects.kronos.architecture import Predictor, Tokenizer
 from mlprojects.kronos.folders import load_predictor, load_tokenizer, save_official

@@ -12,7 +12,8 @@ import torch
 from torch.nn import functional as F
 from watched import Run
 
-from jobs import families, processed
+from jobs.data import processed
+from jobs.training import families
 from mlprojects.blocks import loop
 from mlprojects.kronos import model
 from mlprojects.kronos import train as training

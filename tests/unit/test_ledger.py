@@ -11,10 +11,10 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from registry import claimant, database, stages
-from registry.claimant import Claimant
 from registry.errors import BadConfig, Conflict, Corrupt, KronosError
-from registry.ledger import (
+from registry.ledger import claims, database
+from registry.ledger.claims import Claimant
+from registry.ledger.promotions import (
     CLAIM_TIMEOUT,
     GENESIS,
     Ledger,
@@ -24,8 +24,9 @@ from registry.ledger import (
     metadata,
     now,
 )
+from registry.promotion import stages
+from registry.promotion.stages import ARCHIVED, PRODUCTION, STAGING
 from registry.settings import Settings
-from registry.stages import ARCHIVED, PRODUCTION, STAGING
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
@@ -217,21 +218,21 @@ def test_a_claim_is_abandoned_when_its_process_is_gone(settings):
         assert not record.abandoned
         assert replace(record, process_started="an older process with this pid").abandoned
         child = subprocess.Popen([sys.executable, "-c", ""])
-        here = claimant.this_process()
+        here = claims.this_process()
         dead = Claimant(here.host, child.pid, "")
         child.wait()
-        assert claimant.lives(dead) is False
+        assert claims.lives(dead) is False
         assert replace(record, host=None, pid=None).abandoned
 
 
 def test_a_killed_process_that_nobody_waited_for_is_dead():
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    started = claimant._started(child.pid)
-    assert claimant.lives(Claimant(claimant.this_process().host, child.pid, started)) is True
+    started = claims._started(child.pid)
+    assert claims.lives(Claimant(claims.this_process().host, child.pid, started)) is True
     child.kill()
-    while claimant._started(child.pid):  # a zombie until wait() below
+    while claims._started(child.pid):  # a zombie until wait() below
         pass
-    assert claimant.lives(Claimant(claimant.this_process().host, child.pid, started)) is False
+    assert claims.lives(Claimant(claims.this_process().host, child.pid, started)) is False
     child.wait()
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from watched import Run
 
-from jobs import families
+from jobs.training import families
 from mlprojects.nixtla import model, networks, train
 from mlprojects.nixtla.model import WindowForecaster
 from registry import training

@@ -11,7 +11,7 @@ import torch
 from neuralforecast.models import StemGNN
 from scipy.stats import norm
 
-from jobs import families
+from jobs.training import families
 from mlprojects.blocks.passes import ROWS
 from mlprojects.nixtla import networks, settings
 from mlprojects.nixtla.direct import forward_of

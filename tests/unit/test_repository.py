@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from jobs import families
+from jobs.training import families
 from registry.settings import CHECKOUT
 
 LOCK = (CHECKOUT / "requirements.lock").read_text().splitlines()

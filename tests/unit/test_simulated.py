@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from jobs import processed
+from jobs.data import processed
 from mlprojects.baselines import model as baselines
 from mlprojects.kronos import keys, simulated, specs
 from mlprojects.kronos.settings import SimulatedConfig

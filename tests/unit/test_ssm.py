@@ -13,7 +13,7 @@ import torch
 from scipy.stats import norm
 from watched import Run
 
-from jobs import families
+from jobs.training import families
 from mlprojects.blocks import features, head
 from mlprojects.blocks.passes import ROWS
 from mlprojects.ssm import model, timescales, train

@@ -5,7 +5,7 @@ import numpy.testing as npt
 import pandas as pd
 import pytest
 
-from jobs import processed, synthetic
+from jobs.data import processed, synthetic
 from registry.forecast import names
 
 

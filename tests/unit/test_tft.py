@@ -18,7 +18,7 @@ from pytorch_forecasting.data.encoders import NaNLabelEncoder, TorchNormalizer
 from scipy.stats import norm
 from watched import Run
 
-from jobs import families
+from jobs.training import families
 from mlprojects.blocks import features, head
 from mlprojects.blocks.passes import ROWS
 from mlprojects.tft import inputs, model, network, train

@@ -20,10 +20,13 @@ import pytest
 from optuna.trial import TrialState
 from scipy.stats import norm
 
-from jobs import families, interrupts, market, processed, search, train, trial, tune
-from jobs.families import Model
-from jobs.study import METRICS, STARTUP, WARMUP, Study, open_study
-from jobs.trial import Outcome
+from jobs.data import market, processed
+from jobs.running import interrupts
+from jobs.training import families, train
+from jobs.training.families import Model
+from jobs.tuning import space, trial, tune
+from jobs.tuning.study import METRICS, STARTUP, WARMUP, Study, open_study
+from jobs.tuning.trial import Outcome
 from registry import training
 from registry.errors import BadConfig, BadInput, KronosError
 from registry.forecast import names, volatility
@@ -40,7 +43,7 @@ SPACE: Space = {"width": (16, 32, 64), "layers": Range(1, 4), "rate": Range(1e-4
 
 
 def test_ranges_of_whole_numbers_floats_and_choices_become_optunas() -> None:
-    found = search.distributions(SPACE)
+    found = space.distributions(SPACE)
     assert found == {
         "width": optuna.distributions.CategoricalDistribution((16, 32, 64)),
         "layers": optuna.distributions.IntDistribution(1, 4),
@@ -50,9 +53,9 @@ def test_ranges_of_whole_numbers_floats_and_choices_become_optunas() -> None:
 
 def test_a_drawn_float_is_used_with_three_significant_digits_and_stays_within_its_range() -> None:
     drawn = {"width": 32, "layers": 3, "rate": 0.00123456}
-    assert search.settings(SPACE, drawn) == {"width": 32, "layers": 3, "rate": 0.00123}
+    assert space.settings(SPACE, drawn) == {"width": 32, "layers": 3, "rate": 0.00123}
     narrow: Space = {"rate": Range(0.0012344, 0.0012348)}
-    assert search.settings(narrow, {"rate": 0.0012346}) == {
+    assert space.settings(narrow, {"rate": 0.0012346}) == {
         "rate": 0.0012344
     }  # not 0.00123, which lies below
 
@@ -162,13 +165,13 @@ def planned(model: Model, history: pd.DataFrame, **told: Any) -> tune.Plan:
     )
     data = processed.Data("panel", history, "digest", market.US_INDICES)
     training = train.Plan(model, config, 0, data, None, "lock", "code", f"recipe of {config}", "")
-    return tune.Plan(training, search.space(model, config, told), tuple(told))
+    return tune.Plan(training, space.space(model, config, told), tuple(told))
 
 
 def test_a_fixed_setting_is_not_searched_and_one_must_be_left(model: Model) -> None:
-    assert set(search.space(model, Config(), ["factor"])) == {"context"}
+    assert set(space.space(model, Config(), ["factor"])) == {"context"}
     with pytest.raises(BadInput) as caught:
-        search.space(model, Config(), ["factor", "context"])
+        space.space(model, Config(), ["factor", "context"])
     assert caught.value.code == "NO_SEARCH"
     assert (
         caught.value.message
@@ -183,7 +186,7 @@ def test_only_settings_of_the_models_own_config_are_searched(model: Model) -> No
     with pytest.raises(
         BadConfig, match="SEARCH of fake has depth, horizon, expected settings of the model's own"
     ):
-        search.space(model, Config(), ())
+        space.space(model, Config(), ())
 
 
 def test_the_config_as_it_is_comes_first_where_the_space_holds_it() -> None:
@@ -194,9 +197,9 @@ def test_the_config_as_it_is_comes_first_where_the_space_holds_it() -> None:
         rate: float = 0.002
 
     own = Own()
-    assert search.as_configured(SPACE, own) == {"width": 32, "layers": 2, "rate": 0.002}
+    assert space.as_configured(SPACE, own) == {"width": 32, "layers": 2, "rate": 0.002}
     for beyond in ({"width": 48}, {"layers": 5}, {"rate": 0.2}, {"rate": 0.0012345}):
-        assert search.as_configured(SPACE, dataclasses.replace(own, **beyond)) is None
+        assert space.as_configured(SPACE, dataclasses.replace(own, **beyond)) is None
 
 
 @pytest.mark.parametrize(
@@ -221,11 +224,11 @@ def test_every_value_that_a_model_declares_can_be_tried_and_its_own_config_is_am
 ) -> None:
     model = families.find(name)
     config = families.load_config(model, {})
-    space = search.space(model, config, ())
-    for setting, values in space.items():
+    searched = space.space(model, config, ())
+    for setting, values in searched.items():
         for value in values if isinstance(values, tuple) else (values.low, values.high):
             dataclasses.replace(config, **{setting: value})
-    assert search.as_configured(space, config) is not None
+    assert space.as_configured(space, config) is not None
 
 
 def test_an_interrupt_that_came_before_it_was_heard_leaves_later_ones_kept() -> None:
@@ -478,7 +481,7 @@ def test_a_process_that_is_killed_is_noticed_and_nothing_of_it_stays(tmp_path: P
     program = f"""
         import time
         from pathlib import Path
-        from jobs.study import open_study
+        from jobs.tuning.study import open_study
         from registry.training import Range
 
         with open_study(Path({str(tmp_path)!r}), "study", {{"x": Range(0.0, 1.0)}}, None, 0) as study:

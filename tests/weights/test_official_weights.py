@@ -1,9 +1,10 @@
-"""The official weights, where somebody has them: their bytes, and the figures that upstream's own tests expect.
+"""The official weights, if they are on disk: their bytes and the figures of upstream's tests.
 
     KRONOS_WEIGHTS=DIR make test-weights
 
-DIR holds Kronos-mini, Kronos-Tokenizer-2k, Kronos-small and Kronos-Tokenizer-base as downloaded from the Hub at the
-pinned commits, and regression_input.csv, regression_output_512.csv and regression_output_256.csv of upstream.
+DIR holds Kronos-mini, Kronos-Tokenizer-2k, Kronos-small and Kronos-Tokenizer-base as downloaded
+from the Hub at the pinned commits, and upstream's regression_input.csv, regression_output_512.csv
+and regression_output_256.csv.
 """
 
 import os
@@ -21,15 +22,13 @@ from mlprojects.kronos.sampler import Draw, Sampler
 from registry.forecast import names
 from registry.versions.manifest import sha256
 
-GREEDY = Draw(temperature=0.0)  # upstream asks for it by top_k=1
+GREEDY = Draw(temperature=0.0)  # upstream writes top_k=1
 COMMITS = {
     "Kronos-mini": "f4e68697d9d5aed55cef5c96aabc3376bcad9f81",
     "Kronos-Tokenizer-2k": "26966d0035065a0cae0ebad7af8ece35bc1fb51c",
 }
-MEAN_SQUARED_ERROR = {
-    512: 0.008979,
-    256: 0.003741,
-}  # upstream's tests, small@901c26c with Tokenizer-base@0e01173
+# By context; from upstream's tests, small@901c26c with Tokenizer-base@0e01173.
+MEAN_SQUARED_ERROR = {512: 0.008979, 256: 0.003741}
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +38,8 @@ def folder() -> Path:
 
 @pytest.fixture(scope="module")
 def small(folder: Path) -> Sampler:
-    tokenizer, predictor = (
-        load_tokenizer(folder / "Kronos-Tokenizer-base"),
-        load_predictor(folder / "Kronos-small"),
-    )
+    tokenizer = load_tokenizer(folder / "Kronos-Tokenizer-base")
+    predictor = load_predictor(folder / "Kronos-small")
     return Sampler(tokenizer, predictor, max_context=512)
 
 
@@ -57,8 +54,8 @@ def forecast(
 ) -> np.ndarray:
     """Bars [steps, 6] after bars first .. first + context - 1."""
     rows = bars.iloc[first : first + context + steps]
-    when = rows["timestamps"].dt
-    stamps = np.stack([when.minute, when.hour, when.weekday, when.day, when.month], axis=1)[None]
+    clock = rows["timestamps"].dt
+    stamps = np.stack([clock.minute, clock.hour, clock.weekday, clock.day, clock.month], axis=1)[None]
     history = rows[list(names.BAR)].to_numpy(dtype=np.float64)[None, :context]
     return sampler.sample(history, stamps, [0], 1, GREEDY, overflow="exact").bars[0, 0]
 
@@ -90,11 +87,9 @@ def test_mean_squared_error_of_thirty_steps_is_the_published_one(
 ) -> None:
     """Four windows, drawn as upstream draws them: by pandas, seed 123."""
     drawn = bars.iloc[context : len(bars) - 30].sample(n=4, random_state=123).sort_index().index
-    errors = [
-        np.square(
-            forecast(small, bars, row - context, context, 30)[:, :4]
-            - bars.iloc[row : row + 30][list(names.OHLC)].to_numpy()
-        ).mean()
-        for row in drawn
-    ]
+    errors = []
+    for row in drawn:
+        forecast_prices = forecast(small, bars, row - context, context, 30)[:, :4]
+        prices = bars.iloc[row : row + 30][list(names.OHLC)].to_numpy()
+        errors.append(np.square(forecast_prices - prices).mean())
     npt.assert_allclose(np.mean(errors), expected, rtol=0, atol=1e-6)

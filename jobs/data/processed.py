@@ -9,8 +9,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs.market import US_INDICES, Universe, market_daily, with_market
-from jobs.sources import INDEX
+from jobs.data.market import US_INDICES, Universe, market_daily, with_market
+from jobs.data.sources import INDEX
 from registry.errors import Corrupt, NotFound
 from registry.forecast import names
 from registry.settings import Settings

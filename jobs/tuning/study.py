@@ -12,8 +12,8 @@ import optuna
 from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
 
-from jobs import search
-from jobs.trial import Outcome
+from jobs.tuning import space
+from jobs.tuning.trial import Outcome
 from registry.training import Space
 
 DATABASE = "studies.db"
@@ -94,13 +94,13 @@ class Study:
             if not self.optuna.get_trials(deepcopy=False) and self._first is not None:
                 self.optuna.enqueue_trial(dict(self._first))
             self.optuna.sampler = _sampler(self._seed, begun)
-            trial = self.optuna.ask(search.distributions(self._space))
+            trial = self.optuna.ask(space.distributions(self._space))
             trial.set_user_attr(PROCESS, self.token)
             return trial
 
     def settings(self, trial: optuna.Trial | FrozenTrial) -> dict[str, Any]:
         """The settings of a trial."""
-        return search.settings(self._space, trial.params)
+        return space.settings(self._space, trial.params)
 
     def finish(self, trial: optuna.Trial, outcome: Outcome) -> None:
         """A trial that was given up counts as pruned."""

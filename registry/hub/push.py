@@ -12,8 +12,8 @@ from registry.errors import BadParameter, NotAvailable
 from registry.forecast import names
 from registry.forecast.model_folder import read_spec
 from registry.forecast.spec import ModelSpec
-from registry.hub import CARD, CONFIG, WEIGHTS, Hub, Progress, check_name
-from registry.mirror import LIBRARY, Official
+from registry.hub.client import CARD, CONFIG, WEIGHTS, Hub, Progress, check_name
+from registry.hub.mirror import LIBRARY, Official
 from registry.settings import Settings
 from registry.versions import tracking
 from registry.versions.manifest import MODEL_DIR

@@ -16,10 +16,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from registry import claimant, database
-from registry.claimant import Claimant
-from registry.database import UtcTime
 from registry.errors import Conflict, Corrupt
+from registry.ledger import claims, database
+from registry.ledger.claims import Claimant
+from registry.ledger.database import UtcTime
 from registry.settings import Settings
 
 CLAIM_TIMEOUT = timedelta(
@@ -100,7 +100,7 @@ class Record:
         """True when nobody will complete this claim: let go, its process gone, or too old on another host."""
         if self.host is None or self.pid is None:
             return True
-        living = claimant.lives(Claimant(self.host, self.pid, self.process_started or ""))
+        living = claims.lives(Claimant(self.host, self.pid, self.process_started or ""))
         return not living if living is not None else now() - self.held_since > CLAIM_TIMEOUT
 
 
@@ -216,7 +216,7 @@ class Ledger:
         evidence: Mapping[str, Any],
     ) -> Record:
         """The row after `last`, held by this process. Raises Conflict when another process was faster."""
-        at, me = now(), claimant.this_process()
+        at, me = now(), claims.this_process()
         decided = {
             "model": model, "sequence": last.sequence + 1 if last else 1, "action": action, "stage": stage,
             "version": version, "from_version": from_version, "who": who, "why": why,
@@ -233,7 +233,7 @@ class Ledger:
 
     def take(self, record: Record) -> Record:
         """An abandoned claim, now held by this process. Raises Conflict when another process took it first."""
-        me = claimant.this_process()
+        me = claims.this_process()
         holder = {
             "host": me.host,
             "pid": me.pid,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from jobs.families import TINY, Model
+from jobs.training.families import TINY, Model
 from registry.errors import BadConfig
 from registry.settings import CHECKOUT
 

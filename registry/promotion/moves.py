@@ -10,12 +10,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from registry import ledger as ledgers
-from registry import stages
-from registry.claimant import user
 from registry.errors import BadParameter, Conflict, Corrupt, NotFound
-from registry.ledger import Ledger, Record
-from registry.stages import ALIASES, ARCHIVED, PREVIOUS, PRODUCTION, STAGES, STAGING, State
+from registry.ledger.claims import user
+from registry.ledger.promotions import Ledger, Record, busy
+from registry.promotion import stages
+from registry.promotion.stages import (
+    ALIASES,
+    ARCHIVED,
+    PREVIOUS,
+    PRODUCTION,
+    STAGES,
+    STAGING,
+    State,
+)
 from registry.versions import tracking
 from registry.versions.store import MANIFEST_TAG, Store
 from registry.versions.version import Version
@@ -155,7 +162,7 @@ def settle(store: Store, ledger: Ledger, name: str) -> list[Record]:
     records = ledger.records(name)
     if records and records[-1].completed_at is None:
         if not records[-1].abandoned:
-            raise ledgers.busy(records[-1])
+            raise busy(records[-1])
         resume(store, ledger, records)
         records = ledger.records(name)
     for stage, alias in ALIASES.items():

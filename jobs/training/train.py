@@ -13,8 +13,9 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from jobs import card, completeness, evaluate, families, processed
-from jobs.report import Progress, Reference, Task, log, report
+from jobs.data import processed
+from jobs.training import card, completeness, evaluate, families
+from jobs.training.report import Progress, Reference, Task, log, report
 from registry import training
 from registry.errors import BadConfig, BadParameter, Conflict
 from registry.forecast import names

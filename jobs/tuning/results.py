@@ -11,9 +11,9 @@ import pandas as pd
 import yaml
 from optuna.trial import FrozenTrial, TrialState
 
-from jobs.report import FHS
-from jobs.study import GIVEN_UP, METRICS, RUN, Study
-from jobs.trial import Setup
+from jobs.training.report import FHS
+from jobs.tuning.study import GIVEN_UP, METRICS, RUN, Study
+from jobs.tuning.trial import Setup
 from registry.errors import KronosError
 from registry.scoring.scores import means
 from registry.versions import tracking

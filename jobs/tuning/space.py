@@ -12,7 +12,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from jobs import families
+from jobs.training import families
 from registry import training
 from registry.errors import BadConfig, BadInput, BadParameter
 from registry.training import Range, Space

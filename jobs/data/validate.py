@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pandera.pandas as pa
 
-from jobs.processed import AUX, BARS, MARKET, PANEL
-from jobs.sources import OHLC
+from jobs.data.processed import AUX, BARS, MARKET, PANEL
+from jobs.data.sources import OHLC
 from registry.errors import BadHistory
 from registry.forecast import calendars, names
 from registry.forecast.history import MAX_ABS_RETURN

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from jobs import families
+from jobs.training import families
 from registry import training
 from registry.errors import BadInput, KronosError
 from registry.forecast.forecast import Forecaster

@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
-from jobs import trial
-from jobs.trial import Listen, Outcome, Setup
+from jobs.tuning import trial
+from jobs.tuning.trial import Listen, Outcome, Setup
 from registry.codes import from_code
 from registry.errors import BadParameter, KronosError
 from registry.settings import CHECKOUT

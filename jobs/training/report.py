@@ -9,7 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from jobs import families, figures, processed
+from jobs.data import processed
+from jobs.training import families, figures
 from registry import training
 from registry.forecast import names
 from registry.forecast.forecast import Forecaster

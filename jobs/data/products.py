@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from jobs import sources, synthetic
+from jobs.data import sources, synthetic
 from registry.forecast import names
 
 

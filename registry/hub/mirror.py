@@ -19,7 +19,7 @@ from registry.forecast import names
 from registry.forecast.forecast import Forecaster
 from registry.forecast.model_folder import family_module
 from registry.forecast.spec import ModelSpec
-from registry.hub import CARD, CONFIG, WEIGHTS, Hub, Progress, Snapshot
+from registry.hub.client import CARD, CONFIG, WEIGHTS, Hub, Progress, Snapshot
 from registry.settings import CHECKOUT, Settings
 from registry.versions import artifacts, tracking
 from registry.versions.manifest import sha256

@@ -8,12 +8,12 @@ from typing import Any
 
 import pandas as pd
 
-from jobs import processed, products, schemas, sources
-from jobs.digest import data_digest
-from jobs.market import Universe, market_daily, sp500_universe
-from jobs.processed import AUX, BARS, COMPILE_VERSION, MARKET, PANEL
-from jobs.qa import describe_source
-from jobs.sources import INDEX_BARS, STOCK_BARS, STOCK_INDEX, STOCKS
+from jobs.data import processed, products, sources, validate
+from jobs.data.digest import data_digest
+from jobs.data.market import Universe, market_daily, sp500_universe
+from jobs.data.processed import AUX, BARS, COMPILE_VERSION, MARKET, PANEL
+from jobs.data.qa import describe_source
+from jobs.data.sources import INDEX_BARS, STOCK_BARS, STOCK_INDEX, STOCKS
 from registry.errors import Corrupt, NotFound
 from registry.files import sweep, write_together
 from registry.forecast import names
@@ -72,9 +72,9 @@ def identify(prices: Frames) -> dict[str, Any]:
 def check_sources(prices: Frames) -> None:
     """BadHistory (code BAD_SOURCE) unless every source is sorted, unique, finite, on sessions, in OHLC order."""
     for name in (STOCKS, STOCK_INDEX):
-        schemas.check(prices[name], schemas.close_source(), name)
+        validate.check(prices[name], validate.close_source(), name)
     for name in (STOCK_BARS, INDEX_BARS):
-        schemas.check(prices[name], schemas.bar_source(), name)
+        validate.check(prices[name], validate.bar_source(), name)
 
 
 def build(prices: Frames) -> dict[str, pd.DataFrame]:
@@ -87,8 +87,8 @@ def build(prices: Frames) -> dict[str, pd.DataFrame]:
         AUX: products.aux_features(panel),
         BARS: products.adjusted_bars(products.together(prices[STOCK_BARS], prices[INDEX_BARS])),
     }
-    for file, schema in schemas.by_file().items():
-        schemas.check(frames[file], schema, file)
+    for file, schema in validate.by_file().items():
+        validate.check(frames[file], schema, file)
     return frames
 
 
@@ -104,14 +104,14 @@ def summarise(prices: Frames, frames: Frames) -> dict[str, Any]:
         },
     }
     return {
-        "calendar": schemas.CALENDAR,
+        "calendar": validate.CALENDAR,
         "universe": {
             "name": universe.name,
             "digest": universe.digest,
             "symbols": list(universe.symbols),
         },
         "sources": {
-            name: describe_source(prices[name], product, schemas.CALENDAR)
+            name: describe_source(prices[name], product, validate.CALENDAR)
             for name, product in made.items()
         },
         "synthetic": {AUX: list(names.COUNTS)},

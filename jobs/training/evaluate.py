@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from jobs import processed
-from jobs.report import Progress, Reference, Report, Task, log, report
+from jobs.data import processed
+from jobs.training.report import Progress, Reference, Report, Task, log, report
 from registry import training
 from registry.errors import BadHistory, BadInput, BadParameter
 from registry.forecast import names

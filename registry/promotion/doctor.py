@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
-from registry import promotion, stages
 from registry.errors import Corrupt, NotFound
-from registry.ledger import Ledger
-from registry.stages import ALIASES, PREVIOUS, PRODUCTION, State
+from registry.ledger.promotions import Ledger
+from registry.promotion import moves, stages
+from registry.promotion.stages import ALIASES, PREVIOUS, PRODUCTION, State
 from registry.versions.store import Store
 
 
@@ -91,7 +91,7 @@ def _unfinished(store: Store, ledger: Ledger, name: str) -> Iterator[_Case]:
             f"the {what} was never completed; its process is gone",
             "complete it",
         )
-        yield _Case(finding, partial(promotion.resume, store, ledger, records))
+        yield _Case(finding, partial(moves.resume, store, ledger, records))
     else:
         yield _Case(
             Finding(name, "IN_PROGRESS", f"the {what} is under way", "wait, then look again")
@@ -110,7 +110,7 @@ def _moved_aliases(store: Store, ledger: Ledger, name: str) -> Iterator[_Case]:
                 f"alias {alias} names version {found}, the ledger has {_version(wanted)} in {stage}"
             )
             repair = f"write down in the ledger that version {found} was moved to {stage} outside"
-            remedy = partial(promotion.adopt, store, ledger, records, name, stage, found)
+            remedy = partial(moves.adopt, store, ledger, records, name, stage, found)
             yield _Case(Finding(name, "ALIAS_MOVED", message, repair), remedy)
 
 
@@ -127,7 +127,7 @@ def _lost_aliases(store: Store, ledger: Ledger, name: str) -> Iterator[_Case]:
             finding = Finding(
                 name, "ALIAS_LOST", message, f"let {alias} name version {wanted} again"
             )
-            yield _Case(finding, partial(promotion.point, store, name, alias, wanted))
+            yield _Case(finding, partial(moves.point, store, name, alias, wanted))
         else:
             message = (
                 f"version {wanted}, in {stage} by the ledger, was deleted: nothing is in {stage}"
@@ -143,11 +143,11 @@ def _lost_aliases(store: Store, ledger: Ledger, name: str) -> Iterator[_Case]:
         finding = Finding(
             name, "WRONG_PREVIOUS", message, f"let it name {_version(state.previous)}"
         )
-        yield _Case(finding, partial(promotion.point, store, name, PREVIOUS, state.previous))
+        yield _Case(finding, partial(moves.point, store, name, PREVIOUS, state.previous))
 
 
 def _tags(store: Store, ledger: Ledger, name: str) -> Iterator[_Case]:
-    for version, stage in promotion.wrong_tags(store, name, _state(store, ledger, name)).items():
+    for version, stage in moves.wrong_tags(store, name, _state(store, ledger, name)).items():
         message = f"the tag `{stages.TAG}` of version {version} does not say {stage}, where the ledger has it"
         finding = Finding(name, "WRONG_TAG", message, f"set it to {stage}")
         yield _Case(finding, partial(store.set_tag, name, version, stages.TAG, stage))
@@ -155,7 +155,7 @@ def _tags(store: Store, ledger: Ledger, name: str) -> Iterator[_Case]:
 
 def _mlflow_stages(store: Store, ledger: Ledger, name: str) -> Iterator[_Case]:
     found = {v.version: v.stage for v in store.versions(name)}
-    for version, stage in promotion.wrong_stages(store, name, _state(store, ledger, name)).items():
+    for version, stage in moves.wrong_stages(store, name, _state(store, ledger, name)).items():
         message = f"MLflow has version {version} in stage {found[version]}, the ledger in {stage}"
         finding = Finding(name, "WRONG_STAGE", message, f"move it to {stage}")
         yield _Case(finding, partial(store.set_stage, name, version, stage))
@@ -171,7 +171,7 @@ def _files(store: Store, _: Ledger, name: str) -> Iterator[_Case]:
 
 
 def _state(store: Store, ledger: Ledger, name: str) -> State:
-    return promotion.expected(store, name, ledger.records(name))
+    return moves.expected(store, name, ledger.records(name))
 
 
 def _version(number: int | None) -> str:

@@ -15,13 +15,15 @@ import optuna
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
-from jobs import executors, families, search, train, tuned
-from jobs.executors import Executor
-from jobs.interrupts import Interrupts
-from jobs.report import FHS, Progress
-from jobs.study import GIVEN_UP, METRICS, RUN, Study, open_study
-from jobs.trial import Setup, Surroundings, score
-from jobs.tuned import COMPLETE, FAILED, PRUNED, Result, scored
+from jobs.running import executors
+from jobs.running.executors import Executor
+from jobs.running.interrupts import Interrupts
+from jobs.training import families, train
+from jobs.training.report import FHS, Progress
+from jobs.tuning import results, space
+from jobs.tuning.results import COMPLETE, FAILED, PRUNED, Result, scored
+from jobs.tuning.study import GIVEN_UP, METRICS, RUN, Study, open_study
+from jobs.tuning.trial import Setup, Surroundings, score
 from registry.errors import BadParameter
 from registry.forecast import names
 from registry.scoring.rolling import origins_between
@@ -59,7 +61,7 @@ def plan(
 ) -> Plan:
     """Check model, settings, data and search space. Raises BadInput, BadConfig or NotFound; nothing is written."""
     what = train.plan(settings, model, fixed, seed=seed, tiny=tiny)
-    return Plan(what, search.space(what.model, what.config, fixed), tuple(fixed))
+    return Plan(what, space.space(what.model, what.config, fixed), tuple(fixed))
 
 
 def tune(
@@ -85,7 +87,7 @@ def tune(
     deadline = time.monotonic() + timeout_s if timeout_s else float("inf")
     model, config = what.training.model, what.training.config
     folder = settings.var_dir / "tuning"
-    first = search.as_configured(what.space, config)
+    first = space.as_configured(what.space, config)
     client = tracking.connect(settings)
     with ExitStack() as stack:
         interrupts = stack.enter_context(Interrupts())
@@ -111,7 +113,7 @@ def tune(
         run.dataset(setup.history, what.training.data.name, what.training.data.digest, "tuning")
         steps = getattr(config, "max_steps", 0)
         _Tuning(study, run, workers, interrupts, trials, deadline, steps, progress, say).run()
-        return tuned.record(study, run, setup, what.fixed)
+        return results.record(study, run, setup, what.fixed)
 
 
 def prepare(what: Plan, scratch: Path) -> Setup:
@@ -121,7 +123,7 @@ def prepare(what: Plan, scratch: Path) -> Setup:
     history = history[history[names.DS] <= pd.Timestamp(config.choose_until)].reset_index(drop=True)
     unwatched = Surroundings(scratch, None, lambda *_: False)
     fhs = families.fit_member(FHS, history, config, seed, tiny=False, run=unwatched).forecaster
-    context = max(fhs.spec.min_context, search.longest_context(model, config, what.space))
+    context = max(fhs.spec.min_context, space.longest_context(model, config, what.space))
     origins = origins_between(
         history,
         config.fit_until,
@@ -224,7 +226,7 @@ class _Tuning:
         self._done = sum(
             t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in self._study.trials()
         )
-        best = tuned.best(self._study)
+        best = results.best(self._study)
         told = f", best trial {best.number}: {scored(best.user_attrs[METRICS])}" if best else ""
         self._told = f"{self._done} of {self._total} trials{told}"
         self._show()

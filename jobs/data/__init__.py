@@ -1,0 +1,1 @@
+"""Data sets: prices in, checked files out, read by name."""

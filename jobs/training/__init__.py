@@ -1,0 +1,1 @@
+"""One model: how it is found, trained, scored and described."""

@@ -1,0 +1,1 @@
+"""A study: which settings of a model are best on its choice period."""

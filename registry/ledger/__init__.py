@@ -1,0 +1,1 @@
+"""What must not be forgotten, in a database of its own."""

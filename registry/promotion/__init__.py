@@ -1,0 +1,1 @@
+"""Which version is in which stage, and how it came there."""
