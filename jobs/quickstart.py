@@ -1,18 +1,18 @@
-"""The main job: compile, train the baselines and N-BEATS, promote each, serve one, ask it one question."""
+"""The main job: compile, train the baselines and N-BEATS, promote them, serve one, ask it."""
 
 import json
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import httpx
 
-from jobs.data import compile as compiling
-from jobs.training import train
-from jobs.training.report import Progress, Reference
+from jobs.data.compile import compile_builtin
+from jobs.running.progress import Progress
+from jobs.training import planning, train
+from jobs.training.references import References
 from registry.errors import KronosError
 from registry.ledger.claims import user
 from registry.ledger.promotions import Ledger
@@ -24,43 +24,33 @@ from registry.versions.store import Store
 MODELS = ("naive", "ewma", "fhs", "har", "nbeats")
 SERVED = "nbeats"
 EXPERIMENT = "quickstart"  # apart from the models' runs, which the UI would fold away under it
+METRICS = ("crps", "coverage_90", "skill_vs_fhs", "dm_p_hln", "dm_p_bartlett")
 
 
 def quickstart(
     settings: Settings, models: Sequence[str], served: str, seed: int, progress: Progress
 ) -> dict[str, Any]:
-    """Run the main job; what is done already (same data, code, settings) is skipped. Returns the report."""
+    """Run the main job and return its report. Whatever is done already is skipped."""
     begun = time.monotonic()
-    compiling.compile_builtin(
-        settings, progress=lambda what, done, total: progress(f"compile: {what}", done / total)
-    )
+    compile_builtin(settings, progress=_prefixed(progress, "compile"))
     store = Store(settings)
-    reference, rows = Reference(), {}
+    references, rows = References(), {}
     with tracking.start(settings, EXPERIMENT, "quickstart") as run, Ledger(settings) as ledger:
         for model in models:
-            what = train.plan(settings, model, {}, seed=seed, tiny=False)
+            plan = planning.plan(settings, model, {}, seed=seed, tiny=False)
+            label = _prefixed(progress, model)
             result = train.train(
-                settings,
-                what,
-                reference,
-                reuse=True,
-                nested=True,
-                progress=partial(_prefixed, progress, model),
+                settings, plan, references, reuse=True, nested=True, progress=label
             )
-            if not (
-                result.reused and "production" in store.aliases(model)
-            ):  # what somebody put there since, stays
-                progress(f"{model}: promoting", 0.0)
-                moves.promote(
-                    store, ledger, model, result.version.version, who=user(), why="quick start"
-                )
+            number = result.version.version
+            # A version that somebody else put in Production since stays there.
+            if not (result.reused and "production" in store.aliases(model)):
+                label("promoting", 0.0)
+                moves.promote(store, ledger, model, number, who=user(), why="quick start")
             rows[model] = {
-                "version": result.version.version,
-                "stage": store.version(model, result.version.version).tags.get("stage", "None"),
-                **{
-                    key: result.metrics[key]
-                    for key in ("crps", "coverage_90", "skill_vs_fhs", "dm_p_hln", "dm_p_bartlett")
-                },
+                "version": number,
+                "stage": store.version(model, number).tags.get("stage", "None"),
+                **{metric: result.metrics[metric] for metric in METRICS},
                 "trained": "before" if result.reused else "now",
             }
         run.json(rows, "models.json")
@@ -74,8 +64,8 @@ def quickstart(
     }
 
 
-def _prefixed(progress: Progress, model: str, what: str, share: float) -> None:
-    progress(f"{model}: {what}", share)
+def _prefixed(progress: Progress, prefix: str) -> Progress:
+    return lambda label, share: progress(f"{prefix}: {label}", share)
 
 
 def ask(settings: Settings, model: str, body: dict[str, Any]) -> list[dict[str, Any]]:
@@ -89,7 +79,8 @@ def ask(settings: Settings, model: str, body: dict[str, Any]) -> list[dict[str, 
             line = server.stdout.readline() if server.stdout else ""
             if not line:
                 raise KronosError(
-                    f"`python -m serving start {model}` ended before it was ready; its message is above"
+                    f"`python -m serving start {model}` ended before it was ready; its message is "
+                    "above"
                 )
             answer = httpx.post(f"{json.loads(line)['url']}/invocations", json=body, timeout=60)
         finally:

@@ -1,14 +1,16 @@
-"""Files that another process reads: written to a temporary beside them, synced, renamed."""
+"""Files that other processes share: replaced as a whole, and locks that keep others away."""
 
 import errno
 import os
 import secrets
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from registry.errors import KronosError
+from filelock import FileLock, Timeout
+
+from registry.errors import Conflict, KronosError
 
 Writer = Callable[[Path], None]  # writes the whole file to the path it is given
 
@@ -49,6 +51,33 @@ def sweep(directory: Path, older_than_s: float = 3600.0) -> list[Path]:
                 path.unlink()
                 removed.append(path)
     return removed
+
+
+@contextmanager
+def locked(path: Path, busy: str = "") -> Iterator[None]:
+    """Keep other processes and threads of this machine out of a block. The folder must exist.
+
+    Waits for the lock; with `busy`, raises Conflict with this message at once. The system frees the
+    lock of a process that ends, however it ends.
+    """
+    lock = FileLock(path, timeout=0 if busy else -1, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise Conflict(busy) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def is_locked(path: Path) -> bool:
+    """Whether somebody is in a block `locked` by this file."""
+    try:
+        with FileLock(path, timeout=0):
+            return False
+    except Timeout:
+        return True
 
 
 def _temporary(path: Path) -> Path:

@@ -4,7 +4,7 @@ import operator
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, get_args, get_type_hints
+from typing import Annotated, Any, Protocol, get_type_hints
 
 import pandas as pd
 from pydantic import Field
@@ -13,8 +13,6 @@ from registry.errors import BadConfig, BadParameter
 from registry.forecast import names
 from registry.forecast.forecast import Forecaster
 from registry.forecast.spec import MAX_HORIZON, ModelSpec, check_levels
-
-DataName = Literal["panel", "bars"]
 
 # Types of settings with their bounds; Config refuses what lies outside.
 Count = Annotated[int, Field(ge=1)]
@@ -26,19 +24,19 @@ Rate = Annotated[float, Field(gt=0, lt=1)]
 class Config:
     """What training of every family takes; a family's own Config adds its hyperparameters.
 
-    Sessions up to `fit_until` are fitted, those up to `choose_until` choose (early stop,
-    hyperparameters). Later ones up to `report_until` (None: the end of the data) are only reported,
-    from every `report_every`-th of them. `data` are returns of many stocks ("panel") or fewer
-    series with their bars ("bars").
+    `data` names a data set, `calendar` is its calendar. Sessions up to `fit_until` are fitted,
+    those up to `choose_until` choose (early stop, hyperparameters). Later ones up to `report_until`
+    (None: the end of the data) are only reported, from every `report_every`-th of them.
     """
 
     horizon: int = 5
     levels: tuple[float, ...] = names.LEVELS
-    fit_until: str = "2018-12-31"
-    choose_until: str = "2019-12-31"
+    fit_until: str
+    choose_until: str
     report_until: str | None = None
     report_every: Count = 1
-    data: DataName = "panel"
+    data: str
+    calendar: str
 
     def __post_init__(self) -> None:
         if not 1 <= self.horizon <= MAX_HORIZON:
@@ -49,9 +47,12 @@ class Config:
         for name, bounds in bounds_of(type(self)).items():
             if not bounds.hold(getattr(self, name)):
                 raise BadConfig(f"{name} is {getattr(self, name)}, expected {bounds}")
-        if self.data not in get_args(DataName):
-            raise BadConfig(f"data is {self.data!r}, expected one of {list(get_args(DataName))}")
         _check_dates(self.fit_until, self.choose_until, self.report_until)
+
+    @property
+    def training_columns(self) -> tuple[str, ...]:
+        """Columns that training needs beside those of the spec."""
+        return ()
 
 
 LIMITS: Mapping[str, tuple[Callable[[float, float], bool], str]] = {  # pydantic's names

@@ -1,4 +1,4 @@
-"""python -m serving start|request MODEL: what is in Production behind MLflow's own scoring server."""
+"""python -m serving start|request MODEL: the Production version behind MLflow's scoring server."""
 
 import json
 import signal
@@ -34,10 +34,12 @@ def start(
         int | None, typer.Option(help="Port; 0 takes a free one. [default: KRONOS_SERVE_PORT]")
     ] = None,
 ) -> None:
-    """Verify what is in Production and serve it until interrupted.
+    """Verify the version in Production and serve it until interrupted.
 
-    Once ready, one line of JSON on stdout says where. Example: python -m serving start nbeats --port 5001
-    KRONOS_MODE decides what `kronos` is: auto (kronos, and kronos_simulated where there is none), kronos, simulated.
+    When the server is ready, it prints its address as one line of JSON on stdout.
+    Example: python -m serving start nbeats --port 5001
+    KRONOS_MODE decides which model `kronos` means: kronos, simulated (kronos_simulated), or auto
+    (kronos if it can be served, else kronos_simulated).
     """
     from registry.settings import Settings
     from registry.versions.store import Store
@@ -52,10 +54,8 @@ def start(
     if chosen.instead:
         _warn(talk, f"{model} cannot be served: {chosen.instead.message}")
     if chosen.mode == "simulated":
-        _warn(
-            talk,
-            f"serving {version.uri} for {model} (KRONOS_MODE={settings.mode}): simulated, not Kronos",
-        )
+        mode = f"KRONOS_MODE={settings.mode}"
+        _warn(talk, f"serving {version.uri} for {model} ({mode}): simulated, not Kronos")
     scorer = Scorer(
         settings,
         version,
@@ -69,15 +69,16 @@ def start(
             scorer.wait_ready(
                 lambda waited: status.update(f"starting {version.uri} ({waited:.0f} s)")
             )
-        where = {
+        server = {
             "url": scorer.url,
             "model": version.name,
             "version": version.version,
             "pid": scorer.pid,
         }
-        print(json.dumps(where | chosen.facts()), flush=True)
+        print(json.dumps(server | chosen.facts()), flush=True)
         talk.print(
-            f"{version.uri} answers on {scorer.url}/invocations; the README shows a request. Ctrl-C stops it."
+            f"{version.uri} answers on {scorer.url}/invocations; the README shows a request. "
+            "Ctrl-C stops it."
         )
         while scorer.exit_code() is None:
             time.sleep(0.5)
@@ -91,7 +92,7 @@ def request(
         typer.Argument(help="Registered model, or a reference like nbeats/3 or nbeats@staging."),
     ],
 ) -> None:
-    """Print the body of a request that this version answers: real sessions, stored with it.
+    """Print the body of an example request: real sessions, stored with the version.
 
     Example: python -m serving request nbeats > request.json
     """
@@ -101,7 +102,8 @@ def request(
 
     settings = Settings()
     store = Store(settings)
-    print(json.dumps(store.example_request(choose(store, model, settings.mode).version)))
+    version = choose(store, model, settings.mode).version
+    print(json.dumps(store.example_request(version)))
 
 
 def _warn(talk: Console, text: str) -> None:
@@ -109,7 +111,10 @@ def _warn(talk: Console, text: str) -> None:
 
 
 def _interrupt(*_: object) -> None:
-    """Stop once: `make` passes a signal on that the terminal has sent already, and stopping must not be interrupted."""
+    """Stop on the first signal and ignore later ones.
+
+    `make` repeats a signal that the terminal has already sent; it must not interrupt the stop.
+    """
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt

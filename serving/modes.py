@@ -1,4 +1,4 @@
-"""What `kronos` means under KRONOS_MODE: a version of it, or the labelled simulator that stands in for it."""
+"""What `kronos` means under KRONOS_MODE: a version of kronos, or the labelled simulator instead."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -19,22 +19,26 @@ Mode = Literal["auto", "kronos", "simulated"]
 
 @dataclass(frozen=True)
 class Choice:
-    """A verified version; for `kronos` also what it is, and in `instead` why it is not what was asked for."""
+    """A verified version.
+
+    For `kronos`, `mode` is the model that stands behind the name. `instead` is the error that kept
+    kronos from being served, if the simulator replaces it.
+    """
 
     version: Version
     mode: Literal["kronos", "simulated"] | None = None
     instead: KronosError | None = None
 
     def facts(self) -> dict[str, str]:
-        """For the line of JSON that says what is served."""
+        """Keys for the line of JSON that describes the server."""
         return {"asked": KRONOS, "mode": self.mode} if self.mode else {}
 
 
 def choose(store: Store, reference: str, mode: Mode) -> Choice:
-    """The version that `reference` stands for, its bytes verified. Raises NotFound, Corrupt.
+    """The version that `reference` names, with its bytes verified. Raises NotFound, Corrupt.
 
-    Only the bare name `kronos` depends on the mode: kronos/3 or kronos@staging names a version. An outage of the
-    registry is no reason to simulate: it is raised.
+    Only the bare name `kronos` depends on the mode; kronos/3 or kronos@staging names a version. An
+    outage of the registry is raised: it is no reason to simulate.
     """
     if reference != KRONOS:
         return Choice(_verified(store, reference))
@@ -57,7 +61,7 @@ def _verified(store: Store, reference: str) -> Version:
 
 
 def _simulated(store: Store, instead: KronosError | None = None) -> Version:
-    """The simulator in Production; when there is none either, an error that says so of both."""
+    """The simulator in Production. Raises an error about both models if it is missing too."""
     try:
         return _verified(store, SIMULATED)
     except (NotFound, Corrupt) as error:
@@ -65,5 +69,6 @@ def _simulated(store: Store, instead: KronosError | None = None) -> Version:
             raise type(error)(f"{error.message}; {_REMEDY}") from error
         kind = Corrupt if isinstance(instead, Corrupt) else type(error)
         raise kind(
-            f"neither {KRONOS} nor {SIMULATED} can be served: {instead.message}; {error.message}; {_REMEDY}"
+            f"neither {KRONOS} nor {SIMULATED} can be served: {instead.message}; {error.message}; "
+            f"{_REMEDY}"
         ) from error

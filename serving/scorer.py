@@ -1,4 +1,4 @@
-"""One `mlflow models serve` process of one version: start, wait until it answers, watch, stop."""
+"""One `mlflow models serve` process for one version: start, wait until ready, watch, stop."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 class Scorer:
-    """A running scoring server. Use as a context manager: leaving it stops the server and its children."""
+    """A running scoring server, used as a context manager; the exit stops it and its children."""
 
     def __init__(self, settings: Settings, version: Version, *, host: str, port: int) -> None:
         check_host(settings, host)
@@ -66,7 +66,11 @@ class Scorer:
         self.stop()
 
     def wait_ready(self, tick: Callable[[float], None] = lambda _: None) -> None:
-        """Return once /ping answers; `tick(seconds)` is called while waiting. Raises KronosError with the log's end."""
+        """Return once /ping answers; call `tick(seconds)` while waiting.
+
+        Raises KronosError with the last error of the log, if the server ends or is not ready in
+        READY_TIMEOUT_S.
+        """
         begun = time.monotonic()
         while (waited := time.monotonic() - begun) < READY_TIMEOUT_S:
             if self.exit_code() is not None:
@@ -79,20 +83,24 @@ class Scorer:
             tick(waited)
             time.sleep(0.2)
         raise KronosError(
-            f"{self.version.uri} was not ready in {READY_TIMEOUT_S:.0f} s: {self._last_words()}"
+            f"{self.version.uri} was not ready in {READY_TIMEOUT_S:.0f} s: {self._last_error()}"
         )
 
     def raise_ended(self) -> None:
-        """Raise KronosError with the server's exit code and last words."""
+        """Raise KronosError with the server's exit code and the last error of its log."""
         raise KronosError(
-            f"the server of {self.version.uri} ended (exit code {self.exit_code()}): {self._last_words()}"
+            f"the server of {self.version.uri} ended (exit code {self.exit_code()}): "
+            f"{self._last_error()}"
         )
 
     def exit_code(self) -> int | None:
         return self._process.poll() if self._process else None
 
     def stop(self) -> None:
-        """SIGTERM to the whole group, so that requests in flight are answered; SIGKILL after STOP_TIMEOUT_S."""
+        """Send SIGTERM to the process group, then SIGKILL after STOP_TIMEOUT_S.
+
+        SIGTERM lets the server answer the requests in flight.
+        """
         if self._process is None:
             return
         for number in (signal.SIGTERM, signal.SIGKILL):
@@ -104,7 +112,7 @@ class Scorer:
         self._process.wait()
 
     def _group_runs(self) -> bool:
-        """Whether the server or a process that it started still answers or holds the port."""
+        """Whether the server still runs, or one of its processes still holds the port."""
         return self._process is not None and (self._process.poll() is None or self._port_held())
 
     def _port_held(self) -> bool:
@@ -114,46 +122,34 @@ class Scorer:
             return True
         return False
 
-    def _last_words(self) -> str:
-        """The last error of ours in the log, or else its last line: the server's own last words name no cause."""
-        lines = [
-            line.strip()
-            for line in self.log.read_text(errors="replace").splitlines()
-            if line.strip()
-        ]
-        ours = [line.partition(": ")[2] for line in lines if line.startswith("registry.errors.")]
-        return f"{(ours or lines or ['it said nothing'])[-1]} (all of it in {self.log})"
+    def _last_error(self) -> str:
+        """The last error of `registry` in the log, or the last line if it has none."""
+        text = self.log.read_text(errors="replace")
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        errors = [line.partition(": ")[2] for line in lines if line.startswith("registry.errors.")]
+        last = (errors or lines or ["the log is empty"])[-1]
+        return f"{last} (full log: {self.log})"
 
 
 def serve_command(uri: str, host: str, port: int) -> list[str]:
-    """The stock scoring server on one model URI, in this environment."""
-    serve = [
-        "models",
-        "serve",
-        "-m",
-        uri,
-        "--env-manager",
-        "local",
-        "--host",
-        host,
-        "--port",
-        str(port),
-    ]
-    return [sys.executable, "-m", "mlflow", *serve]
+    """Command of the stock scoring server for one model URI, in this environment."""
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", uri]
+    return [*command, "--env-manager", "local", "--host", host, "--port", str(port)]
 
 
 def check_host(settings: Settings, host: str) -> None:
     """Raise BadParameter for an address beyond loopback: the stock server asks for no key."""
     if host not in LOOPBACK and not settings.private_network:
         raise BadParameter(
-            f"{host} is reachable from outside and `mlflow models serve` asks for no key; use 127.0.0.1, or set "
-            "KRONOS_PRIVATE_NETWORK=true inside a container whose port is published on loopback",
+            f"{host} is reachable from outside and `mlflow models serve` asks for no key; "
+            "use 127.0.0.1, or set KRONOS_PRIVATE_NETWORK=true inside a container whose port is "
+            "published on loopback",
             code="NOT_LOOPBACK",
         )
 
 
 def check_free(host: str, port: int) -> None:
-    """Raise BadParameter when something listens there already."""
+    """Raise BadParameter when another process uses the port."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -11,7 +11,7 @@ import hypothesis
 import pandas as pd
 import pytest
 
-from jobs.data import processed
+from jobs.data import catalog
 from jobs.data.compile import compile_builtin
 from registry.settings import Settings
 
@@ -71,4 +71,4 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 @pytest.fixture(scope="session")
 def panel(compiled: Settings) -> pd.DataFrame:
     """The processed panel with its market columns."""
-    return processed.load_panel(compiled)
+    return catalog.PANEL.load(compiled).history

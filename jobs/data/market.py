@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -22,6 +23,9 @@ class Universe:
         """sha256 (hex) over the symbols, one a line."""
         return hashlib.sha256("\n".join(self.symbols).encode()).hexdigest()
 
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "digest": self.digest, "symbols": list(self.symbols)}
+
     @property
     def tag(self) -> str:
         return f"{self.name}@{self.digest[:12]}"
@@ -30,11 +34,6 @@ class Universe:
 def sp500_universe(symbols: Sequence[str]) -> Universe:
     """Universe of S&P 500 stocks, named by their number: `sp500-20`."""
     return Universe(f"sp500-{len(set(symbols))}", tuple(sorted(set(symbols))))
-
-
-US_INDICES = Universe(
-    "us-index-2", ("NASDAQ", "SP500")
-)  # the only series that all sessions of the bars share
 
 
 def market_daily(

@@ -1,44 +1,38 @@
 """What source prices and processed files must look like (pandera), and one clear line when they do not."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
 import pandera.pandas as pa
 
-from jobs.data.processed import AUX, BARS, MARKET, PANEL
+from jobs.data import processed
 from jobs.data.sources import OHLC
 from registry.errors import BadHistory
 from registry.forecast import calendars, names
 from registry.forecast.history import MAX_ABS_RETURN
 
-CALENDAR = "XNYS"
 
-_SESSION = f"a session of {CALENDAR}"
-
-
-def close_source() -> pa.DataFrameSchema:
+def close_source(calendar: str) -> pa.DataFrameSchema:
     """unique_id, ds, close."""
-    return _series({"close": _price()})
+    return _series(calendar, {"close": _price()})
 
 
-def bar_source() -> pa.DataFrameSchema:
+def bar_source(calendar: str) -> pa.DataFrameSchema:
     """unique_id, ds and an unadjusted bar with its adjusted close."""
-    return _series(
-        {**{name: _price() for name in OHLC}, "volume": _amount(), "adj_close": _price()},
-        _ohlc_order(),
-    )
+    columns = {name: _price() for name in OHLC} | {"volume": _amount(), "adj_close": _price()}
+    return _series(calendar, columns, _ohlc_order())
 
 
-def panel() -> pa.DataFrameSchema:
+def returns(calendar: str) -> pa.DataFrameSchema:
     """nbeats_global_daily.parquet: one log return a stock and session."""
-    return _series({names.Y: _log_return()})
+    return _series(calendar, {names.Y: _log_return()})
 
 
-def market() -> pa.DataFrameSchema:
+def market(calendar: str) -> pa.DataFrameSchema:
     """market_daily.parquet: what every series of a session shares."""
     columns = {
-        names.DS: _session(),
+        names.DS: _session(calendar),
         names.MARKET_ABS_RETURN: pa.Column("float64", [_finite(), _between(0.0, MAX_ABS_RETURN)]),
         names.INDEX_RETURN: _log_return(),
         "universe": pa.Column("str", _filled()),
@@ -46,26 +40,26 @@ def market() -> pa.DataFrameSchema:
     return _frame(columns, _ascending([names.DS]), _once([names.DS]))
 
 
-def bars() -> pa.DataFrameSchema:
-    """bars.parquet: adjusted bars, the log returns that follow from them, and the close as it was quoted."""
-    numbers = {name: _price() for name in OHLC} | {
-        "volume": _amount(),
-        "amount": _amount(),
-        "close_unadjusted": _price(),
-    }
-    return _series({names.Y: _log_return(), **numbers}, _ohlc_order())
+def bars(calendar: str) -> pa.DataFrameSchema:
+    """bars.parquet: adjusted bars, the log returns that follow from them, the close as quoted."""
+    columns = {names.Y: _log_return(), **{name: _price() for name in OHLC}}
+    columns |= {"volume": _amount(), "amount": _amount(), "close_unadjusted": _price()}
+    return _series(calendar, columns, _ohlc_order())
 
 
-def aux() -> pa.DataFrameSchema:
+def aux(calendar: str) -> pa.DataFrameSchema:
     """aux_features_daily.parquet: sector and counts of a stock and session."""
-    return _series(
-        {names.SECTOR: pa.Column("str", _filled()), **{name: _amount() for name in names.COUNTS}}
-    )
+    counts = {name: _amount() for name in names.COUNTS}
+    return _series(calendar, {names.SECTOR: pa.Column("str", _filled()), **counts})
 
 
-def by_file() -> dict[str, pa.DataFrameSchema]:
-    """Schema of each processed file."""
-    return {PANEL: panel(), MARKET: market(), AUX: aux(), BARS: bars()}
+# Schemas of the processed files, each for a calendar.
+PROCESSED: Mapping[str, Callable[[str], pa.DataFrameSchema]] = {
+    processed.RETURNS: returns,
+    processed.MARKET: market,
+    processed.AUX: aux,
+    processed.BARS: bars,
+}
 
 
 def check(frame: pd.DataFrame, schema: pa.DataFrameSchema, source: str) -> None:
@@ -111,10 +105,14 @@ def _frame(columns: dict[str, pa.Column], *rules: pa.Check) -> pa.DataFrameSchem
     return pa.DataFrameSchema(columns, checks=list(rules), strict=True, ordered=True, coerce=False)
 
 
-def _series(numbers: dict[str, pa.Column], *rules: pa.Check) -> pa.DataFrameSchema:
+def _series(calendar: str, numbers: dict[str, pa.Column], *rules: pa.Check) -> pa.DataFrameSchema:
     """A long frame: unique_id, ds and `numbers`, sorted by (unique_id, ds), each session once."""
     keys = [names.UNIQUE_ID, names.DS]
-    columns = {names.UNIQUE_ID: pa.Column("str", _filled()), names.DS: _session(), **numbers}
+    columns = {
+        names.UNIQUE_ID: pa.Column("str", _filled()),
+        names.DS: _session(calendar),
+        **numbers,
+    }
     return _frame(columns, _once(keys), _ascending(keys), *rules)
 
 
@@ -122,14 +120,12 @@ def _rule(holds: Callable[[pd.Series], pd.Series], expected: str) -> pa.Check:
     return pa.Check(holds, error=expected, ignore_na=False)
 
 
-def _session() -> pa.Column:
-    return pa.Column("datetime64[ns]", _rule(_is_session, _SESSION))
+def _session(calendar: str) -> pa.Column:
+    def holds(ds: "pd.Series[pd.Timestamp]") -> "pd.Series[bool]":
+        closed = calendars.not_sessions(calendar, ds.dropna().to_numpy())
+        return ~ds.isin(closed) & (ds == ds.dt.normalize())
 
-
-def _is_session(ds: "pd.Series[pd.Timestamp]") -> "pd.Series[bool]":
-    return ~ds.isin(calendars.not_sessions(CALENDAR, ds.dropna().to_numpy())) & (
-        ds == ds.dt.normalize()
-    )
+    return pa.Column("datetime64[ns]", _rule(holds, f"a session of {calendar}"))
 
 
 def _price() -> pa.Column:

@@ -1,7 +1,7 @@
-"""Where trials run: in this process, in worker processes, or on Ray. The outcome of a trial is the same everywhere.
+"""Where work runs: in this process, in worker processes, or on Ray. The outcome is the same.
 
-A worker gets settings, reports losses, hears whether to go on, and hands back an outcome. Optuna and MLflow stay with
-the process that follows it.
+A worker gets settings, reports losses, is answered whether to stop, and returns an outcome. Optuna
+and MLflow stay in the process that follows it.
 """
 
 import logging
@@ -16,8 +16,6 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
-from jobs.tuning import trial
-from jobs.tuning.trial import Listen, Outcome, Setup
 from registry.codes import from_code
 from registry.errors import BadParameter, KronosError
 from registry.settings import CHECKOUT
@@ -25,17 +23,27 @@ from registry.settings import CHECKOUT
 LOCAL, RAY = "local", "ray"
 THREADS = "OMP_NUM_THREADS"  # read by torch, BLAS and LightGBM when they are loaded
 
+# Gets a step and its losses; True means that the work is to be given up.
+Listen = Callable[[int, Mapping[str, float]], bool]
 _Event = tuple[
     Any, ...
 ]  # ("report", step, losses), ("done", outcome) or ("failed", code, message, status)
 
 
+class Work(Protocol):
+    """What is run again and again with other settings. It is pickled once for every worker."""
+
+    def run(self, settings: Mapping[str, Any], listen: Listen) -> Any:
+        """The outcome of these settings."""
+        ...
+
+
 class Executor(Protocol):
-    """Runs trials, one at a time on each of its workers."""
+    """Runs work, one call at a time on each of its workers."""
 
     workers: int
 
-    def run(self, worker: int, settings: Mapping[str, Any], listen: Listen) -> Outcome:
+    def run(self, worker: int, settings: Mapping[str, Any], listen: Listen) -> Any:
         """What comes of a trial. KronosError, code WORKER, when its worker died."""
         ...
 
@@ -45,15 +53,15 @@ class Executor(Protocol):
 
 
 @contextmanager
-def started(name: str, setup: Setup, jobs: int) -> Iterator[Executor]:
+def started(name: str, work: Work, jobs: int) -> Iterator[Executor]:
     """An executor with `jobs` workers, stopped at the end."""
     if name == RAY:
         with _cluster(jobs):
-            yield from _stopped(_OnRay(setup, jobs))
+            yield from _stopped(_OnRay(work, jobs))
     elif jobs == 1:
-        yield _Here(setup)
+        yield _Here(work)
     else:
-        yield from _stopped(_Processes(setup, jobs))
+        yield from _stopped(_Processes(work, jobs))
 
 
 def check(name: str, jobs: int) -> None:
@@ -76,33 +84,32 @@ class _Here:
 
     workers = 1
 
-    def __init__(self, setup: Setup) -> None:
-        self._setup = setup
+    def __init__(self, work: Work) -> None:
+        self._work_item = work
 
-    def run(self, worker: int, settings: Mapping[str, Any], listen: Listen) -> Outcome:  # noqa: ARG002
-        return trial.run(self._setup, settings, listen)
+    def run(self, worker: int, settings: Mapping[str, Any], listen: Listen) -> Any:  # noqa: ARG002
+        return self._work_item.run(settings, listen)
 
     def stop(self) -> None:
         """There is nothing to end."""
 
 
-def _follow(event: Callable[[], _Event], answer: Callable[[bool], None], listen: Listen) -> Outcome:
+def _follow(event: Callable[[], _Event], answer: Callable[[bool], None], listen: Listen) -> Any:
     """Hear a worker out."""
     while True:
         kind, *content = event()
         if kind == "report":
             answer(listen(*content))
         elif kind == "done":
-            outcome: Outcome = content[0]
-            return outcome
+            return content[0]
         else:
             raise from_code(*content)
 
 
-def _worked(setup: Setup, settings: Mapping[str, Any], listen: Listen) -> _Event:
+def _worked(work: Work, settings: Mapping[str, Any], listen: Listen) -> _Event:
     """What a worker says at the end of a trial. Any other error leaves its traceback on stderr."""
     try:
-        return "done", trial.run(setup, settings, listen)
+        return "done", work.run(settings, listen)
     except KronosError as error:
         return "failed", error.code, error.message, error.status
     except BaseException as error:  # report every error, or the parent waits forever
@@ -116,7 +123,7 @@ def _worked(setup: Setup, settings: Mapping[str, Any], listen: Listen) -> _Event
 class _Processes:
     """Processes of this machine, which share its cores."""
 
-    def __init__(self, setup: Setup, jobs: int) -> None:
+    def __init__(self, work: Work, jobs: int) -> None:
         self.workers = jobs
         context = multiprocessing.get_context("spawn")
         self._followed, self._processes = [], []
@@ -132,12 +139,12 @@ class _Processes:
             for worker, connection in enumerate(self._followed):
                 with self._alive(worker):
                     # Not as an argument of the process: start() waits forever for one that dies before it has read all.
-                    connection.send(setup)
+                    connection.send(work)
         except BaseException:
             self.stop()
             raise
 
-    def run(self, worker: int, settings: Mapping[str, Any], listen: Listen) -> Outcome:
+    def run(self, worker: int, settings: Mapping[str, Any], listen: Listen) -> Any:
         connection = self._followed[worker]
         with self._alive(worker):
             connection.send(dict(settings))
@@ -168,14 +175,14 @@ def _serve(connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one that follows
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
-    setup: Setup = connection.recv()
+    work: Work = connection.recv()
 
     def listen(step: int, losses: Mapping[str, float]) -> bool:
         connection.send(("report", step, dict(losses)))
         return bool(connection.recv())
 
     while True:
-        connection.send(_worked(setup, connection.recv(), listen))
+        connection.send(_worked(work, connection.recv(), listen))
 
 
 def _die_with_parent() -> None:
@@ -207,17 +214,17 @@ def _environment(name: str, value: str) -> Iterator[None]:
 class _OnRay:
     """Actors with one CPU each; Ray gives each as many threads."""
 
-    def __init__(self, setup: Setup, jobs: int) -> None:
+    def __init__(self, work: Work, jobs: int) -> None:
         import ray
 
         self.workers = jobs
         self._ray: Any = ray
-        shared = ray.put(setup)
+        shared = ray.put(work)
         self._actors: list[Any] = [
             ray.remote(_Actor).options(num_cpus=1).remote(shared) for _ in range(jobs)
         ]
 
-    def run(self, worker: int, settings: Mapping[str, Any], listen: Listen) -> Outcome:
+    def run(self, worker: int, settings: Mapping[str, Any], listen: Listen) -> Any:
         actor, ray = self._actors[worker], self._ray
         try:
             ray.get(actor.begin.remote(dict(settings)))
@@ -237,8 +244,8 @@ class _OnRay:
 class _Actor:
     """A worker on Ray. The trial runs in a thread, so that it can be followed."""
 
-    def __init__(self, setup: Setup) -> None:
-        self._setup = setup
+    def __init__(self, work: Work) -> None:
+        self._work_item = work
         self._events: queue.Queue[_Event] = queue.Queue()
         self._answers: queue.Queue[bool] = queue.Queue()
 
@@ -253,7 +260,7 @@ class _Actor:
         self._answers.put(stop)
 
     def _work(self, settings: Mapping[str, Any]) -> None:
-        self._events.put(_worked(self._setup, settings, self._listen))
+        self._events.put(_worked(self._work_item, settings, self._listen))
 
     def _listen(self, step: int, losses: Mapping[str, float]) -> bool:
         self._events.put(("report", step, dict(losses)))

@@ -1,6 +1,5 @@
-"""Evaluate registered versions on the report period of a data set: verified, compared, recorded."""
+"""Evaluate registered versions: verified, scored on the same rows, each recorded as a run."""
 
-import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -9,10 +8,16 @@ from typing import Any
 
 import pandas as pd
 
-from jobs.data import processed
-from jobs.training.report import Progress, Reference, Report, Task, log, report
+from jobs.data import catalog
+from jobs.data.catalog import Data
+from jobs.running.progress import Progress, silent
+from jobs.training import record
+from jobs.training.comparison import Comparison, compare
+from jobs.training.leakage import leakage
+from jobs.training.references import References
+from jobs.training.task import Task
 from registry import training
-from registry.errors import BadHistory, BadInput, BadParameter
+from registry.errors import BadHistory, BadParameter
 from registry.forecast import names
 from registry.forecast.spec import ModelSpec
 from registry.settings import Settings
@@ -22,10 +27,8 @@ from registry.versions.store import Store
 from registry.versions.version import Version
 
 EXPERIMENT = "evaluations"
-CARRIED = ("trained_until", "pretrained_until", "simulated", "synthetic")  # tags copied to its runs
-
-# Default fit_until and choose_until of an evaluation.
-PERIODS = {"panel": ("2018-12-31", "2019-12-31"), "bars": ("2009-12-31", "2010-12-31")}
+# Tags of a version that its runs carry, too.
+CARRIED = ("trained_until", "pretrained_until", "simulated", "synthetic")
 
 
 @dataclass(frozen=True)
@@ -54,19 +57,19 @@ class Result:
     """Registered versions, scored on the same rows."""
 
     versions: tuple[Evaluated, ...]
-    report: Report
+    comparison: Comparison
     seconds: float
 
     def summary(self) -> dict[str, Any]:
         """JSON-ready: which versions, on what, and the table."""
-        origins = self.report.origins
-        rows = self.report.compared.set_index("model").to_dict(orient="index")
+        origins = self.comparison.origins
+        rows = self.comparison.table.set_index("model").to_dict(orient="index")
         compared = {}
         for name, row in rows.items():
             compared[name] = {key: value for key, value in row.items() if pd.notna(value)}
         return {
             "versions": [evaluated.summary() for evaluated in self.versions],
-            "data": self.report.task.data.name,
+            "data": self.comparison.task.config.data,
             "origins": {
                 "first": f"{origins[0]:%Y-%m-%d}",
                 "last": f"{origins[-1]:%Y-%m-%d}",
@@ -79,40 +82,40 @@ class Result:
 
 def evaluate(
     settings: Settings,
-    references: Sequence[str],
+    names_of_versions: Sequence[str],
     overrides: Mapping[str, Any],
-    reference: Reference,
+    references: References,
     *,
     allow_leakage: bool = False,
-    progress: Progress = lambda *_: None,
+    progress: Progress = silent,
 ) -> Result:
     """Score registered versions ('kronos', 'har/3', 'nbeats@staging') on the same rows.
 
     Each of them becomes a run of the experiment `evaluations`. `overrides` are settings of
-    training.Config; those of the first version, then PERIODS, fill in the others. Versions of other
-    code run in processes of their own. Raises NotFound, Corrupt, and BadInput for data that a model
+    training.Config; the first version and its data set fill in the others. Versions of other code
+    run in processes of their own. Raises NotFound, Corrupt, and BadInput for data that a model
     cannot be scored on.
     """
     begun = time.monotonic()
     store = Store(settings)
-    versions = _distinct([store.resolve(name) for name in references])
+    versions = _distinct([store.resolve(name) for name in names_of_versions])
     with ExitStack() as stack:
         loaded: dict[str, LoadedVersion] = {}
         for version in versions:
             progress(f"verifying {version.uri}", 0.0)
             loaded[version.reference] = stack.enter_context(store.load(version.reference))
-        config = _config(versions[0], [one.spec for one in loaded.values()], overrides)
+        config = _config(versions[0], [each.spec for each in loaded.values()], overrides)
         leaks = {v.reference: leakage(v.tags, config, allowed=allow_leakage) for v in versions}
-        task = Task(processed.load(settings, config.data), config)
-        for one in loaded.values():
-            check_data(one.spec, task.data)
-            _check_universe(one.version, one.spec, task.data)
-        scored = report(loaded, task, reference, progress)
+        data = catalog.find(config.data).load(settings)
+        for each in loaded.values():
+            catalog.check_columns(data.dataset, each.spec.columns, each.spec.name)
+            _check_universe(each.version, each.spec, data)
+        comparison = compare(loaded, Task(data, config), references, progress)
         evaluated = []
-        for name, one in loaded.items():
-            run_id = _record(settings, one, scored, leaks[name])
-            evaluated.append(Evaluated(one.version, run_id, leaks[name], one.in_this_process))
-    return Result(tuple(evaluated), scored, time.monotonic() - begun)
+        for name, each in loaded.items():
+            run_id = _record(settings, each, comparison, leaks[name])
+            evaluated.append(Evaluated(each.version, run_id, leaks[name], each.in_this_process))
+    return Result(tuple(evaluated), comparison, time.monotonic() - begun)
 
 
 def _distinct(versions: Sequence[Version]) -> list[Version]:
@@ -122,15 +125,22 @@ def _distinct(versions: Sequence[Version]) -> list[Version]:
     return list({version.reference: version for version in versions}.values())
 
 
-def _record(settings: Settings, one: LoadedVersion, scored: Report, leak: str) -> str:
+def _record(settings: Settings, loaded: LoadedVersion, comparison: Comparison, leak: str) -> str:
     """Id of the run that keeps what was measured of a version."""
-    name, task = one.version.reference, scored.task
-    tags = _tags(one.version, task, leak)
-    with tracking.start(settings, EXPERIMENT, name, tags=tags) as run:
-        levels = ",".join(f"{level:g}" for level in task.config.levels)
-        run.params(dataclasses.asdict(task.config) | {"levels": levels})
-        run.dataset(task.data.history, task.data.name, task.data.digest, "evaluation")
-        log(scored, name, one, run)
+    version, task = loaded.version, comparison.task
+    tags = {
+        "model": version.name,
+        "version": str(version.version),
+        "source_run": version.run_id,
+        **record.data_tags(task.data),
+        **{key: version.tags[key] for key in CARRIED if key in version.tags},
+    }
+    if leak:
+        tags["leakage"] = leak
+    with tracking.start(settings, EXPERIMENT, version.reference, tags=tags) as run:
+        run.params(record.params_of(task.config))
+        record.log_data(run, task.data, "evaluation")
+        record.log_comparison(run, comparison, version.reference, loaded)
         return run.run_id
 
 
@@ -139,18 +149,18 @@ def _config(
 ) -> training.Config:
     """Settings of an evaluation that all versions can answer.
 
-    The data are those that the first version was trained on or, unknown, can read; the levels are
-    those of the first version that every other can answer. Raises BadParameter for a horizon that
-    one of them cannot reach.
+    The data set is that which the first version was trained on or, unknown, the first with its
+    columns; the levels are those of the first version that every other can answer. Raises
+    BadParameter for a horizon that one of them cannot reach.
     """
     first = specs[0]
-    readable = "bars" if set(names.OHLC) <= set(first.columns) else "panel"
-    data = overrides.get("data", version.tags.get("data", readable))
-    fit_until, choose_until = PERIODS.get(data, PERIODS[readable])
+    data = overrides.get("data", version.tags.get("data"))
+    dataset = catalog.find(data) if data else catalog.first_with(first.columns, first.name)
     defaults = {
-        "data": data,
-        "fit_until": fit_until,
-        "choose_until": choose_until,
+        "data": dataset.name,
+        "calendar": dataset.calendar,
+        "fit_until": dataset.splits.fit_until,
+        "choose_until": dataset.splits.choose_until,
         "horizon": min(training.Config.horizon, *(spec.max_horizon for spec in specs)),
         "levels": _levels(specs),
     }
@@ -174,60 +184,12 @@ def _levels(specs: Sequence[ModelSpec]) -> tuple[float, ...]:
     return levels
 
 
-def _tags(version: Version, task: Task, leak: str) -> dict[str, str]:
-    return {
-        "model": version.name,
-        "version": str(version.version),
-        "source_run": version.run_id,
-        "data_digest": task.data.digest,
-        "universe": task.data.universe.tag,
-        "git_commit": tracking.git_commit(),
-        **{key: version.tags[key] for key in CARRIED if key in version.tags},
-        **({"leakage": leak} if leak else {}),
-    }
-
-
-def leakage(tags: Mapping[str, str], config: training.Config, *, allowed: bool = False) -> str:
-    """Description of possible leakage: what a version saw of the reported sessions; empty if none.
-
-    Raises BadInput (code LEAKAGE) when it was trained on them, unless `allowed`. Pretraining
-    elsewhere is described only: nobody here can undo it.
-    """
-    start = pd.Timestamp(config.choose_until)
-    reasons = []
-    for key, word in (("trained_until", "trained"), ("pretrained_until", "pretrained")):
-        until = tags.get(key, "none")
-        if until == "none" or pd.to_datetime(until, errors="coerce") <= start:
-            continue
-        if key == "trained_until" and not allowed:
-            raise BadInput(
-                f"the version was trained until {until}, and the sessions after "
-                f"{config.choose_until} are to be reported: it has seen them; give a later "
-                "choose_until (an evaluation takes --allow-leakage, too)",
-                code="LEAKAGE",
-            )
-        reasons.append(f"{word} until {until}")
-    if not reasons:
-        return ""
-    return f"{', '.join(reasons)}; reported are sessions after {config.choose_until}"
-
-
-def check_data(spec: ModelSpec, data: processed.Data) -> None:
-    """Raise BadHistory unless the data set has the columns that a model needs."""
-    missing = [name for name in spec.columns if name not in data.history.columns]
-    if missing:
-        raise BadHistory(
-            f"{spec.name} needs {missing}, which {data.name} lacks; choose other data",
-            code="MISSING_COLUMN",
-        )
-
-
-def _check_universe(version: Version, spec: ModelSpec, data: processed.Data) -> None:
+def _check_universe(version: Version, spec: ModelSpec, data: Data) -> None:
     """Market columns mean what the version was trained on, or its numbers mean nothing."""
-    trained_on = version.tags.get("universe", data.universe.tag)
-    if set(names.MARKET) & set(spec.columns) and trained_on != data.universe.tag:
+    trained_on = version.tags.get("universe", data.dataset.universe.tag)
+    if set(names.MARKET) & set(spec.columns) and trained_on != data.dataset.universe.tag:
         raise BadHistory(
-            f"{spec.name} was trained on market columns over {trained_on}, those of {data.name} "
-            f"are over {data.universe.tag}; train it on {data.name}",
+            f"{spec.name} was trained on market columns over {trained_on}, those of {data.dataset.name} "
+            f"are over {data.dataset.universe.tag}; train it on {data.dataset.name}",
             code="UNIVERSE",
         )

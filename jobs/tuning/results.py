@@ -11,7 +11,7 @@ import pandas as pd
 import yaml
 from optuna.trial import FrozenTrial, TrialState
 
-from jobs.training.report import FHS
+from jobs.training.references import FHS
 from jobs.tuning.study import GIVEN_UP, METRICS, RUN, Study
 from jobs.tuning.trial import Setup
 from registry.errors import KronosError
@@ -47,7 +47,7 @@ def best(study: Study) -> FrozenTrial | None:
     return min(complete, key=lambda t: (t.value, t.number), default=None)
 
 
-def scored(metrics: Mapping[str, float]) -> str:
+def score_text(metrics: Mapping[str, float]) -> str:
     """The scores of a trial in words."""
     return f"CRPS {metrics['crps']:.6f}, {metrics['skill_vs_fhs']:+.2%} vs {FHS}"
 
@@ -106,7 +106,7 @@ def _yaml(result: Result, setup: Setup, fixed: Collection[str]) -> str:
     first, last = (f"{setup.origins[i]:%Y-%m-%d}" for i in (0, -1))
     head = (
         f"# Best of {result.trials} trials of study {result.study}, MLflow run {result.run_id}:\n"
-        f"# {scored(asdict(result))}, {len(setup.origins)} origins {first} to {last}.\n"
+        f"# {score_text(asdict(result))}, {len(setup.origins)} origins {first} to {last}.\n"
     )
     told = {name: value for name, value in asdict(setup.config).items() if name in fixed}
     plain = {

@@ -3,20 +3,21 @@
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
-from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
 
 from jobs.tuning import space
 from jobs.tuning.trial import Outcome
+from registry.files import is_locked, locked
 from registry.training import Space
 
 DATABASE = "studies.db"
+ALIVE = "alive"  # in the folder of a process; locked while it lives
 STARTUP = 5  # complete trials before any is pruned
 WARMUP = 5  # looks at its choice loss before a trial is judged
 COMPARED = 3  # complete trials that came as far, or it is not judged
@@ -64,25 +65,25 @@ class Study:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """No other process and no other thread changes the study meanwhile."""
-        with FileLock(self._folder / "lock"):
+        with locked(self._folder / "lock"):
             yield
 
     @contextmanager
     def present(self) -> Iterator[None]:
         """Others see that this process lives, however it ends. What it still runs when it leaves has failed."""
-        with self.alone():
-            self.scratch.mkdir()
-            alive = FileLock(self.scratch / "alive", thread_local=False)
-            alive.acquire()
-        try:
-            yield
-        finally:
+        with ExitStack() as stack:
             with self.alone():
-                for trial in self._running():
-                    if trial.user_attrs.get(PROCESS) == self.token:
-                        self._fail(trial)
-                alive.release()
-                shutil.rmtree(self.scratch, ignore_errors=True)
+                self.scratch.mkdir()
+                stack.enter_context(locked(self.scratch / ALIVE))
+            try:
+                yield
+            finally:
+                with self.alone():
+                    for trial in self._running():
+                        if trial.user_attrs.get(PROCESS) == self.token:
+                            self._fail(trial)
+                    stack.close()
+                    shutil.rmtree(self.scratch, ignore_errors=True)
 
     def begin(self, total: int) -> optuna.Trial | None:
         """The next trial; None when the study has `total` of them, finished or running."""
@@ -146,11 +147,7 @@ class Study:
             return True
         if token is None or not (self._folder / token).exists():
             return False
-        try:
-            with FileLock(self._folder / token / "alive", timeout=0):
-                return False
-        except Timeout:
-            return True
+        return is_locked(self._folder / token / ALIVE)
 
 
 @contextmanager
@@ -164,7 +161,7 @@ def open_study(
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     (folder / name).mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "lock"):  # making tables is no atomic step
+    with locked(folder / "lock"):  # making tables is no atomic step
         storage = optuna.storages.RDBStorage(
             f"sqlite:///{folder.resolve() / DATABASE}",
             engine_kwargs={"connect_args": {"timeout": BUSY_S}},

@@ -1,1 +1,1 @@
-"""Statistical baselines: what a network has to beat."""
+"""Statistical baselines, which a network must beat."""

@@ -1,4 +1,4 @@
-"""GARCH and GJR-GARCH by maximum likelihood, one series at a time, with the package arch: training only."""
+"""Training of GARCH and GJR-GARCH: maximum likelihood per series, with the package arch."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,13 +14,12 @@ from registry.forecast import names, volatility
 from registry.forecast.arrays import Floats
 from registry.forecast.history import History
 
-SHORTEST = (
-    500  # sessions; Hwang and Valls Pereira, European Journal of Finance 12 (2006), ask for as many
-)
-STATIONARY = (
-    1 - 1e-6
-)  # persistence; the optimiser stops at 1, up to its rounding, when it would go beyond
-SLACK = 1.0  # of the log-likelihood; errors that are all but normal end at some large nu, not at the limit
+# Sessions; Hwang and Valls Pereira, European Journal of Finance 12 (2006), require as many.
+SHORTEST = 500
+# Largest persistence; the optimiser stops at 1, up to rounding, when it would go beyond.
+STATIONARY = 1 - 1e-6
+# Of the log-likelihood: almost normal errors end at some large nu, a little below the limit.
+SLACK = 1.0
 SHOWN = 504  # sessions in the figure: two years
 
 FITTED = "fitted"
@@ -32,7 +31,10 @@ INTEGRATED = "not stationary"
 
 @dataclass(frozen=True)
 class Fit:
-    """Maximum of one series' likelihood: parameters [6] (garch.NAMES), or an outcome that says why there is none."""
+    """Maximum of one series' likelihood: parameters [6] (garch.NAMES).
+
+    Without a maximum, `outcome` is the reason and the parameters are None.
+    """
 
     outcome: str
     parameters: Floats | None = None
@@ -42,14 +44,13 @@ class Fit:
 def fit(y: Floats, *, asymmetric: bool) -> Fit:
     """Maximum likelihood for returns [T], with gamma if `asymmetric`.
 
-    Returns are divided by their standard deviation first: the optimiser needs numbers near 1, and in per cent it takes
-    the first steps on a calm bond for a maximum.
+    Returns are divided by their standard deviation first. The optimiser needs numbers near 1: for a
+    calm bond in per cent, it takes its first steps for a maximum.
     """
     if len(y) < SHORTEST:
         return Fit(TOO_SHORT)
-    if (
-        np.median(np.abs(np.diff(y))) == 0
-    ):  # half of the returns repeat the one before: no density has that
+    # Half of the returns repeat the return before: no density does that.
+    if np.median(np.abs(np.diff(y))) == 0:
         return Fit(STILL)
     unit = float(y.std())
     model = arch_model(
@@ -63,10 +64,10 @@ def fit(y: Floats, *, asymmetric: bool) -> Fit:
 
 
 def judged(y: Floats, parameters: Floats, log_likelihood: float, *, converged: bool) -> Fit:
-    """What an optimiser's result for returns [T] is worth.
+    """The fit for returns [T], if the optimiser's result is a valid maximum.
 
-    A maximum has to have converged, to be no less likely than independent normal returns, which
-    the model contains as a limit, and to be stationary.
+    It must have converged, be stationary, and be no less likely than independent normal returns.
+    The model contains these as a limit.
     """
     independent = -len(y) / 2 * (np.log(2 * np.pi) + 1 + 2 * np.log(y.std()))
     if not converged or not log_likelihood >= independent - SLACK:
@@ -78,7 +79,7 @@ def judged(y: Floats, parameters: Floats, log_likelihood: float, *, converged: b
 
 @dataclass(frozen=True)
 class Estimates:
-    """Parameters [S, 6] of the series [S] that could be fitted, and a table of all series with each one's outcome."""
+    """Parameters [S, 6] of the S fitted series, and a table of all series with their outcomes."""
 
     symbols: tuple[str, ...]
     parameters: Floats
@@ -86,51 +87,50 @@ class Estimates:
 
 
 def estimate(history: pd.DataFrame, *, asymmetric: bool) -> Estimates:
-    """Fit every series of a history by itself. Raises BadHistory when none can be fitted."""
+    """Fit every series of a history separately. Raises BadHistory when none can be fitted."""
     whole = History.of(history)
     returns = [whole.columns[names.Y][start:end] for start, end in pairwise(whole.bounds)]
     fits = [fit(y, asymmetric=asymmetric) for y in returns]
-    outcomes = pd.Series([found.outcome for found in fits], dtype="str")
-    if not (outcomes == FITTED).any():
-        why = ", ".join(f"{outcome} ({n})" for outcome, n in outcomes.value_counts().items())
+    outcomes = pd.Series([result.outcome for result in fits], dtype="str")
+    fitted = outcomes == FITTED
+    if not fitted.any():
+        counts = outcomes.value_counts()
+        reasons = ", ".join(f"{outcome} ({n})" for outcome, n in counts.items())
         raise BadHistory(
-            f"none of {len(fits)} series up to fit_until can be fitted: {why or 'there is none'}",
+            f"none of {len(fits)} series up to fit_until can be fitted: "
+            f"{reasons or 'there is no series'}",
             code="NOT_FITTED",
         )
     empty = np.full(len(garch.NAMES), np.nan)
-    parameters = np.stack(
-        [empty if found.parameters is None else found.parameters for found in fits]
-    )
+    rows = [empty if result.parameters is None else result.parameters for result in fits]
+    parameters = np.stack(rows)
     table = pd.DataFrame(parameters, columns=list(garch.NAMES)).assign(
         persistence=garch.persistence(parameters),
         volatility=garch.unconditional_volatility(parameters),  # of a session, in the long run
-        log_likelihood=[found.log_likelihood for found in fits],
+        log_likelihood=[result.log_likelihood for result in fits],
         outcome=outcomes,
     )
     table.insert(0, names.UNIQUE_ID, list(whole.ids))
     table.insert(1, "sessions", whole.lengths)
-    own = table[outcomes == FITTED]
-    return Estimates(tuple(own[names.UNIQUE_ID]), own[list(garch.NAMES)].to_numpy(), table)
+    symbols = tuple(table.loc[fitted, names.UNIQUE_ID])
+    return Estimates(symbols, table.loc[fitted, list(garch.NAMES)].to_numpy(), table)
 
 
 def volatility_chart(history: pd.DataFrame, estimates: Estimates) -> Figure:
-    """Conditional volatility of the first fitted series beside its EWMA over the last sessions of the fit, per cent."""
+    """Conditional and EWMA volatility, per cent, of the first fitted series over SHOWN sessions."""
     name = estimates.symbols[0]
-    one = history[history[names.UNIQUE_ID] == name]
-    y = one[names.Y].to_numpy()[None]
+    series = history[history[names.UNIQUE_ID] == name]
+    sessions = series[names.DS].iloc[-SHOWN:]
+    y = series[names.Y].to_numpy()[None]
+    ewma = volatility.ewma_volatility(y)[0]
+    conditional = garch.scale(y, estimates.parameters[:1], 1)[0, :, 0]
     figure = Figure(figsize=(10, 4), layout="constrained")
     axis = figure.subplots()
     for label, sigma, colour in (
-        ("EWMA, decay 0.94", volatility.ewma_volatility(y)[0], "#95a5a6"),
-        ("conditional volatility", garch.scale(y, estimates.parameters[:1], 1)[0, :, 0], "#1f77b4"),
+        ("EWMA, decay 0.94", ewma, "#95a5a6"),
+        ("conditional volatility", conditional, "#1f77b4"),
     ):
-        axis.plot(
-            one[names.DS].iloc[-SHOWN:],
-            100 * sigma[-SHOWN:],
-            color=colour,
-            linewidth=1.2,
-            label=label,
-        )
+        axis.plot(sessions, 100 * sigma[-SHOWN:], color=colour, linewidth=1.2, label=label)
     axis.set_title(f"{name}: volatility of the next session", loc="left", fontsize=10)
     axis.set_ylabel("per cent a session")
     axis.spines[["top", "right"]].set_visible(False)

@@ -1,4 +1,4 @@
-"""naive, ewma, fhs, har, garch and gjr: forecasters of daily returns that need no network; and their files."""
+"""naive, ewma, fhs, har, garch and gjr: forecasters of daily returns without a network."""
 
 import json
 from abc import ABC, abstractmethod
@@ -21,20 +21,20 @@ from registry.forecast.spec import ModelSpec, Request
 
 REQUIREMENTS = ("scipy", "safetensors")
 HALF_LIVES = (1.5, 5.0, 22.0, 90.0)  # sessions; a day, a week, a month, a quarter and more
-SCALE_FLOOR = 0.2  # of the EWMA volatility: the regression may not call a market dead
+SCALE_FLOOR = 0.2  # of the EWMA volatility; keeps a forecast of the regression above 0
 POOL_WEIGHT = 0.5
-NOTE = "pooled parameters, scaled to its own history, for each series that training did not fit"
+NOTE = "a series that training did not fit uses pooled parameters, scaled to its own history"
 
 
 @dataclass(frozen=True)
 class Baseline(ABC):
-    """What they share: series of equal length are forecast together. Each says its quantiles."""
+    """A baseline. Series of equal length are forecast together; subclasses give the quantiles."""
 
     spec: ModelSpec
     columns: ClassVar[tuple[str, ...]] = (names.Y,)
 
     def predict(self, history: History, request: Request) -> Forecast:
-        """Forecast of every series; nothing is drawn, so the seed changes nothing."""
+        """Forecast of every series; it draws no random number, so the seed changes nothing."""
         quantiles = np.empty((len(history.ids), request.horizon, len(self.spec.levels)))
         for series, values in history.blocks(self.spec.max_context, self.columns):
             ids = [history.ids[i] for i in series]
@@ -43,10 +43,13 @@ class Baseline(ABC):
 
     @abstractmethod
     def quantiles(self, ids: Sequence[str], values: Floats, horizon: int) -> Floats:
-        """Quantiles [n, H, Q] at spec.levels after contexts [n, T, C] of `columns`, of `ids` [n]."""
+        """Quantiles [n, H, Q] at spec.levels of series `ids` [n].
+
+        `values` [n, T, C] are the contexts, with columns `columns`.
+        """
 
     def notes(self, ids: Sequence[str]) -> Mapping[str, str]:
-        """What there is to say about a forecast of these series."""
+        """Notes on a forecast of these series."""
         return {}
 
 
@@ -70,24 +73,27 @@ class Ewma(Baseline):
 
 @dataclass(frozen=True)
 class Fhs(Baseline):
-    """Filtered historical simulation: EWMA volatility times the quantiles of the trailing 500 standardised
-    one-step residuals (Hull and White, Journal of Risk 1, 1998). The model to beat."""
+    """Filtered historical simulation (Hull and White, Journal of Risk 1, 1998): the model to beat.
+
+    EWMA volatility times the quantiles of the trailing 500 standardised one-step residuals.
+    """
 
     def quantiles(self, ids: Sequence[str], values: Floats, horizon: int) -> Floats:
         y = values[:, :, 0]
         sigma = volatility.ewma_volatility(y)
         z = volatility.residuals(y, sigma, 1)
-        return _every_step(
-            sigma[:, -1:] * volatility.empirical_quantiles(z, self.spec.levels), horizon
-        )
+        quantiles = sigma[:, -1:] * volatility.empirical_quantiles(z, self.spec.levels)
+        return _every_step(quantiles, horizon)
 
 
 @dataclass(frozen=True)
 class Har(Baseline):
-    """One pooled regression of |y| per step on own and market volatility at four half-lives, times residual
-    quantiles: half the series' own trailing ones, half pooled ones that training froze.
+    """A regression of |y| times residual quantiles.
 
-    In the spirit of Corsi, Journal of Financial Econometrics 7 (2009), on |y| instead of realised variance.
+    Each step has one regression, pooled over all series. Its regressors are own and market
+    volatility at four half-lives. Residual quantiles are half the series' own trailing ones and
+    half pooled ones from training. The model follows Corsi, Journal of Financial Econometrics 7
+    (2009), with |y| instead of realised variance.
     coefficients [H, F] on `har_features`; pool [H, Q] at spec.levels.
     """
 
@@ -97,19 +103,20 @@ class Har(Baseline):
 
     def quantiles(self, ids: Sequence[str], values: Floats, horizon: int) -> Floats:
         y, market = values[:, :, 0], values[:, :, 1]
-        scale = har_scale(
-            har_features(y, market), volatility.ewma_volatility(y), self.coefficients[:horizon]
-        )
-        own = _residual_quantiles(y, scale, self.spec.levels)
-        return scale[:, -1, :, None] * ((1 - POOL_WEIGHT) * own + POOL_WEIGHT * self.pool[:horizon])
+        sigma = volatility.ewma_volatility(y)
+        scale = har_scale(har_features(y, market), sigma, self.coefficients[:horizon])
+        trailing = _residual_quantiles(y, scale, self.spec.levels)
+        z = (1 - POOL_WEIGHT) * trailing + POOL_WEIGHT * self.pool[:horizon]
+        return scale[:, -1, :, None] * z
 
 
 @dataclass(frozen=True)
 class Garch(Baseline):
-    """GARCH(1,1) with the quantiles of its own Student-t errors: mu + expected volatility x standardised t.
+    """GARCH(1,1) with Student-t quantiles: mu + expected volatility x standardised t.
 
-    The textbook form: exact one session ahead; further on the true distribution is a mixture with heavier tails.
-    fitted [S, 6] are garch.NAMES of `symbols` [S], pool [5] garch.POOLED of every other series.
+    This textbook form is exact one session ahead. Later, the true distribution is a mixture with
+    heavier tails. fitted [S, 6] are garch.NAMES of `symbols` [S]; pool [5] are garch.POOLED, for
+    every other series.
     """
 
     symbols: tuple[str, ...]
@@ -124,14 +131,14 @@ class Garch(Baseline):
         return parameters[:, 0, None, None] + sigma * student
 
     def parameters(self, ids: Sequence[str], y: Floats) -> Floats:
-        """Parameters [n, 6] of series with returns [n, T]: their own, or pooled ones with the variance of `y`."""
-        rows = dict(zip(self.symbols, self.fitted, strict=True))
-        return np.stack(
-            [
-                rows.get(name, own)
-                for name, own in zip(ids, garch.targeted(self.pool, y), strict=True)
-            ]
-        )
+        """Parameters [n, 6] of series with returns [n, T]: fitted, or else pooled ones.
+
+        Pooled parameters are scaled to the variance of `y`.
+        """
+        fitted = dict(zip(self.symbols, self.fitted, strict=True))
+        pooled = garch.targeted(self.pool, y)
+        rows = [fitted.get(name, row) for name, row in zip(ids, pooled, strict=True)]
+        return np.stack(rows)
 
     def notes(self, ids: Sequence[str]) -> Mapping[str, str]:
         return {} if set(ids) <= set(self.symbols) else {"pooled": NOTE}
@@ -139,7 +146,7 @@ class Garch(Baseline):
 
 @dataclass(frozen=True)
 class Gjr(Garch):
-    """GJR-GARCH(1,1): expected volatility at each step times the series' own trailing quantiles of what is left."""
+    """GJR-GARCH(1,1): expected volatility at each step times trailing residual quantiles."""
 
     def quantiles(self, ids: Sequence[str], values: Floats, horizon: int) -> Floats:
         y = values[:, :, 0]
@@ -153,23 +160,25 @@ def _every_step(quantiles: Floats, horizon: int) -> Floats:
 
 
 def _residual_quantiles(y: Floats, scale: Floats, levels: Sequence[float]) -> Floats:
-    """Quantiles [n, H, Q] of the trailing residuals of returns [n, T] at each step of scales [n, T, H]."""
+    """Quantiles [n, H, Q] of the trailing residuals at each step; y [n, T], scale [n, T, H]."""
     steps = [volatility.residuals(y, scale[:, :, h], h + 1) for h in range(scale.shape[2])]
     return np.stack([volatility.empirical_quantiles(z, levels) for z in steps], axis=1)
 
 
 def har_features(y: Floats, market_abs_return: Floats) -> Floats:
-    """[n, T, 9]: EWMA of |y| and of the market's mean |y| at four half-lives each, and 1; known at the close."""
-    parts = [
-        volatility.ewma(x, volatility.half_life(hl))
-        for x in (np.abs(y), market_abs_return)
-        for hl in HALF_LIVES
-    ]
-    return np.stack([*parts, np.ones_like(y)], axis=2)
+    """[n, T, 9]: EWMA of |y| and of the market's mean |y| at four half-lives each, then 1.
+
+    They are known at the close.
+    """
+    decays = [volatility.half_life(hl) for hl in HALF_LIVES]
+    size = np.abs(y)
+    own_levels = [volatility.ewma(size, decay) for decay in decays]
+    market_levels = [volatility.ewma(market_abs_return, decay) for decay in decays]
+    return np.stack([*own_levels, *market_levels, np.ones_like(y)], axis=2)
 
 
 def har_scale(features: Floats, sigma: Floats, coefficients: Floats) -> Floats:
-    """Expected |y| [n, T, H] of the next H sessions, at least SCALE_FLOOR of the EWMA volatility [n, T]."""
+    """Expected |y| [n, T, H] of the next H sessions, at least SCALE_FLOOR times sigma [n, T]."""
     fitted = np.einsum("ntf,hf->nth", features, coefficients)
     scale: Floats = np.maximum(fitted, SCALE_FLOOR * sigma[:, :, None])
     return scale
@@ -186,17 +195,16 @@ KINDS: dict[str, type[Baseline]] = {
 
 
 def save(forecaster: Baseline, directory: Path) -> None:
-    """Write kind and symbols (JSON) and, where something was fitted, its numbers (safetensors)."""
-    config: dict[str, Any] = {
-        "kind": next(name for name, cls in KINDS.items() if type(forecaster) is cls)
-    }
-    fitted = {f.name: getattr(forecaster, f.name) for f in fields(forecaster) if f.name != "spec"}
-    arrays = {
-        name: np.ascontiguousarray(value)
-        for name, value in fitted.items()
-        if isinstance(value, np.ndarray)
-    }
-    config |= {name: value for name, value in fitted.items() if name not in arrays}
+    """Write kind and symbols (JSON) and any fitted numbers (safetensors)."""
+    kind = next(name for name, cls in KINDS.items() if type(forecaster) is cls)
+    config: dict[str, Any] = {"kind": kind}
+    arrays: dict[str, Floats] = {}
+    for field in fields(forecaster):
+        value = getattr(forecaster, field.name)
+        if isinstance(value, np.ndarray):
+            arrays[field.name] = np.ascontiguousarray(value)
+        elif field.name != "spec":
+            config[field.name] = value
     (directory / "config.json").write_text(json.dumps(config) + "\n")
     if arrays:
         save_file(arrays, directory / "weights.safetensors")
@@ -206,6 +214,8 @@ def load(directory: Path) -> Baseline:
     """The forecaster that `save` wrote beside spec.json."""
     config = json.loads((directory / "config.json").read_text())
     spec = read_spec(directory)
-    kind, weights = config.pop("kind"), directory / "weights.safetensors"
+    kind = config.pop("kind")
+    weights = directory / "weights.safetensors"
     arrays = load_file(weights) if weights.exists() else {}
-    return KINDS[kind](spec, **{name: tuple(value) for name, value in config.items()}, **arrays)
+    tuples = {name: tuple(value) for name, value in config.items()}
+    return KINDS[kind](spec, **tuples, **arrays)

@@ -1,4 +1,4 @@
-"""Settings of the baselines, and what they need."""
+"""Settings of the baselines, and their specs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,17 +11,13 @@ from registry.forecast import names, volatility
 from registry.forecast.spec import ModelSpec
 from registry.training import Space
 
-CONTEXT = (
-    1000  # sessions looked at: an average with a half-life of 90 has forgotten its seed by then
-)
-TARGETED = (
-    252  # sessions; the least from which garch takes the variance of a series that it does not know
-)
+CONTEXT = 1000  # sessions; by then, an average with a half-life of 90 has forgotten its seed
+TARGETED = 252  # sessions that garch needs for the variance of an unknown series
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(training.Config):
-    """`kind` is the baseline; `warmup` sessions at the start of every series are not fitted (har)."""
+    """`kind` is the baseline; har does not fit the first `warmup` sessions of a series."""
 
     kind: Literal["naive", "ewma", "fhs", "har", "garch", "gjr"]
     warmup: Annotated[int, Field(ge=volatility.WARMUP)] = 252
@@ -34,9 +30,9 @@ SEARCH: Mapping[str, Space] = {}
 
 
 def spec(name: str, config: Config) -> ModelSpec:
-    """What a baseline needs: a warm-up and 500 residuals, for har and gjr of every step."""
+    """The spec of a baseline. har and gjr need a warm-up and 500 residuals at every step."""
     every_step = volatility.WARMUP - 1 + volatility.WINDOW + config.horizon
-    needs = {
+    min_context = {
         "naive": volatility.WINDOW,
         "ewma": volatility.WARMUP,
         "fhs": volatility.WARMUP + volatility.WINDOW,
@@ -48,9 +44,10 @@ def spec(name: str, config: Config) -> ModelSpec:
     return ModelSpec(
         name=name,
         family="baselines",
-        min_context=needs[config.kind],
+        min_context=min_context[config.kind],
         max_context=CONTEXT,
         max_horizon=config.horizon,
         levels=config.levels,
+        calendar=config.calendar,
         columns=columns,
     )

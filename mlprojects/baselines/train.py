@@ -1,4 +1,4 @@
-"""Training of the baselines: har, garch and gjr have something to fit."""
+"""Training of the baselines; only har, garch and gjr have parameters to fit."""
 
 import numpy as np
 import pandas as pd
@@ -12,76 +12,79 @@ from registry.forecast.history import History
 from registry.forecast.spec import ModelSpec
 from registry.training import Trained, TrainRun
 
-CLIP = 8.0  # volatilities; beyond this one session would decide the regression
+CLIP = 8.0  # volatilities; without it, a single session could dominate the regression
 
 
 def train(history: pd.DataFrame, config: Config, *, name: str, seed: int, run: TrainRun) -> Trained:  # noqa: ARG001
-    """Fit on sessions up to config.fit_until; har's pooled residuals reach to config.choose_until."""
-    what = spec(name, config)
+    """Fit on sessions up to config.fit_until; har pools residuals up to config.choose_until."""
+    model_spec = spec(name, config)
     if config.kind == "har":
-        return _train_har(what, history, config, run)
+        return _train_har(model_spec, history, config, run)
     if config.kind in ("garch", "gjr"):
-        return _train_garch(what, history, config, run)
+        return _train_garch(model_spec, history, config, run)
     run.report(1)
-    return Trained(model.KINDS[config.kind](what), params={"parameters": 0})
+    return Trained(model.KINDS[config.kind](model_spec), params={"parameters": 0})
 
 
-def _seen(history: pd.DataFrame, config: Config) -> pd.DataFrame:
+def _to_fit(history: pd.DataFrame, config: Config) -> pd.DataFrame:
     return history[history[names.DS] <= pd.Timestamp(config.fit_until)]
 
 
-def _train_garch(what: ModelSpec, history: pd.DataFrame, config: Config, run: TrainRun) -> Trained:
-    from mlprojects.baselines import (
-        estimate,
-    )  # arch takes most of a second, and the other baselines do without
+def _train_garch(spec: ModelSpec, history: pd.DataFrame, config: Config, run: TrainRun) -> Trained:
+    # arch takes most of a second to import, and the other baselines do not need it.
+    from mlprojects.baselines import estimate
 
-    seen = _seen(history, config)
-    found = estimate.estimate(seen, asymmetric=config.kind == "gjr")
+    to_fit = _to_fit(history, config)
+    asymmetric = config.kind == "gjr"
+    estimates = estimate.estimate(to_fit, asymmetric=asymmetric)
     run.report(1)
-    kind = model.Gjr if config.kind == "gjr" else model.Garch
-    of_each = len(garch.NAMES) if config.kind == "gjr" else len(garch.NAMES) - 1
+    symbols, parameters = estimates.symbols, estimates.parameters
+    kind = model.Gjr if asymmetric else model.Garch
+    per_series = len(garch.NAMES) if asymmetric else len(garch.NAMES) - 1
     return Trained(
-        kind(what, found.symbols, found.parameters, garch.pool(found.parameters)),
+        kind(spec, symbols, parameters, garch.pool(parameters)),
         params={
-            "parameters": of_each * len(found.symbols),
-            "series_fitted": len(found.symbols),
-            "series_pooled": len(found.table) - len(found.symbols),
+            "parameters": per_series * len(symbols),
+            "series_fitted": len(symbols),
+            "series_pooled": len(estimates.table) - len(symbols),
         },
-        tables={"parameters": found.table},
-        figures={"volatility": estimate.volatility_chart(seen, found)},
+        tables={"parameters": estimates.table},
+        figures={"volatility": estimate.volatility_chart(to_fit, estimates)},
     )
 
 
-def _train_har(what: ModelSpec, history: pd.DataFrame, config: Config, run: TrainRun) -> Trained:
-    coefficients = fit_har(_seen(history, config), config.horizon, config.warmup)
+def _train_har(spec: ModelSpec, history: pd.DataFrame, config: Config, run: TrainRun) -> Trained:
+    coefficients = fit_har(_to_fit(history, config), config.horizon, config.warmup)
     run.report(1)
     pool = pooled_residuals(history, coefficients, config.levels, config.warmup)
     run.report(2)
-    features = [f"{who}_{hl:g}" for who in ("own", "market") for hl in model.HALF_LIVES]
+    features = [f"{source}_{hl:g}" for source in ("own", "market") for hl in model.HALF_LIVES]
     columns = [*features, "constant"]
-    table = pd.DataFrame(coefficients, columns=columns).assign(
-        step=np.arange(1, config.horizon + 1)
-    )
+    table = pd.DataFrame(coefficients, columns=columns)
+    table["step"] = np.arange(1, config.horizon + 1)
     return Trained(
-        model.Har(what, coefficients, pool),
+        model.Har(spec, coefficients, pool),
         params={"parameters": coefficients.size + pool.size},
         tables={"coefficients": table[["step", *columns]]},
     )
 
 
 def _panel(history: pd.DataFrame) -> list[tuple[Floats, Floats, Floats]]:
-    """(y [n, T], features [n, T, F], sigma [n, T]) of series of equal length."""
+    """(y [n, T], features [n, T, F], sigma [n, T]) for each block of series of equal length."""
     columns = (names.Y, names.MARKET_ABS_RETURN)
-    found = []
+    blocks = []
     for _, values in History.of(history, columns).blocks(len(history), columns):
         y, market = values[:, :, 0], values[:, :, 1]
-        found.append((y, model.har_features(y, market), volatility.ewma_volatility(y)))
-    return found
+        blocks.append((y, model.har_features(y, market), volatility.ewma_volatility(y)))
+    return blocks
 
 
 def fit_har(history: pd.DataFrame, horizon: int, warmup: int) -> Floats:
-    """Coefficients [H, F]: least squares of |y[t+h]| / sigma[t], clipped to 0..8, on features / sigma[t]; pooled."""
-    panel = [part for part in _panel(history) if part[0].shape[1] > warmup + horizon]
+    """Coefficients [H, F] by least squares, pooled over all series.
+
+    The target is |y[t+h]| / sigma[t], clipped to 0..8; the regressors are features / sigma[t].
+    """
+    panel = [block for block in _panel(history) if block[0].shape[1] > warmup + horizon]
     if not panel:
         raise BadHistory(
             f"har is fitted on series of more than {warmup + horizon} sessions, found none",
@@ -89,11 +92,12 @@ def fit_har(history: pd.DataFrame, horizon: int, warmup: int) -> Floats:
         )
     rows = []
     for h in range(1, horizon + 1):
-        x = [(f / s[:, :, None])[:, warmup:-h].reshape(-1, f.shape[2]) for _, f, s in panel]
-        target = [
-            np.clip(np.abs(y[:, h:]) / s[:, :-h], 0, CLIP)[:, warmup:].reshape(-1)
-            for y, _, s in panel
-        ]
+        x, target = [], []
+        for y, features, sigma in panel:
+            scaled = (features / sigma[:, :, None])[:, warmup:-h]
+            x.append(scaled.reshape(-1, features.shape[2]))
+            sizes = np.clip(np.abs(y[:, h:]) / sigma[:, :-h], 0, CLIP)
+            target.append(sizes[:, warmup:].reshape(-1))
         rows.append(np.linalg.lstsq(np.concatenate(x), np.concatenate(target), rcond=None)[0])
     return np.stack(rows)
 
@@ -104,9 +108,10 @@ def pooled_residuals(
     """Quantiles [H, Q] of y[t+h] / scale[t] over all series and sessions after the warm-up."""
     pool = []
     for h in range(1, len(coefficients) + 1):
-        z = [
-            (y[:, h:] / model.har_scale(f, s, coefficients)[:, :-h, h - 1])[:, warmup:].reshape(-1)
-            for y, f, s in _panel(history)
-        ]
-        pool.append(volatility.empirical_quantiles(np.concatenate(z)[None], levels)[0])
+        residuals = []
+        for y, features, sigma in _panel(history):
+            scale = model.har_scale(features, sigma, coefficients)[:, :-h, h - 1]
+            residuals.append((y[:, h:] / scale)[:, warmup:].reshape(-1))
+        z = np.concatenate(residuals)
+        pool.append(volatility.empirical_quantiles(z[None], levels)[0])
     return np.stack(pool)

@@ -1,7 +1,8 @@
-"""A training loop: warm-up and cosine, early stop on a choice loss, the best weights kept, resumed after a kill.
+"""A training loop with warm-up and cosine, early stopping on a choice loss, and resumption.
 
-Everything that is random in step n is seeded by (seed, n), so a run that was killed and resumed ends with the bits of
-one that was not, on the same machine.
+It keeps the weights with the lowest choice loss. All randomness of step n is seeded by (seed, n).
+So a run that was killed and resumed ends with the same bits as an uninterrupted run on the same
+machine.
 """
 
 import hashlib
@@ -28,9 +29,10 @@ CLIP_NORM = 1.0
 
 @dataclass(frozen=True)
 class Schedule:
-    """`steps` at most; the choice loss is looked at every `check_every`; `patience` looks without a better one end it.
+    """Training takes at most `steps` steps and checks the choice loss every `check_every` steps.
 
-    The learning rate rises over `warmup` steps and falls as a cosine to a tenth.
+    It stops after `patience` checks without a lower loss. The learning rate rises over `warmup`
+    steps, then falls as a cosine to a tenth.
     """
 
     steps: int
@@ -50,7 +52,10 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Fitted:
-    """Where training ended; the network holds the best weights. `first_loss` is that of the weights it began with."""
+    """Result of training; the network holds the best weights.
+
+    `first_loss` is the choice loss of the weights before training.
+    """
 
     first_loss: float
     best_step: int
@@ -59,20 +64,23 @@ class Fitted:
 
 
 def fingerprint(history: pd.DataFrame, config: Config, seed: int) -> str:
-    """sha256 of data, config and seed; a checkpoint with another one is refused."""
+    """sha256 of data, config and seed; a checkpoint with another hash is refused."""
     content = hashlib.sha256(json.dumps([asdict(config), seed], sort_keys=True).encode())
     content.update(pd.util.hash_pandas_object(history, index=False).to_numpy().tobytes())
     return content.hexdigest()
 
 
 def mixed(seed: int, step: int) -> int:
-    """32 bits of both: torch's generator keeps no more of its seed. Neighbouring seeds lie far more steps apart (2^32
-    divided by the golden ratio) than any training takes."""
+    """Generator seed of a step, in 32 bits: torch's generator keeps no more.
+
+    Two neighbouring seeds lie 2^32 divided by the golden ratio steps apart, more than any training
+    takes. So no two of their steps share a generator seed.
+    """
     return (seed * 0x9E3779B1 + step) % 2**32
 
 
 def seeded(seed: int, step: int) -> torch.Generator:
-    """Random numbers of one step."""
+    """Random number generator of one step."""
     return torch.Generator().manual_seed(mixed(seed, step))
 
 
@@ -88,23 +96,22 @@ def fit(
     report: Report,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Fitted:
-    """Fit `net` by AdamW and leave the weights with the lowest `choice` in it.
+    """Fit `net` by AdamW; it ends with the weights that have the lowest `choice` loss.
 
-    `loss` draws its batch from the generator of the step; dropout is seeded by the step too. `checkpoint` is written at
-    every look and read back when its `fingerprint` (what is being trained on what) is the same. Raises KronosError for
-    a loss that is not finite. The weights it starts with compete with those it finds.
+    The starting weights count too, so fine-tuning never ends worse than it began. `loss` draws its
+    batch from the generator of the step; dropout is seeded by the step too. `checkpoint` is written
+    at every check; training resumes from it if it exists. Raises BadConfig when its fingerprint is
+    not `fingerprint`, KronosError for a loss that is not finite.
     """
-    begun = checkpoint.exists()
-    state = _State.read(checkpoint, net, fingerprint) if begun else _State.start(net)
+    resumed = checkpoint.exists()
+    state = _State.read(checkpoint, net, fingerprint) if resumed else _State.start(net)
     optimizer = torch.optim.AdamW(
         dict(_learnt(net)).values(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay
     )
     state.hand_to(net, optimizer)
     with torch.random.fork_rng(devices=[]):
-        if (
-            not begun
-        ):  # what training starts from competes: fine-tuning shall not end worse than it began
-            _look(state, choice, net)
+        if not resumed:
+            _check(state, choice, net)
             state.first_loss = state.last
             report(0, {"valid_loss": state.last})
         while not state.finished(schedule):
@@ -127,7 +134,7 @@ def fit(
             if state.step % REPORT_EVERY == 0 or step == 0:
                 report(state.step, {"train_loss": value.item()})
             if state.step % schedule.check_every == 0 or state.step == schedule.steps:
-                _look(state, choice, net)
+                _check(state, choice, net)
                 report(state.step, {"valid_loss": state.last})
                 state.write(checkpoint, net, optimizer, fingerprint)
                 if should_stop():
@@ -137,29 +144,29 @@ def fit(
     return Fitted(state.first_loss, state.best_step, state.best_loss, state.step)
 
 
-def _look(state: "_State", choice: Callable[[], float], net: nn.Module) -> None:
+def _check(state: "_State", choice: Callable[[], float], net: nn.Module) -> None:
+    """Compute the choice loss and keep the weights if it is the lowest so far."""
     net.eval()
     with torch.no_grad():
-        found = choice()
-    if not math.isfinite(found):
+        loss = choice()
+    if not math.isfinite(loss):
         raise KronosError(
-            f"the choice loss is {found} at step {state.step}; lower learning_rate", code="DIVERGED"
+            f"the choice loss is {loss} at step {state.step}; lower learning_rate", code="DIVERGED"
         )
-    state.look(found, net)
+    state.record(loss, net)
 
 
 def _learnt(net: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """Named parameters that are learnt: fixed tables are not."""
-    return [
-        (name, parameter) for name, parameter in net.named_parameters() if parameter.requires_grad
-    ]
+    """Named parameters that are learnt, without fixed tables."""
+    return [(name, weight) for name, weight in net.named_parameters() if weight.requires_grad]
 
 
 class _State:
-    """How far training is, and the best weights so far."""
+    """Progress of training, and the best weights so far."""
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
-        self.weights, self.best = dict(weights), {k: v.detach().clone() for k, v in weights.items()}
+        self.weights = dict(weights)
+        self.best = {name: weight.detach().clone() for name, weight in weights.items()}
         self.moments: dict[str, Tensor] = {}
         self.step = self.best_step = self.since = 0
         self.first_loss = self.best_loss = self.last = math.inf
@@ -171,14 +178,15 @@ class _State:
     def finished(self, schedule: Schedule) -> bool:
         return self.step >= schedule.steps or self.since >= schedule.patience
 
-    def look(self, loss: float, net: nn.Module) -> None:
-        self.last, self.since = loss, self.since + 1
+    def record(self, loss: float, net: nn.Module) -> None:
+        self.last = loss
+        self.since += 1
         if loss < self.best_loss:
             self.best_loss, self.best_step, self.since = loss, self.step, 0
-            self.best = {k: v.detach().clone() for k, v in net.state_dict().items()}
+            self.best = {name: v.detach().clone() for name, v in net.state_dict().items()}
 
     def hand_to(self, net: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Weights and AdamW's moments, as they were."""
+        """Restore the weights and AdamW's moments."""
         net.load_state_dict(self.weights)
         if not self.moments:
             return
@@ -192,28 +200,25 @@ class _State:
     def write(
         self, path: Path, net: nn.Module, optimizer: torch.optim.Optimizer, fingerprint: str
     ) -> None:
-        """One file, replaced at once: a kill leaves the one before."""
-        tensors = {f"net.{k}": v for k, v in net.state_dict().items()} | {
-            f"best.{k}": v for k, v in self.best.items()
-        }
+        """Replace the checkpoint in one move, so that a kill leaves the file before it."""
+        tensors = {f"net.{name}": v for name, v in net.state_dict().items()}
+        tensors |= {f"best.{name}": v for name, v in self.best.items()}
         for name, parameter in _learnt(net):
             for key in ("exp_avg", "exp_avg_sq"):
                 tensors[f"{key}.{name}"] = optimizer.state[parameter][key]
-        numbers = {
-            key: getattr(self, key)
-            for key in ("step", "best_step", "since", "first_loss", "best_loss")
-        }
+        keys = ("step", "best_step", "since", "first_loss", "best_loss")
+        numbers = json.dumps({key: getattr(self, key) for key in keys})
         path.parent.mkdir(parents=True, exist_ok=True)
         new = path.with_suffix(".new")
-        kept = {k: v.detach().cpu().clone() for k, v in tensors.items()}
-        save_file(kept, new, metadata={"state": json.dumps(numbers), "fingerprint": fingerprint})
+        copies = {key: v.detach().cpu().clone() for key, v in tensors.items()}
+        save_file(copies, new, metadata={"state": numbers, "fingerprint": fingerprint})
         with new.open("rb") as file:
             os.fsync(file.fileno())
         new.replace(path)
 
     @classmethod
     def read(cls, path: Path, net: nn.Module, fingerprint: str) -> "_State":
-        """The state of a training of the same fingerprint. Raises BadConfig for another one, or a broken file."""
+        """The stored state. Raises BadConfig for another fingerprint or an unreadable file."""
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata()
@@ -221,14 +226,16 @@ class _State:
                 tensors = {key: file.get_tensor(key) for key in keys}
         except SafetensorError as error:
             raise BadConfig(
-                f"{path} cannot be read as a checkpoint; remove it to start anew"
+                f"{path} cannot be read as a checkpoint; remove it to start again"
             ) from error
         if metadata["fingerprint"] != fingerprint:
-            raise BadConfig(f"{path} is of another training; remove it to start anew")
+            raise BadConfig(
+                f"{path} is the checkpoint of another training; remove it to start again"
+            )
         names = list(net.state_dict())
         state = cls({name: tensors[f"net.{name}"] for name in names})
         state.best = {name: tensors[f"best.{name}"] for name in names}
-        state.moments = {k: v for k, v in tensors.items() if k.startswith("exp_avg")}
+        state.moments = {key: v for key, v in tensors.items() if key.startswith("exp_avg")}
         for key, value in json.loads(metadata["state"]).items():
             setattr(state, key, value)
         return state

@@ -1,8 +1,8 @@
-"""Forward passes in which a row's bits depend on that row alone.
+"""Forward passes in which the bits of a row depend on that row alone.
 
-A matrix product works on tiles of rows. Rows left over at the end, or at the end of a thread's
+A matrix product works on tiles of rows. Leftover rows, at the end of the matrix or of a thread's
 share, take another path through the library and may differ in their last bits. So every pass has
-ROWS rows, which fills the tiles of SSE, AVX2 and AVX-512, and runs on one thread. Several passes
+ROWS rows, which fill the tiles of SSE, AVX2 and AVX-512, and runs on one thread. Several passes
 are one batched product: MKL computes each matrix of a batch as if it were alone.
 """
 
@@ -22,7 +22,7 @@ ROWS = 48  # a multiple of 4, 6, 8, 12, 16 and 24, the tile heights of MKL's and
 def steady() -> Iterator[None]:
     """Inference on one thread, as a context or a decorator.
 
-    torch keeps the number of threads for each calling thread, so nobody else's work slows down.
+    torch keeps one thread count per calling thread, so no other thread slows down.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -34,7 +34,7 @@ def steady() -> Iterator[None]:
 
 
 def passes(rows: Floats) -> Tensor:
-    """Rows [n, L] as passes [P, ROWS, L] in float32; the last one is filled up with zeros."""
+    """Rows [n, L] as passes [P, ROWS, L] in float32; zeros fill up the last pass."""
     n, length = rows.shape
     count = -(-n // ROWS)
     filled = np.zeros((count * ROWS, length), dtype=np.float32)
@@ -44,6 +44,6 @@ def passes(rows: Floats) -> Tensor:
 
 def product(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """x [P, R, in] times weight [in, out] plus bias [out], or plus another [P, R, out]."""
-    if weight.shape[1] == 1:  # MKL multiplies with a vector in another way when there is one pass
+    if weight.shape[1] == 1:  # MKL multiplies one pass with a vector in another way
         return (x * weight[:, 0]).sum(dim=2, keepdim=True) + bias
     return torch.baddbmm(bias, x, weight.expand(len(x), -1, -1))

@@ -11,7 +11,7 @@ from registry.forecast.history import History
 from registry.forecast.model_folder import load_forecaster, read_spec, save_forecaster
 from registry.forecast.spec import ModelSpec, Request
 
-REQUIREMENTS: tuple[str, ...] = ()  # beside those of the members' families
+REQUIREMENTS: tuple[str, ...] = ()  # in addition to those of the members' families
 FOLDER = "members"
 
 
@@ -20,20 +20,21 @@ class Ensemble:
     """The average of quantile functions; averages of sorted quantiles stay sorted.
 
     Lichtendahl, Grushka-Cockayne and Winkler, Is It Better to Average Probabilities or Quantiles?,
-    Management Science 59 (2013). Members answer at the ensemble's levels.
+    Management Science 59 (2013). Members give quantiles at the ensemble's levels.
     """
 
     spec: ModelSpec
     members: tuple[Forecaster, ...]
 
     def predict(self, history: History, request: Request) -> Forecast:
-        forecasts = [
-            member.predict(history, _for_member(member.spec, request)).at(self.spec.levels)
-            for member in self.members
-        ]
-        quantiles = np.mean([forecast.quantiles for forecast in forecasts], axis=0)
-        notes = {key: note for forecast in forecasts for key, note in forecast.notes.items()}
-        return Forecast.of_quantiles(history, self.spec, quantiles, notes)
+        quantiles = []
+        notes: dict[str, str] = {}
+        for member in self.members:
+            forecast = member.predict(history, _for_member(member.spec, request))
+            forecast = forecast.at(self.spec.levels)
+            quantiles.append(forecast.quantiles)
+            notes |= forecast.notes
+        return Forecast.of_quantiles(history, self.spec, np.mean(quantiles, axis=0), notes)
 
 
 def _for_member(spec: ModelSpec, request: Request) -> Request:
@@ -45,9 +46,8 @@ def save(forecaster: Ensemble, directory: Path) -> None:
     members = [member.spec.name for member in forecaster.members]
     for member in forecaster.members:
         save_forecaster(member, directory / FOLDER / member.spec.name)
-    (directory / "config.json").write_text(
-        json.dumps({"kind": "ensemble", "members": members}) + "\n"
-    )
+    config = {"kind": "ensemble", "members": members}
+    (directory / "config.json").write_text(json.dumps(config) + "\n")
 
 
 def load(directory: Path) -> Ensemble:

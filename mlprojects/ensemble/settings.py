@@ -1,4 +1,4 @@
-"""Settings of the ensemble, and what it needs: what its members need together."""
+"""Settings of the ensemble, and its spec, which follows from the specs of its members."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,10 @@ from registry.training import Space
 
 @dataclass(frozen=True, kw_only=True)
 class Config(training.Config):
-    """`members` are <family>/<model>, each fitted with its own config, or its tiny one."""
+    """`members` are <family>/<model>. Each is fitted with its own config.
+
+    With `tiny_members`, each is fitted with its own tiny config.
+    """
 
     kind: Literal["ensemble"] = "ensemble"
     members: tuple[str, ...] = ()
@@ -22,11 +25,13 @@ class Config(training.Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         if len(self.members) < 2 or len(set(self.members)) < len(self.members):
-            raise BadConfig(f"members are two or more different models, found {list(self.members)}")
+            raise BadConfig(
+                f"members must be two or more different models, found {list(self.members)}"
+            )
         wrong = [member for member in self.members if member.count("/") != 1]
         if wrong:
             raise BadConfig(
-                f"members are named <family>/<model>, as in baselines/gjr; found {wrong[0]!r}"
+                f"members must be named <family>/<model>, as in baselines/gjr; found {wrong[0]!r}"
             )
 
     @property
@@ -40,22 +45,25 @@ SEARCH: Mapping[str, Space] = {}
 
 
 def spec(name: str, config: Config) -> ModelSpec:
-    """Columns and contexts are known when the members are fitted; until then, whose code it uses."""
+    """The spec before the members are fitted, without their columns and contexts."""
     return joined(name, config, ())
 
 
 def joined(name: str, config: Config, members: Sequence[ModelSpec]) -> ModelSpec:
-    """What all members need together."""
+    """The spec that covers the needs of all members."""
     columns = dict.fromkeys(names.HISTORY)
     for member in members:
         columns |= dict.fromkeys(member.columns)
+    min_contexts = [member.min_context for member in members]
+    max_contexts = [member.max_context for member in members]
     return ModelSpec(
         name=name,
         family="ensemble",
-        min_context=max((member.min_context for member in members), default=1),
-        max_context=max((member.max_context for member in members), default=1),
+        min_context=max(min_contexts, default=1),
+        max_context=max(max_contexts, default=1),
         max_horizon=config.horizon,
         levels=config.levels,
+        calendar=config.calendar,
         columns=tuple(columns),
         uses=config.uses,
     )

@@ -1,7 +1,7 @@
 """Which series are neighbours: graphs of a training window's returns, as weights [N, N].
 
-A weight of 0 is no edge; weights are symmetric and no series is its own neighbour. What a series hears of a neighbour
-is the neighbour's share of its row (network.heard).
+A weight of 0 is no edge; weights are symmetric, and no series is its own neighbour. `network.heard`
+turns each row of weights into shares.
 """
 
 import warnings
@@ -17,7 +17,7 @@ from registry.forecast.arrays import Floats
 
 
 def correlation(y: Floats, k: int) -> Floats:
-    """|Pearson correlation| of returns [N, T] between two series of which one is among the k strongest of the other."""
+    """|Pearson correlation| of returns [N, T]; an edge if one is among the other's k strongest."""
     n = len(y)
     if not 1 <= k < n:
         raise BadConfig(f"k is {k}, expected 1..{n - 1}: a series has {n - 1} others")
@@ -30,17 +30,17 @@ def correlation(y: Floats, k: int) -> Floats:
 
 
 def partial(y: Floats) -> Floats:
-    """|partial correlation| of returns [N, T] by the graphical lasso, its penalty found by five-fold cross-validation.
+    """|partial correlation| of returns [N, T] by the graphical lasso.
 
-    Friedman, Hastie and Tibshirani, Biostatistics 9 (2008), by scikit-learn, on returns in their own standard
-    deviations. What the penalty shrinks to 0 is no edge. Raises BadConfig SINGULAR when there is no solution.
+    Friedman, Hastie and Tibshirani, Biostatistics 9 (2008), as in scikit-learn, on returns in their
+    own standard deviations. Five-fold cross-validation sets the penalty; a value that the penalty
+    shrinks to 0 is no edge. Raises BadConfig SINGULAR when there is no solution.
     """
     standardised = (y - y.mean(axis=1, keepdims=True)) / y.std(axis=1, keepdims=True)
     lasso = GraphicalLassoCV()
     try:
-        with (
-            warnings.catch_warnings()
-        ):  # of penalties that lose on the way; the fit that is used is looked at below
+        # Candidate penalties may fail to converge. Only the final fit counts; it is checked below.
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             warnings.filterwarnings(
                 "ignore", message="invalid value encountered", category=RuntimeWarning
@@ -55,18 +55,21 @@ def partial(y: Floats) -> Floats:
 
 def _no_solution() -> BadConfig:
     return BadConfig(
-        "the graphical lasso finds no solution: some series are nearly the same, or sums of others; leave those out or "
-        "take another graph (graph: correlation)",
+        "the graphical lasso finds no solution: some series are nearly the same, "
+        "or sums of others; leave those out or take another graph (graph: correlation)",
         code="SINGULAR",
     )
 
 
 def partial_correlations(precision: Floats) -> Floats:
-    """-p_ij / sqrt(p_ii p_jj) of a precision matrix [N, N]; 0 on the diagonal (Lauritzen, Graphical Models, 1996)."""
+    """-p_ij / sqrt(p_ii p_jj) of a precision matrix [N, N]; 0 on the diagonal.
+
+    Lauritzen, Graphical Models, 1996.
+    """
     scale = np.sqrt(np.diag(precision))
-    found: Floats = -precision / np.outer(scale, scale)
-    np.fill_diagonal(found, 0.0)
-    return found
+    correlations: Floats = -precision / np.outer(scale, scale)
+    np.fill_diagonal(correlations, 0.0)
+    return correlations
 
 
 def sector(sectors: Sequence[str]) -> Floats:
@@ -78,23 +81,27 @@ def sector(sectors: Sequence[str]) -> Floats:
 
 
 def check_moves(y: Floats, symbols: Sequence[str]) -> None:
-    """Raise BadHistory when a series' returns [N, T] are all the same: they correlate with nothing."""
+    """Raise BadHistory for a series whose returns [N, T] never change: it has no correlation."""
     still = np.flatnonzero(np.ptp(y, axis=1) == 0)
     if still.size:
         raise BadHistory(
-            f"{symbols[still[0]]} has the same return in every session to fit on; it has no place in a graph: leave "
-            "it out",
+            f"{symbols[still[0]]} has the same return in every session to fit on, "
+            "so it has no correlation with the others; leave it out",
             code="CONSTANT",
         )
 
 
 def with_loops(weights: Floats, symbols: Sequence[str], kind: Kind, isolated: Isolated) -> Floats:
-    """Weights in which a series without a neighbour hears itself; BadConfig ISOLATED unless that was asked for."""
+    """Weights in which a series without a neighbour is its own neighbour.
+
+    Raises BadConfig ISOLATED for such a series if `isolated` is "refuse".
+    """
     alone = np.flatnonzero(weights.sum(axis=1) == 0).tolist()
     if alone and isolated == "refuse":
+        isolated_symbols = ", ".join(symbols[i] for i in alone)
         raise BadConfig(
-            f"{', '.join(symbols[i] for i in alone)} would have no neighbour with graph: {kind}; take another graph "
-            "(graph: correlation), leave it out, or let such a series hear itself (isolated: loop)",
+            f"{isolated_symbols} would have no neighbour with graph: {kind}; take another graph "
+            "(graph: correlation), leave it out, or make it its own neighbour (isolated: loop)",
             code="ISOLATED",
         )
     looped = weights.copy()

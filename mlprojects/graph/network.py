@@ -1,9 +1,9 @@
-"""The network: a GRU whose gates are graph convolutions, and quantiles that begin as EWMA volatility x normal.
+"""The network: a GRU of graph convolutions; its quantiles begin as EWMA volatility x normal.
 
-Seo, Defferrard, Vandergheynst and Bresson, Structured Sequence Modeling with Graph Convolutional Recurrent Networks,
-ICONIP 2018 (arXiv 1612.07659): every product of a recurrent cell becomes a graph convolution. Here it is PyTorch
-Geometric's DenseGraphConv (Morris et al., AAAI 2019, arXiv 1810.02244), W1 x_i + W2 sum_j a_ij x_j, in the place of
-their Chebyshev filters.
+Seo, Defferrard, Vandergheynst and Bresson, Structured Sequence Modeling with Graph Convolutional
+Recurrent Networks, ICONIP 2018 (arXiv 1612.07659): every product of a recurrent cell becomes a
+graph convolution. Their Chebyshev filters are replaced by PyTorch Geometric's DenseGraphConv
+(Morris et al., AAAI 2019, arXiv 1810.02244), W1 x_i + W2 sum_j a_ij x_j.
 """
 
 import warnings
@@ -14,18 +14,18 @@ from torch import Tensor, nn
 
 from mlprojects.blocks import features, head
 
-with (
-    warnings.catch_warnings()
-):  # PyTorch Geometric compiles a class when it is imported, by what torch 2.13 deprecates
+# On import, PyTorch Geometric compiles a class with a function that torch 2.13 deprecates.
+with warnings.catch_warnings():
     warnings.filterwarnings(
         "ignore", message="`torch.jit.script` is deprecated", category=DeprecationWarning
     )
     from torch_geometric.nn.dense import DenseGraphConv
 
-CLIP = 4.0  # deviations of a feature over the sessions to fit
+CLIP = 4.0  # standard deviations of a feature over the sessions to fit
 MOST = 1.5  # |log| of the factor on the EWMA volatility
 
-# Only what differs between series goes through the recurrence and over the edges; the market is the same for all.
+# Features that differ between series. Only these go through the recurrence and over the edges; the
+# market's features are the same for all series.
 OWN = [
     i
     for i, name in enumerate(features.NAMES)
@@ -34,9 +34,10 @@ OWN = [
 
 
 def heard(weights: Tensor, present: Tensor) -> Tensor:
-    """Shares [N, N] of what a series hears: weights [N, N] of the neighbours that are present [N], rows adding up to 1.
+    """Each neighbour's share [N, N] in what a series receives: its weight divided by the row's sum.
 
-    A series whose graph lets it hear itself always does. A row without anything to hear is 0.
+    Only neighbours that are `present` [N] count; a series that is its own neighbour always does. A
+    row without neighbours is 0.
     """
     masked = weights * torch.maximum(present.expand_as(weights), torch.eye(len(weights)))
     total = masked.sum(dim=1, keepdim=True)
@@ -44,7 +45,7 @@ def heard(weights: Tensor, present: Tensor) -> Tensor:
 
 
 class FixedGraph(nn.Module):
-    """Weights [N, N] that are not learnt."""
+    """Weights [N, N] that are not trained."""
 
     weights: Tensor
 
@@ -57,10 +58,11 @@ class FixedGraph(nn.Module):
 
 
 class LearnedGraph(nn.Module):
-    """Weights [N, N] = softmax(relu(E1 E2^T)) of two embeddings [N, D] of the series, near 1/N at the beginning.
+    """Weights [N, N] = softmax(relu(E1 E2^T)) of two embeddings [N, D] of the series.
 
-    The self-adaptive adjacency of Wu, Pan, Long, Jiang and Zhang, Graph WaveNet, IJCAI 2019 (arXiv 1906.00121); with
-    E1 = E2 it is that of Bai, Yao, Li, Wang and Wang, AGCRN, NeurIPS 2020 (arXiv 2007.02842). A series may hear itself.
+    They begin near 1/N, and a series may be its own neighbour. This is the self-adaptive adjacency
+    of Wu, Pan, Long, Jiang and Zhang, Graph WaveNet, IJCAI 2019 (arXiv 1906.00121); with E1 = E2 it
+    is that of Bai, Yao, Li, Wang and Wang, AGCRN, NeurIPS 2020 (arXiv 2007.02842).
     """
 
     def __init__(self, series: int, width: int) -> None:
@@ -106,10 +108,11 @@ class Shape:
 
 
 class Network(nn.Module):
-    """Quantiles of the next H returns in own EWMA volatilities: exp(u) x quantiles of the step that are free.
+    """Quantiles of the next H returns, in the series' EWMA volatility: exp(u) x free quantiles.
 
-    u, the log of a factor on the EWMA volatility, is a linear function of the recurrent state and of all features of
-    the last session; it begins at 0, and the free quantiles begin as those of the standard normal.
+    The free quantiles are parameters of the step; they begin as those of the standard normal. u is
+    the log of a factor on the EWMA volatility. It is linear in the recurrent state and in all
+    features of the last session, and begins at 0.
     """
 
     centre: Tensor  # [F] of the features over the sessions to fit
@@ -129,7 +132,10 @@ class Network(nn.Module):
         self.quantiles = nn.Parameter(head.normal_start(shape.levels).repeat(shape.horizon, 1))
 
     def forward(self, x: Tensor, adjacency: Tensor) -> Tensor:
-        """Quantiles [B, N, H, Q] after features [B, L, N, F] of L sessions; adjacency [N, N] as `heard` gives it."""
+        """Quantiles [B, N, H, Q] after features [B, L, N, F] of L sessions.
+
+        `adjacency` [N, N] are the shares that `heard` returns.
+        """
         z = ((x - self.centre) / self.deviation).clamp(-CLIP, CLIP)
         state = self.dropout(self.recurrent(z[..., OWN], adjacency))
         u = MOST * torch.tanh((self.readout(state) + self.direct(z[:, -1])) / MOST)

@@ -1,4 +1,4 @@
-"""A graph for people: a heat map ordered by sector, and the table of its edges."""
+"""A graph as a heat map ordered by sector, and as a table of its edges."""
 
 from collections.abc import Sequence
 
@@ -13,15 +13,18 @@ INK = "#22313f"
 
 
 def edges(weights: Floats, shares: Floats, symbols: Sequence[str]) -> pd.DataFrame:
-    """unique_id, neighbour, weight and share of what the series hears, of every edge, the largest share first."""
-    hears, who = np.nonzero(weights)
+    """A row per edge: unique_id, neighbour, weight, share; each series' largest share first.
+
+    `share` is the edge's part of the series' neighbour weight.
+    """
+    rows, columns = np.nonzero(weights)
     labels = np.array(symbols, dtype=object)
     frame = pd.DataFrame(
         {
-            names.UNIQUE_ID: labels[hears],
-            "neighbour": labels[who],
-            "weight": weights[hears, who],
-            "share": shares[hears, who],
+            names.UNIQUE_ID: labels[rows],
+            "neighbour": labels[columns],
+            "weight": weights[rows, columns],
+            "share": shares[rows, columns],
         }
     )
     return frame.sort_values(
@@ -30,13 +33,14 @@ def edges(weights: Floats, shares: Floats, symbols: Sequence[str]) -> pd.DataFra
 
 
 def heat_map(shares: Floats, symbols: Sequence[str], sectors: Sequence[str], title: str) -> Figure:
-    """What each series (row) hears of each neighbour (column), in per cent; sectors side by side."""
+    """Shares of each series (row) by neighbour (column), in per cent, ordered by sector."""
     order = sorted(range(len(symbols)), key=lambda i: (sectors[i], symbols[i]))
-    labels, groups = [symbols[i] for i in order], [sectors[i] for i in order]
+    labels = [symbols[i] for i in order]
+    groups = [sectors[i] for i in order]
     figure = Figure(figsize=(10, 7), layout="constrained")
     axis = figure.subplots()
-    shown = np.ma.masked_equal(100 * shares[np.ix_(order, order)], 0.0)
-    image = axis.imshow(shown, cmap="Blues", vmin=0)
+    percentages = np.ma.masked_equal(100 * shares[np.ix_(order, order)], 0.0)
+    image = axis.imshow(percentages, cmap="Blues", vmin=0)
     size = min(9.0, 200 / len(labels))
     axis.set_xticks(range(len(labels)), labels, rotation=90, fontsize=size)
     axis.set_yticks(range(len(labels)), labels, fontsize=size)
@@ -45,19 +49,13 @@ def heat_map(shares: Floats, symbols: Sequence[str], sectors: Sequence[str], tit
         if start:
             axis.axhline(start - 0.5, color=INK, linewidth=0.6)
             axis.axvline(start - 0.5, color=INK, linewidth=0.6)
-        axis.text(
-            len(labels) - 0.3,
-            (start + end - 1) / 2,
-            groups[start],
-            va="center",
-            fontsize=size,
-            color=INK,
-        )
+        middle = (start + end - 1) / 2
+        axis.text(len(labels) - 0.3, middle, groups[start], va="center", fontsize=size, color=INK)
     axis.set_xlabel("neighbour")
     axis.set_title(title, loc="left", fontsize=10)
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
     bar = figure.colorbar(image, shrink=0.6, pad=0.02)
-    bar.set_label("share of what the series hears, %")
+    bar.set_label("share of the series' neighbour weight, %")
     bar.outline.set_visible(False)
     return figure

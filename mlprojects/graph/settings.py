@@ -11,19 +11,22 @@ from registry.forecast import names
 from registry.forecast.spec import ModelSpec
 from registry.training import Count, Range, Rate, Share, Space
 
-CONTEXT = 1000  # sessions looked at: an average with a half-life of 180 has forgotten 97 % of its seed by then
+CONTEXT = 1000  # sessions used; an average with a half-life of 180 then keeps 3 % of its seed
 Kind = Literal["correlation", "partial", "sector", "learned", "none"]
 Isolated = Literal["refuse", "loop"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(training.Config):
-    """graph: how neighbours are found; k of a correlation graph, `embedding` the width of a learned one. A series
-    without a neighbour is refused unless `isolated` lets it hear itself.
+    """graph: how neighbours are found.
 
-    context: sessions in the recurrence; hidden: units of its state. The rest is training: in each step the share
-    `series_dropout` of the series is heard by nobody, so that a part of the universe can be forecast; `batch` origins a
-    step, the choice loss looked at every `check_every` steps, an end after `patience` looks without a better one.
+    k: neighbours in a correlation graph; embedding: width of the embeddings of a learned graph;
+    isolated: a series without a neighbour is refused ("refuse") or is its own neighbour ("loop").
+    context: sessions in the recurrence; hidden: units of its state.
+
+    The rest is training: each step removes the share `series_dropout` of the series from the graph,
+    so that a part of the universe can be forecast; `batch` origins a step; the choice loss is
+    checked every `check_every` steps; training stops after `patience` checks without a better loss.
     """
 
     graph: Kind = "learned"
@@ -49,6 +52,10 @@ class Config(training.Config):
                     f"{name} is {getattr(self, name)!r}, expected one of {list(get_args(kind))}"
                 )
 
+    @property
+    def training_columns(self) -> tuple[str, ...]:
+        return (names.SECTOR,) if self.graph == "sector" else ()
+
 
 CONFIGS: Mapping[str, type[training.Config]] = {"graph": Config}
 SEARCH: Mapping[str, Space] = {
@@ -64,7 +71,7 @@ SEARCH: Mapping[str, Space] = {
 
 
 def spec(name: str, config: Config) -> ModelSpec:
-    """Without its universe: those are the series that it is trained on."""
+    """The spec without its universe; training sets that to its series."""
     return ModelSpec(
         name=name,
         family="graph",
@@ -72,6 +79,7 @@ def spec(name: str, config: Config) -> ModelSpec:
         max_context=max(CONTEXT, features.WARMUP - 1 + config.context),
         max_horizon=config.horizon,
         levels=config.levels,
+        calendar=config.calendar,
         columns=(*names.HISTORY, *names.MARKET),
         joint=True,
         subset=True,

@@ -1,4 +1,4 @@
-"""Training of the graph network: the graph first, from the sessions to fit alone, then the network over it."""
+"""Training of the graph network: first the graph, from the sessions to fit, then the network."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,7 +24,7 @@ CHOICE_BATCH = 64  # origins
 
 
 def train(history: pd.DataFrame, config: Config, *, name: str, seed: int, run: TrainRun) -> Trained:
-    """Fit origins whose outcomes end by config.fit_until; the weights that are best on those after it are kept."""
+    """Fit origins with outcomes up to config.fit_until; keep the weights that are best after it."""
     whole = History.of(history, features.COLUMNS)
     windows = Windows.of(
         whole, fit_until=config.fit_until, sessions=config.context, horizon=config.horizon
@@ -36,37 +36,47 @@ def train(history: pd.DataFrame, config: Config, *, name: str, seed: int, run: T
         net = Network(Shape(config.horizon, config.levels, config.hidden, config.dropout))
         graph = _graph(weights, len(whole.ids), config.embedding)
     net.centre, net.deviation = windows.standard()
-    both = nn.ModuleDict({"net": net, "graph": graph})
+    trainable = nn.ModuleDict({"net": net, "graph": graph})
+
+    def loss(generator: torch.Generator) -> Tensor:
+        batch = windows.draw(generator, config.batch)
+        return training_loss(net, graph(), batch, generator, config)
+
     fitted = loop.fit(
-        both,
-        lambda generator: training_loss(net, graph(), windows.draw(generator, config.batch), generator, config),
+        trainable,
+        loss,
         lambda: choice_loss(net, graph(), windows),
         loop.Schedule(
-            config.max_steps, config.learning_rate, weight_decay=config.weight_decay, check_every=config.check_every,
+            config.max_steps,
+            config.learning_rate,
+            weight_decay=config.weight_decay,
+            check_every=config.check_every,
             patience=config.patience,
         ),
-        seed=seed, checkpoint=run.checkpoint_dir / "network.safetensors",
+        seed=seed,
+        checkpoint=run.checkpoint_dir / "network.safetensors",
         fingerprint=loop.fingerprint(history, config, seed),
         report=lambda step, losses: run.report(step, **losses),
         should_stop=run.should_stop,
-    )  # fmt: skip
-    found = graph().detach()
+    )
+    final_weights = graph().detach()
+    model_spec = replace(spec(name, config), universe=whole.ids)
     return Trained(
-        model.GraphForecaster(replace(spec(name, config), universe=whole.ids), net, found),
+        model.GraphForecaster(model_spec, net, final_weights),
         params={
-            "parameters": sum(p.numel() for p in both.parameters()),
+            "parameters": sum(p.numel() for p in trainable.parameters()),
             "best_step": fitted.best_step,
-            "edges": int((found > 0).sum()),
+            "edges": int((final_weights > 0).sum()),
         },
         metrics={"choice_loss_untrained": fitted.first_loss, "choice_loss": fitted.best_loss},
-        **_shown(found, whole.ids, sectors, config),
+        **_pictures(final_weights, whole.ids, sectors, config),
     )
 
 
 def fixed_weights(
     y: Floats, symbols: Sequence[str], sectors: Sequence[str], config: Config
 ) -> Floats | None:
-    """Weights [N, N] of the graph of returns [N, T]; None for the one that is learned with the network."""
+    """Weights [N, N] of the graph of returns [N, T]; None if training learns the graph."""
     adjacency.check_moves(y, symbols)
     if config.graph == "learned":
         return None
@@ -74,7 +84,7 @@ def fixed_weights(
         return np.zeros((len(y), len(y)))
     if config.graph == "sector" and not all(sectors):
         raise BadConfig(
-            f"graph is sector, and the data {config.data!r} say no sectors; take another graph"
+            f"graph is sector, but the data set {config.data!r} has no sectors; take another graph"
         )
     if config.graph == "correlation":
         weights = adjacency.correlation(y, config.k)
@@ -84,24 +94,25 @@ def fixed_weights(
 
 
 def _graph(weights: Floats | None, series: int, embedding: int) -> FixedGraph | LearnedGraph:
-    return (
-        LearnedGraph(series, embedding)
-        if weights is None
-        else FixedGraph(torch.from_numpy(weights).float())
-    )
+    if weights is None:
+        return LearnedGraph(series, embedding)
+    return FixedGraph(torch.from_numpy(weights).float())
 
 
 def training_loss(
     net: Network, weights: Tensor, batch: Batch, generator: torch.Generator, config: Config
 ) -> Tensor:
-    """Mean pinball loss in volatilities; a share of the series, drawn for the step, is heard by nobody."""
+    """Mean pinball loss in volatilities; a random share of the series is removed from the graph."""
     present = (torch.rand(len(weights), generator=generator) >= config.series_dropout).float()
     target = batch.y / batch.sigma[..., None]
     return head.pinball(target, net(batch.x, heard(weights, present)), config.levels)
 
 
 def choice_loss(net: Network, weights: Tensor, windows: Windows) -> float:
-    """Mean pinball loss over the origins to choose on, in units of the return: half the CRPS of an evaluation."""
+    """Mean pinball loss over the origins to choose on, in units of the return.
+
+    It is half the CRPS that an evaluation reports.
+    """
     shares = heard(weights, torch.ones(len(weights)))
     total = 0.0
     for origins in windows.chosen.split(CHOICE_BATCH):
@@ -112,17 +123,17 @@ def choice_loss(net: Network, weights: Tensor, windows: Windows) -> float:
 
 
 def _sectors(history: pd.DataFrame, symbols: Sequence[str]) -> list[str]:
-    """Sector of every series; empty where the data say none."""
+    """Sector of every series; empty if the data have no sectors."""
     if names.SECTOR not in history:
         return [""] * len(symbols)
     first = history.groupby(names.UNIQUE_ID, observed=True)[names.SECTOR].first()
     return [str(first[symbol]) for symbol in symbols]
 
 
-def _shown(
+def _pictures(
     weights: Tensor, symbols: Sequence[str], sectors: Sequence[str], config: Config
 ) -> dict[str, Any]:
-    """The graph as a figure and a table; nothing of a network without edges."""
+    """The graph as a figure and a table; empty if it has no edges by design."""
     if config.graph == "none":
         return {}
     shares = heard(weights, torch.ones(len(symbols))).numpy().astype(np.float64)

@@ -1,4 +1,4 @@
-"""Windows of all series at once: features of the sessions up to an origin, and the returns after it."""
+"""Windows of all series at once: features of the sessions up to an origin, returns after it."""
 
 from dataclasses import dataclass
 
@@ -15,59 +15,58 @@ from registry.forecast.history import History
 
 @dataclass(frozen=True)
 class Batch:
-    """Origins: features [B, L, N, F], EWMA volatility [B, N] there, returns [B, N, H] after them."""
+    """Windows of B origins."""
 
-    x: Tensor
-    sigma: Tensor
-    y: Tensor
+    x: Tensor  # [B, L, N, F] features of the sessions up to the origin
+    sigma: Tensor  # [B, N] EWMA volatility at the origin
+    y: Tensor  # [B, N, H] returns after the origin
 
 
 @dataclass(frozen=True)
 class Windows:
-    """Every session of a history with one calendar, and the origins [O] to fit and to choose on."""
+    """Every session of a history with one calendar, and the origins of its windows."""
 
     features: Tensor  # [T, N, F]
     sigma: Tensor  # [T, N]
     returns: Floats  # [N, T]
-    fit: Tensor
-    chosen: Tensor
+    fit: Tensor  # [O] origins to fit
+    chosen: Tensor  # [O] origins to choose on
     sessions: int  # L
     horizon: int
-    fitted: int  # sessions up to fit_until: what the graph and the scales of the features may see
+    fitted: int  # sessions up to fit_until; only these make the graph and the features' scales
 
     @classmethod
     def of(cls, history: History, *, fit_until: str, sessions: int, horizon: int) -> "Windows":
-        """`history` holds features.COLUMNS. Fitted are origins whose last outcome is not after `fit_until`, chosen on
-        those whose first outcome is.
+        """Windows of a history with features.COLUMNS.
 
-        Raises BadHistory when the series differ in their sessions, or when there is no origin of either sort.
+        The last outcome of an origin to fit is not after `fit_until`; the first outcome of an
+        origin to choose on is. Raises BadHistory when the series differ in their sessions, or when
+        there is no origin to fit or none to choose on.
         """
         check_calendar(history)
-        [(which, values)] = history.blocks(len(history.ds), features.COLUMNS)
+        [(series, values)] = history.blocks(len(history.ds), features.COLUMNS)
         length = values.shape[1]
-        ds = history.sessions(which, length)
+        ds = history.sessions(series, length)
         fitted = int((ds[0] <= np.datetime64(fit_until)).sum())
         first = features.WARMUP - 1 + sessions - 1
-        fit, chosen = (
-            torch.arange(first, fitted - horizon),
-            torch.arange(max(first, fitted - 1), length - horizon),
-        )
-        for origins, what in (
+        fit = torch.arange(first, fitted - horizon)
+        chosen = torch.arange(max(first, fitted - 1), length - horizon)
+        for origins, period in (
             (fit, f"up to {fit_until}"),
             (chosen, f"with all outcomes after {fit_until}"),
         ):
             if not len(origins):
                 raise BadHistory(
-                    f"{fitted} sessions up to {fit_until} and {length - fitted} after it hold no forecast {what}; the "
-                    f"warm-up, context and horizon take {features.WARMUP - 1} + {sessions} + {horizon}",
+                    f"{fitted} sessions up to {fit_until} and {length - fitted} after it hold "
+                    f"no forecast {period}; warm-up, context and horizon take "
+                    f"{features.WARMUP - 1} + {sessions} + {horizon}; "
+                    "send more sessions or move the dates",
                     code="TOO_SHORT",
                 )
         y = np.ascontiguousarray(values[:, :, 0])
+        daily = torch.from_numpy(features.daily(values, ds, length)).float()  # [N, T, F]
         return cls(
-            features=torch.from_numpy(features.daily(values, ds, length))
-            .float()
-            .transpose(0, 1)
-            .contiguous(),
+            features=daily.transpose(0, 1).contiguous(),
             sigma=torch.from_numpy(volatility.ewma_volatility(y)).float().T,
             returns=y,
             fit=fit,
@@ -78,11 +77,12 @@ class Windows:
         )
 
     def draw(self, generator: torch.Generator, size: int) -> Batch:
-        """Origins to fit, drawn from the generator alone."""
-        return self.take(self.fit[torch.randint(len(self.fit), (size,), generator=generator)])
+        """Windows of random origins to fit; only the generator decides which."""
+        drawn = torch.randint(len(self.fit), (size,), generator=generator)
+        return self.take(self.fit[drawn])
 
     def take(self, origins: Tensor) -> Batch:
-        """Windows that end at these sessions."""
+        """Windows of these origins."""
         x = self.features[origins[:, None] + torch.arange(1 - self.sessions, 1)]
         after = (origins[:, None] + torch.arange(1, self.horizon + 1)).numpy()
         y = torch.from_numpy(self.returns[:, after]).float().transpose(0, 1)
@@ -90,21 +90,25 @@ class Windows:
 
     def standard(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation [F] of the features over the sessions to fit."""
-        seen = self.features[features.WARMUP - 1 : self.fitted].flatten(0, 1)
-        return seen.mean(dim=0), seen.std(dim=0)
+        to_fit = self.features[features.WARMUP - 1 : self.fitted].flatten(0, 1)
+        return to_fit.mean(dim=0), to_fit.std(dim=0)
 
 
 def check_calendar(history: History) -> None:
     """Raise BadHistory unless there are two series or more, all with the same sessions."""
     if len(history.ids) < 2:
-        raise BadHistory("a graph is trained on two series or more, found 1", code="UNIVERSE")
+        raise BadHistory(
+            "found 1 series, expected two or more; a graph needs neighbours", code="UNIVERSE"
+        )
     sessions = np.unique(history.ds)
     short = np.flatnonzero(history.lengths < len(sessions))
     if short.size:
         i = short[0]
-        lacks = np.setdiff1d(sessions, history.ds[history.bounds[i] : history.bounds[i + 1]])
+        present = history.ds[history.bounds[i] : history.bounds[i + 1]]
+        missing = np.setdiff1d(sessions, present)
         raise BadHistory(
-            f"{history.ids[i]} lacks {len(lacks)} of the {len(sessions)} sessions of the {len(history.ids)} series, "
-            f"first {lacks[0]}; {names.UNIQUE_ID}s of one graph need one calendar: leave it out, or begin later",
+            f"{history.ids[i]} lacks {len(missing)} of the {len(sessions)} sessions of the "
+            f"{len(history.ids)} series, first {missing[0]}; every {names.UNIQUE_ID} of a graph "
+            "needs the same sessions: leave it out, or begin later",
             code="SESSIONS_DIFFER",
         )

@@ -1,7 +1,8 @@
 """Kronos' tokenizer and predictor with the official state-dict keys.
 
-Shi et al., Kronos: A Foundation Model for the Language of Financial Markets, AAAI 2026 (arXiv 2508.02739). The official
-files are those of github.com/shiyu-coder/Kronos (MIT) at 67b630e; the code is ours. Shapes: B series, T bars, d width.
+Shi et al., Kronos: A Foundation Model for the Language of Financial Markets, AAAI 2026 (arXiv
+2508.02739). The official files are those of github.com/shiyu-coder/Kronos (MIT) at 67b630e; this
+code is ours. Shapes: B series, T bars, d width.
 """
 
 import math
@@ -17,14 +18,9 @@ from registry.errors import BadConfig
 
 EPS = 1e-5  # of RMSNorm
 THETA = 1e4  # base of the rotary frequencies
-DEPENDENCY_HEADS = 4  # of the cross attention, whatever n_heads says
-STAMPS = {
-    "minute": 60,
-    "hour": 24,
-    "weekday": 7,
-    "day": 32,
-    "month": 13,
-}  # sizes; weekday 0 is Monday
+DEPENDENCY_HEADS = 4  # of the cross attention; n_heads does not change it
+# Number of values of each stamp; weekday 0 is Monday.
+STAMPS = {"minute": 60, "hour": 24, "weekday": 7, "day": 32, "month": 13}
 
 
 class RMSNorm(nn.Module):
@@ -37,16 +33,17 @@ class RMSNorm(nn.Module):
 
 
 class Rotary(nn.Module):
-    """Rotary positions (Su et al., RoFormer, 2021), halves rotated against each other. The frequencies are persistent:
-    they are in the official checkpoint."""
+    """Rotary positions (Su et al., RoFormer, 2021); entry i rotates with entry i + head_dim / 2.
+
+    The frequencies are a persistent buffer because the official checkpoints contain them.
+    """
 
     inv_freq: Tensor
 
     def __init__(self, head_dim: int) -> None:
         super().__init__()
-        self.register_buffer(
-            "inv_freq", 1.0 / THETA ** (torch.arange(0, head_dim, 2).float() / head_dim)
-        )
+        exponents = torch.arange(0, head_dim, 2).float() / head_dim
+        self.register_buffer("inv_freq", 1.0 / THETA**exponents)
 
     def angles(self, start: int, end: int) -> tuple[Tensor, Tensor]:
         """cos and sin [end - start, head_dim] of positions start .. end - 1."""
@@ -57,42 +54,43 @@ class Rotary(nn.Module):
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x [..., T, head_dim] turned by the angles [T, head_dim]."""
+    """x [..., T, head_dim] rotated by angles with these cos and sin [T, head_dim]."""
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat([-second, first], dim=-1) * sin
 
 
 class Attention(nn.Module):
-    """Causal self attention, or attention of a query elsewhere (`query`) without position."""
+    """Causal self attention; `across` takes queries from another sequence."""
 
     def __init__(
         self, d_model: int, n_heads: int, attention_dropout: float, residual_dropout: float
     ) -> None:
         super().__init__()
         self.n_heads, self.dropout = n_heads, attention_dropout
-        self.q_proj, self.k_proj, self.v_proj, self.out_proj = (
-            nn.Linear(d_model, d_model) for _ in range(4)
-        )
+        self.q_proj = nn.Linear(d_model, d_model)
+        self.k_proj = nn.Linear(d_model, d_model)
+        self.v_proj = nn.Linear(d_model, d_model)
+        self.out_proj = nn.Linear(d_model, d_model)
         self.rotary = Rotary(d_model // n_heads)
         self.resid_dropout = nn.Dropout(residual_dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, d]."""
         cos, sin = self.rotary.angles(0, x.shape[1])
-        q, k, v = (self._heads(proj(x)) for proj in (self.q_proj, self.k_proj, self.v_proj))
-        return self._out(self._attend(rotate(q, cos, sin), rotate(k, cos, sin), v))
+        q = rotate(self._heads(self.q_proj(x)), cos, sin)
+        k = rotate(self._heads(self.k_proj(x)), cos, sin)
+        v = self._heads(self.v_proj(x))
+        return self._out(self._attend(q, k, v))
 
     def across(self, query: Tensor, x: Tensor, *, causal: bool) -> Tensor:
         """Attention [B, Q, d] of `query` over x [B, T, d].
 
-        No positions: upstream asks one query at a time, and the table of a length of one is the identity. With
-        `causal` (training, Q = T), query t sees x up to t, which is what it sees when it is asked alone.
+        There are no positions: upstream takes one query at a time, and its position 0 rotates
+        nothing. With `causal` (training, Q = T), query t sees x up to t, as it does at inference.
         """
-        q, k, v = (
-            self._heads(self.q_proj(query)),
-            self._heads(self.k_proj(x)),
-            self._heads(self.v_proj(x)),
-        )
+        q = self._heads(self.q_proj(query))
+        k = self._heads(self.k_proj(x))
+        v = self._heads(self.v_proj(x))
         return self._out(self._attend(q, k, v, causal=causal))
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True) -> Tensor:
@@ -150,9 +148,9 @@ def _blocks(config: TokenizerConfig | PredictorConfig, count: int) -> Sequence[B
 
 
 class _Quantizer(nn.Module):
-    """Holds the buffers of upstream's binary spherical quantizer; nothing here reads `basis`.
+    """Buffers of upstream's binary spherical quantizer; this code does not read them.
 
-    `group_basis` has group_size entries: what tells the tokenizers 2k and base apart.
+    `group_basis` has group_size entries, which distinguishes the tokenizers 2k and base.
     """
 
     def __init__(self, bits: int, group_size: int) -> None:
@@ -162,7 +160,7 @@ class _Quantizer(nn.Module):
 
 
 class _Wrapped(nn.Module):
-    """A level of naming: the official keys say tokenizer.bsq.basis."""
+    """Only a name in the official keys, such as tokenizer.bsq.basis."""
 
     def __init__(self, bits: int, group_size: int) -> None:
         super().__init__()
@@ -170,7 +168,10 @@ class _Wrapped(nn.Module):
 
 
 class Tokenizer(nn.Module):
-    """Bars to bits and back. Encoder and decoder are causal: a later bar changes no earlier token."""
+    """Bars to bits and back.
+
+    Encoder and decoder are causal: a later bar never changes an earlier token.
+    """
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
@@ -197,21 +198,24 @@ class Tokenizer(nn.Module):
         return F.normalize(self.quant_embed(x), dim=-1)
 
     def quantize(self, z: Tensor) -> Tensor:
-        """Corner of the cube, scaled onto the sphere, next to each point; the gradient goes straight through."""
+        """The nearest corner of the cube to each point, scaled onto the sphere.
+
+        The gradient passes straight through to z.
+        """
         corner = torch.where(z > 0, 1.0, -1.0).to(z)
         return (z + (corner - z).detach()) / math.sqrt(self.bits)
 
     def encode(self, bars: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens s1, s2 [B, T] (int64): the first and the last bits, little-endian."""
-        bit = (self.project(bars) > 0).long()
-        first, second = bit.split([self.config.s1_bits, self.config.s2_bits], dim=-1)
-        return _index(first), _index(second)
+        bits = (self.project(bars) > 0).long()
+        s1_bits, s2_bits = bits.split([self.config.s1_bits, self.config.s2_bits], dim=-1)
+        return _index(s1_bits), _index(s2_bits)
 
     def codes(self, s1: Tensor, s2: Tensor) -> Tensor:
         """Scaled corners [..., bits] of tokens [...]."""
-        signs = torch.cat(
-            [_signs(s1, self.config.s1_bits), _signs(s2, self.config.s2_bits)], dim=-1
-        )
+        s1_signs = _signs(s1, self.config.s1_bits)
+        s2_signs = _signs(s2, self.config.s2_bits)
+        signs = torch.cat([s1_signs, s2_signs], dim=-1)
         return signs.to(self.head.weight) / math.sqrt(self.bits)
 
     def decode(self, s1: Tensor, s2: Tensor) -> Tensor:
@@ -227,13 +231,15 @@ class Tokenizer(nn.Module):
 
 
 def _index(bits: Tensor) -> Tensor:
-    """sum(bit i * 2^i): little-endian, unlike upstream's `basis`, which only its metrics use."""
-    return (bits << torch.arange(bits.shape[-1], device=bits.device)).sum(dim=-1)
+    """sum(bit i * 2^i): little-endian, unlike `basis`, which upstream uses for metrics only."""
+    places = torch.arange(bits.shape[-1], device=bits.device)
+    return (bits << places).sum(dim=-1)
 
 
 def _signs(index: Tensor, bits: int) -> Tensor:
     """-1 or 1 [..., bits]."""
-    return ((index[..., None] >> torch.arange(bits, device=index.device)) & 1) * 2 - 1
+    places = torch.arange(bits, device=index.device)
+    return ((index[..., None] >> places) & 1) * 2 - 1
 
 
 # --- predictor --------------------------------------------------------------------------------
@@ -247,23 +253,23 @@ class _Embedding(nn.Module):
         self.fusion_proj = nn.Linear(2 * config.d_model, config.d_model)
 
     def forward(self, s1: Tensor, s2: Tensor) -> Tensor:
-        """[B, T, d]. Scaled here, but not where emb_s1 asks the dependency layer: upstream's way, and the weights'."""
+        """[B, T, d]. The official weights need this scale, and none in the dependency layer."""
         scale = math.sqrt(self.emb_s1.embedding_dim)
-        embedded: Tensor = self.fusion_proj(
-            torch.cat([self.emb_s1(s1) * scale, self.emb_s2(s2) * scale], dim=-1)
-        )
+        both = torch.cat([self.emb_s1(s1) * scale, self.emb_s2(s2) * scale], dim=-1)
+        embedded: Tensor = self.fusion_proj(both)
         return embedded
 
 
 class FixedEmbedding(nn.Module):
-    """Sinusoids (Vaswani et al., 2017) under upstream's key `...embed.emb.weight`; learn_te = false."""
+    """Sinusoids (Vaswani et al., 2017), used if learn_te is false.
+
+    Upstream's key is `...embed.emb.weight`.
+    """
 
     def __init__(self, size: int, dim: int) -> None:
         super().__init__()
-        angle = torch.outer(
-            torch.arange(size).float(),
-            torch.exp(torch.arange(0, dim, 2) * (-math.log(THETA) / dim)),
-        )
+        frequencies = torch.exp(torch.arange(0, dim, 2) * (-math.log(THETA) / dim))
+        angle = torch.outer(torch.arange(size).float(), frequencies)
         table = torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1)[:, :dim]
         self.emb = nn.Embedding.from_pretrained(table, freeze=True)
 
@@ -282,7 +288,7 @@ class _TimeEmbedding(nn.Module):
     def forward(self, stamps: Tensor) -> Tensor:
         """[..., d] of minute, hour, weekday, day, month [..., 5]."""
         parts = [getattr(self, f"{name}_embed")(stamps[..., i]) for i, name in enumerate(STAMPS)]
-        hour, weekday, day, month, minute = parts[1], parts[2], parts[3], parts[4], parts[0]
+        minute, hour, weekday, day, month = parts
         embedded: Tensor = hour + weekday + day + month + minute  # upstream's order of additions
         return embedded
 
@@ -296,10 +302,10 @@ class _DependencyLayer(nn.Module):
         self.norm = RMSNorm(config.d_model)
 
     def forward(self, h: Tensor, sibling: Tensor, *, causal: bool) -> Tensor:
-        """`sibling` [B, Q, d] asks h [B, T, d]; a single query (Q = 1) is the last position's."""
-        out: Tensor = self.norm(
-            h[:, -sibling.shape[1] :] + self.cross_attn.across(sibling, h, causal=causal)
-        )
+        """Queries `sibling` [B, Q, d] attend to h [B, T, d]; they are its last Q positions."""
+        last = h[:, -sibling.shape[1] :]
+        attended = self.cross_attn.across(sibling, h, causal=causal)
+        out: Tensor = self.norm(last + attended)
         return out
 
 
@@ -311,7 +317,7 @@ class _Head(nn.Module):
 
 
 class Predictor(nn.Module):
-    """Tokens of the next bar from those of the bars before it: s1 first, then s2 given s1."""
+    """Tokens of the next bar from the tokens of the bars before it: s1, then s2 given s1."""
 
     def __init__(self, config: PredictorConfig) -> None:
         super().__init__()
@@ -333,7 +339,10 @@ class Predictor(nn.Module):
         return h
 
     def forward(self, h: Tensor, next_s1: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of s1, and of s2 given `next_s1` [B, T], at every position of h [B, T, d]; causal (training)."""
+        """Logits of s1, and of s2 given `next_s1` [B, T], at every position of h [B, T, d].
+
+        For training: causal.
+        """
         x = self.dep_layer(h, self.embedding.emb_s1(next_s1), causal=True)
         return self.head.proj_s1(h), self.head.proj_s2(x)
 
@@ -343,7 +352,7 @@ class Predictor(nn.Module):
         return logits
 
     def s2_logits(self, h: Tensor, s1: Tensor) -> Tensor:
-        """[B, 2^s2_bits] of the last position, given the s1 [B] that was drawn there."""
+        """[B, 2^s2_bits] of the last position, given the s1 [B] drawn there."""
         x = self.dep_layer(h, self.embedding.emb_s1(s1)[:, None], causal=False)
         logits: Tensor = self.head.proj_s2(x[:, -1])
         return logits

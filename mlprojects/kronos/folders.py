@@ -1,4 +1,4 @@
-"""Official folders: config.json and model.safetensors, as upstream's `from_pretrained` reads and writes them."""
+"""Official folders: config.json and model.safetensors, in the layout of upstream's code."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,36 +29,37 @@ def load_predictor(directory: Path) -> Predictor:
 
 
 def save_official(module: Tokenizer | Predictor, directory: Path) -> None:
-    """Write config.json and model.safetensors as upstream's `from_pretrained` reads them."""
+    """Write config.json and model.safetensors for upstream's `from_pretrained`."""
     directory.mkdir(parents=True, exist_ok=True)
     module.config.write(directory / CONFIG)
-    save_file(
-        {key: value.contiguous() for key, value in module.state_dict().items()}, directory / WEIGHTS
-    )
+    tensors = {key: value.contiguous() for key, value in module.state_dict().items()}
+    save_file(tensors, directory / WEIGHTS)
 
 
 def _load(module: nn.Module, directory: Path) -> None:
-    """Every key, no other, every shape."""
+    """Load the weights; keys and shapes must match exactly."""
     path = directory / WEIGHTS
     if not path.is_file():
         raise NotFound(f"no {path}; an official folder holds {CONFIG} and {WEIGHTS}")
     try:
-        found: Mapping[str, Any] = load_file(path)
+        tensors: Mapping[str, Any] = load_file(path)
     except (SafetensorError, OSError) as error:
         raise Corrupt(f"{path} cannot be read as safetensors") from error
     expected = module.state_dict()
-    missing, unknown = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
+    missing = sorted(set(expected) - set(tensors))
+    unknown = sorted(set(tensors) - set(expected))
     if missing or unknown:
         raise BadConfig(
             f"{path} does not fit its {CONFIG}: lacks {missing[:3]}, has unknown {unknown[:3]}"
         )
     for key, tensor in expected.items():
-        if found[key].shape != tensor.shape:
+        if tensors[key].shape != tensor.shape:
             raise BadConfig(
-                f"{path}: {key} has shape {tuple(found[key].shape)}, {CONFIG} says {tuple(tensor.shape)}",
+                f"{path}: {key} has shape {tuple(tensors[key].shape)}, {CONFIG} says "
+                f"{tuple(tensor.shape)}",
                 code="PAIRING",
             )
-        if not torch.isfinite(found[key]).all():
+        if not torch.isfinite(tensors[key]).all():
             raise Corrupt(f"{path}: {key} holds a value that is not finite")
-    module.load_state_dict(found)
+    module.load_state_dict(tensors)
     module.eval()

@@ -1,4 +1,4 @@
-"""Linear layers for inference: weights packed once, products fused with what follows them."""
+"""Linear layers for inference: weights are packed once, products fused with the next operation."""
 
 from typing import Literal
 
@@ -8,8 +8,9 @@ from torch.nn import functional as F
 
 Activation = Literal["none", "swish"]
 
-# oneDNN through the operators that torch.compile emits (torch 2.13): F.linear takes fp32 to MKL, which on processors
-# other than Intel's runs at less than half of oneDNN's speed, and knows neither packed weights nor fusion.
+# oneDNN is called through the operators that torch.compile emits (torch 2.13). F.linear calls MKL
+# for fp32. On processors that are not Intel's, MKL has less than half of oneDNN's speed. F.linear
+# also has neither packed weights nor fusion.
 PACKS = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
@@ -21,7 +22,10 @@ def _multiplies(dtype: torch.dtype) -> bool:
 
 
 class Linear:
-    """x W^T + b for rows [R, in] in the weights' precision; takes and gives the precision of `x`."""
+    """x W^T + b for rows x [R, in], computed in the precision of the weights.
+
+    The result has the precision of x.
+    """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         """`weight` [out, in] and `bias` [out] in float32, bfloat16 or float64."""
@@ -34,7 +38,9 @@ class Linear:
         rows = x.to(self.weight.dtype)
         if self._plain(x):
             out = F.linear(rows, self.weight, self.bias)
-            return (F.silu(out) if activation == "swish" else out).to(x.dtype)
+            if activation == "swish":
+                out = F.silu(out)
+            return out.to(x.dtype)
         packed: Tensor = torch.ops.mkldnn._linear_pointwise(
             rows, self.packed, self.bias, activation, [], ""
         )
@@ -50,7 +56,7 @@ class Linear:
         return out
 
     def times(self, x: Tensor, other: Tensor) -> Tensor:
-        """The product [R, out] times `other` [R, out], each entry with its own."""
+        """The product [R, out] times `other` [R, out], entry by entry."""
         if self._plain(x) or self.weight.dtype != x.dtype:
             return self(x).mul_(other)
         out: Tensor = torch.ops.mkldnn._linear_pointwise.binary(
@@ -59,5 +65,5 @@ class Linear:
         return out
 
     def _plain(self, x: Tensor) -> bool:
-        """Nothing is packed, or a single row in float32: MKL's product with one vector is the fastest there is."""
+        """Whether to use F.linear: nothing is packed, or MKL is fastest (one row in float32)."""
         return self.packed is None or (len(x) == 1 and self.weight.dtype == torch.float32)

@@ -1,4 +1,4 @@
-"""What is known of the official weights on the Hub: repositories, pairs, commits, digests of files."""
+"""The official weights on the Hub: repositories, pairs, commits, digests of files."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,24 +11,26 @@ from mlprojects.kronos.shapes import (
     PredictorConfig,
     official_size,
 )
+from mlprojects.kronos.specs import COLUMNS as COLUMNS
 from registry.forecast.forecast import Forecaster
 
 NAME = FAMILY = "kronos"
-MODEL_ID = "NeoQuasar/Kronos-mini"  # what is mirrored by default
+MODEL_ID = "NeoQuasar/Kronos-mini"  # mirrored by default
 PARTS = (PREDICTOR, TOKENIZER)  # folders of a version's model, each in the official layout
 
-TOKENIZERS: Mapping[str, str] = {  # that NeoQuasar trained its weights with
+# The tokenizer that each predictor was trained with.
+TOKENIZERS: Mapping[str, str] = {
     "NeoQuasar/Kronos-mini": "NeoQuasar/Kronos-Tokenizer-2k",
     "NeoQuasar/Kronos-small": "NeoQuasar/Kronos-Tokenizer-base",
     "NeoQuasar/Kronos-base": "NeoQuasar/Kronos-Tokenizer-base",
 }
-# Of the commits that were released: the paper (arXiv 2508.02739) says June 2024.
+# Last date of the training data, by released commit; the paper (arXiv 2508.02739) says June 2024.
 PRETRAINED_UNTIL: Mapping[str, str] = {
     "f4e68697d9d5aed55cef5c96aabc3376bcad9f81": "2024-06-30",  # NeoQuasar/Kronos-mini
     "901c26c1332695a2a8f243eb2f37243a37bea320": "2024-06-30",  # NeoQuasar/Kronos-small
     "2b554741eca47781b64468546e77fef3e85130e6": "2024-06-30",  # NeoQuasar/Kronos-base
 }
-# sha256 of released files by commit, whatever its repository is called, as third parties recorded them.
+# sha256 of released files by commit, as recorded by third parties. The repository's name is no key.
 PINNED: Mapping[str, Mapping[str, str]] = {
     "f4e68697d9d5aed55cef5c96aabc3376bcad9f81": {  # NeoQuasar/Kronos-mini
         CONFIG: "70daca2cb11e3a979dd6b8ac12ee08e2aace877acf28f5b8dfb4fe5609736201",
@@ -42,12 +44,15 @@ PINNED: Mapping[str, Mapping[str, str]] = {
 
 
 def forecaster(weights: Path, tokenizer: Path, *, max_context: int, clip: float) -> Forecaster:
-    """Official folders as a model. Raises NotFound, Corrupt, or BadConfig, also for a wrong pairing."""
+    """Official folders as a model.
+
+    Raises NotFound, Corrupt or BadConfig; BadConfig also if the two do not belong together.
+    """
     from mlprojects.kronos.model import from_official  # torch takes seconds to import
 
     return from_official(weights, tokenizer, name=NAME, max_context=max_context, clip=clip)
 
 
 def size(config: Path) -> str | None:
-    """mini, small or base by a config.json; None for another shape."""
+    """mini, small or base from a config.json; None for another shape."""
     return official_size(PredictorConfig.read(config))

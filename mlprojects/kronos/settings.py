@@ -1,7 +1,7 @@
-"""Settings of Kronos and of its simulator, what a study searches of them, and what the models need."""
+"""Settings of Kronos and its simulator, the search space of a study, and specs of the models."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from mlprojects.kronos import specs
@@ -15,10 +15,11 @@ from registry.training import Count, Range, Space
 class Config(training.Config):
     """Shapes and training of tokenizer and predictor.
 
-    `max_context` is the window. A training window holds as many bars as a forecast looks at (`context`), whose mean and
-    deviation scale all of it, and `targets` bars after them, which alone are learnt: what is scaled by later bars is
-    never a target. `anchor` and `num_samples` are those options' defaults. `start_from` names a version to fine-tune,
-    as in kronos/3: shapes and clip are then its own, and only the predictor is trained.
+    `max_context` is the window in bars. A training window has `context` bars, as many as a forecast
+    uses, and then `targets` bars. Mean and deviation of the context scale the whole window. Only
+    targets are learnt, because later bars affect the scale of a bar in the context. `anchor` and
+    `num_samples` are defaults of the options with these names. `start_from` names a version to
+    fine-tune, such as kronos/3: its shapes and clip are used, and only the predictor is trained.
     """
 
     kind: Literal["kronos"] = "kronos"
@@ -47,44 +48,42 @@ class Config(training.Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.data != "bars":
-            raise BadConfig(f"data is {self.data!r}; Kronos is trained on bars")
         if self.tokenizer_steps < 1 and not self.start_from:
             raise BadConfig(
                 "tokenizer_steps is 0, and without start_from there is no tokenizer to start from"
             )
-        if self.context < specs.MIN_CONTEXT:
-            raise BadConfig(
-                f"max_context is {self.max_context}, expected {specs.MIN_CONTEXT + self.horizon - 1} or more bars"
-            )
+        shortest = specs.MIN_CONTEXT + self.horizon - 1
+        if self.max_context < shortest:
+            raise BadConfig(f"max_context is {self.max_context}, expected {shortest} or more bars")
         if self.targets < self.horizon:
             raise BadConfig(
                 f"targets is {self.targets}, expected the horizon ({self.horizon}) or more"
             )
-        if (self.s1_bits + self.s2_bits) % self.group_size:
+        bits = self.s1_bits + self.s2_bits
+        if bits % self.group_size:
             raise BadConfig(
-                f"group_size is {self.group_size}, expected a divisor of the {self.s1_bits + self.s2_bits} bits"
+                f"group_size is {self.group_size}, expected a divisor of the {bits} bits"
             )
-        for width in (self.width, self.tokenizer_width):
+        for key, width in (("width", self.width), ("tokenizer_width", self.tokenizer_width)):
             if width % (2 * self.heads) or width % 8:
                 raise BadConfig(
-                    f"widths are multiples of 8 and of 2 heads ({2 * self.heads}), found {width}"
+                    f"{key} is {width}, expected a multiple of 8 and 2 * heads = {2 * self.heads}"
                 )
 
     @property
     def context(self) -> int:
-        """Bars of history that a forecast of the whole horizon looks at."""
+        """Bars of history that a forecast of the whole horizon uses."""
         return self.max_context - self.horizon + 1
 
     @property
     def max_steps(self) -> int:
-        """Of both trainings together, for the progress bar."""
+        """Steps of both trainings together, for the progress bar."""
         return self.steps + (0 if self.start_from else self.tokenizer_steps)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SimulatedConfig(training.Config):
-    """Nothing is fitted: the dates only say what is reported."""
+    """Nothing is fitted; the dates only set what is reported."""
 
     kind: Literal["simulated"]
 
@@ -96,7 +95,8 @@ class SimulatedConfig(training.Config):
 
 CONFIGS: Mapping[str, type[training.Config]] = {"kronos": Config, "simulated": SimulatedConfig}
 
-# Nothing of the tokenizer: the choice loss counts nats of its tokens and means another thing with another one.
+# Settings of the tokenizer are not searched: the choice loss is in nats per token, so losses under
+# different tokenizers cannot be compared.
 SEARCH: Mapping[str, Space] = {
     "kronos": {
         "width": (64, 96, 128),
@@ -111,8 +111,9 @@ SEARCH: Mapping[str, Space] = {
 def spec(name: str, config: Config | SimulatedConfig) -> ModelSpec:
     """What the model needs and answers."""
     if isinstance(config, SimulatedConfig):
-        return specs.simulator_spec(name, config.horizon, config.levels)
-    return specs.spec(
+        simulator = specs.simulator_spec(name, config.horizon, config.levels)
+        return replace(simulator, calendar=config.calendar)
+    sampler = specs.spec(
         name,
         max_context=config.max_context,
         max_horizon=config.horizon,
@@ -120,3 +121,4 @@ def spec(name: str, config: Config | SimulatedConfig) -> ModelSpec:
         anchor=config.anchor,
         num_samples=config.num_samples,
     )
+    return replace(sampler, calendar=config.calendar)

@@ -1,4 +1,4 @@
-"""Shapes of tokenizers and predictors: their config.json, the official sizes, what belongs together."""
+"""Shapes of tokenizers and predictors: their config.json, the official sizes, valid pairs."""
 
 import json
 import math
@@ -14,18 +14,17 @@ FIELDS = 6  # of a bar: open high low close volume amount
 
 
 def _fits(kind: Any, name: str, value: Any) -> bool:
-    """Whether a value of a config.json is of its kind: true or false, a share, another number, a count."""
+    """Whether `value` is valid for a key of a config.json: a bool, a share, a float or a count."""
     if kind is bool:
         return isinstance(value, bool)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
+    if kind is float and name.endswith("_dropout_p"):
+        return 0 <= value < 1
     if kind is float:
-        return 0 <= value < 1 if name.endswith("_dropout_p") else math.isfinite(value)
-    return (
-        isinstance(value, int)
-        and 1 <= value <= 1 << 16
-        and (not name.endswith("_bits") or value <= 16)
-    )
+        return math.isfinite(value)
+    largest = 16 if name.endswith("_bits") else 1 << 16
+    return isinstance(value, int) and 1 <= value <= largest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,28 +40,27 @@ class _Shape:
             raise NotFound(f"no {path}; an official folder holds {CONFIG} and {WEIGHTS}") from error
         except ValueError as error:
             raise BadConfig(f"{path} is not JSON") from error
-        known = {f.name for f in fields(cls)}
-        if not isinstance(values, dict) or set(values) != known:
-            found = set(values) if isinstance(values, dict) else set()
-            raise BadConfig(
-                f"{path} is no {cls.__name__}: missing {sorted(known - found)}, unknown {sorted(found - known)}"
-            )
-        shape = cls(**values)
-        wrong = [f.name for f in fields(cls) if not _fits(f.type, f.name, getattr(shape, f.name))]
-        if wrong:
-            raise BadConfig(
-                f"{path}: {wrong[0]} is {getattr(shape, wrong[0])!r}, which no {cls.__name__} can have"
-            )
-        return shape
+        keys = set(values) if isinstance(values, dict) else set()
+        expected = {field.name for field in fields(cls)}
+        if not isinstance(values, dict) or keys != expected:
+            missing, unknown = sorted(expected - keys), sorted(keys - expected)
+            raise BadConfig(f"{path} is no {cls.__name__}: missing {missing}, unknown {unknown}")
+        for field in fields(cls):
+            value = values[field.name]
+            if not _fits(field.type, field.name, value):
+                raise BadConfig(
+                    f"{path}: {field.name} is {value!r}, not a valid value for {cls.__name__}"
+                )
+        return cls(**values)
 
     def write(self, path: Path) -> None:
-        """As huggingface_hub writes it: sorted, indented by 2, no newline at the end."""
+        """Write it as huggingface_hub does: sorted, indented by 2, no newline at the end."""
         path.write_text(json.dumps(asdict(self), sort_keys=True, indent=2))
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerConfig(_Shape):
-    """Shape of a tokenizer. Of n layers, n - 1 are built: upstream counts the projection."""
+    """Shape of a tokenizer. n layers mean n - 1 blocks, because upstream counts the projection."""
 
     d_in: int = FIELDS
     d_model: int = 256
@@ -101,51 +99,58 @@ class PredictorConfig(_Shape):
 
 @dataclass(frozen=True)
 class Size:
-    """An official predictor: its shape, the group size of the tokenizer it was made for, bars in its window."""
+    """An official predictor."""
 
     shape: PredictorConfig
-    group_size: int
-    max_context: int
+    group_size: int  # of its tokenizer
+    max_context: int  # bars in its window
 
 
+_SMALL = PredictorConfig(
+    n_layers=8,
+    d_model=512,
+    n_heads=8,
+    ff_dim=1024,
+    ffn_dropout_p=0.25,
+    attn_dropout_p=0.1,
+    resid_dropout_p=0.25,
+    token_dropout_p=0.1,
+)
+_BASE = PredictorConfig(n_layers=12, d_model=832, n_heads=16, ff_dim=2048)
 SIZES = {
-    "mini": Size(PredictorConfig(), 5, 2048),
-    "small": Size(
-        PredictorConfig(
-            n_layers=8, d_model=512, n_heads=8, ff_dim=1024, ffn_dropout_p=0.25, attn_dropout_p=0.1,
-            resid_dropout_p=0.25, token_dropout_p=0.1,
-        ), 4, 512,
-    ),
-    "base": Size(PredictorConfig(n_layers=12, d_model=832, n_heads=16, ff_dim=2048), 4, 512),
-}  # fmt: skip
+    "mini": Size(PredictorConfig(), group_size=5, max_context=2048),
+    "small": Size(_SMALL, group_size=4, max_context=512),
+    "base": Size(_BASE, group_size=4, max_context=512),
+}
 
 
 def official_size(config: PredictorConfig) -> str | None:
-    """Name of the official size with this many layers of this width."""
+    """Name of the official size with these layers, width, heads and feed-forward width, or None."""
+    keys = ("n_layers", "d_model", "n_heads", "ff_dim")
     for name, size in SIZES.items():
-        if all(
-            getattr(config, key) == getattr(size.shape, key)
-            for key in ("n_layers", "d_model", "n_heads", "ff_dim")
-        ):
+        if all(getattr(config, key) == getattr(size.shape, key) for key in keys):
             return name
     return None
 
 
 def check_pairing(tokenizer: TokenizerConfig, predictor: PredictorConfig) -> None:
     """Raise BadConfig unless the predictor was made for the tokens of this tokenizer."""
-    theirs, ours = (tokenizer.s1_bits, tokenizer.s2_bits), (predictor.s1_bits, predictor.s2_bits)
-    if theirs != ours:
+    tokenizer_bits = (tokenizer.s1_bits, tokenizer.s2_bits)
+    predictor_bits = (predictor.s1_bits, predictor.s2_bits)
+    if tokenizer_bits != predictor_bits:
         raise BadConfig(
-            f"tokenizer and predictor do not belong together: bits (s1, s2) are {theirs} and {ours}",
+            "tokenizer and predictor do not belong together: bits (s1, s2) are "
+            f"{tokenizer_bits} and {predictor_bits}",
             code="PAIRING",
         )
     name = official_size(predictor)
-    if name and (tokenizer.d_model, tokenizer.group_size) != (
-        TokenizerConfig().d_model,
-        SIZES[name].group_size,
-    ):
+    if name is None:
+        return
+    expected = (TokenizerConfig().d_model, SIZES[name].group_size)
+    if (tokenizer.d_model, tokenizer.group_size) != expected:
         raise BadConfig(
-            f"Kronos-{name} reads tokens of a tokenizer with group_size {SIZES[name].group_size}, found "
-            f"{tokenizer.group_size}: mini goes with Kronos-Tokenizer-2k, small and base with Kronos-Tokenizer-base",
+            f"Kronos-{name} reads tokens of a tokenizer with group_size {expected[1]}, found "
+            f"{tokenizer.group_size}: mini goes with Kronos-Tokenizer-2k, small and base with "
+            "Kronos-Tokenizer-base",
             code="PAIRING",
         )

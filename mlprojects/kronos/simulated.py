@@ -1,4 +1,4 @@
-"""kronos_simulated: bars drawn from a series' own past. It is no Kronos, and says so."""
+"""kronos_simulated: bars drawn from the past of the same series. Replies say it is not Kronos."""
 
 from dataclasses import dataclass
 
@@ -12,24 +12,28 @@ from registry.forecast.history import MAX_ABS_RETURN, History
 from registry.forecast.spec import ModelSpec, Request
 
 NOTE = "simulated: filtered bootstrap of past bars, not Kronos"
-MEDIAN = 20  # sessions of volume that say how much is usual
-PER_STEP = 1  # random numbers: which past bar
+MEDIAN = 20  # sessions whose median volume is the usual volume
+PER_STEP = 1  # random numbers; each chooses a past bar
 
 
 @dataclass(frozen=True)
 class Simulator:
-    """Filtered historical simulation of whole bars, each series by itself.
+    """Filtered historical simulation of whole bars, for each series alone.
 
-    Past returns are divided by the EWMA volatility known before them; a path draws past sessions with replacement and
-    multiplies them by its own volatility, which it updates with every return it drew (Barone-Adesi, Giannopoulos and
-    Vosper, Journal of Futures Markets 19, 1999). Here the whole bar of a session is drawn, so that its parts stay
-    together.
+    Past returns are divided by the EWMA volatility before them. A path draws past sessions with
+    replacement and multiplies them by its volatility, which each drawn return updates. Whole bars
+    are drawn, so that the parts of a session stay together.
+
+    Barone-Adesi, Giannopoulos and Vosper, Journal of Futures Markets 19, 1999.
     """
 
     spec: ModelSpec
 
     def predict(self, history: History, request: Request) -> Forecast:
-        """Forecast of every series from `num_samples` paths; fewer paths or steps are the first of more."""
+        """Forecast of every series from `num_samples` paths.
+
+        More paths or steps do not change the first ones.
+        """
         values, filled = bars.complete(history.columns)
         samples, horizon = int(request.options["num_samples"]), request.horizon
         paths = np.empty((len(history.ids), samples, horizon, len(names.BAR)))
@@ -46,10 +50,11 @@ class Simulator:
 
 @dataclass(frozen=True)
 class Past:
-    """The last W bars of a series in units that do not depend on when they were, and where the series stands now.
+    """The last W bars of a series in units that do not depend on their date, and its present state.
 
-    In volatilities, as log differences: `close` from the close before, `open` from the close before, `above` and
-    `below`: how far the high and the low lie outside open and close. `volume` is in usual volumes.
+    Prices are log differences, in units of volatility: `close` and `open` from the close before,
+    `above` from the higher of open and close up to the high, `below` from the lower of the two down
+    to the low. `volume` is in units of the usual volume.
     """
 
     close: Floats  # [W], as the others
@@ -63,22 +68,21 @@ class Past:
 
     @classmethod
     def of(cls, y: Floats, bar: Floats) -> "Past":
-        """From returns [T] and bars [T, 6]: the sessions whose one-step residuals `fhs` takes."""
+        """From returns [T] and bars [T, 6]; the W sessions are those of the residuals in `fhs`."""
         sigma = volatility.ewma_volatility(y[None])[0]
         close = volatility.residuals(y[None], sigma[None], 1)[0]
-        taken = slice(len(y) - len(close), len(y))
-        scale = sigma[taken.start - 1 : -1]
+        first = len(y) - len(close)
+        scale = sigma[first - 1 : -1]
         logs = np.log(bar[:, :4])
-        before = logs[taken.start - 1 : -1, 3]
-        opened, high, low, closed = logs[taken].T
-        volume = bar[taken.start - MEDIAN :, 4]
-        medians = np.median(
-            np.lib.stride_tricks.sliding_window_view(volume, MEDIAN), axis=1
-        )  # [W + 1]
-        usual = medians[:-1]  # of the sessions before
+        previous_close = logs[first - 1 : -1, 3]
+        opened, high, low, closed = logs[first:].T
+        volume = bar[first - MEDIAN :, 4]
+        windows = np.lib.stride_tricks.sliding_window_view(volume, MEDIAN)
+        medians = np.median(windows, axis=1)  # [W + 1]
+        usual = medians[:-1]  # over the sessions before each bar
         return cls(
             close=close,
-            open=(opened - before) / scale,
+            open=(opened - previous_close) / scale,
             above=(high - np.maximum(opened, closed)) / scale,
             below=(np.minimum(opened, closed) - low) / scale,
             volume=np.divide(volume[MEDIAN:], usual, out=np.zeros_like(usual), where=usual > 0),
@@ -89,10 +93,11 @@ class Past:
 
 
 def simulate(past: Past, drawn: Floats) -> Floats:
-    """Bars [S, H, 6] of paths that take the past session drawn [S, H] says, from 0 (the oldest) to 1.
+    """Bars [S, H, 6] of paths made of past sessions.
 
-    No session moves further than MAX_ABS_RETURN, as in every history: a jump out of a dead calm, drawn again while it
-    still echoes, would be beyond any number.
+    `drawn` [S, H] chooses the past session, from 0 (the oldest) to 1. Returns are clipped to
+    MAX_ABS_RETURN, the limit of every history: a jump after a calm, drawn again while volatility is
+    still high, would overflow.
     """
     session = (drawn * len(past.close)).astype(np.int64)
     z = past.close[session]
@@ -111,6 +116,5 @@ def simulate(past: Past, drawn: Floats) -> Floats:
     highs = np.maximum(opens, closes) * np.exp(above)
     lows = np.minimum(opens, closes) * np.exp(-below)
     volumes = past.volume[session] * past.usual_volume
-    return np.stack(
-        [opens, highs, lows, closes, volumes, (opens + highs + lows + closes) / 4 * volumes], axis=2
-    )
+    amounts = (opens + highs + lows + closes) / 4 * volumes
+    return np.stack([opens, highs, lows, closes, volumes, amounts], axis=2)

@@ -6,9 +6,10 @@ from typing import Any
 from registry.forecast import names
 from registry.forecast.spec import ModelSpec, Option
 
-MIN_CONTEXT = 32  # bars; fewer say little about the scale of a series
+MIN_CONTEXT = 32  # bars; fewer do not give the scale of a series
 SIMULATOR_CONTEXT = 120  # sessions; leaves 60 bars to draw from
 MAX_HORIZON = 60
+COLUMNS = (*names.HISTORY, *names.OHLC)  # of a history
 
 OPTIONS = (
     Option("num_samples", "long", 100, 1, 1000),
@@ -29,7 +30,13 @@ def spec(
     levels: tuple[float, ...] = names.LEVELS,
     **defaults: Any,
 ) -> ModelSpec:
-    """What a Kronos version needs and answers; `max_context` is its window, `defaults` are those of its options."""
+    """What a Kronos version needs and answers.
+
+    `max_context` is its window in bars. `defaults` replace default values of options, by name.
+    """
+    options = (
+        replace(option, default=defaults.get(option.name, option.default)) for option in OPTIONS
+    )
     return ModelSpec(
         name=name,
         family="kronos",
@@ -37,13 +44,11 @@ def spec(
         max_context=max_context,
         max_horizon=max_horizon,
         levels=levels,
-        columns=(*names.HISTORY, *names.OHLC),
+        columns=COLUMNS,
         optional=(names.VOLUME, names.AMOUNT),
         has_paths=True,
         has_prices=True,
-        options=tuple(
-            replace(option, default=defaults.get(option.name, option.default)) for option in OPTIONS
-        ),
+        options=tuple(options),
     )
 
 
@@ -56,7 +61,7 @@ def simulator_spec(name: str, horizon: int, levels: tuple[float, ...]) -> ModelS
         max_context=1000,
         max_horizon=horizon,
         levels=levels,
-        columns=(*names.HISTORY, *names.OHLC),
+        columns=COLUMNS,
         optional=(names.VOLUME, names.AMOUNT),
         has_paths=True,
         has_prices=True,

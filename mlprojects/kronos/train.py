@@ -1,10 +1,9 @@
 """Training of Kronos on daily bars: the tokenizer, then the predictor."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,76 +25,85 @@ from registry.forecast.history import History
 from registry.forecast.model_folder import read_spec
 from registry.training import Trained, TrainRun
 
-WITHOUT_VOLUME = (
-    0.05  # of the training windows show no volume: histories without it are answered too
-)
+# Share of training windows without volume, because histories without it are answered too.
+WITHOUT_VOLUME = 0.05
 INVERSE_TEMPERATURE = 1.0  # of the entropies in the tokenizer's loss
-SMALLEST = 1e-8
+SMALLEST = 1e-8  # added to a probability so that its logarithm stays finite
 CHOICE_BATCH = 64  # windows
 
 
 def train(
     history: pd.DataFrame, config: Config | SimulatedConfig, *, name: str, seed: int, run: TrainRun
 ) -> Trained:
-    """Fit windows whose targets end by config.fit_until; choose on those whose targets begin after it."""
-    what = spec(name, config)
+    """Train the tokenizer, then the predictor; the simulator needs no training.
+
+    Windows to fit have targets that end by config.fit_until. Windows to choose on have targets
+    that begin after it.
+    """
+    model_spec = spec(name, config)
     if isinstance(config, SimulatedConfig):
         run.report(1)
-        return Trained(simulated.Simulator(what), params={"parameters": 0, "simulated": True})
+        simulator = simulated.Simulator(model_spec)
+        return Trained(simulator, params={"parameters": 0, "simulated": True})
     if config.start_from:
-        config = _as_started(config, run.start_dir)
+        config = _with_start_clip(config, run.start_dir)
     windows = Windows.of(history, config)
     fingerprint = loop.fingerprint(history, config, seed)
-    files = {part: run.checkpoint_dir / part for part in (TOKENIZER, PREDICTOR)}
+    tokenizer_dir, predictor_dir = run.checkpoint_dir / TOKENIZER, run.checkpoint_dir / PREDICTOR
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        tokenizer, predictor = _tokenizer(config, run.start_dir), _predictor(config, run.start_dir)
-    facts: dict[str, Any] = {}
-    offset = 0
+        tokenizer = _tokenizer(config, run.start_dir)
+        predictor = _predictor(config, run.start_dir)
+    params = {}
+    steps_before = 0
     if not config.start_from:
-        offset = config.tokenizer_steps
+
+        def report_tokenizer(step: int, losses: Mapping[str, float]) -> None:
+            run.report(step, **{f"tokenizer_{key}": loss for key, loss in losses.items()})
+
+        steps_before = config.tokenizer_steps
         fitted = loop.fit(
             tokenizer,
             lambda draw: tokenizer_loss(tokenizer, windows.batch(draw, config.batch).scaled),
-            lambda: windows.mean(lambda part: tokenizer_loss(tokenizer, part.scaled)),
+            lambda: windows.mean(lambda batch: tokenizer_loss(tokenizer, batch.scaled)),
             _schedule(config, config.tokenizer_steps, config.tokenizer_rate),
-            seed=seed, checkpoint=run.checkpoint_dir / "tokenizer.safetensors", fingerprint=fingerprint,
-            report=lambda step, losses: run.report(step, **{f"tokenizer_{k}": v for k, v in losses.items()}),
-        )  # fmt: skip
-        facts |= {"tokenizer_best_step": fitted.best_step}
+            seed=seed,
+            checkpoint=run.checkpoint_dir / "tokenizer.safetensors",
+            fingerprint=fingerprint,
+            report=report_tokenizer,
+        )
+        params["tokenizer_best_step"] = fitted.best_step
     tokenizer.eval().requires_grad_(False)
-    save_official(tokenizer, files[TOKENIZER])
+    save_official(tokenizer, tokenizer_dir)
     fitted = loop.fit(
         predictor,
         lambda draw: predictor_loss(predictor, tokenizer, windows.batch(draw, config.batch)),
-        lambda: windows.mean(lambda part: predictor_loss(predictor, tokenizer, part)),
+        lambda: windows.mean(lambda batch: predictor_loss(predictor, tokenizer, batch)),
         _schedule(config, config.steps, config.learning_rate),
-        seed=seed, checkpoint=run.checkpoint_dir / "predictor.safetensors", fingerprint=fingerprint,
-        report=lambda step, losses: run.report(offset + step, **losses),
+        seed=seed,
+        checkpoint=run.checkpoint_dir / "predictor.safetensors",
+        fingerprint=fingerprint,
+        report=lambda step, losses: run.report(steps_before + step, **losses),
         should_stop=run.should_stop,
-    )  # fmt: skip
-    save_official(predictor, files[PREDICTOR])
-    parameters = {
-        part: sum(p.numel() for p in net.parameters())
-        for part, net in (("tokenizer", tokenizer), ("predictor", predictor))
-    }
-    forecaster = model.Kronos(what, files[PREDICTOR], files[TOKENIZER], config.clip, model.device())
-    return Trained(
-        forecaster,
-        params={
-            **facts,
-            "best_step": fitted.best_step,
-            "parameters": sum(parameters.values()),
-            **{f"{part}_parameters": count for part, count in parameters.items()},
-        },
-        metrics={
-            "choice_nats_untrained": fitted.first_loss,
-            "choice_nats": fitted.best_loss,
-            "tokenizer_error": windows.mean(
-                lambda part: reconstruction_error(tokenizer, part.scaled)
-            ),
-        },
     )
+    save_official(predictor, predictor_dir)
+    tokenizer_parameters = sum(p.numel() for p in tokenizer.parameters())
+    predictor_parameters = sum(p.numel() for p in predictor.parameters())
+    params |= {
+        "best_step": fitted.best_step,
+        "parameters": tokenizer_parameters + predictor_parameters,
+        "tokenizer_parameters": tokenizer_parameters,
+        "predictor_parameters": predictor_parameters,
+    }
+    metrics = {
+        "choice_nats_untrained": fitted.first_loss,
+        "choice_nats": fitted.best_loss,
+        "tokenizer_error": windows.mean(
+            lambda batch: reconstruction_error(tokenizer, batch.scaled)
+        ),
+    }
+    forecaster = model.Kronos(model_spec, predictor_dir, tokenizer_dir, config.clip, model.device())
+    return Trained(forecaster, params=params, metrics=metrics)
 
 
 def _schedule(config: Config, steps: int, rate: float) -> loop.Schedule:
@@ -104,43 +112,55 @@ def _schedule(config: Config, steps: int, rate: float) -> loop.Schedule:
 
 def _tokenizer(config: Config, start_dir: Path | None) -> Tokenizer:
     if config.start_from:
-        return load_tokenizer(_started(start_dir) / TOKENIZER)
-    width = config.tokenizer_width
-    return Tokenizer(
-        TokenizerConfig(
-            d_model=width, n_heads=config.heads, ff_dim=2 * width, n_enc_layers=config.tokenizer_layers + 1,
-            n_dec_layers=config.tokenizer_layers + 1, s1_bits=config.s1_bits, s2_bits=config.s2_bits,
-            group_size=config.group_size,
-        )
-    )  # fmt: skip
+        return load_tokenizer(_require(start_dir) / TOKENIZER)
+    shape = TokenizerConfig(
+        d_model=config.tokenizer_width,
+        n_heads=config.heads,
+        ff_dim=2 * config.tokenizer_width,
+        n_enc_layers=config.tokenizer_layers + 1,
+        n_dec_layers=config.tokenizer_layers + 1,
+        s1_bits=config.s1_bits,
+        s2_bits=config.s2_bits,
+        group_size=config.group_size,
+    )
+    return Tokenizer(shape)
 
 
 def _predictor(config: Config, start_dir: Path | None) -> Predictor:
     if config.start_from:
-        return load_predictor(_started(start_dir) / PREDICTOR)
-    return Predictor(
-        PredictorConfig(
-            s1_bits=config.s1_bits, s2_bits=config.s2_bits, n_layers=config.layers, d_model=config.width,
-            n_heads=config.heads, ff_dim=2 * config.width, ffn_dropout_p=config.dropout,
-            resid_dropout_p=config.dropout, attn_dropout_p=0.0, token_dropout_p=0.0,
-        )
-    )  # fmt: skip
+        return load_predictor(_require(start_dir) / PREDICTOR)
+    shape = PredictorConfig(
+        s1_bits=config.s1_bits,
+        s2_bits=config.s2_bits,
+        n_layers=config.layers,
+        d_model=config.width,
+        n_heads=config.heads,
+        ff_dim=2 * config.width,
+        ffn_dropout_p=config.dropout,
+        resid_dropout_p=config.dropout,
+        attn_dropout_p=0.0,
+        token_dropout_p=0.0,
+    )
+    return Predictor(shape)
 
 
-def _started(start_dir: Path | None) -> Path:
+def _require(start_dir: Path | None) -> Path:
     if start_dir is None:
         raise BadConfig("start_from is set, but the run has no folder of that version")
     return start_dir
 
 
-def _as_started(config: Config, start_dir: Path | None) -> Config:
-    """The settings with the clip of the version that is started from, whose window must not be exceeded."""
-    folder = _started(start_dir)
+def _with_start_clip(config: Config, start_dir: Path | None) -> Config:
+    """The settings with the clip of the version in `start_dir`.
+
+    Raises BadConfig if max_context is larger than the window of that version.
+    """
+    folder = _require(start_dir)
     window = read_spec(folder).max_context
     if config.max_context > window:
         raise BadConfig(
-            f"max_context is {config.max_context}; {config.start_from} has a window of {window} bars and was never "
-            "trained beyond"
+            f"max_context is {config.max_context}, expected at most {window}, "
+            f"the window that {config.start_from} was trained with"
         )
     return replace(config, clip=json.loads((folder / CONFIG).read_text())["clip"])
 
@@ -150,7 +170,10 @@ def _as_started(config: Config, start_dir: Path | None) -> Config:
 
 @dataclass(frozen=True)
 class Batch:
-    """Windows of context and targets: scaled bars [B, L + M, 6], stamps [B, L + M, 5]; `context` is L."""
+    """Windows of L bars of context and M targets.
+
+    Scaled bars [B, L + M, 6] and stamps [B, L + M, 5]; `context` is L.
+    """
 
     scaled: Tensor
     stamps: Tensor
@@ -159,7 +182,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Windows:
-    """All windows of a history: the first rows of those to fit, and of those to choose on."""
+    """All windows of a history. `fit` and `chosen` hold first rows: to fit, and to choose on."""
 
     values: npt.NDArray[np.float64]  # [rows, 6] of names.BAR
     stamps: npt.NDArray[np.int64]  # [rows, 5]
@@ -171,20 +194,22 @@ class Windows:
 
     @classmethod
     def of(cls, history: pd.DataFrame, config: Config) -> "Windows":
-        """Raises BadHistory when there is nothing to fit or nothing to choose on."""
+        """Raises BadHistory if no window is left to fit or to choose on."""
         columns = [name for name in names.BAR if name in history]
-        whole = History.of(history, [names.Y, *columns])
-        values, _ = bars.complete(whole.columns)
-        stamps = model.stamps(whole.ds.astype("datetime64[D]").astype(np.int64))
-        last = np.datetime64(config.fit_until)
+        series = History.of(history, [names.Y, *columns])
+        values, _ = bars.complete(series.columns)
+        stamps = model.stamps(series.ds.astype("datetime64[D]").astype(np.int64))
+        length = config.context + config.targets
+        fit_until = np.datetime64(config.fit_until)
         fit, chosen = [], []
-        for start, end in zip(whole.bounds[:-1], whole.bounds[1:], strict=True):
-            length = config.context + config.targets
+        for start, end in zip(series.bounds[:-1], series.bounds[1:], strict=True):
             first = np.arange(start, end - length + 1)
-            fit.append(first[whole.ds[first + length - 1] <= last])
-            later = first[whole.ds[first + config.context] > last]
+            last_day = series.ds[first + length - 1]
+            fit.append(first[last_day <= fit_until])
+            first_target_day = series.ds[first + config.context]
+            later = first[first_target_day > fit_until]
             chosen.append(later[:: config.horizon])
-        found = cls(
+        windows = cls(
             values,
             stamps,
             np.concatenate(fit),
@@ -193,33 +218,33 @@ class Windows:
             config.targets,
             config.clip,
         )
-        for part, rows, when in (
-            ("fit", found.fit, f"up to {config.fit_until}"),
-            ("choose", found.chosen, f"between {config.fit_until} and {config.choose_until}"),
+        choice_dates = f"between {config.fit_until} and {config.choose_until}"
+        for purpose, rows, dates in (
+            ("fit", windows.fit, f"up to {config.fit_until}"),
+            ("choose", windows.chosen, choice_dates),
         ):
             if not len(rows):
                 raise BadHistory(
-                    f"no window of context + targets = {config.context + config.targets} sessions to {part} on "
-                    f"{when}; lower context or targets, or move the dates",
+                    f"no window of context + targets = {length} sessions to {purpose} on {dates}; "
+                    "lower max_context or targets, or move the dates",
                     code="TOO_SHORT",
                 )
-        return found
+        return windows
 
     def batch(self, draw: torch.Generator, size: int) -> Batch:
-        """Windows to fit, drawn from the generator alone."""
-        which = torch.randint(len(self.fit), (size,), generator=draw).numpy()
+        """Windows to fit. They depend on the generator alone."""
+        places = torch.randint(len(self.fit), (size,), generator=draw).numpy()
         blind = (torch.rand(size, generator=draw) < WITHOUT_VOLUME).numpy()
-        return self._batch(self.fit[which], blind)
+        return self._batch(self.fit[places], blind)
 
     @torch.no_grad()
     def mean(self, measure: Callable[[Batch], Tensor]) -> float:
         """Mean of a measure over the windows to choose on."""
-        parts = [
-            self._batch(self.chosen[i : i + CHOICE_BATCH])
-            for i in range(0, len(self.chosen), CHOICE_BATCH)
-        ]
-        weights = [len(part.scaled) for part in parts]
-        return float(np.average([measure(part).item() for part in parts], weights=weights))
+        starts = range(0, len(self.chosen), CHOICE_BATCH)
+        batches = [self._batch(self.chosen[i : i + CHOICE_BATCH]) for i in starts]
+        weights = [len(batch.scaled) for batch in batches]
+        measured = [measure(batch).item() for batch in batches]
+        return float(np.average(measured, weights=weights))
 
     def _batch(
         self, first: npt.NDArray[np.int64], blind: npt.NDArray[np.bool_] | None = None
@@ -228,24 +253,25 @@ class Windows:
         values = self.values[rows]
         if blind is not None:
             values[blind, :, 4:] = 0.0
-        mean, deviation = scales(
-            values[:, : self.context]
-        )  # nothing later says how a window is scaled
+        # The context alone sets the scale: targets are unknown at inference.
+        mean, deviation = scales(values[:, : self.context])
         scaled = np.clip((values - mean) / deviation, -self.clip, self.clip)
-        return Batch(
-            torch.from_numpy(scaled).float(), torch.from_numpy(self.stamps[rows]), self.context
-        )
+        stamps = torch.from_numpy(self.stamps[rows])
+        return Batch(torch.from_numpy(scaled).float(), stamps, self.context)
 
 
 # --- losses -----------------------------------------------------------------------------------
 
 
 def tokenizer_loss(tokenizer: Tokenizer, scaled: Tensor) -> Tensor:
-    """Reconstruction by all bits and by the first ones alone, and the entropies of binary spherical quantization.
+    """Loss of the tokenizer: (MSE of s1 + MSE of all bits + BSQ) / 2, as Kronos uses it.
 
-    Zhao, Xiong and Krähenbühl, Image and Video Tokenization with Binary Spherical Quantization (arXiv 2406.07548), eq.
-    8 to 10, as Kronos uses it: (MSE of s1 + MSE of all + BSQ) / 2. The entropy of each sample is lowered (a bit is sure
-    of itself), that of the codebook, by groups of bits, is raised (all codes are used).
+    The first MSE reconstructs bars from the s1 bits alone. BSQ, binary spherical quantization, adds
+    a commitment and two entropies. It lowers the entropy of each sample, so that bits are certain.
+    It raises the entropy of the codebook, by groups of bits, so that all codes are used.
+
+    Zhao, Xiong and Krähenbühl, Image and Video Tokenization with Binary Spherical Quantization
+    (arXiv 2406.07548), eq. 8 to 10.
     """
     config = tokenizer.config
     z = tokenizer.project(scaled)
@@ -254,19 +280,14 @@ def tokenizer_loss(tokenizer: Tokenizer, scaled: Tensor) -> Tensor:
     fine = tokenizer.reconstruct(tokenizer.post_quant_embed(code))
     commit = (code.detach() - z).square().sum(dim=-1).mean()
     p = torch.sigmoid(4 * z / tokenizer.bits**0.5 * INVERSE_TEMPERATURE)  # of each bit to be 1
-    sure = _entropy(torch.stack([p, 1 - p], dim=-1)).sum(dim=-1).mean()
-    grouped = p.unflatten(-1, (-1, config.group_size))
-    codes = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * config.group_size).reshape(
-        -1, config.group_size
-    )
-    shares = torch.where(codes.bool(), grouped[..., None, :], 1 - grouped[..., None, :]).prod(
-        dim=-1
-    )
-    used = _entropy(shares.flatten(0, -3).mean(dim=0)).sum()
-    bsq = (
-        config.beta * commit
-        + config.zeta * (config.gamma0 * sure - config.gamma * used) / INVERSE_TEMPERATURE
-    )
+    sample_entropy = _entropy(torch.stack([p, 1 - p], dim=-1)).sum(dim=-1).mean()
+    grouped = p.unflatten(-1, (-1, config.group_size))[..., None, :]
+    bit_values = [torch.tensor([0.0, 1.0])] * config.group_size
+    codes = torch.cartesian_prod(*bit_values).reshape(-1, config.group_size)
+    shares = torch.where(codes.bool(), grouped, 1 - grouped).prod(dim=-1)
+    codebook_entropy = _entropy(shares.flatten(0, -3).mean(dim=0)).sum()
+    entropies = config.gamma0 * sample_entropy - config.gamma * codebook_entropy
+    bsq = config.beta * commit + config.zeta * entropies / INVERSE_TEMPERATURE
     loss: Tensor = (F.mse_loss(coarse, scaled) + F.mse_loss(fine, scaled) + bsq) / 2
     return loss
 
@@ -277,23 +298,21 @@ def _entropy(p: Tensor) -> Tensor:
 
 
 def reconstruction_error(tokenizer: Tokenizer, scaled: Tensor) -> Tensor:
-    """Mean absolute error of bars that went through their tokens, in deviations of the context."""
+    """Mean absolute error of bars decoded from their tokens, in deviations of the context."""
     return (tokenizer.decode(*tokenizer.encode(scaled)) - scaled).abs().mean()
 
 
 def predictor_loss(predictor: Predictor, tokenizer: Tokenizer, batch: Batch) -> Tensor:
-    """Mean negative log-likelihood of s1, and of s2 given the true s1, over the targets; nats per token.
+    """Mean negative log-likelihood of the targets' s1, and of their s2 given the true s1.
 
-    The cross attention is causal and without positions, as it is at inference; upstream trains it with positions and
-    with an s1 that the model drew, which leaves s2 nothing to depend on.
+    In nats per token. The cross attention is causal and has no positions, as at inference. Upstream
+    trains it with positions and with an s1 drawn by the model, from which s2 can learn nothing.
     """
     with torch.no_grad():
         s1, s2 = tokenizer.encode(batch.scaled)
     h = predictor.hidden(s1[:, :-1], s2[:, :-1], batch.stamps[:, :-1])
-    asked = slice(batch.context - 1, None)
-    one, two = predictor(h, s1[:, 1:])
-    losses = [
-        F.cross_entropy(logits[:, asked].flatten(0, 1), tokens[:, 1:][:, asked].flatten())
-        for logits, tokens in ((one, s1), (two, s2))
-    ]
-    return (losses[0] + losses[1]) / 2
+    s1_logits, s2_logits = predictor(h, s1[:, 1:])
+    first = batch.context  # of the targets; each is predicted at the row before it
+    s1_loss = F.cross_entropy(s1_logits[:, first - 1 :].flatten(0, 1), s1[:, first:].flatten())
+    s2_loss = F.cross_entropy(s2_logits[:, first - 1 :].flatten(0, 1), s2[:, first:].flatten())
+    return (s1_loss + s2_loss) / 2

@@ -1,4 +1,4 @@
-"""A network's forward pass without the library around it: scaled windows in, quantiles out.
+"""A network's forward pass without the library: scaled windows in, quantiles out.
 
 Windows come as passes [P, R, L] (blocks/passes.py): P passes of R rows of L sessions. Every matrix
 product is one batched product over the passes.
@@ -18,14 +18,14 @@ from mlprojects.nixtla.networks import Channels, NHits, PatchTST, Unlevelled
 Forward = Callable[[Tensor], Tensor]  # passes [P, R, L] -> quantiles [P, R, H * Q], not sorted
 Layer = tuple[Tensor, Tensor]  # weight [in, out], bias [out]
 
-ALIGNED = 4  # floats of 16 bytes: the last bits of a product depend on where in memory a row begins
+ALIGNED = 4  # floats in 16 bytes; a row's start in memory changes the last bits of a product
 
 
 def forward_of(net: Any) -> Forward:
     """The forward pass of a network (networks.Returns) in eval mode.
 
-    A network of channels sees one pass whose rows are all of its series. Networks of single series
-    go straight through the weights: calling their modules costs as much again.
+    A network of channels takes one pass, whose rows are all of its series. A network of single
+    series uses the weights directly: calling its modules would cost as much again.
     """
     if isinstance(net, Channels):
         return lambda z: _channels(net, z)
@@ -44,16 +44,16 @@ def _channels(net: Channels, z: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Block:
-    """What a block does with the largest of every `pool` sessions of what is not explained yet."""
+    """Layers of a block; its input is the largest of every `pool` sessions of the residual."""
 
     pool: int
     hidden: list[Layer]  # each followed by a ReLU
     forecast: Layer
-    backcast: Layer  # what the block has explained, with the sign changed
+    backcast: Layer  # the part that the block explains, with the sign changed
 
 
 def _blocks(net: Unlevelled) -> Forward:
-    """Each block forecasts from what the blocks before it have not explained."""
+    """Each block forecasts from the residual of the blocks before it."""
     blocks = [_block(net, block) for block in net.blocks]
     biases = sum((block.forecast[1] for block in blocks[1:]), start=blocks[0].forecast[1])
     *inner, last = blocks
@@ -77,25 +77,26 @@ def _blocks(net: Unlevelled) -> Forward:
 
 
 def _filled(x: Tensor, width: int) -> Tensor:
-    """x with zeros up to a width."""
+    """x, filled up with zeros to a width."""
     return x if x.shape[-1] == width else pad(x, (0, width - x.shape[-1]))
 
 
 def _block(net: Unlevelled, block: Any) -> Block:
-    """A block's layers in double precision, folded: nothing stands between the first two."""
+    """The layers of a block, folded in double precision: the first two have nothing in between."""
     layers = [_transposed(module) for module in block.layers if isinstance(module, torch.nn.Linear)]
     first, second, *others, (weight, bias) = layers
     if isinstance(net, NHits):
         weight, bias = _interpolated(weight, net), _interpolated(bias, net)
     folded = first[0] @ second[0], first[1] @ second[0] + second[1]
     weight = pad(weight, (0, 0, 0, -weight.shape[0] % ALIGNED))
-    backcast, forecast = weight.split([net.input_size, weight.shape[1] - net.input_size], dim=1)
-    known, ahead = bias.split([net.input_size, len(bias) - net.input_size])
+    sizes = [net.input_size, len(bias) - net.input_size]
+    backcast, forecast = weight.split(sizes, dim=1)
+    backcast_bias, forecast_bias = bias.split(sizes)
     return Block(
         pool=block.pooling_layer.kernel_size if hasattr(block, "pooling_layer") else 1,
         hidden=[_aligned(*layer) for layer in (folded, *others)],
-        forecast=_single(forecast, ahead),
-        backcast=_single(-backcast, -known),
+        forecast=_single(forecast, forecast_bias),
+        backcast=_single(-backcast, -backcast_bias),
     )
 
 
@@ -104,9 +105,9 @@ def _transposed(layer: torch.nn.Linear) -> Layer:
 
 
 def _aligned(weight: Tensor, bias: Tensor) -> Layer:
-    """A layer that takes and gives rows of aligned length, filled up with zeros."""
-    into, out = (-size % ALIGNED for size in weight.shape)
-    return _single(pad(weight, (0, out, 0, into)), pad(bias, (0, out)))
+    """A layer whose input and output rows have an aligned length, filled up with zeros."""
+    more_in, more_out = (-size % ALIGNED for size in weight.shape)
+    return _single(pad(weight, (0, more_out, 0, more_in)), pad(bias, (0, more_out)))
 
 
 def _single(weight: Tensor, bias: Tensor) -> Layer:
@@ -114,7 +115,7 @@ def _single(weight: Tensor, bias: Tensor) -> Layer:
 
 
 def _interpolated(values: Tensor, net: NHits) -> Tensor:
-    """The last layer with N-HiTS' interpolation in it: [..., L + Q * knots] as [..., L + H * Q]."""
+    """The last layer with N-HiTS' interpolation in it: [..., L + Q * knots] to [..., L + H * Q]."""
     backcast, knots = values.split([net.input_size, values.shape[-1] - net.input_size], dim=-1)
     knots = knots.unflatten(-1, (net.loss.outputsize_multiplier, -1))  # [..., Q, knots]
     steps = torch.eye(knots.shape[-1], dtype=values.dtype)
@@ -128,11 +129,11 @@ def _interpolated(values: Tensor, net: NHits) -> Tensor:
 
 @dataclass(frozen=True)
 class Encoder:
-    """An encoder layer: attention and feed-forward, norms folded into what comes before them."""
+    """An encoder layer: attention, feed-forward; each norm is folded into the layer before it."""
 
     attention: Layer  # query, key and value as one
     out: Layer
-    out_gain: Tensor  # of what bypasses the attention
+    out_gain: Tensor  # factor of the input that bypasses the attention
     inner: Layer
     outer: Layer
     outer_gain: Tensor
@@ -148,7 +149,7 @@ def _patches(net: PatchTST) -> Forward:
     heads = backbone.encoder.layers[0].self_attn.n_heads
     weight = net.output.weight.detach().unflatten(1, (embed.shape[1], -1))  # of [width, T]
     output = weight.transpose(1, 2).flatten(1).T.contiguous(), net.output.bias.detach()
-    none = torch.zeros(embed.shape[1])
+    no_bias = torch.zeros(embed.shape[1])
 
     def forward(z: Tensor) -> Tensor:
         count, rows, _ = z.shape
@@ -160,19 +161,17 @@ def _patches(net: PatchTST) -> Forward:
         windows = z.flatten(0, 1)  # [n, L]
         padded = torch.cat([windows, windows[:, -1:].expand(-1, model.stride)], dim=1)
         patches = padded.unfold(1, model.patch_len, model.stride)
-        x = linear(patches, (embed, none)).add_(position)  # [n, T, width]
+        x = linear(patches, (embed, no_bias)).add_(position)  # [n, T, width]
         scores = torch.zeros(())
         for layer in layers:
             parts = linear(x, layer.attention).unflatten(2, (3, heads, -1))
             q, k, v = parts.permute(2, 0, 3, 1, 4)  # [n, heads, T, width]
-            scores = (
-                k @ q.mT + scores
-            )  # keys before queries: softmax over the last of so few is slow
+            # Keys before queries: softmax over a last dimension of so few patches is slow.
+            scores = k @ q.mT + scores
             mixed = (scores.softmax(dim=2).mT @ v).transpose(1, 2).flatten(2)
             x = torch.addcmul(linear(mixed, layer.out), x, layer.out_gain)
-            x = torch.addcmul(
-                linear(gelu(linear(x, layer.inner)), layer.outer), x, layer.outer_gain
-            )
+            hidden = gelu(linear(x, layer.inner))
+            x = torch.addcmul(linear(hidden, layer.outer), x, layer.outer_gain)
         return product(x.view(count, rows, -1), *output)
 
     return forward
@@ -191,7 +190,7 @@ def _encoder(layer: Any) -> Encoder:
 
 
 def _normed(layer: torch.nn.Linear, norm: Any) -> tuple[Layer, Tensor]:
-    """The batch norm (torch.nn.BatchNorm1d) of x + layer(y) as layer'(y) + gain x: layer' and gain."""
+    """layer' and gain, such that norm(x + layer(y)) = layer'(y) + gain x; norm is a BatchNorm1d."""
     gain = (norm.weight / (norm.running_var + norm.eps).sqrt()).detach()
     shift = norm.bias.detach() - gain * norm.running_mean
     weight = layer.weight.detach() * gain[:, None]

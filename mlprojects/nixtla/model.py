@@ -1,4 +1,4 @@
-"""Networks of NeuralForecast behind the contract, forecast by one direct forward pass."""
+"""Forecasters around networks of NeuralForecast: one direct forward pass makes the forecast."""
 
 import json
 from collections.abc import Mapping
@@ -25,15 +25,13 @@ from registry.forecast.model_folder import read_spec
 from registry.forecast.spec import ModelSpec, Request
 
 REQUIREMENTS = ("scipy", "torch", "neuralforecast", "safetensors")
-LOSSES = (
-    "loss.",
-    "valid_loss.",
-)  # a network's state that is its loss's: the levels, which the spec holds
+# Prefixes of a network's state that belongs to its losses: the levels, which the spec holds.
+LOSSES = ("loss.", "valid_loss.")
 
 
 @dataclass(frozen=True)
 class WindowForecaster:
-    """A trained network of a shape; `net` is in eval mode and its weights are never written again."""
+    """A trained network and its shape; `net` is in eval mode and its weights never change."""
 
     spec: ModelSpec
     shape: Mapping[str, Any]
@@ -47,12 +45,13 @@ class WindowForecaster:
         return Forecast.of_quantiles(history, self.spec, quantiles)
 
     def _check_sessions(self, ds: Dates) -> None:
-        """Raise BadHistory unless all series have the same sessions [n, L]: the network sees them side by side."""
-        other = np.flatnonzero((ds != ds[0]).any(axis=1))
-        if other.size:
+        """Raise BadHistory unless all series have the same sessions [n, L]."""
+        different = np.flatnonzero((ds != ds[0]).any(axis=1))
+        if different.size:
             raise BadHistory(
-                f"series {other[0] + 1} of {len(ds)} has other sessions than the first among its last {ds.shape[1]}; "
-                f"{self.spec.name} needs the same ones of all",
+                f"series {different[0] + 1} of {len(ds)} has other sessions than the first series "
+                f"among its last {ds.shape[1]}; {self.spec.name} needs the same sessions of all "
+                "series",
                 code="SESSIONS_DIFFER",
             )
 
@@ -60,7 +59,7 @@ class WindowForecaster:
     def quantiles(self, windows: Floats) -> Floats:
         """Quantiles [n, H, Q] of the sessions after windows of returns [n, L], sorted.
 
-        The windows of a network of all series are those of its universe, in that order: one pass.
+        A network of all series takes the windows of its universe, in that order, as one pass.
         """
         y = torch.from_numpy(windows).float()[None] if self.spec.joint else passes(windows)
         scale = self._scale(y)
@@ -85,12 +84,9 @@ class WindowForecaster:
 def save(forecaster: WindowForecaster, directory: Path) -> None:
     """Write the network's weights (safetensors) and shape (JSON)."""
     (directory / "config.json").write_text(json.dumps(dict(forecaster.shape)) + "\n")
-    state = {
-        k: v.contiguous()
-        for k, v in forecaster.net.state_dict().items()
-        if not k.startswith(LOSSES)
-    }
-    save_file(state, directory / "weights.safetensors")
+    state = forecaster.net.state_dict()
+    weights = {key: v.contiguous() for key, v in state.items() if not key.startswith(LOSSES)}
+    save_file(weights, directory / "weights.safetensors")
 
 
 def load(directory: Path) -> WindowForecaster:
@@ -98,6 +94,6 @@ def load(directory: Path) -> WindowForecaster:
     spec = read_spec(directory)
     shape = json.loads((directory / "config.json").read_text())
     net = network(spec, shape)
-    losses = {k: v for k, v in net.state_dict().items() if k.startswith(LOSSES)}
+    losses = {key: v for key, v in net.state_dict().items() if key.startswith(LOSSES)}
     net.load_state_dict(load_file(directory / "weights.safetensors") | losses)
     return WindowForecaster(spec, shape, net.eval())

@@ -1,7 +1,8 @@
-"""NeuralForecast's networks for returns: scaled windows, no last value as level, a start that is EWMA volatility.
+"""NeuralForecast's networks, adapted to returns.
 
-N-BEATS (arXiv 1905.10437), N-HiTS (2201.12886), PatchTST (2211.14730), iTransformer (2310.06625) and StemGNN
-(2103.07719) of neuralforecast (Apache-2.0).
+Windows are scaled, the last value is no level, and an untrained network forecasts EWMA volatility.
+N-BEATS (arXiv 1905.10437), N-HiTS (2201.12886), PatchTST (2211.14730), iTransformer (2310.06625)
+and StemGNN (2103.07719) come from neuralforecast (Apache-2.0).
 """
 
 import logging
@@ -32,9 +33,7 @@ for _name in (
 Batch = dict[str, torch.Tensor]
 
 
-_Library: Any = (
-    object  # what a network of the library brings: the class beside this one in its bases
-)
+_Library: Any = object  # stands for the library's network, the other base of each class below
 
 
 class Returns(_Library):  # type: ignore[misc]
@@ -45,20 +44,22 @@ class Returns(_Library):  # type: ignore[misc]
         self.scaler.compute_statistics = self._scale
 
     def _scale(self, x: torch.Tensor, **_: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """Shift 0 and EWMA scale [n, 1, ...] of training windows [n, L + h, ...], from their first L rows."""
+        """Shift 0 and EWMA scale [n, 1, ...] of the first L rows of windows [n, L + h, ...]."""
         scale = ewma_scale(x[:, : self.input_size])
         return torch.zeros_like(scale), scale
 
     @torch.no_grad()
     def start_at(self, quantiles: torch.Tensor) -> None:
-        """Let an untrained network forecast these quantiles [Q] of the scaled return: EWMA volatility, before it
-        learns."""
+        """Make the untrained network forecast these quantiles [Q] of the scaled return."""
         self.output.weight.zero_()  # [H * Q, width]
         self.output.bias.copy_(quantiles.repeat(self.h))
 
 
 class Unlevelled(Returns):
-    """NeuralForecast adds the last value to the forecast of these networks: noise, for returns."""
+    """A network without the last value, which NeuralForecast adds to the forecast.
+
+    For returns, the last value is noise.
+    """
 
     def forward(self, windows_batch: Batch) -> torch.Tensor:
         """Quantiles [n, H, Q] of scaled windows."""
@@ -67,7 +68,10 @@ class Unlevelled(Returns):
 
     @torch.no_grad()
     def start_at(self, quantiles: torch.Tensor) -> None:
-        """See Returns. Every block's last layer is [L + forecast, width], the forecast the sum over the blocks."""
+        """See Returns. The forecast is the sum over the blocks.
+
+        The last layer of every block is [L + forecast, width].
+        """
         outputs = [block.layers[-1] for block in self.blocks]
         for output in outputs:
             output.weight[self.input_size :] = 0
@@ -76,11 +80,14 @@ class Unlevelled(Returns):
 
 
 class Channels(Returns):
-    """A network of all series together. NeuralForecast's writes [H, Q, N] where its MQLoss reads [H, N, Q]: with more
-    than one quantile, a series would get the outputs of other series."""
+    """A network of all series together.
+
+    NeuralForecast's network writes [H, Q, N], but its MQLoss reads [H, N, Q]. With more than one
+    quantile, a series would get the outputs of other series. So the outputs are reordered here.
+    """
 
     def forward(self, windows_batch: Batch) -> torch.Tensor:
-        """Quantiles [n, H, N * Q] of scaled windows [n, L, N], those of a series together."""
+        """Quantiles [n, H, N * Q] of scaled windows [n, L, N]; those of a series are neighbours."""
         forecast: torch.Tensor = super().forward(windows_batch)
         return forecast.reshape(*forecast.shape[:2], -1, self.n_series).transpose(2, 3).flatten(2)
 
@@ -121,8 +128,11 @@ class ITransformer(Channels, models.iTransformer):  # type: ignore[misc]
 
 
 class StemGNN(Channels, models.StemGNN):  # type: ignore[misc]
-    """StemGNN with a graph of each window's own: the library averages the attention over the windows of a batch, so
-    that a forecast would depend on what else is in it."""
+    """StemGNN with a separate graph for each window.
+
+    The library averages the attention over the windows of a batch. A forecast would then depend on
+    the other windows.
+    """
 
     @property
     def output(self) -> torch.nn.Linear:
@@ -130,7 +140,10 @@ class StemGNN(Channels, models.StemGNN):  # type: ignore[misc]
         return linear
 
     def latent_correlation_layer(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Chebyshev polynomials [n, 4, N, N] of the graph Laplacians of windows [n, L, N]; attention [n, N, N]."""
+        """Chebyshev polynomials of the graph Laplacians [n, 4, N, N], and attention [n, N, N].
+
+        The windows are [n, L, N].
+        """
         hidden, _ = self.GRU(x.permute(2, 0, 1).contiguous())
         attention = self.self_graph_attention(hidden.permute(1, 0, 2).contiguous())
         degree = attention.sum(dim=2)
@@ -139,14 +152,13 @@ class StemGNN(Channels, models.StemGNN):  # type: ignore[misc]
         laplacian = root @ ((torch.diag_embed(degree) - attention) @ root)
         third = 2 * laplacian @ laplacian
         fourth = 2 * laplacian @ third - laplacian
-        return torch.stack(
-            [torch.zeros_like(laplacian), laplacian, third, fourth], dim=1
-        ), attention
+        first = torch.zeros_like(laplacian)
+        return torch.stack([first, laplacian, third, fourth], dim=1), attention
 
 
 # --- building ---------------------------------------------------------------------------------
 
-# What a kind's settings mean in the library's words.
+# Each function below translates the settings of one kind into the library's arguments.
 
 
 def _nbeats(width: int, stacks: int) -> dict[str, Any]:
@@ -171,23 +183,24 @@ def _nhits(width: int, pools: Sequence[int], downsample: Sequence[int]) -> dict[
 def _patchtst(
     width: int, heads: int, layers: int, patch: int, stride: int, dropout: float
 ) -> dict[str, Any]:
-    """Without RevIN: windows are scaled already, and its level is the last value."""
+    """Without RevIN: windows are scaled already, and RevIN takes the last value as level."""
     return {
-        "hidden_size": width, "n_heads": heads, "encoder_layers": layers, "linear_hidden_size": 2 * width,
-        "patch_len": patch, "stride": stride, "dropout": dropout, "revin": False,
+        "hidden_size": width, "n_heads": heads, "encoder_layers": layers,
+        "linear_hidden_size": 2 * width, "patch_len": patch, "stride": stride,
+        "dropout": dropout, "revin": False,
     }  # fmt: skip
 
 
 def _itransformer(width: int, heads: int, layers: int, dropout: float) -> dict[str, Any]:
     """Without its normalisation: windows are scaled already."""
     return {
-        "hidden_size": width, "n_heads": heads, "e_layers": layers, "d_ff": 2 * width, "dropout": dropout,
-        "use_norm": False,
+        "hidden_size": width, "n_heads": heads, "e_layers": layers, "d_ff": 2 * width,
+        "dropout": dropout, "use_norm": False,
     }  # fmt: skip
 
 
 def _stemgnn(multiplier: int) -> dict[str, Any]:
-    """Without dropout of attention: a series that loses all of it has no degree to divide by."""
+    """Without dropout of attention: a series that loses all of it has a degree of 0 as divisor."""
     return {"multi_layer": multiplier, "dropout_rate": 0.0}
 
 
@@ -201,7 +214,7 @@ KINDS: dict[str, tuple[Callable[..., Returns], Callable[..., dict[str, Any]]]] =
 
 
 def network(spec: ModelSpec, shape: Mapping[str, Any], **training: Any) -> Returns:
-    """The untrained network of a shape: its `kind`, and that kind's settings."""
+    """The untrained network of a shape, which holds its `kind` and the settings of that kind."""
     sizes = dict(shape)
     make, translate = KINDS[sizes.pop("kind")]
     if spec.universe is not None:
@@ -220,14 +233,17 @@ def network(spec: ModelSpec, shape: Mapping[str, Any], **training: Any) -> Retur
 
 @contextmanager
 def own_randomness() -> Iterator[None]:
-    """Keep from the rest of the process that Lightning and NeuralForecast seed every generator and tell torch to be
-    deterministic."""
-    python, numbers = random.getstate(), np.random.get_state()
+    """Restore the random generators and torch's deterministic mode at the end.
+
+    Lightning and NeuralForecast seed every generator and turn on the deterministic mode.
+    """
+    python_state = random.getstate()
+    numpy_state = np.random.get_state()
     deterministic = torch.are_deterministic_algorithms_enabled()
     with torch.random.fork_rng(devices=[]):
         try:
             yield
         finally:
-            random.setstate(python)
-            np.random.set_state(numbers)
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)
             torch.use_deterministic_algorithms(deterministic)

@@ -1,4 +1,4 @@
-"""What a panel must hold so that windows of it can be fitted, and how NeuralForecast is handed it."""
+"""Checks of a panel before training, and its form for NeuralForecast."""
 
 from itertools import pairwise
 
@@ -13,58 +13,67 @@ from registry.forecast.history import History
 
 
 def check(history: pd.DataFrame, config: Training) -> int:
-    """Sessions after config.fit_until, to choose on. Raises BadHistory for what cannot be fitted."""
-    chosen_on = history.loc[history[names.DS] > pd.Timestamp(config.fit_until), names.DS].nunique()
-    shortest = int(history.groupby(names.UNIQUE_ID).size().min())
-    if shortest - chosen_on < config.context + config.horizon:
+    """Number of sessions after config.fit_until. Raises BadHistory if a panel cannot be fitted."""
+    later = history[names.DS] > pd.Timestamp(config.fit_until)
+    choice_sessions = history.loc[later, names.DS].nunique()
+    shortest = int(history.groupby(names.UNIQUE_ID).size().min()) - choice_sessions
+    needed = config.context + config.horizon
+    if shortest < needed:
         raise BadHistory(
-            f"the shortest series has {shortest - chosen_on} sessions up to {config.fit_until}; "
-            f"context + horizon needs {config.context + config.horizon}",
+            f"the shortest series has {shortest} sessions up to {config.fit_until}; "
+            f"context + horizon needs {needed}",
             code="TOO_SHORT",
         )
-    if chosen_on < config.horizon:
+    if choice_sessions < config.horizon:
         raise BadHistory(
-            f"{chosen_on} sessions after {config.fit_until} to choose on, needs {config.horizon}",
+            f"the choice period after {config.fit_until} has {choice_sessions} sessions, "
+            f"expected {config.horizon} or more; move the dates",
             code="TOO_SHORT",
         )
     panel = History.of(history)
     _check_moves(panel, config.context)
     if config.joint:
         _check_calendar(panel)
-    return int(chosen_on)
+    return int(choice_sessions)
 
 
 def _check_moves(panel: History, context: int) -> None:
-    """No window of zeros: it has no volatility to divide by, and one session after it would decide the training."""
+    """Refuse a window of zeros.
+
+    It has no volatility to divide by, and the session after it would dominate the training.
+    """
     for name, (start, end) in zip(panel.ids, pairwise(panel.bounds), strict=True):
         moved = np.concatenate([[0], np.cumsum(panel.columns[names.Y][start:end] != 0)])
         flat = np.flatnonzero(moved[context:] == moved[:-context])
         if flat.size:
             last = panel.ds[start + flat[0] + context - 1]
             raise BadHistory(
-                f"all returns of {name} are 0 in the {context} sessions up to {last}; "
-                "a series is divided by the volatility of its window: leave it out, or those sessions",
+                f"all returns of {name} are 0 in the {context} sessions up to {last}, so this "
+                "window has no volatility to divide by; leave out the series or these sessions",
                 code="CONSTANT",
             )
 
 
 def _check_calendar(panel: History) -> None:
-    """The same sessions in every series: a network of all series sees them side by side."""
-    sessions = [panel.ds[start:end] for start, end in pairwise(panel.bounds)]
-    every = np.unique(panel.ds)
-    for name, found in zip(panel.ids, sessions, strict=True):
-        missing = np.setdiff1d(every, found)
+    """Refuse series with different sessions: a network of all series needs the same ones."""
+    all_sessions = np.unique(panel.ds)
+    for name, (start, end) in zip(panel.ids, pairwise(panel.bounds), strict=True):
+        missing = np.setdiff1d(all_sessions, panel.ds[start:end])
         if missing.size:
             raise BadHistory(
-                f"{name} lacks {missing.size} of the {every.size} sessions that other series have, first {missing[0]}; "
-                "a network of all series needs the same sessions of each: leave the series out, or those sessions",
+                f"{name} lacks {missing.size} of the {all_sessions.size} sessions of all series, "
+                f"first {missing[0]}; a network of all series needs the same sessions of each: "
+                "leave out the series or these sessions",
                 code="SESSIONS_DIFFER",
             )
 
 
 def dataset(history: pd.DataFrame) -> TimeSeriesDataset:
-    """unique_id, ds, y with sessions numbered 0.. : a date frequency would put forecasts on holidays."""
+    """unique_id, ds and y; ds numbers the sessions from 0.
+
+    A date frequency would put forecasts on holidays.
+    """
     frame = history[[names.UNIQUE_ID, names.Y]].copy()
     frame[names.DS] = frame.groupby(names.UNIQUE_ID).cumcount()
-    found, *_ = TimeSeriesDataset.from_df(frame)
-    return found
+    dataset, *_ = TimeSeriesDataset.from_df(frame)
+    return dataset

@@ -8,13 +8,13 @@ from registry.forecast import volatility
 
 
 def ewma_scale(y: torch.Tensor) -> torch.Tensor:
-    """EWMA volatility [n, 1, ...] at the end of windows [n, L, ...], weights normalised over the window."""
+    """EWMA volatility [n, 1, ...] at the end of windows [n, L, ...]."""
     variance = torch.einsum("nl...,l->n...", y * y, ewma_weights(y.shape[1]).to(y))
     return variance.sqrt().clamp_min(volatility.FLOOR)[:, None]
 
 
 @lru_cache
 def ewma_weights(length: int) -> torch.Tensor:
-    """Weights [L] of a window's sessions, oldest first; they add up to 1."""
+    """EWMA weights [L] of a window's sessions, oldest first; their sum is 1."""
     weights = volatility.DECAY ** torch.arange(length - 1, -1, -1, dtype=torch.float64)
     return weights / weights.sum()

@@ -1,4 +1,4 @@
-"""Settings of the networks, one dataclass a kind, what a study searches of them, and what they need."""
+"""Settings of the networks, one dataclass per kind; their search spaces; their specs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -12,9 +12,14 @@ from registry.training import Count, Range, Rate, Share, Space
 
 @dataclass(frozen=True, kw_only=True)
 class Training(training.Config):
-    """context: sessions in a window; a batch is `windows_batch_size` of them, for a network of all series that many
-    times all series. weight_decay: AdamW's; 0 is Adam. Every `val_check_steps` the loss of the choice period is looked
-    at; `patience` looks without a better one end the training."""
+    """Settings of every kind of network.
+
+    context: sessions in a window.
+    windows_batch_size: windows in a batch; a network of all series takes as many of each series.
+    weight_decay: of AdamW; with 0 it is Adam.
+    val_check_steps: steps between two checks of the loss on the choice period.
+    patience: training stops after this many checks without a lower loss.
+    """
 
     joint: ClassVar[bool] = False  # a network of all series
     context: Count = 60
@@ -29,29 +34,22 @@ class Training(training.Config):
         super().__post_init__()
         if not 0 <= self.weight_decay < 1 / self.learning_rate:
             raise BadConfig(
-                f"weight_decay is {self.weight_decay}, expected 0 or more and less than {1 / self.learning_rate:g}: "
-                "a step takes learning_rate * weight_decay of every weight"
+                f"weight_decay is {self.weight_decay}, expected 0 or more and less than "
+                f"{1 / self.learning_rate:g}: a step shrinks every weight by the fraction "
+                "learning_rate * weight_decay"
             )
-
-    def _own(self) -> list[tuple[str, Any]]:
-        """What this family adds to every model's settings."""
-        common = {field.name for field in fields(training.Config)}
-        return [
-            (field.name, getattr(self, field.name))
-            for field in fields(self)
-            if field.name not in common
-        ]
 
     @property
     def shape(self) -> dict[str, Any]:
-        """What makes the network: its kind and that kind's settings."""
-        training = {field.name for field in fields(Training)}
-        return {name: value for name, value in self._own() if name not in training}
+        """The settings that make the network: its kind and the settings of that kind."""
+        of_training = {field.name for field in fields(Training)}
+        of_shape = [field.name for field in fields(self) if field.name not in of_training]
+        return {name: getattr(self, name) for name in of_shape}
 
 
 @dataclass(frozen=True, kw_only=True)
 class NBeatsConfig(Training):
-    """width: units per layer; stacks: blocks, one each."""
+    """width: units per layer; stacks: number of stacks, each with one block."""
 
     kind: Literal["nbeats"] = "nbeats"
     width: Count = 32
@@ -60,7 +58,10 @@ class NBeatsConfig(Training):
 
 @dataclass(frozen=True, kw_only=True)
 class NHitsConfig(Training):
-    """Block i sees the largest of every `pools[i]` sessions and forecasts one of every `downsample[i]` steps."""
+    """Block i pools every `pools[i]` sessions to their largest.
+
+    It forecasts one of every `downsample[i]` steps.
+    """
 
     kind: Literal["nhits"] = "nhits"
     width: Count = 32
@@ -74,7 +75,8 @@ class NHitsConfig(Training):
                 raise BadConfig(f"{name} is {sizes}, expected 1 or more")
         if len(self.pools) != len(self.downsample):
             raise BadConfig(
-                f"pools has {len(self.pools)} blocks and downsample {len(self.downsample)}, expected as many"
+                f"pools has {len(self.pools)} blocks and downsample {len(self.downsample)}, "
+                "expected the same number"
             )
         if max(self.pools) > self.context:
             raise BadConfig(
@@ -84,7 +86,7 @@ class NHitsConfig(Training):
 
 @dataclass(frozen=True, kw_only=True)
 class Transformer(Training):
-    """width: of the tokens, a multiple of `heads`; the layers between are twice as wide."""
+    """width: width of a token, a multiple of `heads`; the feed-forward layers are twice as wide."""
 
     width: Count = 32
     heads: Count = 4
@@ -99,7 +101,7 @@ class Transformer(Training):
 
 @dataclass(frozen=True, kw_only=True)
 class PatchTSTConfig(Transformer):
-    """A token is a patch of `patch` sessions; one begins every `stride`."""
+    """A token is a patch of `patch` sessions; a patch begins every `stride` sessions."""
 
     kind: Literal["patchtst"] = "patchtst"
     patch: Count = 16
@@ -122,7 +124,10 @@ class ITransformerConfig(Transformer):
 
 @dataclass(frozen=True, kw_only=True)
 class StemGNNConfig(Training):
-    """The layers in the frequency domain are 4 * context * `multiplier` wide (the library's default is 5)."""
+    """multiplier: the layers in the frequency domain are 4 * context * `multiplier` wide.
+
+    The library's default is 5.
+    """
 
     joint: ClassVar[bool] = True
     kind: Literal["stemgnn"] = "stemgnn"
@@ -139,10 +144,16 @@ CONFIGS: Mapping[str, type[training.Config]] = {
 }
 RATE, DECAY = Range(3e-4, 1e-2, log=True), (0.0, 0.3, 1.0, 3.0, 5.0)
 SEARCH: Mapping[str, Space] = {
-    "nbeats": {"learning_rate": RATE, "weight_decay": DECAY, "width": (16, 32, 64), "stacks": Range(1, 4)},
-    "nhits": {"learning_rate": RATE, "weight_decay": DECAY, "width": (16, 32, 64), "context": (60, 120, 250)},
+    "nbeats": {
+        "learning_rate": RATE, "weight_decay": DECAY, "width": (16, 32, 64), "stacks": Range(1, 4),
+    },
+    "nhits": {
+        "learning_rate": RATE, "weight_decay": DECAY, "width": (16, 32, 64),
+        "context": (60, 120, 250),
+    },
     "patchtst": {
-        "learning_rate": RATE, "weight_decay": DECAY, "width": (16, 32), "dropout": (0.1, 0.3, 0.5), "patch": (8, 16),
+        "learning_rate": RATE, "weight_decay": DECAY, "width": (16, 32),
+        "dropout": (0.1, 0.3, 0.5), "patch": (8, 16),
     },
     "itransformer": {
         "learning_rate": RATE, "weight_decay": DECAY, "width": (16, 32, 64), "layers": Range(1, 3),
@@ -153,7 +164,7 @@ SEARCH: Mapping[str, Space] = {
 
 
 def spec(name: str, config: Training) -> ModelSpec:
-    """What the model needs. The universe of a network of all series is known when it is trained."""
+    """The model's spec. Training adds the universe of a network of all series."""
     return ModelSpec(
         name=name,
         family="nixtla",
@@ -161,5 +172,6 @@ def spec(name: str, config: Training) -> ModelSpec:
         max_context=config.context,
         max_horizon=config.horizon,
         levels=config.levels,
+        calendar=config.calendar,
         joint=config.joint,
     )

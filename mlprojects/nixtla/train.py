@@ -1,4 +1,4 @@
-"""Training of NeuralForecast networks: early stop on the choice period, the best weights are kept."""
+"""Training of NeuralForecast networks, with early stopping on the choice period."""
 
 import warnings
 from dataclasses import replace
@@ -21,27 +21,25 @@ REPORT_EVERY = 10  # steps
 def train(
     history: pd.DataFrame, config: Training, *, name: str, seed: int, run: TrainRun
 ) -> Trained:
-    """Fit windows that end by config.fit_until; the weights with the lowest loss on the sessions after it are kept."""
-    chosen_on = panel.check(history, config)
+    """Fit windows that end by config.fit_until; keep the weights with the lowest loss after it."""
+    choice_sessions = panel.check(history, config)
     series = History.of(history).ids
-    needs = spec(name, config)
-    if needs.joint:
-        needs = replace(needs, universe=series)
+    model_spec = spec(name, config)
+    if model_spec.joint:
+        model_spec = replace(model_spec, universe=series)
     watcher = _Watcher(run, config.patience)
+    options = _options(config, len(series), seed, watcher)
     with networks.own_randomness():
-        net = networks.network(needs, config.shape, **_fitting(config, len(series), seed, watcher))
-        net.hparams.pop(
-            "callbacks"
-        )  # Lightning would pickle the hyperparameters, and our run with them
-        # The network's own fit: NeuralForecast.fit trains a deep copy of network, callbacks and run.
+        net = networks.network(model_spec, config.shape, **options)
+        # Lightning would pickle the hyperparameters, and our run with them.
+        net.hparams.pop("callbacks")
         with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", module="pytorch_lightning"
-            )  # about its own use of torch and data loaders
-            warnings.filterwarnings(
-                "ignore", message="Validation loss is not finite"
-            )  # never the best; see below
-            net.fit(panel.dataset(history), val_size=chosen_on, random_seed=seed)
+            # Lightning warns about its own use of torch and of data loaders.
+            warnings.filterwarnings("ignore", module="pytorch_lightning")
+            # A loss that is not finite is never the best; see the check of watcher.best.
+            warnings.filterwarnings("ignore", message="Validation loss is not finite")
+            # Not NeuralForecast.fit: it trains a deep copy of network, callbacks and run.
+            net.fit(panel.dataset(history), val_size=choice_sessions, random_seed=seed)
     if not watcher.best:
         raise KronosError(
             f"the loss of {name} was never a finite number; lower learning_rate", code="DIVERGED"
@@ -49,13 +47,13 @@ def train(
     net.load_state_dict(watcher.best)
     parameters = sum(p.numel() for p in net.parameters() if p.requires_grad)
     return Trained(
-        WindowForecaster(needs, config.shape, net.eval().cpu()),
+        WindowForecaster(model_spec, config.shape, net.eval().cpu()),
         params={"parameters": parameters, "best_step": watcher.best_step},
     )
 
 
-def _fitting(config: Training, series: int, seed: int, watcher: pl.Callback) -> dict[str, Any]:
-    """How the library is to train, in its words."""
+def _options(config: Training, series: int, seed: int, watcher: pl.Callback) -> dict[str, Any]:
+    """Training options under the library's names."""
     decay = {
         "optimizer": torch.optim.AdamW,
         "optimizer_kwargs": {"weight_decay": config.weight_decay},
@@ -67,14 +65,13 @@ def _fitting(config: Training, series: int, seed: int, watcher: pl.Callback) -> 
         "num_lr_decays": 3,
         "batch_size": series,
         "windows_batch_size": config.windows_batch_size,
-        "training_data_availability_threshold": [
-            1.0,
-            0.0,
-        ],  # no window that begins before its series does
+        # No window begins before its series does.
+        "training_data_availability_threshold": [1.0, 0.0],
         "val_check_steps": min(config.val_check_steps, config.max_steps),
         "random_seed": seed,
         "callbacks": [watcher],
-        "accelerator": "cpu",  # the same weights wherever it is trained; networks of this size gain nothing elsewhere
+        # The weights are the same on every machine; such small networks gain nothing on a GPU.
+        "accelerator": "cpu",
         "devices": 1,
         "enable_progress_bar": False,
         "enable_model_summary": False,
@@ -85,12 +82,15 @@ def _fitting(config: Training, series: int, seed: int, watcher: pl.Callback) -> 
 
 
 class _Watcher(pl.Callback):  # type: ignore[misc]
-    """Reports losses, keeps the best weights, stops after `patience` checks without a better one."""
+    """Reports losses, keeps the best weights, stops after `patience` checks without a lower one."""
 
     def __init__(self, run: TrainRun, patience: int) -> None:
-        self.run, self.patience = run, patience
+        self.run = run
+        self.patience = patience
         self.best: dict[str, torch.Tensor] = {}
-        self.best_step, self.best_loss, self.since = 0, float("inf"), 0
+        self.best_step = 0
+        self.best_loss = float("inf")
+        self.since = 0
 
     def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
         if trainer.global_step % REPORT_EVERY == 0 or trainer.global_step == 1:
@@ -106,6 +106,6 @@ class _Watcher(pl.Callback):  # type: ignore[misc]
         self.since += 1
         if loss < self.best_loss:
             self.best_loss, self.best_step, self.since = loss, trainer.global_step, 0
-            self.best = {k: v.detach().clone() for k, v in module.state_dict().items()}
+            self.best = {name: v.detach().clone() for name, v in module.state_dict().items()}
         if self.since >= self.patience or self.run.should_stop():
             trainer.should_stop = True

@@ -30,23 +30,23 @@ REQUIREMENTS = ("scipy", "torch", "safetensors")
 def inputs(
     values: Floats, ds: npt.NDArray[np.datetime64], horizon: int
 ) -> tuple[npt.NDArray[np.float32], Floats]:
-    """What the network reads [n, L, F + H G] (features, then each step's season) and own EWMA volatility [n, L].
+    """Inputs [n, L, F + H G] (features, then each step's season) and EWMA volatility [n, L].
 
-    They are known at the last L = T - WARMUP + 1 sessions of `values` [n, T, 3], which are features.COLUMNS. Averages
-    begin with the first of the T sessions, in training as in a forecast: a session before them changes nothing.
+    They are known at the last L = T - WARMUP + 1 sessions of `values` [n, T, 3], which are
+    features.COLUMNS. Averages begin with the first of the T sessions, in training as in a forecast,
+    so earlier sessions change nothing.
     """
     keep = values.shape[1] - features.WARMUP + 1
     sigma = volatility.ewma_volatility(np.ascontiguousarray(values[:, :, 0]))[:, -keep:]
+    daily = features.daily(values, ds, keep)
     season = features.season(values, horizon, keep)
-    read = np.concatenate(
-        [features.daily(values, ds, keep), season.reshape(*season.shape[:2], -1)], axis=2
-    )
-    return read.astype(np.float32), sigma
+    flat_season = season.reshape(*season.shape[:2], -1)
+    return np.concatenate([daily, flat_season], axis=2).astype(np.float32), sigma
 
 
 @dataclass(frozen=True)
 class S4DForecaster:
-    """A trained network; it is in eval mode and its weights are never written again."""
+    """A trained network in eval mode; its weights never change."""
 
     spec: ModelSpec
     net: Network
@@ -64,8 +64,10 @@ class S4DForecaster:
 
     @steady()
     def scaled(self, x: npt.NDArray[np.float32]) -> Floats:
-        """Quantiles [n, H, Q] in volatilities after inputs [n <= ROWS, L, F + H G], by the recurrence from a state of
-        0."""
+        """Quantiles [n, H, Q] in volatilities after inputs [n <= ROWS, L, F + H G].
+
+        The recurrence starts from a state of 0.
+        """
         padded = np.zeros((ROWS, *x.shape[1:]), dtype=np.float32)
         padded[: len(x)] = x
         _, quantiles = self.net.last(torch.from_numpy(padded), self._blocks)
@@ -79,17 +81,16 @@ class S4DForecaster:
 def save(forecaster: S4DForecaster, directory: Path) -> None:
     """Write the network's weights (safetensors) and shape (JSON)."""
     (directory / "config.json").write_text(json.dumps(asdict(forecaster.net.shape)) + "\n")
-    save_file(
-        {k: v.contiguous() for k, v in forecaster.net.state_dict().items()},
-        directory / "weights.safetensors",
-    )
+    state = {k: v.contiguous() for k, v in forecaster.net.state_dict().items()}
+    save_file(state, directory / "weights.safetensors")
 
 
 def load(directory: Path) -> S4DForecaster:
     """The forecaster that `save` wrote beside spec.json."""
     spec = read_spec(directory)
     shape = json.loads((directory / "config.json").read_text())
-    with torch.random.fork_rng(devices=[]):  # a network is drawn before its weights are read
-        net = Network(Shape(**{**shape, "levels": tuple(shape["levels"])}))
+    shape["levels"] = tuple(shape["levels"])
+    with torch.random.fork_rng(devices=[]):  # the constructor draws weights
+        net = Network(Shape(**shape))
     net.load_state_dict(load_file(directory / "weights.safetensors"))
     return S4DForecaster(spec, net.eval())

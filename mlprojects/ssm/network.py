@@ -12,30 +12,29 @@ from mlprojects.blocks import head
 from mlprojects.blocks.s4d import S4D, Blocks, Start
 
 CLIP = 4.0  # standard deviations of a feature
-REACH = 1.5  # of the logarithm by which the network may change the EWMA volatility
-BLOCK = 64  # sessions that the recurrence takes at once; the fastest of 16 to 128 for 64 series of 512 sessions
+REACH = 1.5  # |log| of the factor on the EWMA volatility
+BLOCK = 64  # sessions a block of the recurrence; of 16 to 128 the fastest for 64 series of 512
 
 States = tuple[Tensor, ...]  # of every layer, [n, D, N] complex
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a network: F features of a session and G of each step's season in, D channels, N states a channel and
-    layer, H steps of Q levels out."""
+    """Sizes of a network."""
 
-    features: int
-    season: int
-    horizon: int
-    levels: tuple[float, ...]
-    width: int
-    states: int
+    features: int  # F, of a session
+    season: int  # G, features of each step's season
+    horizon: int  # H
+    levels: tuple[float, ...]  # Q
+    width: int  # D channels
+    states: int  # N, of each channel and layer
     layers: int
     start: Start
     dropout: float
 
 
 class Layer(nn.Module):
-    """x + GLU(W GELU(S4D(norm(x)))): the S4D layer mixes sessions, the gated linear one channels."""
+    """x + GLU(W GELU(S4D(norm(x)))): S4D mixes sessions, the gated linear layer channels."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -48,16 +47,17 @@ class Layer(nn.Module):
         return self.after(x, self.s4d(self.norm(x)))
 
     def after(self, x: Tensor, y: Tensor) -> Tensor:
-        """What follows the S4D layer's output y; shapes [..., D]."""
+        """The layer's output, from its input x and the S4D output y; all [..., D]."""
         out: Tensor = x + self.dropout(F.glu(self.mix(F.gelu(y)), dim=-1))
         return out
 
 
 class Network(nn.Module):
-    """Quantiles of the returns at the next H sessions in own EWMA volatilities, after every session of a window.
+    """Quantiles of the next H returns, in the series' EWMA volatility, after every session.
 
-    exp(u) (m + c): c are non-crossing gaps and m a median, both of each step and not of the input; u is the input's.
-    It starts at 0, and c at the normal quantiles: an untrained network says EWMA volatility x normal quantiles.
+    They are exp(u) (m + c). The median m and the non-crossing gaps c are parameters of each step; u
+    depends on the input. u starts at 0 and c at the normal quantiles, so an untrained network
+    forecasts EWMA volatility x normal quantiles.
     """
 
     centre: Tensor
@@ -69,9 +69,8 @@ class Network(nn.Module):
         self.register_buffer("centre", torch.zeros(shape.features + shape.horizon * shape.season))
         self.register_buffer("deviation", torch.ones_like(self.centre))
         self.enter = nn.Linear(shape.features, shape.width)
-        self.layers = cast(
-            Sequence[Layer], nn.ModuleList(Layer(shape) for _ in range(shape.layers))
-        )
+        layers = nn.ModuleList(Layer(shape) for _ in range(shape.layers))
+        self.layers = cast(Sequence[Layer], layers)
         self.norm = nn.LayerNorm(shape.width)
         self.scale = nn.Linear(shape.width, shape.horizon)
         self.skip = nn.Linear(shape.features, shape.horizon, bias=False)
@@ -81,7 +80,10 @@ class Network(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Quantiles [n, L, H, Q] after every session of inputs [n, L, F + H G]: each layer is one convolution."""
+        """Quantiles [n, L, H, Q] after every session of inputs [n, L, F + H G].
+
+        Each layer is one convolution.
+        """
         x, season = self._standard(inputs)
         h = self.enter(x)
         for layer in self.layers:
@@ -96,23 +98,31 @@ class Network(nn.Module):
         )
 
     def step(self, states: States, inputs: Tensor) -> tuple[States, Tensor]:
-        """One session of the recurrence: inputs [n, F + H G] to the next states and quantiles [n, H, Q]."""
+        """One session of the recurrence.
+
+        Takes inputs [n, F + H G], returns the next states and quantiles [n, H, Q].
+        """
         x, season = self._standard(inputs)
-        h, following = self.enter(x), []
+        h = self.enter(x)
+        next_states = []
         for layer, state in zip(self.layers, states, strict=True):
-            after, y = layer.s4d.step(state, layer.norm(h))
+            next_state, y = layer.s4d.step(state, layer.norm(h))
             h = layer.after(h, y)
-            following.append(after)
-        return tuple(following), self._quantiles(h, x, season)
+            next_states.append(next_state)
+        return tuple(next_states), self._quantiles(h, x, season)
 
     def blocks(self) -> tuple[Blocks, ...]:
-        """What `last` runs on; for weights that do not change any more."""
+        """Blocks for `last`, computed once; the weights must not change afterwards."""
         return tuple(layer.s4d.blocks(BLOCK) for layer in self.layers)
 
     def last(self, inputs: Tensor, blocks: Sequence[Blocks]) -> tuple[States, Tensor]:
-        """States and quantiles [n, H, Q] after the last session of inputs [n, L, F + H G]: as L times `step`."""
+        """States and quantiles [n, H, Q] after the last session of inputs [n, L, F + H G].
+
+        They are those of L times `step`.
+        """
         x, season = self._standard(inputs)
-        h, states = self.enter(x), []
+        h = self.enter(x)
+        states = []
         for layer, block in zip(self.layers, blocks, strict=True):
             y, state = block.scan(layer.norm(h))
             h = layer.after(h, y)
@@ -129,6 +139,5 @@ class Network(nn.Module):
 
     def _quantiles(self, h: Tensor, x: Tensor, season: Tensor) -> Tensor:
         u = self.scale(self.norm(h)) + self.skip(x) + self.season(season).squeeze(-1)
-        return torch.exp(REACH * torch.tanh(u / REACH))[..., None] * head.spread(
-            self.gaps, self.shape.levels
-        )
+        factor = torch.exp(REACH * torch.tanh(u / REACH))
+        return factor[..., None] * head.spread(self.gaps, self.shape.levels)

@@ -19,10 +19,11 @@ SETTLED = 64  # sessions in a state before its forecasts count, in training and 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(training.Config):
-    """context: sessions in the recurrence; width, states (of each channel), layers and start: the network's.
+    """context: sessions in the recurrence.
 
-    The rest is training: `batch` windows a step, the choice loss looked at every `check_every` steps, an end after
-    `patience` looks without a better one.
+    width, states (of each channel), layers, start: the network.
+    The rest is training: `batch` windows a step; the choice loss is checked every `check_every`
+    steps; training stops after `patience` checks without a better loss.
     """
 
     context: Annotated[int, Field(ge=SETTLED)] = 512
@@ -45,7 +46,7 @@ class Config(training.Config):
 
     @property
     def sessions(self) -> int:
-        """Of returns in a window, so that the first of its `context` sessions has every feature."""
+        """Sessions of a window: `context` sessions, and before them the warm-up of the features."""
         return features.WARMUP - 1 + self.context
 
 
@@ -70,5 +71,6 @@ def spec(name: str, config: Config) -> ModelSpec:
         max_context=config.sessions,
         max_horizon=config.horizon,
         levels=config.levels,
+        calendar=config.calendar,
         columns=(*names.HISTORY, *names.MARKET),
     )

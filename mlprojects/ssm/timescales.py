@@ -1,4 +1,4 @@
-"""How far back a network looks: the half-lives of its modes as a table, and with what its kernels weigh as a figure."""
+"""How far back a network looks: half-lives of its modes as a table, kernel weights as a figure."""
 
 import math
 
@@ -15,37 +15,36 @@ MARKS = {5: "week", 21: "month", 63: "quarter", 252: "year"}  # sessions
 
 @torch.no_grad()
 def table(net: Network) -> pd.DataFrame:
-    """A row per mode: layer, channel, mode; half_life and period in sessions (inf: it does not turn); weight.
+    """A row per mode: layer, channel, mode, half_life, period, weight.
 
-    A mode's answer to a single 1 is 2 Re(C B A^l): half_life = -log 2 / log |A|, period = 2 pi / |arg A|, and weight =
-    2 |C B| / (1 - |A|), the sum of what its envelope passes on.
+    half_life and period are in sessions; period is inf for a mode that does not turn. A mode's
+    response to a single 1 is 2 Re(C B A^l), so half_life = -log 2 / log |A| and
+    period = 2 pi / |arg A|. weight = 2 |C B| / (1 - |A|), the sum of the response's envelope.
     """
-    parts = []
+    tables = []
     for number, layer in enumerate(net.layers, 1):
-        a, b, c = (part.to(torch.complex128) for part in layer.s4d.discrete())
+        a, b, c = (matrix.to(torch.complex128) for matrix in layer.s4d.discrete())
         channel, mode = (index.reshape(-1) + 1 for index in np.indices(a.shape))
+        half_life = -math.log(2) / a.abs().log()
         turn = a.angle().abs().numpy().reshape(-1)
-        parts.append(
-            pd.DataFrame(
-                {
-                    "layer": number,
-                    "channel": channel,
-                    "mode": mode,
-                    "half_life": (-math.log(2) / a.abs().log()).numpy().reshape(-1),
-                    "period": np.divide(
-                        2 * math.pi, turn, out=np.full_like(turn, np.inf), where=turn > 0
-                    ),
-                    "weight": (2 * (c * b).abs() / (1 - a.abs())).numpy().reshape(-1),
-                }
-            )
-        )
-    return pd.concat(parts, ignore_index=True)
+        never = np.full_like(turn, np.inf)
+        weight = 2 * (c * b).abs() / (1 - a.abs())
+        columns = {
+            "layer": number,
+            "channel": channel,
+            "mode": mode,
+            "half_life": half_life.numpy().reshape(-1),
+            "period": np.divide(2 * math.pi, turn, out=never, where=turn > 0),
+            "weight": weight.numpy().reshape(-1),
+        }
+        tables.append(pd.DataFrame(columns))
+    return pd.concat(tables, ignore_index=True)
 
 
 def figure(before: pd.DataFrame, after: pd.DataFrame, net: Network, context: int) -> Figure:
-    """Half-lives of all modes, sorted, as learnt and as they started; and how much of a kernel lies within a lag."""
-    drawn = Figure(figsize=(10, 4.2), layout="constrained")
-    modes, lags = drawn.subplots(1, 2)
+    """Left: sorted half-lives of all modes, learnt and before. Right: kernel weight by lag."""
+    drawing = Figure(figsize=(10, 4.2), layout="constrained")
+    modes, lags = drawing.subplots(1, 2)
     modes.plot(np.sort(after["half_life"]), color=BLUE, linewidth=2.2, label="learnt")
     modes.plot(np.sort(before["half_life"]), "--", color=INK, linewidth=0.9, label="at the start")
     modes.set_yscale("log")
@@ -55,17 +54,12 @@ def figure(before: pd.DataFrame, after: pd.DataFrame, net: Network, context: int
     modes.set_xlabel("mode, sorted")
     modes.set_ylabel("half-life, sessions")
     modes.set_title("Half-lives of the state's modes", loc="left", fontsize=10)
+    lag = np.arange(1, context + 1)
     for number, share in enumerate(shares(net, context), 1):
-        middle, low, high = np.quantile(share, (0.5, 0.1, 0.9), axis=0)
-        [line] = lags.plot(
-            np.arange(1, context + 1),
-            middle,
-            linewidth=1.4,
-            label=f"layer {number}, median channel",
-        )
-        lags.fill_between(
-            np.arange(1, context + 1), low, high, color=line.get_color(), alpha=0.15, linewidth=0
-        )
+        median, low, high = np.quantile(share, (0.5, 0.1, 0.9), axis=0)
+        label = f"layer {number}, median channel"
+        [line] = lags.plot(lag, median, linewidth=1.4, label=label)
+        lags.fill_between(lag, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
     lags.set_xscale("log")
     lags.set_xlabel("lag, sessions")
     lags.set_ylabel("share of the kernel's absolute weight")
@@ -75,14 +69,14 @@ def figure(before: pd.DataFrame, after: pd.DataFrame, net: Network, context: int
     for axis in (modes, lags):
         axis.spines[["top", "right"]].set_visible(False)
         axis.legend(frameon=False, fontsize=8)
-    return drawn
+    return drawing
 
 
 @torch.no_grad()
 def shares(net: Network, context: int) -> list[np.ndarray]:
-    """Of every layer [D, L]: the share of a kernel's absolute weight that lies within the last 1 .. L sessions."""
-    found = []
+    """Share of each kernel's absolute weight in the last 1 .. L sessions; [D, L] of each layer."""
+    by_layer = []
     for layer in net.layers:
         weight = layer.s4d.kernel(context).abs().cumsum(dim=1)
-        found.append((weight / weight[:, -1:]).numpy())
-    return found
+        by_layer.append((weight / weight[:, -1:]).numpy())
+    return by_layer

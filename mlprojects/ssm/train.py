@@ -1,5 +1,7 @@
-"""Training of the S4D network: every session of a window is a target, the weights that are best on the choice period
-are kept."""
+"""Training of the S4D network: every session of a window is a target.
+
+The weights that are best on the choice period are kept.
+"""
 
 from dataclasses import dataclass
 
@@ -18,7 +20,7 @@ CHOICE_BATCH = 64  # windows
 
 
 def train(history: pd.DataFrame, config: Config, *, name: str, seed: int, run: TrainRun) -> Trained:
-    """Fit windows whose targets end by config.fit_until; choose on the forecasts from the sessions after it."""
+    """Fit windows whose targets end by config.fit_until; choose on forecasts made after it."""
     windows = Windows.of(
         history, fit_until=config.fit_until, sessions=config.sessions, horizon=config.horizon
     )
@@ -33,7 +35,10 @@ def train(history: pd.DataFrame, config: Config, *, name: str, seed: int, run: T
         lambda generator: training_loss(net, windows.draw(generator, config.batch)),
         lambda: choice.loss(net),
         loop.Schedule(
-            config.max_steps, config.learning_rate, weight_decay=config.weight_decay, check_every=config.check_every,
+            config.max_steps,
+            config.learning_rate,
+            weight_decay=config.weight_decay,
+            check_every=config.check_every,
             patience=config.patience,
         ),
         seed=seed,
@@ -41,7 +46,7 @@ def train(history: pd.DataFrame, config: Config, *, name: str, seed: int, run: T
         fingerprint=loop.fingerprint(history, config, seed),
         report=lambda step, losses: run.report(step, **losses),
         should_stop=run.should_stop,
-    )  # fmt: skip
+    )
     after = timescales.table(net)
     return Trained(
         model.S4DForecaster(spec(name, config), net),
@@ -56,43 +61,51 @@ def train(history: pd.DataFrame, config: Config, *, name: str, seed: int, run: T
 
 
 def training_loss(net: Network, batch: Batch) -> Tensor:
-    """Mean pinball loss in volatilities after every session of the windows that has a settled state."""
-    since = SETTLED - 1
-    target = (batch.y / batch.sigma[..., None])[:, since:]
-    return head.pinball(target, net(batch.x)[:, since:], net.shape.levels)
+    """Mean pinball loss in volatilities, over the sessions from which the state is settled."""
+    first = SETTLED - 1
+    target = (batch.y / batch.sigma[..., None])[:, first:]
+    return head.pinball(target, net(batch.x)[:, first:], net.shape.levels)
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The windows to choose on, and which of their last sessions count."""
+    """The windows to choose on, and a mask of their last SHARED sessions that count."""
 
     batches: tuple[Batch, ...]
-    counts: tuple[Tensor, ...]  # [B, SHARED]
+    counts: tuple[Tensor, ...]  # [B, SHARED] bool
 
     @classmethod
     def of(cls, windows: Windows) -> "Choice":
-        parts = [slice(i, i + CHOICE_BATCH) for i in range(0, len(windows.chosen), CHOICE_BATCH)]
-        counts = torch.from_numpy(windows.counted)[:, None] >= torch.arange(SHARED, 0, -1)
-        return cls(
-            tuple(windows.take(windows.chosen[part]) for part in parts),
-            tuple(counts[part] for part in parts),
-        )
+        masks = torch.from_numpy(windows.counted)[:, None] >= torch.arange(SHARED, 0, -1)
+        batches, counts = [], []
+        for i in range(0, len(windows.chosen), CHOICE_BATCH):
+            batches.append(windows.take(windows.chosen[i : i + CHOICE_BATCH]))
+            counts.append(masks[i : i + CHOICE_BATCH])
+        return cls(tuple(batches), tuple(counts))
 
     def loss(self, net: Network) -> float:
-        """Mean pinball loss in units of the return: half the CRPS that an evaluation gives."""
-        found = []
+        """Mean pinball loss in units of the return: half the CRPS that an evaluation reports."""
+        losses, sizes = [], []
         for batch, counts in zip(self.batches, self.counts, strict=True):
             quantiles = (batch.sigma[..., None, None] * net(batch.x))[:, -SHARED:]
-            found.append(
-                head.pinball(batch.y[:, -SHARED:][counts], quantiles[counts], net.shape.levels)
-            )
-        weights = [int(counts.sum()) for counts in self.counts]
-        return sum(loss.item() * n for loss, n in zip(found, weights, strict=True)) / sum(weights)
+            y = batch.y[:, -SHARED:]
+            loss = head.pinball(y[counts], quantiles[counts], net.shape.levels)
+            size = int(counts.sum())
+            losses.append(loss.item() * size)
+            sizes.append(size)
+        return sum(losses) / sum(sizes)
 
 
 def shape(config: Config) -> Shape:
-    """Sizes of the network that a config asks for."""
+    """Sizes of the network for a config."""
     return Shape(
-        features=len(features.NAMES), season=len(features.SEASON_NAMES), horizon=config.horizon, levels=config.levels,
-        width=config.width, states=config.states, layers=config.layers, start=config.start, dropout=config.dropout,
-    )  # fmt: skip
+        features=len(features.NAMES),
+        season=len(features.SEASON_NAMES),
+        horizon=config.horizon,
+        levels=config.levels,
+        width=config.width,
+        states=config.states,
+        layers=config.layers,
+        start=config.start,
+        dropout=config.dropout,
+    )

@@ -15,37 +15,36 @@ from registry.forecast.arrays import Floats
 from registry.forecast.history import History
 
 SMALLEST = 1e-6  # standard deviation of a feature that never changes
-SHARED = 21  # forecasts that one window serves to choose on; the first of them has so many sessions less behind it
+# Forecasts per window to choose on; the earliest has SHARED - 1 fewer sessions behind it.
+SHARED = 21
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Windows of L sessions after the warm-up: features [B, L, F], own EWMA volatility [B, L], returns [B, L, H] of the
-    sessions 1 .. H after each."""
+    """B windows of L sessions after the warm-up."""
 
-    x: Tensor
-    sigma: Tensor
-    y: Tensor
+    x: Tensor  # [B, L, F + H G] inputs of the network
+    sigma: Tensor  # [B, L] the series' EWMA volatility
+    y: Tensor  # [B, L, H] returns of sessions 1 .. H after each
 
 
 @dataclass(frozen=True)
 class Windows:
-    """All windows of a history by their first row: those to fit, and those to choose on with how many of their last
-    sessions count."""
+    """Windows of a history, by their first row: those to fit, and those to choose on."""
 
     values: Floats  # [rows, 3] of features.COLUMNS
     ds: npt.NDArray[np.datetime64]  # [rows]
     fit: npt.NDArray[np.int64]
     chosen: npt.NDArray[np.int64]
-    counted: npt.NDArray[np.int64]  # of each of the chosen
-    sessions: int  # in a window, warm-up and all
+    counted: npt.NDArray[np.int64]  # how many last sessions of each chosen window count
+    sessions: int  # in a window, with its warm-up
     horizon: int
 
     @classmethod
     def of(cls, history: pd.DataFrame, *, fit_until: str, sessions: int, horizon: int) -> "Windows":
-        """Windows whose last target is not after `fit_until` are fitted; forecasts from sessions after it choose.
+        """Windows to fit have their last target by `fit_until`; forecasts made after it choose.
 
-        Raises BadHistory when there is none of either.
+        Raises BadHistory when there is no window to fit or none to choose on.
         """
         whole = History.of(history, features.COLUMNS)
         fitted = whole.ds <= np.datetime64(pd.Timestamp(fit_until), "D")
@@ -58,36 +57,43 @@ class Windows:
             chosen.append(lasts - sessions + 1)
             counted.append(np.minimum(SHARED, lasts - first + 1))
         values = np.stack([whole.columns[name] for name in features.COLUMNS], axis=1)
-        starts = np.concatenate(fit), np.concatenate(chosen), np.concatenate(counted)
-        found = cls(values, whole.ds, *starts, sessions, horizon)
-        for rows, what in (
-            (found.fit, f"up to {fit_until}"),
-            (found.chosen, f"and a forecast after {fit_until}"),
+        windows = cls(
+            values,
+            whole.ds,
+            np.concatenate(fit),
+            np.concatenate(chosen),
+            np.concatenate(counted),
+            sessions,
+            horizon,
+        )
+        for first_rows, period in (
+            (windows.fit, f"up to {fit_until}"),
+            (windows.chosen, f"and a forecast after {fit_until}"),
         ):
-            if not len(rows):
+            if not len(first_rows):
                 raise BadHistory(
                     f"no series has the warm-up, context and horizon of {features.WARMUP - 1} + "
-                    f"{sessions - features.WARMUP + 1} + {horizon} sessions {what}; lower context or move the dates",
+                    f"{sessions - features.WARMUP + 1} + {horizon} sessions {period}; "
+                    "lower context or move the dates",
                     code="TOO_SHORT",
                 )
-        return found
+        return windows
 
     def take(self, first: npt.NDArray[np.int64]) -> Batch:
         """Windows that begin at these rows."""
         rows = first[:, None] + np.arange(self.sessions)
         x, sigma = inputs(self.values[rows], self.ds[rows], self.horizon)
         after = rows[:, -x.shape[1] :, None] + np.arange(1, self.horizon + 1)
-        return Batch(
-            *(torch.from_numpy(part).float() for part in (x, sigma, self.values[after, 0]))
-        )
+        arrays = (x, sigma, self.values[after, 0])
+        return Batch(*(torch.from_numpy(array).float() for array in arrays))
 
     def draw(self, generator: torch.Generator, size: int) -> Batch:
-        """Windows to fit, drawn from the generator alone."""
-        return self.take(
-            self.fit[torch.randint(len(self.fit), (size,), generator=generator).numpy()]
-        )
+        """Random windows to fit; only the generator decides which."""
+        drawn = torch.randint(len(self.fit), (size,), generator=generator).numpy()
+        return self.take(self.fit[drawn])
 
     def standard(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation [F] of the features over windows to fit, a context apart."""
-        x = self.take(self.fit[:: self.sessions - features.WARMUP + 1]).x.flatten(0, 1)
+        """Mean and deviation of the inputs [F + H G], over windows to fit, a context apart."""
+        context = self.sessions - features.WARMUP + 1
+        x = self.take(self.fit[::context]).x.flatten(0, 1)
         return x.mean(dim=0), x.std(dim=0).clamp_min(SMALLEST)

@@ -1,1 +1,1 @@
-"""Temporal Fusion Transformer of pytorch-forecasting behind the contract."""
+"""Temporal Fusion Transformer of pytorch-forecasting, served through the contract."""

@@ -1,7 +1,8 @@
-"""The library network's forward pass in evaluation, straight through its weights: what serving runs.
+"""Forward pass of a trained library network, straight from its weights; serving runs this.
 
-Lim, Arik, Loeff and Pfister, Temporal Fusion Transformers for Interpretable Multi-horizon Time Series Forecasting, 2021
-(arXiv 1912.09363), as pytorch-forecasting 1.8 builds it, for windows that are all as long as the context.
+Lim, Arik, Loeff and Pfister, Temporal Fusion Transformers for Interpretable Multi-horizon Time
+Series Forecasting, 2021 (arXiv 1912.09363), as pytorch-forecasting 1.8 builds it. The network is in
+evaluation mode, and every window is as long as the context.
 """
 
 from collections.abc import Mapping
@@ -14,69 +15,75 @@ from torch.nn import functional as F
 from mlprojects.tft.folded import Attention, Gated, Residual, Selection, Weights, part
 from mlprojects.tft.inputs import Inputs
 
+CONTEXTS = ("variable_selection", "initial_hidden_lstm", "initial_cell_lstm", "enrichment")
+
 
 class Direct:
-    """Raw output of a trained network for windows [n]; the bits of a window depend on nothing but it and n."""
+    """Raw output of a trained network for n windows.
+
+    The bits of a window's output depend on that window and on n, not on the other windows.
+    """
 
     def __init__(self, weights: Weights, arguments: Mapping[str, Any]) -> None:
-        """`weights` and `arguments` (of the constructor) as the library names them."""
-        at = arguments
+        """`weights` and `arguments` (of the constructor) have the library's names."""
         self.static = Selection(
-            weights, "static_variable_selection", at["static_categoricals"], at["static_reals"]
+            weights,
+            "static_variable_selection",
+            arguments["static_categoricals"],
+            arguments["static_reals"],
         )
-        self.past, self.future = (
-            Selection(
-                weights,
-                f"{side}_variable_selection",
-                at[f"time_varying_categoricals_{side}"],
-                at[f"time_varying_reals_{side}"],
-            )
-            for side in ("encoder", "decoder")
+        self.past = Selection(
+            weights,
+            "encoder_variable_selection",
+            arguments["time_varying_categoricals_encoder"],
+            arguments["time_varying_reals_encoder"],
         )
-        self.contexts = [
-            Residual.of(part(weights, f"static_context_{what}"))
-            for what in (
-                "variable_selection",
-                "initial_hidden_lstm",
-                "initial_cell_lstm",
-                "enrichment",
-            )
-        ]
-        self.encoder, self.decoder = (
-            _lstm(part(weights, f"lstm_{side}")) for side in ("encoder", "decoder")
+        self.future = Selection(
+            weights,
+            "decoder_variable_selection",
+            arguments["time_varying_categoricals_decoder"],
+            arguments["time_varying_reals_decoder"],
         )
-        self.after_lstm = Gated.of(
-            {f"glu.{k}": w for k, w in part(weights, "post_lstm_gate_encoder").items()}
-            | {f"add_norm.{k}": w for k, w in part(weights, "post_lstm_add_norm_encoder").items()}
-        )
+        self.contexts = [Residual.of(part(weights, f"static_context_{name}")) for name in CONTEXTS]
+        self.encoder = _lstm(part(weights, "lstm_encoder"))
+        self.decoder = _lstm(part(weights, "lstm_decoder"))
+        gate = part(weights, "post_lstm_gate_encoder")
+        norm = part(weights, "post_lstm_add_norm_encoder")
+        after_lstm = {f"glu.{name}": w for name, w in gate.items()}
+        after_lstm |= {f"add_norm.{name}": w for name, w in norm.items()}
+        self.after_lstm = Gated.of(after_lstm)
         self.enrichment = Residual.of(part(weights, "static_enrichment"))
-        self.attention = Attention(part(weights, "multihead_attn"), at["attention_head_size"])
+        heads = arguments["attention_head_size"]
+        self.attention = Attention(part(weights, "multihead_attn"), heads)
         self.after_attention = Gated.of(part(weights, "post_attn_gate_norm"))
         self.feed_forward = Residual.of(part(weights, "pos_wise_ff"))
         self.before_output = Gated.of(part(weights, "pre_output_gate_norm"))
         self.output = weights["output_layer.weight"], weights["output_layer.bias"]
 
     def __call__(self, x: Inputs) -> Tensor:
-        """What the output layer says, [n, H, Q]."""
+        """Numbers of the output layer, [n, H, Q]."""
         static = self.static(x.sector[:, None], x.state)
-        choosing, hidden, cell, enriching = (context(static) for context in self.contexts)
-        past = self._select(self.past, x.past_days, x.past, choosing)
-        future = self._select(self.future, x.future_days, x.future, choosing)
-        read, state = self.encoder(past, (hidden[None], cell[None]))
-        written, _ = self.decoder(future, state)
-        known = self.after_lstm(torch.cat([read, written], dim=1), torch.cat([past, future], dim=1))
-        enriched = self.enrichment(known, enriching[:, None])
-        asked = enriched[:, past.shape[1] :]
-        out = self.feed_forward(self.after_attention(self.attention(asked, enriched), asked))
+        for_selection, hidden, cell, for_enrichment = [context(static) for context in self.contexts]
+        past = self._select(self.past, x.past_days, x.past, for_selection)
+        future = self._select(self.future, x.future_days, x.future, for_selection)
+        length = past.shape[1]
+        encoded, state = self.encoder(past, (hidden[None], cell[None]))
+        decoded, _ = self.decoder(future, state)
+        selected = torch.cat([past, future], dim=1)
+        temporal = self.after_lstm(torch.cat([encoded, decoded], dim=1), selected)
+        enriched = self.enrichment(temporal, for_enrichment[:, None])
+        queries = enriched[:, length:]
+        attended = self.after_attention(self.attention(queries, enriched), queries)
+        out = self.before_output(self.feed_forward(attended), temporal[:, length:])
         weight, bias = self.output
-        return F.linear(self.before_output(out, known[:, past.shape[1] :]), weight, bias)
+        return F.linear(out, weight, bias)
 
     def _select(self, selection: Selection, days: Tensor, reals: Tensor, context: Tensor) -> Tensor:
-        """Selected [n, T, H]; the static context is read once a window."""
+        """Selected [n, T, H]; what the static context adds is computed once a window."""
         steps = reals.shape[1]
-        read = selection.added(context).repeat_interleave(steps, dim=0)
-        chosen = selection(days.flatten(0, 1), reals.flatten(0, 1), read)
-        selected: Tensor = chosen.unflatten(0, (-1, steps))
+        added = selection.added(context).repeat_interleave(steps, dim=0)
+        flat = selection(days.flatten(0, 1), reals.flatten(0, 1), added)
+        selected: Tensor = flat.unflatten(0, (-1, steps))
         return selected
 
 

@@ -1,9 +1,9 @@
-"""What the network is shown of a window: static, observed and known variables, by name.
+"""Inputs of the network for a window: static, observed and known variables, by name.
 
-Static: the sector, and the state at the cutoff (past-only features of volatility, market and leverage). Observed over
-the context: the return, its size, the market's and the index's, each in its own EWMA volatility at the cutoff, and the
-counts that a config asks for. Known over context and horizon: weekday and month of the session, and its distance from
-the cutoff.
+Static: the sector, and the state at the cutoff (past-only features of volatility, market and
+leverage). Observed over the context: the return, its size, the market's and the index's, each in
+its own EWMA volatility at the cutoff, and the counts in the config's `covariates`. Known over
+context and horizon: weekday and month of the session, and its distance from the cutoff.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,12 +20,10 @@ from registry.forecast.arrays import Floats
 
 UNKNOWN = "unknown"  # the sector of a symbol that was not in training; category 0
 OBSERVED = ("return", "return_size", "market_size", "index_return")
-STEP = "step"  # sessions from the cutoff, in contexts
+STEP = "step"  # sessions from the cutoff, divided by the length of the context
 CALENDAR = {"weekday": 7, "month": 12}  # categories of a session
 FEATURES = features.NAMES[: features.NAMES.index("since_shock") + 1]  # levels, leverage, shocks
-STATE = tuple(
-    name.replace(".", "_") for name in FEATURES
-)  # as the network names them: torch allows no dot
+STATE = tuple(name.replace(".", "_") for name in FEATURES)  # torch allows no dot in a name
 CLIP = 8.0  # volatilities
 STATE_CLIP = 4.0  # deviations of the training windows
 
@@ -35,7 +33,7 @@ States = npt.NDArray[np.float32 | np.float64]
 
 @dataclass(frozen=True)
 class DataParameters:
-    """What training fixed about the data: categories, and the scales of the state [S] and of log counts [K]."""
+    """Data parameters fixed by training: categories, scales of the state [S] and log counts [K]."""
 
     sectors: tuple[str, ...]  # UNKNOWN first
     sector_of: Mapping[str, str]  # of every symbol in training
@@ -66,23 +64,21 @@ class DataParameters:
 
     def scaled_state(self, daily: Floats) -> Floats:
         """State [..., S] of features [..., F], in deviations of the training windows."""
-        centred = (daily[..., : len(FEATURES)] - np.asarray(self.state_mean)) / np.asarray(
-            self.state_deviation
-        )
-        clipped: Floats = np.clip(centred, -STATE_CLIP, STATE_CLIP)
+        centred = daily[..., : len(FEATURES)] - np.asarray(self.state_mean)
+        scaled = centred / np.asarray(self.state_deviation)
+        clipped: Floats = np.clip(scaled, -STATE_CLIP, STATE_CLIP)
         return clipped
 
     def scaled_counts(self, counts: Floats) -> Floats:
         """log(1 + count) [..., K] in deviations of the training sessions."""
-        scaled: Floats = (np.log1p(counts) - np.asarray(self.count_mean)) / np.asarray(
-            self.count_deviation
-        )
+        centred = np.log1p(counts) - np.asarray(self.count_mean)
+        scaled: Floats = centred / np.asarray(self.count_deviation)
         return scaled
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """n windows of L sessions of context and H to forecast: numbers in float32, categories as int64."""
+    """n windows of L sessions of context and H to forecast; numbers float32, categories int64."""
 
     sector: Tensor  # [n]
     state: Tensor  # [n, S]
@@ -96,13 +92,14 @@ class Inputs:
 
     @classmethod
     def joined(cls, parts: Sequence["Inputs"]) -> "Inputs":
-        return cls(
-            **{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)}
-        )
+        tensors = {}
+        for field in fields(cls):
+            tensors[field.name] = torch.cat([getattr(part, field.name) for part in parts])
+        return cls(**tensors)
 
 
 def windows(
-    known: DataParameters,
+    data: DataParameters,
     *,
     values: Floats,
     sigma: Floats,
@@ -111,24 +108,27 @@ def windows(
     coming: Days,
     sector: npt.NDArray[np.int64],
 ) -> Inputs:
-    """Inputs of values [n, L, 3 + K] (known.columns), the EWMA volatilities [n, 3] of the first three at the cutoff,
-    the scaled state [n, S] there, sessions [n, L], sessions to forecast [n, H], sector categories [n]."""
+    """Inputs of n windows.
+
+    `values` [n, L, 3 + K] are data.columns, `sigma` [n, 3] the EWMA volatilities of the first three
+    at the cutoff, `state` [n, S] the scaled state there, `days` [n, L] the sessions, `coming`
+    [n, H] the sessions to forecast, `sector` [n] the categories.
+    """
     n, length = days.shape
-    own, market, index = np.moveaxis(np.clip(values[:, :, :3] / sigma[:, None], -CLIP, CLIP), 2, 0)
-    ago, ahead = (
-        np.arange(first, first + count) / length
-        for first, count in ((1 - length, length), (1, coming.shape[1]))
-    )
-    counts = known.scaled_counts(values[:, :, 3:])
+    scaled = np.clip(values[:, :, :3] / sigma[:, None], -CLIP, CLIP)
+    y, market, index = np.moveaxis(scaled, 2, 0)
+    counts = data.scaled_counts(values[:, :, 3:])
+    past_steps = np.arange(1 - length, 1) / length
+    future_steps = np.arange(1, 1 + coming.shape[1]) / length
     past = [
-        own,
-        np.abs(own),
+        y,
+        np.abs(y),
         market,
         index,
         *np.moveaxis(counts, 2, 0),
-        np.broadcast_to(ago, (n, length)),
+        np.broadcast_to(past_steps, (n, length)),
     ]
-    future = np.broadcast_to(ahead[:, None], (n, len(ahead), 1))
+    future = np.broadcast_to(future_steps[:, None], (n, len(future_steps), 1))
     return Inputs(
         torch.from_numpy(sector),
         _float32(state),

@@ -1,7 +1,8 @@
-"""What a trained network looks at: importance of its variables and attention by lag, as tables and figures.
+"""Importance of a network's variables and its attention by lag, as tables and figures.
 
-Lim et al. 2021, section 6: the mean weights of the variable selection networks, and the mean attention of each forecast
-step on the sessions before it, by the library's `interpret_output`.
+Lim et al. 2021, section 6: the mean weights of the variable selection networks, and the mean
+attention of each forecast step on the sessions before it. The library's `interpret_output` computes
+both.
 """
 
 from collections import defaultdict
@@ -23,7 +24,7 @@ from registry.forecast.arrays import Floats
 
 INK, BLUE, GREY = "#22313f", "#1f77b4", "#95a5a6"
 SHOWN = 16  # bars of a panel
-_WRITTEN = dict(zip(inputs.STATE, inputs.FEATURES, strict=True))
+_FEATURE_OF = dict(zip(inputs.STATE, inputs.FEATURES, strict=True))
 _TITLES = {
     "static": "static: sector and state at the cutoff",
     "encoder": "context",
@@ -33,8 +34,11 @@ _TITLES = {
 
 @dataclass(frozen=True)
 class Interpretation:
-    """`importance`: group (static, encoder, decoder), variable, share; those of a group add up to 1, largest first.
-    `attention`: step, session (0 is the cutoff), share; the shares of a step add up to 1.
+    """Two tables.
+
+    `importance`: group (static, encoder, decoder), variable, share; the shares of a group add up to
+    1, largest first. `attention`: step, session (0 is the cutoff), share; the shares of a step add
+    up to 1.
     """
 
     importance: pd.DataFrame
@@ -61,12 +65,11 @@ def of(
         out = net(network.library(x))
         steps = x.future.shape[1]
         for step in range(steps):
-            found = net.interpret_output(out, reduction="sum", attention_prediction_horizon=step)
-            sums[f"step {step + 1}"] = (
-                sums[f"step {step + 1}"] + found["attention"].double().numpy()
-            )
+            weights = net.interpret_output(out, reduction="sum", attention_prediction_horizon=step)
+            key = f"step {step + 1}"
+            sums[key] = sums[key] + weights["attention"].double().numpy()
         for group in _TITLES:
-            sums[group] = sums[group] + found[f"{group}_variables"].double().numpy()
+            sums[group] = sums[group] + weights[f"{group}_variables"].double().numpy()
     importance = [
         _importance(group, getattr(net, f"{group}_variables"), sums[group]) for group in _TITLES
     ]
@@ -77,13 +80,13 @@ def of(
 
 
 def _importance(group: str, names: list[str], weights: Floats) -> pd.DataFrame:
-    written = [_WRITTEN.get(name, name) for name in names]
-    table = pd.DataFrame({"group": group, "variable": written, "share": weights / weights.sum()})
+    variables = [_FEATURE_OF.get(name, name) for name in names]
+    table = pd.DataFrame({"group": group, "variable": variables, "share": weights / weights.sum()})
     return table.sort_values("share", ascending=False, kind="stable", ignore_index=True)
 
 
 def _attention(step: int, weights: Floats) -> pd.DataFrame:
-    """Shares of the sessions that a step attends to: those of the context, and the steps before it."""
+    """A step's share of attention on each session of the context and on each earlier step."""
     sessions = np.arange(step - len(weights), step)
     return pd.DataFrame({"step": step, "session": sessions, "share": weights / weights.sum()})
 
@@ -102,17 +105,16 @@ def importance_figure(importance: pd.DataFrame) -> Figure:
 
 
 def _bars(axis: Axes, table: pd.DataFrame, title: str) -> None:
-    shown, count = table.head(SHOWN), len(table)
-    bars = axis.barh(shown["variable"], shown["share"], color=BLUE, height=0.7)
+    top, count = table.head(SHOWN), len(table)
+    bars = axis.barh(top["variable"], top["share"], color=BLUE, height=0.7)
     axis.axvline(1 / count, color=INK, linewidth=0.8, linestyle=":")
-    labels = axis.bar_label(
-        bars, [f"{share:.1%}" for share in shown["share"]], padding=3, fontsize=8, color=INK
-    )
+    percentages = [f"{share:.1%}" for share in top["share"]]
+    labels = axis.bar_label(bars, percentages, padding=3, fontsize=8, color=INK)
     for label in labels:  # readable on the dotted line, too
         label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.5})
-    rest = (
-        f"{count - SHOWN} others, together {1 - shown['share'].sum():.0%}" if count > SHOWN else ""
-    )
+    rest = ""
+    if count > SHOWN:
+        rest = f"{count - SHOWN} others, together {1 - top['share'].sum():.0%}"
     axis.text(1, 0.01, rest, transform=axis.transAxes, ha="right", fontsize=8, color=INK)
     axis.invert_yaxis()
     axis.margins(x=0.14, y=0.02)
@@ -123,7 +125,7 @@ def _bars(axis: Axes, table: pd.DataFrame, title: str) -> None:
 
 
 def attention_figure(attention: pd.DataFrame) -> Figure:
-    """Attention of every step on the sessions of the context and on the steps before it."""
+    """Attention of every step on the sessions of the context and on earlier steps."""
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     axis = figure.subplots()
     steps = attention["step"].unique()
@@ -135,7 +137,7 @@ def attention_figure(attention: pd.DataFrame) -> Figure:
             color=BLUE,
             alpha=strength,
             linewidth=1.6,
-            label=f"{step}",
+            label=str(step),
         )
     context = int((attention["session"] <= 0).sum() / len(steps))
     axis.axhline(1 / context, color=INK, linewidth=0.8, linestyle=":")
@@ -145,7 +147,8 @@ def attention_figure(attention: pd.DataFrame) -> Figure:
     axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
     axis.tick_params(labelsize=8)
     axis.set_xlabel(
-        "session, counted from the cutoff (0); to the right of the line, earlier steps of the horizon"
+        "session, counted from the cutoff (0); "
+        "to the right of the line, earlier steps of the horizon"
     )
     axis.set_ylabel("share of the attention")
     axis.set_title(

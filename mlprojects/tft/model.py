@@ -1,7 +1,8 @@
-"""tft: a Temporal Fusion Transformer on volatility-scaled returns, forecast by one direct forward pass.
+"""tft: a Temporal Fusion Transformer on volatility-scaled returns; a forecast is one forward pass.
 
-Lim, Arik, Loeff and Pfister, Temporal Fusion Transformers for Interpretable Multi-horizon Time Series Forecasting, 2021
-(arXiv 1912.09363); trained as pytorch-forecasting's network, which serving does not import.
+Lim, Arik, Loeff and Pfister, Temporal Fusion Transformers for Interpretable Multi-horizon Time
+Series Forecasting, 2021 (arXiv 1912.09363). Training uses pytorch-forecasting; serving does not
+import it.
 """
 
 import json
@@ -34,7 +35,10 @@ REQUIREMENTS = ("scipy", "torch", "safetensors")
 
 @dataclass(frozen=True)
 class TFT:
-    """A trained network: its weights and constructor arguments as the library names them, never written again."""
+    """A trained network: its weights and constructor arguments under the library's names.
+
+    They never change.
+    """
 
     spec: ModelSpec
     known: DataParameters
@@ -52,28 +56,29 @@ class TFT:
         return self.scaled(x) * sigma[:, None, None]
 
     def inputs(self, history: History) -> tuple[Inputs, Floats]:
-        """What the network is shown of each series, and the EWMA volatilities [N] at their cutoffs."""
+        """Inputs of the network for each series, and the EWMA volatilities [N] at their cutoffs."""
         coming = calendars.next_sessions_many(
             self.spec.calendar, history.cutoffs, self.spec.max_horizon
         )
         sectors = self.known.categories(history.ids)
-        found, parts, sigma = [], [], np.empty(len(history.ids))
-        for which, values in history.blocks(self.spec.max_context, self.known.columns):
-            days = history.sessions(which, values.shape[1])
-            part, sigma[which] = self._block(values, days, coming[which], sectors[which])
-            found.append(which)
+        sigma = np.empty(len(history.ids))
+        indices, parts = [], []
+        for series, values in history.blocks(self.spec.max_context, self.known.columns):
+            days = history.sessions(series, values.shape[1])
+            part, sigma[series] = self._block(values, days, coming[series], sectors[series])
+            indices.append(series)
             parts.append(part)
-        order = torch.from_numpy(np.argsort(np.concatenate(found)))
+        order = torch.from_numpy(np.argsort(np.concatenate(indices)))
         return Inputs.joined(parts).map(lambda part: part[order]), sigma
 
     def _block(
         self, values: Floats, days: Days, coming: Days, sector: npt.NDArray[np.int64]
     ) -> tuple[Inputs, Floats]:
-        """The same of series of equal length [n, T, 3 + K]."""
+        """Inputs and EWMA volatilities [n] of series of equal length; `values` [n, T, 3 + K]."""
         if (values[:, :, 3:] < 0).any():
+            covariates = ", ".join(self.known.covariates)
             raise BadHistory(
-                f"{', '.join(self.known.covariates)} are counts; found a negative one",
-                code="BAD_COUNT",
+                f"found a negative count in {covariates}, expected 0 or more", code="BAD_COUNT"
             )
         market = values[:, :, :3]
         columns = np.ascontiguousarray(np.moveaxis(market, 2, 0))
@@ -94,12 +99,10 @@ class TFT:
     def scaled(self, x: Inputs) -> Floats:
         """Quantiles [n, H, Q] of windows in their own volatilities, never crossing."""
         n = len(x.sector)
-        rows = torch.arange(-(-n // ROWS) * ROWS).clamp_max(
-            n - 1
-        )  # the last window once more, up to whole chunks
+        padded = -(-n // ROWS) * ROWS  # whole chunks; the last window is repeated to fill them
+        rows = torch.arange(padded).clamp_max(n - 1)
         chunks = [
-            self._direct(x.map(lambda part, chosen=chunk: part[chosen]))
-            for chunk in rows.split(ROWS)
+            self._direct(x.map(lambda part, chunk=chunk: part[chunk])) for chunk in rows.split(ROWS)
         ]
         out: Floats = head.spread(torch.cat(chunks).double(), self.spec.levels)[:n].numpy()
         return out
@@ -109,13 +112,12 @@ class TFT:
         return Direct(self.weights, self.arguments)
 
     def _notes(self, history: History) -> dict[str, str]:
-        """Symbols that training did not see, counted: their names are the caller's data."""
+        """Number of symbols that were not in training; their names are the caller's data."""
         unknown = sum(name not in self.known.sector_of for name in history.ids)
         if not unknown:
             return {}
-        return {
-            "sector": f"{unknown} of {len(history.ids)} series were not in training: their sector is unknown"
-        }
+        count = f"{unknown} of {len(history.ids)} series"
+        return {"sector": f"{count} were not in training: their sector is unknown"}
 
 
 def save(forecaster: TFT, directory: Path) -> None:
@@ -129,5 +131,5 @@ def load(directory: Path) -> TFT:
     """The forecaster that `save` wrote beside spec.json."""
     spec = read_spec(directory)
     config = json.loads((directory / "config.json").read_text())
-    known = DataParameters.from_json(config["data"])
-    return TFT(spec, known, config["network"], load_file(directory / "weights.safetensors"))
+    data = DataParameters.from_json(config["data"])
+    return TFT(spec, data, config["network"], load_file(directory / "weights.safetensors"))

@@ -1,4 +1,4 @@
-"""The library's network, for training and for its interpretation: TemporalFusionTransformer of pytorch-forecasting."""
+"""pytorch-forecasting's TemporalFusionTransformer, for training and for interpretation."""
 
 import warnings
 from typing import Any
@@ -11,11 +11,11 @@ from mlprojects.blocks import head
 from mlprojects.tft.inputs import CALENDAR, OBSERVED, STATE, STEP, DataParameters, Inputs
 from registry.forecast import names
 
-EMBEDDING = {names.SECTOR: 4, "weekday": 3, "month": 4}  # numbers a category
+EMBEDDING = {names.SECTOR: 4, "weekday": 3, "month": 4}  # size of each embedding
 
 
 def arguments(
-    known: DataParameters,
+    data: DataParameters,
     *,
     width: int,
     inner: int,
@@ -24,9 +24,12 @@ def arguments(
     context: int,
     levels: int,
 ) -> dict[str, Any]:
-    """Arguments of the library's constructor, as JSON; `width` is its hidden_size, `inner` hidden_continuous_size."""
-    sizes = {names.SECTOR: len(known.sectors), **CALENDAR}
-    past, future = [*OBSERVED, *known.covariates, STEP], [STEP]
+    """Arguments of the library's constructor, ready for JSON.
+
+    The library calls `width` hidden_size and `inner` hidden_continuous_size.
+    """
+    sizes = {names.SECTOR: len(data.sectors), **CALENDAR}
+    past, future = [*OBSERVED, *data.covariates, STEP], [STEP]
     return {
         "hidden_size": width,
         "hidden_continuous_size": inner,
@@ -57,15 +60,14 @@ class QuantileHead:
 
 
 def build(arguments: dict[str, Any], levels: tuple[float, ...]) -> TemporalFusionTransformer:
-    """A network that says normal quantiles, whatever it is shown: EWMA volatility, before it learns.
+    """An untrained network; it forecasts EWMA volatility x normal quantiles for any input.
 
-    The median's row of the output layer stays zero: the median is a constant share of the volatility, for every window
-    and step. Where returns go is noise to a network of this size.
+    The median's row of the output layer stays zero, so that the median is the same constant share
+    of the volatility for every window and step. A network of this size would only fit noise there.
     """
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message="Attribute .* is an instance of `nn.Module`"
-        )  # a checkpoint's worry
+        # This warning is about the library's checkpoints, which we do not use.
+        warnings.filterwarnings("ignore", message="Attribute .* is an instance of `nn.Module`")
         net = TemporalFusionTransformer(
             **arguments,
             loss=QuantileLoss(list(levels)),
@@ -82,20 +84,19 @@ def build(arguments: dict[str, Any], levels: tuple[float, ...]) -> TemporalFusio
 
 
 def library(x: Inputs) -> dict[str, Tensor]:
-    """The same windows as the library's input: every variable at every step, the static ones repeated; scale 1."""
+    """Windows in the library's form: static variables repeated at every step; the scale is 1."""
     n, length, steps = len(x.sector), x.past.shape[1], x.future.shape[1]
 
-    def everywhere(static: Tensor, times: int) -> Tensor:
+    def repeated(static: Tensor, times: int) -> Tensor:
         return static[:, None].expand(-1, times, *static.shape[1:])
 
-    unseen = x.future.new_zeros(
-        n, steps, x.past.shape[2] - x.future.shape[2]
-    )  # observed later: the decoder skips them
+    # The decoder skips variables that are observed only later.
+    skipped = x.future.new_zeros(n, steps, x.past.shape[2] - x.future.shape[2])
     return {
-        "encoder_cat": torch.cat([everywhere(x.sector[:, None], length), x.past_days], dim=2),
-        "decoder_cat": torch.cat([everywhere(x.sector[:, None], steps), x.future_days], dim=2),
-        "encoder_cont": torch.cat([x.past, everywhere(x.state, length)], dim=2),
-        "decoder_cont": torch.cat([unseen, x.future, everywhere(x.state, steps)], dim=2),
+        "encoder_cat": torch.cat([repeated(x.sector[:, None], length), x.past_days], dim=2),
+        "decoder_cat": torch.cat([repeated(x.sector[:, None], steps), x.future_days], dim=2),
+        "encoder_cont": torch.cat([x.past, repeated(x.state, length)], dim=2),
+        "decoder_cont": torch.cat([skipped, x.future, repeated(x.state, steps)], dim=2),
         "encoder_lengths": torch.full((n,), length),
         "decoder_lengths": torch.full((n,), steps),
         "target_scale": torch.tensor([0.0, 1.0]).expand(n, 2),
@@ -103,5 +104,5 @@ def library(x: Inputs) -> dict[str, Tensor]:
 
 
 def weights(net: TemporalFusionTransformer) -> dict[str, Tensor]:
-    """Every weight once: several modules of the library hold the same one."""
+    """Every weight once, although several modules of the library share some."""
     return {name: w.detach().clone() for name, w in net.named_parameters()}

@@ -13,14 +13,15 @@ from registry.forecast import names
 from registry.forecast.spec import ModelSpec
 from registry.training import Count, Range, Rate, Share, Space
 
-CONTEXT = 1000  # sessions looked at, for the slow averages of the state
+CONTEXT = 1000  # sessions used, for the slow averages of the state
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(training.Config):
-    """context: sessions that the network reads one by one; width, inner, heads: hidden size, size of a number's
-    embedding, attention heads; unknown_share: training windows whose sector is hidden; covariates: counts that the
-    history must then have; the rest is training.
+    """context: sessions that the network reads one by one; width: hidden size.
+
+    inner: size of a number's embedding; heads: attention heads; covariates: counts that a history
+    must have; unknown_share: share of training windows with a hidden sector. The rest is training.
     """
 
     context: Annotated[int, Field(ge=1, le=features.WARMUP)] = 60
@@ -46,16 +47,16 @@ class Config(training.Config):
             raise BadConfig(
                 f"inner is {self.inner}, expected a multiple of 4 below width ({self.width})"
             )
-        if self.data != "panel":
+        chosen = set(self.covariates)
+        if len(chosen) < len(self.covariates) or not chosen <= set(names.COUNTS):
             raise BadConfig(
-                f"data is {self.data!r}, which has no sectors; tft is trained on the panel"
+                f"covariates are {list(self.covariates)}, "
+                f"expected some of {list(names.COUNTS)}, each once"
             )
-        if len(set(self.covariates)) < len(self.covariates) or not set(self.covariates) <= set(
-            names.COUNTS
-        ):
-            raise BadConfig(
-                f"covariates are {list(self.covariates)}, expected some of {list(names.COUNTS)}, each once"
-            )
+
+    @property
+    def training_columns(self) -> tuple[str, ...]:
+        return (names.SECTOR,)
 
 
 CONFIGS: Mapping[str, type[training.Config]] = {"tft": Config}
@@ -78,5 +79,6 @@ def spec(name: str, config: Config) -> ModelSpec:
         max_context=CONTEXT,
         max_horizon=config.horizon,
         levels=config.levels,
+        calendar=config.calendar,
         columns=(*names.HISTORY, *names.MARKET, *config.covariates),
     )

@@ -1,4 +1,4 @@
-"""Training of the library's network on windows: early stop on the choice period, the best weights are kept."""
+"""Training of the library's network: early stop on the choice period, best weights kept."""
 
 import numpy as np
 import pandas as pd
@@ -15,11 +15,11 @@ CHOICE_BATCH = 512  # windows
 
 
 def train(history: pd.DataFrame, config: Config, *, name: str, seed: int, run: TrainRun) -> Trained:
-    """Fit windows that end by config.fit_until; the weights with the lowest loss on the sessions after it are kept."""
-    what = spec(name, config)
+    """Fit windows that end by config.fit_until; keep the weights with the lowest loss after it."""
+    model_spec = spec(name, config)
     windows = Windows.of(
         history,
-        what,
+        model_spec,
         context=config.context,
         covariates=config.covariates,
         fit_until=config.fit_until,
@@ -57,32 +57,28 @@ def train(history: pd.DataFrame, config: Config, *, name: str, seed: int, run: T
         report=lambda step, losses: run.report(step, **losses),
         should_stop=run.should_stop,
     )
-    shown = interpretation.of(net, windows.choosing(CHOICE_BATCH))
+    interpreted = interpretation.of(net, windows.choosing(CHOICE_BATCH))
     return Trained(
-        model.TFT(what, windows.known, arguments, network.weights(net)),
+        model.TFT(model_spec, windows.known, arguments, network.weights(net)),
         params={
             "parameters": sum(w.numel() for w in net.parameters()),
             "best_step": fitted.best_step,
         },
-        figures=shown.figures(),
-        tables=shown.tables(),
+        figures=interpreted.figures(),
+        tables=interpreted.tables(),
     )
 
 
 @torch.no_grad()
 def choice_loss(net: torch.nn.Module, windows: Windows, levels: tuple[float, ...]) -> float:
-    """Mean pinball loss of the windows to choose on, in mean volatilities; a window weighs as in CRPS, by its own."""
-    losses, weights = [], []
+    """Mean pinball loss of the windows to choose on, in units of their mean volatility.
+
+    Each window counts in proportion to its own volatility, as in CRPS.
+    """
+    losses, sizes = [], []
     for x, y, sigma in windows.choosing(CHOICE_BATCH):
-        losses.append(
-            float(
-                head.pinball(
-                    y * sigma[:, None],
-                    net(network.library(x)).prediction * sigma[:, None, None],
-                    levels,
-                )
-            )
-        )
-        weights.append(len(y))
+        quantiles = net(network.library(x)).prediction * sigma[:, None, None]
+        losses.append(float(head.pinball(y * sigma[:, None], quantiles, levels)))
+        sizes.append(len(y))
     scale = windows.sigma[windows.chosen, 0].mean()
-    return float(np.average(losses, weights=weights) / scale)
+    return float(np.average(losses, weights=sizes) / scale)

@@ -24,7 +24,7 @@ Rows = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Windows:
-    """Every session of a panel one after the other, and the cutoffs (row numbers) of the windows."""
+    """Sessions of a panel, one a row, series after series; and the cutoffs (rows) of windows."""
 
     known: DataParameters
     values: Floats  # [rows, 3 + K] of known.columns
@@ -33,8 +33,8 @@ class Windows:
     days: inputs.Days  # [rows]
     coming: inputs.Days  # [rows, H] sessions after each
     sector: Rows  # [rows] category
-    fit: Rows
-    chosen: Rows
+    fit: Rows  # cutoffs to fit
+    chosen: Rows  # cutoffs to choose on
     context: int
 
     @classmethod
@@ -47,30 +47,31 @@ class Windows:
         covariates: tuple[str, ...],
         fit_until: str,
     ) -> "Windows":
-        """Windows whose horizon ends by `fit_until` to fit, those whose horizon begins after it to choose on.
+        """Windows to fit and windows to choose on.
 
-        The scales are those of what is fitted. Raises BadHistory for a panel that cannot be fitted.
+        The horizon of a window to fit ends by `fit_until`; that of a window to choose on begins
+        after it. Only the windows and sessions to fit set the scales. Raises BadHistory for a
+        panel that cannot be fitted.
         """
         sector_of = _sectors(frame)
         history = check_history(frame, spec)
-        known = DataParameters(
-            (UNKNOWN, *sorted(set(sector_of.values()))), sector_of, covariates, (), (), (), ()
-        )
-        values = np.stack([history.columns[name] for name in known.columns], axis=1)
+        sectors = (UNKNOWN, *sorted(set(sector_of.values())))
+        unscaled = DataParameters(sectors, sector_of, covariates, (), (), (), ())
+        values = np.stack([history.columns[name] for name in unscaled.columns], axis=1)
         _check_counts(values[:, 3:], covariates)
         sigma, daily = _past(history)
         fit, chosen = _cutoffs(history, spec, fit_until)
         _check_moves(history, np.concatenate([fit, chosen]), context)
         in_training = history.ds <= np.datetime64(fit_until)
-        known = _scaled(known, daily[fit], np.log1p(values[in_training, 3:]))
+        data = _scaled(unscaled, daily[fit], np.log1p(values[in_training, 3:]))
         return cls(
-            known,
+            data,
             values,
             sigma,
-            known.scaled_state(daily).astype(np.float32),
+            data.scaled_state(daily).astype(np.float32),
             history.ds,
             calendars.next_sessions_many(spec.calendar, history.ds, spec.max_horizon),
-            np.repeat(known.categories(history.ids), history.lengths),
+            np.repeat(data.categories(history.ids), history.lengths),
             fit,
             chosen,
             context,
@@ -79,8 +80,12 @@ class Windows:
     def draw(
         self, random: torch.Generator, size: int, unknown_share: float
     ) -> tuple[Inputs, Tensor]:
-        """Windows to fit and their targets [size, H] in volatilities; in a share of them the sector is unknown."""
-        cutoffs = self.fit[torch.randint(len(self.fit), (size,), generator=random).numpy()]
+        """Random windows to fit and their targets [size, H] in volatilities.
+
+        In a share of the windows the sector is unknown.
+        """
+        drawn = torch.randint(len(self.fit), (size,), generator=random).numpy()
+        cutoffs = self.fit[drawn]
         masked = torch.rand(size, generator=random) < unknown_share
         x = self.at(cutoffs)
         return replace(x, sector=x.sector.masked_fill(masked, 0)), self.targets(cutoffs)
@@ -107,21 +112,23 @@ class Windows:
     def targets(self, cutoffs: Rows) -> Tensor:
         """Returns [n, H] after the cutoffs, in volatilities there."""
         rows = cutoffs[:, None] + np.arange(1, self.coming.shape[1] + 1)
-        return torch.from_numpy((self.values[rows, 0] / self.sigma[cutoffs, :1]).astype(np.float32))
+        scaled = self.values[rows, 0] / self.sigma[cutoffs, :1]
+        return torch.from_numpy(scaled.astype(np.float32))
 
 
 def _sectors(frame: pd.DataFrame) -> dict[str, str]:
-    """Sector of every symbol. Raises BadHistory unless each has one, and one only."""
+    """Sector of every symbol. Raises BadHistory unless each symbol has exactly one."""
     if names.SECTOR not in frame.columns:
         raise BadHistory(
-            f"the data has no column {names.SECTOR}, which tft is trained with; use data: panel",
+            f"the history has no column {names.SECTOR}, which tft is trained with",
             code="MISSING_COLUMN",
         )
     named = frame[[names.UNIQUE_ID, names.SECTOR]].drop_duplicates()
     several = named[named[names.UNIQUE_ID].duplicated() | named[names.SECTOR].isna()]
     if len(several):
         raise BadHistory(
-            f"{several[names.UNIQUE_ID].iloc[0]} has no sector, or more than one; every symbol needs one",
+            f"{several[names.UNIQUE_ID].iloc[0]} has no sector, or more than one; "
+            "give every symbol one sector",
             code="BAD_SECTOR",
         )
     return dict(zip(named[names.UNIQUE_ID], named[names.SECTOR], strict=True))
@@ -129,62 +136,76 @@ def _sectors(frame: pd.DataFrame) -> dict[str, str]:
 
 def _check_counts(counts: Floats, columns: tuple[str, ...]) -> None:
     if (counts < 0).any():
-        raise BadHistory(f"{', '.join(columns)} are counts; found a negative one", code="BAD_COUNT")
+        raise BadHistory(
+            f"found a negative count in {', '.join(columns)}, expected 0 or more", code="BAD_COUNT"
+        )
 
 
 def _past(history: History) -> tuple[Floats, Floats]:
-    """EWMA volatilities [rows, 3] and features [rows, F] of every session; those of the warm-up are 0."""
-    rows = len(history.ds)
-    sigma, daily = np.empty((rows, 3)), np.zeros((rows, len(features.NAMES)))
-    for which, values in history.blocks(rows, features.COLUMNS):
+    """EWMA volatilities [rows, 3] and features [rows, F] of every session.
+
+    Features of the warm-up are 0.
+    """
+    count = len(history.ds)
+    sigma = np.empty((count, 3))
+    daily = np.zeros((count, len(features.NAMES)))
+    for series, values in history.blocks(count, features.COLUMNS):
         length = values.shape[1]
-        at = history.bounds[which, None] + np.arange(length)
+        rows = history.bounds[series, None] + np.arange(length)
         for i in range(3):
-            sigma[at, i] = volatility.ewma_volatility(np.ascontiguousarray(values[:, :, i]))
+            sigma[rows, i] = volatility.ewma_volatility(np.ascontiguousarray(values[:, :, i]))
         keep = length - features.WARMUP + 1
-        daily[at[:, -keep:]] = features.daily(values, history.sessions(which, length), keep)
+        days = history.sessions(series, length)
+        daily[rows[:, -keep:]] = features.daily(values, days, keep)
     return sigma, daily
 
 
 def _cutoffs(history: History, spec: ModelSpec, fit_until: str) -> tuple[Rows, Rows]:
-    """Cutoffs of the windows to fit and to choose on. Raises BadHistory when a series has none of one kind."""
+    """Cutoffs of the windows to fit and to choose on.
+
+    Raises BadHistory when a series has no window to fit or none to choose on.
+    """
     last, horizon = np.datetime64(fit_until), spec.max_horizon
     fit, chosen = [], []
     for i, (start, end) in enumerate(pairwise(history.bounds)):
         cutoffs = np.arange(start + spec.min_context - 1, end - horizon)
         fit.append(cutoffs[history.ds[cutoffs + horizon] <= last])
         chosen.append(cutoffs[history.ds[cutoffs + 1] > last])
-        for found, what in (
+        for rows, purpose in (
             (fit[-1], f"up to {fit_until} to fit"),
             (chosen[-1], f"after {fit_until} to choose on"),
         ):
-            if not len(found):
+            if not len(rows):
                 raise BadHistory(
-                    f"{history.ids[i]} has no window {what}: its {end - start} sessions hold none with "
-                    f"{spec.min_context} up to its cutoff and {horizon} after it; send more, or move the dates",
+                    f"{history.ids[i]} has no window {purpose}: none in its {end - start} sessions "
+                    f"has {spec.min_context} up to its cutoff and {horizon} after it; "
+                    "send more sessions or move the dates",
                     code="TOO_SHORT",
                 )
     return np.concatenate(fit), np.concatenate(chosen)
 
 
 def _check_moves(history: History, cutoffs: Rows, context: int) -> None:
-    """No window of zeros: it has no volatility to divide by, and one session after it would decide the training."""
+    """Raise BadHistory if all returns of a window are 0.
+
+    There is no volatility to divide by, and a single later return would dominate training.
+    """
     moved = np.concatenate([[0], np.cumsum(history.columns[names.Y] != 0)])
     still = cutoffs[moved[cutoffs + 1] == moved[cutoffs + 1 - context]]
     if len(still):
         name = history.ids[int(np.searchsorted(history.bounds, still[0], side="right")) - 1]
         raise BadHistory(
-            f"all returns of {name} are 0 in the {context} sessions up to {history.ds[still[0]]}; a series is divided "
-            "by its volatility: leave it out, or those sessions",
+            f"all returns of {name} are 0 in the {context} sessions up to {history.ds[still[0]]}, "
+            "and returns are divided by their volatility; leave out the series or those sessions",
             code="CONSTANT",
         )
 
 
-def _scaled(known: DataParameters, daily: Floats, log_counts: Floats) -> DataParameters:
+def _scaled(data: DataParameters, daily: Floats, log_counts: Floats) -> DataParameters:
     """The data parameters with mean and deviation of the features and of log counts."""
     state = daily[:, : len(inputs.STATE)]
     return replace(
-        known,
+        data,
         state_mean=_numbers(state.mean(axis=0)),
         state_deviation=_deviations(state),
         count_mean=_numbers(log_counts.mean(axis=0)),
@@ -194,8 +215,8 @@ def _scaled(known: DataParameters, daily: Floats, log_counts: Floats) -> DataPar
 
 def _deviations(values: Floats) -> tuple[float, ...]:
     """Standard deviations; 1 where nothing varies."""
-    found = values.std(axis=0)
-    return _numbers(np.where(found > 0, found, 1.0))
+    deviations = values.std(axis=0)
+    return _numbers(np.where(deviations > 0, deviations, 1.0))
 
 
 def _numbers(values: Floats) -> tuple[float, ...]:

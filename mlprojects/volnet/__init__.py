@@ -1,1 +1,1 @@
-"""Volatility networks: a scale learnt from features of the past, times quantiles of what it left over."""
+"""Volatility models: a scale learnt from features of the past, times quantiles of its residuals."""

@@ -1,4 +1,4 @@
-"""Training of the trees: LightGBM, stopped on the choice period.
+"""Training of the trees: LightGBM, with early stopping on the choice period.
 
 Ke, Meng, Finley, Wang, Chen, Ma, Ye and Liu, LightGBM, NeurIPS 2017.
 """
@@ -18,18 +18,19 @@ from registry.training import TrainRun
 
 lightgbm = library()
 
-SMALLEST, LARGEST = (
-    0.02,
-    8.0,
-)  # volatilities; a gamma's target is positive, and one session shall not decide a tree
+# Bounds of the target in volatilities: a gamma's is positive, and no session may dominate a tree.
+SMALLEST, LARGEST = 0.02, 8.0
 
 
 def fit_trees(
     fit: Samples, chosen: Samples, config: TreesConfig, seed: int, run: TrainRun
 ) -> tuple[Trees, Floats, dict[str, Any]]:
-    """A gamma regression of the size of a return in EWMA volatilities (clipped), by gradient boosting."""
+    """Gamma regression of the clipped |y| in EWMA volatilities, by gradient boosting.
+
+    Returns the trees, each feature's share of their gain [F + G + 1], and facts to log.
+    """
     data = lightgbm.Dataset(tree_rows(fit.inputs), _sizes(fit), feature_name=[*NAMES, "step"])
-    later = lightgbm.Dataset(tree_rows(chosen.inputs), _sizes(chosen), reference=data)
+    choice = lightgbm.Dataset(tree_rows(chosen.inputs), _sizes(chosen), reference=data)
     parameters = {
         "objective": "gamma",
         "num_leaves": config.leaves,
@@ -46,35 +47,33 @@ def fit_trees(
         "verbose": -1,
     }
     booster = lightgbm.train(
-        parameters, data, config.rounds, valid_sets=[later], valid_names=["valid"],
+        parameters, data, config.rounds, valid_sets=[choice], valid_names=["valid"],
         callbacks=[lightgbm.early_stopping(config.patience, verbose=False), _reporting(run)],
     )  # fmt: skip
     best = booster.best_iteration
     trees = Trees(booster.model_to_string(num_iteration=best))
     gain = booster.feature_importance("gain", iteration=best)
-    leaves = sum(tree["num_leaves"] for tree in booster.dump_model(num_iteration=best)["tree_info"])
-    return (
-        trees,
-        gain / max(gain.sum(), np.finfo(np.float64).tiny),
-        {"parameters": leaves, "best_step": best},
-    )
+    shares = gain / max(gain.sum(), np.finfo(np.float64).tiny)
+    dump = booster.dump_model(num_iteration=best)
+    leaves = sum(tree["num_leaves"] for tree in dump["tree_info"])
+    return trees, shares, {"parameters": leaves, "best_step": best}
 
 
 def _sizes(samples: Samples) -> Floats:
-    """|y| in EWMA volatilities, clipped [R * H]."""
-    return np.clip(np.abs(samples.y) / samples.inputs.sigma[:, None], SMALLEST, LARGEST).reshape(-1)
+    """|y| in EWMA volatilities, clipped, [R * H]."""
+    sizes = np.abs(samples.y) / samples.inputs.sigma[:, None]
+    return np.clip(sizes, SMALLEST, LARGEST).reshape(-1)
 
 
 def _reporting(run: TrainRun) -> Callable[[Any], None]:
-    """A callback that reports the choice loss, and ends training when the run is to be given up."""
+    """A callback that reports the choice loss, and ends training when the run should stop."""
 
     def report(env: Any) -> None:  # a lightgbm.callback.CallbackEnv
         step = env.iteration + 1
         if step % loop.REPORT_EVERY == 0 or step == 1:
-            run.report(step, valid_loss=env.evaluation_result_list[0][2])
+            results = env.evaluation_result_list
+            run.report(step, valid_loss=results[0][2])
             if run.should_stop():
-                raise lightgbm.callback.EarlyStopException(
-                    env.iteration, env.evaluation_result_list
-                )
+                raise lightgbm.callback.EarlyStopException(env.iteration, results)
 
     return report

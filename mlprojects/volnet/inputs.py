@@ -1,4 +1,4 @@
-"""What a scale model is shown of a session: past-only features, those of the forecast session, and the volatility."""
+"""Inputs of a scale model: past-only features, seasons of the sessions ahead, and volatility."""
 
 from dataclasses import dataclass
 
@@ -10,13 +10,16 @@ from registry.forecast import volatility
 from registry.forecast.arrays import Floats
 
 NAMES = (*features.NAMES, *features.SEASON_NAMES)
-CLIP = 4.0  # deviations of the training rows
+CLIP = 4.0  # deviations over the training rows
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Of R sessions: `daily` [R, F] known at their close, `season` [R, H, G] of the sessions ahead, EWMA volatility
-    `sigma` [R]."""
+    """Inputs at the close of R sessions.
+
+    `daily` [R, F]: features; `season` [R, H, G]: features of the sessions ahead; `sigma` [R]: EWMA
+    volatility.
+    """
 
     daily: Floats
     season: Floats
@@ -26,8 +29,12 @@ class Inputs:
     def read(
         cls, values: Floats, ds: npt.NDArray[np.datetime64], horizon: int, keep: int = 1
     ) -> "Inputs":
-        """Of the last `keep` sessions of each series, one series after the other; values [n, T, 3], ds [n, T]."""
-        daily, season = features.daily(values, ds, keep), features.season(values, horizon, keep)
+        """Inputs at the last `keep` sessions of each series, series by series.
+
+        values [n, T, 3], ds [n, T].
+        """
+        daily = features.daily(values, ds, keep)
+        season = features.season(values, horizon, keep)
         sigma = volatility.ewma_volatility(np.ascontiguousarray(values[:, :, 0]))[:, -keep:]
         return cls(
             daily.reshape(-1, daily.shape[2]),
@@ -41,20 +48,18 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Scaling:
-    """Mean and deviation [F + G] of the training rows, in the order of NAMES."""
+    """Mean and standard deviation [F + G] of the training rows, in the order of NAMES."""
 
     mean: Floats
     deviation: Floats
 
     @classmethod
-    def of(cls, seen: Inputs) -> "Scaling":
-        """A feature that never moves is divided by 1: it stays 0."""
-        parts = seen.daily, seen.season.reshape(-1, seen.season.shape[2])
+    def of(cls, inputs: Inputs) -> "Scaling":
+        """A constant feature gets a deviation of 1, so that its scaled value is 0."""
+        parts = inputs.daily, inputs.season.reshape(-1, inputs.season.shape[2])
+        mean = np.concatenate([part.mean(axis=0) for part in parts])
         deviation = np.concatenate([part.std(axis=0) for part in parts])
-        return cls(
-            np.concatenate([part.mean(axis=0) for part in parts]),
-            np.where(deviation > 0, deviation, 1.0),
-        )
+        return cls(mean, np.where(deviation > 0, deviation, 1.0))
 
     def __call__(self, raw: Inputs) -> Inputs:
         """Features in deviations from the mean, within CLIP."""

@@ -1,4 +1,4 @@
-"""Training of the networks: one after the other from seeds of their own, each stopped on the choice period."""
+"""Training of the networks, one by one; each keeps its best weights on the choice period."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from mlprojects.volnet.settings import LinearConfig
 from registry.forecast.arrays import Floats
 from registry.training import TrainRun
 
-PER_CENT = 100.0  # losses are reported in per cent: that of a stock's session is around 0.4
+PER_CENT = 100.0  # losses are reported in per cent; a stock's is around 0.4 a session
 
 
 def fit_networks(
@@ -26,22 +26,34 @@ def fit_networks(
     fingerprint: str,
     run: TrainRun,
 ) -> tuple[Networks, Floats, dict[str, Any]]:
-    """Members, each with a seed of its own: mean pinball loss in volatilities fits.
+    """Fit the members, each from its own seed.
 
-    The best weights are those of the lowest loss in per cent of return on the rows to choose on.
+    The training loss is the mean pinball loss in volatilities. The best weights have the lowest
+    pinball loss, in per cent of return, on the rows of the choice period. Returns the networks, the
+    mean slope of each feature [F + G], and facts to log.
     """
     scaling = Scaling.of(fit.inputs)
-    to_fit, to_choose = scaling(fit.inputs), scaling(chosen.inputs)
-    x, y = _tensors(to_fit), torch.from_numpy(fit.y / fit.inputs.sigma[:, None]).float()
-    x_later, y_later = _tensors(to_choose), torch.from_numpy(PER_CENT * chosen.y).float()
+    scaled = scaling(fit.inputs)
+    x = _tensors(scaled)
+    y = torch.from_numpy(fit.y / fit.inputs.sigma[:, None]).float()
+    x_choice = _tensors(scaling(chosen.inputs))
+    y_choice = torch.from_numpy(PER_CENT * chosen.y).float()
     sigma = torch.from_numpy(PER_CENT * chosen.inputs.sigma).float()[:, None, None]
+    schedule = loop.Schedule(
+        config.steps,
+        config.learning_rate,
+        warmup=config.steps // 5,
+        weight_decay=config.weight_decay,
+        check_every=config.check_every,
+        patience=config.steps,  # no early stop: the best weights are kept anyway
+    )
     members, slopes, best_steps = [], [], []
     for k in range(config.seeds):
-        own = (seed * config.seeds + k) % 2**32  # two seeds share no network
+        member_seed = (seed * config.seeds + k) % 2**32  # two seeds share no network
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(own)
+            torch.manual_seed(member_seed)
             net = ScaleNet(
-                to_fit.daily.shape[1], to_fit.season.shape[2], y.shape[1], config.levels,
+                scaled.daily.shape[1], scaled.season.shape[2], y.shape[1], config.levels,
                 width=config.width, dropout=config.dropout,
             )  # fmt: skip
 
@@ -50,20 +62,21 @@ def fit_networks(
             return head.pinball(y[rows], net(*(part[rows] for part in x)), config.levels)
 
         def choice(net: ScaleNet = net) -> float:
-            return float(head.pinball(y_later, net(*x_later) * sigma, config.levels))
+            return float(head.pinball(y_choice, net(*x_choice) * sigma, config.levels))
 
         fitted = loop.fit(
-            net, loss, choice,
-            loop.Schedule(
-                config.steps, config.learning_rate, warmup=config.steps // 5, weight_decay=config.weight_decay,
-                check_every=config.check_every, patience=config.steps,  # all of them: the best weights are kept
-            ),
-            seed=own, checkpoint=run.checkpoint_dir / f"{name}-{k}.safetensors",
-            fingerprint=fingerprint, report=_after(k * config.steps, run),
+            net,
+            loss,
+            choice,
+            schedule,
+            seed=member_seed,
+            checkpoint=run.checkpoint_dir / f"{name}-{k}.safetensors",
+            fingerprint=fingerprint,
+            report=_after(k * config.steps, run),
             should_stop=run.should_stop,
-        )  # fmt: skip
+        )
         members.append(net.member())
-        slopes.append(_slopes(net, x_later))
+        slopes.append(_slopes(net, x_choice))
         best_steps.append(fitted.best_step)
         if run.should_stop():
             break
@@ -77,14 +90,15 @@ def _tensors(scaled: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _after(steps: int, run: TrainRun) -> loop.Report:
-    """Reports of a member that is fitted after so many steps of others."""
+    """A report function for a member that is fitted after `steps` steps of other members."""
     return lambda step, losses: run.report(steps + step, **losses)
 
 
 def _slopes(net: ScaleNet, x: tuple[torch.Tensor, torch.Tensor]) -> Floats:
-    """Mean change of the log scale [F + G] for one deviation of a feature, over rows and steps."""
+    """Change of the log scale [F + G] for one deviation of a feature, mean over rows and steps."""
     daily, season = (part.clone().requires_grad_() for part in x)
     rows, horizon, _ = season.shape
-    by_daily, by_season = torch.autograd.grad(net.log_scale(daily, season).sum(), (daily, season))
-    found = torch.cat([by_daily.sum(dim=0), by_season.sum(dim=(0, 1))]) / (rows * horizon)
-    return found.double().numpy()
+    total = net.log_scale(daily, season).sum()
+    by_daily, by_season = torch.autograd.grad(total, (daily, season))
+    slopes = torch.cat([by_daily.sum(dim=0), by_season.sum(dim=(0, 1))]) / (rows * horizon)
+    return slopes.double().numpy()

@@ -1,4 +1,4 @@
-"""The network as it is trained: a log scale per step from features, and free quantiles that cannot cross."""
+"""The network in training: a log scale per step from features, and quantiles that cannot cross."""
 
 from collections.abc import Sequence
 
@@ -11,9 +11,10 @@ from mlprojects.volnet.scales import REACH, Member
 
 
 class ScaleNet(nn.Module):
-    """Quantiles [n, H, Q] in EWMA volatilities: exp(u) times quantiles of each step, which are learnt beside u.
+    """Quantiles [n, H, Q] in EWMA volatilities: exp(u) times quantiles of each step.
 
-    Untrained it says normal quantiles: u begins at 0. `width` 0 leaves the linear part alone.
+    Training learns u and these quantiles together. The untrained network gives normal quantiles,
+    since u begins at 0. With `width` 0 only the linear part remains.
     """
 
     def __init__(
@@ -27,11 +28,13 @@ class ScaleNet(nn.Module):
         dropout: float,
     ) -> None:
         super().__init__()
-        self.split, self.levels, self.dropout = features, tuple(levels), dropout
-        both = features + season
-        self.direct = nn.Parameter(torch.zeros(both))
+        self.split = features
+        self.levels = tuple(levels)
+        self.dropout = dropout
+        inputs = features + season
+        self.direct = nn.Parameter(torch.zeros(inputs))
         self.step = nn.Parameter(torch.zeros(horizon))
-        self.hidden = nn.Parameter((2 * torch.rand(both, width) - 1) / both**0.5)
+        self.hidden = nn.Parameter((2 * torch.rand(inputs, width) - 1) / inputs**0.5)
         self.hidden_step = nn.Parameter(torch.zeros(horizon, width))
         self.out = nn.Parameter(torch.zeros(width))
         self.raw = nn.Parameter(head.normal_start(levels).repeat(horizon, 1))
@@ -45,11 +48,10 @@ class ScaleNet(nn.Module):
         return REACH * torch.tanh(total / REACH)
 
     def forward(self, daily: Tensor, season: Tensor) -> Tensor:
-        return torch.exp(self.log_scale(daily, season))[..., None] * head.spread(
-            self.raw, self.levels
-        )
+        scale = torch.exp(self.log_scale(daily, season))
+        return scale[..., None] * head.spread(self.raw, self.levels)
 
     def member(self) -> Member:
-        """The scale as it serves, in float64."""
+        """The same scale in float64 numpy, for serving."""
         parts = self.direct, self.step, self.hidden, self.hidden_step, self.out
         return Member(*(part.detach().double().numpy() for part in parts))

@@ -1,4 +1,4 @@
-"""Training rows: what a model is shown at every session of a history, and the returns that followed."""
+"""Training rows: the inputs at each session of a history, and the returns of the sessions ahead."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,10 @@ from registry.forecast.spec import ModelSpec
 
 @dataclass(frozen=True)
 class Samples:
-    """R rows: inputs, returns `y` [R, H] of the sessions ahead, and the place of each row's series [R] in `symbols`."""
+    """R rows: their inputs, the returns `y` [R, H] of the sessions ahead, and their series.
+
+    `series` [R] is the index of each row's series in `symbols`.
+    """
 
     inputs: Inputs
     y: Floats
@@ -29,81 +32,76 @@ class Samples:
 
 
 def split(history: pd.DataFrame, spec: ModelSpec, fit_until: str) -> tuple[Samples, Samples]:
-    """Rows to fit, whose last outcome is not after `fit_until`, and rows to choose on, whose session is.
+    """Rows to fit and rows to choose on.
 
-    Features come from the whole history up to a row, where a forecast looks at the last `max_context` sessions: slow
-    averages differ by what the seed still weighs. Raises BadHistory when the contract is broken, when a series has no
-    row to fit or does not move up to `fit_until`, or when there is no row to choose on.
+    The last outcome of a row to fit is not after `fit_until`; the session of a row to choose on is.
+    Features use the whole history up to a row, but a forecast uses the last `max_context` sessions.
+    So slow averages differ a little: their seed still has some weight in a forecast.
+
+    Raises BadHistory when the history breaks the contract, when a series has no row to fit or does
+    not move up to `fit_until`, or when there is no row to choose on.
     """
     whole = check_history(history, spec)
     columns = [names.UNIQUE_ID, names.DS, *features.COLUMNS]
-    _check_fitted(
-        history.loc[history[names.DS] <= pd.Timestamp(fit_until), columns],
-        whole.ids,
-        spec,
-        fit_until,
-    )
+    early = history[names.DS] <= pd.Timestamp(fit_until)
+    _check_fitted(history.loc[early, columns], whole.ids, spec, fit_until)
     fit, chosen = [], []
-    horizon, last = spec.max_horizon, np.datetime64(pd.Timestamp(fit_until), "D")
-    for which, values in whole.blocks(len(whole.ds), features.COLUMNS):
-        ds = whole.sessions(which, values.shape[1])
+    horizon = spec.max_horizon
+    last = np.datetime64(pd.Timestamp(fit_until), "D")
+    for series, values in whole.blocks(len(whole.ds), features.COLUMNS):
+        sessions = whole.sessions(series, values.shape[1])
         keep = values.shape[1] - features.WARMUP + 1
-        ahead = np.lib.stride_tricks.sliding_window_view(
-            values[:, -keep + 1 :, 0], horizon, axis=1
-        )  # [n, K - H, H]
-        inputs = Inputs.read(values, ds, horizon, keep)
-        rows = np.arange(len(which) * keep).reshape(len(which), keep)[:, : keep - horizon]
-        of_block = Samples(
-            Inputs(
-                *(part[rows.reshape(-1)] for part in (inputs.daily, inputs.season, inputs.sigma))
-            ),
+        returns = values[:, -keep + 1 :, 0]
+        ahead = np.lib.stride_tricks.sliding_window_view(returns, horizon, axis=1)  # [n, K - H, H]
+        inputs = Inputs.read(values, sessions, horizon, keep)
+        has_outcome = np.tile(np.arange(keep) < keep - horizon, len(series))
+        rows = Samples(
+            inputs.take(has_outcome),
             ahead.reshape(-1, horizon),
-            np.repeat(which, keep - horizon),
+            np.repeat(series, keep - horizon),
             whole.ids,
         )
-        now, end = (
-            ds[:, -keep : ds.shape[1] - horizon].reshape(-1),
-            ds[:, -keep + horizon :].reshape(-1),
-        )
-        fit.append(of_block.take(end <= last))
-        chosen.append(of_block.take(now > last))
-    if not sum(len(part.y) for part in chosen):
+        session = sessions[:, -keep : sessions.shape[1] - horizon].reshape(-1)
+        last_outcome = sessions[:, -keep + horizon :].reshape(-1)
+        fit.append(rows.take(last_outcome <= last))
+        chosen.append(rows.take(session > last))
+    if not sum(len(rows.y) for rows in chosen):
         raise BadHistory(
-            f"no series has a session after {fit_until} with {horizon} more after it to choose on; move the dates",
+            f"no series has a session after {fit_until} with {horizon} more after it, which the "
+            "choice period needs; move the dates",
             code="TOO_SHORT",
         )
-    return _together(fit), _together(chosen)
+    return _joined(fit), _joined(chosen)
 
 
 def _check_fitted(
-    seen: pd.DataFrame, ids: tuple[str, ...], spec: ModelSpec, fit_until: str
+    history: pd.DataFrame, ids: tuple[str, ...], spec: ModelSpec, fit_until: str
 ) -> None:
-    """Every series has a row to fit, and moves."""
-    lengths = seen.groupby(names.UNIQUE_ID).size().reindex(list(ids), fill_value=0)
+    """Raise BadHistory unless every series has a row to fit and moves."""
+    lengths = history.groupby(names.UNIQUE_ID).size().reindex(list(ids), fill_value=0)
     needed = features.WARMUP + spec.max_horizon
     short = np.flatnonzero(lengths < needed)
     if short.size:
         raise BadHistory(
-            f"series {short[0] + 1} of {len(ids)} has {lengths.iloc[short[0]]} sessions up to {fit_until}, "
-            f"{spec.name} is fitted on {needed} or more; {short.size} series are too short",
+            f"series {short[0] + 1} of {len(ids)} has {lengths.iloc[short[0]]} sessions up to "
+            f"{fit_until}, {spec.name} is fitted on {needed} or more; {short.size} series are too "
+            "short",
             code="TOO_SHORT",
         )
-    moves = seen.groupby(names.UNIQUE_ID)[names.Y].agg(lambda y: bool((y != 0).any()))
+    moves = history.groupby(names.UNIQUE_ID)[names.Y].agg(lambda y: bool((y != 0).any()))
     still = np.flatnonzero(~moves)
     if still.size:
         raise BadHistory(
-            f"series {still[0] + 1} of {len(ids)} has a return of 0 in every session up to {fit_until}; such a series "
-            "has no scale to learn",
+            f"series {still[0] + 1} of {len(ids)} has a return of 0 in every session up to "
+            f"{fit_until}; such a series has no scale to learn",
             code="CONSTANT",
         )
 
 
-def _together(parts: list[Samples]) -> Samples:
-    inputs = [
-        np.concatenate([getattr(part.inputs, name) for part in parts])
-        for name in ("daily", "season", "sigma")
-    ]
-    y, series = (
-        np.concatenate([getattr(part, name) for part in parts]) for name in ("y", "series")
-    )
-    return Samples(Inputs(*inputs), y, series, parts[0].symbols)
+def _joined(parts: list[Samples]) -> Samples:
+    daily = np.concatenate([part.inputs.daily for part in parts])
+    season = np.concatenate([part.inputs.season for part in parts])
+    sigma = np.concatenate([part.inputs.sigma for part in parts])
+    y = np.concatenate([part.y for part in parts])
+    series = np.concatenate([part.series for part in parts])
+    return Samples(Inputs(daily, season, sigma), y, series, parts[0].symbols)

@@ -1,7 +1,8 @@
-"""Scale models as they serve: networks in numpy, trees in LightGBM. Both say how many volatilities a session is wide.
+"""Scale models in serving: networks in numpy, trees in LightGBM.
 
-Every row gets the same bits alone as in a batch: a matrix product's last bits depend on its number of rows, so features
-are added up one by one.
+A scale is the width of a session ahead, in EWMA volatilities. Every row gets the same bits alone as
+in a batch. The last bits of a matrix product depend on its number of rows, so features are added up
+one by one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,20 +17,22 @@ from mlprojects.volnet.inputs import Inputs, Scaling
 from registry.errors import KronosError
 from registry.forecast.arrays import Floats
 
-REACH = 1.5  # of the log scale: the forecast is within a factor of 4.5 of the EWMA volatility
+REACH = 1.5  # bound of the log scale: a forecast is within a factor of 4.5 of the EWMA volatility
 
 
 class Scale(Protocol):
-    """Width [R, H] of the sessions ahead, in EWMA volatilities, of R sessions."""
+    """Width [R, H] of the H sessions ahead of each of R sessions, in EWMA volatilities."""
 
     def __call__(self, raw: Inputs) -> Floats: ...
 
 
 @dataclass(frozen=True)
 class Member:
-    """One network: log scale u = a + REACH tanh-bounded, a = x . direct + step + silu(x . hidden + hidden_step) . out.
+    """One network, with the log scale REACH tanh(a / REACH).
 
-    direct [F + G], step [H], hidden [F + G, W], hidden_step [H, W], out [W]; W is 0 for a linear one.
+    a = x . direct + step + silu(x . hidden + hidden_step) . out
+    direct [F + G], step [H], hidden [F + G, W], hidden_step [H, W], out [W]; W is 0 without a
+    hidden layer.
     """
 
     direct: Floats
@@ -41,20 +44,22 @@ class Member:
     def __call__(self, scaled: Inputs) -> Floats:
         first = scaled.daily.shape[1]
         weights = np.concatenate([self.direct[:, None], self.hidden], axis=1)  # [F + G, 1 + W]
-        found = _product(scaled.daily, weights[:first])[:, None] + _product(
-            scaled.season, weights[first:]
-        )
-        z = found[:, :, 1:] + self.hidden_step
-        total = (
-            found[:, :, 0] + self.step + _product(z / (1 + np.exp(-z)), self.out[:, None])[:, :, 0]
-        )
+        by_daily = _product(scaled.daily, weights[:first])[:, None]
+        by_season = _product(scaled.season, weights[first:])
+        sums = by_daily + by_season  # [R, H, 1 + W]
+        z = sums[:, :, 1:] + self.hidden_step
+        hidden = _product(z / (1 + np.exp(-z)), self.out[:, None])[:, :, 0]
+        total = sums[:, :, 0] + self.step + hidden
         log_scale: Floats = REACH * np.tanh(total / REACH)
         return np.exp(log_scale)
 
 
 @dataclass(frozen=True)
 class Networks:
-    """The mean of the members' scales: they are multiplied by the same quantiles, so it is the mean of quantiles."""
+    """The mean of the members' scales.
+
+    All members share the same residual quantiles, so this is also the mean of their quantiles.
+    """
 
     scaling: Scaling
     members: Sequence[Member]
@@ -68,44 +73,46 @@ class Networks:
 
     @property
     def arrays(self) -> dict[str, Floats]:
-        """Everything that was learnt, members stacked first."""
-        stacked = {
-            f.name: np.stack([getattr(m, f.name) for m in self.members]) for f in fields(Member)
-        }
-        return {"mean": self.scaling.mean, "deviation": self.scaling.deviation, **stacked}
+        """All learnt arrays; those of the members are stacked along the first axis."""
+        arrays = {"mean": self.scaling.mean, "deviation": self.scaling.deviation}
+        for field in fields(Member):
+            arrays[field.name] = np.stack([getattr(member, field.name) for member in self.members])
+        return arrays
 
     @classmethod
     def of_arrays(cls, arrays: Mapping[str, Floats]) -> "Networks":
-        stacked = {f.name: arrays[f.name] for f in fields(Member)}
-        members = [
-            Member(**{k: v[i] for k, v in stacked.items()}) for i in range(len(arrays["out"]))
-        ]
+        stacked = [arrays[field.name] for field in fields(Member)]
+        members = [Member(*parts) for parts in zip(*stacked, strict=True)]
         return cls(Scaling(arrays["mean"], arrays["deviation"]), members)
 
 
 @dataclass(frozen=True)
 class Trees:
-    """Boosted trees in LightGBM's own text format; the step (1..H) is their last feature."""
+    """Boosted trees in LightGBM's text format; their last feature is the step (1..H)."""
 
     text: str
 
     def __call__(self, raw: Inputs) -> Floats:
-        found: Floats = self.booster.predict(tree_rows(raw), num_threads=1)
-        return found.reshape(raw.season.shape[:2])
+        scale: Floats = self.booster.predict(tree_rows(raw), num_threads=1)
+        return scale.reshape(raw.season.shape[:2])
 
     @cached_property
     def booster(self) -> Any:
-        """LightGBM's Booster; imported here, so that networks are served without the library."""
+        """LightGBM's Booster, imported here so that networks are served without the library."""
         return library().Booster(model_str=self.text)
 
 
 def library() -> ModuleType:
-    """The package lightgbm. Raises KronosError where the system lacks the OpenMP runtime: its wheel brings none."""
+    """The package lightgbm. Its wheel lacks the OpenMP runtime.
+
+    Raises KronosError if the system has no OpenMP runtime either.
+    """
     try:
         import lightgbm
     except OSError as error:
         raise KronosError(
-            f"LightGBM cannot be loaded ({error}); install the OpenMP runtime (Debian: libgomp1, macOS: libomp)"
+            f"LightGBM cannot be loaded ({error}); install the OpenMP runtime "
+            "(Debian: libgomp1, macOS: libomp)"
         ) from error
     package: ModuleType = lightgbm
     return package

@@ -1,4 +1,4 @@
-"""Settings of linear, mlp and lightgbm, what a study searches of them, and what they need."""
+"""Settings of linear, mlp and lightgbm; their search spaces; their specs."""
 
 import math
 from collections.abc import Mapping
@@ -13,14 +13,13 @@ from registry.forecast import names
 from registry.forecast.spec import ModelSpec
 from registry.training import Count, Range, Rate, Share, Space
 
-CONTEXT = (
-    1000  # sessions looked at: twelve quarters of seasons, and slow averages forget their seed
-)
+# Sessions of context: enough for twelve quarters of seasons, and slow averages forget their seed.
+CONTEXT = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
 class LinearConfig(training.Config):
-    """A network without hidden units. `batch` rows (all steps of each) a step of training."""
+    """A network without hidden units. A training step takes `batch` rows, with all their steps."""
 
     kind: Literal["linear"]
     steps: Count = 600
@@ -34,7 +33,7 @@ class LinearConfig(training.Config):
 
     @property
     def max_steps(self) -> int:
-        """Of all members together, for the progress bar."""
+        """Training steps of all members together, for the progress bar."""
         return self.steps * self.seeds
 
 
@@ -53,14 +52,14 @@ class MlpConfig(LinearConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class TreesConfig(training.Config):
-    """LightGBM's own terms; `patience` rounds without a better choice loss end it."""
+    """LightGBM's settings; training stops after `patience` rounds without a lower choice loss."""
 
     kind: Literal["lightgbm"]
     rounds: Count = 400
     learning_rate: Rate = 0.03
     leaves: Annotated[int, Field(ge=2)] = 15
     least_rows: Count = 2000
-    share: Annotated[float, Field(gt=0, le=1)] = 0.5  # of features a tree, and of rows a round
+    share: Annotated[float, Field(gt=0, le=1)] = 0.5  # of features per tree, and of rows per round
     penalty: Annotated[float, Field(ge=0, lt=math.inf)] = 10.0
     patience: Count = 50
 
@@ -98,7 +97,7 @@ SEARCH: Mapping[str, Space] = {
 
 
 def spec(name: str, config: training.Config) -> ModelSpec:
-    """What the features need."""
+    """The model's spec, given by the features."""
     return ModelSpec(
         name=name,
         family="volnet",
@@ -106,5 +105,6 @@ def spec(name: str, config: training.Config) -> ModelSpec:
         max_context=CONTEXT,
         max_horizon=config.horizon,
         levels=config.levels,
+        calendar=config.calendar,
         columns=(*names.HISTORY, *names.MARKET),
     )

@@ -1,4 +1,4 @@
-"""Training of linear, mlp and lightgbm: the scale first, then the quantiles of what it leaves over."""
+"""Training of linear, mlp and lightgbm: first the scale, then the quantiles of its residuals."""
 
 import numpy as np
 import pandas as pd
@@ -22,13 +22,13 @@ def train(
     seed: int,
     run: TrainRun,
 ) -> Trained:
-    """Fit on rows whose outcomes end by config.fit_until, stop early on those after it; residuals are of fitted rows.
+    """Fit on rows whose outcomes end by config.fit_until; stop early on rows after it.
 
-    Raises BadHistory as `samples.split` does.
+    The residuals are those of the fitted rows. Raises BadHistory as `samples.split` does.
     """
-    what = spec(name, config)
+    model_spec = spec(name, config)
+    fit, chosen = split(history, model_spec, config.fit_until)
     scale: Scale
-    fit, chosen = split(history, what, config.fit_until)
     if isinstance(config, TreesConfig):
         from mlprojects.volnet.boosting import fit_trees  # the networks need no LightGBM
 
@@ -36,12 +36,11 @@ def train(
         scale, weights, facts = fit_trees(fit, chosen, config, seed, run)
     else:
         unit = importance.SLOPE
-        scale, weights, facts = fit_networks(
-            fit, chosen, config, name, seed, loop.fingerprint(history, config, seed), run
-        )
+        fingerprint = loop.fingerprint(history, config, seed)
+        scale, weights, facts = fit_networks(fit, chosen, config, name, seed, fingerprint, run)
     table = importance.table(weights)
     return Trained(
-        VolNet(what, scale, residuals(fit, scale, config.levels)),
+        VolNet(model_spec, scale, residuals(fit, scale, config.levels)),
         params=facts,
         tables={"importance": table},
         figures={"importance": importance.chart(table, name, unit)},
@@ -49,12 +48,11 @@ def train(
 
 
 def residuals(fit: Samples, scale: Scale, levels: tuple[float, ...]) -> Residuals:
-    """Quantiles of y / (sigma scale) over all rows and steps, and over those of each series."""
+    """Quantiles of y / (sigma scale), over all rows and steps of each series and of all series."""
     z = fit.y / (fit.inputs.sigma[:, None] * scale(fit.inputs))
-    own = [
-        volatility.empirical_quantiles(z[fit.series == i].reshape(1, -1), levels)[0]
-        for i in range(len(fit.symbols))
-    ]
-    return Residuals(
-        fit.symbols, np.stack(own), volatility.empirical_quantiles(z.reshape(1, -1), levels)[0]
-    )
+    by_series = []
+    for i in range(len(fit.symbols)):
+        z_of_series = z[fit.series == i].reshape(1, -1)
+        by_series.append(volatility.empirical_quantiles(z_of_series, levels)[0])
+    pool = volatility.empirical_quantiles(z.reshape(1, -1), levels)[0]
+    return Residuals(fit.symbols, np.stack(by_series), pool)

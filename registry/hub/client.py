@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-from filelock import FileLock
 from huggingface_hub import (
     CommitOperationAdd,
     HfApi,
@@ -46,6 +45,7 @@ from registry.errors import (
     KronosError,
     NotFound,
 )
+from registry.files import locked
 from registry.settings import Settings
 from registry.versions.manifest import sha256
 
@@ -126,14 +126,11 @@ class Hub:
     @contextmanager
     def alone(self, what: str) -> Iterator[None]:
         """Wait until no other process does `what`, a name for a file, and keep others waiting."""
-        lock = FileLock(self.folder / f"{what}.lock")
-        with self._explained(what):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        try:
+        with ExitStack() as stack:
+            with self._explained(what):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locked(self.folder / f"{what}.lock"))
             yield
-        finally:
-            lock.release()
 
     # --- fetch ----------------------------------------------------------------------------
 
@@ -173,7 +170,7 @@ class Hub:
         """
         with self._explained(snapshot.repo, snapshot.commit):
             snapshot.folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(snapshot.folder / ".lock"):
+            with locked(snapshot.folder / ".lock"):
                 for name in names:
                     file, path = snapshot.files[name], snapshot.folder / name
                     report = partial(progress, f"{snapshot.repo} {name}")

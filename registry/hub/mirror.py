@@ -4,13 +4,14 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any, Protocol
 
 import pandas as pd
+import pyarrow.parquet as pq
 import yaml
 from huggingface_hub import metadata_load
 
@@ -27,7 +28,7 @@ from registry.versions.store import Store, example_history
 from registry.versions.version import Version
 
 EXPERIMENT = "mirrors"
-RECIPE_TAG = "recipe"  # as jobs.train writes it
+RECIPE_TAG = "recipe"  # as a training writes it
 LIBRARY = "kronos-registry"  # library_name of the cards that `push` writes
 LICENCES = (
     "apache-2.0",
@@ -65,6 +66,11 @@ class Official(Protocol):
     @property
     def PARTS(self) -> tuple[str, str]:
         """Folders of weights and tokenizer in a version's model."""
+        ...
+
+    @property
+    def COLUMNS(self) -> tuple[str, ...]:
+        """Columns that a history must have."""
         ...
 
     @property
@@ -175,7 +181,7 @@ def mirror(
         ruined = _ruined(store, found) if found else ""
         if found and not ruined:
             return Mirrored(found, predictor, tokenizer, registered=False)
-        bars = _bars(settings)
+        example = _real_history(settings, official.COLUMNS)
         repositories = [_part(hub, snapshot, progress) for snapshot in (predictor, tokenizer)]
         parts = dict(zip(official.PARTS, repositories, strict=True))
         for snapshot in (predictor, tokenizer):
@@ -206,7 +212,7 @@ def mirror(
                 forecaster.spec,
                 save,
                 requirements=family.REQUIREMENTS,
-                example=example_history(bars, forecaster.spec),
+                example=example_history(example, forecaster.spec),
                 tags=tags,
                 description=_description(tags, official),
             )
@@ -380,14 +386,15 @@ def _files(part: Part) -> list[dict[str, Any]]:
     return [{**where, "name": p.name, "size": p.stat().st_size, "sha256": sha256(p)} for p in paths]
 
 
-def _bars(settings: Settings) -> pd.DataFrame:
-    """Real bars: a version is logged with an example of what it takes."""
-    path = settings.processed_dir / "bars.parquet"
-    if not path.is_file():
-        raise NotFound(
-            f"no {path}: a version holds an example of real bars; run `python -m jobs compile --source builtin`"
-        )
-    return pd.read_parquet(path)
+def _real_history(settings: Settings, columns: Sequence[str]) -> pd.DataFrame:
+    """Compiled prices with these columns: a version is logged with an example of what it takes."""
+    for path in sorted(settings.processed_dir.glob("*.parquet")):
+        if set(columns) <= set(pq.read_schema(path).names):
+            return pd.read_parquet(path)
+    raise NotFound(
+        f"no file in {settings.processed_dir} has the columns {', '.join(columns)}: a version "
+        "holds an example of real prices; run `python -m jobs compile --source builtin`"
+    )
 
 
 def _description(tags: Mapping[str, str], official: Official) -> str:

@@ -28,6 +28,7 @@ from registry.versions.version import Version
 MANIFEST_TAG = "manifest_sha256"
 _NAME = re.compile(r"[a-z0-9_]{1,64}")
 _REQUIREMENT = re.compile(r"^([A-Za-z0-9_.-]+)==(\S+)")
+DESCRIPTION_LIMIT = 5000  # characters; MLflow's column on PostgreSQL takes no more
 BASE_REQUIREMENTS = ("mlflow", "numpy", "pandas", "pyarrow", "exchange_calendars")
 
 
@@ -164,7 +165,8 @@ class Store:
             model_id=model.model_id,
         )
         if description:
-            self.client.update_model_version(spec.name, registered.version, description)
+            text = shortened(description)
+            self.client.update_model_version(spec.name, registered.version, text)
         return self.version(spec.name, int(registered.version))
 
     def set_alias(self, name: str, alias: str, number: int) -> None:
@@ -264,3 +266,12 @@ def example_history(history: pd.DataFrame, spec: ModelSpec) -> pd.DataFrame:
     shown = rows.groupby(names.UNIQUE_ID).tail(spec.min_context)
     example: pd.DataFrame = shown[list(spec.columns)].reset_index(drop=True)
     return example
+
+
+def shortened(description: str) -> str:
+    """A description that every database takes: as many whole paragraphs as fit."""
+    if len(description) <= DESCRIPTION_LIMIT:
+        return description
+    rest = "\n\nThe rest is in `model_card.md` of the version's run."
+    paragraphs = description[: DESCRIPTION_LIMIT - len(rest)].rpartition("\n\n")[0]
+    return paragraphs + rest

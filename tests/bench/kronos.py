@@ -1,11 +1,12 @@
-"""Kronos' sampler against the plain loop that reads the whole window again for every step of every sample.
+"""Times Kronos' sampler against the plain loop; every step of every sample reads the whole window.
 
     make bench ONLY=kronos
 
-Random weights of the mini and small shapes, one thread, both sides in turn in one process. The tokens of both are
-compared in the same run, all that the plain loop drew. Where a whole run of the plain loop takes minutes, its time is
-one step and H - 1 times a step in the middle, and the line says so. bf16 is the sampler with the predictor's products
-in bfloat16 against itself in float32, with the divergence between their distributions per token.
+Random weights of the mini and small shapes, one thread, both sides in turn in one process. All
+tokens that the plain loop drew are compared in the same run. If a whole run of the plain loop takes
+minutes, its time is one step plus H - 1 times a step in the middle, and the printed line says so.
+bf16 is the sampler with the predictor's products in bfloat16 against itself in float32, with the
+divergence between their distributions per token.
 """
 
 import json
@@ -36,7 +37,7 @@ CASES = {
     "small_392_120_s30": ("small", 392, 120, 30, 200.0, 0),
 }
 BF16_GOAL, MEMORY_GOAL_MB = 1.3, 250.0
-OURS = 3  # runs of the sampler
+RUNS = 3  # of the sampler
 
 
 class Case:
@@ -52,49 +53,51 @@ class Case:
         self.bars = _bars(history + horizon)
         steps = np.arange(history + 2 * horizon)
         zero = np.zeros_like(steps)
-        self.stamps = np.stack(
-            [zero, zero, steps % 5, steps % 28 + 1, steps // 21 % 12 + 1], axis=1
-        )[None]
-        self.samplers = {
-            dtype: Sampler(
-                self.tokenizer, self.predictor, max_context=self.max_context, products=dtype
-            )
-            for dtype in (None, torch.bfloat16)
-        }
+        stamps = [zero, zero, steps % 5, steps % 28 + 1, steps // 21 % 12 + 1]
+        self.stamps = np.stack(stamps, axis=1)[None]
+        sampler = partial(Sampler, self.tokenizer, self.predictor, max_context=self.max_context)
+        self.samplers = {dtype: sampler(products=dtype) for dtype in (None, torch.bfloat16)}
 
     def fast(self, products: torch.dtype | None = None) -> np.ndarray:
-        bars, stamps = self.bars[:, : self.history], self.stamps[:, : self.history + self.horizon]
+        bars = self.bars[:, : self.history]
+        stamps = self.stamps[:, : self.history + self.horizon]
         return self.samplers[products].sample(bars, stamps, [7], self.paths, DRAW).tokens
 
     def plain(self, history: int, steps: int) -> np.ndarray:
-        """`steps` steps of the plain loop after so many bars."""
-        return kronos_reference.sample(
-            self.tokenizer, self.predictor, self.bars[:, :history], self.stamps[:, : history + self.horizon], [7],
-            self.paths, temperature=DRAW.temperature, top_k=DRAW.top_k, top_p=DRAW.top_p,
+        """Tokens of `steps` steps of the plain loop after `history` bars."""
+        bars = self.bars[:, :history]
+        stamps = self.stamps[:, : history + self.horizon]
+        _, tokens = kronos_reference.sample(
+            self.tokenizer, self.predictor, bars, stamps, [7], self.paths,
+            temperature=DRAW.temperature, top_k=DRAW.top_k, top_p=DRAW.top_p,
             max_context=self.max_context, steps=steps,
-        )[1]  # fmt: skip
+        )  # fmt: skip
+        return tokens
 
     def plain_seconds(self) -> tuple[float, np.ndarray]:
-        """One step with all that surrounds it, and H - 1 steps in the middle: (seconds, tokens of the first two)."""
-        whole, tokens = timed(partial(self.plain, self.history, 2))
+        """Estimated seconds of a whole run, and the tokens of its first two steps.
+
+        Two steps are timed from the start, and the other H - 2 count as a step in the middle.
+        """
+        two_steps, tokens = timed(partial(self.plain, self.history, 2))
         middle = self.history + self.horizon // 2
-        one, _ = timed(partial(self.plain, middle, 1))
-        three, _ = timed(partial(self.plain, middle, 3))
-        step = (three - one) / 2
-        return whole + (self.horizon - 2) * step, tokens
+        one_step, _ = timed(partial(self.plain, middle, 1))
+        three_steps, _ = timed(partial(self.plain, middle, 3))
+        step = (three_steps - one_step) / 2
+        return two_steps + (self.horizon - 2) * step, tokens
 
     def divergence(self) -> float:
-        """Mean KL divergence in nats per s1 token between float32 and bfloat16 products, over the history."""
-        bars, stamps = self.bars[:, : self.history], self.stamps[:, : self.history]
+        """Mean KL divergence between float32 and bfloat16 products over the history, in nats per
+        s1 token."""
+        bars = self.bars[:, : self.history]
+        stamps = torch.from_numpy(self.stamps[:, : self.history])
+        scaled = (bars - bars.mean(axis=1, keepdims=True)) / bars.std(axis=1, keepdims=True)
         logits = []
         for sampler in self.samplers.values():
             with torch.inference_mode():
-                scaled = (bars - bars.mean(axis=1, keepdims=True)) / bars.std(axis=1, keepdims=True)
                 s1, s2 = self.tokenizer.encode(torch.from_numpy(scaled).float())
                 folded = sampler._predictor
-                x, *_ = folded.stack.read(
-                    folded.one[s1] + folded.two[s2] + folded.time(torch.from_numpy(stamps))
-                )
+                x, *_ = folded.stack.read(folded.one[s1] + folded.two[s2] + folded.time(stamps))
                 h, *_ = folded._hidden(x[:, None])
                 logits.append(folded.s1_logits(h[0, 0]).double().log_softmax(dim=1))
         exact, rounded = logits
@@ -106,11 +109,9 @@ def _bars(length: int) -> np.ndarray:
     draw = np.random.default_rng(0)
     close = 100 * np.exp(np.cumsum(draw.normal(0, 0.02, length)))
     opened = close * np.exp(draw.normal(0, 0.005, length))
-    high, low, volume = (
-        np.maximum(opened, close) * 1.01,
-        np.minimum(opened, close) * 0.99,
-        draw.lognormal(10, 1, length),
-    )
+    high = np.maximum(opened, close) * 1.01
+    low = np.minimum(opened, close) * 0.99
+    volume = draw.lognormal(10, 1, length)
     return np.stack([opened, high, low, close, volume, close * volume], axis=1)[None]
 
 
@@ -122,26 +123,28 @@ def timed(run: Callable[[], Any]) -> tuple[float, Any]:
 
 def extra_memory(run: Callable[[], Any]) -> float:
     """MB by which the process grows at most while `run` runs."""
-    process, most, done = psutil.Process(), 0, threading.Event()
+    process = psutil.Process()
+    done = threading.Event()
+    peak = 0
     before = process.memory_info().rss
 
     def watch() -> None:
-        nonlocal most
+        nonlocal peak
         while not done.wait(0.002):
-            most = max(most, process.memory_info().rss)
+            peak = max(peak, process.memory_info().rss)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
     run()
     done.set()
     watcher.join()
-    return (most - before) / 2**20
+    return (peak - before) / 2**20
 
 
 def main() -> None:
     torch.set_num_threads(1)
     ratios, seconds, notes = {}, {}, {}
-    for name, (shape, history, horizon, paths, goal, whole) in CASES.items():
+    for name, (shape, history, horizon, paths, goal, plain_runs) in CASES.items():
         case = Case(shape, history, horizon, paths)
         if name.startswith("small"):
             notes["extra_memory_mb"] = extra_memory(case.fast)
@@ -149,35 +152,39 @@ def main() -> None:
                 f"{name}: {notes['extra_memory_mb']:.0f} MB extra memory (goal {MEMORY_GOAL_MB:g})"
             )
         case.fast()
-        ours, theirs = [], []
-        for turn in range(OURS):
-            taken, tokens = timed(case.fast)
-            ours.append(taken)
-            if whole and turn < whole:
-                taken, expected = timed(partial(case.plain, history, horizon))
-            elif not whole and turn == 0:
-                taken, expected = case.plain_seconds()
+        sampler_times, plain_times = [], []
+        for turn in range(RUNS):
+            elapsed, tokens = timed(case.fast)
+            sampler_times.append(elapsed)
+            if plain_runs and turn < plain_runs:
+                elapsed, expected = timed(partial(case.plain, history, horizon))
+            elif not plain_runs and turn == 0:
+                elapsed, expected = case.plain_seconds()
             else:
                 continue
-            theirs.append(taken)
+            plain_times.append(elapsed)
             npt.assert_array_equal(tokens[:, :, : expected.shape[2]], expected)
-        seconds[name], slow = statistics.median(ours), statistics.median(theirs)
-        ratios[name] = slow / seconds[name]
-        how = "" if whole else " (extrapolated from steps in the middle)"
+        fast, slow = statistics.median(sampler_times), statistics.median(plain_times)
+        seconds[name], ratios[name] = fast, slow / fast
+        estimated = "" if plain_runs else " (extrapolated from steps in the middle)"
         print(
-            f"{name:<18} sampler {seconds[name]:7.3f} s, {1e3 * seconds[name] / horizon:6.2f} ms a step   "
-            f"plain loop {slow:8.1f} s{how}   {ratios[name]:6.1f} x (goal {goal:g})   tokens equal", flush=True
-        )  # fmt: skip
+            f"{name:<18} sampler {fast:7.3f} s, {1e3 * fast / horizon:6.2f} ms a step   "
+            f"plain loop {slow:8.1f} s{estimated}   "
+            f"{ratios[name]:6.1f} x (goal {goal:g})   tokens equal",
+            flush=True,
+        )
     case = Case(*CASES["small_392_120_s30"][:4])
     case.fast(torch.bfloat16)
-    pairs = [
-        (timed(case.fast)[0], timed(partial(case.fast, torch.bfloat16))[0]) for _ in range(OURS)
-    ]
-    exact, rounded = (statistics.median(side) for side in zip(*pairs, strict=True))
+    exact_times, rounded_times = [], []
+    for _ in range(RUNS):
+        exact_times.append(timed(case.fast)[0])
+        rounded_times.append(timed(partial(case.fast, torch.bfloat16))[0])
+    exact, rounded = statistics.median(exact_times), statistics.median(rounded_times)
     ratios["small_bf16_s30"], seconds["small_bf16_s30"] = exact / rounded, rounded
     notes["kl_nats_per_token"] = case.divergence()
     print(
-        f"small_bf16_s30     {rounded:.3f} s against {exact:.3f} s   {exact / rounded:.2f} x (goal {BF16_GOAL:g})   "
+        f"small_bf16_s30     {rounded:.3f} s against {exact:.3f} s   "
+        f"{exact / rounded:.2f} x (goal {BF16_GOAL:g})   "
         f"KL {notes['kl_nats_per_token']:.1e} nats per s1 token"
     )
     print(json.dumps({"bench": "kronos", "ratios": ratios, "seconds": seconds, **notes}))

@@ -1,9 +1,10 @@
-"""Direct forecast of 500 series against the libraries' own predict, frame in to frame out; one function per key.
+"""Times the direct forecast of 500 series against the libraries' own predict; one function per key.
 
     make bench ONLY=zoo
 
-Both sides run the same barely trained network on the same windows of real returns, alternating in one process; their
-answers are compared before anything is timed. Another model is another function in CASES.
+Both sides take a frame and return a frame. They run the same barely trained network on the same
+windows of real returns, alternating in one process; their forecasts are compared before anything is
+timed. To add a model, add a function to CASES.
 """
 
 import json
@@ -19,14 +20,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from forecast import alternate, compare, direct, histories, numbered
+from forecast import TALK, alternate, compare, direct, histories, numbered
 from neuralforecast import NeuralForecast
 from pytorch_forecasting import TemporalFusionTransformer, TimeSeriesDataSet
 from pytorch_forecasting.data.encoders import NaNLabelEncoder, TorchNormalizer
 
-from jobs.data import processed
+from jobs.data import catalog
 from jobs.data.compile import compile_builtin
-from jobs.training import families
+from jobs.training import configs, families
 from mlprojects.nixtla.model import WindowForecaster
 from mlprojects.nixtla.networks import network
 from mlprojects.tft import inputs
@@ -43,11 +44,10 @@ PAIRS = 5
 
 @dataclass(frozen=True)
 class Case:
-    """Two ways to the same forecast of SERIES series, each from frame to frame, and how often the first is to be
-    faster."""
+    """Two ways to the same forecast of SERIES series, and the goal for their ratio of times."""
 
-    ours: Callable[[], pd.DataFrame]
-    theirs: Callable[[], pd.DataFrame]
+    direct: Callable[[], pd.DataFrame]
+    library: Callable[[], pd.DataFrame]
     goal: float
 
 
@@ -64,39 +64,35 @@ def itransformer_500(panel: pd.DataFrame) -> Case:
     return _nixtla("itransformer", panel, goal=3.0)
 
 
-def _nixtla(model: str, panel: pd.DataFrame, goal: float) -> Case:
-    """The committed network of a model, a few steps from its start, against NeuralForecast.predict."""
-    found = families.find(model)
-    config = families.load_config(found, {})
-    spec = found.spec(config)
-    fitted = histories(panel, SERIES, config.context + 20)
+def _nixtla(name: str, panel: pd.DataFrame, goal: float) -> Case:
+    """The committed network of a model, trained a few steps, against NeuralForecast.predict."""
+    model = families.find(name)
+    config = configs.load_config(model, {})
+    spec = model.spec(config)
+    training_history = histories(panel, SERIES, config.context + 20)
     if spec.joint:
-        spec = replace(spec, universe=tuple(fitted[names.UNIQUE_ID].unique()))
-    quiet = dict.fromkeys(
-        ("enable_progress_bar", "logger", "enable_model_summary", "enable_checkpointing"), False
-    )
+        spec = replace(spec, universe=tuple(training_history[names.UNIQUE_ID].unique()))
+    quiet = dict.fromkeys(TALK, False)
     net = network(spec, config.shape, max_steps=5, learning_rate=0.01, accelerator="cpu", **quiet)
     library = NeuralForecast(models=[net], freq=1)
-    library.fit(numbered(fitted))
+    library.fit(numbered(training_history))
     forecaster = WindowForecaster(spec, config.shape, library.models[0].eval())
     history = histories(panel, SERIES, config.context)
-    ours, theirs = (
-        partial(direct, forecaster, history),
-        partial(library.predict, df=numbered(history)),
-    )
-    compare(ours(), theirs())
-    return Case(ours, theirs, goal)
+    direct_call = partial(direct, forecaster, history)
+    library_call = partial(library.predict, df=numbered(history))
+    compare(direct_call(), library_call())
+    return Case(direct_call, library_call, goal)
 
 
 def tft_500(panel: pd.DataFrame) -> Case:
-    """A network of the committed size, its weights scrambled so that all of them matter, against the library's predict.
+    """A network of the committed size with noise on its weights, so that all of them matter.
 
-    The library is handed the frame of its own variables, made beforehand; ours makes them of the history, which is the
-    shortest that it takes: longer ones cost ours more, and the library nothing.
+    The library gets the frame of its own variables, made beforehand. The direct side makes them
+    from the history, which is the shortest that it takes: a longer one slows the direct side only.
     """
-    found = families.find("tft")
-    config = families.load_config(found, {})
-    spec = found.spec(config)
+    model = families.find("tft")
+    config = configs.load_config(model, {})
+    spec = model.spec(config)
     market = panel[[names.DS, *names.MARKET]].drop_duplicates()
     history = histories(panel, SERIES, spec.min_context).merge(market, on=names.DS)
     forecaster = _scrambled(spec, config, panel, history[names.UNIQUE_ID].unique())
@@ -104,77 +100,65 @@ def tft_500(panel: pd.DataFrame) -> Case:
     frame, net = _library_tft(forecaster, x)
     quantiles = [names.quantile_column(level) for level in spec.levels]
 
-    def theirs() -> pd.DataFrame:
-        quiet = dict.fromkeys(
-            ("enable_progress_bar", "logger", "enable_model_summary", "enable_checkpointing"), False
-        )
-        said = net.predict(
-            frame,
-            mode="quantiles",
-            return_index=True,
-            trainer_kwargs={"accelerator": "cpu", **quiet},
-        )
-        symbols = said.index[names.UNIQUE_ID].repeat(spec.max_horizon).reset_index(drop=True)
-        scaled = said.output.numpy() * sigma[:, None, None]
+    def library_call() -> pd.DataFrame:
+        trainer = {"accelerator": "cpu", **dict.fromkeys(TALK, False)}
+        result = net.predict(frame, mode="quantiles", return_index=True, trainer_kwargs=trainer)
+        symbols = result.index[names.UNIQUE_ID].repeat(spec.max_horizon).reset_index(drop=True)
+        scaled = result.output.numpy() * sigma[:, None, None]
         out = pd.DataFrame(scaled.reshape(len(symbols), -1), columns=quantiles)
         return out.assign(**{names.UNIQUE_ID: symbols, names.DS: out.index % spec.max_horizon})
 
-    def ours() -> pd.DataFrame:
+    def direct_call() -> pd.DataFrame:
         forecast = forecaster.predict(History.of(history, spec.columns[2:]), spec.request())
         return rendering.render(forecast, spec.calendar, rendering.FRAME)
 
-    compare(ours(), theirs())
-    return Case(ours, theirs, goal=3.0)
+    compare(direct_call(), library_call())
+    return Case(direct_call, library_call, goal=3.0)
 
 
 def _scrambled(spec: ModelSpec, config: Any, panel: pd.DataFrame, symbols: Sequence[str]) -> TFT:
-    """A forecaster that knows the symbols, in the panel's sectors by turns; the state is not scaled."""
+    """A forecaster of the symbols, in the panel's sectors by turns; the state is not scaled."""
     sectors = sorted(panel[names.SECTOR].unique())
-    size = len(inputs.STATE)
-    known = inputs.DataParameters(
-        (inputs.UNKNOWN, *sectors),
-        {name: sectors[i % len(sectors)] for i, name in enumerate(symbols)},
-        (),
-        (0.0,) * size,
-        (1.0,) * size,
-        (),
-        (),
+    sector_of = {name: sectors[i % len(sectors)] for i, name in enumerate(symbols)}
+    zeros = (0.0,) * len(inputs.STATE)
+    ones = (1.0,) * len(inputs.STATE)
+    parameters = inputs.DataParameters(
+        (inputs.UNKNOWN, *sectors), sector_of, (), zeros, ones, (), ()
     )
-    shape = {
-        name: getattr(config, name) for name in ("width", "inner", "heads", "dropout", "context")
-    }
-    arguments = tft.arguments(known, levels=len(spec.levels), **shape)
+    keys = ("width", "inner", "heads", "dropout", "context")
+    shape = {key: getattr(config, key) for key in keys}
+    arguments = tft.arguments(parameters, levels=len(spec.levels), **shape)
     net = tft.build(arguments, spec.levels)
     torch.manual_seed(0)
     with torch.no_grad():
         for weight in net.parameters():
             weight.add_(0.05 * torch.randn(weight.shape))
-    return TFT(spec, known, arguments, tft.weights(net))
+    return TFT(spec, parameters, arguments, tft.weights(net))
 
 
 def _library_tft(
     forecaster: TFT, x: inputs.Inputs
 ) -> tuple[pd.DataFrame, TemporalFusionTransformer]:
-    """The library's frame of these windows, a row a session, and its network with the parameters of its data set."""
-    at, windows = forecaster.arguments, tft.library(x)
+    """The library's frame of these windows, one row per session, and its network with the
+    parameters of its data set."""
+    at = forecaster.arguments
+    windows = tft.library(x)
     n, length, _ = windows["encoder_cont"].shape
     sessions = length + windows["decoder_cont"].shape[1]
-    numbers, codes = (
-        torch.cat([windows[f"encoder_{kind}"], windows[f"decoder_{kind}"]], dim=1)
-        .flatten(0, 1)
-        .numpy()
-        for kind in ("cont", "cat")
-    )
-    columns = dict(zip(at["x_reals"], numbers.T, strict=True))
-    columns |= {
-        k: [f"{c:02d}" for c in v] for k, v in zip(at["x_categoricals"], codes.T, strict=True)
-    }
+    flat = {}
+    for kind in ("cont", "cat"):
+        window = torch.cat([windows[f"encoder_{kind}"], windows[f"decoder_{kind}"]], dim=1)
+        flat[kind] = window.flatten(0, 1).numpy()
+    columns = dict(zip(at["x_reals"], flat["cont"].T, strict=True))
+    for name, codes in zip(at["x_categoricals"], flat["cat"].T, strict=True):
+        columns[name] = [f"{code:02d}" for code in codes]
     frame = pd.DataFrame(columns).assign(y=0.0, session=np.tile(np.arange(sessions), n))
     frame[names.UNIQUE_ID] = np.repeat([f"S{i:04d}" for i in range(n)], sessions)
     encoders = {name: NaNLabelEncoder() for name in at["x_categoricals"]}
     for name, (size, _) in at["embedding_sizes"].items():
         encoders[name].fit(pd.Series([f"{i:02d}" for i in range(size)]))
-    known = at["time_varying_reals_decoder"]
+    known_reals = at["time_varying_reals_decoder"]
+    unknown_reals = [name for name in at["time_varying_reals_encoder"] if name not in known_reals]
     data = TimeSeriesDataSet(
         frame,
         time_idx="session",
@@ -185,10 +169,8 @@ def _library_tft(
         static_categoricals=at["static_categoricals"],
         static_reals=at["static_reals"],
         time_varying_known_categoricals=at["time_varying_categoricals_decoder"],
-        time_varying_known_reals=known,
-        time_varying_unknown_reals=[
-            name for name in at["time_varying_reals_encoder"] if name not in known
-        ],
+        time_varying_known_reals=known_reals,
+        time_varying_unknown_reals=unknown_reals,
         categorical_encoders=encoders,
         scalers=dict.fromkeys(at["x_reals"]),
         target_normalizer=TorchNormalizer("identity"),
@@ -203,23 +185,24 @@ CASES = (nhits_500, patchtst_500, itransformer_500, tft_500)
 
 
 def main() -> None:
-    torch.set_num_threads(1)  # both sides: a second thread only adds noise at these sizes
+    torch.set_num_threads(1)  # for both sides: a second thread only adds noise at these sizes
     for name in list(logging.root.manager.loggerDict):
         if "lightning" in name:
             logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore")  # Lightning's about its own trainer, at every predict
+    warnings.filterwarnings("ignore")  # Lightning warns about its own trainer at every predict
     ratios, seconds = {}, {}
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(var_dir=Path(folder))
         compile_builtin(settings)
-        panel = processed.load_panel(settings)
+        panel = catalog.PANEL.load(settings).history
     for make in CASES:
         case = make(panel)
-        fast, slow = alternate(case.ours, case.theirs, PAIRS)
-        ratios[make.__name__], seconds[make.__name__] = slow / fast, fast
+        fast, slow = alternate(case.direct, case.library, PAIRS)
+        key = make.__name__
+        ratios[key], seconds[key] = slow / fast, fast
         print(
-            f"{make.__name__:<18} direct {1e3 * fast:7.2f} ms   library {1e3 * slow:7.2f} ms   "
-            f"{slow / fast:5.1f} x (goal {case.goal:g})"
+            f"{key:<18} direct {1e3 * fast:7.2f} ms   library {1e3 * slow:7.2f} ms   "
+            f"{ratios[key]:5.1f} x (goal {case.goal:g})"
         )
     print(json.dumps({"bench": "zoo", "ratios": ratios, "seconds": seconds}))
 

@@ -1,4 +1,4 @@
-"""The README's own commands, in order, in a clean copy of the repository; its table and its reply."""
+"""The commands of the READMEs, in order, in a clean copy of the repository; their tables and their reply."""
 
 import json
 import os
@@ -16,14 +16,23 @@ import pytest
 
 from registry.settings import CHECKOUT
 
+# Their commands run in this order, in one copy: a later document goes on where the one before ended.
+DOCUMENTS = (
+    "README.md",
+    "registry/README.md",
+    "mlprojects/README.md",
+    "serving/README.md",
+    "jobs/README.md",
+)
 MARKED = re.compile(r"<!-- (test|slow)( background (\S+))? -->\n```bash\n(.*?)```", re.DOTALL)
+LINK = re.compile(r"\]\(([^):]+)\)")  # of this repository: no scheme
 VERBS = re.compile(r"`(python -m \w+ [a-z]+)|^(python -m \w+ [a-z]+|make [a-z-]+)", re.MULTILINE)
 NOT_HERE = {"make test"}  # this test is part of it
 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block of the README: `test` or `slow`; `ready` is the URL that a background command answers."""
+    """A fenced block of a document: `test` or `slow`; `ready` is the URL that a background command answers."""
 
     kind: str
     ready: str
@@ -35,9 +44,15 @@ class Block:
         return "\n".join(kept)
 
 
+def text_of(document: str) -> str:
+    return (CHECKOUT / document).read_text()
+
+
 def blocks(kind: str) -> list[Block]:
     found = [
-        Block(m[1], m[3] or "", m[4]) for m in MARKED.finditer((CHECKOUT / "README.md").read_text())
+        Block(m[1], m[3] or "", m[4])
+        for document in DOCUMENTS
+        for m in MARKED.finditer(text_of(document))
     ]
     return [block for block in found if block.kind == kind]
 
@@ -201,9 +216,10 @@ def test_everything_landed_under_var(outputs: list[str], copy: Path) -> None:  #
     assert (copy / "var" / "mlflow.db").is_file()
 
 
-def test_every_command_and_target_that_the_readme_names_exists() -> None:
-    targets = set(re.findall(r"^([a-z-]+):", (CHECKOUT / "Makefile").read_text(), re.MULTILINE))
-    for quoted, plain in set(VERBS.findall((CHECKOUT / "README.md").read_text())):
+def test_every_command_and_target_that_a_document_names_exists() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", text_of("Makefile"), re.MULTILINE))
+    named = {verb for document in DOCUMENTS for verb in VERBS.findall(text_of(document))}
+    for quoted, plain in named:
         command = (quoted or plain).split()
         if command[0] == "make":
             assert command[1] in targets, command
@@ -214,12 +230,28 @@ def test_every_command_and_target_that_the_readme_names_exists() -> None:
         assert shown.returncode == 0, command
 
 
-def test_every_bash_block_is_run_by_a_test() -> None:
-    text = (CHECKOUT / "README.md").read_text()
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_bash_block_is_run_by_a_test(document: str) -> None:
+    text = text_of(document)
     assert len(MARKED.findall(text)) == text.count("```bash\n")
 
 
-def test_table_and_reply_are_those_of_the_committed_demo() -> None:
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_link_leads_to_a_file_and_a_heading(document: str) -> None:
+    for link in LINK.findall(text_of(document)):
+        path, _, anchor = link.partition("#")
+        target = (CHECKOUT / document).parent / path if path else CHECKOUT / document
+        assert target.is_file(), link
+        assert not anchor or anchor in anchors(target.read_text()), link
+
+
+def anchors(text: str) -> set[str]:
+    """What GitHub makes of the headings."""
+    headings = re.findall(r"^#+ (.*)", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_tables_and_reply_are_those_of_the_committed_results() -> None:
     checked = subprocess.run(
         [sys.executable, ".readme/remake.py", "--check"],
         cwd=CHECKOUT,
@@ -253,7 +285,7 @@ def test_table_and_reply_are_those_of_the_committed_demo() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("block", blocks("slow"), ids=lambda block: block.text.split("\n")[0])
-def test_slow_block_of_the_readme_runs(block: Block, copy: Path) -> None:
+def test_slow_block_of_a_document_runs(block: Block, copy: Path) -> None:
     done = subprocess.run(
         ["bash", "-euc", block.commands],
         cwd=copy,

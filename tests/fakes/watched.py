@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from jobs.training import families
+from jobs.training import members
 from registry import training
 from registry.training import Trained
 
@@ -31,7 +31,7 @@ class Run:
     def fit_member(
         self, model: str, history: pd.DataFrame, config: training.Config, seed: int, *, tiny: bool
     ) -> Trained:
-        return families.fit_member(model, history, config, seed, tiny=tiny, run=self)
+        return members.fit_member(model, history, config, seed, tiny=tiny, run=self)
 
     @property
     def steps(self) -> list[int]:

@@ -31,7 +31,10 @@ _numbers = itertools.count(1)
 
 @pytest.fixture(scope="session")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow's database without a model. Migrations take seconds: they run once, and tests copy the file."""
+    """MLflow's database without a model.
+
+    Migrations take seconds, so they run once and tests copy the file.
+    """
     settings = Settings(var_dir=tmp_path_factory.mktemp("database"))
     Store(settings)
     return settings.var_dir / "mlflow.db"
@@ -39,23 +42,23 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def new_registry(compiled: Settings, database: Path) -> Callable[[Path], Settings]:
-    """new_registry(folder): settings of an empty registry in this folder, over the compiled data."""
+    """new_registry(folder) -> settings of an empty registry in it, over the compiled data."""
 
-    def made(folder: Path) -> Settings:
+    def create(folder: Path) -> Settings:
         folder.mkdir(exist_ok=True)
         (folder / "data").symlink_to(compiled.var_dir / "data")
         copy = shutil.copy(database, folder)
         with closing(sqlite3.connect(copy)) as connection, connection:
-            moved = "update experiments set artifact_location = replace(artifact_location, ?, ?)"
-            connection.execute(moved, (str(database.parent), str(folder)))
+            update = "update experiments set artifact_location = replace(artifact_location, ?, ?)"
+            connection.execute(update, (str(database.parent), str(folder)))
         return Settings(var_dir=folder)
 
-    return made
+    return create
 
 
 @dataclass
 class Bench:
-    """A backend under test: its settings, store, ledger, and a version whose files all models share."""
+    """A backend under test: settings, store, ledger, and a version whose files all models share."""
 
     settings: Settings
     store: Store
@@ -72,7 +75,7 @@ class Bench:
             mlflow.register_model(self.template.source, name, tags=tags)
         return name
 
-    def places(self, name: str) -> dict[str, int]:
+    def aliases(self, name: str) -> dict[str, int]:
         return self.store.aliases(name)
 
     def mlflow_stages(self, name: str) -> dict[int, str]:
@@ -85,16 +88,15 @@ class Bench:
         experiment = self.store.client.get_experiment_by_name("promotions")
         if experiment is None:
             return []
-        found = self.store.client.search_runs([experiment.experiment_id], f"tags.model = '{name}'")
-        return sorted(found, key=lambda run: run.info.start_time)
+        runs = self.store.client.search_runs([experiment.experiment_id], f"tags.model = '{name}'")
+        return sorted(runs, key=lambda run: run.info.start_time)
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """Environment of a program of ours under these settings."""
-    told = {
-        f"KRONOS_{key.upper()}": str(value) for key, value in settings.model_dump().items() if value
-    }
-    return os.environ | told | {"PYTHONPATH": str(ROOT)}
+    """Environment of `python -m registry` under these settings."""
+    fields = settings.model_dump().items()
+    variables = {f"KRONOS_{key.upper()}": str(value) for key, value in fields if value}
+    return os.environ | variables | {"PYTHONPATH": str(ROOT)}
 
 
 def log_version(settings: Settings, store: Store, metrics: dict[str, float]) -> Version:
@@ -108,25 +110,27 @@ def log_version(settings: Settings, store: Store, metrics: dict[str, float]) -> 
     with tracking.start(settings, "train", "ewma") as run:
         run.metrics(metrics)
         return store.log(
-            spec, lambda folder: baselines.save(baselines.Ewma(spec), folder), requirements=baselines.REQUIREMENTS,
-            example=example_history(history, spec), tags={"family": "baselines"},
-        )  # fmt: skip
+            spec,
+            lambda folder: baselines.save(baselines.Ewma(spec), folder),
+            requirements=baselines.REQUIREMENTS,
+            example=example_history(history, spec),
+            tags={"family": "baselines"},
+        )
 
 
 @pytest.fixture(scope="session", params=["sqlite", "postgresql"])
 def backend(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Settings, Version]:
-    """Settings of a backend that holds one version. On PostgreSQL, MLflow and the ledger share one database."""
+    """Settings of a backend that holds one version. MLflow and the ledger share one PostgreSQL."""
     folder = tmp_path_factory.mktemp(request.param)
     if request.param == "sqlite":
         settings = Settings(var_dir=folder)
     else:
         uri = request.getfixturevalue("postgres").get_uri(driver="psycopg2")
         settings = Settings(var_dir=folder, tracking_uri=uri, ledger_uri=uri)
-    return settings, log_version(
-        settings, Store(settings), {"crps": 0.005, "coverage_90": 0.91, "skill_vs_fhs": 0.02}
-    )
+    metrics = {"crps": 0.005, "coverage_90": 0.91, "skill_vs_fhs": 0.02}
+    return settings, log_version(settings, Store(settings), metrics)
 
 
 @pytest.fixture
@@ -152,8 +156,8 @@ def promoter(backend: tuple[Settings, Version]) -> Iterator[Promoter]:
     """Ask promoter.py: promoter(killed_after_step=2, name=..., version=3) -> its answer."""
     program = subprocess.Popen(
         [sys.executable, str(Path(__file__).with_name("promoter.py"))],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT,
-        env=environment(backend[0]),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        cwd=ROOT, env=environment(backend[0]),
     )  # fmt: skip
 
     def ask(**command: Any) -> Any:

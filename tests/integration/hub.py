@@ -1,6 +1,6 @@
-"""A Hugging Face Hub on loopback: of its HTTP interface what huggingface_hub 2.4 uses for models.
+"""A Hugging Face Hub on loopback: the part of its HTTP interface that huggingface_hub 2.4 uses.
 
-Large files lie on a second server, as on the real one (a CDN), and are reached by redirect.
+Large files lie on a second server, as on the real Hub (a CDN), and are reached by redirect.
 """
 
 import base64
@@ -26,12 +26,12 @@ Files = Mapping[str, bytes]
 
 @dataclass
 class Repository:
-    """Commits, oldest first; `token` is asked for when there is one: for everything, or, `gated`, for files."""
+    """Commits, oldest first. `token`, if any, protects everything, or only files if `gated`."""
 
     commits: dict[str, Files] = field(default_factory=dict)
     token: str = ""
     gated: bool = False
-    claims: str = ""  # commit that it says it is at, whatever was asked for
+    claims: str = ""  # the commit that it claims to be at, whatever the request names
     private: bool = False
 
     @property
@@ -49,21 +49,19 @@ class Request:
 
 @dataclass
 class Hub:
-    """Repositories behind HTTP, what was asked of them, and what goes wrong on the way."""
+    """Repositories behind HTTP, the requests for them, and the faults of the connection."""
 
     repositories: dict[str, Repository] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
-    instead: dict[str, bytes] = field(default_factory=dict)  # file name -> what is sent for it
-    cuts: dict[str, list[int]] = field(
-        default_factory=dict
-    )  # file name -> bytes after which each answer breaks off
-    stalls: dict[str, int] = field(
-        default_factory=dict
-    )  # file name -> bytes after which an answer waits
+    # By file name: the content that is sent in its place, the bytes after which each answer
+    # breaks off, and the bytes after which an answer waits.
+    replaced: dict[str, bytes] = field(default_factory=dict)
+    cuts: dict[str, list[int]] = field(default_factory=dict)
+    stalls: dict[str, int] = field(default_factory=dict)
     writer: str = ""  # token that may create and commit
     refuses_with: int = 403  # status for any other token
-    portal: bytes = b""  # a page that is the answer to everything, as that of a hotel
-    after_info: Callable[[], object] = lambda: None  # called once a repository was described
+    portal: bytes = b""  # a page that answers every request, like the login page of a hotel
+    after_info: Callable[[], object] = lambda: None  # called after a repository was described
     objects: dict[str, bytes] = field(default_factory=dict)  # large files by sha256
     released: threading.Event = field(default_factory=threading.Event)
 
@@ -82,8 +80,8 @@ class Hub:
         repository = self.repositories[repo]
         return repository.commits[repository.head]
 
-    def asked_for(self, name: str) -> list[Request]:
-        """Requests that brought bytes of the large file `name`."""
+    def downloads(self, name: str) -> list[Request]:
+        """Requests for bytes of the large file `name`."""
         return [r for r in self.requests if r.server == "cdn" and r.path.endswith(f"/{name}")]
 
     def __enter__(self) -> Self:
@@ -112,7 +110,7 @@ class _Server(ThreadingHTTPServer):
         self.server_close()
 
     def handle_error(self, *_: object) -> None:
-        """A client that was killed is no error of ours."""
+        """Print nothing: a killed client is no error of the server."""
 
 
 class _Refused(Exception):
@@ -164,40 +162,42 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def _json(self, data: Any, status: int = 200) -> None:
-        content = json.dumps(data, default=str).encode()  # YAML of a card may hold a date
+        content = json.dumps(data, default=str).encode()  # the YAML of a card may hold a date
         self._send(status, content, {"Content-Type": "application/json"})
 
-    # --- who may see what -------------------------------------------------------------------
+    # --- permissions ------------------------------------------------------------------------
+
+    @property
+    def _token(self) -> str:
+        return self.headers.get("Authorization", "").removeprefix("Bearer ")
 
     def _repository(self, name: str) -> Repository:
         repository = self.server.hub.repositories.get(name)
-        given = self.headers.get("Authorization", "").removeprefix("Bearer ")
-        if given and not given.startswith("hf_"):
+        token = self._token
+        if token and not token.startswith("hf_"):
             raise _Refused(401, message="Invalid credentials in Authorization header")
         if repository is None:
-            raise _Refused(404 if given else 401, "RepoNotFound", "Repository not found")
-        if repository.token not in ("", given) and not repository.gated:
-            raise _Refused(404 if given else 401, "RepoNotFound", "Repository not found")
+            raise _Refused(404 if token else 401, "RepoNotFound", "Repository not found")
+        if repository.token not in ("", token) and not repository.gated:
+            raise _Refused(404 if token else 401, "RepoNotFound", "Repository not found")
         return repository
 
     def _readable(self, name: str) -> Repository:
-        """A repository whose files may be downloaded: that a gated one exists, and what it holds, anybody may see."""
+        """A repository whose files may be downloaded. Anybody may list a gated repository."""
         repository = self._repository(name)
-        given = self.headers.get("Authorization", "").removeprefix("Bearer ")
-        if repository.gated and repository.token not in ("", given):
-            raise _Refused(
-                403 if given else 401, "GatedRepo", "Access to this repository is restricted"
-            )
+        token = self._token
+        if repository.gated and repository.token not in ("", token):
+            status = 403 if token else 401
+            raise _Refused(status, "GatedRepo", "Access to this repository is restricted")
         return repository
 
     def _may_write(self) -> None:
-        given = self.headers.get("Authorization", "").removeprefix("Bearer ")
-        if not given:
+        token = self._token
+        if not token:
             raise _Refused(401, message="Invalid username or password.")
-        if given != self.server.hub.writer:
-            message = (
-                f"{'Denied. ' * 34}The token {given} has no write access"  # careless with secrets
-            )
+        if token != self.server.hub.writer:
+            # A careless server: it repeats the token.
+            message = f"{'Denied. ' * 34}The token {token} has no write access"
             raise _Refused(self.server.hub.refuses_with, message=message)
 
     def _commit(self, repository: Repository, revision: str) -> str:
@@ -211,11 +211,11 @@ class _Handler(BaseHTTPRequestHandler):
     def _hub_get(self, path: str, _: bytes) -> None:
         if self.server.hub.portal:
             self._send(200, self.server.hub.portal, {"Content-Type": "text/html"})
-        elif found := API.fullmatch(path):
-            self._info(found[1], found[3] or "")
-        elif found := FILE.fullmatch(path):
-            repository = self._readable(found[1])
-            self._file(found[3], repository.commits[self._commit(repository, found[2])])
+        elif match := API.fullmatch(path):
+            self._info(match[1], match[3] or "")
+        elif match := FILE.fullmatch(path):
+            repository = self._readable(match[1])
+            self._file(match[3], repository.commits[self._commit(repository, match[2])])
         else:
             raise _Refused(404, message=f"the tests' hub has no {path}")
 
@@ -232,7 +232,9 @@ class _Handler(BaseHTTPRequestHandler):
             "tags": [],
             "private": repository.private,
         }
-        self._json({**answer, **({"cardData": card} if card else {})})
+        if card:
+            answer["cardData"] = card
+        self._json(answer)
         hub.after_info()
 
     def _file(self, name: str, files: Files) -> None:
@@ -253,63 +255,58 @@ class _Handler(BaseHTTPRequestHandler):
         self._may_write()
         if path == "/api/repos/create":
             self._create(json.loads(body))
-        elif found := BATCH.fullmatch(path):
-            wanted = json.loads(body)["objects"]
-            self._json(
-                {"transfer": "basic", "objects": [self._place(o["oid"], o["size"]) for o in wanted]}
-            )
-        elif (found := API.fullmatch(path)) and found[2] == "preupload":
-            self._json(
-                {"files": [self._how(found[1], file["path"]) for file in json.loads(body)["files"]]}
-            )
-        elif found and found[2] == "commit":
-            lines = [json.loads(line) for line in body.splitlines()]
-            files = dict(hub.files(found[1])) if hub.repositories[found[1]].commits else {}
-            for value in (line["value"] for line in lines if line["key"] == "file"):
-                files[value["path"]] = base64.b64decode(value["content"])
-            for value in (line["value"] for line in lines if line["key"] == "lfsFile"):
-                files[value["path"]] = hub.objects[value["oid"]]
-            oid = hub.commit(found[1], files)
-            self._json({"commitOid": oid, "commitUrl": f"{hub.url()}/{found[1]}/commit/{oid}"})
+        elif match := BATCH.fullmatch(path):
+            objects = json.loads(body)["objects"]
+            uploads = [self._upload(obj["oid"], obj["size"]) for obj in objects]
+            self._json({"transfer": "basic", "objects": uploads})
+        elif (match := API.fullmatch(path)) and match[2] == "preupload":
+            files = json.loads(body)["files"]
+            self._json({"files": [self._preupload(match[1], file["path"]) for file in files]})
+        elif match and match[2] == "commit":
+            oid = self._write_commit(match[1], [json.loads(line) for line in body.splitlines()])
+            self._json({"commitOid": oid, "commitUrl": f"{hub.url()}/{match[1]}/commit/{oid}"})
         else:
             raise _Refused(404, message=f"the tests' hub has no {path}")
 
-    def _how(self, repo: str, name: str) -> dict[str, Any]:
-        """How a file is to be sent, and what lies there under its name."""
-        repository = self.server.hub.repositories[repo]
-        there = repository.commits.get(repository.head, {}).get(name)
-        described = _sibling(name, there) if there is not None else {}
-        oid = described["lfs"]["sha256"] if "lfs" in described else described.get("blobId")
-        mode = "lfs" if name.endswith(LARGE) else "regular"
-        return {
-            "path": name,
-            "uploadMode": mode,
-            "shouldIgnore": False,
-            **({"oid": oid} if oid else {}),
-        }
+    def _write_commit(self, repo: str, lines: list[dict[str, Any]]) -> str:
+        hub = self.server.hub
+        files = dict(hub.files(repo)) if hub.repositories[repo].commits else {}
+        for line in lines:
+            value = line["value"]
+            if line["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif line["key"] == "lfsFile":
+                files[value["path"]] = hub.objects[value["oid"]]
+        return hub.commit(repo, files)
 
-    def _create(self, wanted: dict[str, Any]) -> None:
-        name = f"{wanted['organization']}/{wanted['name']}"
+    def _preupload(self, repo: str, name: str) -> dict[str, Any]:
+        """How to send a file, and the id of the present file of this name."""
+        repository = self.server.hub.repositories[repo]
+        mode = "lfs" if name.endswith(LARGE) else "regular"
+        answer = {"path": name, "uploadMode": mode, "shouldIgnore": False}
+        content = repository.commits.get(repository.head, {}).get(name)
+        if content is not None:
+            sibling = _sibling(name, content)
+            answer["oid"] = sibling["lfs"]["sha256"] if "lfs" in sibling else sibling["blobId"]
+        return answer
+
+    def _create(self, request: dict[str, Any]) -> None:
+        name = f"{request['organization']}/{request['name']}"
         url = {"url": f"{self.server.hub.url()}/{name}"}
         if name in self.server.hub.repositories:
             self._json(url, 409)
             return
-        private = wanted.get("visibility") == "private"
+        private = request.get("visibility") == "private"
         token = self.server.hub.writer if private else ""
         self.server.hub.repositories[name] = Repository(private=private, token=token)
         self._json(url)
 
-    def _place(self, oid: str, size: int) -> dict[str, Any]:
-        """Where a large file is to be put, unless it is there."""
-        there = {"oid": oid, "size": size}
-        return (
-            there
-            if oid in self.server.hub.objects
-            else {**there, "actions": {"upload": {"href": self._put_url(oid)}}}
-        )
-
-    def _put_url(self, oid: str) -> str:
-        return f"{self.server.hub.url('cdn')}/{oid}/put"
+    def _upload(self, oid: str, size: int) -> dict[str, Any]:
+        """Where to upload a large file, unless it exists already."""
+        answer: dict[str, Any] = {"oid": oid, "size": size}
+        if oid not in self.server.hub.objects:
+            answer["actions"] = {"upload": {"href": f"{self.server.hub.url('cdn')}/{oid}/put"}}
+        return answer
 
     # --- large files ------------------------------------------------------------------------
 
@@ -325,14 +322,14 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(200, b"")
 
     def _content(self, name: str, content: bytes) -> None:
-        """The bytes of a file from where Range says, with what is to go wrong."""
+        """The bytes of a file from the start of Range, with the faults of the test."""
         hub = self.server.hub
-        content = hub.instead.get(name, content)
-        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        start = int(asked[1]) if asked else 0
-        self.send_response(206 if asked else 200)
+        content = hub.replaced.get(name, content)
+        byte_range = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        start = int(byte_range[1]) if byte_range else 0
+        self.send_response(206 if byte_range else 200)
         self.send_header("Content-Length", str(len(content) - start))
-        if asked:
+        if byte_range:
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         self.end_headers()
         content = content[start:]
@@ -358,6 +355,6 @@ def _sibling(name: str, content: bytes) -> dict[str, Any]:
 
 
 def _front_matter(text: str) -> dict[str, Any]:
-    found = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)
-    read = yaml.safe_load(found[1]) if found else {}
-    return read if isinstance(read, dict) else {}
+    match = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)
+    data = yaml.safe_load(match[1]) if match else {}
+    return data if isinstance(data, dict) else {}

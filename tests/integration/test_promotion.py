@@ -1,4 +1,4 @@
-"""Stages end to end: real MLflow, real ledger, real files, on SQLite and PostgreSQL; processes are really killed."""
+"""Stages end to end: real MLflow, ledger and files on SQLite and PostgreSQL, real kills."""
 
 import itertools
 import shutil
@@ -32,14 +32,16 @@ def codes(findings):
 
 
 def assert_in_line(bench, name):
-    """Nothing to repair, the chain holds, and every row has exactly one audit run that names it."""
+    """Nothing to repair, a valid chain, and exactly one audit run for each row."""
     assert examine(bench, name) == []
     records = bench.ledger.records(name)
     assert all(record.completed_at for record in records)
     runs = bench.audit_runs(name)
-    assert sorted(r.data.tags["kronos.promotion"] for r in runs) == sorted(r.hash for r in records)
-    assert {r.info.run_id for r in runs} == {r.audit_run_id for r in records}
-    assert {r.info.status for r in runs} <= {"FINISHED"}
+    promotions = [run.data.tags["kronos.promotion"] for run in runs]
+    assert sorted(promotions) == sorted(record.hash for record in records)
+    run_ids = {run.info.run_id for run in runs}
+    assert run_ids == {record.audit_run_id for record in records}
+    assert {run.info.status for run in runs} <= {"FINISHED"}
 
 
 # --- promote ----------------------------------------------------------------------------------
@@ -49,14 +51,10 @@ def test_promoting_moves_alias_tag_and_mlflow_stage_and_archives_the_rest(bench)
     name = bench.model(2)
     promote(bench, name, 1)
     record = promote(bench, name, 2)
-    assert bench.places(name) == {"production": 2, "previous": 1}
+    assert bench.aliases(name) == {"production": 2, "previous": 1}
     assert bench.mlflow_stages(name) == bench.tags(name) == {1: "Archived", 2: "Production"}
-    assert (record.version, record.from_version, record.who, record.why) == (
-        2,
-        1,
-        "ann@desk",
-        "better",
-    )
+    assert (record.version, record.from_version) == (2, 1)
+    assert (record.who, record.why) == ("ann@desk", "better")
     assert record.claimed_at <= record.moved_at <= record.completed_at
     assert_in_line(bench, name)
 
@@ -64,11 +62,8 @@ def test_promoting_moves_alias_tag_and_mlflow_stage_and_archives_the_rest(bench)
 def test_what_its_run_measured_is_evidence(bench):
     record = promote(bench, "ewma", bench.template.version)
     evidence = record.to_json()["evidence"]
-    assert {k: evidence[k] for k in moves.METRICS} == {
-        "crps": 0.005,
-        "coverage_90": 0.91,
-        "skill_vs_fhs": 0.02,
-    }
+    metrics = {name: evidence[name] for name in moves.METRICS}
+    assert metrics == {"crps": 0.005, "coverage_90": 0.91, "skill_vs_fhs": 0.02}
     assert evidence["manifest_sha256"] == bench.template.tags["manifest_sha256"]
 
 
@@ -76,15 +71,9 @@ def test_the_audit_run_says_who_moved_what_where_and_why(bench):
     name = bench.model(1)
     promote(bench, name, 1)
     (run,) = bench.audit_runs(name)
-    said = {
-        "model": name,
-        "version": "1",
-        "from": "none",
-        "stage": "Production",
-        "who": "ann@desk",
-        "why": "better",
-    }
-    assert run.data.params.items() >= said.items()
+    move = {"model": name, "version": "1", "from": "none", "stage": "Production"}
+    params = {**move, "who": "ann@desk", "why": "better"}
+    assert params.items() <= run.data.params.items()
     assert [f.path for f in bench.store.client.list_artifacts(run.info.run_id)] == ["record.json"]
 
 
@@ -99,11 +88,11 @@ def test_staging_is_a_place_of_its_own_and_promotion_leaves_it(bench):
     name = bench.model(3)
     promote(bench, name, 1)
     promote(bench, name, 2, "Staging")
-    assert bench.places(name) == {"production": 1, "staging": 2}
+    assert bench.aliases(name) == {"production": 1, "staging": 2}
     promote(bench, name, 3, "Staging")
     assert bench.mlflow_stages(name) == {1: "Production", 2: "Archived", 3: "Staging"}
     promote(bench, name, 3)
-    assert bench.places(name) == {"production": 3, "previous": 1}
+    assert bench.aliases(name) == {"production": 3, "previous": 1}
     assert_in_line(bench, name)
 
 
@@ -112,7 +101,7 @@ def test_archiving_empties_staging_and_is_refused_for_production(bench):
     promote(bench, name, 1)
     promote(bench, name, 2, "Staging")
     promote(bench, name, 2, "Archived")
-    assert bench.places(name) == {"production": 1}
+    assert bench.aliases(name) == {"production": 1}
     assert bench.mlflow_stages(name)[2] == "Archived"
     for stage in ("Archived", "Staging"):
         with pytest.raises(Conflict, match="version 1 is in Production"):
@@ -142,10 +131,10 @@ def test_rolling_back_goes_to_what_was_there_before_as_often_as_there_was_someth
         promote(bench, name, version)
     record = rollback(bench, name)
     assert (record.action, record.version, record.from_version) == ("rollback", 2, 3)
-    assert bench.places(name) == {"production": 2, "previous": 1}
+    assert bench.aliases(name) == {"production": 2, "previous": 1}
     assert bench.mlflow_stages(name) == {1: "Archived", 2: "Production", 3: "Archived"}
     assert rollback(bench, name).version == 1
-    assert bench.places(name) == {"production": 1}
+    assert bench.aliases(name) == {"production": 1}
     with pytest.raises(Conflict, match="before 1"):
         rollback(bench, name)
     assert_in_line(bench, name)
@@ -153,25 +142,20 @@ def test_rolling_back_goes_to_what_was_there_before_as_often_as_there_was_someth
 
 def test_history_says_what_was_in_production_at_an_instant(bench):
     name = bench.model(2)
-    moved = [
-        promote(bench, name, 1).moved_at,
-        promote(bench, name, 2).moved_at,
-        rollback(bench, name).moved_at,
-    ]
+    first = promote(bench, name, 1).moved_at
+    second = promote(bench, name, 2).moved_at
+    back = rollback(bench, name).moved_at
 
     def at(instant):
         return [record.version for record in moves.history(bench.ledger, name, instant)]
 
     just_before = timedelta(microseconds=1)
-    assert [at(t - just_before) for t in moved] == [[], [1], [2]]
-    assert [at(t) for t in moved] == [[1], [2], [1]]
-    assert at(moved[1].replace(tzinfo=None)) == [2]  # naive times are UTC
+    assert [at(instant - just_before) for instant in (first, second, back)] == [[], [1], [2]]
+    assert [at(instant) for instant in (first, second, back)] == [[1], [2], [1]]
+    assert at(second.replace(tzinfo=None)) == [2]  # naive times are UTC
     assert at(datetime.now(UTC)) == [1]
-    assert [record.action for record in moves.history(bench.ledger, name)] == [
-        "promote",
-        "promote",
-        "rollback",
-    ]
+    actions = [record.action for record in moves.history(bench.ledger, name)]
+    assert actions == ["promote", "promote", "rollback"]
 
 
 # --- bytes ------------------------------------------------------------------------------------
@@ -179,7 +163,7 @@ def test_history_says_what_was_in_production_at_an_instant(bench):
 
 @pytest.fixture
 def damaged(bench, tmp_path):
-    """A model with version 1 in Production whose files are damaged from now on; they are healed afterwards."""
+    """A model with version 1 in Production and damaged files; they are restored afterwards."""
     name = bench.model(2)
     promote(bench, name, 1)
     root = bench.store.fetch(bench.template)
@@ -197,7 +181,7 @@ def test_a_version_with_a_flipped_byte_is_not_promoted_and_nothing_changes(bench
     name, _ = damaged
     with pytest.raises(Corrupt, match=r"config\.json differs"):
         promote(bench, name, 2)
-    assert bench.places(name) == {"production": 1}
+    assert bench.aliases(name) == {"production": 1}
     assert len(bench.ledger.records(name)) == 1
 
 
@@ -217,7 +201,7 @@ def test_a_dead_claim_on_a_version_that_went_bad_is_withdrawn(bench, promoter):
     bench.store.client.delete_model_version(name, "2")
     assert promote(bench, name, 3).from_version == 1
     assert [r.moved_at is None for r in bench.ledger.records(name)] == [False, True, False]
-    assert bench.places(name) == {"production": 3, "previous": 1}
+    assert bench.aliases(name) == {"production": 3, "previous": 1}
 
 
 def test_a_dead_claim_whose_alias_was_moved_outside_since_gives_way(bench, promoter):
@@ -229,10 +213,15 @@ def test_a_dead_claim_whose_alias_was_moved_outside_since_gives_way(bench, promo
     assert promoter(killed_after_step=1, name=name, version=4) == 137  # after it moved
     bench.store.set_alias(name, "production", 1)
     examine(bench, name, repair=True)
-    moves = [(r.action, r.version, r.moved_at is not None) for r in bench.ledger.records(name)]
-    adopted = [("adopt", 3, True), ("promote", 4, True), ("adopt", 1, True)]
-    assert moves == [("promote", 1, True), ("promote", 2, False), *adopted]
-    assert bench.places(name) == {"production": 1, "previous": 4}
+    records = bench.ledger.records(name)
+    assert [(record.action, record.version, record.moved_at is not None) for record in records] == [
+        ("promote", 1, True),
+        ("promote", 2, False),
+        ("adopt", 3, True),
+        ("promote", 4, True),
+        ("adopt", 1, True),
+    ]
+    assert bench.aliases(name) == {"production": 1, "previous": 4}
     assert examine(bench, name) == []
 
 
@@ -240,10 +229,11 @@ def test_a_dead_claim_whose_alias_was_moved_outside_since_gives_way(bench, promo
 
 
 def assert_serves(bench, name, versions):
-    """The alias and MLflow's own stage each name one version, and it is one of these."""
+    """The alias and MLflow's stage each name exactly one of these versions."""
     assert bench.store.resolve(name).version in versions
-    (held,) = [v for v, stage in bench.mlflow_stages(name).items() if stage == "Production"]
-    assert held in versions
+    stages = bench.mlflow_stages(name).items()
+    (production,) = [version for version, stage in stages if stage == "Production"]
+    assert production in versions
 
 
 def test_a_promotion_killed_before_any_write_serves_old_or_new_and_is_completed_by_the_next(
@@ -260,7 +250,7 @@ def test_a_promotion_killed_before_any_write_serves_old_or_new_and_is_completed_
             break
         assert code == 137
         promote(bench, name, new)
-        assert bench.places(name) == {"production": new, "previous": old}
+        assert bench.aliases(name) == {"production": new, "previous": old}
         assert len(bench.audit_runs(name)) == len(bench.ledger.records(name))
     assert n > 2 * len(moves.STEPS)
     assert_in_line(bench, name)
@@ -276,7 +266,7 @@ def test_a_roll_back_killed_after_any_step_serves_old_or_new_and_doctor_complete
         assert promoter(killed_after_step=n, name=name, version=0) == 137
         assert_serves(bench, name, {1, 2})
         assert codes(examine(bench, name, repair=True))[0] == "UNFINISHED"
-        assert bench.places(name) == {"production": 1}
+        assert bench.aliases(name) == {"production": 1}
         assert len(bench.audit_runs(name)) == len(bench.ledger.records(name))
     assert_in_line(bench, name)
 
@@ -294,7 +284,7 @@ def test_a_live_claim_of_another_process_is_a_conflict_and_a_dead_one_is_complet
     assert codes(examine(bench, name)) == ["UNFINISHED"]
     promote(bench, name, 3)
     assert [r.version for r in bench.ledger.records(name)] == [1, 2, 3]
-    assert bench.places(name) == {"production": 3, "previous": 2}
+    assert bench.aliases(name) == {"production": 3, "previous": 2}
     assert_in_line(bench, name)
 
 
@@ -305,8 +295,8 @@ def test_a_failing_step_lets_go_of_the_claim(bench, monkeypatch):
     def fails(_):
         raise OSError("the network is down")
 
-    with monkeypatch.context() as patched:
-        patched.setattr(moves, "STEPS", (*moves.STEPS[:2], fails))
+    with monkeypatch.context() as patch:
+        patch.setattr(moves, "STEPS", (*moves.STEPS[:2], fails))
         with pytest.raises(OSError, match="network"):
             promote(bench, name, 2)
     assert codes(examine(bench, name))[0] == "UNFINISHED"
@@ -318,27 +308,25 @@ def test_processes_that_promote_at_once_come_one_after_the_other(bench, promoter
     name = bench.model(3)
     assert promoter(raced=[1, 2, 3], name=name) == [0, 0, 0]
     records = bench.ledger.records(name)
-    assert sorted(r.version for r in records) == [1, 2, 3]
-    assert [r.from_version for r in records] == [None, *(r.version for r in records[:-1])]
-    assert bench.places(name) == {
-        "production": records[-1].version,
-        "previous": records[-2].version,
-    }
+    versions = [record.version for record in records]
+    assert sorted(versions) == [1, 2, 3]
+    assert [record.from_version for record in records] == [None, *versions[:-1]]
+    assert bench.aliases(name) == {"production": versions[-1], "previous": versions[-2]}
     assert_in_line(bench, name)
 
 
 def test_processes_that_open_a_new_ledger_at_once_all_find_it_migrated(bench, promoter, tmp_path):
     url = bench.ledger.engine.url
     if url.drivername == "sqlite":
-        fresh = url.set(database=str(tmp_path / "fresh.db"))
+        new_url = url.set(database=str(tmp_path / "fresh.db"))
     else:
-        fresh = url.set(database="fresh")
-        with bench.ledger.engine.connect().execution_options(
-            isolation_level="AUTOCOMMIT"
-        ) as connection:
+        new_url = url.set(database="fresh")
+        connection = bench.ledger.engine.connect()
+        with connection.execution_options(isolation_level="AUTOCOMMIT"):
             connection.exec_driver_sql("create database fresh")
-    assert promoter(opened=3, uri=fresh.render_as_string(hide_password=False)) == [0, 0, 0]
-    with Ledger(Settings(ledger_uri=fresh.render_as_string(hide_password=False))) as ledger:
+    uri = new_url.render_as_string(hide_password=False)
+    assert promoter(opened=3, uri=uri) == [0, 0, 0]
+    with Ledger(Settings(ledger_uri=uri)) as ledger:
         assert ledger.models() == []
 
 
@@ -347,7 +335,7 @@ def test_processes_that_open_a_new_ledger_at_once_all_find_it_migrated(bench, pr
 
 @pytest.fixture
 def moved(bench):
-    """A model with versions 1, 2 of 4 promoted in this order."""
+    """A model with 4 versions; version 1 was promoted, then version 2."""
     name = bench.model(4)
     promote(bench, name, 1)
     promote(bench, name, 2)
@@ -373,7 +361,7 @@ def test_an_alias_moved_outside_is_adopted(bench, moved):
     assert examine(bench, moved, repair=True)[0].repaired
     last = bench.ledger.records(moved)[-1]
     assert (last.action, last.version, last.from_version) == ("adopt", 4, 2)
-    assert bench.places(moved) == {"production": 4, "previous": 2}
+    assert bench.aliases(moved) == {"production": 4, "previous": 2}
     assert_in_line(bench, moved)
     assert rollback(bench, moved).version == 2
 
@@ -381,12 +369,8 @@ def test_an_alias_moved_outside_is_adopted(bench, moved):
 def test_promoting_adopts_first_what_was_moved_outside(bench, moved):
     bench.store.set_alias(moved, "production", 4)
     assert promote(bench, moved, 3).from_version == 4
-    assert [r.action for r in bench.ledger.records(moved)] == [
-        "promote",
-        "promote",
-        "adopt",
-        "promote",
-    ]
+    actions = [record.action for record in bench.ledger.records(moved)]
+    assert actions == ["promote", "promote", "adopt", "promote"]
     assert_in_line(bench, moved)
 
 
@@ -405,7 +389,7 @@ def test_deleted_aliases_and_wrong_tags_are_restored(bench, moved):
     expected = ["ALIAS_LOST", "WRONG_PREVIOUS", "WRONG_TAG", "WRONG_TAG"]
     assert codes(examine(bench, moved)) == expected
     assert codes(examine(bench, moved, repair=True)) == expected
-    assert bench.places(moved) == {"production": 2, "previous": 1}
+    assert bench.aliases(moved) == {"production": 2, "previous": 1}
     assert bench.tags(moved) == {1: "Archived", 2: "Production", 3: None, 4: None}
     assert_in_line(bench, moved)
 
@@ -413,13 +397,10 @@ def test_deleted_aliases_and_wrong_tags_are_restored(bench, moved):
 def test_a_deleted_production_version_is_reported_and_the_next_promotion_skips_it(bench, moved):
     bench.store.client.delete_model_version(moved, "2")
     (finding,) = examine(bench, moved, repair=True)
-    assert (finding.code, finding.repair, finding.repaired) == (
-        "VERSION_GONE",
-        "promote another version",
-        False,
-    )
+    assert (finding.code, finding.repair) == ("VERSION_GONE", "promote another version")
+    assert finding.repaired is False
     promote(bench, moved, 3)
-    assert bench.places(moved) == {"production": 3, "previous": 1}
+    assert bench.aliases(moved) == {"production": 3, "previous": 1}
     assert_in_line(bench, moved)
     assert rollback(bench, moved).version == 1
 
@@ -427,9 +408,8 @@ def test_a_deleted_production_version_is_reported_and_the_next_promotion_skips_i
 def test_a_broken_chain_is_reported_and_not_repaired(bench, moved):
     from registry.ledger import database
 
+    forge = f"update promotions set why = 'forged' where model = '{moved}' and sequence = 1"
     with database.write(bench.ledger.engine) as connection:
-        connection.exec_driver_sql(
-            f"update promotions set why = 'forged' where model = '{moved}' and sequence = 1"
-        )
+        connection.exec_driver_sql(forge)
     (finding,) = examine(bench, moved, repair=True)
     assert (finding.code, finding.repaired) == ("BROKEN_CHAIN", False)

@@ -1,4 +1,4 @@
-"""`python -m registry`: every verb, what it prints where, and its exit code."""
+"""`python -m registry`: every verb, its output and its exit code."""
 
 import json
 import subprocess
@@ -45,7 +45,7 @@ def cli(bench, environment_of, capsys, monkeypatch):
 
 @pytest.fixture
 def answer(cli):
-    """The JSON object that a verb that succeeds prints, and nothing else on stdout."""
+    """Run a verb with --json that must succeed: the JSON on its stdout."""
 
     def run(*arguments):
         code, out, err = cli(*arguments, "--json")
@@ -58,32 +58,30 @@ def answer(cli):
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help_with_an_example_and_its_exit_codes(verb):
     done = subprocess.run(
-        [sys.executable, "-m", "registry", verb, "--help"], capture_output=True, text=True, check=True,
-        cwd=Path(__file__).parents[2], env={"COLUMNS": "200", "PATH": "/usr/bin:/bin"},
-    )  # fmt: skip
+        [sys.executable, "-m", "registry", verb, "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+        env={"COLUMNS": "200", "PATH": "/usr/bin:/bin"},
+    )
     assert f"Example: python -m registry {verb}" in done.stdout
     assert terminal.EXIT_CODES in done.stdout
 
 
 def test_no_verb_is_missing_from_the_help_test():
-    assert sorted(VERBS) == sorted(
-        command.name or command.callback.__name__ for command in program.app.registered_commands
-    )
+    commands = program.app.registered_commands
+    verbs = [command.name or command.callback.__name__ for command in commands]
+    assert sorted(VERBS) == sorted(verbs)
 
 
 def test_promote_says_what_it_did_and_roll_back_undoes_it(bench, cli, answer):
     name = bench.model(2)
-    assert cli("promote", name, 1, "--why", "first")[:2] == (
-        0,
-        f"{name} version 1 is in Production\n",
-    )
+    code, out, _ = cli("promote", name, 1, "--why", "first")
+    assert (code, out) == (0, f"{name} version 1 is in Production\n")
     done = answer("promote", name, "latest", "--stage", "production", "--why", "better")
-    assert (done["changed"], done["version"], done["from_version"], done["why"]) == (
-        True,
-        2,
-        1,
-        "better",
-    )
+    assert (done["changed"], done["why"]) == (True, "better")
+    assert (done["version"], done["from_version"]) == (2, 1)
     assert "@" in done["who"]
     code, out, _ = cli("promote", name, 2)
     assert (code, out) == (0, f"{name} version 2 is in Production already: nothing was changed\n")
@@ -98,14 +96,14 @@ def test_what_is_in_staging_can_be_promoted_by_that_name(bench, answer):
     name = bench.model(1)
     answer("promote", name, 1, "--stage", "Staging")
     assert answer("promote", name, "staging")["version"] == 1
-    assert bench.places(name) == {"production": 1}
+    assert bench.aliases(name) == {"production": 1}
 
 
 def test_a_dry_run_checks_and_changes_nothing(bench, answer):
     name = bench.model(1)
-    told = answer("promote", name, 1, "--dry-run")
-    assert (told["changes"], told["version"], told["from_version"]) == (True, 1, None)
-    assert bench.places(name) == {}
+    plan = answer("promote", name, 1, "--dry-run")
+    assert (plan["changes"], plan["version"], plan["from_version"]) == (True, 1, None)
+    assert bench.aliases(name) == {}
     assert bench.ledger.records(name) == []
 
 
@@ -122,10 +120,8 @@ def test_list_and_show_name_the_stages(bench, cli, answer):
         "staging": None,
     }
     assert listed[name] == expected
-    assert [(row["version"], row["stage"]) for row in answer("show", name)] == [
-        (2, None),
-        (1, "Production"),
-    ]
+    stages = [(row["version"], row["stage"]) for row in answer("show", name)]
+    assert stages == [(2, None), (1, "Production")]
     assert answer("show", "ewma/1")["metrics"]["crps"] == 0.005
     code, out, _ = cli("show", "ewma/1")
     assert code == 0
@@ -137,21 +133,12 @@ def test_compare_puts_versions_side_by_side_and_marks_their_stage(bench, cli, an
     answer("promote", name, 1)
     rows = answer("compare", name, "ewma/1")
     assert [row["crps"] for row in rows] == [0.005, 0.005]
-    assert (rows[0]["stage"], rows[0]["aliases"], rows[0]["skill_vs_fhs"]) == (
-        "Production",
-        ["production"],
-        0.02,
-    )
+    assert (rows[0]["stage"], rows[0]["aliases"]) == ("Production", ["production"])
+    assert rows[0]["skill_vs_fhs"] == 0.02
     code, out, _ = cli("compare", name)
     assert code == 0
-    assert out.splitlines()[0].split("\t")[:6] == [
-        "model",
-        "version",
-        "stage",
-        "aliases",
-        "data",
-        "crps",
-    ]
+    columns = out.splitlines()[0].split("\t")[:6]
+    assert columns == ["model", "version", "stage", "aliases", "data", "crps"]
 
 
 SCORED = {
@@ -165,7 +152,7 @@ SCORED = {
 
 @pytest.fixture
 def scored(bench):
-    """Register a version on a run of its own: crps None for a run without metrics, params beyond SCORED."""
+    """Register a version with a new run: crps None gives no metrics, `params` override SCORED."""
 
     def register(name, crps, tags, **params):
         client = bench.store.client
@@ -180,7 +167,7 @@ def scored(bench):
 
 
 def test_compare_sorts_by_data_set_and_warns_that_other_rows_give_other_numbers(scored, cli):
-    """The worse CRPS may be the better forecast: a panel of 20 stocks moves more than two indices do."""
+    """A worse CRPS can be the better forecast: 20 stocks move more than two indices."""
     scored("of_the_panel", 0.0113, {"data": "panel", "data_digest": "0a"})
     for crps in (0.0065, None, 0.0061):
         scored("of_bars", crps, {"data": "bars", "data_digest": "1b"})
@@ -196,8 +183,9 @@ def test_compare_sorts_by_data_set_and_warns_that_other_rows_give_other_numbers(
         (None, "of_old_days", 0.0050),
     ]
     assert err == (
-        "warning: these versions were scored on different rows (data, data_digest differ), so their numbers cannot be "
-        "compared, only skill_vs_fhs within one data set; `python -m jobs evaluate` scores on equal rows\n"
+        "warning: these versions were scored on different rows (data, data_digest differ), "
+        "so their numbers cannot be compared, only skill_vs_fhs within one data set; "
+        "`python -m jobs evaluate` scores on equal rows\n"
     )
     assert cli("compare", "of_bars")[2] == ""
 
@@ -207,10 +195,9 @@ def test_compare_warns_of_another_report_on_the_same_data(scored, cli, params):
     tags = {"data": "bars", "data_digest": "1b"}
     name = f"report_of_{next(iter(params))}"
     scored(name, 0.0065, tags)
-    scored(
-        name, 0.0064, tags, **{"levels": "''", "used_levels": SCORED["levels"]}
-    )  # `mlflow run` logged the first
-    scored(name, None, tags | {"data_digest": "2c"}, **params)  # nothing is compared with it
+    # `mlflow run` logs an empty `levels` first, and the job then adds `used_levels`.
+    scored(name, 0.0064, tags, levels="''", used_levels=SCORED["levels"])
+    scored(name, None, tags | {"data_digest": "2c"}, **params)  # without scores to compare
     assert cli("compare", name)[2] == ""
     scored(name, 0.0066, tags, **params)
     assert f" different rows ({next(iter(params))} differ), " in cli("compare", name)[2]
@@ -224,27 +211,25 @@ def test_history_answers_what_was_in_production_then(bench, cli, answer):
     assert [row["version"] for row in answer("history", name, "--at", first["moved_at"])] == [1]
     assert [row["version"] for row in answer("history", name, "--at", second["moved_at"])] == [2]
     code, _, err = cli("history", name, "--at", "2001-01-01")
-    assert (code, err.splitlines()[-1]) == (
-        2,
-        f"error: NOT_FOUND: nothing was in Production of {name} at 2001-01-01",
-    )
+    assert code == 2
+    last = err.splitlines()[-1]
+    assert last == f"error: NOT_FOUND: nothing was in Production of {name} at 2001-01-01"
     assert cli("history", name, "--at", "yesterday")[0] == 2
     assert cli("history", bench.model(1), "--json")[:2] == (0, "[]\n")
 
 
 def test_verify_fails_when_a_byte_differs(bench, cli, answer):
     name = bench.model(1)
-    assert answer("verify", f"{name}/1") == [
-        {"model": name, "version": 1, "ok": True, "message": ""}
-    ]
+    verified = {"model": name, "version": 1, "ok": True, "message": ""}
+    assert answer("verify", f"{name}/1") == [verified]
     config = Path(bench.store.fetch(bench.template)) / "artifacts" / "model" / "config.json"
-    kept = config.read_bytes()
-    config.write_bytes(kept.replace(b"ewma", b"ewmb"))
+    content = config.read_bytes()
+    config.write_bytes(content.replace(b"ewma", b"ewmb"))
     try:
         code, out, _ = cli("verify", name, "--json")
         assert cli("promote", name, 1)[0] == 1
     finally:
-        config.write_bytes(kept)
+        config.write_bytes(content)
     assert (code, json.loads(out)[0]["ok"]) == (1, False)
 
 
@@ -272,8 +257,8 @@ def test_doctor_fails_while_something_is_out_of_line(bench, cli, answer):
     ],
 )
 def test_wrong_input_is_one_line_and_exit_code_2(cli, arguments, code):
-    ended, out, err = cli(*arguments)
-    assert (ended, out) == (2, "")
+    exit_code, out, err = cli(*arguments)
+    assert (exit_code, out) == (2, "")
     assert err.splitlines()[-1].startswith(f"error: {code}: ")
     assert "Traceback" not in err
 

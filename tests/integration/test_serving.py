@@ -15,7 +15,8 @@ import numpy.testing as npt
 import pandas as pd
 import pytest
 
-from jobs.training import train
+from jobs.training import planning, train
+from jobs.training.references import References
 from registry.codes import CODES
 from registry.forecast import names
 from registry.ledger.promotions import Ledger
@@ -30,7 +31,7 @@ MODEL = "nbeats"
 
 @dataclass(frozen=True)
 class Served:
-    """A promoted version behind the stock server, and a history that it can be asked about."""
+    """A promoted version behind the stock server, and a history for its requests."""
 
     url: str
     store: Store
@@ -38,9 +39,9 @@ class Served:
 
     def post(self, rows: pd.DataFrame | list[list[Any]], **params: Any) -> httpx.Response:
         body = {"dataframe_split": _split(rows) if isinstance(rows, pd.DataFrame) else _raw(rows)}
-        text = json.dumps(
-            {**body, "params": params} if params else body
-        )  # NaN and Infinity as Python writes them
+        if params:
+            body["params"] = params
+        text = json.dumps(body)  # with NaN and Infinity as Python writes them
         headers = {"Content-Type": "application/json"}
         return httpx.post(f"{self.url}/invocations", content=text, headers=headers, timeout=60)
 
@@ -57,8 +58,8 @@ def _raw(rows: list[list[Any]]) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def promoted(compiled: Settings) -> Settings:
     """A tiny nbeats in Production."""
-    what = train.plan(compiled, MODEL, {"report_until": "2020-02-28"}, seed=2, tiny=True)
-    version = train.train(compiled, what, train.Reference()).version
+    plan = planning.plan(compiled, MODEL, {"report_until": "2020-02-28"}, seed=2, tiny=True)
+    version = train.train(compiled, plan, References()).version
     with Ledger(compiled) as ledger:
         moves.promote(
             Store(compiled), ledger, MODEL, version.version, who="tests", why="to be served"
@@ -68,7 +69,7 @@ def promoted(compiled: Settings) -> Settings:
 
 @pytest.fixture(scope="module")
 def served(promoted: Settings, panel: pd.DataFrame) -> Iterator[Served]:
-    """`mlflow models serve -m models:/nbeats/Production`, as a user of MLflow would start it."""
+    """`mlflow models serve -m models:/nbeats/Production`, as a user of MLflow starts it."""
     store = Store(promoted)
     history = panel[panel["unique_id"].isin(["AAPL", "KO", "XOM"])].groupby("unique_id").tail(60)
     scorer = Scorer(promoted, store.resolve(MODEL), host="127.0.0.1", port=0)
@@ -82,24 +83,15 @@ def test_served_numbers_are_those_of_a_direct_predict(served: Served) -> None:
     levels = [0.05, 0.25, 0.5, 0.95]
     reply = served.post(served.history, horizon=3, levels=levels)
     assert reply.status_code == 200, reply.text
-    answered = pd.DataFrame(reply.json()["predictions"])
+    frame = pd.DataFrame(reply.json()["predictions"])
     with served.store.load(MODEL) as version:
         direct = version.forecast(served.history, horizon=3, levels=levels)
-    assert list(answered.columns) == [
-        "unique_id",
-        "step",
-        "ds",
-        "mean",
-        "q0.05",
-        "q0.25",
-        "q0.5",
-        "q0.95",
-    ]
-    assert answered["unique_id"].tolist() == direct["unique_id"].tolist()
-    assert answered["step"].tolist() == [1, 2, 3] * 3
-    assert answered["ds"].str[:10].tolist() == ["2022-12-29", "2022-12-30", "2023-01-03"] * 3
-    numbers = ["mean", *(names.quantile_column(level) for level in levels)]
-    npt.assert_allclose(answered[numbers], direct[numbers], rtol=0, atol=1e-9)
+    numbers = ["mean", "q0.05", "q0.25", "q0.5", "q0.95"]
+    assert list(frame.columns) == ["unique_id", "step", "ds", *numbers]
+    assert frame["unique_id"].tolist() == direct["unique_id"].tolist()
+    assert frame["step"].tolist() == [1, 2, 3] * 3
+    assert frame["ds"].str[:10].tolist() == ["2022-12-29", "2022-12-30", "2023-01-03"] * 3
+    npt.assert_allclose(frame[numbers], direct[numbers], rtol=0, atol=1e-9)
 
 
 def test_stage_uri_of_mlflow_loads_the_promoted_version(
@@ -107,9 +99,7 @@ def test_stage_uri_of_mlflow_loads_the_promoted_version(
 ) -> None:
     import mlflow
 
-    monkeypatch.setattr(
-        sys, "path", list(sys.path)
-    )  # MLflow leaves the version's code folder in front
+    monkeypatch.setattr(sys, "path", list(sys.path))  # MLflow adds the version's code folder
     model = mlflow.pyfunc.load_model(f"models:/{MODEL}/Production")
     assert model.metadata.run_id == served.store.resolve(MODEL).run_id
 
@@ -146,9 +136,11 @@ def test_a_bad_request_gets_our_code_and_its_status_and_nothing_of_its_data(
     reply = served.post(change(served.history), **params)
     assert reply.status_code == (422 if code == "NOT_AVAILABLE" else 400), reply.text
     assert reply.status_code == CODES[code].kind.status
-    body = json.loads(
-        reply.text, parse_constant=lambda constant: pytest.fail(f"{constant} in the body")
-    )
+
+    def refuse(constant: str) -> None:
+        pytest.fail(f"{constant} in the body")
+
+    body = json.loads(reply.text, parse_constant=refuse)
     assert body["code"] == code
     assert body["message"]
     for secret in ("Traceback", "stack_trace", "AAPL", "2022-", str(CHECKOUT), "dataframe"):
@@ -174,14 +166,15 @@ def test_a_bad_request_gets_our_code_and_its_status_and_nothing_of_its_data(
 def test_what_mlflow_refuses_itself_is_a_400_in_its_own_words(
     served: Served, body: dict[str, Any]
 ) -> None:
-    """A record of what MLflow does before our code is asked; the README says so."""
+    """A record of what MLflow does before it calls our code; the README says so."""
     reply = httpx.post(f"{served.url}/invocations", json=body, timeout=60)
     assert reply.status_code == 400
     assert "code" not in reply.json()
 
 
 def test_unknown_parameter_is_dropped_by_the_stock_server(served: Served) -> None:
-    """A record of what MLflow does: it never reaches our code. Direct calls and the gateway refuse it."""
+    """A record of what MLflow does: the parameter never reaches our code. Direct calls and the
+    gateway refuse it."""
     assert served.post(served.history, colour="red").status_code == 200
 
 
@@ -194,9 +187,8 @@ def test_concurrent_clients_each_get_their_own_forecast(served: Served) -> None:
     with ThreadPoolExecutor(8) as pool:
         replies = list(pool.map(served.post, scaled))
     for reply, numbers in zip(replies, expected, strict=True):
-        npt.assert_allclose(
-            [row["q0.95"] for row in reply.json()["predictions"]], numbers, rtol=0, atol=1e-9
-        )
+        quantiles = [row["q0.95"] for row in reply.json()["predictions"]]
+        npt.assert_allclose(quantiles, numbers, rtol=0, atol=1e-9)
 
 
 def _start(settings: Settings, *arguments: str) -> subprocess.Popen[str]:
@@ -217,15 +209,10 @@ def test_serving_start_says_where_answers_and_stops_with_its_children(promoted: 
         assert ready["model"] == MODEL
         assert ready["version"] == Store(promoted).resolve(MODEL).version
         body = Store(promoted).example_request(Store(promoted).resolve(MODEL))
-        rows = httpx.post(f"{ready['url']}/invocations", json=body, timeout=60).json()[
-            "predictions"
-        ]
-        assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]
-        for number in (
-            signal.SIGTERM,
-            signal.SIGINT,
-            signal.SIGTERM,
-        ):  # the second and third change nothing
+        reply = httpx.post(f"{ready['url']}/invocations", json=body, timeout=60)
+        assert [row["step"] for row in reply.json()["predictions"]] == [1, 2, 3, 4, 5]
+        # The second and third signal change nothing.
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
             process.send_signal(number)
             time.sleep(0.05)
         assert process.wait(30) == 130
@@ -256,13 +243,13 @@ def test_a_corrupt_version_is_not_served(promoted: Settings) -> None:
     store = Store(promoted)
     version = store.resolve(MODEL)
     weights = store.fetch(version) / "artifacts" / "model" / "weights.safetensors"
-    whole = weights.read_bytes()
-    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     try:
         with _start(promoted, MODEL, "--port", "0") as process:
             out, err = process.communicate(timeout=120)
     finally:
-        weights.write_bytes(whole)
+        weights.write_bytes(content)
     assert process.returncode == 1
     assert out == ""
     assert "weights.safetensors differs from what was registered" in err.replace("\n", " ")

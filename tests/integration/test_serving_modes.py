@@ -1,4 +1,4 @@
-"""What `python -m serving start kronos` serves under KRONOS_MODE, from a registry with real versions."""
+"""The version that `python -m serving start kronos` serves under each KRONOS_MODE."""
 
 import json
 import os
@@ -47,37 +47,41 @@ def history(spec: ModelSpec) -> pd.DataFrame:
 def store(
     new_registry: Callable[[Path], Settings], tmp_path_factory: pytest.TempPathFactory
 ) -> Store:
-    """A version of kronos_simulated, and one under the name `kronos`: another family's, for here it is not loaded."""
-    made = Store(new_registry(tmp_path_factory.mktemp("modes")))
+    """A version of kronos_simulated, and one named `kronos`. No test loads the latter, so it is
+    of a smaller family."""
+    store = Store(new_registry(tmp_path_factory.mktemp("modes")))
     stand_in = ModelSpec("kronos", "baselines", min_context=60, max_context=1000, max_horizon=5)
     simulator = specs.simulator_spec("kronos_simulated", 5, names.LEVELS)
-    _log(made, baselines, baselines.Ewma(stand_in))
-    _log(made, kronos, simulated.Simulator(simulator))
-    return made
+    _log(store, baselines, baselines.Ewma(stand_in))
+    _log(store, kronos, simulated.Simulator(simulator))
+    return store
 
 
 def _log(store: Store, family: Any, forecaster: Forecaster) -> None:
     spec = forecaster.spec
     with tracking.start(store.settings, "train", spec.name):
         store.log(
-            spec, lambda folder: family.save(forecaster, folder), requirements=family.REQUIREMENTS,
-            example=example_history(history(spec), spec), tags={"family": spec.family},
-        )  # fmt: skip
+            spec,
+            lambda folder: family.save(forecaster, folder),
+            requirements=family.REQUIREMENTS,
+            example=example_history(history(spec), spec),
+            tags={"family": spec.family},
+        )
 
 
 @contextmanager
 def corrupt(store: Store, version: Version) -> Iterator[None]:
-    """One bit of a version's files is wrong."""
+    """Flips one bit in the files of a version."""
     path = store.fetch(version) / "artifacts" / "model" / "config.json"
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     try:
         yield
     finally:
-        path.write_bytes(whole)
+        path.write_bytes(content)
 
 
-State = Callable[[str, str], None]  # what is in Production of kronos, and of kronos_simulated
+State = Callable[[str, str], None]  # states of kronos and of kronos_simulated
 
 
 @pytest.fixture
@@ -86,12 +90,12 @@ def state(store: Store) -> Iterator[State]:
     with ExitStack() as stack:
 
         def put(*states: str) -> None:
-            for name, wanted in zip(NAMES, states, strict=True):
-                if wanted == "none":
+            for name, state in zip(NAMES, states, strict=True):
+                if state == "none":
                     store.delete_alias(name, "production")
                     continue
                 store.set_alias(name, "production", 1)
-                if wanted == "corrupt":
+                if state == "corrupt":
                     stack.enter_context(corrupt(store, store.version(name, 1)))
 
         yield put
@@ -106,9 +110,9 @@ def test_kronos_is_served_where_it_is_good(
     store: Store, state: State, mode: Any, simulator: str
 ) -> None:
     state("good", simulator)
-    found = choose(store, "kronos", mode)
-    assert (found.version.uri, found.instead) == ("models:/kronos/1", None)
-    assert found.facts() == {"asked": "kronos", "mode": "kronos"}
+    choice = choose(store, "kronos", mode)
+    assert (choice.version.uri, choice.instead) == ("models:/kronos/1", None)
+    assert choice.facts() == {"asked": "kronos", "mode": "kronos"}
 
 
 @pytest.mark.parametrize(
@@ -122,11 +126,11 @@ def test_auto_serves_the_simulator_where_kronos_is_not_good_and_knows_why(
     store: Store, state: State, kronos: str, kind: type[Exception], why: str
 ) -> None:
     state(kronos, "good")
-    found = choose(store, "kronos", "auto")
-    assert found.version.uri == "models:/kronos_simulated/1"
-    assert found.facts() == {"asked": "kronos", "mode": "simulated"}
-    assert type(found.instead) is kind
-    assert why in str(found.instead)
+    choice = choose(store, "kronos", "auto")
+    assert choice.version.uri == "models:/kronos_simulated/1"
+    assert choice.facts() == {"asked": "kronos", "mode": "simulated"}
+    assert type(choice.instead) is kind
+    assert why in str(choice.instead)
 
 
 @pytest.mark.parametrize(("kronos", "kind"), [("none", NotFound), ("corrupt", Corrupt)])
@@ -134,9 +138,8 @@ def test_mode_kronos_lets_nothing_else_answer(
     store: Store, state: State, kronos: str, kind: type[Exception]
 ) -> None:
     state(kronos, "good")
-    with pytest.raises(
-        kind, match=r"; KRONOS_MODE=kronos lets nothing else answer in its place$"
-    ) as caught:
+    message = r"; KRONOS_MODE=kronos lets nothing else answer in its place$"
+    with pytest.raises(kind, match=message) as caught:
         choose(store, "kronos", "kronos")
     assert type(caught.value) is kind
 
@@ -146,9 +149,9 @@ def test_mode_simulated_serves_the_simulator_whatever_kronos_is(
     store: Store, state: State, kronos: str
 ) -> None:
     state(kronos, "good")
-    found = choose(store, "kronos", "simulated")
-    assert (found.version.uri, found.instead) == ("models:/kronos_simulated/1", None)
-    assert found.facts() == {"asked": "kronos", "mode": "simulated"}
+    choice = choose(store, "kronos", "simulated")
+    assert (choice.version.uri, choice.instead) == ("models:/kronos_simulated/1", None)
+    assert choice.facts() == {"asked": "kronos", "mode": "simulated"}
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -156,12 +159,8 @@ def test_a_reference_that_names_a_version_is_never_rerouted(
     store: Store, state: State, mode: Any
 ) -> None:
     state("good", "good")
-    for reference in (
-        "kronos/1",
-        "kronos@production",
-        "kronos/latest",
-        "models:/kronos/Production",
-    ):
+    references = ("kronos/1", "kronos@production", "kronos/latest", "models:/kronos/Production")
+    for reference in references:
         assert choose(store, reference, mode) == Choice(store.version("kronos", 1))
     with pytest.raises(NotFound, match="kronos has no version 9"):
         choose(store, "kronos/9", mode)
@@ -173,9 +172,9 @@ def test_a_reference_that_names_a_version_is_never_rerouted(
 @pytest.mark.parametrize("mode", MODES)
 def test_other_models_do_not_depend_on_the_mode(store: Store, state: State, mode: Any) -> None:
     state("good", "good")
-    found = choose(store, "kronos_simulated", mode)
-    assert found == Choice(store.version("kronos_simulated", 1))
-    assert found.facts() == {}
+    choice = choose(store, "kronos_simulated", mode)
+    assert choice == Choice(store.version("kronos_simulated", 1))
+    assert choice.facts() == {}
     state("good", "none")
     with pytest.raises(NotFound, match="kronos_simulated has nothing in production"):
         choose(store, "kronos_simulated", mode)
@@ -189,26 +188,23 @@ def test_where_neither_is_good_the_error_names_both_and_what_to_run(
     store: Store, state: State, kronos: str, simulator: str, kind: type[Exception]
 ) -> None:
     state(kronos, simulator)
-    with pytest.raises(
-        kind, match=r"^neither kronos nor kronos_simulated can be served: "
-    ) as caught:
+    both = r"^neither kronos nor kronos_simulated can be served: "
+    with pytest.raises(kind, match=both) as caught:
         choose(store, "kronos", "auto")
     assert type(caught.value) is kind
     why = {"none": "{} has nothing in production", "corrupt": "differs from what was registered"}
-    said = str(caught.value)
-    assert said.index(why[kronos].format("kronos")) < said.rindex(
-        why[simulator].format("kronos_simulated")
-    )
-    assert "`python -m jobs train kronos_simulated`" in said
-    assert "`python -m registry promote kronos_simulated VERSION`" in said
+    why_kronos = why[kronos].format("kronos")
+    why_simulator = why[simulator].format("kronos_simulated")
+    message = str(caught.value)
+    assert message.index(why_kronos) < message.rindex(why_simulator)
+    assert "`python -m jobs train kronos_simulated`" in message
+    assert "`python -m registry promote kronos_simulated VERSION`" in message
 
 
 def test_mode_simulated_without_a_simulator_says_what_to_run(store: Store, state: State) -> None:
     state("good", "none")
-    with pytest.raises(
-        NotFound,
-        match=r"^kronos_simulated has nothing in production; .*jobs train kronos_simulated",
-    ):
+    message = r"^kronos_simulated has nothing in production; .*jobs train kronos_simulated"
+    with pytest.raises(NotFound, match=message):
         choose(store, "kronos", "simulated")
 
 
@@ -219,11 +215,11 @@ def test_mode_simulated_without_a_simulator_says_what_to_run(store: Store, state
 def serving(
     settings: Settings, *arguments: str, **environment: str
 ) -> Iterator[subprocess.Popen[str]]:
-    """python -m serving; interrupted on leaving, if it still runs."""
-    told = {**os.environ, "KRONOS_VAR_DIR": str(settings.var_dir), **environment}
+    """python -m serving; terminated at the end, if it still runs."""
+    env = {**os.environ, "KRONOS_VAR_DIR": str(settings.var_dir), **environment}
     with subprocess.Popen(
         [sys.executable, "-m", "serving", *arguments],
-        cwd=CHECKOUT, env=told, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        cwd=CHECKOUT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
         try:
             yield process
@@ -231,32 +227,30 @@ def serving(
             process.send_signal(signal.SIGTERM)
 
 
-def ended(settings: Settings, *arguments: str, **environment: str) -> tuple[int, str, str]:
-    """Exit code, stdout, stderr."""
+def run_serving(settings: Settings, *arguments: str, **environment: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of python -m serving, run to its end."""
     with serving(settings, *arguments, **environment) as process:
         out, err = process.communicate(timeout=120)
     return process.returncode, out, err
 
 
 def predictions(url: str, rows: dict[str, Any], **params: Any) -> list[dict[str, Any]]:
-    reply = httpx.post(
-        f"{url}/invocations", json={"dataframe_split": rows, "params": params}, timeout=60
-    )
+    body = {"dataframe_split": rows, "params": params}
+    reply = httpx.post(f"{url}/invocations", json=body, timeout=60)
     assert reply.status_code == 200, reply.text
-    found: list[dict[str, Any]] = reply.json()["predictions"]
-    return found
+    answer: list[dict[str, Any]] = reply.json()["predictions"]
+    return answer
 
 
 def test_a_corrupt_kronos_is_replaced_loudly_and_every_row_says_simulated(
     store: Store, state: State
 ) -> None:
     state("corrupt", "good")
-    given = history(specs.simulator_spec("kronos_simulated", 5, names.LEVELS))
-    dated = given.assign(ds=given["ds"].dt.strftime("%Y-%m-%d"))
+    bars = history(specs.simulator_spec("kronos_simulated", 5, names.LEVELS))
+    dated = bars.assign(ds=bars["ds"].dt.strftime("%Y-%m-%d"))
     rows = {"columns": list(dated.columns), "data": dated.to_numpy(dtype=object).tolist()}
-    with serving(
-        store.settings, "start", "kronos", "--port", "0", HF_TOKEN=TOKEN, KRONOS_DEVICE="cpu"
-    ) as process:
+    variables = {"HF_TOKEN": TOKEN, "KRONOS_DEVICE": "cpu"}
+    with serving(store.settings, "start", "kronos", "--port", "0", **variables) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         ready = json.loads(process.stdout.readline())
@@ -264,31 +258,32 @@ def test_a_corrupt_kronos_is_replaced_loudly_and_every_row_says_simulated(
         prices = predictions(ready["url"], rows, seed=3, num_samples=50, output="prices")
         environment = Path(f"/proc/{ready['pid']}/environ").read_text().split("\0")
         process.send_signal(signal.SIGTERM)
-        said = process.stderr.read()
+        err = process.stderr.read()
         assert process.wait(30) == 130
-    where = {"model": "kronos_simulated", "version": 1, "asked": "kronos", "mode": "simulated"}
-    assert {key: ready[key] for key in ready if key not in ("url", "pid")} == where
+    facts = {"model": "kronos_simulated", "version": 1, "asked": "kronos", "mode": "simulated"}
+    assert {key: ready[key] for key in ready if key not in ("url", "pid")} == facts
     with store.load("kronos_simulated") as version:
-        direct = version.forecast(given, seed=3, num_samples=50)
+        direct = version.forecast(bars, seed=3, num_samples=50)
     npt.assert_allclose([row["q0.95"] for row in frame], direct["q0.95"], rtol=0, atol=1e-12)
     for row in frame + prices:
         assert row["notes"].startswith("simulated: filtered bootstrap of past bars, not Kronos")
     assert all(row["low"] <= min(row["open"], row["close"]) for row in prices)
-    assert "warning: kronos cannot be served: " in said
-    assert "config.json differs from what was registered" in said
-    assert (
-        "warning: serving models:/kronos_simulated/1 for kronos (KRONOS_MODE=auto): simulated, not Kronos"
-        in said
+    assert "warning: kronos cannot be served: " in err
+    assert "config.json differs from what was registered" in err
+    warning = (
+        "warning: serving models:/kronos_simulated/1 for kronos (KRONOS_MODE=auto): "
+        "simulated, not Kronos"
     )
+    assert warning in err
     assert "KRONOS_DEVICE=cpu" in environment
-    assert TOKEN not in "".join(environment) + said
+    assert TOKEN not in "".join(environment) + err
 
 
 def test_the_request_printed_for_kronos_is_one_that_its_stand_in_answers(
     store: Store, state: State
 ) -> None:
     state("none", "good")
-    code, out, _ = ended(store.settings, "request", "kronos")
+    code, out, _ = run_serving(store.settings, "request", "kronos")
     assert code == 0
     request = json.loads(out)["dataframe_split"]
     assert request["columns"] == ["unique_id", "ds", "y", "open", "high", "low", "close"]
@@ -297,18 +292,16 @@ def test_the_request_printed_for_kronos_is_one_that_its_stand_in_answers(
 
 def test_mode_kronos_without_kronos_ends_with_one_line(store: Store, state: State) -> None:
     state("none", "good")
-    code, out, err = ended(store.settings, "start", "kronos", "--port", "0", KRONOS_MODE="kronos")
+    arguments = ("start", "kronos", "--port", "0")
+    code, out, err = run_serving(store.settings, *arguments, KRONOS_MODE="kronos")
     assert (code, out) == (2, "")
-    assert (
-        err.strip()
-        .splitlines()[-1]
-        .startswith("error: NOT_FOUND: kronos has nothing in production")
-    )
+    last = err.strip().splitlines()[-1]
+    assert last.startswith("error: NOT_FOUND: kronos has nothing in production")
     assert "KRONOS_MODE=kronos lets nothing else answer" in err
 
 
 def test_an_empty_registry_ends_with_one_line_that_names_both(settings: Settings) -> None:
-    code, out, err = ended(settings, "start", "kronos", "--port", "0")
+    code, out, err = run_serving(settings, "start", "kronos", "--port", "0")
     assert (code, out) == (2, "")
     last = err.strip().splitlines()[-1]
     assert last.startswith(
@@ -322,7 +315,7 @@ def test_a_registry_out_of_reach_is_no_reason_to_simulate(settings: Settings) ->
         "KRONOS_TRACKING_URI": "http://127.0.0.1:9",
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     }
-    code, out, err = ended(settings, "start", "kronos", "--port", "0", **unreachable)
+    code, out, err = run_serving(settings, "start", "kronos", "--port", "0", **unreachable)
     assert (code, out) == (1, "")
     assert "error: MLFLOW: " in err
     assert "simulated" not in err

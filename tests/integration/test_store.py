@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy.testing as npt
 import pandas as pd
 import pytest
+from shared import SHARED
 
-from jobs.training import families, train
+from jobs.training import families, planning, train
+from jobs.training.references import References
 from mlprojects.baselines import model as baselines
 from mlprojects.baselines import settings as settings_of
 from registry.errors import BadInput, Corrupt, KronosError, NotFound
@@ -37,17 +39,14 @@ def settings(
 
 @pytest.fixture(scope="module")
 def history(panel: pd.DataFrame) -> pd.DataFrame:
-    return (
-        panel[panel["unique_id"].isin(["AAPL", "KO"])]
-        .groupby("unique_id")
-        .tail(80)[list(names.HISTORY)]
-        .reset_index(drop=True)
-    )
+    two_series = panel[panel["unique_id"].isin(["AAPL", "KO"])]
+    last = two_series.groupby("unique_id").tail(80)
+    return last[list(names.HISTORY)].reset_index(drop=True)
 
 
 def log(settings: Settings, history: pd.DataFrame, name: str, checkout: Path = CHECKOUT) -> Version:
     """A version of EWMA, logged from the code of `checkout`."""
-    spec = settings_of.spec(name, settings_of.Config(kind="ewma"))
+    spec = settings_of.spec(name, settings_of.Config(kind="ewma", **SHARED))
     forecaster = baselines.Ewma(spec)
     store = Store(settings)
     with tracking.start(settings, "tests", name):
@@ -67,11 +66,8 @@ def test_a_version_is_found_by_its_tags_number_and_alias(
     first, second = log(settings, history, "found"), log(settings, history, "found")
     store = Store(settings)
     store.set_alias("found", "production", first.version)
-    assert (
-        store.resolve("found")
-        == store.resolve("models:/found@production")
-        == store.version("found", 1)
-    )
+    assert store.resolve("found") == store.version("found", 1)
+    assert store.resolve("models:/found@production") == store.version("found", 1)
     assert [v.version for v in store.versions("found")] == [2, 1]
     assert store.find("found", {"colour": "blue"}) == store.version("found", second.version)
     assert store.find("found", {"colour": "red"}) is None
@@ -102,57 +98,50 @@ def test_a_flipped_byte_is_refused_at_load_with_the_files_name(
     store = Store(settings)
     version = log(settings, history, "flipped")
     root = store.fetch(version)
-    paths = [
-        p.relative_to(root)
-        for p in root.rglob("*")
-        if p.is_file() and p.name != "registered_model_meta"
-    ]
-    assert {
-        Path("MLmodel"),
-        Path("manifest.json"),
-        Path("loader.py"),
-        Path("artifacts/model/spec.json"),
-    } <= set(paths)
-    for name in paths:
-        path = root / name
-        whole = path.read_bytes()
-        middle = len(whole) // 2
-        path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
-        with pytest.raises(Corrupt, match=name.name):
+    files = [path for path in root.rglob("*") if path.is_file()]
+    files = [path for path in files if path.name != "registered_model_meta"]
+    expected = ("MLmodel", "manifest.json", "loader.py", "artifacts/model/spec.json")
+    assert {root / name for name in expected} <= set(files)
+    for path in files:
+        content = path.read_bytes()
+        middle = len(content) // 2
+        flipped = bytes([content[middle] ^ 1])
+        path.write_bytes(content[:middle] + flipped + content[middle + 1 :])
+        with pytest.raises(Corrupt, match=path.name):
             store.load("flipped/1")
-        path.write_bytes(whole)
+        path.write_bytes(content)
     assert len(store.load("flipped/1").forecast(history)) == 10
 
 
 def test_a_version_of_other_code_runs_in_a_process_of_its_own(
     settings: Settings, history: pd.DataFrame, tmp_path: Path
 ) -> None:
-    """The same file name, another formula: both versions answer with their own."""
-    other = tmp_path / "checkout"
+    """The same file name with another formula: each version uses its own code."""
+    checkout = tmp_path / "checkout"
     for folder in ("registry", "mlprojects"):
-        shutil.copytree(CHECKOUT / folder, other / folder)
-    shutil.copy(CHECKOUT / "requirements.lock", other)
-    source = other / "mlprojects" / "baselines" / "model.py"
+        shutil.copytree(CHECKOUT / folder, checkout / folder)
+    shutil.copy(CHECKOUT / "requirements.lock", checkout)
+    source = checkout / "mlprojects" / "baselines" / "model.py"
     formula = "return _every_step(sigma * ndtri(self.spec.levels), horizon)"
     assert formula in source.read_text()
-    source.write_text(
-        source.read_text().replace(formula, formula.replace("sigma *", "3 * sigma *"))
-    )
+    tripled = formula.replace("sigma *", "3 * sigma *")
+    source.write_text(source.read_text().replace(formula, tripled))
     store = Store(settings)
     log(settings, history, "coded")
-    log(settings, history, "coded", other)
-    with store.load("coded/1") as ours, store.load("coded/2") as theirs:
-        assert (ours.in_this_process, theirs.in_this_process) == (True, False)
-        here, there = ours.forecast(history, horizon=2), theirs.forecast(history, horizon=2)
-        npt.assert_allclose(there["q0.95"], 3 * here["q0.95"], rtol=1e-12)
-        assert there["ds"].tolist() == here["ds"].tolist()
-        assert theirs.forecast(history, output="packed")["shape"] == [2, 5, 12]
+    log(settings, history, "coded", checkout)
+    with store.load("coded/1") as same_code, store.load("coded/2") as other_code:
+        assert (same_code.in_this_process, other_code.in_this_process) == (True, False)
+        frame = same_code.forecast(history, horizon=2)
+        tripled_frame = other_code.forecast(history, horizon=2)
+        npt.assert_allclose(tripled_frame["q0.95"], 3 * frame["q0.95"], rtol=1e-12)
+        assert tripled_frame["ds"].tolist() == frame["ds"].tolist()
+        assert other_code.forecast(history, output="packed")["shape"] == [2, 5, 12]
 
 
 def test_a_version_survives_being_loaded_by_a_python_that_writes_bytecode(
     settings: Settings, history: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Plain MLflow imports the version's code from its folder, where Python then leaves __pycache__ folders."""
+    """Plain MLflow imports the code of a version from its folder, and Python adds __pycache__."""
     monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
     monkeypatch.delenv("PYTHONPYCACHEPREFIX", raising=False)
     store = Store(settings)
@@ -190,20 +179,21 @@ def test_everything_lies_under_var_and_no_mlruns_appears(
 ) -> None:
     store = Store(settings)
     log(settings, history, "placed")
-    places = [e.artifact_location for e in store.client.search_experiments()]
-    assert len(places) >= 2
-    assert all(place.startswith(settings.artifacts) for place in places)
+    locations = [e.artifact_location for e in store.client.search_experiments()]
+    assert len(locations) >= 2
+    assert all(location.startswith(settings.artifacts) for location in locations)
     assert not (CHECKOUT / "mlruns").exists()
 
 
 def test_same_commit_data_and_seed_give_the_same_weights_file(settings: Settings) -> None:
-    store, files = Store(settings), []
+    store = Store(settings)
+    files = []
     for _ in range(2):
-        what = train.plan(settings, "nbeats", {"report_until": "2020-02-28"}, seed=3, tiny=True)
-        root = store.fetch(train.train(settings, what, train.Reference()).version)
+        plan = planning.plan(settings, "nbeats", {"report_until": "2020-02-28"}, seed=3, tiny=True)
+        root = store.fetch(train.train(settings, plan, References()).version)
         files.append((root / "artifacts" / "model" / "weights.safetensors").read_bytes())
     assert files[0] == files[1]
-    reused = train.train(settings, what, train.Reference(), reuse=True)
+    reused = train.train(settings, plan, References(), reuse=True)
     assert reused.reused
     assert reused.version.version == 2
 
@@ -222,21 +212,22 @@ def _train(settings: Settings, *arguments: str) -> subprocess.Popen[str]:
 def test_training_killed_at_any_point_leaves_whole_versions_only_and_a_rerun_finishes(
     settings: Settings,
 ) -> None:
-    store, overrides = Store(settings), {"report_until": "2020-02-28"}
-    what = train.plan(settings, "naive", overrides, seed=0, tiny=False)
-    production = train.train(settings, what, train.Reference()).version.version
+    store = Store(settings)
+    overrides = {"report_until": "2020-02-28"}
+    plan = planning.plan(settings, "naive", overrides, seed=0, tiny=False)
+    production = train.train(settings, plan, References()).version.version
     store.set_alias("naive", "production", production)
-    for word, later_s in (("evaluating", 0.0), ("registering", 0.1), ("registering", 0.5)):
+    for word, delay_s in (("evaluating", 0.0), ("registering", 0.1), ("registering", 0.5)):
         with _train(settings, "naive", "--report_until", overrides["report_until"]) as process:
             assert process.stderr is not None
             assert any(word in line for line in process.stderr)
-            time.sleep(later_s)
+            time.sleep(delay_s)
             process.send_signal(signal.SIGKILL)
             process.communicate()
         assert store.resolve("naive").version == production
         for version in store.versions("naive"):
             store.fetch(version)
-    assert train.train(settings, what, train.Reference()).version.version > production
+    assert train.train(settings, plan, References()).version.version > production
 
 
 @pytest.mark.parametrize(
@@ -257,7 +248,7 @@ def test_bad_settings_are_refused_before_anything_starts(
     settings: Settings, model: str, overrides: dict[str, str], code: str
 ) -> None:
     with pytest.raises(KronosError) as caught:
-        train.plan(settings, model, overrides, seed=0, tiny=False)
+        planning.plan(settings, model, overrides, seed=0, tiny=False)
     assert caught.value.code == code
 
 
@@ -299,6 +290,5 @@ def test_every_config_is_an_entry_point() -> None:
     import yaml
 
     entry_points = yaml.safe_load((CHECKOUT / "MLproject").read_text())["entry_points"]
-    assert {f"train_{model}" for model in families.all_models()} == {
-        n for n in entry_points if n.startswith("train_")
-    }
+    trainings = {name for name in entry_points if name.startswith("train_")}
+    assert trainings == {f"train_{model}" for model in families.all_models()}

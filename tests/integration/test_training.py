@@ -1,4 +1,4 @@
-"""What a training starts from and what it says of it: fine-tuned weights, simulators, data."""
+"""The start of a training and its record: fine-tuned weights, simulators, data."""
 
 import json
 import signal
@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
-from jobs.training import evaluate, train
-from jobs.training.report import Reference
+from jobs.training import evaluate, planning, train
+from jobs.training.references import References
 from registry.errors import BadConfig, BadInput, Conflict, NotFound
 from registry.settings import CHECKOUT, Settings
 from registry.versions.store import MANIFEST_TAG, Store
@@ -32,17 +32,17 @@ def settings(
 
 
 @pytest.fixture(scope="module")
-def reference() -> Reference:
-    return Reference()
+def reference() -> References:
+    return References()
 
 
-def plan(settings: Settings, model: str, **told: Any) -> train.Plan:
-    return train.plan(settings, model, SHORT | told, seed=0, tiny=True)
+def plan(settings: Settings, model: str, **overrides: Any) -> planning.Plan:
+    return planning.plan(settings, model, SHORT | overrides, seed=0, tiny=True)
 
 
 @pytest.fixture(scope="module")
-def versions(settings: Settings, reference: Reference) -> dict[str, Version]:
-    """A hardly trained kronos and its simulator."""
+def versions(settings: Settings, reference: References) -> dict[str, Version]:
+    """A barely trained kronos and its simulator."""
     return {
         name: train.train(settings, plan(settings, name), reference).version
         for name in ("kronos", "kronos_simulated")
@@ -63,37 +63,38 @@ def test_what_training_measured_is_logged_to_its_run(
 
 
 def test_a_simulator_says_so_wherever_it_is_looked_at(
-    settings: Settings, versions: Mapping[str, Version], reference: Reference
+    settings: Settings, versions: Mapping[str, Version], reference: References
 ) -> None:
     run = run_of(settings, versions["kronos_simulated"])
     assert versions["kronos_simulated"].tags["simulated"] == run.tags["simulated"] == "true"
     assert run.metrics["simulated"] == 1
-    found = evaluate.evaluate(settings, ["kronos_simulated/1"], SHORT, reference)
-    assert found.summary()["versions"][0]["simulated"] is True
+    evaluation = evaluate.evaluate(settings, ["kronos_simulated/1"], SHORT, reference)
+    assert evaluation.summary()["versions"][0]["simulated"] is True
     assert run_of(settings, versions["kronos"]).metrics.get("simulated") is None
     assert "simulated" not in versions["kronos"].tags
 
 
 def test_fine_tuning_starts_from_a_verified_version_and_says_from_which(
-    settings: Settings, versions: Mapping[str, Version], reference: Reference
+    settings: Settings, versions: Mapping[str, Version], reference: References
 ) -> None:
-    store, start = Store(settings), versions["kronos"]
+    store = Store(settings)
+    start = versions["kronos"]
     store.set_tag("kronos", 1, "pretrained_until", "2024-06-30")
-    what = plan(settings, "kronos", start_from="kronos/1")
-    assert what.recipe != plan(settings, "kronos").recipe
-    tuned = train.train(settings, what, reference).version
+    fine_tuning = plan(settings, "kronos", start_from="kronos/1")
+    assert fine_tuning.recipe != plan(settings, "kronos").recipe
+    tuned = train.train(settings, fine_tuning, reference).version
     tags = tuned.tags
     assert tags["weight_source"] == "fine-tuned from kronos/1 (trained here@none)"
     assert tags["weight_revision"] == start.tags[MANIFEST_TAG]
     assert tags["pretrained_until"] == "2024-06-30"
     assert tags["leakage"] == "pretrained until 2024-06-30; reported are sessions after 2010-12-31"
     assert run_of(settings, tuned).params["start_from"] == "kronos/1"
-    found = evaluate.evaluate(settings, [f"kronos/{tuned.version}"], SHORT, reference)
-    assert found.versions[0].leakage == tags["leakage"]
+    evaluation = evaluate.evaluate(settings, [f"kronos/{tuned.version}"], SHORT, reference)
+    assert evaluation.versions[0].leakage == tags["leakage"]
 
 
 def test_the_recipe_is_that_of_the_version_that_the_start_names_now(
-    settings: Settings, versions: Mapping[str, Version], reference: Reference
+    settings: Settings, versions: Mapping[str, Version], reference: References
 ) -> None:
     store = Store(settings)
     store.set_alias("kronos", "staging", versions["kronos"].version)
@@ -104,28 +105,18 @@ def test_the_recipe_is_that_of_the_version_that_the_start_names_now(
 
 
 def test_a_start_that_cannot_be_is_refused_before_anything_is_trained(
-    settings: Settings, versions: Mapping[str, Version], reference: Reference
+    settings: Settings, versions: Mapping[str, Version], reference: References
 ) -> None:
     with pytest.raises(NotFound, match="kronos has no version 99"):
         plan(settings, "kronos", start_from="kronos/99")
-    train.train(
-        settings,
-        plan(settings, "ewma", data="bars", fit_until="2009-12-31", choose_until="2010-12-31"),
-        reference,
-    )
-    with pytest.raises(
-        BadConfig,
-        match=r"start_from is models:/ewma/1 of family baselines; kronos starts from one of",
-    ):
+    dates = {"fit_until": "2009-12-31", "choose_until": "2010-12-31"}
+    train.train(settings, plan(settings, "ewma", data="bars", **dates), reference)
+    message = r"start_from is models:/ewma/1 of family baselines; kronos starts from one of"
+    with pytest.raises(BadConfig, match=message):
         plan(settings, "kronos", start_from="ewma/1")
-    with pytest.raises(BadInput) as caught:  # it was chosen on 2010
-        plan(
-            settings,
-            "kronos",
-            start_from="kronos/1",
-            fit_until="2008-12-31",
-            choose_until="2009-12-31",
-        )
+    earlier = {"fit_until": "2008-12-31", "choose_until": "2009-12-31"}
+    with pytest.raises(BadInput) as caught:  # kronos/1 was chosen on 2010
+        plan(settings, "kronos", start_from="kronos/1", **earlier)
     assert caught.value.code == "LEAKAGE"
     assert versions["kronos"].tags["trained_until"] == "2010-12-31"
 
@@ -140,22 +131,17 @@ def test_a_model_of_bars_is_not_trained_on_returns(settings: Settings) -> None:
     with pytest.raises(BadInput) as caught:
         plan(settings, "kronos_simulated", **panel)
     assert caught.value.code == "MISSING_COLUMN"
-    assert (
-        "kronos_simulated needs ['open', 'high', 'low', 'close'], which panel lacks"
-        in caught.value.message
-    )
+    missing = "kronos_simulated needs ['open', 'high', 'low', 'close'], which panel lacks"
+    assert missing in caught.value.message
 
 
-LONGER: dict[str, Any] = {
-    "tokenizer_steps": 9,
-    "steps": 60,
-    "patience": 99,
-}  # enough to be killed on its way
+# Long enough to be killed before the end.
+LONGER: dict[str, Any] = {"tokenizer_steps": 9, "steps": 60, "patience": 99}
 
 
 def program() -> list[str]:
     """`python -m jobs train kronos` with SHORT and LONGER."""
-    options = [word for key, value in (SHORT | LONGER).items() for word in (f"--{key}", str(value))]
+    options = [f"--{key}={value}" for key, value in (SHORT | LONGER).items()]
     return [sys.executable, "-m", "jobs", "train", "kronos", "--tiny", *options]
 
 
@@ -164,27 +150,26 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 def test_a_training_that_was_killed_goes_on_and_gives_the_same_weights(
-    reference: Reference, new_registry: Callable[[Path], Settings], tmp_path: Path
+    reference: References, new_registry: Callable[[Path], Settings], tmp_path: Path
 ) -> None:
-    whole, killed = (new_registry(tmp_path / name) for name in ("whole", "killed"))
-    train.train(whole, plan(whole, "kronos", **LONGER), reference)
+    uninterrupted = new_registry(tmp_path / "uninterrupted")
+    killed = new_registry(tmp_path / "killed")
+    pattern = "checkpoints/*/predictor.safetensors"
+    train.train(uninterrupted, plan(uninterrupted, "kronos", **LONGER), reference)
     with subprocess.Popen(
         program(),
         cwd=CHECKOUT,
         env=environment(killed),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-    ) as first:
+    ) as process:
         deadline = time.monotonic() + 120
-        while (
-            not list(killed.state_dir.glob("checkpoints/*/predictor.safetensors"))
-            and time.monotonic() < deadline
-        ):
-            assert first.poll() is None
+        while not list(killed.state_dir.glob(pattern)) and time.monotonic() < deadline:
+            assert process.poll() is None
             time.sleep(0.01)
-        first.send_signal(signal.SIGKILL)
+        process.send_signal(signal.SIGKILL)
     assert Store(killed).names() == []
-    [checkpoint] = killed.state_dir.glob("checkpoints/*/predictor.safetensors")
+    [checkpoint] = killed.state_dir.glob(pattern)
     with safe_open(checkpoint, framework="pt") as file:
         assert 0 < json.loads(file.metadata()["state"])["step"] < 60
     done = subprocess.run(
@@ -196,31 +181,33 @@ def test_a_training_that_was_killed_goes_on_and_gives_the_same_weights(
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    roots = [Store(one).fetch(Store(one).resolve("kronos/1")) for one in (whole, killed)]
+    roots = []
+    for registry in (uninterrupted, killed):
+        store = Store(registry)
+        roots.append(store.fetch(store.resolve("kronos/1")))
     for part in ("tokenizer", "predictor"):
         files = [root / "artifacts" / "model" / part / "model.safetensors" for root in roots]
         assert files[0].read_bytes() == files[1].read_bytes()
-    assert list(killed.state_dir.glob("checkpoints/*/")) == []  # nothing is left to resume
+    assert list(killed.state_dir.glob("checkpoints/*/")) == []  # nothing to resume
 
 
 def test_the_same_training_twice_at_once_is_refused(
-    settings: Settings, reference: Reference
+    settings: Settings, reference: References
 ) -> None:
-    what = plan(settings, "kronos")
-    with (
-        train._alone(settings.state_dir / "checkpoints" / what.recipe[:16], "kronos"),
-        pytest.raises(Conflict) as caught,
-    ):
-        train.train(settings, what, reference)
+    training = plan(settings, "kronos")
+    folder = settings.state_dir / "checkpoints" / training.recipe[:16]
+    with train._alone(folder, "kronos"), pytest.raises(Conflict) as caught:
+        train.train(settings, training, reference)
     assert "is being trained with these very settings already" in caught.value.message
 
 
 def test_window_and_clip_of_the_settings_are_frozen_into_a_version(compiled: Settings) -> None:
-    told = Settings(var_dir=compiled.var_dir, max_context=48, clip=3.0)
-    config = train.plan(told, "kronos", SHORT, seed=0, tiny=True).config
+    settings = Settings(var_dir=compiled.var_dir, max_context=48, clip=3.0)
+    config = planning.plan(settings, "kronos", SHORT, seed=0, tiny=True).config
     assert (getattr(config, "max_context", None), getattr(config, "clip", None)) == (48, 3.0)
-    config = train.plan(told, "kronos", SHORT | {"max_context": 44}, seed=0, tiny=True).config
+    config = planning.plan(
+        settings, "kronos", SHORT | {"max_context": 44}, seed=0, tiny=True
+    ).config
     assert getattr(config, "max_context", None) == 44
-    assert not hasattr(
-        train.plan(told, "ewma", {}, seed=0, tiny=True).config, "clip"
-    )  # no setting of its own
+    ewma = planning.plan(settings, "ewma", {}, seed=0, tiny=True).config
+    assert not hasattr(ewma, "clip")  # it has no such setting

@@ -1,4 +1,4 @@
-"""Kronos sampled the plain way, as upstream does: every step of every sample reads the whole window.
+"""Kronos sampled the plain way of upstream: every step of every sample reads the whole window.
 
 Tests and benchmark compare with it. It shares only the modules and the random numbers with the
 sampler.

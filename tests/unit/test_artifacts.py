@@ -13,7 +13,7 @@ from registry.versions import artifacts, manifest
 
 @pytest.fixture
 def version(tmp_path: Path) -> Path:
-    """A folder laid out like a logged version: the real code of `baselines`, a model, MLflow's files."""
+    """A folder like a logged version: the real code of `baselines`, a model, MLflow's files."""
     staged = tmp_path / "staged"
     artifacts.stage(
         staged,
@@ -33,8 +33,8 @@ def version(tmp_path: Path) -> Path:
 
 def test_a_sealed_version_verifies_and_lists_every_file(version: Path) -> None:
     listed = manifest.verify(version, manifest_sha256=manifest.sha256(version / "manifest.json"))
-    found = {p.relative_to(version).as_posix() for p in version.rglob("*") if p.is_file()}
-    assert set(listed["files"]) == found - {"manifest.json"}
+    files = {p.relative_to(version).as_posix() for p in version.rglob("*") if p.is_file()}
+    assert set(listed["files"]) == files - {"manifest.json"}
     assert listed["files"]["MLmodel"] == {
         "sha256": manifest.sha256(version / "MLmodel"),
         "size": 12,
@@ -44,14 +44,13 @@ def test_a_sealed_version_verifies_and_lists_every_file(version: Path) -> None:
 def test_one_flipped_byte_in_any_file_is_refused_with_its_name(version: Path) -> None:
     expected = manifest.sha256(version / "manifest.json")
     for path in [p for p in version.rglob("*") if p.is_file()]:
-        whole = path.read_bytes()
-        for position in {0, len(whole) // 2, len(whole) - 1}:
-            path.write_bytes(
-                whole[:position] + bytes([whole[position] ^ 0x10]) + whole[position + 1 :]
-            )
+        content = path.read_bytes()
+        for position in {0, len(content) // 2, len(content) - 1}:
+            flipped = bytes([content[position] ^ 0x10])
+            path.write_bytes(content[:position] + flipped + content[position + 1 :])
             with pytest.raises(Corrupt, match=path.name):
                 manifest.verify(version, manifest_sha256=expected)
-        path.write_bytes(whole)
+        path.write_bytes(content)
     manifest.verify(version, manifest_sha256=expected)
 
 
@@ -117,11 +116,8 @@ def test_code_that_was_edited_while_this_process_ran_is_other_code(
 
 
 def test_a_version_holds_only_the_code_that_inference_needs(version: Path) -> None:
-    code = {
-        name
-        for name in json.loads((version / "manifest.json").read_text())["files"]
-        if name.startswith("code/")
-    }
+    files = json.loads((version / "manifest.json").read_text())["files"]
+    code = {name for name in files if name.startswith("code/")}
     assert "code/registry/versions/store.py" not in code
     assert "code/mlprojects/__init__.py" not in code
     assert {"code/registry/versions/pyfunc.py", "code/mlprojects/baselines/model.py"} <= code

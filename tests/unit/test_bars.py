@@ -1,4 +1,4 @@
-"""What a daily bar is: every check with the bar that breaks it, what is filled in, what is corrected."""
+"""Daily bars: every check with a bar that breaks it, the filled values and the corrections."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,14 +16,14 @@ Columns = dict[str, np.ndarray]
 IDS = ("ALFA", "BRAVO")
 BOUNDS = np.array([0, 3, 6])
 
-# Two series of three sessions; y of a series' first session is free, the others follow from the closes.
+# Two series of three sessions. The first y of a series is free, the others follow from the closes.
 CLOSE = [100.0, 110.0, 99.0, 50.0, 50.0, 51.0]
 
 
 def columns(**changes: Any) -> Columns:
     """Possible bars of both series; `changes` replace whole columns."""
     close = np.array(CLOSE)
-    whole = {
+    possible = {
         "y": np.array([0.3, np.log(1.1), np.log(0.9), -0.2, 0.0, np.log(1.02)]),
         "open": close - 1.0,
         "high": close + 2.0,
@@ -32,23 +32,23 @@ def columns(**changes: Any) -> Columns:
         "volume": np.array([10.0, 0.0, 30.0, 40.0, 50.0, 60.0]),
         "amount": np.array([1e3, 0.0, 3e3, 2e3, 3e3, 3e3]),
     }
-    return {**whole, **changes}
+    return {**possible, **changes}
 
 
 def with_value(column: str, row: int, value: float) -> Columns:
-    found = columns()
-    changed = found[column].copy()
+    possible = columns()
+    changed = possible[column].copy()
     changed[row] = value
-    return {**found, column: changed}
+    return {**possible, column: changed}
+
+
+NOT_POSITIVE = "1 rows have a price that is not positive"
+OUTSIDE = "1 rows have open or close outside low..high"
 
 
 def test_possible_bars_pass_with_and_without_volume_and_amount():
     bars.check(columns(), IDS, BOUNDS)
-    bars.check(
-        {name: values for name, values in columns().items() if name not in ("volume", "amount")},
-        IDS,
-        BOUNDS,
-    )
+    bars.check({name: columns()[name] for name in ("y", *names.OHLC)}, IDS, BOUNDS)
 
 
 def test_a_bar_whose_four_prices_are_one_is_possible():
@@ -59,31 +59,47 @@ def test_a_bar_whose_four_prices_are_one_is_possible():
 @pytest.mark.parametrize(
     ("broken", "code", "message"),
     [
-        (lambda: with_value("low", 1, 0.0), "BAD_PRICE", "1 rows have a price that is not positive, first row 1"),
-        (lambda: with_value("open", 4, -1.0), "BAD_PRICE", "1 rows have a price that is not positive, first row 4"),
+        (lambda: with_value("low", 1, 0.0), "BAD_PRICE", f"{NOT_POSITIVE}, first row 1"),
+        (lambda: with_value("open", 4, -1.0), "BAD_PRICE", f"{NOT_POSITIVE}, first row 4"),
         (
             lambda: columns(high=columns()["low"], low=columns()["high"]),
             "BAD_BAR",
             "6 rows have high below low, first row 0",
         ),
-        (lambda: with_value("open", 2, 102.0), "BAD_BAR", "1 rows have open or close outside low..high, first row 2"),
-        (lambda: with_value("open", 3, 46.0), "BAD_BAR", "1 rows have open or close outside low..high, first row 3"),
-        (lambda: with_value("high", 1, 109.5), "BAD_BAR", "1 rows have open or close outside low..high, first row 1"),
-        (lambda: with_value("low", 5, 51.5), "BAD_BAR", "1 rows have open or close outside low..high, first row 5"),
-        (lambda: with_value("volume", 5, -1.0), "BAD_VOLUME", "1 rows have negative volume, first row 5"),
-        (lambda: with_value("amount", 0, -0.5), "BAD_VOLUME", "1 rows have negative amount, first row 0"),
+        (lambda: with_value("open", 2, 102.0), "BAD_BAR", f"{OUTSIDE}, first row 2"),
+        (lambda: with_value("open", 3, 46.0), "BAD_BAR", f"{OUTSIDE}, first row 3"),
+        (lambda: with_value("high", 1, 109.5), "BAD_BAR", f"{OUTSIDE}, first row 1"),
+        (lambda: with_value("low", 5, 51.5), "BAD_BAR", f"{OUTSIDE}, first row 5"),
+        (
+            lambda: with_value("volume", 5, -1.0),
+            "BAD_VOLUME",
+            "1 rows have negative volume, first row 5",
+        ),
+        (
+            lambda: with_value("amount", 0, -0.5),
+            "BAD_VOLUME",
+            "1 rows have negative amount, first row 0",
+        ),
         (
             lambda: with_value("y", 2, np.log(0.9) + 2e-4),
             "PRICE_BASIS",
-            "1 rows have y that is not the log return of close; put the bars on one price basis: multiply them by "
-            "adj_close / close, first row 2",
+            "1 rows have y that is not the log return of close; put the bars on one price basis: "
+            "multiply them by adj_close / close, first row 2",
         ),
     ],
     ids=[
-        "a price of 0", "a negative price", "high and low exchanged", "open above high", "open below low",
-        "close above high", "close below low", "negative volume", "negative amount", "y of another price basis",
+        "a price of 0",
+        "a negative price",
+        "high and low exchanged",
+        "open above high",
+        "open below low",
+        "close above high",
+        "close below low",
+        "negative volume",
+        "negative amount",
+        "y of another price basis",
     ],
-)  # fmt: skip
+)
 def test_an_impossible_bar_is_refused_by_code_and_row(
     broken: Callable[[], Columns], code: str, message: str
 ):
@@ -114,7 +130,8 @@ def test_a_series_of_one_close_is_refused_and_said_by_its_place():
         bars.check(constant, IDS, BOUNDS)
     assert caught.value.code == "CONSTANT"
     assert caught.value.message == (
-        "series 2 of 2 has one and the same close in all 3 sessions; there is nothing to forecast it by"
+        "series 2 of 2 has one and the same close in all 3 sessions; "
+        "there is nothing to forecast it by"
     )
 
 
@@ -122,7 +139,7 @@ def test_a_series_of_one_session_is_not_called_constant():
     bars.check({name: values[:4] for name, values in columns().items()}, IDS, np.array([0, 3, 4]))
 
 
-# --- what is filled in --------------------------------------------------------------------------
+# --- filled values ------------------------------------------------------------------------------
 
 
 def test_whole_bars_are_taken_as_they_are_in_the_order_of_a_bar():
@@ -132,7 +149,8 @@ def test_whole_bars_are_taken_as_they_are_in_the_order_of_a_bar():
 
 
 def test_missing_volume_is_0_and_so_is_the_amount_that_follows_from_it():
-    sent = {name: values for name, values in columns().items() if name not in ("volume", "amount")}
+    sent = columns()
+    del sent["volume"], sent["amount"]
     filled, notes = bars.complete(sent)
     assert notes == {
         "volume": "volume was missing and taken as 0",
@@ -142,9 +160,9 @@ def test_missing_volume_is_0_and_so_is_the_amount_that_follows_from_it():
 
 
 def test_missing_amount_is_the_mean_of_the_four_prices_times_volume():
-    filled, notes = bars.complete(
-        {name: values for name, values in columns().items() if name != "amount"}
-    )
+    sent = columns()
+    del sent["amount"]
+    filled, notes = bars.complete(sent)
     assert notes == {"amount": "amount was missing and taken as mean price x volume"}
     # The first session: (99 + 102 + 97 + 100) / 4 x 10 = 995; the second has no volume
     npt.assert_allclose(filled[:2, 5], [995.0, 0.0], rtol=1e-15)
@@ -152,35 +170,29 @@ def test_missing_amount_is_the_mean_of_the_four_prices_times_volume():
 
 
 def test_an_amount_that_was_sent_without_volume_is_kept():
-    filled, notes = bars.complete(
-        {name: values for name, values in columns().items() if name != "volume"}
-    )
+    sent = columns()
+    del sent["volume"]
+    filled, notes = bars.complete(sent)
     assert notes == {"volume": "volume was missing and taken as 0"}
     npt.assert_array_equal(filled[:, 5], columns()["amount"])
 
 
-# --- what is corrected --------------------------------------------------------------------------
+# --- corrections --------------------------------------------------------------------------------
 
-#                open  high   low  close volume amount
+# open, high, low, close, volume, amount
 POSSIBLE = [101.0, 103.0, 99.0, 102.0, 5.0, 500.0]
 IMPOSSIBLE = [
-    (
-        [101.0, 100.0, 99.0, 102.0, 5.0, 500.0],
-        [101.0, 102.0, 99.0, 102.0, 5.0, 500.0],
-    ),  # high below open and close
-    (
-        [101.0, 103.0, 102.5, 102.0, 5.0, 500.0],
-        [101.0, 103.0, 101.0, 102.0, 5.0, 500.0],
-    ),  # low above both
-    ([101.0, 99.0, 103.0, 102.0, 5.0, 500.0], [101.0, 103.0, 99.0, 102.0, 5.0, 500.0]),  # exchanged
-    (
-        [101.0, 103.0, -7.0, 102.0, 5.0, 500.0],
-        [101.0, 103.0, 1.0, 102.0, 5.0, 500.0],
-    ),  # floored at 1 % of 100
-    (
-        [0.2, 0.4, 0.1, 0.3, 5.0, 500.0],
-        [1.0, 1.0, 1.0, 1.0, 5.0, 500.0],
-    ),  # all of it below the floor
+    # high below open and close
+    ([101.0, 100.0, 99.0, 102.0, 5.0, 500.0], [101.0, 102.0, 99.0, 102.0, 5.0, 500.0]),
+    # low above both
+    ([101.0, 103.0, 102.5, 102.0, 5.0, 500.0], [101.0, 103.0, 101.0, 102.0, 5.0, 500.0]),
+    # high and low exchanged
+    ([101.0, 99.0, 103.0, 102.0, 5.0, 500.0], [101.0, 103.0, 99.0, 102.0, 5.0, 500.0]),
+    # low below the floor, 1 % of 100
+    ([101.0, 103.0, -7.0, 102.0, 5.0, 500.0], [101.0, 103.0, 1.0, 102.0, 5.0, 500.0]),
+    # all prices below the floor
+    ([0.2, 0.4, 0.1, 0.3, 5.0, 500.0], [1.0, 1.0, 1.0, 1.0, 5.0, 500.0]),
+    # negative volume and amount
     ([101.0, 103.0, 99.0, 102.0, -5.0, -0.1], [101.0, 103.0, 99.0, 102.0, 0.0, 0.0]),
 ]
 
@@ -194,8 +206,8 @@ def path(*sampled: list[float]) -> np.ndarray:
 def test_an_impossible_bar_becomes_the_possible_one_next_to_it(
     sampled: list[float], fixed: list[float]
 ):
-    found, changed = bars.correct(path(POSSIBLE, sampled, POSSIBLE), np.array([100.0]))
-    npt.assert_array_equal(found, path(POSSIBLE, fixed, POSSIBLE))
+    corrected, changed = bars.correct(path(POSSIBLE, sampled, POSSIBLE), np.array([100.0]))
+    npt.assert_array_equal(corrected, path(POSSIBLE, fixed, POSSIBLE))
     npt.assert_allclose(changed, [1 / 3], rtol=1e-15)
 
 
@@ -210,13 +222,13 @@ def test_the_share_of_changed_bars_is_counted_over_the_paths_and_steps_of_a_seri
 
 def test_every_series_has_a_floor_of_its_own():
     low = [1.0, 1.0, 1.0, 1.0, 0.0, 0.0]
-    found, changed = bars.correct(np.array([[[low]], [[low]]]), np.array([50.0, 1000.0]))
-    npt.assert_array_equal(found[:, 0, 0, :4], [[1.0] * 4, [10.0] * 4])
+    corrected, changed = bars.correct(np.array([[[low]], [[low]]]), np.array([50.0, 1000.0]))
+    npt.assert_array_equal(corrected[:, 0, 0, :4], [[1.0] * 4, [10.0] * 4])
     npt.assert_array_equal(changed, [0.0, 1.0])
 
 
 def sampled_paths(seed: int, spread: float) -> np.ndarray:
-    """Bars [3, 5, 4, 6] that know nothing of each other's order."""
+    """Bars [3, 5, 4, 6] of independent numbers, mostly impossible."""
     return np.random.default_rng(seed).normal(100.0, spread, (3, 5, 4, 6))
 
 
@@ -225,15 +237,15 @@ def test_corrected_bars_are_possible_and_correcting_them_again_changes_nothing(
     seed: int, spread: float
 ):
     last = np.array([100.0, 1.0, 5000.0])
-    once, _ = bars.correct(sampled_paths(seed, spread), last)
-    open_, high, low, close, volume, amount = np.moveaxis(once, 3, 0)
+    corrected, _ = bars.correct(sampled_paths(seed, spread), last)
+    open_, high, low, close, volume, amount = np.moveaxis(corrected, 3, 0)
     assert (low > 0).all()
     assert (low <= np.minimum(open_, close)).all()
     assert (np.maximum(open_, close) <= high).all()
     assert (volume >= 0).all()
     assert (amount >= 0).all()
-    again, changed = bars.correct(once, last)
-    npt.assert_array_equal(again, once)
+    again, changed = bars.correct(corrected, last)
+    npt.assert_array_equal(again, corrected)
     npt.assert_array_equal(changed, 0.0)
 
 
@@ -251,18 +263,18 @@ def test_the_first_return_of_a_path_is_from_the_last_known_close():
     closes = [[[110.0, 99.0], [100.0, 200.0]], [[25.0, 50.0], [50.0, 50.0]]]  # [N, S, H]
     price_paths = np.ones((2, 2, 2, 6))
     price_paths[..., 3] = closes
-    found = bars.path_returns(price_paths, np.array([100.0, 50.0]))
+    returns = bars.path_returns(price_paths, np.array([100.0, 50.0]))
     expected = [
         [[np.log(1.1), np.log(0.9)], [0.0, np.log(2.0)]],
         [[-np.log(2.0), np.log(2.0)], [0.0, 0.0]],
     ]
-    npt.assert_allclose(found, expected, rtol=1e-14, atol=1e-15)
+    npt.assert_allclose(returns, expected, rtol=1e-14, atol=1e-15)
 
 
 def test_returns_of_a_path_add_up_to_its_last_close():
     price_paths = np.exp(sampled_paths(0, 1.0) - 100.0)
     last = np.array([1.0, 2.0, 3.0])
-    found = bars.path_returns(price_paths, last).sum(axis=2)
+    total = bars.path_returns(price_paths, last).sum(axis=2)
     npt.assert_allclose(
-        found, np.log(price_paths[:, :, -1, 3] / last[:, None]), rtol=1e-12, atol=1e-14
+        total, np.log(price_paths[:, :, -1, 3] / last[:, None]), rtol=1e-12, atol=1e-14
     )

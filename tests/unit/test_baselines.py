@@ -1,4 +1,4 @@
-"""The baselines: against slow forms, against a study's numbers, and what a forecast may depend on."""
+"""The baselines: against slow forms and a study's numbers, and the dependence of a forecast."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from scipy.stats import norm
+from shared import SHARED
 from watched import Run
 
 from mlprojects.baselines import model, train
@@ -32,8 +33,9 @@ DAYS = calendars.next_sessions("XNYS", pd.Timestamp("2014-12-31"), 1200)
 FIT_UNTIL, CHOOSE_UNTIL = (f"{DAYS[i]:%Y-%m-%d}" for i in (546, 699))
 KINDS = ("naive", "ewma", "fhs", "har", "garch", "gjr")
 
-# A study of the same panel in per cent (20 stocks, origins 2011-01-03..2018-12-21), so that its constant is 100 times
-# ours: features own 1.5, 5, 22, 90 sessions, market 1.5, 5, 22, 90, constant; one row per step.
+# A study of the same panel in per cent (20 stocks, origins 2011-01-03..2018-12-21), so that its
+# constant is 100 times ours: features own 1.5, 5, 22, 90 sessions, market 1.5, 5, 22, 90, constant;
+# one row per step.
 STUDY = np.array(
     [
         [0.165, -0.079, 0.381, 0.473, 0.260, 0.273, -0.188, -0.499, 0.226],
@@ -69,7 +71,7 @@ def trained(
     kind: str, folder: Path, history: pd.DataFrame | None = None, **settings: Any
 ) -> Trained:
     dates = {"fit_until": FIT_UNTIL, "choose_until": CHOOSE_UNTIL}
-    config = family_settings.Config(kind=kind, **{**dates, **settings})
+    config = family_settings.Config(kind=kind, **SHARED | dates | settings)
     return train.train(
         simulated() if history is None else history, config, name=kind, seed=0, run=Run(folder)
     )
@@ -93,7 +95,7 @@ def forecaster(request: pytest.FixtureRequest, forecasters: dict[str, Any]) -> A
     return forecasters[request.param]
 
 
-# --- what a forecast says ---------------------------------------------------------------------
+# --- forecasts --------------------------------------------------------------------------------
 
 
 def volatility_by_recursion(y: np.ndarray) -> np.ndarray:
@@ -150,11 +152,10 @@ def average_by_recursion(x: np.ndarray, half_life: float) -> np.ndarray:
 
 def features_by_loop(y: np.ndarray, market: np.ndarray) -> np.ndarray:
     """[T, 9]: own and market averages of |y| at half-lives 1.5, 5, 22, 90, and 1."""
-    own = [average_by_recursion(np.abs(y), hl) for hl in (1.5, 5, 22, 90)]
-    market_wide = [average_by_recursion(market, hl) for hl in (1.5, 5, 22, 90)]
-    return np.array(
-        [[*(f[t] for f in own), *(f[t] for f in market_wide), 1.0] for t in range(len(y))]
-    )
+    half_lives = (1.5, 5, 22, 90)
+    own_averages = [average_by_recursion(np.abs(y), half_life) for half_life in half_lives]
+    market_averages = [average_by_recursion(market, half_life) for half_life in half_lives]
+    return np.stack([*own_averages, *market_averages, np.ones(len(y))], axis=1)
 
 
 def arrays(history: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
@@ -201,16 +202,15 @@ def test_har_says_expected_size_times_half_own_and_half_pooled_residual_quantile
 def test_the_mean_is_the_integral_of_the_trained_quantiles_whatever_levels_are_asked_for(
     forecaster: Any,
 ):
-    whole, median = (
-        predict(forecaster, simulated()),
-        predict(forecaster, simulated(), levels=(0.5,)),
-    )
-    npt.assert_allclose(whole.mean, quantile_mean(whole.quantiles, names.LEVELS), rtol=1e-12)
-    npt.assert_array_equal(median.mean, whole.mean)
-    npt.assert_array_equal(median.quantiles[:, :, 0], whole.quantiles[:, :, 5])
+    forecast = predict(forecaster, simulated())
+    median = predict(forecaster, simulated(), levels=(0.5,))
+    expected = quantile_mean(forecast.quantiles, names.LEVELS)
+    npt.assert_allclose(forecast.mean, expected, rtol=1e-12)
+    npt.assert_array_equal(median.mean, forecast.mean)
+    npt.assert_array_equal(median.quantiles[:, :, 0], forecast.quantiles[:, :, 5])
 
 
-# --- what a forecast may depend on ------------------------------------------------------------
+# --- dependence of a forecast -----------------------------------------------------------------
 
 
 @hypothesis_settings(max_examples=15)
@@ -218,10 +218,8 @@ def test_the_mean_is_the_integral_of_the_trained_quantiles_whatever_levels_are_a
 def test_a_series_is_forecast_the_same_alone_and_among_others(
     forecasters: dict[str, Any], seed: int, lengths: list[int]
 ):
-    whole = simulated(seed, n=len(lengths))
-    rows = [
-        whole[whole[names.UNIQUE_ID] == f"S{i}"].tail(length) for i, length in enumerate(lengths)
-    ]
+    full = simulated(seed, n=len(lengths))
+    rows = [full[full[names.UNIQUE_ID] == f"S{i}"].tail(length) for i, length in enumerate(lengths)]
     history = pd.concat(rows, ignore_index=True)
     for forecaster in forecasters.values():
         together = predict(forecaster, history)
@@ -351,33 +349,33 @@ def test_pooled_residuals_are_the_quantiles_of_a_plain_list():
             features, sigma = features_by_loop(y, market), volatility_by_recursion(y)
             scale = np.maximum(features @ coefficients[h - 1], 0.2 * sigma)
             z += [y[t + h] / scale[t] for t in range(252, 400 - h)]
-        found = train.pooled_residuals(history, coefficients, names.LEVELS, 252)[h - 1]
-        npt.assert_allclose(found, np.quantile(z, names.LEVELS), rtol=1e-10)
+        pool = train.pooled_residuals(history, coefficients, names.LEVELS, 252)[h - 1]
+        npt.assert_allclose(pool, np.quantile(z, names.LEVELS), rtol=1e-10)
 
 
 def test_coefficients_on_the_built_in_panel_are_those_of_the_study(panel: pd.DataFrame):
     days = pd.DatetimeIndex(panel[names.DS].unique())
-    last = days.get_loc(
-        pd.Timestamp("2018-12-21")
-    )  # origin; the study gave every step the same origins
+    # The last origin; the study used the same origins for every step.
+    last = days.get_loc(pd.Timestamp("2018-12-21"))
     for h in range(1, 6):
-        seen = panel[panel[names.DS] <= days[last + h]]
-        found = train.fit_har(seen, h, 252)[h - 1]
-        npt.assert_allclose(
-            found * [*[1] * 8, 100], STUDY[h - 1], atol=6e-4
-        )  # printed with three digits
+        until_outcome = panel[panel[names.DS] <= days[last + h]]
+        coefficients = train.fit_har(until_outcome, h, 252)[h - 1]
+        # The study prints three digits.
+        npt.assert_allclose(coefficients * [*[1] * 8, 100], STUDY[h - 1], atol=6e-4)
 
 
 def test_coefficients_do_not_see_sessions_after_fit_until_nor_pool_after_choose_until(
     tmp_path: Path,
 ):
     history = simulated()
-    seen = history[history[names.DS] <= CHOOSE_UNTIL]
+    until_choice = history[history[names.DS] <= CHOOSE_UNTIL]
     later = history[names.DS] > FIT_UNTIL
-    changed = seen.assign(y=seen[names.Y].where(~later, 3 * seen[names.Y]))
-    first, second = (trained("har", tmp_path, frame).forecaster for frame in (seen, changed))
-    npt.assert_array_equal(second.coefficients, first.coefficients)
-    assert (second.pool != first.pool).any()  # the pool reaches to choose_until
+    changed = until_choice.assign(y=until_choice[names.Y].where(~later, 3 * until_choice[names.Y]))
+    before, after = (
+        trained("har", tmp_path, frame).forecaster for frame in (until_choice, changed)
+    )
+    npt.assert_array_equal(after.coefficients, before.coefficients)
+    assert (after.pool != before.pool).any()  # the pool reaches to choose_until
 
 
 def test_training_says_how_many_numbers_it_fitted_and_shows_them(tmp_path: Path):
@@ -398,7 +396,7 @@ def test_har_is_not_fitted_on_series_that_are_too_short(tmp_path: Path):
 
 def test_a_warm_up_shorter_than_that_of_the_average_is_refused():
     with pytest.raises(BadConfig, match="warmup is 59, expected 60 or more"):
-        family_settings.Config(kind="har", warmup=59)
+        family_settings.Config(kind="har", warmup=59, **SHARED)
 
 
 def test_saved_and_loaded_model_forecasts_the_same(forecaster: Any, tmp_path: Path):
@@ -418,14 +416,15 @@ def test_saved_and_loaded_model_forecasts_the_same(forecaster: Any, tmp_path: Pa
 def test_fhs_scores_on_real_prices_what_the_study_measured(
     panel: pd.DataFrame, forecasters: dict[str, Any]
 ):
-    # The study, 749 origins 2020-01-02..2022-12-20, in per cent: pinball .5649, coverage .498, .785, .890
+    # The study, 749 origins 2020-01-02..2022-12-20, in per cent: pinball .5649,
+    # coverage .498, .785, .890.
     origins = origins_between(panel, "2020-01-01", "2022-12-28", 5)
     origins = origins[origins <= "2022-12-20"]
     assert len(origins) == 749
-    found = means(scores(rolling(forecasters["fhs"], panel, origins, 5))).iloc[0]
-    npt.assert_allclose(100 * found["pinball"], 0.5649, atol=5e-5)
+    averages = means(scores(rolling(forecasters["fhs"], panel, origins, 5))).iloc[0]
+    npt.assert_allclose(100 * averages["pinball"], 0.5649, atol=5e-5)
     npt.assert_allclose(
-        found[["coverage_50", "coverage_80", "coverage_90"]].astype(float),
+        averages[["coverage_50", "coverage_80", "coverage_90"]].astype(float),
         [0.498, 0.785, 0.890],
         atol=6e-4,
     )
@@ -434,16 +433,16 @@ def test_fhs_scores_on_real_prices_what_the_study_measured(
 def test_har_beats_fhs_on_real_prices_by_what_the_study_measured(
     panel: pd.DataFrame, forecasters: dict[str, Any], tmp_path: Path
 ):
-    # The study, 2020: 1.81 % with a pool that rolls; ours was frozen at the end of 2019
-    seen = panel[panel[names.DS] <= "2019-12-31"]
+    # The study, 2020: 1.81 % with a rolling pool; ours ends with 2019.
+    until_choice = panel[panel[names.DS] <= "2019-12-31"]
     har = trained(
-        "har", tmp_path, seen, fit_until="2018-12-31", choose_until="2019-12-31"
+        "har", tmp_path, until_choice, fit_until="2018-12-31", choose_until="2019-12-31"
     ).forecaster
     origins = origins_between(panel, "2020-01-01", "2021-01-08", 5)
     assert (len(origins), str(origins[-1].date())) == (253, "2020-12-31")
-    ours, theirs = (scores(rolling(f, panel, origins, 5)) for f in (har, forecasters["fhs"]))
-    npt.assert_allclose(100 * against(ours, theirs).skill, 1.81, atol=0.1)
-    assert (means(ours, "unique_id")["crps"] < means(theirs, "unique_id")["crps"]).sum() >= 18
+    of_har, of_fhs = (scores(rolling(f, panel, origins, 5)) for f in (har, forecasters["fhs"]))
+    npt.assert_allclose(100 * against(of_har, of_fhs).skill, 1.81, atol=0.1)
+    assert (means(of_har, "unique_id")["crps"] < means(of_fhs, "unique_id")["crps"]).sum() >= 18
 
 
 def test_the_volatility_floor_is_below_any_real_volatility(panel: pd.DataFrame):

@@ -1,4 +1,4 @@
-"""Trading sessions: which dates are sessions, and which come next."""
+"""Trading sessions: which dates are sessions, and the next sessions after a date."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,8 +16,10 @@ def days(*dates: str) -> list[pd.Timestamp]:
 
 
 def test_next_sessions_skip_the_weekend_and_new_years_holiday():
-    found = calendars.next_sessions("XNYS", pd.Timestamp("2022-12-28"), 5)
-    assert list(found) == days("2022-12-29", "2022-12-30", "2023-01-03", "2023-01-04", "2023-01-05")
+    sessions = calendars.next_sessions("XNYS", pd.Timestamp("2022-12-28"), 5)
+    assert list(sessions) == days(
+        "2022-12-29", "2022-12-30", "2023-01-03", "2023-01-04", "2023-01-05"
+    )
 
 
 def test_a_cutoff_that_is_no_session_is_followed_by_the_next_one():
@@ -33,31 +35,30 @@ def test_a_cutoff_with_a_time_of_day_counts_as_its_date():
 
 
 def test_closed_days_are_not_sessions_whether_planned_or_not():
-    # 11 September, hurricane Sandy (two days), Good Friday, Juneteenth and New Year observed; beside a plain Wednesday.
+    # 11 September, hurricane Sandy (two days), Good Friday, Juneteenth and New Year observed.
+    # One of the dates is a plain Wednesday.
     closed = days(
         "2001-09-11", "2012-10-29", "2012-10-30", "2022-04-15", "2022-06-20", "2023-01-02"
     )
-    asked = pd.DatetimeIndex([*closed[::-1], pd.Timestamp("2022-12-28"), closed[0]])
-    assert list(calendars.not_sessions("XNYS", asked)) == closed
+    dates = pd.DatetimeIndex([*closed[::-1], pd.Timestamp("2022-12-28"), closed[0]])
+    assert list(calendars.not_sessions("XNYS", dates)) == closed
 
 
 def test_sessions_include_both_ends():
     assert list(calendars.sessions("XNYS", "2022-12-30", "2023-01-04")) == days(
         "2022-12-30", "2023-01-03", "2023-01-04"
     )
-    assert (
-        len(calendars.sessions("XNYS", "2010-01-04", "2022-12-28")) == 3270
-    )  # as many as skfolio has prices
+    # skfolio has 3270 prices in this period.
+    assert len(calendars.sessions("XNYS", "2010-01-04", "2022-12-28")) == 3270
 
 
 def test_many_cutoffs_give_what_one_by_one_gives():
     cutoffs = calendars.sessions("XNYS", "2019-11-01", "2020-03-31")
-    found = calendars.next_sessions_many("XNYS", cutoffs, 7)
-    assert found.shape == (len(cutoffs), 7)
-    assert found.dtype == np.dtype("datetime64[ns]")
-    npt.assert_array_equal(
-        found, [calendars.next_sessions("XNYS", cutoff, 7).to_numpy() for cutoff in cutoffs]
-    )
+    sessions = calendars.next_sessions_many("XNYS", cutoffs, 7)
+    assert sessions.shape == (len(cutoffs), 7)
+    assert sessions.dtype == np.dtype("datetime64[ns]")
+    expected = [calendars.next_sessions("XNYS", cutoff, 7).to_numpy() for cutoff in cutoffs]
+    npt.assert_array_equal(sessions, expected)
 
 
 def test_no_cutoffs_give_no_sessions():
@@ -84,9 +85,8 @@ def test_an_unknown_calendar_is_not_found():
 
 def test_a_cutoff_too_near_the_calendars_end_is_refused():
     last = calendars.next_sessions("XNYS", pd.Timestamp.now().normalize(), 200)[-1]
-    with pytest.raises(
-        BadHistory, match=r"XNYS is known until .*, too early for 100 sessions"
-    ) as caught:
+    message = r"XNYS is known until .*, too early for 100 sessions"
+    with pytest.raises(BadHistory, match=message) as caught:
         calendars.next_sessions("XNYS", last, 100)
     assert caught.value.code == "CALENDAR_END"
 
@@ -112,7 +112,7 @@ def test_threads_get_the_same_sessions_and_cannot_change_them():
             pool.map(lambda _: calendars.next_sessions_many("XNYS", cutoffs, 5), range(32))
         )
     for answer in answers:
-        answer[:] = np.datetime64("1999-01-01")  # a copy of the caller's own
+        answer[:] = np.datetime64("1999-01-01")  # every caller has a copy
     assert list(calendars.next_sessions("XNYS", pd.Timestamp("2022-12-28"), 1)) == days(
         "2022-12-29"
     )

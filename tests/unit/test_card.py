@@ -1,12 +1,12 @@
-"""The model card: its numbers are the run's, its first line says the most important ones."""
+"""The model card: it has the numbers of the run, and the most important ones in its first line."""
 
-from jobs.training import card, families
+from jobs.training import card, configs, families
 from registry.forecast import names
 
 
 def test_card_begins_with_the_headline_and_ends_with_the_familys_card() -> None:
     ewma = families.find("ewma")
-    spec = ewma.spec(families.load_config(ewma, {}))
+    spec = ewma.spec(configs.load_config(ewma, {}))
     keys = ("levels", "trained_until", "universe", "data_digest", "git_commit", "licence")
     tags = {key: f"<{key}>" for key in keys}
     metrics = {"crps": 0.0112983, "skill_vs_fhs": -0.00083, "coverage_90": 0.894}

@@ -1,4 +1,4 @@
-"""Which files of ours a module runs, found in the sources."""
+"""Which files of this project a module runs, by reading the sources."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def imported(checkout: Path, source: str) -> set[str]:
-    """Files beside itself that a model with this source runs."""
+    """Files, beside its own, that a model with this source runs."""
     model = checkout / "mlprojects" / "family" / "model.py"
     model.write_text(source)
     files = {path.as_posix() for path in closure(checkout, "mlprojects.family.model")}
@@ -44,7 +44,8 @@ ERRORS = {"registry/__init__.py", "registry/errors.py"}
         ("try:\n    import registry.errors\nexcept ImportError:\n    pass\n", ERRORS),
         ("if TYPE_CHECKING:\n    import registry.store\n", set()),
         (
-            "if typing.TYPE_CHECKING:\n    import registry.store\nelse:\n    import registry.errors\n",
+            "if typing.TYPE_CHECKING:\n    import registry.store\n"
+            "else:\n    import registry.errors\n",
             ERRORS,
         ),
         ("if not TYPE_CHECKING:\n    import registry.errors\n", ERRORS),
@@ -65,10 +66,8 @@ def test_imports_of_imports_count_and_circles_end(checkout: Path) -> None:
 
 def test_an_edited_file_is_read_again(checkout: Path) -> None:
     assert imported(checkout, "import registry.errors\n") == ERRORS
-    assert (
-        imported(checkout, "import json  # and nothing of ours, in a file of another size\n")
-        == set()
-    )
+    other_size = "import json  # and nothing of ours, in a file of another size\n"
+    assert imported(checkout, other_size) == set()
 
 
 def test_a_relative_import_is_refused(checkout: Path) -> None:

@@ -1,4 +1,4 @@
-"""One table of all codes: every error that is raised stands in it, with its class."""
+"""One table of all error codes: every raised code is in it, with its class."""
 
 import ast
 import subprocess
@@ -12,7 +12,7 @@ from registry.codes import BY_STATUS, CODES, REQUEST, from_code, rows
 from registry.settings import CHECKOUT
 
 KINDS = {name: kind for name, kind in vars(errors).items() if isinstance(kind, type)}
-# Code that is handed a code: its callers name it, and are looked at instead.
+# Functions that take a code as an argument; the tests check their callers.
 PASSED_ON = {
     ("registry/forecast/bars.py", "_refuse"),
     ("registry/codes.py", "from_code"),
@@ -30,10 +30,10 @@ def sources() -> list[Path]:
 
 
 def constants(node: ast.expr) -> set[str] | None:
-    """Codes that an expression can be; None where it is computed."""
+    """Codes that an expression can be; None if it is computed."""
     if isinstance(node, ast.IfExp):
-        both = constants(node.body), constants(node.orelse)
-        return None if None in both else set.union(*both)  # type: ignore[arg-type]
+        branches = constants(node.body), constants(node.orelse)
+        return None if None in branches else set.union(*branches)  # type: ignore[arg-type]
     if isinstance(node, ast.Constant):
         return {str(node.value)}
     return None
@@ -44,23 +44,22 @@ def raised() -> Iterator[tuple[str, str, set[str] | None, str]]:
     for path in sources():
         place = path.relative_to(CHECKOUT).as_posix()
         tree = ast.parse(path.read_text())
-        functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)]
-        for call in [n for n in ast.walk(tree) if isinstance(n, ast.Call)]:
-            given = [word.value for word in call.keywords if word.arg == "code"]
-            if given:
-                inside = [
-                    f.name for f in functions if f.lineno <= call.lineno <= (f.end_lineno or 0)
-                ]
-                yield (
-                    place,
-                    ast.unparse(call.func),
-                    constants(given[0]),
-                    inside[-1] if inside else "",
-                )
+        functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+        for call in [node for node in ast.walk(tree) if isinstance(node, ast.Call)]:
+            for keyword in call.keywords:
+                if keyword.arg == "code":
+                    kind = ast.unparse(call.func)
+                    yield place, kind, constants(keyword.value), enclosing(call, functions)
+
+
+def enclosing(call: ast.Call, functions: list[ast.FunctionDef]) -> str:
+    """Name of the innermost function around a call; empty at module level."""
+    around = [f.name for f in functions if f.lineno <= call.lineno <= (f.end_lineno or 0)]
+    return around[-1] if around else ""
 
 
 def test_every_code_that_is_raised_stands_in_the_table_with_its_class() -> None:
-    seen = set()
+    raised_codes = set()
     for place, kind, codes, function in raised():
         if codes is None:
             assert (place, function) in PASSED_ON, f"{place}: {function} computes a code"
@@ -70,17 +69,17 @@ def test_every_code_that_is_raised_stands_in_the_table_with_its_class() -> None:
             assert CODES[code].kind is KINDS[kind], (
                 f"{place}: {code} is a {CODES[code].kind.__name__}"
             )
-        seen |= codes
-    handed = {"BAD_PRICE", "BAD_BAR", "BAD_VOLUME", "PRICE_BASIS"}  # to bars._refuse
-    defaults = {kind.code for kind in KINDS.values()}
-    assert seen | handed | defaults | {"WORKER", "TRIAL"} == set(CODES), "a code that nobody raises"
+        raised_codes |= codes
+    raised_codes |= {"BAD_PRICE", "BAD_BAR", "BAD_VOLUME", "PRICE_BASIS"}  # through bars._refuse
+    raised_codes |= {kind.code for kind in KINDS.values()}
+    raised_codes |= {"WORKER", "TRIAL"}
+    assert raised_codes == set(CODES), "a code that nobody raises"
 
 
 def test_codes_that_are_handed_on_stand_in_the_table() -> None:
     tree = ast.parse((CHECKOUT / "registry" / "forecast" / "bars.py").read_text())
-    calls = [
-        n for n in ast.walk(tree) if isinstance(n, ast.Call) and ast.unparse(n.func) == "_refuse"
-    ]
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    calls = [call for call in calls if ast.unparse(call.func) == "_refuse"]
     codes = {call.args[2].value for call in calls if isinstance(call.args[2], ast.Constant)}
     assert len(calls) == 7
     assert codes == {"BAD_PRICE", "BAD_BAR", "BAD_VOLUME", "PRICE_BASIS"}
@@ -107,7 +106,7 @@ def test_a_code_of_other_code_keeps_its_name_and_the_kind_of_its_status(status: 
 
 
 def test_rows_of_requests_say_status_and_meaning() -> None:
-    listed = {code: (status, when) for code, status, when in rows(REQUEST)}
+    listed = {code: (status, meaning) for code, status, meaning in rows(REQUEST)}
     assert listed["TOO_SHORT"] == (400, "fewer sessions than the model or its training needs")
     assert listed["NOT_AVAILABLE"][0] == 422
     assert "LEAKAGE" not in listed

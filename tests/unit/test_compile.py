@@ -1,4 +1,4 @@
-"""The compiled built-in data: values, refusals, and what a full disk or a kill leaves."""
+"""The compiled built-in data: values, refusals, and the files after a full disk or a kill."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ import numpy.testing as npt
 import pandas as pd
 import pytest
 
-from jobs.data import market, processed, products, sources, validate
+from jobs.data import catalog, market, processed, products, sources, validate
 from jobs.data.compile import build, check_sources, compile_builtin, identify
 from jobs.data.digest import data_digest
 from jobs.data.qa import describe_source
@@ -26,7 +26,7 @@ from registry.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Remade by `python -m jobs compile --source builtin`; a change means that the source prices changed.
+# `python -m jobs compile --source builtin` remakes them; a change means other source prices.
 PANEL_DIGEST = "16acbe98b66224c552b0c49bb2f6f970e04dcac6ce6d5739991092b5c3e475ab"
 BARS_DIGEST = "abd9a18fe8b5ec854f682eca28b8e2c83da3ee3cb97b1fb01a2cd875a9adb92b"
 
@@ -50,27 +50,24 @@ def summary(settings):
 
 @pytest.fixture(scope="module")
 def panel(settings):
-    return processed.load_panel(settings)
+    return catalog.PANEL.load(settings).history
 
 
 @pytest.fixture(scope="module")
 def bars(settings):
-    return processed.load_bars(settings)
+    return catalog.BARS.load(settings).history
 
 
 def contents(settings: Settings) -> dict[str, bytes]:
     """Every file below var/, temporaries included."""
-    return {
-        str(path): path.read_bytes()
-        for path in sorted(settings.var_dir.rglob("*"))
-        if path.is_file()
-    }
+    paths = sorted(path for path in settings.var_dir.rglob("*") if path.is_file())
+    return {str(path): path.read_bytes() for path in paths}
 
 
 def row(frame: pd.DataFrame, name: str, day: str) -> pd.Series:
-    found = frame[(frame[names.UNIQUE_ID] == name) & (frame[names.DS] == day)]
-    assert len(found) == 1
-    return found.iloc[0]
+    rows = frame[(frame[names.UNIQUE_ID] == name) & (frame[names.DS] == day)]
+    assert len(rows) == 1
+    return rows.iloc[0]
 
 
 # --- the panel ----------------------------------------------------------------------------------
@@ -78,8 +75,15 @@ def row(frame: pd.DataFrame, name: str, day: str) -> pd.Series:
 
 def test_the_panel_holds_twenty_stocks_on_every_session_from_2010(panel):
     assert list(panel.columns) == [
-        "unique_id", "ds", "y", "market_abs_return", "index_return", "sector", "news_count", "tweet_count",
-    ]  # fmt: skip
+        "unique_id",
+        "ds",
+        "y",
+        "market_abs_return",
+        "index_return",
+        "sector",
+        "news_count",
+        "tweet_count",
+    ]
     assert panel["unique_id"].unique().tolist() == sorted(sources.SECTORS)
     sessions = calendars.sessions("XNYS", "2010-01-04", "2022-12-28")
     for _, series in panel.groupby("unique_id"):
@@ -87,7 +91,8 @@ def test_the_panel_holds_twenty_stocks_on_every_session_from_2010(panel):
 
 
 def test_the_first_and_last_returns_are_those_of_the_quoted_prices(panel):
-    # skfolio quotes AAPL at 6.397 on 2009-12-31 and 6.496 on 2010-01-04; XOM at 108.408 and 106.627 at the end.
+    # skfolio quotes AAPL at 6.397 on 2009-12-31 and 6.496 on 2010-01-04,
+    # and XOM at 108.408 and 106.627 at the end.
     npt.assert_allclose(row(panel, "AAPL", "2010-01-04")["y"], math.log(6.496 / 6.397), rtol=1e-14)
     npt.assert_allclose(
         row(panel, "XOM", "2022-12-28")["y"], math.log(106.627 / 108.408), rtol=1e-14
@@ -113,7 +118,7 @@ def test_market_abs_return_is_the_mean_over_the_twenty_stocks(panel):
 def test_the_market_says_over_which_universe_it_was_taken(settings):
     market = pd.read_parquet(settings.processed_dir / "market_daily.parquet")
     assert market["universe"].unique().tolist() == ["sp500-20"]
-    universe = processed.load_universe(settings)
+    universe = catalog.PANEL.load(settings).dataset.universe
     assert universe.symbols == tuple(sorted(sources.SECTORS))
     assert (
         universe.digest == hashlib.sha256("\n".join(sorted(sources.SECTORS)).encode()).hexdigest()
@@ -146,18 +151,17 @@ def test_y_follows_from_the_adjusted_closes(bars):
 
 
 def test_a_split_moves_neither_return_nor_volume(bars):
-    # AAPL, two for one on 2005-02-28. Quoted: close 88.99 then 44.86, volume 16348400 then 11635900; adjusted
-    # close 5.718228 then 5.765135.
+    # AAPL, two for one on 2005-02-28. Quoted: close 88.99 then 44.86, volume 16348400 then
+    # 11635900; adjusted close 5.718228 then 5.765135 (six decimals).
     before, after = row(bars, "AAPL", "2005-02-25"), row(bars, "AAPL", "2005-02-28")
-    npt.assert_allclose(
-        after["y"], math.log(5.765135 / 5.718228), atol=2e-7
-    )  # adj_close as printed above
+    npt.assert_allclose(after["y"], math.log(5.765135 / 5.718228), atol=2e-7)
     npt.assert_allclose([before["volume"], after["volume"]], [2 * 16348400, 11635900])
     npt.assert_allclose([before["close_unadjusted"], after["close_unadjusted"]], [88.99, 44.86])
 
 
 def test_prices_of_a_bar_share_one_factor_and_amount_is_mean_price_times_volume(bars):
-    # AAPL on 2000-03-02: open 127, high 127.94, low 120.69, close 122, adjusted close 3.919675; two splits follow.
+    # AAPL on 2000-03-02: open 127, high 127.94, low 120.69, close 122, adjusted close 3.919675;
+    # two splits follow.
     bar = row(bars, "AAPL", "2000-03-02")
     quoted = np.array([127.0, 127.94, 120.69, 122.0])
     npt.assert_allclose(bar[list(sources.OHLC)].astype(float), quoted * 3.919675 / 122.0, rtol=1e-6)
@@ -169,14 +173,12 @@ def test_the_split_table_names_every_large_step_of_the_adjustment_and_no_other(p
     raw = prices[sources.STOCK_BARS]
     factor = raw["adj_close"] / raw["close"]
     step = factor / factor.groupby(raw["unique_id"]).shift()
-    large = raw[step > 1.2].assign(
-        step=step
-    )  # the largest dividend, MSFT's 3 dollars of 2004, is 1.11
-    found = {
-        (name, f"{ds:%Y-%m-%d}"): ratio
-        for name, ds, ratio in large[["unique_id", "ds", "step"]].to_numpy()
-    }
-    assert found == pytest.approx(sources.SPLITS, rel=1e-6)
+    # The largest dividend, MSFT's 3 dollars of 2004, is a step of 1.11.
+    large = raw[step > 1.2].assign(step=step)
+    splits = {}
+    for name, ds, ratio in large[["unique_id", "ds", "step"]].to_numpy():
+        splits[name, f"{ds:%Y-%m-%d}"] = ratio
+    assert splits == pytest.approx(sources.SPLITS, rel=1e-6)
 
 
 def test_an_index_is_left_as_it_was_quoted(bars, prices):
@@ -199,27 +201,28 @@ def test_the_market_of_the_bars_is_both_indices_and_its_return_that_of_the_sp500
 
 
 def test_a_session_that_is_no_session_of_the_indices_is_refused(bars):
-    indices = bars[bars["unique_id"].isin(market.US_INDICES.symbols)]
+    indices = bars[bars["unique_id"].isin(catalog.BARS.universe.symbols)]
     daily = market.market_daily(
-        indices, indices[indices["unique_id"] == "SP500"], market.US_INDICES
+        indices, indices[indices["unique_id"] == "SP500"], catalog.BARS.universe
     )
     assert market.with_market(bars[["unique_id", "ds", "y"]], daily)["index_return"].notna().all()
     with pytest.raises(BadHistory) as caught:
         market.with_market(bars[["unique_id", "ds", "y"]], daily[daily["ds"] != "2012-05-21"])
     assert caught.value.code == "BAD_SOURCE"
     assert caught.value.message == (
-        "7 sessions are none of the market's (us-index-2), first AAPL 2012-05-21; every series needs the market columns"
+        "7 sessions are none of the market's (us-index-2), first AAPL 2012-05-21; "
+        "every series needs the market columns"
     )
 
 
 def test_a_data_set_says_where_it_is_from_and_over_which_universe(settings, panel, bars):
-    found = {name: processed.load(settings, name) for name in ("panel", "bars")}
-    pd.testing.assert_frame_equal(found["panel"].history, panel)
-    pd.testing.assert_frame_equal(found["bars"].history, bars)
-    assert [data.digest for data in found.values()] == [PANEL_DIGEST, BARS_DIGEST]
-    assert [data.universe.name for data in found.values()] == ["sp500-20", "us-index-2"]
+    data_sets = {name: catalog.find(name).load(settings) for name in ("panel", "bars")}
+    pd.testing.assert_frame_equal(data_sets["panel"].history, panel)
+    pd.testing.assert_frame_equal(data_sets["bars"].history, bars)
+    assert [data.digest for data in data_sets.values()] == [PANEL_DIGEST, BARS_DIGEST]
+    assert [data.dataset.universe.name for data in data_sets.values()] == ["sp500-20", "us-index-2"]
     digest = hashlib.sha256(b"NASDAQ\nSP500").hexdigest()
-    assert found["bars"].universe.tag == f"us-index-2@{digest[:12]}"
+    assert data_sets["bars"].dataset.universe.tag == f"us-index-2@{digest[:12]}"
 
 
 # --- digest and summary -------------------------------------------------------------------------
@@ -227,9 +230,9 @@ def test_a_data_set_says_where_it_is_from_and_over_which_universe(settings, pane
 
 def test_digests_are_the_same_on_every_machine(prices, settings):
     assert identify(prices)["digests"] == {"panel": PANEL_DIGEST, "bars": BARS_DIGEST}
-    assert [processed.data_digest(settings, file) for file in processed.FILES] == [
-        PANEL_DIGEST
-    ] * 3 + [BARS_DIGEST]
+    for dataset, digest in ((catalog.PANEL, PANEL_DIGEST), (catalog.BARS, BARS_DIGEST)):
+        for file in dataset.files:
+            assert processed.stored_metadata(settings, file)["digest"] == digest
 
 
 def test_a_digest_is_the_sha256_of_names_iso_days_and_little_endian_prices():
@@ -272,22 +275,14 @@ def test_the_summary_accounts_for_every_source_row(summary):
 
 
 def test_the_summary_reports_gaps_and_sessions_without_volume(summary, prices):
-    assert [source["missing_sessions"] for source in summary["sources"].values()] == [
-        [],
-        [],
-        [],
-        [],
-    ]
-    assert summary["sources"][sources.INDEX_BARS]["zero_volume"] == [
-        "NASDAQ 2015-05-12",
-        "NASDAQ 2018-01-09",
-    ]
+    missing = [source["missing_sessions"] for source in summary["sources"].values()]
+    assert missing == [[], [], [], []]
+    zero_volume = summary["sources"][sources.INDEX_BARS]["zero_volume"]
+    assert zero_volume == ["NASDAQ 2015-05-12", "NASDAQ 2018-01-09"]
     source = prices[sources.STOCK_INDEX]
     gappy = products.log_returns(source).drop(index=[10, 11])
-    assert describe_source(source, gappy, "XNYS")["missing_sessions"] == [
-        "SP500 1990-01-17",
-        "SP500 1990-01-18",
-    ]
+    missing = describe_source(source, gappy, "XNYS")["missing_sessions"]
+    assert missing == ["SP500 1990-01-17", "SP500 1990-01-18"]
 
 
 # --- refusals -----------------------------------------------------------------------------------
@@ -314,7 +309,8 @@ CLOSE, BAR = sources.STOCK_INDEX, sources.INDEX_BARS
             CLOSE,
             "close",
             np.nan,
-            r"close: found nan in 1 of 8313 rows, first SP500 1990-01-09; expected no missing value",
+            r"close: found nan in 1 of 8313 rows, first SP500 1990-01-09; "
+            "expected no missing value",
         ),
         (
             CLOSE,
@@ -394,7 +390,7 @@ def test_a_return_that_is_a_split_is_refused(prices):
 
 def test_an_empty_product_is_refused(panel):
     with pytest.raises(BadHistory, match=r"panel: found no rows"):
-        validate.check(panel[["unique_id", "ds", "y"]].iloc[:0], validate.panel(), "panel")
+        validate.check(panel[["unique_id", "ds", "y"]].iloc[:0], validate.returns("XNYS"), "panel")
 
 
 # --- reading ------------------------------------------------------------------------------------
@@ -405,7 +401,7 @@ def test_reading_before_compiling_says_what_to_run(tmp_path):
         NotFound,
         match=r"no .*nbeats_global_daily.parquet; .*`python -m jobs compile --source builtin`",
     ):
-        processed.load_panel(Settings(var_dir=tmp_path))
+        catalog.PANEL.load(Settings(var_dir=tmp_path))
 
 
 def test_files_of_different_compiles_are_not_read_together(settings, tmp_path, panel):
@@ -414,40 +410,40 @@ def test_files_of_different_compiles_are_not_read_together(settings, tmp_path, p
     for file in (processed.MARKET, processed.AUX):
         (torn.processed_dir / file).write_bytes((settings.processed_dir / file).read_bytes())
     older = {
-        **processed.stored_metadata(settings.processed_dir / processed.PANEL),
+        **processed.stored_metadata(settings, processed.RETURNS),
         "digest": "0" * 64,
     }
     processed.write_parquet(
-        torn.processed_dir / processed.PANEL, panel[["unique_id", "ds", "y"]], older
+        torn.processed_dir / processed.RETURNS, panel[["unique_id", "ds", "y"]], older
     )
     with pytest.raises(Corrupt, match="compiled from different data"):
-        processed.load_panel(torn)
+        catalog.PANEL.load(torn)
 
 
 def test_files_of_an_older_compile_version_are_refused_and_compiled_again(tmp_path):
     settings = Settings(var_dir=tmp_path)
     compile_builtin(settings)
     path = settings.processed_dir / processed.AUX
-    older = {**processed.stored_metadata(path), "compile_version": 1}
+    older = {**processed.stored_metadata(settings, processed.AUX), "compile_version": 1}
     processed.write_parquet(path, pd.read_parquet(path), older)
     with pytest.raises(
         Corrupt, match=r"aux_features_daily.parquet is of compile version 1, this code reads 2; run"
     ):
-        processed.load(settings, "panel")
+        catalog.find("panel").load(settings)
     assert compile_builtin(settings)["skipped"] is False
-    assert processed.load(settings, "panel").synthetic == names.COUNTS
+    assert catalog.PANEL.load(settings).dataset.synthetic == names.COUNTS
 
 
 def test_a_cut_file_is_corrupt_and_compiled_again(tmp_path):
     settings = Settings(var_dir=tmp_path)
     compile_builtin(settings)
-    whole = contents(settings)
+    before = contents(settings)
     path = settings.processed_dir / processed.BARS
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(Corrupt, match=r"bars.parquet"):
-        processed.load_bars(settings)
+        catalog.BARS.load(settings)
     assert compile_builtin(settings)["skipped"] is False
-    assert contents(settings) == whole
+    assert contents(settings) == before
 
 
 # --- writing ------------------------------------------------------------------------------------
@@ -455,10 +451,10 @@ def test_a_cut_file_is_corrupt_and_compiled_again(tmp_path):
 
 def test_a_second_compile_skips_and_says_so(settings, summary):
     before = {path: path.stat().st_mtime_ns for path in settings.var_dir.rglob("*")}
-    said: list[tuple[str, int, int]] = []
-    again = compile_builtin(settings, progress=lambda *step: said.append(step))
+    reports: list[tuple[str, float]] = []
+    again = compile_builtin(settings, progress=lambda *step: reports.append(step))
     assert again == {**summary, "skipped": True}
-    assert said[-1] == ("nothing to do: the files stem from these prices", 4, 4)
+    assert reports[-1] == ("nothing to do: the files stem from these prices", 1.0)
     assert {path: path.stat().st_mtime_ns for path in settings.var_dir.rglob("*")} == before
 
 
@@ -483,11 +479,9 @@ except KronosError as error:
         text=True,
         check=True,
     )
-    path = settings.processed_dir / processed.PANEL
-    assert (
-        done.stdout
-        == f"NO_SPACE no space left for {path}; every file is whole, as it was before or new\n"
-    )
+    path = settings.processed_dir / processed.RETURNS
+    message = f"no space left for {path}; every file is whole, as it was before or new"
+    assert done.stdout == f"NO_SPACE {message}\n"
     assert contents(settings) == before
 
 
@@ -524,12 +518,10 @@ for _ in sys.stdin:  # a line asks for a writer
             os.kill(writer, signal.SIGKILL)
             while writers.stdout.readline() != "ended\n":
                 pass
-            pd.testing.assert_frame_equal(processed.load_panel(settings), panel)
-            pd.testing.assert_frame_equal(processed.load_bars(settings), bars)
-            assert (
-                json.loads((settings.logs_dir / "qa_compile.json").read_text())["compile_version"]
-                == 2
-            )
+            pd.testing.assert_frame_equal(catalog.PANEL.load(settings).history, panel)
+            pd.testing.assert_frame_equal(catalog.BARS.load(settings).history, bars)
+            report = json.loads((settings.logs_dir / "qa_compile.json").read_text())
+            assert report["compile_version"] == 2
         writers.stdin.close()
         assert writers.wait(60) == 0
     assert compile_builtin(settings)["skipped"] is True

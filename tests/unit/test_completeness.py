@@ -1,4 +1,4 @@
-"""A model that lacks something is refused before anything is trained, with what to add."""
+"""An incomplete model is refused before training; the message says what to add."""
 
 import inspect
 import shutil
@@ -22,7 +22,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def refusal(checkout: Path, path: str, old: str, new: str) -> str:
-    """The message after one edit of a file; an empty `old` removes it."""
+    """The message after one edit of a file; an empty `old` removes the file."""
     file = checkout / path
     if old:
         content = file.read_text()
@@ -92,7 +92,7 @@ def test_nothing_is_missing_of_our_own(name: str) -> None:
     "name", sorted({model.family.name for model in families.all_models().values()})
 )
 def test_every_family_keeps_the_protocol(name: str) -> None:
-    """Names and order of all parameters; a family may narrow the types of settings and forecasters."""
+    """Same names and order of parameters. A family may narrow the types of its settings."""
     folder = Folder(name)
     for part, function in (
         ("settings", "spec"),

@@ -1,4 +1,4 @@
-"""What a history, a request and a forecast are: every check with the input that breaks it."""
+"""Histories, requests and forecasts: every check with an input that breaks it."""
 
 import dataclasses
 import json
@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.stats import norm
+from shared import SHARED
 
 from registry.errors import (
     BadConfig,
@@ -51,7 +52,8 @@ SPEC = ModelSpec(
 
 
 def history() -> pd.DataFrame:
-    """Three series of six sessions and a market column; none of its numbers occurs in a message by chance."""
+    """Three series of six sessions and a market column. No message holds one of its numbers by
+    chance."""
     rng = np.random.default_rng(7)
     days = calendars.next_sessions("XNYS", pd.Timestamp("2020-01-03"), SESSIONS)
     return pd.DataFrame(
@@ -87,19 +89,16 @@ def still(moving: int) -> pd.DataFrame:
 def shortened(series: int, sessions: int) -> pd.DataFrame:
     """The history in which one series has only its first `sessions` sessions."""
     frame = history()
-    return frame[
-        (frame[names.UNIQUE_ID] != NAMES[series])
-        | (frame[names.DS] < frame[names.DS].iloc[sessions])
-    ]
+    others = frame[names.UNIQUE_ID] != NAMES[series]
+    return frame[others | (frame[names.DS] < frame[names.DS].iloc[sessions])]
 
 
 def assert_repeats_no_data(error: KronosError, frame: pd.DataFrame) -> None:
     symbols = {str(name) for name in frame.get(names.UNIQUE_ID, ()) if len(str(name)) > 1}
-    numbers = pd.to_numeric(pd.Series(frame.get(names.Y, ())), errors="coerce").to_numpy(
-        dtype=np.float64
-    )
+    y = pd.to_numeric(pd.Series(frame.get(names.Y, ())), errors="coerce")
+    numbers = y.to_numpy(dtype=np.float64)
     digits = {f"{abs(y):.3g}" for y in numbers[np.isfinite(numbers)] if y % 1}
-    assert [said for said in symbols | digits if said in error.message] == []
+    assert [word for word in symbols | digits if word in error.message] == []
 
 
 # --- histories --------------------------------------------------------------------------------
@@ -241,11 +240,20 @@ def test_a_joint_model_takes_its_universe():
         history().set_index(np.arange(18)[::-1]),
     ],
     ids=[
-        "as it is", "names as categories", "names as objects", "dates in microseconds", "returns in float32",
-        "whole numbers", "a column more", "a return of 1", "a return of -1", "just long enough", "one series",
+        "as it is",
+        "names as categories",
+        "names as objects",
+        "dates in microseconds",
+        "returns in float32",
+        "whole numbers",
+        "a column more",
+        "a return of 1",
+        "a return of -1",
+        "just long enough",
+        "one series",
         "an index out of order",
     ],
-)  # fmt: skip
+)
 def test_a_sound_history_passes_and_is_left_as_it_was(frame: pd.DataFrame):
     before = frame.copy()
     check_history(frame, SPEC)
@@ -271,22 +279,24 @@ def arrow(values: Any, kind: pa.DataType) -> pd.Series:
 
 
 DICTIONARY = pa.dictionary(pa.int8(), pa.string())
+ARROW_TEXT = pd.ArrowDtype(pa.string())
+PYTHON_TEXT = pd.StringDtype("python")
 SAME_HISTORIES: list[tuple[str, Callable[[pd.DataFrame], Any]]] = [
     ("names as objects", lambda f: {"unique_id": f["unique_id"].astype(object)}),
     ("names as categories", lambda f: {"unique_id": f["unique_id"].astype("category")}),
-    ("names as Arrow text", lambda f: {"unique_id": f["unique_id"].astype(pd.ArrowDtype(pa.string()))}),
+    ("names as Arrow text", lambda f: {"unique_id": f["unique_id"].astype(ARROW_TEXT)}),
     ("names as a dictionary", lambda f: {"unique_id": arrow(list(f["unique_id"]), DICTIONARY)}),
-    ("names as Python's text", lambda f: {"unique_id": f["unique_id"].astype(pd.StringDtype("python"))}),
+    ("names as Python's text", lambda f: {"unique_id": f["unique_id"].astype(PYTHON_TEXT)}),
     ("dates in seconds", lambda f: {"ds": f["ds"].astype("datetime64[s]")}),
     ("dates as objects", lambda f: {"ds": f["ds"].dt.date}),
     ("dates as ISO text", lambda f: {"ds": f["ds"].dt.strftime("%Y-%m-%d")}),
-    ("dates as objects of ISO text", lambda f: {"ds": f["ds"].dt.strftime("%Y-%m-%d").astype(object)}),
+    ("dates as ISO objects", lambda f: {"ds": f["ds"].dt.strftime("%Y-%m-%d").astype(object)}),
     ("dates of Arrow", lambda f: {"ds": arrow(f["ds"].dt.date.tolist(), pa.date32())}),
     ("timestamps of Arrow", lambda f: {"ds": arrow(f["ds"].tolist(), pa.timestamp("us"))}),
     ("nullable numbers", lambda f: {"y": f["y"].astype("Float64")}),
     ("numbers of Arrow", lambda f: {"y": arrow(f["y"].tolist(), pa.float64())}),
     ("numbers as objects", lambda f: {"y": f["y"].astype(object)}),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(
@@ -294,12 +304,13 @@ SAME_HISTORIES: list[tuple[str, Callable[[pd.DataFrame], Any]]] = [
 )
 def test_a_type_that_changes_no_number_changes_no_history(change: Callable[[pd.DataFrame], Any]):
     frame = history()
-    expected, same = check_history(frame, SPEC), check_history(frame.assign(**change(frame)), SPEC)
-    assert same.ids == expected.ids
-    npt.assert_array_equal(same.bounds, expected.bounds)
-    npt.assert_array_equal(same.ds, expected.ds)
+    expected = check_history(frame, SPEC)
+    checked = check_history(frame.assign(**change(frame)), SPEC)
+    assert checked.ids == expected.ids
+    npt.assert_array_equal(checked.bounds, expected.bounds)
+    npt.assert_array_equal(checked.ds, expected.ds)
     for name, values in expected.columns.items():
-        npt.assert_array_equal(same.columns[name], values)
+        npt.assert_array_equal(checked.columns[name], values)
 
 
 def test_whole_numbers_are_numbers_and_the_frame_of_a_history_is_the_frame_it_came_from():
@@ -352,33 +363,51 @@ def without(*columns: str) -> pd.DataFrame:
     ids=["both", "in another order", "no amount", "no volume", "neither"],
 )
 def test_optional_columns_are_taken_where_they_are_sent(frame: pd.DataFrame, columns: list[str]):
-    found = check_history(frame, BARS)
-    assert list(found.columns) == columns
+    checked = check_history(frame, BARS)
+    assert list(checked.columns) == columns
     for name in columns:
-        npt.assert_array_equal(found.columns[name], frame[name])
+        npt.assert_array_equal(checked.columns[name], frame[name])
 
 
 @pytest.mark.parametrize(
-    ("frame", "code", "said"),
+    ("frame", "code", "message"),
     [
         (without("low"), "MISSING_COLUMN", "history lacks low; prices needs unique_id, ds"),
         (bar_history().assign(volume="many"), "NOT_A_NUMBER", "volume must be numbers"),
         (bar_history().assign(volume=None), "NOT_A_NUMBER", "volume must be numbers"),
-        (bar_history().assign(volume=np.nan), "NON_FINITE", "volume is not finite in 18 rows, first in row 0"),
-        (bar_history().assign(amount=[*range(17), np.inf]), "NON_FINITE", "amount is not finite in 1 rows, .* row 17"),
+        (
+            bar_history().assign(volume=np.nan),
+            "NON_FINITE",
+            "volume is not finite in 18 rows, first in row 0",
+        ),
+        (
+            bar_history().assign(amount=[*range(17), np.inf]),
+            "NON_FINITE",
+            "amount is not finite in 1 rows, .* row 17",
+        ),
         (bar_history().assign(volume=-1), "BAD_VOLUME", "18 rows have negative volume"),
-        (bar_history().assign(low=lambda f: f["high"] + 1), "BAD_BAR", "18 rows have high below low"),
+        (
+            bar_history().assign(low=lambda f: f["high"] + 1),
+            "BAD_BAR",
+            "18 rows have high below low",
+        ),
         (bar_history().assign(y=0.0123), "PRICE_BASIS", "one price basis"),
     ],
     ids=[
-        "no low", "volume as text", "volume of None", "volume of NaN", "an infinite amount", "negative volume",
-        "low above high", "y of other prices",
+        "no low",
+        "volume as text",
+        "volume of None",
+        "volume of NaN",
+        "an infinite amount",
+        "negative volume",
+        "low above high",
+        "y of other prices",
     ],
-)  # fmt: skip
+)
 def test_bad_bars_are_refused_by_code_and_their_data_is_not_repeated(
-    frame: pd.DataFrame, code: str, said: str
+    frame: pd.DataFrame, code: str, message: str
 ):
-    with pytest.raises(BadHistory, match=said) as caught:
+    with pytest.raises(BadHistory, match=message) as caught:
         check_history(frame, BARS)
     assert caught.value.code == code
     assert_repeats_no_data(caught.value, frame)
@@ -476,14 +505,10 @@ def test_what_a_request_leaves_out_has_its_default():
 
 
 def test_numbers_of_numpy_and_a_bare_level_are_read_as_what_they_are():
-    """MLflow hands parameters over as NumPy's."""
-    sent = {
-        "horizon": np.int64(2),
-        "levels": np.array([0.1, 0.9]),
-        "seed": np.int64(7),
-        "fast": np.bool_(True),
-    }
-    request = SPEC.request(sent)
+    """MLflow passes parameters as NumPy values."""
+    levels = np.array([0.1, 0.9])
+    params = {"horizon": np.int64(2), "levels": levels, "seed": np.int64(7)}
+    request = SPEC.request({**params, "fast": np.bool_(True)})
     assert (request.horizon, request.levels, request.seed) == (2, (0.1, 0.9), 7)
     assert request.options["fast"] is True
     assert SPEC.request({"levels": 0.5}).levels == (0.5,)
@@ -520,13 +545,12 @@ def test_a_path_model_answers_levels_beyond_the_trained_ones():
         ({"report_until": "2019-12-31"}, "BAD_CONFIG"),
         ({"report_until": "2019-06-30"}, "BAD_CONFIG"),
         ({"report_every": 0}, "BAD_CONFIG"),
-        ({"data": "ticks"}, "BAD_CONFIG"),
     ],
     ids=str,
 )
 def test_a_bad_config_is_refused_by_code(settings: dict[str, Any], code: str):
     with pytest.raises((BadConfig, BadParameter)) as caught:
-        Config(**settings)
+        Config(**SHARED | settings)
     assert caught.value.code == code
     assert caught.value.status == 400
 
@@ -543,7 +567,7 @@ def test_a_bad_config_is_refused_by_code(settings: dict[str, Any], code: str):
     ids=str,
 )
 def test_a_config_at_the_bounds_passes(settings: dict[str, Any]):
-    assert Config(**settings).choose_until == "2019-12-31"
+    assert Config(**SHARED | settings).choose_until == "2019-12-31"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -569,13 +593,13 @@ def test_a_setting_outside_the_bounds_of_its_type_is_refused(
     settings: dict[str, Any], message: str
 ):
     with pytest.raises(BadConfig) as caught:
-        Bounded(**settings)
+        Bounded(**SHARED | settings)
     assert caught.value.message == message
 
 
 def test_settings_at_their_bounds_pass():
-    Bounded(units=1, dropout=0.0, rate=1e-9)
-    Bounded(units=10**9, dropout=0.999999, rate=0.999999)
+    Bounded(units=1, dropout=0.0, rate=1e-9, **SHARED)
+    Bounded(units=10**9, dropout=0.999999, rate=0.999999, **SHARED)
 
 
 def test_a_spec_survives_json():
@@ -585,7 +609,7 @@ def test_a_spec_survives_json():
 
 
 def test_a_spec_of_contract_1_is_read_and_one_of_a_newer_contract_refused():
-    """Contract 1 wrote no number, and in its first weeks no optional columns."""
+    """Specs of contract 1 hold no number, and the first ones no optional columns."""
     stored = json.loads(json.dumps(SPEC.to_json()))
     assert stored.pop("contract") == names.CONTRACT == 2
     del stored["optional"]
@@ -602,14 +626,14 @@ def test_a_spec_of_contract_1_is_read_and_one_of_a_newer_contract_refused():
 
 def forecast(**changes: Any) -> Forecast:
     """Two series, three steps, quantiles at three levels: 0, 1, 2, ... in reading order."""
-    whole = {
+    values = {
         "unique_id": ("ALFA", "BRAVO"),
         "cutoffs": np.array(["2020-01-13", "2020-01-10"], dtype="datetime64[D]"),
         "levels": (0.1, 0.5, 0.9),
         "quantiles": np.arange(18.0).reshape(2, 3, 3),
         "mean": np.arange(6.0).reshape(2, 3) * 10,
     }
-    return Forecast(**{**whole, **changes})
+    return Forecast(**{**values, **changes})
 
 
 THREE = dataclasses.replace(SPEC, levels=(0.1, 0.5, 0.9))
@@ -673,18 +697,18 @@ def test_what_a_caller_does_to_the_columns_of_a_frame_changes_no_other_frame():
 
 
 def test_a_packed_forecast_is_the_same_unpacked_even_without_notes_and_refused_for_other_series():
-    """Versions up to the 23rd commit wrote no notes."""
+    """Versions before the 24th commit wrote no notes."""
     sessions = np.array([["2020-01-14", "2020-01-15", "2020-01-16"]] * 2, dtype="datetime64[D]")
-    whole = check_history(history(), SPEC)
-    known = dataclasses.replace(whole, ids=NAMES[:2], bounds=whole.bounds[:3])
+    three = check_history(history(), SPEC)
+    two = dataclasses.replace(three, ids=NAMES[:2], bounds=three.bounds[:3])
     reply = json.loads(json.dumps(rendering.packed(forecast(), sessions)))
     del reply["notes"]
-    unpacked = rendering.unpacked(reply, known, forecast().levels)
+    unpacked = rendering.unpacked(reply, two, forecast().levels)
     npt.assert_array_equal(unpacked.quantiles, forecast().quantiles)
     npt.assert_array_equal(unpacked.mean, forecast().mean)
     assert unpacked.notes == {}
     with pytest.raises(BadForecast, match="other series"):
-        rendering.unpacked(reply, whole, forecast().levels)
+        rendering.unpacked(reply, three, forecast().levels)
 
 
 # --- forecasts of paths -------------------------------------------------------------------------
@@ -703,32 +727,31 @@ TWO = dataclasses.replace(BARS, levels=(0.1, 0.9))
 
 
 def of_paths(**changes: Any) -> Forecast:
-    """Forecast of `price_paths` at two levels, with something to say and something measured."""
+    """Forecast of `price_paths` at two levels, with a measured share."""
     checked = check_history(bar_history(), BARS)
     measured = {"bars_corrected": np.array([0.25, 0.0, 0.5])}
-    made = Forecast.of_price_paths(checked, TWO, price_paths(), notes={}, measured=measured)
-    return dataclasses.replace(made, **changes)
+    forecast = Forecast.of_price_paths(checked, TWO, price_paths(), notes={}, measured=measured)
+    return dataclasses.replace(forecast, **changes)
 
 
 def test_a_forecast_of_price_paths_is_their_returns_quantiles_and_mean():
-    found, frame = of_paths(), bar_history()
-    check_forecast(found, TWO, TWO.request({"horizon": 2}))
-    assert found.unique_id == NAMES
-    npt.assert_array_equal(found.price_paths, price_paths())
+    path_forecast, frame = of_paths(), bar_history()
+    check_forecast(path_forecast, TWO, TWO.request({"horizon": 2}))
+    assert path_forecast.unique_id == NAMES
+    npt.assert_array_equal(path_forecast.price_paths, price_paths())
     for i, name in enumerate(NAMES):
         last = frame.loc[frame[names.UNIQUE_ID] == name, "close"].iloc[-1]
         closes = price_paths()[i, :, :, 3]
         first, second = np.log(closes[:, 0] / last), np.log(closes[:, 1] / closes[:, 0])
         for step, returns in enumerate((first, second)):
-            npt.assert_allclose(found.mean[i, step], returns.mean(), rtol=1e-10)
-            npt.assert_allclose(
-                found.quantiles[i, step], np.quantile(returns, (0.1, 0.9)), rtol=1e-10
-            )
-            npt.assert_allclose(found.paths[i, :, step], returns, rtol=1e-10)
+            quantiles = np.quantile(returns, (0.1, 0.9))
+            npt.assert_allclose(path_forecast.mean[i, step], returns.mean(), rtol=1e-10)
+            npt.assert_allclose(path_forecast.quantiles[i, step], quantiles, rtol=1e-10)
+            npt.assert_allclose(path_forecast.paths[i, :, step], returns, rtol=1e-10)
 
 
 @pytest.mark.parametrize(
-    ("broken", "said"),
+    ("broken", "message"),
     [
         ({"paths": None}, r"paths have shape None, expected \(3, 'S', 2\)"),
         ({"paths": np.zeros((3, 4, 3))}, r"paths have shape \(3, 4, 3\), expected \(3, 'S', 2\)"),
@@ -747,36 +770,31 @@ def test_a_forecast_of_price_paths_is_their_returns_quantiles_and_mean():
         ({"measured": {"odd": np.array([0, np.nan, 0])}}, "odd must be 3 finite numbers"),
     ],
 )
-def test_paths_that_break_the_contract_are_refused(broken: dict[str, Any], said: str):
-    with pytest.raises(BadForecast, match=f"^prices: {said}"):
+def test_paths_that_break_the_contract_are_refused(broken: dict[str, Any], message: str):
+    with pytest.raises(BadForecast, match=f"^prices: {message}"):
         check_forecast(of_paths(**broken), TWO, TWO.request({"horizon": 2}))
 
 
 def test_prices_are_median_bars_with_mean_and_quantiles_of_the_close():
     frame = rendering.price_frame(of_paths(), SESSIONS_AHEAD)
     assert list(frame.columns) == ["unique_id", "step", "ds", *names.BAR, "mean", "q0.1", "q0.9"]
-    assert list(frame["unique_id"]) == [name for name in NAMES for _ in range(2)]
+    assert list(frame["unique_id"]) == list(np.repeat(NAMES, 2))
     assert list(frame["step"]) == [1, 2] * 3
     assert list(frame["ds"].dt.strftime("%d")) == ["12", "13"] * 3
-    for row, (series, step) in enumerate((i, h) for i in range(3) for h in range(2)):
-        bar = price_paths()[series, :, step]
-        npt.assert_allclose(
-            frame.loc[row, list(names.BAR)].astype(float), np.median(bar, axis=0), rtol=1e-15
-        )
+    for row in range(6):
+        bar = price_paths()[row // 2, :, row % 2]
+        values = frame.loc[row, list(names.BAR)].astype(float)
+        npt.assert_allclose(values, np.median(bar, axis=0), rtol=1e-15)
         npt.assert_allclose(frame.loc[row, "mean"], bar[:, 3].mean(), rtol=1e-15)
-        npt.assert_allclose(
-            frame.loc[row, ["q0.1", "q0.9"]].astype(float),
-            np.quantile(bar[:, 3], (0.1, 0.9)),
-            rtol=1e-15,
-        )
+        quantiles = frame.loc[row, ["q0.1", "q0.9"]].astype(float)
+        npt.assert_allclose(quantiles, np.quantile(bar[:, 3], (0.1, 0.9)), rtol=1e-15)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 8))
 def test_medians_of_possible_bars_are_a_possible_bar(seed: int, samples: int):
     sampled = np.random.default_rng(seed).normal(60, 5, (3, samples, 2, 6))
-    frame = rendering.price_frame(
-        of_paths(price_paths=bars.correct(sampled, np.full(3, 57.0))[0]), SESSIONS_AHEAD
-    )
+    possible, _ = bars.correct(sampled, np.full(3, 57.0))
+    frame = rendering.price_frame(of_paths(price_paths=possible), SESSIONS_AHEAD)
     assert (frame["low"] <= frame[["open", "close"]].min(axis=1)).all()
     assert (frame["high"] >= frame[["open", "close"]].max(axis=1)).all()
 
@@ -788,18 +806,12 @@ def test_a_forecast_of_returns_has_no_prices():
 
 
 def test_what_there_is_to_say_is_a_column_of_every_row_and_otherwise_there_is_none():
-    said = of_paths(notes={"simulated": "simulated", "volume": "volume was taken as 0"})
-    for frame in (
-        rendering.frame(said, SESSIONS_AHEAD),
-        rendering.price_frame(said, SESSIONS_AHEAD),
-    ):
+    with_notes = of_paths(notes={"simulated": "simulated", "volume": "volume was taken as 0"})
+    for render in (rendering.frame, rendering.price_frame):
+        frame = render(with_notes, SESSIONS_AHEAD)
         assert frame.columns[-1] == names.NOTES
         assert set(frame[names.NOTES]) == {"simulated; volume was taken as 0"}
-    for frame in (
-        rendering.frame(of_paths(), SESSIONS_AHEAD),
-        rendering.price_frame(of_paths(), SESSIONS_AHEAD),
-    ):
-        assert names.NOTES not in frame.columns
+        assert names.NOTES not in render(of_paths(), SESSIONS_AHEAD).columns
 
 
 # --- frames to arrays -------------------------------------------------------------------------
@@ -807,68 +819,66 @@ def test_what_there_is_to_say_is_a_column_of_every_row_and_otherwise_there_is_no
 
 def test_a_checked_history_is_the_frame_as_arrays():
     frame = shortened(1, 4)
-    found = check_history(frame, SPEC)
-    assert found.ids == NAMES
-    npt.assert_array_equal(found.bounds, [0, 6, 10, 16])
-    npt.assert_array_equal(found.lengths, [6, 4, 6])
-    npt.assert_array_equal(
-        found.cutoffs, np.array(["2020-01-13", "2020-01-09", "2020-01-13"], dtype="datetime64[D]")
-    )
-    npt.assert_array_equal(found.ds, frame["ds"].to_numpy())
-    assert list(found.columns) == [names.Y, names.MARKET_ABS_RETURN]
-    for name, values in found.columns.items():
+    checked = check_history(frame, SPEC)
+    assert checked.ids == NAMES
+    npt.assert_array_equal(checked.bounds, [0, 6, 10, 16])
+    npt.assert_array_equal(checked.lengths, [6, 4, 6])
+    cutoffs = np.array(["2020-01-13", "2020-01-09", "2020-01-13"], dtype="datetime64[D]")
+    npt.assert_array_equal(checked.cutoffs, cutoffs)
+    npt.assert_array_equal(checked.ds, frame["ds"].to_numpy())
+    assert list(checked.columns) == [names.Y, names.MARKET_ABS_RETURN]
+    for name, values in checked.columns.items():
         npt.assert_array_equal(values, frame[name])
 
 
 @pytest.mark.parametrize("kind", ["str", "object", "category"])
 def test_how_names_are_stored_does_not_matter(kind: str):
-    found = History.of(history().astype({names.UNIQUE_ID: kind}).set_index(np.arange(18)[::-1]))
-    assert found.ids == NAMES
-    npt.assert_array_equal(found.bounds, [0, 6, 12, 18])
+    frame = history().astype({names.UNIQUE_ID: kind}).set_index(np.arange(18)[::-1])
+    assert History.of(frame).ids == NAMES
+    npt.assert_array_equal(History.of(frame).bounds, [0, 6, 12, 18])
 
 
 def test_blocks_hold_the_last_sessions_of_every_series_once():
     frame = shortened(1, 4)
-    found: dict[int, np.ndarray] = {}
-    for which, values in check_history(frame, SPEC).blocks(5, (names.Y, names.MARKET_ABS_RETURN)):
-        assert values.shape == (len(which), values.shape[1], 2)
-        found |= dict(zip(which.tolist(), values, strict=True))
-    assert sorted(found) == [0, 1, 2]
+    rows_of: dict[int, np.ndarray] = {}
+    for series, values in check_history(frame, SPEC).blocks(5, (names.Y, names.MARKET_ABS_RETURN)):
+        assert values.shape == (len(series), values.shape[1], 2)
+        rows_of |= dict(zip(series.tolist(), values, strict=True))
+    assert sorted(rows_of) == [0, 1, 2]
     for i, name in enumerate(NAMES):
         rows = frame.loc[frame["unique_id"] == name, [names.Y, names.MARKET_ABS_RETURN]].tail(5)
-        npt.assert_array_equal(found[i], rows.to_numpy())
+        npt.assert_array_equal(rows_of[i], rows.to_numpy())
 
 
 # --- other levels, and the mean ---------------------------------------------------------------
 
 returns = hnp.arrays(np.float64, (3, 11), elements=st.floats(-1, 1, allow_subnormal=False))
-wanted_levels = st.lists(st.floats(0.05, 0.95), min_size=1, max_size=20, unique=True).map(
-    lambda found: tuple(sorted(found))
-)
+unsorted_levels = st.lists(st.floats(0.05, 0.95), min_size=1, max_size=20, unique=True)
+some_levels = unsorted_levels.map(lambda levels: tuple(sorted(levels)))
 
 
 def test_a_quantile_between_two_trained_levels_lies_on_the_line_between_them():
     quantiles = np.array([[0.0, 1.0, 5.0]])
-    found = interpolated(quantiles, (0.1, 0.2, 0.4), (0.1, 0.125, 0.15, 0.2, 0.25, 0.4))
-    npt.assert_allclose(found, [[0.0, 0.25, 0.5, 1.0, 2.0, 5.0]], rtol=1e-12)
+    between = interpolated(quantiles, (0.1, 0.2, 0.4), (0.1, 0.125, 0.15, 0.2, 0.25, 0.4))
+    npt.assert_allclose(between, [[0.0, 0.25, 0.5, 1.0, 2.0, 5.0]], rtol=1e-12)
 
 
-@given(returns, wanted_levels)
+@given(returns, some_levels)
 def test_quantiles_in_between_agree_with_numpy_and_never_cross(
     values: np.ndarray, levels: tuple[float, ...]
 ):
     trained = np.sort(values, axis=1)
-    found = interpolated(trained, names.LEVELS, levels)
-    npt.assert_allclose(
-        found, [np.interp(levels, names.LEVELS, row) for row in trained], rtol=0, atol=1e-12
-    )
-    every = tuple(sorted({*levels, *names.LEVELS}))
-    among = interpolated(trained, names.LEVELS, every)
-    assert np.all(np.diff(among, axis=1) >= 0)
-    npt.assert_array_equal(among[:, [every.index(level) for level in names.LEVELS]], trained)
+    between = interpolated(trained, names.LEVELS, levels)
+    expected = [np.interp(levels, names.LEVELS, row) for row in trained]
+    npt.assert_allclose(between, expected, rtol=0, atol=1e-12)
+    all_levels = tuple(sorted({*levels, *names.LEVELS}))
+    at_all = interpolated(trained, names.LEVELS, all_levels)
+    assert np.all(np.diff(at_all, axis=1) >= 0)
+    places = [all_levels.index(level) for level in names.LEVELS]
+    npt.assert_array_equal(at_all[:, places], trained)
 
 
-@given(returns, wanted_levels)
+@given(returns, some_levels)
 def test_quantiles_in_between_are_the_same_alone_and_in_a_batch(
     values: np.ndarray, levels: tuple[float, ...]
 ):
@@ -890,14 +900,13 @@ def test_a_model_of_one_level_answers_that_level():
 
 
 def test_the_mean_of_three_quantiles_by_hand():
-    # .1 x 0 below the first level, (0 + 2) / 2 x .4 and (2 + 8) / 2 x .4 between, .1 x 8 above the last
-    npt.assert_allclose(
-        quantile_mean(np.array([0.0, 2.0, 8.0]), (0.1, 0.5, 0.9)), 0.4 + 2.0 + 0.8, rtol=1e-12
-    )
+    # .1 x 0 below the first level, (0 + 2) / 2 x .4 and (2 + 8) / 2 x .4 between,
+    # and .1 x 8 above the last.
+    mean = quantile_mean(np.array([0.0, 2.0, 8.0]), (0.1, 0.5, 0.9))
+    npt.assert_allclose(mean, 0.4 + 2.0 + 0.8, rtol=1e-12)
     # .2 x 1 below, (1 + 3) / 2 x .3 between, .5 x 3 above
-    npt.assert_allclose(
-        quantile_mean(np.array([1.0, 3.0]), (0.2, 0.5)), 0.2 + 0.6 + 1.5, rtol=1e-12
-    )
+    mean = quantile_mean(np.array([1.0, 3.0]), (0.2, 0.5))
+    npt.assert_allclose(mean, 0.2 + 0.6 + 1.5, rtol=1e-12)
     npt.assert_allclose(quantile_mean(np.array([[3.0]]), (0.5,)), [3.0], rtol=1e-12)
 
 
@@ -914,11 +923,9 @@ def test_the_mean_moves_and_scales_with_the_quantiles(
     )
 
 
-def test_the_mean_of_a_symmetric_forecast_is_its_median_and_on_a_fine_grid_that_of_the_distribution():
-    npt.assert_allclose(
-        quantile_mean(0.01 + 0.02 * norm.ppf(names.LEVELS), names.LEVELS), 0.01, atol=1e-15
-    )
+def test_the_mean_of_a_symmetric_forecast_is_its_median_and_on_a_fine_grid_the_true_mean():
+    quantiles = 0.01 + 0.02 * norm.ppf(names.LEVELS)
+    npt.assert_allclose(quantile_mean(quantiles, names.LEVELS), 0.01, atol=1e-15)
     fine = np.linspace(0.0005, 0.9995, 1000)
-    npt.assert_allclose(
-        quantile_mean(-np.log1p(-fine), fine), 1.0, atol=0.002
-    )  # exponential, mean 1
+    exponential = -np.log1p(-fine)  # mean 1
+    npt.assert_allclose(quantile_mean(exponential, fine), 1.0, atol=0.002)

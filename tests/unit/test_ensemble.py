@@ -8,9 +8,10 @@ import numpy as np
 import numpy.testing as npt
 import pandas as pd
 import pytest
+from shared import SHARED
 
-from jobs.training import families
-from jobs.training.report import Unwatched
+from jobs.training import configs, families, members, planning
+from jobs.training.references import Unwatched
 from mlprojects.ensemble import train
 from mlprojects.ensemble.model import Ensemble
 from mlprojects.ensemble.settings import Config
@@ -20,36 +21,40 @@ from registry.forecast.history import History
 from registry.forecast.model_folder import load_forecaster, save_forecaster
 
 MEMBERS = ("baselines/ewma", "baselines/har", "baselines/gjr")
-CONFIG = Config(members=MEMBERS)
+CONFIG = Config(members=MEMBERS, **SHARED)
 
 
 @pytest.fixture(scope="module")
-def seen(panel: pd.DataFrame) -> pd.DataFrame:
+def training_history(panel: pd.DataFrame) -> pd.DataFrame:
     three = panel[panel[names.UNIQUE_ID].isin(["AAPL", "KO", "XOM"])]
     return three[three[names.DS] <= "2019-12-31"].reset_index(drop=True)
 
 
 @pytest.fixture(scope="module")
-def trained(seen: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Ensemble:
+def trained(training_history: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Ensemble:
     tmp_path = tmp_path_factory.mktemp("trained")
-    forecaster = train.train(seen, CONFIG, name="mixed", seed=0, run=Unwatched(tmp_path)).forecaster
+    forecaster = train.train(
+        training_history, CONFIG, name="mixed", seed=0, run=Unwatched(tmp_path)
+    ).forecaster
     assert isinstance(forecaster, Ensemble)
     return forecaster
 
 
 @pytest.fixture(scope="module")
-def history(seen: pd.DataFrame) -> History:
-    return History.of(seen.groupby(names.UNIQUE_ID).tail(1000), (names.Y, *names.MARKET))
+def history(training_history: pd.DataFrame) -> History:
+    return History.of(
+        training_history.groupby(names.UNIQUE_ID).tail(1000), (names.Y, *names.MARKET)
+    )
 
 
 def test_its_quantiles_are_the_means_of_its_members(trained: Ensemble, history: History) -> None:
-    found = trained.predict(history, trained.spec.request())
+    forecast = trained.predict(history, trained.spec.request())
     members = [m.predict(history, m.spec.request()).quantiles for m in trained.members]
-    npt.assert_allclose(found.quantiles, (members[0] + members[1] + members[2]) / 3, rtol=1e-14)
-    assert (np.diff(found.quantiles, axis=2) >= 0).all()
+    npt.assert_allclose(forecast.quantiles, (members[0] + members[1] + members[2]) / 3, rtol=1e-14)
+    assert (np.diff(forecast.quantiles, axis=2) >= 0).all()
     between = trained.predict(history, trained.spec.request({"horizon": 2})).at((0.25,))
     npt.assert_allclose(
-        between.quantiles[:, :, 0], found.quantiles[:, :2, 2:4].mean(axis=2), rtol=1e-12
+        between.quantiles[:, :, 0], forecast.quantiles[:, :2, 2:4].mean(axis=2), rtol=1e-12
     )
 
 
@@ -61,26 +66,30 @@ def test_it_needs_what_its_members_need(trained: Ensemble) -> None:
 
 
 def test_its_members_are_fitted_with_its_dates_and_horizon(
-    seen: pd.DataFrame, tmp_path: Path
+    training_history: pd.DataFrame, tmp_path: Path
 ) -> None:
     config = dataclasses.replace(CONFIG, horizon=2, levels=(0.1, 0.5, 0.9), fit_until="2015-12-31")
-    mixed = train.train(seen, config, name="mixed", seed=0, run=Unwatched(tmp_path)).forecaster
+    mixed = train.train(
+        training_history, config, name="mixed", seed=0, run=Unwatched(tmp_path)
+    ).forecaster
     for name, member in zip(("ewma", "har", "gjr"), mixed.members, strict=True):
         assert (member.spec.max_horizon, member.spec.levels) == (2, (0.1, 0.5, 0.9))
-        alone = families.fit_member(
-            name, seen, config, 0, tiny=False, run=Unwatched(tmp_path)
+        alone = members.fit_member(
+            name, training_history, config, 0, tiny=False, run=Unwatched(tmp_path)
         ).forecaster
         assert member.spec == alone.spec
-    npt.assert_array_equal(mixed.members[1].coefficients, alone_har(seen, config, tmp_path))
+    npt.assert_array_equal(
+        mixed.members[1].coefficients, alone_har(training_history, config, tmp_path)
+    )
 
 
-def alone_har(seen: pd.DataFrame, config: Config, tmp_path: Path) -> np.ndarray:
+def alone_har(training_history: pd.DataFrame, config: Config, tmp_path: Path) -> np.ndarray:
     har = families.find("har")
-    own = families.load_config(
+    config_of_har = configs.load_config(
         har, {"horizon": 2, "levels": (0.1, 0.5, 0.9), "fit_until": config.fit_until}
     )
     coefficients: np.ndarray = families.fit(
-        har, own, seen, seed=0, run=Unwatched(tmp_path)
+        har, config_of_har, training_history, seed=0, run=Unwatched(tmp_path)
     ).forecaster.coefficients
     return coefficients
 
@@ -109,20 +118,20 @@ def test_what_a_member_has_to_say_is_said(trained: Ensemble, history: History) -
 
 
 @pytest.mark.parametrize(
-    ("members", "said"),
+    ("members", "message"),
     [
         (("baselines/ewma",), "two or more different models, found"),
         (("baselines/ewma", "baselines/ewma"), "two or more different models, found"),
         (("ewma", "baselines/har"), "named <family>/<model>, as in baselines/gjr; found 'ewma'"),
     ],
 )
-def test_members_that_make_no_average_are_refused(members: tuple[str, ...], said: str) -> None:
-    with pytest.raises(BadConfig, match=said):
-        Config(members=members)
+def test_members_that_make_no_average_are_refused(members: tuple[str, ...], message: str) -> None:
+    with pytest.raises(BadConfig, match=message):
+        Config(members=members, **SHARED)
 
 
 @pytest.mark.parametrize(
-    ("member", "said"),
+    ("member", "message"),
     [
         ("baselines/linear", "'baselines/linear' is of family volnet; name it volnet/linear"),
         ("kronos/kronos_simulated", "takes options or optional columns"),
@@ -130,26 +139,25 @@ def test_members_that_make_no_average_are_refused(members: tuple[str, ...], said
         ("ensemble/ensemble", "an ensemble itself"),
     ],
 )
-def test_what_is_no_forecaster_of_single_series_is_no_member(member: str, said: str) -> None:
-    with pytest.raises(BadConfig, match=said):
-        families.members(Config(members=("baselines/ewma", member)))
+def test_what_is_no_forecaster_of_single_series_is_no_member(member: str, message: str) -> None:
+    with pytest.raises(BadConfig, match=message):
+        members.configs(Config(members=("baselines/ewma", member), **SHARED))
 
 
 def test_an_unknown_member_is_not_found() -> None:
     with pytest.raises(NotFound, match="no model 'nosuch'"):
-        families.members(Config(members=("baselines/ewma", "baselines/nosuch")))
+        members.configs(Config(members=("baselines/ewma", "baselines/nosuch"), **SHARED))
 
 
 def test_other_settings_of_a_member_are_another_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
-    config, load = families.load_config(families.find("ensemble"), {}), families.load_config
-    before = families.recipe("ensemble", config, 0, data="a")
-    assert families.recipe("ensemble", config, 0, data="a") == before
-    assert set(families.members(config)) == {"linear", "mlp", "lightgbm", "gjr"}
-    monkeypatch.setattr(
-        families,
-        "load_config",
-        lambda model, told, **more: load(
-            model, told | ({"width": 64} if model.name == "mlp" else {}), **more
-        ),
-    )
-    assert families.recipe("ensemble", config, 0, data="a") != before
+    load = configs.load_config
+    config = load(families.find("ensemble"), {})
+    before = planning.recipe("ensemble", config, 0, data="a")
+    assert planning.recipe("ensemble", config, 0, data="a") == before
+    assert set(members.configs(config)) == {"linear", "mlp", "lightgbm", "gjr"}
+
+    def wider_mlp(model: families.Model, overrides: dict[str, object], **more: bool) -> object:
+        return load(model, overrides | ({"width": 64} if model.name == "mlp" else {}), **more)
+
+    monkeypatch.setattr(members, "load_config", wider_mlp)
+    assert planning.recipe("ensemble", config, 0, data="a") != before

@@ -40,24 +40,22 @@ def test_the_line_above_a_setting_is_its_description(name: str):
 
 
 def test_settings_are_commented_out_and_only_the_password_is_asked_for():
-    assert [name for name, line in table().items() if not line["comment"]] == [
-        "KRONOS_POSTGRES_PASSWORD"
-    ]
+    active = [name for name, line in table().items() if not line["comment"]]
+    assert active == ["KRONOS_POSTGRES_PASSWORD"]
     assert table()["KRONOS_POSTGRES_PASSWORD"]["value"] == ""
 
 
 def test_the_values_shown_are_the_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for name in table():
         monkeypatch.delenv(name, raising=False)
-    shown = tmp_path / ".env"
-    shown.write_text("".join(f"{name}={line['value']}\n" for name, line in table().items()))
-    read = Settings(_env_file=shown)
+    file = tmp_path / ".env"
+    file.write_text("".join(f"{name}={line['value']}\n" for name, line in table().items()))
+    settings = Settings(_env_file=file)
     default = Settings(_env_file=None)
-    assert read.model_fields_set == set(Settings.model_fields)
-    assert (
-        CHECKOUT / read.var_dir == default.var_dir
-    )  # relative to the checkout, where programs are run
-    assert read.model_dump(exclude={"var_dir"}) == default.model_dump(exclude={"var_dir"})
+    assert settings.model_fields_set == set(Settings.model_fields)
+    # The path in the file is relative to the checkout, where programs run.
+    assert CHECKOUT / settings.var_dir == default.var_dir
+    assert settings.model_dump(exclude={"var_dir"}) == default.model_dump(exclude={"var_dir"})
 
 
 def test_a_changed_line_changes_the_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

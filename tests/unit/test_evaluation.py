@@ -1,4 +1,4 @@
-"""Rolling evaluation: what a forecaster is shown, which outcome it is held to, and how scores are averaged."""
+"""Rolling evaluation: the data that a forecaster gets, its outcomes, and the averages of scores."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -40,13 +40,13 @@ def simulated(
 
 @dataclass
 class Constant:
-    """Forecasts N(0, sigma) whatever it is shown, and remembers what that was."""
+    """Forecasts N(0, sigma) for every history, and records histories and requests."""
 
     sigma: float = 0.01
     levels: tuple[float, ...] = LEVELS
     max_context: int = 30
-    shown: list[History] = field(default_factory=list)
-    asked: list[Request] = field(default_factory=list)
+    histories: list[History] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
 
     @property
     def spec(self) -> ModelSpec:
@@ -56,8 +56,8 @@ class Constant:
         )
 
     def predict(self, history: History, request: Request) -> Forecast:
-        self.shown.append(history)
-        self.asked.append(request)
+        self.histories.append(history)
+        self.requests.append(request)
         shape = (len(history.ids), request.horizon)
         quantiles = np.broadcast_to(self.sigma * norm.ppf(self.levels), (*shape, len(self.levels)))
         return Forecast(history.ids, history.cutoffs, self.levels, quantiles, np.zeros(shape))
@@ -68,72 +68,43 @@ class Constant:
 
 def test_origins_lie_after_a_date_and_leave_room_for_the_horizon():
     history = simulated(length=10)  # 1 to 10 January
-    found = origins_between(history, "2020-01-03", None, 3)
-    assert list(found.strftime("%d")) == ["04", "05", "06", "07"]  # 08, 09, 10 follow the last
+    origins = origins_between(history, "2020-01-03", None, 3)
+    assert list(origins.strftime("%d")) == ["04", "05", "06", "07"]  # 08, 09, 10 follow the last
 
 
 def test_outcomes_of_origins_do_not_pass_the_end_of_the_period():
-    found = origins_between(simulated(length=20), "2020-01-03", "2020-01-09", 3)
-    assert list(found.strftime("%d")) == ["04", "05", "06"]
+    origins = origins_between(simulated(length=20), "2020-01-03", "2020-01-09", 3)
+    assert list(origins.strftime("%d")) == ["04", "05", "06"]
 
 
 def uneven() -> pd.DataFrame:
-    """S0 from 1 to 20 January; S1 from the 6th to the 15th, without the 10th; S2 from the 11th to the 20th."""
+    """S0 from 1 to 20 January, S1 from the 6th to the 15th without the 10th, S2 from the 11th to
+    the 20th."""
     history = simulated(length=20)
-    first = (
-        history[names.UNIQUE_ID]
-        .map({"S0": "2020-01-01", "S1": "2020-01-06", "S2": "2020-01-11"})
-        .astype(str)
-    )
-    last = (
-        history[names.UNIQUE_ID]
-        .map({"S0": "2020-01-20", "S1": "2020-01-15", "S2": "2020-01-20"})
-        .astype(str)
-    )
-    day = history[names.DS].dt.strftime("%Y-%m-%d")
-    kept = (
-        (day >= first)
-        & (day <= last)
-        & ~((history[names.UNIQUE_ID] == "S1") & (day == "2020-01-10"))
-    )
-    return history[kept].reset_index(drop=True)
+    days_of = {"S0": [*range(1, 21)], "S1": [6, 7, 8, 9, *range(11, 16)], "S2": [*range(11, 21)]}
+    parts = []
+    for name, series in history.groupby(names.UNIQUE_ID):
+        parts.append(series[series[names.DS].dt.day.isin(days_of[name])])
+    return pd.concat(parts, ignore_index=True)
 
 
 def test_origins_are_sessions_from_which_some_series_can_be_scored():
-    found = origins_between(uneven(), "2020-01-03", None, 3)
-    assert list(found.strftime("%d")) == [f"{day:02}" for day in range(4, 18)]
+    origins = origins_between(uneven(), "2020-01-03", None, 3)
+    assert list(origins.day) == list(range(4, 18))
     only_later = uneven()[uneven()[names.UNIQUE_ID] != "S0"]
-    found = origins_between(only_later, "2020-01-03", None, 3)
-    assert list(found.strftime("%d")) == [
-        "06",
-        "07",
-        "08",
-        "09",
-        "11",
-        "12",
-        "13",
-        "14",
-        "15",
-        "16",
-        "17",
-    ]
+    origins = origins_between(only_later, "2020-01-03", None, 3)
+    assert list(origins.day) == [6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17]
 
 
 def test_origins_have_the_context_that_was_asked_for():
-    found = origins_between(uneven(), "2020-01-03", None, 3, context=12)
-    assert list(found.strftime("%d")) == [
-        "12",
-        "13",
-        "14",
-        "15",
-        "16",
-        "17",
-    ]  # S0's twelfth session is the 12th
+    origins = origins_between(uneven(), "2020-01-03", None, 3, context=12)
+    # The twelfth session of S0 is the 12th.
+    assert list(origins.day) == [12, 13, 14, 15, 16, 17]
 
 
 def test_every_other_origin_begins_with_the_first():
-    found = origins_between(simulated(length=20), "2020-01-03", None, 3, every=4)
-    assert list(found.strftime("%d")) == ["04", "08", "12", "16"]
+    origins = origins_between(simulated(length=20), "2020-01-03", None, 3, every=4)
+    assert list(origins.strftime("%d")) == ["04", "08", "12", "16"]
 
 
 def test_the_message_for_a_period_without_an_origin_says_what_was_needed_and_what_there_is():
@@ -170,26 +141,18 @@ def test_a_period_without_an_origin_is_an_error(
 
 
 def test_series_without_a_common_session_have_their_own_origins():
-    apart = pd.concat(
-        [
-            simulated(n=1, length=3),
-            simulated(n=1, length=3, start="2021-01-01").assign(unique_id="S1"),
-        ]
-    )
-    found = origins_between(apart, "2019-01-01", None, 1)
-    assert list(found.strftime("%Y-%m-%d")) == [
-        "2020-01-01",
-        "2020-01-02",
-        "2021-01-01",
-        "2021-01-02",
-    ]
+    of_2020 = simulated(n=1, length=3)
+    of_2021 = simulated(n=1, length=3, start="2021-01-01").assign(unique_id="S1")
+    origins = origins_between(pd.concat([of_2020, of_2021]), "2019-01-01", None, 1)
+    expected = ["2020-01-01", "2020-01-02", "2021-01-01", "2021-01-02"]
+    assert list(origins.strftime("%Y-%m-%d")) == expected
 
 
 # --- rolling ----------------------------------------------------------------------------------
 
 
 def by_hand(history: pd.DataFrame, origins: pd.DatetimeIndex, horizon: int) -> pd.DataFrame:
-    """The slow way: cut the frame at every origin, forecast each series alone, look up what came true."""
+    """The slow way: cut the frame at every origin, forecast each series alone, read outcomes."""
     rows = []
     for origin in origins:
         for name, series in history.groupby(names.UNIQUE_ID):
@@ -197,36 +160,25 @@ def by_hand(history: pd.DataFrame, origins: pd.DatetimeIndex, horizon: int) -> p
             request = EWMA.spec.request({"horizon": horizon, "levels": LEVELS})
             forecast = EWMA.predict(History.of(past), request).at(LEVELS)
             for h in range(1, horizon + 1):
-                true = future.iloc[h - 1]
-                key = {
-                    "unique_id": name,
-                    "origin": origin,
-                    "step": h,
-                    "ds": true[names.DS],
-                    "y": true[names.Y],
-                }
-                quantiles = dict(
-                    zip(
-                        map(names.quantile_column, LEVELS),
-                        forecast.quantiles[0, h - 1],
-                        strict=True,
-                    )
-                )
-                rows.append({**key, "mean": forecast.mean[0, h - 1], **quantiles})
-    return pd.DataFrame(rows)
+                outcome = future.iloc[h - 1]
+                key = (name, origin, h, outcome[names.DS], outcome[names.Y])
+                quantiles = forecast.quantiles[0, h - 1]
+                rows.append((*key, forecast.mean[0, h - 1], *quantiles))
+    quantile_columns = [names.quantile_column(level) for level in LEVELS]
+    columns = ["unique_id", "origin", "step", "ds", "y", "mean", *quantile_columns]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def test_rolling_is_predicting_by_hand_on_cut_frames():
     history = simulated()
-    history = history[
-        (history[names.UNIQUE_ID] != "S1") | (history[names.DS] > "2020-01-11")
-    ]  # one listed later
+    # S1 is listed later.
+    history = history[(history[names.UNIQUE_ID] != "S1") | (history[names.DS] > "2020-01-11")]
     origins = origins_between(history, "2020-03-12", None, 3)
-    found = rolling(EWMA, history, origins, 3, levels=LEVELS)
+    forecasts = rolling(EWMA, history, origins, 3, levels=LEVELS)
     expected = by_hand(history, origins, 3)
-    assert list(found.columns) == list(expected.columns)
+    assert list(forecasts.columns) == list(expected.columns)
     pd.testing.assert_frame_equal(
-        found.astype({names.UNIQUE_ID: "str"}),
+        forecasts.astype({names.UNIQUE_ID: "str"}),
         expected.astype({names.UNIQUE_ID: "str"}),
         check_exact=True,
         check_dtype=False,
@@ -237,14 +189,14 @@ def test_a_forecaster_is_shown_its_context_up_to_the_origin_and_nothing_else():
     history, constant = simulated(), Constant(max_context=30)
     origins = pd.DatetimeIndex(["2020-01-20", "2020-02-20"])
     rolling(constant, history, origins, 2)
-    early, late = constant.shown
-    for shown, origin, sessions in ((early, "2020-01-20", 20), (late, "2020-02-20", 30)):
+    early, late = constant.histories
+    for passed, origin, sessions in ((early, "2020-01-20", 20), (late, "2020-02-20", 30)):
         expected = history[history[names.DS] <= origin].groupby(names.UNIQUE_ID).tail(sessions)
-        assert shown.ids == ("S0", "S1", "S2")
-        npt.assert_array_equal(shown.lengths, sessions)
-        npt.assert_array_equal(shown.ds, expected[names.DS])
-        assert list(shown.columns) == [names.Y]
-        npt.assert_array_equal(shown.columns[names.Y], expected[names.Y])
+        assert passed.ids == ("S0", "S1", "S2")
+        npt.assert_array_equal(passed.lengths, sessions)
+        npt.assert_array_equal(passed.ds, expected[names.DS])
+        assert list(passed.columns) == [names.Y]
+        npt.assert_array_equal(passed.columns[names.Y], expected[names.Y])
 
 
 def test_a_forecaster_is_asked_with_its_own_levels_and_the_defaults_of_its_options():
@@ -252,7 +204,7 @@ def test_a_forecaster_is_asked_with_its_own_levels_and_the_defaults_of_its_optio
     rolling(constant, simulated(), pd.DatetimeIndex(["2020-02-20"]), 2)
     rolling(constant, simulated(), pd.DatetimeIndex(["2020-02-20"]), 1, levels=(0.5,))
     defaults = {"num_samples": 7}
-    assert constant.asked == [Request(2, LEVELS, 0, defaults), Request(1, (0.5,), 0, defaults)]
+    assert constant.requests == [Request(2, LEVELS, 0, defaults), Request(1, (0.5,), 0, defaults)]
 
 
 def test_rows_after_the_last_outcome_change_nothing():
@@ -291,19 +243,20 @@ def test_series_of_different_lengths_are_forecast_where_they_can_be_scored():
     delisted = (history[names.UNIQUE_ID] != "S2") | (history[names.DS] <= "2020-04-10")
     history = history[listed & delisted].reset_index(drop=True)
     origins = origins_between(history, "2020-03-12", None, 3, context=60)
-    found = rolling(EWMA, history, origins, 3, levels=LEVELS)
-    expected = []
+    forecasts = rolling(EWMA, history, origins, 3, levels=LEVELS)
+    parts = []
     for origin in origins:
         for name, series in history.groupby(names.UNIQUE_ID):
             past, future = (series[names.DS] <= origin).sum(), (series[names.DS] > origin).sum()
             if past >= 60 and future >= 3:
                 alone = history[history[names.UNIQUE_ID] == name]
-                expected.append(by_hand(alone, pd.DatetimeIndex([origin]), 3))
-    whole = pd.concat(expected, ignore_index=True)
-    assert whole.groupby("unique_id").size().to_dict() == {"S0": 45 * 3, "S1": 37 * 3, "S2": 26 * 3}
+                parts.append(by_hand(alone, pd.DatetimeIndex([origin]), 3))
+    expected = pd.concat(parts, ignore_index=True)
+    rows = expected.groupby("unique_id").size().to_dict()
+    assert rows == {"S0": 45 * 3, "S1": 37 * 3, "S2": 26 * 3}
     pd.testing.assert_frame_equal(
-        found.astype({"unique_id": "str"}),
-        whole.astype({"unique_id": "str"}),
+        forecasts.astype({"unique_id": "str"}),
+        expected.astype({"unique_id": "str"}),
         check_exact=True,
         check_dtype=False,
     )
@@ -312,38 +265,36 @@ def test_series_of_different_lengths_are_forecast_where_they_can_be_scored():
 def test_a_series_takes_part_where_it_has_the_session_the_context_and_the_outcomes():
     history = uneven()
     origins = origins_between(history, "2020-01-03", None, 3)
-    found = rolling(Constant(), history, origins, 3, context=2)
-    days = found[found["step"] == 1].groupby("unique_id")["origin"].apply(lambda o: list(o.dt.day))
+    forecasts = rolling(Constant(), history, origins, 3, context=2)
+    first_steps = forecasts[forecasts["step"] == 1]
+    days = first_steps.groupby("unique_id")["origin"].apply(lambda origin: list(origin.dt.day))
     assert days["S0"] == [*range(4, 18)]
-    assert days["S1"] == [
-        7,
-        8,
-        9,
-        11,
-        12,
-    ]  # from its second session on, not on the 10th, three more up to the 15th
+    # From its second session, without the 10th, with three more sessions up to the 15th.
+    assert days["S1"] == [7, 8, 9, 11, 12]
     assert days["S2"] == [*range(12, 18)]
 
 
 def test_the_forecaster_is_shown_those_that_take_part_and_no_others():
     history, constant = uneven(), Constant()
     rolling(constant, history, pd.DatetimeIndex(["2020-01-05", "2020-01-11", "2020-01-16"]), 3)
-    assert [shown.ids for shown in constant.shown] == [("S0",), ("S0", "S1", "S2"), ("S0", "S2")]
-    npt.assert_array_equal(constant.shown[1].lengths, [11, 5, 1])
+    ids = [passed.ids for passed in constant.histories]
+    assert ids == [("S0",), ("S0", "S1", "S2"), ("S0", "S2")]
+    second = constant.histories[1]
     expected = history[history[names.DS] <= "2020-01-11"]
-    npt.assert_array_equal(constant.shown[1].ds, expected[names.DS])
-    npt.assert_array_equal(constant.shown[1].columns[names.Y], expected[names.Y])
+    npt.assert_array_equal(second.lengths, [11, 5, 1])
+    npt.assert_array_equal(second.ds, expected[names.DS])
+    npt.assert_array_equal(second.columns[names.Y], expected[names.Y])
 
 
 def test_models_of_different_needs_are_scored_on_the_same_rows_when_they_are_given_one_context():
     history = simulated(length=80)
-    history = history[
-        (history[names.UNIQUE_ID] != "S1") | (history[names.DS] > "2020-01-11")
-    ].reset_index(drop=True)
+    listed = (history[names.UNIQUE_ID] != "S1") | (history[names.DS] > "2020-01-11")
+    history = history[listed].reset_index(drop=True)
     origins = origins_between(history, "2020-02-20", None, 2, context=60)
-    found = [rolling(f, history, origins, 2, context=60) for f in (EWMA, Constant())]
-    pd.testing.assert_frame_equal(*(frame[KEYS] for frame in found))
-    assert len(found[0]) < len(rolling(Constant(), history, origins, 2))
+    of_ewma = rolling(EWMA, history, origins, 2, context=60)
+    of_constant = rolling(Constant(), history, origins, 2, context=60)
+    pd.testing.assert_frame_equal(of_ewma[KEYS], of_constant[KEYS])
+    assert len(of_ewma) < len(rolling(Constant(), history, origins, 2))
 
 
 def test_a_context_below_what_the_model_needs_is_an_error():
@@ -363,18 +314,20 @@ class Joint(Constant):
 def test_a_joint_model_needs_all_of_its_series():
     joint, history = Joint(), uneven()
     rolling(joint, history, pd.DatetimeIndex(["2020-01-11"]), 3)
-    assert joint.shown[0].ids == ("S0", "S1", "S2")
+    assert joint.histories[0].ids == ("S0", "S1", "S2")
     with pytest.raises(BadHistory) as caught:
         rolling(joint, history, pd.DatetimeIndex(["2020-01-11", "2020-01-16"]), 3)
     assert caught.value.code == "NO_ORIGINS"
     assert caught.value.message == (
-        "2 of 3 series have 1 sessions up to 2020-01-16 and 3 after it, joint needs 3; 1 of 2 origins are like that"
+        "2 of 3 series have 1 sessions up to 2020-01-16 and 3 after it, joint needs 3; "
+        "1 of 2 origins are like that"
     )
 
 
 @dataclass
 class Measuring(Constant):
-    """Takes volume where it is there, and measures its own making: 1, 2, 3, ... over series, times the call."""
+    """Takes volume if present. Its measured value is 1, 2, 3, ... over the series, times the number
+    of the call."""
 
     @property
     def spec(self) -> ModelSpec:
@@ -384,7 +337,7 @@ class Measuring(Constant):
 
     def predict(self, *args: Any) -> Forecast:
         forecast = super().predict(*args)
-        measured = len(self.shown) * np.arange(1.0, len(forecast.unique_id) + 1)
+        measured = len(self.histories) * np.arange(1.0, len(forecast.unique_id) + 1)
         return replace(forecast, measured={"bars_corrected": measured})
 
 
@@ -393,23 +346,24 @@ def test_optional_columns_are_handed_over_when_the_frame_has_them():
     origin = pd.DatetimeIndex(["2020-01-20"])
     rolling(measuring, history.assign(volume=7.0, colour=1.0), origin, 1)
     rolling(measuring, history, origin, 1)
-    assert [list(shown.columns) for shown in measuring.shown] == [["y", "volume"], ["y"]]
+    with_volume, without = measuring.histories
+    assert (list(with_volume.columns), list(without.columns)) == (["y", "volume"], ["y"])
 
 
 def test_what_a_forecast_measured_is_averaged_like_a_score():
-    found = rolling(Measuring(), simulated(), pd.DatetimeIndex(["2020-02-20", "2020-02-21"]), 2)
-    assert list(found.columns[-6:]) == [*map(names.quantile_column, LEVELS), "bars_corrected"]
-    npt.assert_array_equal(found["bars_corrected"], np.repeat([1, 2, 3, 2, 4, 6], 2))
-    scored = scores(found)
+    forecasts = rolling(Measuring(), simulated(), pd.DatetimeIndex(["2020-02-20", "2020-02-21"]), 2)
+    assert list(forecasts.columns[-6:]) == [*map(names.quantile_column, LEVELS), "bars_corrected"]
+    npt.assert_array_equal(forecasts["bars_corrected"], np.repeat([1, 2, 3, 2, 4, 6], 2))
+    scored = scores(forecasts)
     assert means(scored).loc[0, "bars_corrected"] == 3.0
     assert means(scored, "unique_id")["bars_corrected"].tolist() == [1.5, 3.0, 4.5]
 
 
 def test_progress_is_told_origin_by_origin():
-    told: list[tuple[int, int]] = []
+    reports: list[tuple[int, ...]] = []
     origins = pd.DatetimeIndex(["2020-02-20", "2020-02-21", "2020-02-22"])
-    rolling(Constant(), simulated(), origins, 1, progress=lambda done, of: told.append((done, of)))
-    assert told == [(1, 3), (2, 3), (3, 3)]
+    rolling(Constant(), simulated(), origins, 1, progress=lambda *report: reports.append(report))
+    assert reports == [(1, 3), (2, 3), (3, 3)]
 
 
 @pytest.mark.parametrize(
@@ -423,9 +377,8 @@ def test_progress_is_told_origin_by_origin():
     ],
 )
 def test_an_origin_at_which_no_series_takes_part_is_an_error(origin: str, horizon: int):
-    with pytest.raises(
-        BadHistory, match=f"^0 of 3 series have 60 sessions up to {origin}"
-    ) as caught:
+    message = f"^0 of 3 series have 60 sessions up to {origin}"
+    with pytest.raises(BadHistory, match=message) as caught:
         rolling(EWMA, simulated(), pd.DatetimeIndex(["2020-03-20", origin]), horizon)
     assert caught.value.code == "NO_ORIGINS"
 
@@ -433,13 +386,7 @@ def test_an_origin_at_which_no_series_takes_part_is_an_error(origin: str, horizo
 class Crossing(Constant):
     def predict(self, *args: Any) -> Forecast:
         forecast = super().predict(*args)
-        return Forecast(
-            forecast.unique_id,
-            forecast.cutoffs,
-            forecast.levels,
-            forecast.quantiles[..., ::-1],
-            forecast.mean,
-        )
+        return replace(forecast, quantiles=forecast.quantiles[..., ::-1])
 
 
 def test_a_forecast_that_breaks_the_contract_is_not_scored():
@@ -521,10 +468,10 @@ def scored_constant(sigma: float, history: pd.DataFrame, horizon: int = 2) -> pd
 
 def test_means_under_published_names_over_all_and_by_group():
     scored = scored_constant(0.01, simulated())
-    whole, by_series = means(scored), means(scored, "unique_id")
-    assert {"mae_median", "coverage_90", "crps", "bias", "winkler_50"} <= set(whole.columns)
-    assert not {"abs_error", "covered_90", *KEYS} & set(whole.columns)
-    npt.assert_allclose(whole.loc[0, "coverage_90"], scored["covered_90"].mean(), rtol=1e-12)
+    over_all, by_series = means(scored), means(scored, "unique_id")
+    assert {"mae_median", "coverage_90", "crps", "bias", "winkler_50"} <= set(over_all.columns)
+    assert not {"abs_error", "covered_90", *KEYS} & set(over_all.columns)
+    npt.assert_allclose(over_all.loc[0, "coverage_90"], scored["covered_90"].mean(), rtol=1e-12)
     assert list(by_series.index) == ["S0", "S1", "S2"]
     for name in by_series.index:
         rows = scored[scored["unique_id"] == name]
@@ -534,8 +481,10 @@ def test_means_under_published_names_over_all_and_by_group():
 
 def test_coverage_of_a_true_forecast_is_nominal():
     history = simulated(n=2, length=4000).assign(y=np.random.default_rng(0).normal(0, 0.01, 8000))
-    found = means(scored_constant(0.01, history, horizon=1)).iloc[0]
-    npt.assert_allclose(found[["coverage_50", "coverage_90"]].astype(float), [0.5, 0.9], atol=0.015)
+    averages = means(scored_constant(0.01, history, horizon=1)).iloc[0]
+    npt.assert_allclose(
+        averages[["coverage_50", "coverage_90"]].astype(float), [0.5, 0.9], atol=0.015
+    )
 
 
 def test_an_outcome_without_direction_is_left_out_of_its_mean():
@@ -547,35 +496,30 @@ def test_an_outcome_without_direction_is_left_out_of_its_mean():
 
 
 def ranked(series: int = 6, origins: int = 40) -> pd.DataFrame:
-    """Rows as `rolling` gives them, two steps; mean and outcome are related at step 1 only. One origin is short."""
+    """Rows as `rolling` gives them, two steps. Mean and outcome are related at step 1 only, and one
+    origin lacks two series."""
     rng = np.random.default_rng(3)
     days = pd.date_range("2020-01-01", periods=origins)
-    rows = [
-        {"unique_id": f"S{i}", "origin": day, "step": step, "y": rng.normal(), "mean": rng.normal()}
-        for day in days
-        for i in range(series if day != days[5] else series - 2)
-        for step in (1, 2)
-    ]
-    table = pd.DataFrame(rows)
+    rows = []
+    for day in days:
+        for i in range(series if day != days[5] else series - 2):
+            for step in (1, 2):
+                rows.append((f"S{i}", day, step, rng.normal(), rng.normal()))
+    table = pd.DataFrame(rows, columns=["unique_id", "origin", "step", "y", "mean"])
     return table.assign(mean=table["mean"] + np.where(table["step"] == 1, table["y"], 0))
 
 
 def test_rank_ic_is_the_mean_over_origins_of_spearmans_correlation_across_series():
     table = ranked()
-    found = rank_ic(table)
+    by_step = rank_ic(table)
     for step in (1, 2):
-        groups = [
-            g
-            for _, g in table[table["step"] == step].groupby("origin")
-            if len(g) >= metrics.MIN_SERIES
-        ]
-        assert len(groups) == 39
-        npt.assert_allclose(
-            found[step],
-            np.mean([spearmanr(g["mean"], g["y"]).statistic for g in groups]),
-            rtol=1e-12,
-        )
-    assert found[1] > 0.5 > abs(found[2]) + 0.2
+        correlations = []
+        for _, rows in table[table["step"] == step].groupby("origin"):
+            if len(rows) >= metrics.MIN_SERIES:
+                correlations.append(spearmanr(rows["mean"], rows["y"]).statistic)
+        assert len(correlations) == 39
+        npt.assert_allclose(by_step[step], np.mean(correlations), rtol=1e-12)
+    assert by_step[1] > 0.5 > abs(by_step[2]) + 0.2
 
 
 def test_rank_ic_does_not_depend_on_the_order_of_the_rows():
@@ -595,47 +539,47 @@ def test_rank_ic_of_too_few_series_or_of_one_mean_for_all_is_not_reported():
 
 def test_skill_by_hand_and_both_tests_on_the_average_per_origin():
     history = simulated()
-    ours, theirs = scored_constant(0.01, history), scored_constant(0.03, history)
-    found = against(ours, theirs)
-    per_origin = [s.groupby("origin")["crps"].mean() for s in (ours, theirs)]
-    test = difference.diebold_mariano((per_origin[1] - per_origin[0]).to_numpy(), 2)
-    npt.assert_allclose(found.skill, 1 - ours["crps"].mean() / theirs["crps"].mean(), rtol=1e-12)
-    npt.assert_allclose(
-        [found.test.p_hln, found.test.p_bartlett], [test.p_hln, test.p_bartlett], rtol=1e-9
-    )
-    assert found.skill > 0.1
+    model, reference = scored_constant(0.01, history), scored_constant(0.03, history)
+    skill = against(model, reference)
+    of_model, of_reference = (s.groupby("origin")["crps"].mean() for s in (model, reference))
+    test = difference.diebold_mariano((of_reference - of_model).to_numpy(), 2)
+    expected = 1 - model["crps"].mean() / reference["crps"].mean()
+    npt.assert_allclose(skill.skill, expected, rtol=1e-12)
+    npt.assert_allclose(skill.test.p_hln, test.p_hln, rtol=1e-9)
+    npt.assert_allclose(skill.test.p_bartlett, test.p_bartlett, rtol=1e-9)
+    assert skill.skill > 0.1
 
 
 def test_skill_at_one_step_looks_at_that_step_and_its_lags():
     history = simulated()
-    ours, theirs = scored_constant(0.01, history), scored_constant(0.03, history)
-    found = against(ours, theirs, step=1)
-    first = [s[s["step"] == 1].groupby("origin")["crps"].mean().to_numpy() for s in (ours, theirs)]
-    npt.assert_allclose(found.skill, 1 - first[0].mean() / first[1].mean(), rtol=1e-12)
-    npt.assert_allclose(
-        found.test.p_hln, difference.diebold_mariano(first[1] - first[0], 1).p_hln, rtol=1e-9
+    model, reference = scored_constant(0.01, history), scored_constant(0.03, history)
+    skill = against(model, reference, step=1)
+    of_model, of_reference = (
+        scored[scored["step"] == 1].groupby("origin")["crps"].mean().to_numpy()
+        for scored in (model, reference)
     )
+    test = difference.diebold_mariano(of_reference - of_model, 1)
+    npt.assert_allclose(skill.skill, 1 - of_model.mean() / of_reference.mean(), rtol=1e-12)
+    npt.assert_allclose(skill.test.p_hln, test.p_hln, rtol=1e-9)
 
 
 @pytest.mark.parametrize(("every", "lags"), [(1, 5), (2, 3), (4, 2), (5, 1), (20, 1)])
 def test_origins_further_apart_overlap_at_fewer_lags(every: int, lags: int):
     history = simulated(length=90)
-    ours, theirs = (scored_constant(sigma, history, horizon=5) for sigma in (0.01, 0.011))
-    losses = (theirs["crps"] - ours["crps"]).groupby(ours["origin"]).mean().to_numpy()
+    model, reference = (scored_constant(sigma, history, horizon=5) for sigma in (0.01, 0.011))
+    losses = (reference["crps"] - model["crps"]).groupby(model["origin"]).mean().to_numpy()
     expected = difference.diebold_mariano(losses, lags)
-    found = against(ours, theirs, every=every).test
-    npt.assert_allclose(
-        [found.p_hln, found.p_bartlett], [expected.p_hln, expected.p_bartlett], rtol=1e-9
-    )
+    test = against(model, reference, every=every).test
+    npt.assert_allclose(test.p_hln, expected.p_hln, rtol=1e-9)
+    npt.assert_allclose(test.p_bartlett, expected.p_bartlett, rtol=1e-9)
 
 
 def test_every_origin_weighs_the_same_however_many_series_take_part():
     days = pd.to_datetime(["2020-01-01"] * 3 + ["2020-01-02"])
-    ours = pd.DataFrame(
-        {"unique_id": ["A", "B", "C", "A"], "origin": days, "step": 1, "crps": [1.0, 1.0, 1.0, 2.0]}
-    )
-    found = against(ours, ours.assign(crps=[2.0, 2.0, 2.0, 1.0]))
-    npt.assert_allclose(found.skill, 0.0, atol=1e-15)  # by rows it would be 1 - 5 / 7
+    model = pd.DataFrame({"unique_id": ["A", "B", "C", "A"], "origin": days, "step": 1})
+    model["crps"] = [1.0, 1.0, 1.0, 2.0]
+    skill = against(model, model.assign(crps=[2.0, 2.0, 2.0, 1.0]))
+    npt.assert_allclose(skill.skill, 0.0, atol=1e-15)  # by rows it would be 1 - 5 / 7
 
 
 def test_skill_is_positive_for_the_better_one_whichever_is_the_reference():
@@ -651,20 +595,20 @@ def test_a_model_has_no_skill_against_itself():
 
 def test_skill_over_fewer_origins_than_steps_is_no_evidence():
     history = simulated(length=27)  # two origins of five steps
-    ours, theirs = (scored_constant(sigma, history, horizon=5) for sigma in (0.01, 0.03))
-    assert ours["origin"].nunique() == 2
-    assert against(ours, theirs).test.p == 1.0
+    model, reference = (scored_constant(sigma, history, horizon=5) for sigma in (0.01, 0.03))
+    assert model["origin"].nunique() == 2
+    assert against(model, reference).test.p == 1.0
 
 
 def test_models_scored_on_other_rows_are_not_compared():
     scored = scored_constant(0.01, simulated())
-    for other in (
+    for other_rows in (
         scored.iloc[:-1],
         scored.assign(step=scored["step"] + 1),
         scored_constant(0.01, simulated(n=2)),
     ):
         with pytest.raises(BadInput, match="same origins"):
-            against(scored, other)
+            against(scored, other_rows)
 
 
 def test_reliability_counts_outcomes_at_or_below_each_quantile():

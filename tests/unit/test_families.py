@@ -1,26 +1,28 @@
-"""Models found by folder, their configs, and what a recipe depends on."""
+"""Finding models by folder, their configs, and the inputs of a recipe."""
 
 import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
+from shared import SHARED
 
-from jobs.training import families
+from jobs.training import configs, families, planning
 from jobs.training.families import Folder, Model
 from registry import training
 from registry.errors import BadConfig, BadParameter, NotFound
 from registry.forecast import names
+from registry.forecast.spec import ModelSpec
 from registry.settings import CHECKOUT
 
 
 def test_every_config_file_is_a_model_of_the_family_of_its_folder():
-    found = families.all_models()
+    models = families.all_models()
     files = list((CHECKOUT / "mlprojects").glob("*/configs/*.yaml"))
-    assert sorted(found) == sorted(path.stem for path in files)
-    assert {"naive": "baselines", "fhs": "baselines", "nbeats": "nixtla"}.items() <= {
-        name: model.family.name for name, model in found.items()
-    }.items()
+    assert sorted(models) == sorted(path.stem for path in files)
+    family_of = {name: model.family.name for name, model in models.items()}
+    assert (family_of["naive"], family_of["fhs"]) == ("baselines", "baselines")
+    assert family_of["nbeats"] == "nixtla"
 
 
 def test_no_two_families_have_a_model_of_the_same_name():
@@ -33,7 +35,7 @@ def test_every_model_has_a_card_and_sound_settings_also_when_tiny(name: str):
     model = families.find(name)
     assert model.card.startswith(f"# Family `{model.family.name}`")
     for tiny in (False, True):
-        config = families.load_config(model, {}, tiny=tiny)
+        config = configs.load_config(model, {}, tiny=tiny)
         spec = model.spec(config)
         assert (spec.name, spec.family) == (name, model.family.name)
         assert spec.max_horizon == config.horizon
@@ -47,10 +49,10 @@ def test_an_unknown_model_is_not_found_and_the_known_ones_are_listed():
 
 def test_the_tiny_section_replaces_settings_and_overrides_replace_both():
     nbeats = families.find("nbeats")
-    stored, tiny = families.load_config(nbeats, {}), families.load_config(nbeats, {}, tiny=True)
+    stored, tiny = configs.load_config(nbeats, {}), configs.load_config(nbeats, {}, tiny=True)
     assert (tiny.max_steps, tiny.context) == (4, stored.context)
     assert tiny.max_steps < stored.max_steps
-    assert families.load_config(nbeats, {"max_steps": 3}, tiny=True).max_steps == 3
+    assert configs.load_config(nbeats, {"max_steps": 3}, tiny=True).max_steps == 3
 
 
 @pytest.mark.parametrize(
@@ -71,12 +73,12 @@ def test_the_tiny_section_replaces_settings_and_overrides_replace_both():
     ],
 )
 def test_an_override_is_read_as_yaml(key: str, text: Any, value: Any):
-    assert getattr(families.load_config(families.find("fhs"), {key: text}), key) == value
+    assert getattr(configs.load_config(families.find("fhs"), {key: text}), key) == value
 
 
 def test_a_small_number_may_be_written_with_an_exponent():
     nbeats = families.find("nbeats")
-    assert families.load_config(nbeats, {"learning_rate": "1e-4"}).learning_rate == 1e-4
+    assert configs.load_config(nbeats, {"learning_rate": "1e-4"}).learning_rate == 1e-4
 
 
 @pytest.mark.parametrize(
@@ -115,7 +117,7 @@ def test_a_small_number_may_be_written_with_an_exponent():
 )
 def test_a_bad_setting_is_refused_by_code(model: str, overrides: dict[str, str], code: str):
     with pytest.raises((BadConfig, BadParameter)) as caught:
-        families.load_config(families.find(model), overrides)
+        configs.load_config(families.find(model), overrides)
     assert caught.value.code == code
     assert caught.value.status == 400
 
@@ -139,6 +141,9 @@ class Several(Folder):
     def configs(self) -> dict[str, type[training.Config]]:
         return {"fast": Fast, "deep": Deep}
 
+    def spec(self, name: str, config: training.Config) -> ModelSpec:
+        return ModelSpec(name, self.name, 1, 1, config.horizon)
+
 
 @pytest.fixture
 def several(tmp_path: Path) -> Model:
@@ -149,35 +154,34 @@ def several(tmp_path: Path) -> Model:
 
 
 def test_in_a_family_of_several_kinds_the_kind_says_which_settings_there_are(several: Model):
-    assert families.load_config(several, {}) == Deep(kind="deep", layers=5)
-    assert families.load_config(several, {}, tiny=True) == Deep(kind="deep", layers=1)
-    with pytest.raises(
-        BadParameter, match=r"^mine has no setting layers; it has horizon, .*, kind, quick$"
-    ):
-        families.load_config(several, {"kind": "fast"})
-    with pytest.raises(
-        BadConfig, match=r"^mine: kind is 'slow', expected one of \['deep', 'fast'\]$"
-    ):
-        families.load_config(several, {"kind": "slow"})
+    assert configs.load_config(several, {}) == Deep(kind="deep", layers=5, **SHARED)
+    assert configs.load_config(several, {}, tiny=True) == Deep(kind="deep", layers=1, **SHARED)
+    message = r"^mine has no setting layers; it has horizon, .*, kind, quick$"
+    with pytest.raises(BadParameter, match=message):
+        configs.load_config(several, {"kind": "fast"})
+    message = r"^mine: kind is 'slow', expected one of \['deep', 'fast'\]$"
+    with pytest.raises(BadConfig, match=message):
+        configs.load_config(several, {"kind": "slow"})
 
 
 def test_true_and_false_are_for_settings_that_are_true_or_false(several: Model):
     several.config.write_text("kind: fast\ntiny: {}\n")
-    assert families.load_config(several, {"quick": "false"}) == Fast(kind="fast", quick=False)
+    assert configs.load_config(several, {"quick": "false"}) == Fast(
+        kind="fast", quick=False, **SHARED
+    )
     with pytest.raises(BadConfig, match="mine: horizon cannot be true or false"):
-        families.load_config(several, {"horizon": "true"})
+        configs.load_config(several, {"horizon": "true"})
 
 
 def test_the_message_for_an_unknown_setting_names_it_and_the_known_ones():
-    with pytest.raises(
-        BadParameter, match=r"^fhs has no setting horizn; it has horizon, levels, fit_until"
-    ):
-        families.load_config(families.find("fhs"), {"horizn": "3"})
+    message = r"^fhs has no setting horizn; it has horizon, levels, fit_until"
+    with pytest.raises(BadParameter, match=message):
+        configs.load_config(families.find("fhs"), {"horizn": "3"})
 
 
 def test_the_message_for_a_wrong_type_names_the_setting():
     with pytest.raises(BadConfig, match=r"^fhs: horizon: Input should be a valid integer"):
-        families.load_config(families.find("fhs"), {"horizon": "three"})
+        configs.load_config(families.find("fhs"), {"horizon": "three"})
 
 
 def test_a_misspelt_key_in_the_file_itself_is_refused(tmp_path: Path):
@@ -185,23 +189,23 @@ def test_a_misspelt_key_in_the_file_itself_is_refused(tmp_path: Path):
     path = tmp_path / "baselines" / "configs" / "mine.yaml"
     path.write_text("kind: fhs\nhorizn: 5\ntiny: {}\n")
     with pytest.raises(BadParameter) as caught:
-        families.load_config(Model.of(path), {})
+        configs.load_config(Model.of(path), {})
     assert caught.value.code == "UNKNOWN_PARAM"
 
 
 def test_a_recipe_is_a_sha256_that_changes_with_everything_that_decides_the_weights():
-    config = families.load_config(families.find("nbeats"), {})
-    other = dataclasses.replace(config, learning_rate=config.learning_rate * 2)
+    config = configs.load_config(families.find("nbeats"), {})
+    changed_config = dataclasses.replace(config, learning_rate=config.learning_rate * 2)
     inputs = {"data": "d", "lock": "l", "code": "c"}
     recipes = [
-        families.recipe("nbeats", config, 1, **inputs),
-        families.recipe("other", config, 1, **inputs),
-        families.recipe("nbeats", other, 1, **inputs),
-        families.recipe("nbeats", config, 2, **inputs),
-        families.recipe("nbeats", config, 1, **(inputs | {"data": "x"})),
-        families.recipe("nbeats", config, 1, **(inputs | {"lock": "x"})),
-        families.recipe("nbeats", config, 1, **(inputs | {"code": "x"})),
+        planning.recipe("nbeats", config, 1, **inputs),
+        planning.recipe("other", config, 1, **inputs),
+        planning.recipe("nbeats", changed_config, 1, **inputs),
+        planning.recipe("nbeats", config, 2, **inputs),
+        planning.recipe("nbeats", config, 1, **(inputs | {"data": "x"})),
+        planning.recipe("nbeats", config, 1, **(inputs | {"lock": "x"})),
+        planning.recipe("nbeats", config, 1, **(inputs | {"code": "x"})),
     ]
     assert len(set(recipes)) == len(recipes)
-    assert recipes[0] == families.recipe("nbeats", dataclasses.replace(config), 1, **inputs)
+    assert recipes[0] == planning.recipe("nbeats", dataclasses.replace(config), 1, **inputs)
     assert all(len(bytes.fromhex(recipe)) == 32 for recipe in recipes)

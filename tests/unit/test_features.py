@@ -1,4 +1,4 @@
-"""Features of returns: against a loop over sessions, past only, the same bits alone and among others."""
+"""Features of returns: against a loop over sessions, without the future, same bits in a batch."""
 
 import datetime
 import math
@@ -17,24 +17,21 @@ LENGTH = 420
 
 
 def simulated(seed: int = 0, n: int = 3, length: int = LENGTH) -> tuple[np.ndarray, np.ndarray]:
-    """values [n, T, 3] and weekdays' dates [n, T]; volatility moves slowly, and every 63rd session is a large one."""
+    """values [n, T, 3] and dates of weekdays [n, T].
+
+    Volatility moves slowly, and every 63rd session is a large one.
+    """
     rng = np.random.default_rng(seed)
     index = 0.01 * np.exp(np.cumsum(0.05 * rng.normal(size=length))) * rng.standard_t(5, length)
-    own = (
-        0.01
-        * np.exp(np.cumsum(0.05 * rng.normal(size=(n, length)), axis=1))
-        * rng.standard_t(5, (n, length))
-    )
-    own[:, 40::63] *= 5
-    y = own + rng.uniform(0.3, 1.5, size=(n, 1)) * index
+    volatility_path = np.exp(np.cumsum(0.05 * rng.normal(size=(n, length)), axis=1))
+    alone = 0.01 * volatility_path * rng.standard_t(5, (n, length))
+    alone[:, 40::63] *= 5
+    y = alone + rng.uniform(0.3, 1.5, size=(n, 1)) * index
     market = np.abs(y).mean(axis=0)
-    days = np.array(
-        [d for d in np.arange("2015-01-01", "2022-01-01", dtype="datetime64[D]") if np.is_busday(d)]
-    )
-    values = np.stack(
-        [y, np.broadcast_to(market, y.shape), np.broadcast_to(index, y.shape)], axis=2
-    )
-    return values, np.broadcast_to(days[:length], y.shape)
+    days = np.arange("2015-01-01", "2022-01-01", dtype="datetime64[D]")
+    days = days[np.is_busday(days)]
+    columns = [y, np.broadcast_to(market, y.shape), np.broadcast_to(index, y.shape)]
+    return np.stack(columns, axis=2), np.broadcast_to(days[:length], y.shape)
 
 
 # --- the slow version -------------------------------------------------------------------------
@@ -54,7 +51,8 @@ def life(x: list[float], half_life: float) -> list[float]:
 
 
 def volatility(x: list[float]) -> list[float]:
-    return [math.sqrt(v) for v in average([v * v for v in x], 0.94)]
+    squares = [v * v for v in x]
+    return [math.sqrt(v) for v in average(squares, 0.94)]
 
 
 def standardised(x: list[float], sigma: list[float]) -> list[float]:
@@ -62,7 +60,7 @@ def standardised(x: list[float], sigma: list[float]) -> list[float]:
 
 
 def idiosyncratic(y: list[float], index: list[float]) -> tuple[list[float], list[float]]:
-    """What the slope of the session before does not explain, and the slope."""
+    """The part of y that the slope of the session before does not explain, and the slope."""
     together = life([a * b for a, b in zip(y, index, strict=True)], 90)
     alone = life([b * b for b in index], 90)
     beta = [a / (b + 1e-10) for a, b in zip(together, alone, strict=True)]
@@ -75,59 +73,60 @@ def slow_daily(values: np.ndarray, day: datetime.date) -> dict[str, float]:
     s, m, d = (volatility(x)[-1] for x in (y, market, index))
     root = math.sqrt(math.pi / 2)
     size = {"own": [abs(v) for v in y], "index": [abs(v) for v in index]}
-    found = {}
+    daily = {}
     for hl in (1.5, 3, 6, 11, 22, 45, 90, 180):
-        found[f"own_{hl:g}"] = math.log(life(size["own"], hl)[-1] * root + 1e-5) - math.log(s)
-        found[f"market_{hl:g}"] = math.log(life(market, hl)[-1] * root + 1e-5) - math.log(m)
+        daily[f"own_{hl:g}"] = math.log(life(size["own"], hl)[-1] * root + 1e-5) - math.log(s)
+        daily[f"market_{hl:g}"] = math.log(life(market, hl)[-1] * root + 1e-5) - math.log(m)
     for hl in (6, 22, 90):
-        found[f"own_root_{hl}"] = 0.5 * math.log(
+        daily[f"own_root_{hl}"] = 0.5 * math.log(
             life([v * v for v in y], hl)[-1] + 1e-10
         ) - math.log(s)
     for hl in (1.5, 6, 22, 90):
-        found[f"index_{hl:g}"] = math.log(life(size["index"], hl)[-1] * root + 1e-5) - math.log(d)
-    found["index_to_market"] = math.log(d) - math.log(m)
-    against = [
-        math.log(a) - math.log(b) for a, b in zip(volatility(y), volatility(market), strict=True)
-    ]
-    found["own_to_market"] = against[-1] - life(against, 180)[-1]
+        daily[f"index_{hl:g}"] = math.log(life(size["index"], hl)[-1] * root + 1e-5) - math.log(d)
+    daily["index_to_market"] = math.log(d) - math.log(m)
+    pairs = zip(volatility(y), volatility(market), strict=True)
+    against = [math.log(a) - math.log(b) for a, b in pairs]
+    daily["own_to_market"] = against[-1] - life(against, 180)[-1]
     z = {"own": standardised(y, volatility(y)), "index": standardised(index, volatility(index))}
-    for who, values_of in z.items():
+    for source, values_of in z.items():
         for hl in (1.5, 5, 20, 60):
-            found[f"{who}_signed_{hl:g}"] = life(values_of, hl)[-1]
+            daily[f"{source}_signed_{hl:g}"] = life(values_of, hl)[-1]
         for hl in (1.5, 5, 20):
-            found[f"{who}_loss_{hl:g}"] = life([max(-v, 0) for v in values_of], hl)[-1]
-        found[f"{who}_shock"], found[f"{who}_shock_size"] = values_of[-1], abs(values_of[-1])
+            daily[f"{source}_loss_{hl:g}"] = life([max(-v, 0) for v in values_of], hl)[-1]
+        daily[f"{source}_shock"] = values_of[-1]
+        daily[f"{source}_shock_size"] = abs(values_of[-1])
     since = next((ago for ago, v in enumerate(reversed(z["own"])) if abs(v) > 3), 130)
-    found["since_shock"] = math.log(1 + min(since, 130))
+    daily["since_shock"] = math.log(1 + min(since, 130))
     alone, beta = idiosyncratic(y, index)
     for hl in (3, 11, 45):
-        found[f"own_alone_{hl}"] = math.log(
+        daily[f"own_alone_{hl}"] = math.log(
             life([abs(v) for v in alone], hl)[-1] * root + 1e-5
         ) - math.log(s)
     for hl in (22, 90):
-        both = life([a * b for a, b in zip(y, index, strict=True)], hl)[-1]
+        cross = life([a * b for a, b in zip(y, index, strict=True)], hl)[-1]
         squares = [life([v * v for v in x], hl)[-1] for x in (y, index)]
-        found[f"correlation_{hl}"] = both / (math.sqrt(squares[0] * squares[1]) + 1e-10)
-    found["beta"] = beta[-1]
-    found["explained"] = math.log(max(beta[-1], 0.1) * d / s)
+        daily[f"correlation_{hl}"] = cross / (math.sqrt(squares[0] * squares[1]) + 1e-10)
+    daily["beta"] = beta[-1]
+    daily["explained"] = math.log(max(beta[-1], 0.1) * d / s)
     for hl in (60, 120):
-        mean, square = (
-            life([abs(v) for v in z["own"]], hl)[-1],
-            life([v * v for v in z["own"]], hl)[-1],
-        )
-        losses, gains = (life([max(sign * v, 0) for v in z["own"]], hl)[-1] for sign in (-1, 1))
-        found[f"own_evenness_{hl}"] = math.log(mean + 0.05) - 0.5 * math.log(square + 0.0025)
-        found[f"own_loss_share_{hl}"] = math.log(losses + 0.05) - math.log(gains + 0.05)
+        mean = life([abs(v) for v in z["own"]], hl)[-1]
+        square = life([v * v for v in z["own"]], hl)[-1]
+        losses = life([max(-v, 0) for v in z["own"]], hl)[-1]
+        gains = life([max(v, 0) for v in z["own"]], hl)[-1]
+        daily[f"own_evenness_{hl}"] = math.log(mean + 0.05) - 0.5 * math.log(square + 0.0025)
+        daily[f"own_loss_share_{hl}"] = math.log(losses + 0.05) - math.log(gains + 0.05)
     for number, name in enumerate(("monday", "tuesday", "wednesday", "thursday")):
-        found[name] = float(day.weekday() == number)
-    return found
+        daily[name] = float(day.weekday() == number)
+    return daily
 
 
 def slow_season(values: np.ndarray, h: int) -> list[float]:
-    """Largest idiosyncratic |z| about a quarter, averaged over four and over up to twelve quarters."""
+    """Largest idiosyncratic |z| around the same session of earlier quarters, averaged over four and
+    over up to twelve quarters."""
     alone, _ = idiosyncratic(values[:, 0].tolist(), values[:, 2].tolist())
     size = [abs(v) for v in standardised(alone, volatility(alone))]
-    target, largest = len(size) - 1 + h, []
+    target = len(size) - 1 + h
+    largest = []
     for k in range(1, 13):
         middle = target - 63 * k
         if middle - 2 >= 60:
@@ -173,7 +172,7 @@ def test_one_row_is_the_last_of_many():
     )
 
 
-# --- what a feature may depend on -------------------------------------------------------------
+# --- dependence of a feature ------------------------------------------------------------------
 
 
 @hypothesis_settings(max_examples=10)
@@ -182,12 +181,13 @@ def test_later_sessions_change_no_earlier_row(seed: int, cut: int):
     values, ds = simulated(seed)
     changed = values.copy()
     changed[:, cut:] = np.random.default_rng(seed + 1).normal(size=changed[:, cut:].shape)
-    kept = slice(0, cut)
+    before = slice(0, cut)
     npt.assert_array_equal(
-        features.daily(changed, ds, LENGTH)[:, kept], features.daily(values, ds, LENGTH)[:, kept]
+        features.daily(changed, ds, LENGTH)[:, before],
+        features.daily(values, ds, LENGTH)[:, before],
     )
-    season = features.season(values, 60, LENGTH)[:, kept]
-    npt.assert_array_equal(features.season(changed, 60, LENGTH)[:, kept], season)
+    season = features.season(values, 60, LENGTH)[:, before]
+    npt.assert_array_equal(features.season(changed, 60, LENGTH)[:, before], season)
     shorter = features.daily(values[:, :cut], ds[:, :cut], 2)[:, -1]
     npt.assert_array_equal(features.daily(values, ds, LENGTH)[:, cut - 1], shorter)
 

@@ -1,4 +1,4 @@
-"""Pictures: what is drawn is what the table says."""
+"""Figures: they show the numbers of the table."""
 
 import io
 
@@ -22,23 +22,15 @@ Q = np.array([-0.02, -0.01, 0.001, 0.01, 0.02])
 
 
 def forecasts(origins: int = 130, levels: tuple[float, ...] = LEVELS) -> pd.DataFrame:
-    """Two series, two steps, the second forecast half as wide again; every tenth outcome lies outside the first."""
+    """Two series, two steps, step 2 1.5 times as wide. Every tenth outcome lies outside step 1."""
     days = pd.date_range("2020-01-01", periods=origins + 2)
     y = np.where(np.arange(origins + 2) % 10 == 0, 0.03, 0.005)
-    rows = [
-        {
-            "unique_id": name,
-            "origin": days[i],
-            "step": h,
-            "ds": days[i + h],
-            "y": y[i + h] * sign,
-            "mean": 0.0,
-        }
-        for i in range(origins)
-        for name, sign in (("A", 1), ("B", -1))
-        for h in (1, 2)
-    ]
-    table = pd.DataFrame(rows)
+    rows = []
+    for i in range(origins):
+        for name, sign in (("A", 1), ("B", -1)):
+            for h in (1, 2):
+                rows.append((name, days[i], h, days[i + h], y[i + h] * sign, 0.0))
+    table = pd.DataFrame(rows, columns=["unique_id", "origin", "step", "ds", "y", "mean"])
     width = np.where(table["step"] == 1, 1.0, 1.5)
     quantiles = zip(levels, np.interp(levels, LEVELS, Q), strict=True)
     return table.assign(**{names.quantile_column(level): width * q for level, q in quantiles})
@@ -46,12 +38,11 @@ def forecasts(origins: int = 130, levels: tuple[float, ...] = LEVELS) -> pd.Data
 
 def points(axis: matplotlib.axes.Axes) -> dict[str, np.ndarray]:
     """Heights of the dots by colour."""
-    dots = [c for c in axis.collections if isinstance(c, PathCollection)]
-    return {
-        to_hex(c.get_facecolor()[0]): np.asarray(c.get_offsets())[:, 1]
-        for c in dots
-        if len(c.get_offsets())
-    }
+    heights = {}
+    for dots in axis.collections:
+        if isinstance(dots, PathCollection) and len(dots.get_offsets()):
+            heights[to_hex(dots.get_facecolor()[0])] = np.asarray(dots.get_offsets())[:, 1]
+    return heights
 
 
 def bands(axis: matplotlib.axes.Axes) -> list[tuple[float, float]]:
@@ -67,21 +58,14 @@ def test_the_fan_chart_shows_the_last_120_one_step_outcomes_of_one_series_in_per
     y = points(left)
     npt.assert_allclose(y[figures.INK], 0.5, rtol=1e-12)
     npt.assert_allclose(y[figures.RED], 3.0, rtol=1e-12)
-    shown = table[
-        (table["unique_id"] == "A") & (table["step"] == 1) & (table["ds"] <= table["origin"].max())
-    ].tail(120)
-    assert len(shown) == 120
-    assert len(y[figures.RED]) == (shown["y"] > 0.02).sum()
+    one_step = table[(table["unique_id"] == "A") & (table["step"] == 1)]
+    last_120 = one_step[one_step["ds"] <= table["origin"].max()].tail(120)
+    assert len(last_120) == 120
+    assert len(y[figures.RED]) == (last_120["y"] > 0.02).sum()
     assert len(y[figures.INK]) == 120 - len(y[figures.RED])
-    last = matplotlib.dates.date2num(table["origin"].max())
-    assert (
-        max(
-            np.asarray(c.get_offsets())[:, 0].max()
-            for c in left.collections
-            if isinstance(c, PathCollection)
-        )
-        == last
-    )
+    dots = [part for part in left.collections if isinstance(part, PathCollection)]
+    last = max(np.asarray(part.get_offsets())[:, 0].max() for part in dots)
+    assert last == matplotlib.dates.date2num(table["origin"].max())
 
 
 def test_the_right_panel_shows_every_step_of_the_last_origin():
@@ -117,24 +101,23 @@ def test_figures_can_be_written_whatever_the_number_of_origins(origins: int):
         figures.fan_chart(table, "fhs", "A"),
         figures.reliability_diagram({"fhs": table}),
     ):
-        written = io.BytesIO()
-        figure.savefig(written)
-        assert written.getvalue().startswith(b"\x89PNG")
+        file = io.BytesIO()
+        figure.savefig(file)
+        assert file.getvalue().startswith(b"\x89PNG")
 
 
 def test_the_reliability_diagram_shows_observed_minus_nominal_in_points():
-    ours, theirs = forecasts(), forecasts().assign(y=0.5)
-    axis = figures.reliability_diagram({"nbeats": ours, "fhs": theirs}).axes[0]
+    table_of_nbeats = forecasts()
+    table_of_fhs = forecasts().assign(y=0.5)
+    axis = figures.reliability_diagram({"nbeats": table_of_nbeats, "fhs": table_of_fhs}).axes[0]
     lines = {line.get_label(): line for line in axis.lines if not line.get_label().startswith("_")}
     assert list(lines) == ["nbeats", "fhs"]
-    table = reliability(ours)
+    table = reliability(table_of_nbeats)
+    expected = 100 * (table["observed"] - table["level"])
     npt.assert_allclose(lines["nbeats"].get_xdata(), LEVELS, rtol=1e-12)
-    npt.assert_allclose(
-        lines["nbeats"].get_ydata(), 100 * (table["observed"] - table["level"]), rtol=1e-12
-    )
-    npt.assert_allclose(
-        lines["fhs"].get_ydata(), [-5, -25, -50, -75, -95], rtol=1e-12
-    )  # nothing is ever below
+    npt.assert_allclose(lines["nbeats"].get_ydata(), expected, rtol=1e-12)
+    # No outcome is below a quantile of fhs.
+    npt.assert_allclose(lines["fhs"].get_ydata(), [-5, -25, -50, -75, -95], rtol=1e-12)
     assert len({line.get_color() for line in lines.values()}) == 2
     low, high = axis.get_ylim()
     assert low == -high
@@ -155,10 +138,8 @@ def test_every_model_asked_for_is_in_the_reliability_diagram():
 
 
 def test_path_chart_shows_every_path_from_the_last_known_close() -> None:
-    days = np.array(
-        ["2020-01-01", "2020-01-02", "2020-01-03", "2020-01-06", "2020-01-07"],
-        dtype="datetime64[D]",
-    )
+    dates = ["2020-01-01", "2020-01-02", "2020-01-03", "2020-01-06", "2020-01-07"]
+    days = np.array(dates, dtype="datetime64[D]")
     closes = pd.Series([10.0, 11.0, 12.0, 13.0, 12.5], index=days.astype("datetime64[ns]"))
     sampled = np.ones((1, 3, 2, 6))
     sampled[0, :, :, 3] = [[12.0, 13.0], [11.0, 10.0], [12.5, 14.0]]
@@ -170,5 +151,5 @@ def test_path_chart_shows_every_path_from_the_last_known_close() -> None:
     assert lines[:3] == [[12.0, 12.0, 13.0], [12.0, 11.0, 10.0], [12.0, 12.5, 14.0]]
     assert lines[3] == [12.0, 12.0, 13.0]  # median
     assert lines[4] == [10.0, 11.0, 12.0]  # known
-    assert lines[5] == [12.0, 13.0, 12.5]  # what came true
+    assert lines[5] == [12.0, 13.0, 12.5]  # the outcome
     assert axis.get_title(loc="left") == "kronos, A: sampled closes after 2020-01-03"

@@ -1,4 +1,4 @@
-"""Files that another process reads: the old one or the new one, never a part."""
+"""Files that another process reads: it reads the old file or the new one, never a part."""
 
 import os
 import signal
@@ -35,9 +35,8 @@ def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path):
 def test_a_new_file_has_the_permissions_that_the_umask_allows(tmp_path):
     (tmp_path / "plain").write_text("")
     write_together({tmp_path / "atomic": text("")})
-    assert stat.S_IMODE((tmp_path / "atomic").stat().st_mode) == stat.S_IMODE(
-        (tmp_path / "plain").stat().st_mode
-    )
+    mode = stat.S_IMODE((tmp_path / "atomic").stat().st_mode)
+    assert mode == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
 
 
 def test_a_writer_that_fails_half_way_leaves_the_old_file(tmp_path):
@@ -78,9 +77,9 @@ from pathlib import Path
 from registry.errors import KronosError
 from registry.files import write_together
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-folder = Path(sys.argv[1])
+a, b = Path(sys.argv[1], "a"), Path(sys.argv[1], "b")
 try:
-    write_together({folder / "a": lambda p: p.write_text("new a"), folder / "b": lambda p: p.write_text("b" * 2000)})
+    write_together({a: lambda p: p.write_text("new a"), b: lambda p: p.write_text("b" * 2000)})
 except KronosError as error:
     print(error.code, error.message)
 """
@@ -91,9 +90,9 @@ except KronosError as error:
         text=True,
         check=True,
     )
-    assert (
-        done.stdout
-        == f"NO_SPACE no space left for {tmp_path / 'b'}; every file is whole, as it was before or new\n"
+    assert done.stdout == (
+        f"NO_SPACE no space left for {tmp_path / 'b'}; "
+        "every file is whole, as it was before or new\n"
     )
     assert [(tmp_path / "a").read_text(), (tmp_path / "b").read_text()] == ["old a", "old b"]
     assert names(tmp_path) == ["a", "b"]

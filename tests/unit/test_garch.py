@@ -1,4 +1,4 @@
-"""garch and gjr: against arch, slow recursions and numbers by hand; what is fitted, and what a series may depend on."""
+"""garch and gjr: against arch, slow recursions and numbers by hand; fits and their dependence."""
 
 import itertools
 import json
@@ -17,6 +17,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 from scipy.stats import t as student
+from shared import SHARED
 from watched import Run
 
 from mlprojects.baselines import estimate, garch, model, train
@@ -73,7 +74,7 @@ def as_history(y: np.ndarray, symbols: str = "ABCDEFGH") -> pd.DataFrame:
 
 def trained(kind: str, history: pd.DataFrame, folder: Path = Path(), **settings: Any) -> Trained:
     config = family_settings.Config(
-        kind=kind, **{"fit_until": FIT_UNTIL, "choose_until": CHOOSE_UNTIL, **settings}
+        kind=kind, **SHARED | {"fit_until": FIT_UNTIL, "choose_until": CHOOSE_UNTIL} | settings
     )
     return train.train(history, config, name=kind, seed=0, run=Run(folder))
 
@@ -83,7 +84,9 @@ def predict(forecaster: Any, history: pd.DataFrame, horizon: int = 5) -> Forecas
     return forecast_of(forecaster, check_history(history, forecaster.spec), request)
 
 
-def known(kind: str, parameters: np.ndarray = STOCKS, pool: np.ndarray | None = None) -> Any:
+def with_parameters(
+    kind: str, parameters: np.ndarray = STOCKS, pool: np.ndarray | None = None
+) -> Any:
     """A forecaster of series A, B, ... with these parameters."""
     spec = ModelSpec(kind, "baselines", min_context=252, max_context=1000, max_horizon=5)
     pooled = garch.pool(parameters) if pool is None else pool
@@ -122,8 +125,8 @@ def test_one_session_by_hand():
     y[0, :2] = -0.019, 0.011
     first = 1e-6 + (0.05 + 0.10) * 4e-4 + 0.8 * 5e-4 / 60
     second = 1e-6 + 0.05 * 1e-4 + 0.8 * first
-    found = garch.next_variance(y, np.array([[0.001, 1e-6, 0.05, 0.10, 0.8, 5.0]]))
-    npt.assert_allclose(found[0, :2], [first, second], rtol=1e-12)
+    variance = garch.next_variance(y, np.array([[0.001, 1e-6, 0.05, 0.10, 0.8, 5.0]]))
+    npt.assert_allclose(variance[0, :2], [first, second], rtol=1e-12)
 
 
 def test_the_filter_is_the_recursion():
@@ -135,38 +138,42 @@ def test_the_filter_is_the_recursion():
 @pytest.mark.parametrize("kind", ["garch", "gjr"])
 def test_conditional_volatility_is_that_of_arch(kind: str):
     y = simulated(STOCKS, 1500)[0]
-    found = estimate.fit(y, asymmetric=kind == "gjr")
-    ours = garch.scale(y[None], found.parameters[None], 1)[0, :-1, 0]
-    fixed = arch_model(
-        100 * y, mean="Constant", p=1, o=int(kind == "gjr"), q=1, dist="t", rescale=False
-    )
-    theirs = fixed.fix(in_per_cent(found.parameters, kind)).conditional_volatility[1:] / 100
-    npt.assert_allclose(
-        ours[700:], theirs[700:], rtol=1e-10
-    )  # arch starts elsewhere, which is forgotten by then
-    npt.assert_allclose(ours, theirs, rtol=0.5)
+    parameters = estimate.fit(y, asymmetric=kind == "gjr").parameters
+    sigma = garch.scale(y[None], parameters[None], 1)[0, :-1, 0]
+    result = in_arch(y, kind).fix(in_per_cent(parameters, kind))
+    sigma_of_arch = result.conditional_volatility[1:] / 100
+    # arch starts from another variance, which no longer matters after 700 sessions.
+    npt.assert_allclose(sigma[700:], sigma_of_arch[700:], rtol=1e-10)
+    npt.assert_allclose(sigma, sigma_of_arch, rtol=0.5)
+
+
+def in_arch(y: np.ndarray, kind: str) -> Any:
+    """The model of arch for returns in per cent."""
+    order = int(kind == "gjr")
+    return arch_model(100 * y, mean="Constant", p=1, o=order, q=1, dist="t", rescale=False)
 
 
 def in_per_cent(parameters: np.ndarray, kind: str) -> list[float]:
-    """Parameters as arch orders them, of returns in per cent."""
+    """Parameters in the order of arch, for returns in per cent."""
     mu, omega, alpha, gamma, beta, nu = parameters
     return [100 * mu, 1e4 * omega, alpha, *([gamma] if kind == "gjr" else []), beta, nu]
 
 
 def test_expected_variances_are_those_of_arch():
     y = simulated(STOCKS, 1500)
-    ours = garch.scale(y, STOCKS, 20)[:, -1]
-    for row, parameters, found in zip(y, STOCKS, ours, strict=True):
-        fixed = arch_model(100 * row, mean="Constant", p=1, o=1, q=1, dist="t", rescale=False)
-        theirs = fixed.fix(in_per_cent(parameters, "gjr")).forecast(horizon=20).variance.iloc[-1]
-        npt.assert_allclose(found**2, theirs / 1e4, rtol=1e-10)
+    all_sigma = garch.scale(y, STOCKS, 20)[:, -1]
+    for row, parameters, sigma in zip(y, STOCKS, all_sigma, strict=True):
+        result = in_arch(row, "gjr").fix(in_per_cent(parameters, "gjr"))
+        variance_of_arch = result.forecast(horizon=20).variance.iloc[-1]
+        npt.assert_allclose(sigma**2, variance_of_arch / 1e4, rtol=1e-10)
 
 
 def test_expected_variances_are_the_averages_over_all_futures():
-    """With z = +1 or -1, each with probability 1/2, there are 16 futures of four sessions: no approximation is left."""
+    """With z = +1 or -1, each with probability 1/2, there are 16 futures of four sessions, so their
+    average is exact."""
     y = simulated(STOCKS, 300)
-    ours = garch.scale(y, STOCKS, 5)[:, -1] ** 2
-    for row, parameters, found in zip(y, STOCKS, ours, strict=True):
+    variances = garch.scale(y, STOCKS, 5)[:, -1] ** 2
+    for row, parameters, variance in zip(y, STOCKS, variances, strict=True):
         _, omega, alpha, gamma, beta, _ = parameters
         futures = []
         for signs in itertools.product([1, -1], repeat=4):
@@ -174,7 +181,7 @@ def test_expected_variances_are_the_averages_over_all_futures():
             for z in signs:
                 path.append(omega + (alpha + gamma * (z < 0)) * path[-1] * z**2 + beta * path[-1])
             futures.append(path)
-        npt.assert_allclose(found, np.mean(futures, axis=0), rtol=1e-12)
+        npt.assert_allclose(variance, np.mean(futures, axis=0), rtol=1e-12)
 
 
 def test_expected_variance_goes_to_the_unconditional_one():
@@ -190,18 +197,21 @@ def test_a_session_changes_no_volatility_before_it():
     y = simulated(STOCKS, 300)
     changed = y.copy()
     changed[:, 200] = 0.5
-    ours, theirs = garch.scale(y, STOCKS, 5), garch.scale(changed, STOCKS, 5)
-    npt.assert_array_equal(ours[:, :200], theirs[:, :200])
-    assert (theirs[:, 200:250] > ours[:, 200:250]).all()
+    before, after = garch.scale(y, STOCKS, 5), garch.scale(changed, STOCKS, 5)
+    npt.assert_array_equal(before[:, :200], after[:, :200])
+    assert (after[:, 200:250] > before[:, 200:250]).all()
 
 
-# --- what a forecast says ---------------------------------------------------------------------
+# --- forecasts --------------------------------------------------------------------------------
 
 
 def test_garch_says_mean_plus_volatility_times_standardised_student_quantiles():
-    # Without ARCH the variance is omega. t(.95, 4 degrees of freedom) = 2.131847, its variance 2, t(.5) = 0.
+    # Without ARCH the variance is omega. t(.95, 4 degrees of freedom) = 2.131847, its variance 2,
+    # t(.5) = 0.
     flat = np.array([[0.001, 1e-4, 0.0, 0.0, 0.0, 4.0]])
-    quantiles = predict(known("garch", flat), as_history(simulated(STOCKS[:1], 300))).quantiles
+    quantiles = predict(
+        with_parameters("garch", flat), as_history(simulated(STOCKS[:1], 300))
+    ).quantiles
     upper = 0.01 * 2.1318467863266504 / np.sqrt(2)
     npt.assert_allclose(
         quantiles[0, :, [0, 5, 10]].T, np.tile([0.001 - upper, 0.001, 0.001 + upper], (5, 1))
@@ -210,34 +220,34 @@ def test_garch_says_mean_plus_volatility_times_standardised_student_quantiles():
 
 def test_garch_scales_the_student_quantiles_with_the_expected_volatility_of_each_step():
     y = simulated(STOCKS, 300)
-    for row, parameters, found in zip(
-        y, STOCKS, predict(known("garch"), as_history(y)).quantiles, strict=True
-    ):
+    quantiles = predict(with_parameters("garch"), as_history(y)).quantiles
+    for row, parameters, by_step in zip(y, STOCKS, quantiles, strict=True):
         variance, nu = variance_by_recursion(row, parameters)[-1], parameters[5]
         for h in range(5):
             q = student.ppf(names.LEVELS, nu) / student.std(nu)
-            npt.assert_allclose(
-                found[h], parameters[0] + np.sqrt(variance) * q, rtol=1e-9, atol=1e-15
-            )
+            expected = parameters[0] + np.sqrt(variance) * q
+            npt.assert_allclose(by_step[h], expected, rtol=1e-9, atol=1e-15)
             variance = parameters[1] + garch.persistence(parameters[None])[0] * variance
 
 
 def test_gjr_says_expected_volatility_times_the_last_500_residuals_of_the_same_step():
     y = simulated(STOCKS, 700)
-    for row, parameters, found in zip(
-        y, STOCKS, predict(known("gjr"), as_history(y)).quantiles, strict=True
-    ):
+    quantiles = predict(with_parameters("gjr"), as_history(y)).quantiles
+    for row, parameters, by_step in zip(y, STOCKS, quantiles, strict=True):
         variance, last = variance_by_recursion(row, parameters), len(row) - 1
         for h in range(1, 6):
             sigma = np.sqrt(variance)
             z = [row[t + h] / sigma[t] for t in range(last - h - 499, last - h + 1)]
-            npt.assert_allclose(found[h - 1], sigma[-1] * np.quantile(z, names.LEVELS), rtol=1e-10)
+            expected = sigma[-1] * np.quantile(z, names.LEVELS)
+            npt.assert_allclose(by_step[h - 1], expected, rtol=1e-10)
             variance = parameters[1] + garch.persistence(parameters[None])[0] * variance
 
 
 def test_the_mean_of_garch_is_its_mu(history: pd.DataFrame):
     npt.assert_allclose(
-        predict(known("garch"), history).mean, np.repeat(STOCKS[:, :1], 5, axis=1), rtol=1e-10
+        predict(with_parameters("garch"), history).mean,
+        np.repeat(STOCKS[:, :1], 5, axis=1),
+        rtol=1e-10,
     )
 
 
@@ -245,7 +255,7 @@ def test_the_mean_of_garch_is_its_mu(history: pd.DataFrame):
 def test_a_series_that_stopped_moving_is_forecast_all_the_same(kind: str):
     y = np.zeros((2, 900))
     y[:, :3] = 0.05
-    forecaster = known(kind, STOCKS[:1])  # of the two, B is unknown
+    forecaster = with_parameters(kind, STOCKS[:1])  # of the two, B is unknown
     quantiles = predict(forecaster, as_history(y)).quantiles
     if kind == "gjr":
         npt.assert_array_equal(quantiles, 0.0)  # its last 500 residuals are 0
@@ -253,11 +263,12 @@ def test_a_series_that_stopped_moving_is_forecast_all_the_same(kind: str):
         assert (np.diff(quantiles, axis=2) > 0).all()
 
 
-# --- series that training did not fit ---------------------------------------------------------
+# --- series without a fit ---------------------------------------------------------------------
 
 
 def test_pool_by_hand():
-    # persistence .95, .98, .95; unconditional variance 1.6e-4, 5e-5, 1e-4; the drifts' median is the second
+    # persistence .95, .98, .95; unconditional variance 1.6e-4, 5e-5, 1e-4;
+    # the drifts' median is the second
     expected = [3e-4 / np.sqrt(5e-5), 0.05, 0.06, 0.88, 5.0]
     npt.assert_allclose(garch.pool(STOCKS), expected, rtol=1e-12)
 
@@ -275,23 +286,23 @@ def test_an_unknown_series_gets_pooled_parameters_and_the_reply_says_so_without_
     kind: str, history: pd.DataFrame
 ):
     renamed = history.assign(unique_id=history[names.UNIQUE_ID].replace("C", "ZZZ"))
-    forecast = predict(known(kind), renamed)
+    forecast = predict(with_parameters(kind), renamed)
     assert forecast.notes == {"pooled": model.NOTE}
     assert "ZZZ" not in model.NOTE
     y = history[history[names.UNIQUE_ID] == "C"][names.Y].to_numpy()[None, -1000:]
-    own = garch.targeted(garch.pool(STOCKS), y)
-    said = predict(known(kind, np.concatenate([STOCKS[:2], own])), history)
-    npt.assert_array_equal(forecast.quantiles, said.quantiles)
-    assert said.notes == {}
-    assert (forecast.quantiles[2] != predict(known(kind), history).quantiles[2]).any()
+    targeted = garch.targeted(garch.pool(STOCKS), y)
+    expected = predict(with_parameters(kind, np.concatenate([STOCKS[:2], targeted])), history)
+    npt.assert_array_equal(forecast.quantiles, expected.quantiles)
+    assert expected.notes == {}
+    assert (forecast.quantiles[2] != predict(with_parameters(kind), history).quantiles[2]).any()
 
 
 @pytest.mark.parametrize("kind", ["garch", "gjr"])
 def test_an_unknown_series_twice_as_large_is_forecast_twice_as_large(kind: str):
     y = simulated(STOCKS[:1], 700)
-    forecaster = known(kind)
-    one, twice = (predict(forecaster, as_history(factor * y, "Z")).quantiles for factor in (1, 2))
-    npt.assert_allclose(twice, 2 * one, rtol=1e-12)
+    forecaster = with_parameters(kind)
+    once, twice = (predict(forecaster, as_history(factor * y, "Z")).quantiles for factor in (1, 2))
+    npt.assert_allclose(twice, 2 * once, rtol=1e-12)
 
 
 @hypothesis_settings(max_examples=10)
@@ -300,9 +311,11 @@ def test_a_series_is_forecast_the_same_alone_and_among_others(seed: int, lengths
     y = simulated(STOCKS[[0, 1, 2, 0, 1]], 620, seed)  # D and E are unknown
     rows = [as_history(y[i : i + 1, -n:], "ABCDE"[i]) for i, n in enumerate(lengths)]
     for kind in ("garch", "gjr"):
-        together = predict(known(kind), pd.concat(rows, ignore_index=True))
+        together = predict(with_parameters(kind), pd.concat(rows, ignore_index=True))
         for i, alone in enumerate(rows):
-            npt.assert_array_equal(predict(known(kind), alone).quantiles[0], together.quantiles[i])
+            npt.assert_array_equal(
+                predict(with_parameters(kind), alone).quantiles[0], together.quantiles[i]
+            )
 
 
 # --- the fit ----------------------------------------------------------------------------------
@@ -312,33 +325,28 @@ def test_a_series_is_forecast_the_same_alone_and_among_others(seed: int, lengths
 def test_parameters_are_those_of_arch(kind: str, history: pd.DataFrame, done: dict[str, Trained]):
     fitted = done[kind].forecaster.fitted
     assert done[kind].forecaster.symbols == ("A", "B", "C")
-    for name, found in zip("ABC", fitted, strict=True):
-        y = history[(history[names.UNIQUE_ID] == name) & (history[names.DS] <= FIT_UNTIL)][
-            names.Y
-        ].to_numpy()
+    for name, parameters in zip("ABC", fitted, strict=True):
+        series = history[history[names.UNIQUE_ID] == name]
+        y = series[series[names.DS] <= FIT_UNTIL][names.Y].to_numpy()
         assert len(y) == 1000
-        theirs = arch_model(
-            100 * y, mean="Constant", p=1, o=int(kind == "gjr"), q=1, dist="t", rescale=False
-        )
-        result = theirs.fit(disp="off")
-        npt.assert_allclose(
-            in_per_cent(found, kind), result.params, rtol=2e-3, atol=2e-4
-        )  # two ways to one maximum
+        result = in_arch(y, kind).fit(disp="off")
+        # Two optimisers reach the same maximum.
+        estimates = in_per_cent(parameters, kind)
+        npt.assert_allclose(estimates, result.params, rtol=2e-3, atol=2e-4)
         row = done[kind].tables["parameters"].set_index("unique_id").loc[name]
-        npt.assert_allclose(
-            row["log_likelihood"] - 1000 * np.log(100), result.loglikelihood, atol=1e-3
-        )
+        likelihood = row["log_likelihood"] - 1000 * np.log(100)
+        npt.assert_allclose(likelihood, result.loglikelihood, atol=1e-3)
 
 
 def test_the_fit_finds_what_made_the_data():
     y = simulated(STOCKS[:1], 20_000)[0]
-    found = estimate.fit(y, asymmetric=True)
-    off = np.abs(found.parameters - STOCKS[0])
+    fit = estimate.fit(y, asymmetric=True)
+    off = np.abs(fit.parameters - STOCKS[0])
     assert (off < [2e-4, 2e-6, 0.01, 0.02, 0.02, 0.5]).all()  # about three standard errors
 
 
 def test_parameters_do_not_depend_on_the_unit():
-    """A bond that moves a hundredth as much: in per cent its first steps would look like a maximum."""
+    """A bond moves a hundredth as much: in per cent its first steps would look like a maximum."""
     y = simulated(STOCKS[:1], 1500)[0]
     stock, bond = (estimate.fit(factor * y, asymmetric=True) for factor in (1.0, 0.01))
     assert bond.outcome == estimate.FITTED
@@ -361,26 +369,26 @@ def test_sessions_after_fit_until_change_no_parameter(
 def test_one_series_changes_no_parameter_of_another(
     kind: str, history: pd.DataFrame, done: dict[str, Trained]
 ):
-    other = history[names.UNIQUE_ID] == "B"
-    changed = history.assign(y=history[names.Y].where(~other, -3 * history[names.Y]))
+    is_b = history[names.UNIQUE_ID] == "B"
+    changed = history.assign(y=history[names.Y].where(~is_b, -3 * history[names.Y]))
     before, after = done[kind].forecaster, trained(kind, changed).forecaster
     npt.assert_array_equal(after.fitted[[0, 2]], before.fitted[[0, 2]])
     assert (after.fitted[1] != before.fitted[1]).any()
     npt.assert_array_equal(
         predict(after, history).quantiles[[0, 2]], predict(before, history).quantiles[[0, 2]]
     )
-    alone = trained(kind, history[~other].reset_index(drop=True)).forecaster
+    alone = trained(kind, history[~is_b].reset_index(drop=True)).forecaster
     npt.assert_array_equal(alone.fitted, before.fitted[[0, 2]])
 
 
 def pulse(seed: int) -> np.ndarray:
-    """1000 sessions, every hundredth of them 50 % up: nothing that the optimiser could make sense of."""
+    """1000 sessions, every hundredth 50 % up: the optimiser has no clear maximum."""
     noise = 1e-4 * np.random.default_rng(seed).normal(size=1000)
     return np.where(np.arange(1000) % 100 == 0, 0.5, noise)
 
 
 def test_nothing_is_called_fitted_that_independent_normal_returns_explain_better():
-    """Whether the optimiser finds a maximum of such a series hangs on the last bit, and so on the processor."""
+    """For such a series the last bit, and so the processor, decides if a maximum is found."""
     for seed, asymmetric in itertools.product(range(8), (False, True)):
         y = pulse(seed)
         fit = estimate.fit(y, asymmetric=asymmetric)
@@ -428,7 +436,7 @@ def test_a_series_that_hardly_ever_trades_does_not_move(share: float):
 
 
 def awkward() -> dict[str, np.ndarray]:
-    """Series without a usable maximum, by the outcome that training gives them on every processor."""
+    """Series without a usable maximum, by the outcome of training on every processor."""
     return {
         estimate.TOO_SHORT: simulated(STOCKS[:1], 499)[0],
         estimate.STILL: np.full(1000, 0.001),
@@ -440,15 +448,14 @@ def test_series_that_cannot_be_fitted_are_left_to_the_pool_and_the_table_says_wh
     history: pd.DataFrame,
 ):
     rows = [as_history(y[None], name) for name, y in zip("DEF", awkward().values(), strict=True)]
-    whole = pd.concat([history, *rows], ignore_index=True)
-    found = trained("gjr", whole)
-    table = found.tables["parameters"].set_index("unique_id")
+    gjr = trained("gjr", pd.concat([history, *rows], ignore_index=True))
+    table = gjr.tables["parameters"].set_index("unique_id")
     assert list(table.index) == list("ABCDEF")
     assert list(table["outcome"]) == [*[estimate.FITTED] * 3, *awkward()]
     assert table.loc[list("DEF")].drop(columns=["sessions", "outcome"]).isna().all(axis=None)
-    assert found.forecaster.symbols == ("A", "B", "C")
-    assert found.params == {"parameters": 18, "series_fitted": 3, "series_pooled": 3}
-    npt.assert_array_equal(found.forecaster.pool, garch.pool(found.forecaster.fitted))
+    assert gjr.forecaster.symbols == ("A", "B", "C")
+    assert gjr.params == {"parameters": 18, "series_fitted": 3, "series_pooled": 3}
+    npt.assert_array_equal(gjr.forecaster.pool, garch.pool(gjr.forecaster.fitted))
 
 
 def test_nothing_to_fit_is_an_error_that_counts_why(tmp_path: Path):
@@ -466,11 +473,11 @@ def test_nothing_to_fit_is_an_error_that_counts_why(tmp_path: Path):
 
 
 def test_training_shows_what_it_fitted(history: pd.DataFrame, done: dict[str, Trained]):
-    for kind, each in (("garch", 5), ("gjr", 6)):
-        found = done[kind]
-        assert found.params == {"parameters": 3 * each, "series_fitted": 3, "series_pooled": 0}
-        table = found.tables["parameters"]
-        npt.assert_array_equal(table[list(garch.NAMES)], found.forecaster.fitted)
+    for kind, count in (("garch", 5), ("gjr", 6)):
+        fitted = done[kind]
+        assert fitted.params == {"parameters": 3 * count, "series_fitted": 3, "series_pooled": 0}
+        table = fitted.tables["parameters"]
+        npt.assert_array_equal(table[list(garch.NAMES)], fitted.forecaster.fitted)
         npt.assert_array_equal(
             table["persistence"], table["alpha"] + table["gamma"] / 2 + table["beta"]
         )
@@ -479,11 +486,11 @@ def test_training_shows_what_it_fitted(history: pd.DataFrame, done: dict[str, Tr
         )
         assert list(table["sessions"]) == [1000] * 3
         assert (table["gamma"] == 0).all() == (kind == "garch")
-    smooth, ours = done["gjr"].figures["volatility"].axes[0].lines
-    assert len(ours.get_xdata()) == len(smooth.get_xdata()) == 504
+    smooth, conditional = done["gjr"].figures["volatility"].axes[0].lines
+    assert len(conditional.get_xdata()) == len(smooth.get_xdata()) == 504
     first = history[history[names.UNIQUE_ID] == "A"][names.Y].to_numpy()[:1000]
     expected = variance_by_recursion(first, done["gjr"].forecaster.fitted[0])[-504:]
-    npt.assert_allclose(ours.get_ydata(), 100 * np.sqrt(expected), rtol=1e-10)
+    npt.assert_allclose(conditional.get_ydata(), 100 * np.sqrt(expected), rtol=1e-10)
 
 
 # --- the artifact -----------------------------------------------------------------------------
@@ -510,11 +517,14 @@ def test_saved_and_loaded_model_has_its_symbols_and_forecasts_the_same(
 
 
 def test_a_forecast_does_without_arch():
-    code = "import sys, mlprojects.baselines.model, mlprojects.baselines.train; print('arch' in sys.modules)"
-    found = subprocess.run(
+    code = """
+import sys, mlprojects.baselines.model, mlprojects.baselines.train
+print('arch' in sys.modules)
+"""
+    done = subprocess.run(
         [sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True
     )
-    assert found.stdout.strip() == "False"
+    assert done.stdout.strip() == "False"
     assert "arch" not in model.REQUIREMENTS
 
 
@@ -523,14 +533,14 @@ def test_a_forecast_does_without_arch():
 
 def test_gjr_beats_fhs_on_2019_by_what_the_study_measured(panel: pd.DataFrame):
     # The study: .83 % over 247 origins of 2019, parameters fitted on 2010..2018
-    seen = panel[panel[names.DS] <= "2019-12-31"]
+    until_choice = panel[panel[names.DS] <= "2019-12-31"]
     dates = {"fit_until": "2018-12-31", "choose_until": "2019-12-31"}
-    origins = origins_between(seen, "2018-12-31", None, 5)
+    origins = origins_between(until_choice, "2018-12-31", None, 5)
     assert len(origins) == 247
     fhs = model.Fhs(ModelSpec("fhs", "baselines", min_context=560, max_context=1000, max_horizon=5))
-    reference = scores(rolling(fhs, seen, origins, 5))
+    reference = scores(rolling(fhs, until_choice, origins, 5))
     for kind, skill in (("gjr", 0.83), ("garch", 0.55)):  # garch: measured here
-        found = trained(kind, seen, **dates)
-        assert found.params["series_pooled"] == 0
-        ours = scores(rolling(found.forecaster, seen, origins, 5))
-        npt.assert_allclose(100 * against(ours, reference).skill, skill, atol=0.02)
+        fitted = trained(kind, until_choice, **dates)
+        assert fitted.params["series_pooled"] == 0
+        scored = scores(rolling(fitted.forecaster, until_choice, origins, 5))
+        npt.assert_allclose(100 * against(scored, reference).skill, skill, atol=0.02)

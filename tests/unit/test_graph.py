@@ -1,4 +1,4 @@
-"""graph: neighbours by hand, the network against its slow self, and what a part of the universe is told."""
+"""graph: neighbours by hand, the network against its slow form, parts of the universe."""
 
 import json
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ from registry.forecast.spec import ModelSpec
 SESSIONS = 6
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 UNIVERSE = ("A", "B", "C", "D", "E")
-# A and B hear each other and C, C hears all three; E hears D alone.
+# Neighbours of A are B and C, of B A and C, of C A, B and D, of D C and E, of E only D.
 WEIGHTS = torch.tensor(
     [
         [0.0, 2.0, 1.0, 0.0, 0.0],
@@ -42,7 +42,7 @@ ALL = torch.ones(5)
 
 # --- neighbours -------------------------------------------------------------------------------
 
-# Three orthogonal returns with mean 0 and equal length: correlations of their sums can be done in the head.
+# Three orthogonal returns with mean 0 and equal length, so that correlations of sums are simple.
 A, B, C = np.array([[1.0, 1, -1, -1], [1, -1, 1, -1], [1, -1, -1, 1]])
 Y = np.stack([A, 3 * A + 4 * B, B, 12 * C - 5 * A])  # 3-4-5 and 5-12-13
 
@@ -56,11 +56,11 @@ def test_the_strongest_correlation_of_each_series_is_an_edge_of_both() -> None:
 
 
 def test_two_neighbours_each_bring_the_next_strongest_too() -> None:
-    one, two = adjacency.correlation(Y, 1), adjacency.correlation(Y, 2)
-    npt.assert_allclose(two[1, 3], 3 * 5 / (5 * 13))
-    npt.assert_allclose(two, two.T)
-    two[1, 3] = two[3, 1] = 0
-    npt.assert_allclose(two, one, atol=1e-15)
+    one_neighbour, two_neighbours = adjacency.correlation(Y, 1), adjacency.correlation(Y, 2)
+    npt.assert_allclose(two_neighbours[1, 3], 3 * 5 / (5 * 13))
+    npt.assert_allclose(two_neighbours, two_neighbours.T)
+    two_neighbours[1, 3] = two_neighbours[3, 1] = 0
+    npt.assert_allclose(two_neighbours, one_neighbour, atol=1e-15)
 
 
 @pytest.mark.parametrize("k", [0, 4])
@@ -78,13 +78,10 @@ def test_partial_correlation_of_a_precision_matrix() -> None:
 def test_partial_correlations_are_found_again_in_returns_that_have_them() -> None:
     """A chain: each series depends on the next alone, though all of them correlate."""
     precision = np.array([[1.0, -0.4, 0, 0], [-0.4, 1, -0.4, 0], [0, -0.4, 1, 0.4], [0, 0, 0.4, 1]])
-    y = (
-        np.random.default_rng(0)
-        .multivariate_normal(np.zeros(4), np.linalg.inv(precision), size=4000)
-        .T
-    )
-    found = adjacency.partial(0.01 * y)
-    npt.assert_allclose(found, np.abs(adjacency.partial_correlations(precision)), atol=0.03)
+    rng = np.random.default_rng(0)
+    y = rng.multivariate_normal(np.zeros(4), np.linalg.inv(precision), size=4000).T
+    expected = np.abs(adjacency.partial_correlations(precision))
+    npt.assert_allclose(adjacency.partial(0.01 * y), expected, atol=0.03)
     assert np.abs(np.corrcoef(y)[0, 2]) > 0.15
 
 
@@ -137,13 +134,13 @@ def test_a_learned_graph_begins_near_equal_weights_and_its_rows_add_up_to_1() ->
 
 @pytest.fixture(scope="module")
 def net() -> Network:
-    """A network whose every weight is random: it says other things of every series and step."""
+    """A network of random weights: its outputs differ between series and steps."""
     torch.manual_seed(3)
-    found = Network(Shape(3, LEVELS, hidden=4, dropout=0.5))
+    net = Network(Shape(3, LEVELS, hidden=4, dropout=0.5))
     with torch.no_grad():
-        for parameter in found.parameters():
+        for parameter in net.parameters():
             parameter.copy_(0.4 * torch.randn_like(parameter))
-    return found.eval()
+    return net.eval()
 
 
 def inputs(series: int = 5, batch: int = 2) -> Tensor:
@@ -153,16 +150,16 @@ def inputs(series: int = 5, batch: int = 2) -> Tensor:
 
 
 def test_an_untrained_network_says_normal_quantiles() -> None:
-    said = Network(Shape(3, LEVELS, 4, 0.5)).eval()(inputs(), heard(WEIGHTS, ALL)).detach()
-    assert said.shape == (2, 5, 3, 5)
-    npt.assert_allclose(said[1, 2, 0], [-1.644854, -0.67449, 0, 0.67449, 1.644854], atol=1e-5)
-    npt.assert_array_equal(said, said[:1, :1, :1].expand(2, 5, 3, 5))
+    quantiles = Network(Shape(3, LEVELS, 4, 0.5)).eval()(inputs(), heard(WEIGHTS, ALL)).detach()
+    assert quantiles.shape == (2, 5, 3, 5)
+    npt.assert_allclose(quantiles[1, 2, 0], [-1.644854, -0.67449, 0, 0.67449, 1.644854], atol=1e-5)
+    npt.assert_array_equal(quantiles, quantiles[:1, :1, :1].expand(2, 5, 3, 5))
 
 
 def test_quantiles_never_cross(net: Network) -> None:
-    said = net(100 * inputs(batch=20), heard(WEIGHTS, ALL)).detach()
-    assert (said.diff(dim=-1) > 0).all()
-    assert torch.isfinite(said).all()
+    quantiles = net(100 * inputs(batch=20), heard(WEIGHTS, ALL)).detach()
+    assert (quantiles.diff(dim=-1) > 0).all()
+    assert torch.isfinite(quantiles).all()
 
 
 def test_the_recurrence_is_a_gru_whose_products_are_graph_convolutions() -> None:
@@ -182,10 +179,10 @@ def slow_gru(cell: GraphGRU, x: Floats, shares: Floats) -> Floats:
 
     def convolved(name: str, values: Floats, i: int) -> Floats:
         message = sum(shares[i, j] * values[j] for j in range(len(values)))
-        own = weights[f"{name}.lin_root.weight"] @ values[i]
+        from_itself = weights[f"{name}.lin_root.weight"] @ values[i]
         return (
             weights[f"{name}.lin_rel.weight"] @ message
-            + own
+            + from_itself
             + weights.get(f"{name}.lin_rel.bias", 0.0)
         )
 
@@ -193,10 +190,10 @@ def slow_gru(cell: GraphGRU, x: Floats, shares: Floats) -> Floats:
         return 1 / (1 + np.exp(-a))
 
     state = np.zeros((x.shape[1], 4))
-    for now in x:
+    for x_of_session in x:
         z, r, candidate = np.empty((3, *state.shape))
         for i in range(len(state)):
-            into = convolved("input", now, i)
+            into = convolved("input", x_of_session, i)
             z[i], r[i] = np.split(sigmoid(into[:8] + convolved("gates", state, i)), 2)
             candidate[i] = into[8:]
         for i in range(len(state)):
@@ -215,38 +212,42 @@ def test_a_learned_graph_learns_from_the_forecasts_over_it(net: Network) -> None
 
 def test_the_order_of_the_series_does_not_matter(net: Network) -> None:
     order = [3, 0, 4, 2, 1]
-    said = net(inputs(), heard(WEIGHTS, ALL)).detach()
+    quantiles = net(inputs(), heard(WEIGHTS, ALL)).detach()
     permuted = net(inputs()[:, :, order], heard(WEIGHTS[order][:, order], ALL)).detach()
-    npt.assert_allclose(permuted, said[:, order], rtol=2e-5)
+    npt.assert_allclose(permuted, quantiles[:, order], rtol=2e-5)
 
 
 def test_missing_series_leave_the_network_of_the_others(net: Network) -> None:
     present = torch.tensor([1.0, 0, 1, 1, 0])
-    here = [0, 2, 3]
-    part = net(inputs()[:, :, here], heard(WEIGHTS[here][:, here], torch.ones(3))).detach()
-    masked = net(inputs(), heard(WEIGHTS, present)).detach()[:, here]
+    places = [0, 2, 3]
+    part = net(inputs()[:, :, places], heard(WEIGHTS[places][:, places], torch.ones(3))).detach()
+    masked = net(inputs(), heard(WEIGHTS, present)).detach()[:, places]
     npt.assert_allclose(masked, part, rtol=2e-5)
 
 
 def test_a_neighbour_is_heard_and_so_is_its_neighbour_but_nobody_without_edges(
     net: Network,
 ) -> None:
-    x, other = inputs(), inputs()
-    other[:, :, 4] += 1.0  # E: a neighbour of D, whose neighbour is C
-    changed = [(net(x, a) != net(other, a)).any(dim=-1).any(dim=-1).any(dim=0).tolist()
-               for a in (heard(WEIGHTS, ALL), torch.zeros(5, 5))]  # fmt: skip
-    assert changed == [[True] * 5, [False, False, False, False, True]]
+    x, changed = inputs(), inputs()
+    changed[:, :, 4] += 1.0  # E: a neighbour of D, whose neighbour is C
+
+    def series_that_differ(shares: Tensor) -> list[bool]:
+        differ = net(x, shares) != net(changed, shares)
+        return differ.any(dim=-1).any(dim=-1).any(dim=0).tolist()
+
+    assert series_that_differ(heard(WEIGHTS, ALL)) == [True] * 5
+    assert series_that_differ(torch.zeros(5, 5)) == [False, False, False, False, True]
 
 
 def test_the_market_does_not_go_over_the_edges(net: Network) -> None:
-    """Columns that are the same for all series reach a forecast directly alone."""
-    x, other = inputs(), inputs()
+    """Columns that are the same for all series do not pass through neighbours."""
+    x, changed = inputs(), inputs()
     market = [i for i in range(len(features.NAMES)) if i not in OWN]
-    other[:, :, 4][..., market] += 1.0
+    changed[:, :, 4][..., market] += 1.0
     weekdays = {"monday", "tuesday", "wednesday", "thursday"}
     assert {features.NAMES[i].split("_")[0] for i in market} == {"market", "index"} | weekdays
     shares = heard(WEIGHTS, ALL)
-    differ = (net(x, shares) != net(other, shares)).any(dim=-1).any(dim=-1).any(dim=0)
+    differ = (net(x, shares) != net(changed, shares)).any(dim=-1).any(dim=-1).any(dim=0)
     assert differ.tolist() == [False, False, False, False, True]
 
 
@@ -257,9 +258,17 @@ def forecaster(
     net: Network, weights: Tensor = WEIGHTS, universe: Sequence[str] = UNIVERSE
 ) -> model.GraphForecaster:
     spec = ModelSpec(
-        "graph", "graph", min_context=features.WARMUP - 1 + SESSIONS, max_context=400, max_horizon=3, levels=LEVELS,
-        columns=(*names.HISTORY, *names.MARKET), joint=True, universe=tuple(universe), subset=True,
-    )  # fmt: skip
+        "graph",
+        "graph",
+        min_context=features.WARMUP - 1 + SESSIONS,
+        max_context=400,
+        max_horizon=3,
+        levels=LEVELS,
+        columns=(*names.HISTORY, *names.MARKET),
+        joint=True,
+        universe=tuple(universe),
+        subset=True,
+    )
     return model.GraphForecaster(spec, net, weights)
 
 
@@ -272,9 +281,11 @@ def history(panel: pd.DataFrame) -> pd.DataFrame:
     return recent.assign(unique_id=recent[names.UNIQUE_ID].map(stocks)).reset_index(drop=True)
 
 
-def predict(one: model.GraphForecaster, frame: pd.DataFrame, horizon: int = 3) -> Forecast:
-    request = one.spec.request({"horizon": horizon})
-    return forecast_of(one, check_history(frame, one.spec), request)
+def predict(
+    graph_forecaster: model.GraphForecaster, frame: pd.DataFrame, horizon: int = 3
+) -> Forecast:
+    request = graph_forecaster.spec.request({"horizon": horizon})
+    return forecast_of(graph_forecaster, check_history(frame, graph_forecaster.spec), request)
 
 
 def of(history: pd.DataFrame, *symbols: str) -> pd.DataFrame:
@@ -284,23 +295,22 @@ def of(history: pd.DataFrame, *symbols: str) -> pd.DataFrame:
 def test_a_part_of_the_universe_gets_what_its_own_graph_gives_and_is_told_what_is_missing(
     net: Network, history: pd.DataFrame
 ) -> None:
-    here = [0, 2, 3]
+    places = [0, 2, 3]
     part = predict(forecaster(net), of(history, "A", "C", "D"))
-    alone = predict(forecaster(net, WEIGHTS[here][:, here], "ACD"), of(history, "A", "C", "D"))
+    alone = predict(forecaster(net, WEIGHTS[places][:, places], "ACD"), of(history, "A", "C", "D"))
     npt.assert_allclose(part.quantiles, alone.quantiles, rtol=2e-5)
-    # A misses 2/3 of what it hears, C 2/4, D 3/4.
-    assert part.notes == {
-        "graph": "forecast without 2 of the 5 series of its graph; they carry 64% of the neighbour weight"
-    }
+    # A misses 2/3 of its neighbour weight, C 2/4, D 3/4.
+    note = "forecast without 2 of the 5 series of its graph; they carry 64% of the neighbour weight"
+    assert part.notes == {"graph": note}
     assert alone.notes == {}
 
 
 def test_nothing_is_said_of_a_missing_series_that_nobody_hears(
     net: Network, history: pd.DataFrame
 ) -> None:
-    whole = predict(forecaster(net), history)
+    full = predict(forecaster(net), history)
     part = predict(forecaster(net), of(history, "D", "E", "C"))
-    assert whole.notes == {}
+    assert full.notes == {}
     assert "without 2 of the 5" in part.notes["graph"]
     unheard = WEIGHTS.clone()
     unheard[:, :2] = unheard[:2] = 0
@@ -311,37 +321,40 @@ def test_nothing_is_said_of_a_missing_series_that_nobody_hears(
 def test_without_edges_a_series_is_forecast_the_same_bits_whoever_is_there(
     net: Network, history: pd.DataFrame
 ) -> None:
-    one = forecaster(net, torch.zeros(5, 5))
-    whole, alone = predict(one, history), predict(one, of(history, "B"))
-    npt.assert_array_equal(alone.quantiles[0], whole.quantiles[1])
+    without_edges = forecaster(net, torch.zeros(5, 5))
+    together, alone = predict(without_edges, history), predict(without_edges, of(history, "B"))
+    npt.assert_array_equal(alone.quantiles[0], together.quantiles[1])
     assert alone.notes == {}
 
 
 def test_forecasts_are_in_the_volatility_of_each_series(
     net: Network, history: pd.DataFrame
 ) -> None:
-    """Half the returns of a series are, without edges, half its forecast and nobody else's."""
-    one = forecaster(net, torch.zeros(5, 5))
+    """Half the returns of a series give, without edges, half its forecast and change no other."""
+    without_edges = forecaster(net, torch.zeros(5, 5))
     is_b = history[names.UNIQUE_ID] == "B"
     halved = history.assign(y=history[names.Y].where(~is_b, history[names.Y] / 2))
-    whole, after = predict(one, history).quantiles, predict(one, halved).quantiles
-    npt.assert_allclose(after[1], whole[1] / 2, rtol=2e-3)
-    npt.assert_array_equal(after[[0, 2, 3, 4]], whole[[0, 2, 3, 4]])
+    before, after = (
+        predict(without_edges, history).quantiles,
+        predict(without_edges, halved).quantiles,
+    )
+    npt.assert_allclose(after[1], before[1] / 2, rtol=2e-3)
+    npt.assert_array_equal(after[[0, 2, 3, 4]], before[[0, 2, 3, 4]])
 
 
 def test_series_need_the_same_last_sessions_and_may_begin_on_different_ones(
     net: Network, history: pd.DataFrame
 ) -> None:
-    one = forecaster(net)
+    graph_forecaster = forecaster(net)
     rows = history[history[names.UNIQUE_ID] == "C"].index
-    later = predict(one, history.drop(rows[:50]))
-    npt.assert_allclose(later.quantiles, predict(one, history).quantiles, rtol=0.2)
+    later = predict(graph_forecaster, history.drop(rows[:50]))
+    npt.assert_allclose(later.quantiles, predict(graph_forecaster, history).quantiles, rtol=0.2)
     with pytest.raises(
         BadHistory, match=r"^series 3 of 5 has other sessions than the first among its last 6"
     ) as caught:
-        predict(one, history.drop(rows[-3]))
+        predict(graph_forecaster, history.drop(rows[-3]))
     assert caught.value.code == "SESSIONS_DIFFER"
-    predict(one, history.drop(rows[-SESSIONS - 1]))
+    predict(graph_forecaster, history.drop(rows[-SESSIONS - 1]))
 
 
 def test_too_short_a_history_and_an_unknown_symbol_are_refused(
@@ -357,9 +370,9 @@ def test_too_short_a_history_and_an_unknown_symbol_are_refused(
 def test_saved_and_loaded_forecaster_forecasts_the_same_bits_in_every_thread(
     net: Network, history: pd.DataFrame, tmp_path: Path
 ) -> None:
-    one = forecaster(net)
-    model.save(one, tmp_path)
-    (tmp_path / "spec.json").write_text(json.dumps(one.spec.to_json()))
+    saved = forecaster(net)
+    model.save(saved, tmp_path)
+    (tmp_path / "spec.json").write_text(json.dumps(saved.spec.to_json()))
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "adjacency.safetensors", "config.json", "spec.json", "weights.safetensors",
     ]  # fmt: skip
@@ -367,10 +380,10 @@ def test_saved_and_loaded_forecaster_forecasts_the_same_bits_in_every_thread(
     loaded = model.load(tmp_path)
     npt.assert_array_equal(torch.random.get_rng_state(), state)
     assert not loaded.net.training
-    expected = predict(one, history).quantiles
+    expected = predict(saved, history).quantiles
     with ThreadPoolExecutor(4) as pool:
-        for said in pool.map(lambda _: predict(loaded, history).quantiles, range(8)):
-            npt.assert_array_equal(said, expected)
+        for quantiles in pool.map(lambda _: predict(loaded, history).quantiles, range(8)):
+            npt.assert_array_equal(quantiles, expected)
     npt.assert_array_equal(predict(loaded, history, horizon=1).quantiles, expected[:, :1])
 
 
@@ -392,6 +405,7 @@ def test_the_heat_map_is_ordered_by_sector() -> None:
     axis = figure.axes[0]
     order = [label.get_text() for label in axis.get_yticklabels()]
     assert order == ["B", "D", "E", "A", "C"]
-    shown = axis.images[0].get_array()
-    npt.assert_allclose(shown[4].filled(0.0), [50, 25, 0, 25, 0])  # what C hears of B, D, E, A, C
+    shares = axis.images[0].get_array()
+    # Shares of B, D, E, A, C in the neighbour weight of C.
+    npt.assert_allclose(shares[4].filled(0.0), [50, 25, 0, 25, 0])
     assert [text.get_text() for text in axis.texts] == ["banks", "oil", "tech"]

@@ -1,5 +1,6 @@
-"""graph: what training looks at, how it ends, and what it refuses."""
+"""graph: the data that training uses, its end, and its refusals."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,10 @@ import numpy.testing as npt
 import pandas as pd
 import pytest
 import torch
+from shared import SHARED
 from watched import Run
 
-from jobs.training import families
+from jobs.training import configs, families
 from mlprojects.blocks import features
 from mlprojects.graph import adjacency, model, train
 from mlprojects.graph.windows import Windows
@@ -27,14 +29,13 @@ CONTEXT = 8  # of the tiny config
 @pytest.fixture(scope="module")
 def history(panel: pd.DataFrame) -> pd.DataFrame:
     """Four stocks of three sectors, 2017 to the first quarter of 2019."""
-    wanted = panel[names.UNIQUE_ID].isin(STOCKS) & panel[names.DS].between(
-        "2017-01-01", "2019-03-29"
-    )
-    return panel[wanted].reset_index(drop=True)
+    stocks = panel[panel[names.UNIQUE_ID].isin(STOCKS)]
+    period = stocks[names.DS].between("2017-01-01", "2019-03-29")
+    return stocks[period].reset_index(drop=True)
 
 
 def tiny(**overrides: Any) -> training.Config:
-    return families.load_config(
+    return configs.load_config(
         families.find("graph"),
         {"graph": "correlation", "k": 2, "choose_until": "2019-03-29", **overrides},
         tiny=True,
@@ -81,33 +82,28 @@ def test_the_same_seed_writes_the_same_files(
 def test_losses_are_reported_and_the_untrained_one_is_that_of_normal_quantiles(
     trained: Trained, run: Run, history: pd.DataFrame
 ) -> None:
-    found = run.losses("valid_loss")
-    assert list(found) == [0, 2, 4]
-    assert trained.params["best_step"] == min(found, key=found.__getitem__)
-    assert trained.metrics["choice_loss"] == min(found.values())
-    npt.assert_allclose(found[0], normal_loss(history), rtol=1e-5)
+    losses = run.losses("valid_loss")
+    assert list(losses) == [0, 2, 4]
+    assert trained.params["best_step"] == min(losses, key=losses.__getitem__)
+    assert trained.metrics["choice_loss"] == min(losses.values())
+    npt.assert_allclose(losses[0], normal_loss(history), rtol=1e-5)
 
 
 def normal_loss(history: pd.DataFrame) -> float:
-    """Mean pinball loss of EWMA volatility x normal quantiles over the forecasts with all outcomes in 2019."""
-    normal = (
-        torch.distributions.Normal(0.0, 1.0)
-        .icdf(torch.tensor(names.LEVELS, dtype=torch.float64))
-        .numpy()
-    )
-    found = []
-    for _, one in history.groupby(names.UNIQUE_ID):
-        y, ds = one[names.Y].to_numpy(), one[names.DS].to_numpy()
+    """Mean pinball loss of EWMA volatility x normal quantiles, over the forecasts with all outcomes
+    in 2019."""
+    levels = np.array(names.LEVELS)
+    standard = torch.distributions.Normal(0.0, 1.0)
+    normal = standard.icdf(torch.tensor(names.LEVELS, dtype=torch.float64)).numpy()
+    losses = []
+    for _, series in history.groupby(names.UNIQUE_ID):
+        y, ds = series[names.Y].to_numpy(), series[names.DS].to_numpy()
         sigma = volatility.ewma_volatility(y[None])[0]
         for origin in range(len(y) - 5):
             if ds[origin + 1] > np.datetime64("2018-12-31"):
                 error = y[origin + 1 : origin + 6, None] - sigma[origin] * normal
-                found.append(
-                    np.maximum(
-                        np.array(names.LEVELS) * error, (np.array(names.LEVELS) - 1) * error
-                    ).mean()
-                )
-    return float(np.mean(found))
+                losses.append(np.maximum(levels * error, (levels - 1) * error).mean())
+    return float(np.mean(losses))
 
 
 def test_a_killed_training_ends_with_the_same_bits(
@@ -124,22 +120,19 @@ def test_a_killed_training_ends_with_the_same_bits(
 def test_what_comes_after_the_sessions_to_fit_changes_neither_graph_nor_weights(
     history: pd.DataFrame, tmp_path: Path, kind: str
 ) -> None:
-    """They choose the step alone: here there is one to choose, against the untrained network."""
+    """Those sessions only choose the step: here between one step and the untrained network."""
     later = history[names.DS] > "2018-12-31"
-    numbers = {
-        name: history[name].where(~later, 0.5 * history[name] + 0.003)
-        for name in (names.Y, *names.MARKET)
-    }
+    changed = history.copy()
+    for name in (names.Y, *names.MARKET):
+        changed[name] = history[name].where(~later, 0.5 * history[name] + 0.003)
     settings = {"graph": kind, "isolated": "loop", "check_every": 4}
-    runs = [Run(tmp_path / "a"), Run(tmp_path / "b")]
-    one, other = (
-        fitted(frame, run.checkpoint_dir, run=run, **settings)
-        for frame, run in zip((history, history.assign(**numbers)), runs, strict=True)
-    )
-    assert runs[0].losses("train_loss") == runs[1].losses("train_loss")
-    assert runs[0].losses("valid_loss") != runs[1].losses("valid_loss")
-    assert one.params["best_step"] == other.params["best_step"] == 4
-    assert bits(one, tmp_path / "one") == bits(other, tmp_path / "other")
+    run, run_of_changed = Run(tmp_path / "a"), Run(tmp_path / "b")
+    before = fitted(history, run.checkpoint_dir, run=run, **settings)
+    after = fitted(changed, run_of_changed.checkpoint_dir, run=run_of_changed, **settings)
+    assert run.losses("train_loss") == run_of_changed.losses("train_loss")
+    assert run.losses("valid_loss") != run_of_changed.losses("valid_loss")
+    assert before.params["best_step"] == after.params["best_step"] == 4
+    assert bits(before, tmp_path / "before") == bits(after, tmp_path / "after")
 
 
 def test_the_graph_is_that_of_the_returns_to_fit(trained: Trained, history: pd.DataFrame) -> None:
@@ -150,8 +143,8 @@ def test_the_graph_is_that_of_the_returns_to_fit(trained: Trained, history: pd.D
     npt.assert_allclose(trained.forecaster.weights, expected, rtol=1e-6)
     table = trained.tables["adjacency"]
     assert trained.params["edges"] == len(table) == (expected > 0).sum()
-    one = table.set_index([names.UNIQUE_ID, "neighbour"]).loc[("AAPL", "MSFT")]
-    npt.assert_allclose(one["weight"], wide["AAPL"].corr(wide["MSFT"]), rtol=1e-6)
+    edge = table.set_index([names.UNIQUE_ID, "neighbour"]).loc[("AAPL", "MSFT")]
+    npt.assert_allclose(edge["weight"], wide["AAPL"].corr(wide["MSFT"]), rtol=1e-6)
     npt.assert_allclose(table.groupby(names.UNIQUE_ID)["share"].sum(), 1.0, rtol=1e-6)
     assert list(trained.figures) == ["adjacency"]
 
@@ -172,15 +165,14 @@ def test_features_are_scaled_by_the_sessions_to_fit(
     trained: Trained, history: pd.DataFrame
 ) -> None:
     net = trained.forecaster.net
-    seen = history[history[names.DS] <= "2018-12-31"].reset_index(drop=True)
-    whole = History.of(seen, features.COLUMNS)
-    [(which, values)] = whole.blocks(len(seen), features.COLUMNS)
+    frame = history[history[names.DS] <= "2018-12-31"].reset_index(drop=True)
+    to_fit = History.of(frame, features.COLUMNS)
+    [(series, values)] = to_fit.blocks(len(frame), features.COLUMNS)
     length = values.shape[1]
-    used = features.daily(
-        values, whole.sessions(which, length), length - features.WARMUP + 1
-    ).reshape(-1, len(features.NAMES))
-    npt.assert_allclose(net.centre, used.mean(axis=0), rtol=1e-4, atol=1e-5)
-    npt.assert_allclose(net.deviation, used.std(axis=0), rtol=1e-3)
+    ds = to_fit.sessions(series, length)
+    x = features.daily(values, ds, length - features.WARMUP + 1).reshape(-1, len(features.NAMES))
+    npt.assert_allclose(net.centre, x.mean(axis=0), rtol=1e-4, atol=1e-5)
+    npt.assert_allclose(net.deviation, x.std(axis=0), rtol=1e-3)
 
 
 def test_windows_hold_what_is_known_at_the_origin_and_the_returns_after_it(
@@ -192,13 +184,11 @@ def test_windows_hold_what_is_known_at_the_origin_and_the_returns_after_it(
     msft = history[history[names.UNIQUE_ID] == "MSFT"]
     npt.assert_allclose(batch.y[0, 2], msft[names.Y].iloc[origin + 1 : origin + 6], rtol=1e-6)
     values = msft[list(features.COLUMNS)].to_numpy()[None, : origin + 1]
-    known = features.daily(
-        values, msft[names.DS].to_numpy()[None, : origin + 1].astype("datetime64[D]"), CONTEXT
-    )
-    npt.assert_allclose(batch.x[0, :, 2], known[0], rtol=1e-5, atol=1e-6)
-    npt.assert_allclose(
-        batch.sigma[0, 2], volatility.ewma_volatility(values[:, :, 0])[0, -1], rtol=1e-6
-    )
+    ds = msft[names.DS].to_numpy()[None, : origin + 1].astype("datetime64[D]")
+    x = features.daily(values, ds, CONTEXT)
+    npt.assert_allclose(batch.x[0, :, 2], x[0], rtol=1e-5, atol=1e-6)
+    sigma = volatility.ewma_volatility(values[:, :, 0])[0, -1]
+    npt.assert_allclose(batch.sigma[0, 2], sigma, rtol=1e-6)
 
 
 def windows_of(history: pd.DataFrame, **changed: Any) -> Windows:
@@ -214,9 +204,8 @@ def test_outcomes_to_fit_end_by_fit_until_and_those_to_choose_on_begin_after_it(
     assert str(ds[windows.fit[-1] + 5])[:10] == "2018-12-31"
     assert str(ds[windows.chosen[0] + 1])[:10] == "2019-01-02"
     assert str(ds[windows.chosen[-1] + 5])[:10] == "2019-03-29"
-    assert (
-        windows.fit[0] - CONTEXT + 1 == features.WARMUP - 1
-    )  # every row that is seen has all its features
+    # Every row of a window has all its features.
+    assert windows.fit[0] - CONTEXT + 1 == features.WARMUP - 1
 
 
 def test_too_few_sessions_to_fit_or_to_choose_on_are_refused(history: pd.DataFrame) -> None:
@@ -245,7 +234,7 @@ def test_a_series_that_lacks_sessions_is_named(history: pd.DataFrame, tmp_path: 
 
 
 def test_one_series_is_no_graph(history: pd.DataFrame, tmp_path: Path) -> None:
-    with pytest.raises(BadHistory, match="two series or more, found 1"):
+    with pytest.raises(BadHistory, match="found 1 series, expected two or more"):
         fitted(history[history[names.UNIQUE_ID] == "JPM"], tmp_path)
 
 
@@ -272,7 +261,7 @@ def test_an_isolated_series_is_named_unless_it_may_hear_itself(
 
 
 def test_data_without_sectors_have_no_sector_graph(history: pd.DataFrame, tmp_path: Path) -> None:
-    with pytest.raises(BadConfig, match="say no sectors"):
+    with pytest.raises(BadConfig, match="has no sectors"):
         fitted(history.drop(columns=names.SECTOR), tmp_path, graph="sector")
 
 
@@ -291,39 +280,26 @@ def test_the_callers_frame_and_random_numbers_are_left_as_they_were(
     npt.assert_array_equal(torch.random.get_rng_state(), state)
 
 
+COUNTS = ("k", "embedding", "context", "hidden", "max_steps", "batch", "check_every", "patience")
+
+
 @pytest.mark.parametrize(
     ("setting", "value"),
     [
-        *(
-            (name, 0)
-            for name in (
-                "k",
-                "embedding",
-                "context",
-                "hidden",
-                "max_steps",
-                "batch",
-                "check_every",
-                "patience",
-            )
-        ),
-        *(
-            (name, value)
-            for name in ("dropout", "series_dropout", "weight_decay")
-            for value in (-0.1, 1.0, np.nan)
-        ),
-        *(("learning_rate", value) for value in (0.0, 1.0, np.nan)),
+        *[(name, 0) for name in COUNTS],
+        *itertools.product(("dropout", "series_dropout", "weight_decay"), (-0.1, 1.0, np.nan)),
+        *[("learning_rate", value) for value in (0.0, 1.0, np.nan)],
         ("graph", "poem"),
         ("isolated", "maybe"),
     ],
 )
 def test_a_setting_out_of_bounds_is_refused(setting: str, value: Any) -> None:
     with pytest.raises(BadConfig, match=f"^{setting} is "):
-        train.Config(**{setting: value})
+        train.Config(**SHARED | {setting: value})
 
 
 def test_the_committed_settings_lie_inside_the_search() -> None:
-    config = families.load_config(families.find("graph"), {})
+    config = configs.load_config(families.find("graph"), {})
     for name, values in families.find("graph").searched().items():
-        found = getattr(config, name)
-        assert found in values if isinstance(values, tuple) else values.low <= found <= values.high
+        value = getattr(config, name)
+        assert value in values if isinstance(values, tuple) else values.low <= value <= values.high

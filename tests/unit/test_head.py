@@ -52,10 +52,8 @@ def test_pinball_is_that_of_the_metrics():
     rng = np.random.default_rng(0)
     y, quantiles = rng.normal(size=(4, 5)), np.sort(rng.normal(size=(4, 5, 11)), axis=2)
     expected = metrics.crps(y, quantiles, names.LEVELS).mean() / 2
-    npt.assert_allclose(
-        head.pinball(torch.tensor(y), torch.tensor(quantiles), names.LEVELS), expected, rtol=1e-12
-    )
+    loss = head.pinball(torch.tensor(y), torch.tensor(quantiles), names.LEVELS)
+    npt.assert_allclose(loss, expected, rtol=1e-12)
     # level .9: an outcome 1 above costs .9, one 1 below .1
-    npt.assert_allclose(
-        head.pinball(torch.tensor([1.0, -1.0]), torch.zeros(2, 1), (0.9,)), 0.5, rtol=1e-6
-    )
+    loss = head.pinball(torch.tensor([1.0, -1.0]), torch.zeros(2, 1), (0.9,))
+    npt.assert_allclose(loss, 0.5, rtol=1e-6)

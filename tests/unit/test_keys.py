@@ -1,4 +1,4 @@
-"""Random numbers of a path and a step: what they depend on, what they are, and that they never change."""
+"""Random numbers of a path and a step: their values never change, and what they depend on."""
 
 import hashlib
 import struct
@@ -17,7 +17,7 @@ MASK = 2**64 - 1
 
 
 def philox(counter: int, key: int) -> list[int]:
-    """Four words of Philox4x64-10 as Salmon et al. define it (SC11, section 3.3), in whole numbers."""
+    """Four words of Philox4x64-10 of Salmon et al. (SC11, section 3.3), in Python's integers."""
     c = [(counter >> shift) & MASK for shift in (0, 64, 128, 192)]
     k = [key & MASK, key >> 64]
     for _ in range(10):
@@ -51,23 +51,27 @@ def test_a_number_is_53_bits_of_the_word_at_its_own_place(path: int, step: int, 
     block, place = divmod(step, 64)
     for j in range(per_step):
         word = (path * 64 + place) * per_step + j
-        # NumPy counts up before it computes: the first words are those of counter 1
+        # NumPy counts up before it computes, so the first words are those of counter 1.
         expected = philox((block << 192) + word // 4 + 1, key)[word % 4]
         assert drawn[path, step, j] == (expected >> 11) / 2**53
 
 
 @given(
-    key=st.integers(0, 2**128 - 1), paths=st.integers(1, 9), steps=st.integers(1, 140), per_step=st.integers(1, 3),
-    fewer_paths=st.integers(1, 9), fewer_steps=st.integers(1, 140),
-)  # fmt: skip
+    key=st.integers(0, 2**128 - 1),
+    paths=st.integers(1, 9),
+    steps=st.integers(1, 140),
+    per_step=st.integers(1, 3),
+    fewer_paths=st.integers(1, 9),
+    fewer_steps=st.integers(1, 140),
+)
 def test_fewer_paths_and_steps_are_the_first_of_more(
     key: int, paths: int, steps: int, per_step: int, fewer_paths: int, fewer_steps: int
 ):
-    whole = keys.uniforms(key, paths, steps, per_step)
+    more = keys.uniforms(key, paths, steps, per_step)
     s, h = min(paths, fewer_paths), min(steps, fewer_steps)
-    assert whole.shape == (paths, steps, per_step)
-    assert whole.dtype == np.float64
-    npt.assert_array_equal(keys.uniforms(key, s, h, per_step), whole[:s, :h])
+    assert more.shape == (paths, steps, per_step)
+    assert more.dtype == np.float64
+    npt.assert_array_equal(keys.uniforms(key, s, h, per_step), more[:s, :h])
 
 
 def test_numbers_are_uniform_on_zero_to_one_and_never_one():
@@ -79,11 +83,13 @@ def test_numbers_are_uniform_on_zero_to_one_and_never_one():
 
 def test_paths_steps_and_numbers_of_a_step_are_not_correlated():
     drawn = keys.uniforms(keys.series_key(3, "KO", DAY), 4000, 66, 2) - 0.5
-    for one, other in (
-        (drawn[0::2], drawn[1::2]), (drawn[:, 0], drawn[:, 64]), (drawn[:, :-1], drawn[:, 1:]),
+    for a, b in (
+        (drawn[0::2], drawn[1::2]),
+        (drawn[:, 0], drawn[:, 64]),
+        (drawn[:, :-1], drawn[:, 1:]),
         (drawn[..., 0], drawn[..., 1]),
-    ):  # fmt: skip
-        assert abs(np.mean(one * other) * 12) * np.sqrt(one.size) < 4
+    ):
+        assert abs(np.mean(a * b) * 12) * np.sqrt(a.size) < 4
 
 
 @pytest.mark.parametrize(
@@ -93,16 +99,16 @@ def test_paths_steps_and_numbers_of_a_step_are_not_correlated():
 def test_another_seed_symbol_or_cutoff_draws_other_numbers_without_correlation(
     other: tuple[int, str, np.datetime64],
 ):
-    here = keys.uniforms(keys.series_key(0, "AAPL", DAY), 1000, 64, 1) - 0.5
-    there = keys.uniforms(keys.series_key(*other), 1000, 64, 1) - 0.5
-    assert abs(np.mean(here * there) * 12) * np.sqrt(here.size) < 4
+    first = keys.uniforms(keys.series_key(0, "AAPL", DAY), 1000, 64, 1) - 0.5
+    second = keys.uniforms(keys.series_key(*other), 1000, 64, 1) - 0.5
+    assert abs(np.mean(first * second) * 12) * np.sqrt(first.size) < 4
 
 
 @pytest.mark.parametrize("step", [0, 1, 63])
 def test_an_exponential_is_minus_the_log_of_23_bits_of_the_word_at_its_own_place(step: int):
     key = keys.series_key(0, "AAPL", DAY)
-    found = keys.exponentials(key, step, range(3), 2, 8)
-    for place, value in enumerate(found.ravel()):
+    drawn = keys.exponentials(key, step, range(3), 2, 8)
+    for place, value in enumerate(drawn.ravel()):
         word = philox((1 << 255) + (step << 192) + place // 8 + 1, key)[place // 2 % 4]
         bits = (word >> 32 * (place % 2) & 0xFFFFFFFF) >> 9
         npt.assert_allclose(value, -np.log((bits + 0.5) / 2**23), rtol=1e-5, atol=1e-7)
@@ -115,19 +121,17 @@ def test_an_exponential_is_minus_the_log_of_23_bits_of_the_word_at_its_own_place
     fewer=st.integers(1, 9),
 )
 def test_exponentials_of_some_paths_are_those_of_all(key: int, step: int, paths: int, fewer: int):
-    whole = keys.exponentials(key, step, range(paths), 2, 16)
-    npt.assert_array_equal(
-        keys.exponentials(key, step, range(min(paths, fewer)), 2, 16), whole[:fewer]
-    )
-    npt.assert_array_equal(
-        keys.exponentials(key, step, range(min(paths, fewer), paths), 2, 16), whole[fewer:]
-    )
+    of_all = keys.exponentials(key, step, range(paths), 2, 16)
+    fewer = min(paths, fewer)
+    first = keys.exponentials(key, step, range(fewer), 2, 16)
+    npt.assert_array_equal(first, of_all[:fewer])
+    others = keys.exponentials(key, step, range(fewer, paths), 2, 16)
+    npt.assert_array_equal(others, of_all[fewer:])
 
 
 def test_exponentials_are_positive_and_exponential_and_of_each_step_anew():
-    first, second = (
-        keys.exponentials(keys.series_key(3, "KO", DAY), step, range(200), 2, 64) for step in (0, 1)
-    )
+    key = keys.series_key(3, "KO", DAY)
+    first, second = (keys.exponentials(key, step, range(200), 2, 64) for step in (0, 1))
     assert min(first.min(), second.min()) > 0.0
     assert kstest(np.concatenate([first, second]).ravel(), "expon").pvalue > 0.01
     assert abs(np.mean((first - 1.0) * (second - 1.0))) * np.sqrt(first.size) < 4
@@ -136,8 +140,8 @@ def test_exponentials_are_positive_and_exponential_and_of_each_step_anew():
 def test_a_race_is_won_as_often_as_its_probability_says():
     p = np.array([0.6, 0.25, 0.1, 0.05])
     e = keys.exponentials(keys.series_key(4, "KO", DAY), 0, range(20_000), 1, 8)[:, 0, :4]
-    won = np.bincount(np.argmax(p / e, axis=1), minlength=4) / 20_000
-    npt.assert_array_less(np.abs(won - p), 4 * np.sqrt(p * (1 - p) / 20_000))
+    share = np.bincount(np.argmax(p / e, axis=1), minlength=4) / 20_000
+    npt.assert_array_less(np.abs(share - p), 4 * np.sqrt(p * (1 - p) / 20_000))
 
 
 def test_neighbouring_keys_draw_other_numbers():
@@ -150,9 +154,8 @@ def test_a_key_is_the_first_128_bits_of_a_sha256():
 
 
 def test_the_unit_of_the_cutoff_does_not_matter():
-    assert keys.series_key(7, "AAPL", DAY.astype("datetime64[ns]")) == keys.series_key(
-        7, "AAPL", DAY
-    )
+    in_ns = keys.series_key(7, "AAPL", DAY.astype("datetime64[ns]"))
+    assert in_ns == keys.series_key(7, "AAPL", DAY)
 
 
 def test_a_symbol_of_any_script_and_a_large_seed_have_a_key():

@@ -1,4 +1,4 @@
-"""Kronos: the official shapes and files, the sampler against the plain loop, the forecaster on real bars."""
+"""Kronos: the official shapes and files, and the sampler against the plain loop."""
 
 import hashlib
 import json
@@ -50,7 +50,8 @@ def randomized(module: Any, seed: int) -> Any:
 
 
 def pair(dtype: torch.dtype = torch.float32) -> tuple[Tokenizer, Predictor]:
-    tokenizer, predictor = randomized(Tokenizer(TINY_TOKENIZER), 0), randomized(Predictor(TINY), 1)
+    tokenizer = randomized(Tokenizer(TINY_TOKENIZER), 0)
+    predictor = randomized(Predictor(TINY), 1)
     return tokenizer.to(dtype), predictor.to(dtype)
 
 
@@ -60,15 +61,8 @@ def bars_of(n: int, length: int) -> np.ndarray:
     close = 100 * np.exp(np.cumsum(draw.normal(0, 0.02, (n, length)), axis=1))
     opened = close * np.exp(draw.normal(0, 0.005, close.shape))
     volume = draw.lognormal(10, 1, close.shape)
-    parts = (
-        opened,
-        np.maximum(opened, close) * 1.01,
-        np.minimum(opened, close) * 0.99,
-        close,
-        volume,
-        close * volume,
-    )
-    return np.stack(parts, axis=2)
+    high, low = np.maximum(opened, close) * 1.01, np.minimum(opened, close) * 0.99
+    return np.stack([opened, high, low, close, volume, close * volume], axis=2)
 
 
 def stamps_of(n: int, length: int) -> np.ndarray:
@@ -79,7 +73,7 @@ def stamps_of(n: int, length: int) -> np.ndarray:
 def both(
     dtype: torch.dtype, n: int, paths: int, length: int, steps: int, window: int, draw: Draw
 ) -> tuple[Sampled, tuple[np.ndarray, np.ndarray]]:
-    """What the sampler gives, and the plain loop."""
+    """Results of the sampler and of the plain loop."""
     tokenizer, predictor = pair(dtype)
     bars, stamps, keys = bars_of(n, length), stamps_of(n, length + steps), list(range(40, 40 + n))
     fast = Sampler(tokenizer, predictor, max_context=window).sample(
@@ -113,24 +107,28 @@ def test_files_are_laid_out_as_the_official_ones(tmp_path: Path) -> None:
     save_official(Predictor(SIZES["mini"].shape), tmp_path / "mini")
     save_official(Tokenizer(TokenizerConfig(group_size=5)), tmp_path / "2k")
     save_official(Tokenizer(TokenizerConfig(group_size=4)), tmp_path / "base")
-    digest = {
-        name: hashlib.sha256((tmp_path / name / "config.json").read_bytes()).hexdigest()[:8]
-        for name in ("mini", "2k")
-    }
-    assert digest == {"mini": "70daca2c", "2k": "0b30a443"}
-    size = {
-        name: (tmp_path / name / "model.safetensors").stat().st_size
-        for name in ("mini", "2k", "base")
-    }
-    assert size == {"mini": 16_440_776, "2k": 15_842_376, "base": 15_842_368}
+    for name, digest in (("mini", "70daca2c"), ("2k", "0b30a443")):
+        config = (tmp_path / name / "config.json").read_bytes()
+        assert hashlib.sha256(config).hexdigest()[:8] == digest
+    for name, size in (("mini", 16_440_776), ("2k", 15_842_376), ("base", 15_842_368)):
+        assert (tmp_path / name / "model.safetensors").stat().st_size == size
     assert set(load_file(tmp_path / "base" / "model.safetensors")) >= {
-        "tokenizer.bsq.basis", "tokenizer.bsq.group_basis", "encoder.2.self_attn.rotary.inv_freq", "quant_embed.bias",
-        "post_quant_embed_pre.weight", "decoder.0.ffn.w3.weight",
-    }  # fmt: skip
+        "tokenizer.bsq.basis",
+        "tokenizer.bsq.group_basis",
+        "encoder.2.self_attn.rotary.inv_freq",
+        "quant_embed.bias",
+        "post_quant_embed_pre.weight",
+        "decoder.0.ffn.w3.weight",
+    }
     assert set(load_file(tmp_path / "mini" / "model.safetensors")) >= {
-        "embedding.emb_s1.weight", "embedding.fusion_proj.bias", "time_emb.minute_embed.weight", "norm.weight",
-        "transformer.3.self_attn.rotary.inv_freq", "dep_layer.cross_attn.rotary.inv_freq", "head.proj_s2.weight",
-    }  # fmt: skip
+        "embedding.emb_s1.weight",
+        "embedding.fusion_proj.bias",
+        "time_emb.minute_embed.weight",
+        "norm.weight",
+        "transformer.3.self_attn.rotary.inv_freq",
+        "dep_layer.cross_attn.rotary.inv_freq",
+        "head.proj_s2.weight",
+    }
 
 
 def test_what_is_saved_is_loaded_strictly(tmp_path: Path) -> None:
@@ -150,16 +148,14 @@ def test_a_missing_an_unknown_and_a_misshapen_weight_are_refused(tmp_path: Path)
     _, predictor = pair()
     save_official(predictor, tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
-    for change, said in (
+    for change, message in (
         ({"norm.weight": None}, "norm.weight"),
         ({"surprise": torch.ones(1)}, "surprise"),
         ({"norm.weight": torch.ones(3)}, r"norm.weight has shape \(3,\), config.json says \(32,\)"),
     ):
-        save_file(
-            {k: v for k, v in (weights | change).items() if v is not None},
-            tmp_path / "model.safetensors",
-        )
-        with pytest.raises(BadConfig, match=said):
+        changed = {key: value for key, value in (weights | change).items() if value is not None}
+        save_file(changed, tmp_path / "model.safetensors")
+        with pytest.raises(BadConfig, match=message):
             load_predictor(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"not weights at all")
     with pytest.raises(Corrupt, match="cannot be read as safetensors"):
@@ -198,15 +194,15 @@ def test_tokenizer_is_causal_and_its_bits_are_little_endian() -> None:
     x = (x - x.mean(1)) / x.std(1)
     later = x.clone()
     later[:, 12:] += 3
-    for one, other in zip(tokenizer.encode(x), tokenizer.encode(later), strict=True):
-        assert torch.equal(one[:, :12], other[:, :12])
-        assert not torch.equal(one, other)
+    for tokens, later_tokens in zip(tokenizer.encode(x), tokenizer.encode(later), strict=True):
+        assert torch.equal(tokens[:, :12], later_tokens[:, :12])
+        assert not torch.equal(tokens, later_tokens)
     code = tokenizer.codes(torch.tensor([1]), torch.tensor([2]))[0] * tokenizer.bits**0.5
     assert code.gt(0).nonzero().flatten().tolist() == [0, 11]  # bit 0 of s1, bit 1 of s2
 
 
 def test_neither_head_sees_a_later_token() -> None:
-    """Upstream's s2 head sees the future when it validates; here training and validation are causal."""
+    """Upstream's s2 head sees the future in validation; here training and validation are causal."""
     _, predictor = pair(torch.float64)
     tokens = torch.randint(1024, (2, 1, 16), generator=torch.Generator().manual_seed(0))
     changed = tokens.clone()
@@ -216,19 +212,23 @@ def test_neither_head_sees_a_later_token() -> None:
         before, after = (
             mode(mode.hidden(s1, s2, stamps), s1.roll(-1, dims=1)) for s1, s2 in (tokens, changed)
         )
-        for one, other in zip(before, after, strict=True):
-            npt.assert_allclose(one[:, :9].detach(), other[:, :9].detach(), rtol=0, atol=1e-12)
-            assert not torch.allclose(one[:, 11:], other[:, 11:])
+        for logits, changed_logits in zip(before, after, strict=True):
+            npt.assert_allclose(
+                logits[:, :9].detach(), changed_logits[:, :9].detach(), rtol=0, atol=1e-12
+            )
+            assert not torch.allclose(logits[:, 11:], changed_logits[:, 11:])
 
 
 def test_the_last_position_is_asked_the_same_in_training_and_in_sampling() -> None:
     _, predictor = pair(torch.float64)
     s1, s2 = torch.randint(1024, (2, 3, 12), generator=torch.Generator().manual_seed(0))
     h = predictor.hidden(s1, s2, torch.from_numpy(stamps_of(3, 12)))
-    one, two = predictor(h, s1)
-    npt.assert_allclose(predictor.s1_logits(h).detach(), one[:, -1].detach(), rtol=0, atol=1e-12)
+    s1_logits, s2_logits = predictor(h, s1)
     npt.assert_allclose(
-        predictor.s2_logits(h, s1[:, -1]).detach(), two[:, -1].detach(), rtol=0, atol=1e-12
+        predictor.s1_logits(h).detach(), s1_logits[:, -1].detach(), rtol=0, atol=1e-12
+    )
+    npt.assert_allclose(
+        predictor.s2_logits(h, s1[:, -1]).detach(), s2_logits[:, -1].detach(), rtol=0, atol=1e-12
     )
 
 
@@ -256,7 +256,7 @@ def test_tokens_are_those_of_the_plain_loop(
 ) -> None:
     fast, (bars, tokens) = both(dtype, n, paths, length, steps, window, draw)
     npt.assert_array_equal(fast.tokens, tokens)
-    # In the units that the network computes in: a small amount is the rest of two large numbers.
+    # In the units of the network: a small amount is the difference of two large numbers.
     _, deviation = scales(bars_of(n, length))
     error = (fast.bars - bars) / deviation[:, None]
     npt.assert_allclose(error, 0, atol=1e-5 if dtype == torch.float32 else 1e-11)
@@ -265,7 +265,7 @@ def test_tokens_are_those_of_the_plain_loop(
 
 
 def test_truncating_is_the_plain_loop_on_the_shorter_history() -> None:
-    """The cut comes before anything is computed: also the scale is that of the bars that stay."""
+    """The history is cut first, so the scale is that of the remaining bars."""
     tokenizer, predictor = pair()
     bars, stamps, keys = bars_of(2, 50), stamps_of(2, 58), [1, 2]
     fast = Sampler(tokenizer, predictor, max_context=32).sample(bars, stamps, keys, 3, Draw())
@@ -289,12 +289,12 @@ def test_a_path_depends_on_its_key_and_its_index_alone() -> None:
     sampler = Sampler(*pair(), max_context=64)
     bars, stamps, keys = bars_of(16, 24), stamps_of(16, 30), list(range(16))
     for paths, group in ((3, 1), (2, model.ROWS // 2), (3, model.ROWS // 3), (8, model.ROWS // 8)):
-        whole = sampler.sample(bars, stamps, keys, paths, Draw(), group=group)
+        together = sampler.sample(bars, stamps, keys, paths, Draw(), group=group)
         for i in range(16):
             alone = sampler.sample(
                 bars[i : i + 1], stamps[i : i + 1], keys[i : i + 1], paths, Draw(), group=group
             )
-            npt.assert_array_equal(alone.bars[0], whole.bars[i])  # bits
+            npt.assert_array_equal(alone.bars[0], together.bars[i])  # bits
     more = sampler.sample(bars[:1], stamps[:1], keys[:1], 5, Draw())
     npt.assert_array_equal(
         more.tokens[:, :3], sampler.sample(bars[:1], stamps[:1], keys[:1], 3, Draw()).tokens
@@ -308,23 +308,23 @@ def test_many_paths_are_drawn_in_parts_and_are_the_same_paths(
 ) -> None:
     sampler = Sampler(*pair(), max_context=64)
     arguments = (bars_of(2, 24), stamps_of(2, 30), [5, 6], 10, Draw())
-    whole = sampler.sample(*arguments)
+    at_once = sampler.sample(*arguments)
     monkeypatch.setattr(sampler_module, "PASS_PATHS", 4)
     monkeypatch.setattr(folded, "SCORES", 1 << 12)
-    npt.assert_array_equal(sampler.sample(*arguments).tokens, whole.tokens)
+    npt.assert_array_equal(sampler.sample(*arguments).tokens, at_once.tokens)
 
 
 def test_eight_threads_draw_the_same_bits() -> None:
     sampler = Sampler(*pair(), max_context=64)
     bars, stamps = bars_of(16, 24), stamps_of(16, 30)
 
-    def one(i: int) -> np.ndarray:
+    def sample(i: int) -> np.ndarray:
         return sampler.sample(bars[i : i + 1], stamps[i : i + 1], [i], 4, Draw()).bars
 
-    alone = [one(i) for i in range(16)]
+    alone = [sample(i) for i in range(16)]
     with ThreadPoolExecutor(8) as pool:
-        for expected, found in zip(alone, pool.map(one, range(16)), strict=True):
-            npt.assert_array_equal(found, expected)
+        for expected, drawn in zip(alone, pool.map(sample, range(16)), strict=True):
+            npt.assert_array_equal(drawn, expected)
 
 
 def test_bfloat16_products_change_few_tokens() -> None:
@@ -334,12 +334,12 @@ def test_bfloat16_products_change_few_tokens() -> None:
     rounded = Sampler(tokenizer, predictor, max_context=64, products=torch.bfloat16).sample(
         *arguments
     )
-    same = (exact.tokens[:, :, 0] == rounded.tokens[:, :, 0]).mean()  # later ones follow from it
-    assert 0.9 < same < 1.0
+    share = (exact.tokens[:, :, 0] == rounded.tokens[:, :, 0]).mean()  # later ones follow from it
+    assert 0.9 < share < 1.0
 
 
 def test_sampling_exactly_ignores_room_for_more_steps() -> None:
-    """Bars too: the decoder's window is the one that the plain loop has."""
+    """Also for bars: the decoder has the window of the plain loop."""
     tokenizer, predictor = pair()
     bars, stamps, keys = bars_of(2, 30), stamps_of(2, 35), [1, 2]
     fast = Sampler(tokenizer, predictor, max_context=32).sample(
@@ -394,16 +394,15 @@ def test_fixed_time_embedding_is_the_table_of_sinusoids() -> None:
 
 
 def test_more_steps_than_the_window_allows_are_refused() -> None:
-    with pytest.raises(
-        BadParameter, match=r"32 steps were asked for; a window of 32 bars allows 1\.\.31"
-    ):
-        Sampler(*pair(), max_context=32).sample(
-            bars_of(1, 24), stamps_of(1, 24 + 32), [1], 1, Draw()
-        )
+    sampler = Sampler(*pair(), max_context=32)
+    message = r"32 steps were asked for; a window of 32 bars allows 1\.\.31"
+    with pytest.raises(BadParameter, match=message):
+        sampler.sample(bars_of(1, 24), stamps_of(1, 24 + 32), [1], 1, Draw())
 
 
 def test_a_column_that_does_not_move_is_scaled_to_zero_however_large() -> None:
-    """In float64, subtracting the mean of equal numbers leaves a rest that a tiny deviation would blow up to 1."""
+    """In float64, equal numbers minus their mean leave a rest, which a tiny deviation would scale
+    up to 1."""
     bars = bars_of(1, 50)
     bars[..., 5] = 4_812_345_678_901.7
     mean, deviation = scales(bars)
@@ -417,9 +416,8 @@ def test_a_column_that_does_not_move_is_scaled_to_zero_however_large() -> None:
 def test_a_series_that_stands_still_where_it_is_looked_at_is_refused() -> None:
     bars = bars_of(2, 50)
     bars[1, 20:, :4] = 7.0
-    with pytest.raises(
-        BadHistory, match="1 of 2 series have one and the same close in the last 25 bars"
-    ) as caught:
+    message = "1 of 2 series have a constant close in the last 25 bars"
+    with pytest.raises(BadHistory, match=message) as caught:
         Sampler(*pair(), max_context=32).sample(bars, stamps_of(2, 58), [1, 2], 3, Draw())
     assert caught.value.code == "CONSTANT"
 
@@ -446,14 +444,10 @@ def shares(draw: Draw) -> list[float]:
         (Draw(top_k=2), [4 / 7, 3 / 7, 0, 0]),
         (Draw(top_p=0.65), [4 / 7, 3 / 7, 0, 0]),  # 0.4 is too little, 0.7 reaches it
         (Draw(top_p=0.75), [4 / 9, 3 / 9, 2 / 9, 0]),
-        (
-            Draw(top_k=3, top_p=0.5),
-            [4 / 7, 3 / 7, 0, 0],
-        ),  # of 9/9: 4/9 is too little, 7/9 reaches it
-        (
-            Draw(top_k=2, top_p=0.5),
-            [1, 0, 0, 0],
-        ),  # of 7/7: 4/7 reaches it; of the whole, 0.4 would not
+        # Of 9/9, 4/9 is too little and 7/9 reaches it.
+        (Draw(top_k=3, top_p=0.5), [4 / 7, 3 / 7, 0, 0]),
+        # Of 7/7, 4/7 reaches it; 0.4 of 1 would not.
+        (Draw(top_k=2, top_p=0.5), [1, 0, 0, 0]),
         (Draw(top_p=0.01), [1, 0, 0, 0]),
         (Draw(temperature=0.0), [1, 0, 0, 0]),
         (Draw(temperature=1e-40), [1, 0, 0, 0]),
@@ -464,4 +458,4 @@ def test_temperature_top_k_and_top_p_combine_as_documented(
     draw: Draw, expected: list[float]
 ) -> None:
     npt.assert_allclose(shares(draw), expected, rtol=0, atol=0.01)
-    assert [share == 0 for share in shares(draw)] == [share == 0 for share in expected]
+    npt.assert_array_equal(np.array(shares(draw)) == 0, np.array(expected) == 0)

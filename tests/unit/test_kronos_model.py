@@ -1,4 +1,4 @@
-"""Kronos behind the contract: bars in, sampled bars and their quantiles out; what it refuses, and how it says so."""
+"""Kronos behind the contract: bars in, sampled bars and their quantiles out, and refusals."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from jobs.data import processed
+from jobs.data import catalog
 from mlprojects.kronos import model
 from mlprojects.kronos.architecture import Predictor, Tokenizer
 from mlprojects.kronos.folders import load_predictor, load_tokenizer, save_official
@@ -57,10 +57,12 @@ def kronos(official: Path) -> Kronos:
 @pytest.fixture(scope="module")
 def bars(compiled: Settings) -> pd.DataFrame:
     """The last 120 real bars of three series up to CUT."""
-    frame = processed.load_bars(compiled)
-    kept = frame[frame[names.UNIQUE_ID].isin(["AAPL", "IBM", "SP500"]) & (frame[names.DS] <= CUT)]
+    frame = catalog.BARS.load(compiled).history
+    until_cut = frame[
+        frame[names.UNIQUE_ID].isin(["AAPL", "IBM", "SP500"]) & (frame[names.DS] <= CUT)
+    ]
     columns = [*names.HISTORY, *names.BAR]
-    return kept.groupby(names.UNIQUE_ID).tail(60)[columns].reset_index(drop=True)
+    return until_cut.groupby(names.UNIQUE_ID).tail(60)[columns].reset_index(drop=True)
 
 
 def ask(
@@ -111,21 +113,20 @@ def test_series_of_unequal_lengths_are_forecast_as_if_alone(
 
 
 def test_seed_symbol_and_cutoff_decide_the_draws(kronos: Kronos, bars: pd.DataFrame) -> None:
-    one = bars[bars["unique_id"] == "IBM"].reset_index(drop=True)
-    first = ask(kronos, one)
-    npt.assert_array_equal(ask(kronos, one).price_paths, first.price_paths)
-    assert not np.array_equal(ask(kronos, one, seed=1).price_paths, first.price_paths)
+    ibm = bars[bars["unique_id"] == "IBM"].reset_index(drop=True)
+    first = ask(kronos, ibm)
+    npt.assert_array_equal(ask(kronos, ibm).price_paths, first.price_paths)
+    assert not np.array_equal(ask(kronos, ibm, seed=1).price_paths, first.price_paths)
     assert not np.array_equal(
-        ask(kronos, one.assign(unique_id="MBI")).price_paths, first.price_paths
+        ask(kronos, ibm.assign(unique_id="MBI")).price_paths, first.price_paths
     )
 
 
 def test_missing_amount_and_volume_are_filled_and_said(kronos: Kronos, bars: pd.DataFrame) -> None:
     derived = ask(kronos, bars.drop(columns="amount"))
     assert derived.notes == {"amount": "amount was missing and taken as mean price x volume"}
-    npt.assert_array_equal(
-        derived.price_paths, ask(kronos, bars).price_paths
-    )  # the built-in amount is just that
+    # The built-in amount is mean price x volume, too.
+    npt.assert_array_equal(derived.price_paths, ask(kronos, bars).price_paths)
     blind = ask(kronos, bars.drop(columns=["amount", "volume"]))
     assert blind.notes["volume"] == "volume was missing and taken as 0"
     zeros = ask(kronos, bars.assign(volume=0.0, amount=0.0))
@@ -134,10 +135,10 @@ def test_missing_amount_and_volume_are_filled_and_said(kronos: Kronos, bars: pd.
 
 def test_a_longer_history_is_cut_and_the_reply_says_so(official: Path, bars: pd.DataFrame) -> None:
     small = model.from_official(official / "p", official / "t", name="kronos", max_context=64)
-    seen = 64 - small.spec.max_horizon + 1
+    used = 64 - small.spec.max_horizon + 1
     cut = ask(small, bars)
-    assert cut.notes == {"truncated": f"only the last {seen} bars of a history were looked at"}
-    tail = bars.groupby("unique_id").tail(seen).reset_index(drop=True)
+    assert cut.notes == {"truncated": f"only the last {used} bars of a history were looked at"}
+    tail = bars.groupby("unique_id").tail(used).reset_index(drop=True)
     npt.assert_array_equal(ask(small, tail).price_paths, cut.price_paths)
     assert ask(small, tail).notes == {}
     exact = ask(small, bars, overflow="exact")
@@ -146,25 +147,28 @@ def test_a_longer_history_is_cut_and_the_reply_says_so(official: Path, bars: pd.
 
 
 def direct(
-    kronos: Kronos, frame: pd.DataFrame, draw: Draw, *, seed: int, paths: int, **told: Any
+    kronos: Kronos, frame: pd.DataFrame, draw: Draw, *, seed: int, paths: int, **arguments: Any
 ) -> Sampled:
-    """What the sampler gives for one series, asked by hand."""
+    """The result of a direct call of the sampler for one series."""
     values = frame[list(names.BAR)].to_numpy()[None]
     cutoff = frame["ds"].iloc[-1].to_datetime64().astype("datetime64[D]")
     future = calendars.next_sessions("XNYS", frame["ds"].iloc[-1], 5).to_numpy()
     days = np.concatenate([frame["ds"].to_numpy(), future]).astype("datetime64[D]").astype(np.int64)
     key = series_key(seed, str(frame["unique_id"].iloc[0]), cutoff)
     sampler = Sampler(
-        load_tokenizer(kronos.tokenizer_dir), load_predictor(kronos.predictor_dir), max_context=128, clip=kronos.clip,
-        products=told.pop("products", None),
-    )  # fmt: skip
-    return sampler.sample(
-        values, model.stamps(days)[None], [key], paths, draw, room=kronos.spec.max_horizon, **told
+        load_tokenizer(kronos.tokenizer_dir),
+        load_predictor(kronos.predictor_dir),
+        max_context=128,
+        clip=kronos.clip,
+        products=arguments.pop("products", None),
     )
+    stamps = model.stamps(days)[None]
+    room = kronos.spec.max_horizon
+    return sampler.sample(values, stamps, [key], paths, draw, room=room, **arguments)
 
 
 @pytest.mark.parametrize(
-    ("options", "draw", "told"),
+    ("options", "draw", "arguments"),
     [
         ({}, Draw(), {}),
         ({"temperature": 0.5, "top_k": 40, "top_p": 0.7}, Draw(0.5, 40, 0.7), {}),
@@ -175,18 +179,23 @@ def direct(
     ids=str,
 )
 def test_options_reach_the_sampler_with_the_dates_of_sessions(
-    official: Path, bars: pd.DataFrame, options: dict[str, Any], draw: Draw, told: dict[str, Any]
+    official: Path,
+    bars: pd.DataFrame,
+    options: dict[str, Any],
+    draw: Draw,
+    arguments: dict[str, Any],
 ) -> None:
-    """2012-06-14 was a Thursday: the fifth session after it is a Thursday again, not the fifth day."""
+    """2012-06-14 was a Thursday, and the fifth session after it is a Thursday again."""
     kronos = model.from_official(
         official / "p", official / "t", name="kronos", max_context=128, clip=2.0
     )
-    one = bars[bars["unique_id"] == "IBM"].reset_index(drop=True)
+    ibm = bars[bars["unique_id"] == "IBM"].reset_index(drop=True)
     paths = options.get("num_samples", 20)
     expected, _ = correct(
-        direct(kronos, one, draw, seed=3, paths=paths, **told).bars, one["close"].to_numpy()[-1:]
+        direct(kronos, ibm, draw, seed=3, paths=paths, **arguments).bars,
+        ibm["close"].to_numpy()[-1:],
     )
-    npt.assert_allclose(ask(kronos, one, seed=3, **options).price_paths, expected, rtol=1e-12)
+    npt.assert_allclose(ask(kronos, ibm, seed=3, **options).price_paths, expected, rtol=1e-12)
 
 
 def test_series_with_other_cutoffs_draw_other_numbers(kronos: Kronos, bars: pd.DataFrame) -> None:
@@ -200,14 +209,14 @@ def test_series_with_other_cutoffs_draw_other_numbers(kronos: Kronos, bars: pd.D
 def test_an_anchored_path_is_moved_by_what_tokens_lose_of_the_last_close(
     kronos: Kronos, bars: pd.DataFrame
 ) -> None:
-    one = bars[bars["unique_id"] == "IBM"].reset_index(drop=True)
-    sampled = direct(kronos, one, Draw(), seed=0, paths=20)
-    lost = one["close"].iloc[-1] - sampled.last[0, 3]
+    ibm = bars[bars["unique_id"] == "IBM"].reset_index(drop=True)
+    sampled = direct(kronos, ibm, Draw(), seed=0, paths=20)
+    lost = ibm["close"].iloc[-1] - sampled.last[0, 3]
     assert abs(lost) > 0
     moved = sampled.bars.copy()
     moved[..., :4] += lost
-    expected, _ = correct(moved, one["close"].to_numpy()[-1:])
-    npt.assert_allclose(ask(kronos, one, anchor=True).price_paths, expected, rtol=1e-12)
+    expected, _ = correct(moved, ibm["close"].to_numpy()[-1:])
+    npt.assert_allclose(ask(kronos, ibm, anchor=True).price_paths, expected, rtol=1e-12)
 
 
 def test_closes_that_move_too_little_for_the_floor_are_said(
@@ -219,19 +228,19 @@ def test_closes_that_move_too_little_for_the_floor_are_said(
 
 
 def test_one_series_with_one_path_is_read_once(official: Path, bars: pd.DataFrame) -> None:
-    """A pass is filled up with paths of the same series, which is not read again for them."""
+    """Further paths of a series fill up a pass, but the series is read once."""
     kronos = model.from_official(official / "p", official / "t", name="kronos", max_context=128)
-    read: list[int] = []
+    rows: list[int] = []
     sampler = kronos.sampler("fp32")
     original = sampler._read
 
     def counted(scaled: Any, stamps: Any, room: int) -> Any:
-        read.append(len(scaled))
+        rows.append(len(scaled))
         return original(scaled, stamps, room)
 
     sampler._read = counted  # type: ignore[method-assign]
     ask(kronos, bars, num_samples=1)
-    assert read == [1, 1, 1]
+    assert rows == [1, 1, 1]
 
 
 def test_days_become_stamps() -> None:
@@ -274,9 +283,9 @@ def test_too_few_bars_and_a_constant_series_are_refused(kronos: Kronos, bars: pd
 
 def test_saved_files_are_those_that_came(kronos: Kronos, official: Path, tmp_path: Path) -> None:
     model.save(kronos, tmp_path)
-    for mine, theirs in (("predictor", "p"), ("tokenizer", "t")):
+    for part, folder in (("predictor", "p"), ("tokenizer", "t")):
         for file in ("config.json", "model.safetensors"):
-            assert (tmp_path / mine / file).read_bytes() == (official / theirs / file).read_bytes()
+            assert (tmp_path / part / file).read_bytes() == (official / folder / file).read_bytes()
     (tmp_path / "spec.json").write_text(json.dumps(kronos.spec.to_json()))
     again = model.load(tmp_path)
     assert isinstance(again, Kronos)
@@ -284,18 +293,15 @@ def test_saved_files_are_those_that_came(kronos: Kronos, official: Path, tmp_pat
 
 
 def test_window_of_official_and_other_shapes(official: Path, tmp_path: Path) -> None:
-    with pytest.raises(BadConfig, match="of no official size; say how long its window is"):
+    with pytest.raises(BadConfig, match="of no official size; set KRONOS_MAX_CONTEXT"):
         model.from_official(official / "p", official / "t", name="kronos")
     save_official(Predictor(SIZES["mini"].shape), tmp_path / "mini")
     save_official(Tokenizer(TokenizerConfig(group_size=5)), tmp_path / "2k")
     save_official(Tokenizer(TokenizerConfig(group_size=4)), tmp_path / "base")
-    assert (
-        model.from_official(tmp_path / "mini", tmp_path / "2k", name="kronos").spec.max_context
-        == 2048
-    )
-    with pytest.raises(
-        BadConfig, match=r"max_context is 4096, expected 64\.\.2048 bars for Kronos-mini"
-    ):
+    mini = model.from_official(tmp_path / "mini", tmp_path / "2k", name="kronos")
+    assert mini.spec.max_context == 2048
+    message = r"max_context is 4096, expected 64\.\.2048 bars for Kronos-mini"
+    with pytest.raises(BadConfig, match=message):
         model.from_official(tmp_path / "mini", tmp_path / "2k", name="kronos", max_context=4096)
     with pytest.raises(BadConfig, match="mini goes with Kronos-Tokenizer-2k"):
         model.from_official(tmp_path / "mini", tmp_path / "base", name="kronos")
@@ -312,7 +318,8 @@ def test_a_device_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, na
 def test_out_of_memory_is_one_line_with_three_ways_out(
     official: Path, bars: pd.DataFrame, tmp_path: Path
 ) -> None:
-    """A process that may not grow by more than 60 MB, asked for a thousand paths of a large window."""
+    """A process that may grow by at most 60 MB gets a request for a thousand paths of a large
+    window."""
     bars.to_parquet(tmp_path / "bars.parquet")
     program = f"""
 import resource, pandas as pd, psutil
@@ -332,9 +339,13 @@ except KronosError as error:
     print(error.code, error.message)
 """
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=CHECKOUT, env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        [sys.executable, "-c", program],
+        cwd=CHECKOUT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.stdout.startswith("OUT_OF_MEMORY out of memory on cpu: 1000 paths of 3 series"), (
         done.stderr[-500:]
     )
@@ -381,7 +392,7 @@ def test_a_config_with_values_that_no_model_can_have_is_refused(
             continue
         (tmp_path / "config.json").write_text(json.dumps(values | {key: value}))
         with pytest.raises(
-            BadConfig, match=f"{key} is {value!r}, which no {kind.__name__} can have"
+            BadConfig, match=f"{key} is {value!r}, not a valid value for {kind.__name__}"
         ):
             kind.read(tmp_path / "config.json")
 

@@ -1,4 +1,4 @@
-"""Training of Kronos: windows that know no future, losses, what is refused, resuming."""
+"""Training of Kronos: windows without the future, losses, refusals, resuming."""
 
 import json
 from dataclasses import replace
@@ -12,8 +12,8 @@ import torch
 from torch.nn import functional as F
 from watched import Run
 
-from jobs.data import processed
-from jobs.training import families
+from jobs.data import catalog
+from jobs.training import configs, families
 from mlprojects.blocks import loop
 from mlprojects.kronos import model
 from mlprojects.kronos import train as training
@@ -29,36 +29,36 @@ from registry.settings import Settings
 
 @pytest.fixture(scope="module")
 def tiny() -> Config:
-    config = families.load_config(families.find("kronos"), {}, tiny=True)
+    config = configs.load_config(families.find("kronos"), {}, tiny=True)
     assert isinstance(config, Config)
     return config
 
 
 @pytest.fixture(scope="module")
 def history(compiled: Settings, tiny: Config) -> pd.DataFrame:
-    """What training is handed: all bars up to the end of the choice."""
-    frame = processed.load_bars(compiled)
-    seen: pd.DataFrame = frame[frame[names.DS] <= tiny.choose_until].reset_index(drop=True)
-    return seen
+    """All bars up to the end of the choice period, as training gets them."""
+    frame = catalog.BARS.load(compiled).history
+    until_choice: pd.DataFrame = frame[frame[names.DS] <= tiny.choose_until].reset_index(drop=True)
+    return until_choice
 
 
 def test_a_window_is_scaled_by_its_context_alone(history: pd.DataFrame, tiny: Config) -> None:
-    """Whatever comes after the context changes no token of it, and nothing later changes those before."""
+    """Sessions after the context change no token of it, and later sessions no earlier token."""
     windows = Windows.of(history, tiny)
-    first = windows.fit[[100, 5000]]
-    batch = windows._batch(first)
+    rows = windows.fit[[100, 5000]]
+    batch = windows._batch(rows)
     context, length = tiny.context, tiny.context + tiny.targets
     npt.assert_allclose(batch.scaled[:, :context].mean(dim=1), 0, atol=1e-5)
     changed = replace(windows, values=windows.values.copy())
-    for row in first:
+    for row in rows:
         changed.values[row + context + 2 : row + length] *= 1.2
-    other = changed._batch(first)
+    changed_batch = changed._batch(rows)
     tokenizer = Tokenizer(TokenizerConfig(d_model=16, n_heads=2, ff_dim=32))
-    for one, two in zip(
-        tokenizer.encode(batch.scaled), tokenizer.encode(other.scaled), strict=True
+    for tokens, changed_tokens in zip(
+        tokenizer.encode(batch.scaled), tokenizer.encode(changed_batch.scaled), strict=True
     ):
-        assert torch.equal(one[:, : context + 2], two[:, : context + 2])
-        assert not torch.equal(one, two)
+        assert torch.equal(tokens[:, : context + 2], changed_tokens[:, : context + 2])
+        assert not torch.equal(tokens, changed_tokens)
 
 
 def test_windows_to_fit_end_in_time_and_windows_to_choose_on_begin_after(
@@ -144,24 +144,26 @@ def test_fine_tuning_at_a_ruinous_rate_ends_no_worse_than_it_began(
     history: pd.DataFrame, tiny: Config, tmp_path: Path
 ) -> None:
     config = replace(tiny, learning_rate=0.9)
-    found = training.train(history, config, name="kronos", seed=1, run=Run(tmp_path)).metrics
-    assert found["choice_nats"] <= found["choice_nats_untrained"]
+    measured = training.train(history, config, name="kronos", seed=1, run=Run(tmp_path)).metrics
+    assert measured["choice_nats"] <= measured["choice_nats_untrained"]
 
 
 def test_the_largest_seed_trains(history: pd.DataFrame, tiny: Config, tmp_path: Path) -> None:
-    found = training.train(history, tiny, name="kronos", seed=2**32 - 1, run=Run(tmp_path)).metrics
-    assert np.isfinite(found["choice_nats"])
+    measured = training.train(
+        history, tiny, name="kronos", seed=2**32 - 1, run=Run(tmp_path)
+    ).metrics
+    assert np.isfinite(measured["choice_nats"])
 
 
 def test_a_fingerprint_knows_seed_settings_and_history(history: pd.DataFrame, tiny: Config) -> None:
-    found = {
+    fingerprints = {
         loop.fingerprint(history, tiny, 1),
         loop.fingerprint(history, tiny, 2),
         loop.fingerprint(history, replace(tiny, learning_rate=0.1), 1),
         loop.fingerprint(history.assign(volume=history["volume"] + 1), tiny, 1),
     }
-    assert len(found) == 4
-    assert loop.fingerprint(history.copy(), tiny, 1) in found
+    assert len(fingerprints) == 4
+    assert loop.fingerprint(history.copy(), tiny, 1) in fingerprints
 
 
 def test_windows_are_clipped_and_those_to_choose_on_are_a_horizon_apart(
@@ -179,22 +181,17 @@ def test_a_given_up_training_resumes_to_the_same_files(
     history: pd.DataFrame, tiny: Config, tmp_path: Path, given_up: int
 ) -> None:
     config = replace(tiny, tokenizer_steps=6, steps=9, patience=50)
-    whole = Run(tmp_path / "whole")
-    training.train(history, config, name="kronos", seed=1, run=whole)
-    assert {
-        "train_loss",
-        "valid_loss",
-        "tokenizer_train_loss",
-        "tokenizer_valid_loss",
-    } == whole.names
+    uninterrupted = Run(tmp_path / "whole")
+    training.train(history, config, name="kronos", seed=1, run=uninterrupted)
+    losses = {"train_loss", "valid_loss", "tokenizer_train_loss", "tokenizer_valid_loss"}
+    assert uninterrupted.names == losses
     cut = Run(tmp_path / "cut", give_up_at=given_up)
     training.train(history, config, name="kronos", seed=1, run=cut)
-    assert (
-        cut.steps[-1] == 9
-    )  # what is given up is the predictor: half a tokenizer would give it other tokens
-    again = Run(tmp_path / "cut")
-    training.train(history, config, name="kronos", seed=1, run=again)
-    assert again.steps[0] > 9  # neither the tokenizer nor the beginning of the predictor
+    # Only the predictor is given up: half a tokenizer would give it other tokens.
+    assert cut.steps[-1] == 9
+    resumed = Run(tmp_path / "cut")
+    training.train(history, config, name="kronos", seed=1, run=resumed)
+    assert resumed.steps[0] > 9  # it repeats neither the tokenizer nor the start of the predictor
     for part in ("predictor", "tokenizer"):
         files = [tmp_path / run / part / "model.safetensors" for run in ("whole", "cut")]
         assert files[0].read_bytes() == files[1].read_bytes()
@@ -212,7 +209,7 @@ def test_fine_tuning_keeps_the_tokenizer_and_moves_the_predictor(
     config = replace(tiny, start_from="kronos/1", tokenizer_steps=0)
     wide = replace(config, max_context=41)
     with pytest.raises(
-        BadConfig, match="kronos/1 has a window of 40 bars and was never trained beyond"
+        BadConfig, match="expected at most 40, the window that kronos/1 was trained with"
     ):
         training.train(
             history, wide, name="kronos", seed=1, run=Run(tmp_path / "wide", tmp_path / "version")
@@ -222,12 +219,12 @@ def test_fine_tuning_keeps_the_tokenizer_and_moves_the_predictor(
     assert tuned.forecaster.clip == 4.0  # type: ignore[attr-defined]
     assert tuned.metrics["choice_nats"] < tuned.metrics["choice_nats_untrained"]
     weights = "model.safetensors"
-    kept = (tmp_path / "tuned/tokenizer" / weights, tmp_path / "first/tokenizer" / weights)
-    assert kept[0].read_bytes() == kept[1].read_bytes()
-    moved = (
+    tokenizers = (tmp_path / "tuned/tokenizer" / weights, tmp_path / "first/tokenizer" / weights)
+    assert tokenizers[0].read_bytes() == tokenizers[1].read_bytes()
+    predictors = (
         load_predictor(tmp_path / part / "predictor").norm.weight for part in ("tuned", "first")
     )
-    assert not torch.equal(*moved)
+    assert not torch.equal(*predictors)
 
 
 def _made(folder: Path) -> Path:
@@ -236,20 +233,19 @@ def _made(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"max_context": 20}, "max_context is 20, expected 36 or more"),
         ({"targets": 4}, r"targets is 4, expected the horizon \(5\)"),
         ({"tokenizer_steps": 0}, "there is no tokenizer to start from"),
-        ({"data": "panel"}, "Kronos is trained on bars"),
-        ({"width": 20}, "multiples of 8"),
+        ({"width": 20}, "width is 20, expected a multiple of 8"),
         ({"batch": 0}, "batch is 0"),
         ({"group_size": 3}, "group_size is 3, expected a divisor of the 8 bits"),
     ],
     ids=str,
 )
 def test_settings_that_cannot_work_are_refused(
-    tiny: Config, change: dict[str, object], said: str
+    tiny: Config, change: dict[str, object], message: str
 ) -> None:
-    with pytest.raises(BadConfig, match=said):
+    with pytest.raises(BadConfig, match=message):
         replace(tiny, **change)

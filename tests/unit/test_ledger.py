@@ -1,4 +1,4 @@
-"""The ledger's rows: what they say should be where, and that nobody changes them unseen."""
+"""The ledger's rows: the stages that follow from them, and the detection of changes."""
 
 import subprocess
 import sys
@@ -41,20 +41,21 @@ def row(
 ) -> Record:
     at = NOON + timedelta(hours=sequence)
     values = {
-        "id": sequence, "model": "nbeats", "sequence": sequence, "action": action, "stage": stage, "version": version,
-        "from_version": None, "who": "ann@desk", "why": "better", "evidence": "{}", "claimed_at": at, "host": None,
-        "pid": None, "process_started": None, "held_since": at, "moved_at": at, "completed_at": at,
-        "audit_run_id": None, "previous_hash": previous, **fields,
+        "id": sequence, "model": "nbeats", "sequence": sequence, "action": action, "stage": stage,
+        "version": version, "from_version": None, "who": "ann@desk", "why": "better",
+        "evidence": "{}", "claimed_at": at, "host": None, "pid": None, "process_started": None,
+        "held_since": at, "moved_at": at, "completed_at": at, "audit_run_id": None,
+        "previous_hash": previous, **fields,
     }  # fmt: skip
     return Record(**values, hash=chain_hash(values))
 
 
 def rows(*moves: tuple) -> list[Record]:
     """Rows of (action, version[, stage]) chained to each other."""
-    made: list[Record] = []
+    records: list[Record] = []
     for sequence, move in enumerate(moves, start=1):
-        made.append(row(sequence, *move, previous=made[-1].hash if made else GENESIS))
-    return made
+        records.append(row(sequence, *move, previous=records[-1].hash if records else GENESIS))
+    return records
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ def settings(tmp_path: Path) -> Settings:
     return Settings(var_dir=tmp_path)
 
 
-# --- what should be where ---------------------------------------------------------------------
+# --- expected stages --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -77,10 +78,8 @@ def settings(tmp_path: Path) -> Settings:
         ([("promote", 1), ("promote", 2), ("promote", 1)], (1, 2, 1)),
         ([("promote", 1), ("adopt", 5)], (1, 5)),
         ([("promote", 1), ("promote", 1)], (1,)),
-        (
-            [("promote", 1), ("promote", 2), ("promote", 3), ("rollback", 1)],
-            (1,),
-        ),  # version 2 had been deleted
+        # version 2 had been deleted
+        ([("promote", 1), ("promote", 2), ("promote", 3), ("rollback", 1)], (1,)),
     ],
 )
 def test_promotions_push_and_roll_backs_pop(moves, stack):
@@ -109,37 +108,23 @@ def test_a_withdrawn_claim_counts_for_nothing():
 def test_deleted_versions_are_no_longer_gone_back_to():
     state = stages.expected(rows(("promote", 1), ("promote", 2), ("promote", 1), ("promote", 3)))
     assert state.among({1, 3}).stack == (1, 3)
-    assert state.among({1, 2}).stack == (
-        1,
-        2,
-        1,
-        3,
-    )  # what is in Production by the ledger stays, for doctor to tell
+    # The version in Production by the ledger stays, so that doctor can report it.
+    assert state.among({1, 2}).stack == (1, 2, 1, 3)
 
 
 def test_a_version_that_never_had_a_stage_may_be_archived_but_not_in_production():
     state = stages.expected(rows(("promote", 1), ("promote", 2)))
-    found = {1: "Production", 2: "Archived", 3: "Archived", 4: "None", 5: "Staging"}
-    assert list(stages.corrections(state, found).items()) == [
-        (2, PRODUCTION),
-        (1, ARCHIVED),
-        (5, ARCHIVED),
-    ]
+    in_mlflow = {1: "Production", 2: "Archived", 3: "Archived", 4: "None", 5: "Staging"}
+    corrections = list(stages.corrections(state, in_mlflow).items())
+    assert corrections == [(2, PRODUCTION), (1, ARCHIVED), (5, ARCHIVED)]
 
 
 def test_production_at_an_instant_is_the_last_row_that_had_moved():
     records = rows(("promote", 1), ("promote", 2), ("promote", 3, STAGING), ("rollback", 1))
-    at = {
-        hour: stages.in_production(records, NOON + timedelta(hours=hour))
-        for hour in (0, 1, 2.5, 3.5, 9)
-    }
-    assert {hour: found and found.version for hour, found in at.items()} == {
-        0: None,
-        1: 1,
-        2.5: 2,
-        3.5: 2,
-        9: 1,
-    }
+    assert stages.in_production(records, NOON) is None
+    for hour, version in ((1, 1), (2.5, 2), (3.5, 2), (9, 1)):
+        record = stages.in_production(records, NOON + timedelta(hours=hour))
+        assert record.version == version
 
 
 # --- the chain --------------------------------------------------------------------------------
@@ -194,17 +179,23 @@ def test_a_row_changed_in_the_database_is_detected(settings):
 
 def claim(ledger: Ledger, last: Record | None = None) -> Record:
     return ledger.claim(
-        "nbeats", last, action="promote", stage=PRODUCTION, version=3, from_version=None, who="ann@desk", why="",
+        "nbeats",
+        last,
+        action="promote",
+        stage=PRODUCTION,
+        version=3,
+        from_version=None,
+        who="ann@desk",
+        why="",
         evidence={"crps": 0.25},
-    )  # fmt: skip
+    )
 
 
 def test_one_of_two_claims_wins_and_the_other_is_told_who(settings):
     with Ledger(settings) as ledger:
         record = claim(ledger)
-        with pytest.raises(
-            Conflict, match=r"ann@desk is changing nbeats since .*promote version 3 to Production"
-        ):
+        message = r"ann@desk is changing nbeats since .*promote version 3 to Production"
+        with pytest.raises(Conflict, match=message):
             claim(ledger)
         ledger.complete(record)
         with pytest.raises(Conflict, match="ann@desk changed nbeats first"):
@@ -218,8 +209,8 @@ def test_a_claim_is_abandoned_when_its_process_is_gone(settings):
         assert not record.abandoned
         assert replace(record, process_started="an older process with this pid").abandoned
         child = subprocess.Popen([sys.executable, "-c", ""])
-        here = claims.this_process()
-        dead = Claimant(here.host, child.pid, "")
+        this_process = claims.this_process()
+        dead = Claimant(this_process.host, child.pid, "")
         child.wait()
         assert claims.lives(dead) is False
         assert replace(record, host=None, pid=None).abandoned
@@ -245,12 +236,12 @@ def test_a_claim_of_another_host_is_abandoned_after_its_time(settings):
 
 def test_whoever_lost_its_claim_may_not_go_on(settings):
     with Ledger(settings) as ledger:
-        mine = claim(ledger)
-        taken = ledger.take(mine)
+        first_claim = claim(ledger)
+        second_claim = ledger.take(first_claim)
         for forbidden in (ledger.check_held, ledger.moving, ledger.complete, ledger.take):
             with pytest.raises(Conflict):
-                forbidden(mine)
-        ledger.complete(taken)
+                forbidden(first_claim)
+        ledger.complete(second_claim)
         ledger.verify_chain("nbeats")
 
 

@@ -1,4 +1,4 @@
-"""The training loop: it learns, keeps the best, stops, and a killed run ends as one that was not."""
+"""The training loop: it learns, keeps the best, stops, and a killed run ends like any other."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def run(
     fingerprint: str = "a",
     stop_after: int = 10**9,
 ) -> tuple[nn.Module, loop.Fitted, dict[int, float]]:
-    """Linear regression on random points; given up after so many reports, as a kill would."""
+    """Linear regression on random points; `stop_after` reports it is cut, as by a kill."""
     net = net or network()
     losses: dict[int, float] = {}
 
@@ -40,19 +40,28 @@ def run(
         x = torch.randn(64, 3, generator=torch.Generator().manual_seed(9))
         return float((net(x) - x @ TRUTH.t()).square().mean())
 
-    def report(step: int, found: dict[str, float]) -> None:
-        losses[step] = found.get("valid_loss", losses.get(step, 0.0))
+    def report(step: int, reported: dict[str, float]) -> None:
+        losses[step] = reported.get("valid_loss", losses.get(step, 0.0))
 
     fitted = loop.fit(
-        net, loss, choice, schedule, seed=3, checkpoint=path, fingerprint=fingerprint, report=report,
+        net,
+        loss,
+        choice,
+        schedule,
+        seed=3,
+        checkpoint=path,
+        fingerprint=fingerprint,
+        report=report,
         should_stop=lambda: len(losses) >= stop_after,
-    )  # fmt: skip
+    )
     return net, fitted, losses
 
 
 def test_every_seed_and_step_draws_numbers_of_its_own() -> None:
-    drawn = {(seed, step): torch.rand((), generator=loop.seeded(seed, step)).item()
-             for seed in (0, 1, 2, 5, 2**32 - 1) for step in (0, 1, 2, 3, 1000)}  # fmt: skip
+    drawn = {}
+    for seed in (0, 1, 2, 5, 2**32 - 1):
+        for step in (0, 1, 2, 3, 1000):
+            drawn[seed, step] = torch.rand((), generator=loop.seeded(seed, step)).item()
     assert len(set(drawn.values())) == len(drawn)
     assert drawn[5, 3] == torch.rand((), generator=loop.seeded(5, 3)).item()
 
@@ -63,9 +72,9 @@ def test_it_learns_and_leaves_the_best_weights(tmp_path: Path) -> None:
     )
     npt.assert_allclose(net[1].weight.detach(), TRUTH, atol=0.25)  # type: ignore[index, union-attr]
     assert fitted.steps == 300
-    looks = {step: loss for step, loss in losses.items() if step % 10 == 0}
-    assert fitted.best_loss == min(looks.values())
-    assert looks[fitted.best_step] == fitted.best_loss
+    checks = {step: loss for step, loss in losses.items() if step % 10 == 0}
+    assert fitted.best_loss == min(checks.values())
+    assert checks[fitted.best_step] == fitted.best_loss
 
 
 def test_patience_ends_it(tmp_path: Path) -> None:
@@ -76,12 +85,12 @@ def test_patience_ends_it(tmp_path: Path) -> None:
 
 def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path) -> None:
     schedule = Schedule(60, 0.05, check_every=10, patience=100)
-    whole, expected, _ = run(tmp_path / "whole.safetensors", schedule)
+    uninterrupted, expected, _ = run(tmp_path / "whole.safetensors", schedule)
     run(tmp_path / "cut.safetensors", schedule, stop_after=3)
     resumed, fitted, losses = run(tmp_path / "cut.safetensors", schedule)
     assert min(losses) > 10  # it did not begin anew
     assert fitted == expected
-    for key, value in whole.state_dict().items():
+    for key, value in uninterrupted.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[key]), key
 
 
@@ -122,7 +131,7 @@ def test_the_rate_rises_then_falls_to_a_tenth() -> None:
 
 
 def test_best_weights_and_patience_survive_a_cut(tmp_path: Path) -> None:
-    """A rate that ruins what it starts with: the best is the first look, before and after the cut."""
+    """This rate ruins the network, so the first check is the best, before and after the cut."""
     schedule = Schedule(1000, 50.0, warmup=1, check_every=5, patience=4)
     start = {key: value.clone() for key, value in network().state_dict().items()}
     run(tmp_path / "c.safetensors", schedule, stop_after=4)
@@ -138,9 +147,15 @@ def test_a_choice_that_is_not_finite_is_an_error(tmp_path: Path) -> None:
     schedule = Schedule(20, 0.05)
     with pytest.raises(KronosError, match="the choice loss is nan at step 0") as caught:
         loop.fit(
-            net, lambda _: net[1].weight.sum(), lambda: float("nan"), schedule,  # type: ignore[index, union-attr]
-            seed=0, checkpoint=tmp_path / "c.safetensors", fingerprint="a", report=lambda *_: None,
-        )  # fmt: skip
+            net,
+            lambda _: net[1].weight.sum(),  # type: ignore[index, union-attr]
+            lambda: float("nan"),
+            schedule,
+            seed=0,
+            checkpoint=tmp_path / "c.safetensors",
+            fingerprint="a",
+            report=lambda *_: None,
+        )
     assert caught.value.code == "DIVERGED"
 
 
@@ -152,7 +167,7 @@ def test_what_is_not_learnt_stays_and_needs_no_state(tmp_path: Path) -> None:
 
 
 def test_gradients_are_clipped(tmp_path: Path) -> None:
-    """AdamW's first moment after one step is a tenth of the gradient, whose norm was brought to 1."""
+    """AdamW's first moment after one step is a tenth of the gradient, and the clipped norm is 1."""
     net = network()
     x = torch.full((4, 3), 1e6)
     loop.fit(
@@ -160,5 +175,6 @@ def test_gradients_are_clipped(tmp_path: Path) -> None:
         checkpoint=tmp_path / "c.safetensors", fingerprint="a", report=lambda *_: None,
     )  # fmt: skip
     with safe_open(tmp_path / "c.safetensors", framework="pt") as file:
-        moments = [file.get_tensor(key) for key in file.keys() if key.startswith("exp_avg.")]  # noqa: SIM118
-    npt.assert_allclose(torch.cat([moment.flatten() for moment in moments]).norm(), 0.1, rtol=1e-3)
+        keys = [key for key in file.keys() if key.startswith("exp_avg.")]  # noqa: SIM118
+        moments = [file.get_tensor(key).flatten() for key in keys]
+    npt.assert_allclose(torch.cat(moments).norm(), 0.1, rtol=1e-3)

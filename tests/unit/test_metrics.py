@@ -1,4 +1,4 @@
-"""Scores and their significance: numbers by hand, another package, and what a proper score must do."""
+"""Scores and their significance: numbers by hand, another package, properties of proper scores."""
 
 import numpy as np
 import numpy.testing as npt
@@ -29,28 +29,23 @@ def pinball_by_loop(y: np.ndarray, quantiles: np.ndarray, levels: tuple[float, .
     loss = np.empty_like(quantiles)
     for i, outcome in enumerate(y):
         for j, level in enumerate(levels):
-            loss[i, j] = (outcome - quantiles[i, j]) * (
-                level - (1 if outcome < quantiles[i, j] else 0)
-            )
+            below = 1 if outcome < quantiles[i, j] else 0
+            loss[i, j] = (outcome - quantiles[i, j]) * (level - below)
     return loss
 
 
 def test_pinball_by_hand():
     # y = 3: above 1 by 2 -> .9 x 2; below 5 by 2 -> (1 - .9) x 2
-    found = metrics.pinball(np.array([3.0, 3.0]), np.array([[1.0], [5.0]]), (0.9,))
-    npt.assert_allclose(found, [[1.8], [0.2]], rtol=1e-14)
+    loss = metrics.pinball(np.array([3.0, 3.0]), np.array([[1.0], [5.0]]), (0.9,))
+    npt.assert_allclose(loss, [[1.8], [0.2]], rtol=1e-14)
 
 
 def test_pinball_is_the_loop_and_what_scoringrules_says():
     y, q = sample()
-    found = metrics.pinball(y, q, names.LEVELS)
-    npt.assert_allclose(found, pinball_by_loop(y, q, names.LEVELS), rtol=1e-12, atol=1e-18)
-    npt.assert_allclose(
-        found,
-        scoringrules.quantile_score(y[:, None], q, np.array(names.LEVELS)),
-        rtol=1e-12,
-        atol=1e-18,
-    )
+    loss = metrics.pinball(y, q, names.LEVELS)
+    npt.assert_allclose(loss, pinball_by_loop(y, q, names.LEVELS), rtol=1e-12, atol=1e-18)
+    expected = scoringrules.quantile_score(y[:, None], q, np.array(names.LEVELS))
+    npt.assert_allclose(loss, expected, rtol=1e-12, atol=1e-18)
 
 
 def test_crps_is_what_scoringrules_says_of_the_same_quantiles():
@@ -63,7 +58,8 @@ def test_crps_is_what_scoringrules_says_of_the_same_quantiles():
 
 
 def test_crps_of_the_standard_normal_at_its_median():
-    # 2 phi(0) - 1 / sqrt(pi) = .233695 in closed form (Gneiting and Raftery 2007); .231775 on our 11 levels
+    # 2 phi(0) - 1 / sqrt(pi) = .233695 in closed form (Gneiting and Raftery 2007),
+    # and .231775 on the 11 default levels.
     zero = np.zeros(1)
     npt.assert_allclose(
         metrics.crps(zero, norm.ppf([names.LEVELS]), names.LEVELS), 0.231775, atol=5e-7
@@ -77,9 +73,9 @@ def test_crps_of_the_standard_normal_at_its_median():
 def test_the_interval_score_by_hand_and_by_scoringrules():
     # Band 1..4 of 80 %: alpha = .2; a miss of 2 costs 2 / .2 x 2 = 20 on top of the width of 3
     y, lower, upper = np.array([-1.0, 1.0, 2.0, 4.0, 6.0]), np.full(5, 1.0), np.full(5, 4.0)
-    found = metrics.winkler(y, lower, upper, 0.8)
-    npt.assert_allclose(found, [23, 3, 3, 3, 23], rtol=1e-12)
-    npt.assert_allclose(found, scoringrules.interval_score(y, lower, upper, 0.2), rtol=1e-12)
+    score = metrics.winkler(y, lower, upper, 0.8)
+    npt.assert_allclose(score, [23, 3, 3, 3, 23], rtol=1e-12)
+    npt.assert_allclose(score, scoringrules.interval_score(y, lower, upper, 0.2), rtol=1e-12)
 
 
 def test_the_interval_score_is_made_of_the_pinball_losses_of_its_edges():
@@ -120,9 +116,9 @@ def test_scores_scale_with_the_unit_and_ignore_a_common_shift(
 def test_the_score_of_a_row_does_not_depend_on_the_others(seed: int):
     y, q = sample(seed)
     order = np.random.default_rng(seed).permutation(len(y))
-    whole = metrics.crps(y, q, names.LEVELS)
-    npt.assert_array_equal(metrics.crps(y[order], q[order], names.LEVELS), whole[order])
-    npt.assert_array_equal(metrics.crps(y[:1], q[:1], names.LEVELS), whole[:1])
+    crps = metrics.crps(y, q, names.LEVELS)
+    npt.assert_array_equal(metrics.crps(y[order], q[order], names.LEVELS), crps[order])
+    npt.assert_array_equal(metrics.crps(y[:1], q[:1], names.LEVELS), crps[:1])
 
 
 def test_the_true_quantiles_score_best_on_average():
@@ -140,7 +136,7 @@ def test_the_true_quantiles_score_best_on_average():
 
 
 def test_direction_is_the_share_of_signs_that_were_found():
-    # Outcomes without a direction are left out; a mean of 0, and what is left of weights that cancel, is half a hit
+    # Outcomes without a direction are left out. A mean of 0, or of 0 up to rounding, is half a hit.
     y = np.array([0.01, -0.02, 0.01, -0.02, 0.0, 0.01, -0.01])
     mean = np.array([0.001, -1.0, -0.001, 1e-11, 0.001, 0.0, 1e-19])
     npt.assert_array_equal(metrics.direction(y, mean), [1, 1, 0, 0, np.nan, 0.5, 0.5])
@@ -162,23 +158,20 @@ def test_rank_correlation_is_spearmans_row_by_row():
 
 def test_rank_correlation_by_hand():
     # Ranks 1..5 against 2 1 4 3 5: 1 - 6 (1 + 1 + 1 + 1) / (5 x 24) = .8 (Spearman 1904)
-    found = metrics.rank_correlation(
-        np.array([[1.0, 2, 3, 4, 5]]), np.array([[0.2, 0.1, 0.4, 0.3, 9.0]])
-    )
-    npt.assert_allclose(found, [0.8], rtol=1e-14)
+    mean = np.array([[1.0, 2, 3, 4, 5]])
+    y = np.array([[0.2, 0.1, 0.4, 0.3, 9.0]])
+    npt.assert_allclose(metrics.rank_correlation(mean, y), [0.8], rtol=1e-14)
 
 
 def test_series_that_take_no_part_change_nothing_and_too_few_give_none():
     rng = np.random.default_rng(1)
     mean, y = rng.normal(size=(1, 6)), rng.normal(size=(1, 6))
     absent = np.full((1, 2), np.nan)
-    whole = metrics.rank_correlation(mean, y)
-    npt.assert_array_equal(
-        metrics.rank_correlation(np.hstack([mean, absent]), np.hstack([y, absent])), whole
-    )
-    npt.assert_array_equal(
-        metrics.rank_correlation(np.hstack([mean, [[1.0]]]), np.hstack([y, [[np.nan]]])), whole
-    )
+    expected = metrics.rank_correlation(mean, y)
+    both_absent = metrics.rank_correlation(np.hstack([mean, absent]), np.hstack([y, absent]))
+    npt.assert_array_equal(both_absent, expected)
+    y_absent = metrics.rank_correlation(np.hstack([mean, [[1.0]]]), np.hstack([y, [[np.nan]]]))
+    npt.assert_array_equal(y_absent, expected)
     assert np.isnan(metrics.rank_correlation(mean[:, :4], y[:, :4])).all()
     assert np.isnan(metrics.rank_correlation(np.full((1, 6), 1e-4), y)).all()
     assert np.isnan(metrics.rank_correlation(1e-19 * mean, y)).all()
@@ -188,13 +181,14 @@ def test_series_that_take_no_part_change_nothing_and_too_few_give_none():
 
 
 def differences(seed: int = 0, n: int = 250, mean: float = 0.1) -> np.ndarray:
-    """A loss difference per date that leans on its own past: moving average of order 2."""
+    """An autocorrelated loss difference per date: moving average of order 2."""
     noise = np.random.default_rng(seed).normal(size=n + 2)
     return mean + noise[2:] + 0.6 * noise[1:-1] + 0.3 * noise[:-2]
 
 
 def t_statistic_by_loop(d: np.ndarray, weights: list[float]) -> float:
-    """Mean over the root of its long-run variance; weights[k] of the autocovariance at lag k, divisor T."""
+    """Mean over the root of its long-run variance; weights[k] is that of the autocovariance at lag
+    k, with divisor T."""
     n, mean = len(d), float(np.mean(d))
     total = 0.0
     for lag, weight in enumerate(weights):
@@ -223,11 +217,12 @@ def test_at_one_step_it_is_the_t_test_of_the_mean():
 def test_the_small_sample_factor_is_that_of_harvey_leybourne_and_newbold(
     n: int, horizon: int, factor: float
 ):
-    # Their factor, IJF 13 (1997): sqrt((T + 1 - 2h + h (h - 1) / T) / T); for 50, 3: sqrt((51 - 6 + .12) / 50) = .9499
+    # Their factor, IJF 13 (1997): sqrt((T + 1 - 2h + h (h - 1) / T) / T);
+    # for 50, 3: sqrt((51 - 6 + .12) / 50) = .9499
     d = differences(n=n)
     statistic = t_statistic_by_loop(d, [1.0] * horizon)
-    found = difference.diebold_mariano(d, horizon).p_hln
-    implied = student.isf(found / 2, n - 1) / abs(statistic)
+    p_value = difference.diebold_mariano(d, horizon).p_hln
+    implied = student.isf(p_value / 2, n - 1) / abs(statistic)
     npt.assert_allclose(implied, factor, atol=5e-5)
 
 

@@ -1,4 +1,4 @@
-"""Models of nixtla: what training looks at and refuses, and that a forecast is the same bits everywhere."""
+"""Models of nixtla: data and refusals of training, and forecasts of the same bits everywhere."""
 
 import json
 import re
@@ -13,7 +13,7 @@ import pytest
 import torch
 from watched import Run
 
-from jobs.training import families
+from jobs.training import configs, families
 from mlprojects.nixtla import model, networks, train
 from mlprojects.nixtla.model import WindowForecaster
 from registry import training
@@ -32,20 +32,24 @@ SINGLE, JOINT = ("nbeats", "nhits", "patchtst"), ("itransformer", "stemgnn")
 @pytest.fixture(scope="module")
 def slice_of_panel(panel: pd.DataFrame) -> pd.DataFrame:
     """Three stocks, 2018 and 2019: fitted on the first year, chosen on the second."""
-    wanted = panel[names.UNIQUE_ID].isin(SERIES) & panel[names.DS].between(
-        "2018-01-01", "2019-12-31"
-    )
-    return panel[wanted].reset_index(drop=True)
+    stocks = panel[panel[names.UNIQUE_ID].isin(SERIES)]
+    period = stocks[names.DS].between("2018-01-01", "2019-12-31")
+    return stocks[period].reset_index(drop=True)
 
 
 def tiny(model: str = "nbeats", **overrides: Any) -> training.Config:
-    return families.load_config(families.find(model), overrides, tiny=True)
+    return configs.load_config(families.find(model), overrides, tiny=True)
 
 
 def fitted(
-    history: pd.DataFrame, folder: Path, model: str = "nbeats", *, seed: int = 1, run: Run | None = None,
+    history: pd.DataFrame,
+    folder: Path,
+    model: str = "nbeats",
+    *,
+    seed: int = 1,
+    run: Run | None = None,
     **overrides: Any,
-) -> Trained:  # fmt: skip
+) -> Trained:
     return train.train(
         history, tiny(model, **overrides), name=model, seed=seed, run=run or Run(folder)
     )
@@ -68,8 +72,9 @@ def forecaster(
 ) -> WindowForecaster:
     """Every model, a few steps from its start."""
     model = request.param
-    made = trained if model == "nbeats" else fitted(slice_of_panel, run.checkpoint_dir, model)
-    return made.forecaster
+    if model == "nbeats":
+        return trained.forecaster
+    return fitted(slice_of_panel, run.checkpoint_dir, model).forecaster
 
 
 def predict(
@@ -105,17 +110,20 @@ def test_training_changes_what_the_network_says(
     start = WindowForecaster(
         spec, forecaster.shape, networks.network(spec, forecaster.shape).eval()
     )
-    before, after = (predict(one, slice_of_panel).quantiles for one in (start, forecaster))
+    before = predict(start, slice_of_panel).quantiles
+    after = predict(forecaster, slice_of_panel).quantiles
     assert np.abs(after - before).max() > 1e-5
-    npt.assert_allclose(after, before, atol=0.5 * np.abs(before).max())  # four steps lead not far
+    npt.assert_allclose(after, before, atol=0.5 * np.abs(before).max())  # four steps change little
 
 
 def test_eight_threads_get_the_same_bits(forecaster: WindowForecaster):
     batches = [windows(3, forecaster.spec.max_context, seed) for seed in range(16)]
-    expected = [forecaster.quantiles(y) for y in batches]
+    in_one_thread = [forecaster.quantiles(y) for y in batches]
     with ThreadPoolExecutor(8) as pool:
-        for found, said in zip(pool.map(forecaster.quantiles, batches), expected, strict=True):
-            npt.assert_array_equal(found, said)
+        for quantiles, expected in zip(
+            pool.map(forecaster.quantiles, batches), in_one_thread, strict=True
+        ):
+            npt.assert_array_equal(quantiles, expected)
 
 
 def test_a_series_among_others_of_other_lengths_is_forecast_from_its_last_60_sessions(
@@ -144,23 +152,21 @@ def test_sessions_before_the_context_change_nothing(
 def test_fewer_steps_and_levels_are_a_part_of_the_whole(
     forecaster: WindowForecaster, slice_of_panel: pd.DataFrame
 ):
-    whole = predict(forecaster, slice_of_panel)
+    full = predict(forecaster, slice_of_panel)
     part = predict(forecaster, slice_of_panel, horizon=2, levels=(0.1, 0.15, 0.9))
-    npt.assert_array_equal(part.quantiles[:, :, [0, 2]], whole.quantiles[:, :2, [1, 9]])
+    npt.assert_array_equal(part.quantiles[:, :, [0, 2]], full.quantiles[:, :2, [1, 9]])
     npt.assert_allclose(
-        part.quantiles[:, :, 1], whole.quantiles[:, :2, 1:3].mean(axis=2), rtol=1e-12
+        part.quantiles[:, :, 1], full.quantiles[:, :2, 1:3].mean(axis=2), rtol=1e-12
     )
-    npt.assert_array_equal(part.mean, whole.mean[:, :2])
+    npt.assert_array_equal(part.mean, full.mean[:, :2])
 
 
 def test_one_session_less_than_the_context_is_too_few(
     forecaster: WindowForecaster, slice_of_panel: pd.DataFrame
 ):
+    short = slice_of_panel.groupby(names.UNIQUE_ID).tail(forecaster.spec.min_context - 1)
     with pytest.raises(BadHistory) as caught:
-        predict(
-            forecaster,
-            slice_of_panel.groupby(names.UNIQUE_ID).tail(forecaster.spec.min_context - 1),
-        )
+        predict(forecaster, short)
     assert caught.value.code == "TOO_SHORT"
 
 
@@ -172,8 +178,8 @@ def test_saved_and_loaded_model_forecasts_the_same(
     loaded = model.load(tmp_path)
     assert loaded.spec == forecaster.spec
     assert not loaded.net.training
-    said = predict(forecaster, slice_of_panel).quantiles
-    npt.assert_array_equal(predict(loaded, slice_of_panel).quantiles, said)
+    expected = predict(forecaster, slice_of_panel).quantiles
+    npt.assert_array_equal(predict(loaded, slice_of_panel).quantiles, expected)
 
 
 # --- models of all series together ------------------------------------------------------------
@@ -203,11 +209,8 @@ def test_the_symbols_of_training_are_the_universe(
 def test_a_series_of_the_universe_changes_the_forecast_of_the_others(
     joint: WindowForecaster, slice_of_panel: pd.DataFrame
 ):
-    moved = slice_of_panel.assign(
-        y=slice_of_panel[names.Y].where(
-            slice_of_panel[names.UNIQUE_ID] != "JNJ", -slice_of_panel[names.Y]
-        )
-    )
+    y = slice_of_panel[names.Y]
+    moved = slice_of_panel.assign(y=y.where(slice_of_panel[names.UNIQUE_ID] != "JNJ", -y))
     before, after = (predict(joint, history).quantiles for history in (slice_of_panel, moved))
     assert (np.abs(after - before).max(axis=(1, 2)) > 0).all()
 
@@ -263,20 +266,16 @@ def test_weights_are_not_fitted_to_the_choice_period(
     name: str, slice_of_panel: pd.DataFrame, tmp_path: Path
 ):
     later = slice_of_panel[names.DS] > "2018-12-31"
-    changed = slice_of_panel.assign(
-        y=slice_of_panel[names.Y].where(~later, 0.5 * slice_of_panel[names.Y] + 0.01)
-    )
-    runs = [Run(tmp_path), Run(tmp_path)]
-    first, second = (
-        fitted(frame, tmp_path, name, run=run, val_check_steps=4)
-        for frame, run in zip((slice_of_panel, changed), runs, strict=True)
-    )
-    assert runs[0].losses("train_loss") == runs[1].losses("train_loss")
-    assert runs[0].losses("valid_loss") != runs[1].losses("valid_loss")
-    # one check at the last step: nothing to choose
-    assert weights(first.forecaster, tmp_path / "first") == weights(
-        second.forecaster, tmp_path / "second"
-    )
+    y = slice_of_panel[names.Y]
+    changed = slice_of_panel.assign(y=y.where(~later, 0.5 * y + 0.01))
+    run, run_of_changed = Run(tmp_path), Run(tmp_path)
+    before = fitted(slice_of_panel, tmp_path, name, run=run, val_check_steps=4)
+    after = fitted(changed, tmp_path, name, run=run_of_changed, val_check_steps=4)
+    assert run.losses("train_loss") == run_of_changed.losses("train_loss")
+    assert run.losses("valid_loss") != run_of_changed.losses("valid_loss")
+    # There is one check, at the last step, so nothing is chosen.
+    weights_before = weights(before.forecaster, tmp_path / "before")
+    assert weights(after.forecaster, tmp_path / "after") == weights_before
 
 
 def test_names_of_the_series_do_not_matter(
@@ -285,8 +284,8 @@ def test_names_of_the_series_do_not_matter(
     renamed = slice_of_panel.assign(
         unique_id=slice_of_panel[names.UNIQUE_ID].map(dict(zip(SERIES, "ABC", strict=True)))
     )
-    found = weights(fitted(renamed, tmp_path).forecaster, tmp_path / "renamed")
-    assert found == weights(trained.forecaster, tmp_path / "first")
+    renamed_weights = weights(fitted(renamed, tmp_path).forecaster, tmp_path / "renamed")
+    assert renamed_weights == weights(trained.forecaster, tmp_path / "first")
 
 
 def test_training_stops_when_it_is_told_to(slice_of_panel: pd.DataFrame, tmp_path: Path):
@@ -314,13 +313,8 @@ def test_training_stops_after_checks_that_brought_nothing_better_and_keeps_the_b
 def test_fewer_steps_than_one_check_are_still_checked_at_the_end(
     slice_of_panel: pd.DataFrame, tmp_path: Path
 ):
-    run = Run(tmp_path)
-    assert (
-        fitted(slice_of_panel, tmp_path, run=run, max_steps=1, val_check_steps=20).params[
-            "best_step"
-        ]
-        == 1
-    )
+    trained = fitted(slice_of_panel, tmp_path, max_steps=1, val_check_steps=20)
+    assert trained.params["best_step"] == 1
 
 
 def test_the_callers_frame_is_left_as_it_was(slice_of_panel: pd.DataFrame, tmp_path: Path):
@@ -347,9 +341,9 @@ def test_series_shorter_than_context_and_horizon_are_refused(
 def test_a_choice_period_shorter_than_the_horizon_is_refused(
     slice_of_panel: pd.DataFrame, tmp_path: Path, choose_until: str
 ):
-    seen = slice_of_panel[slice_of_panel[names.DS] <= choose_until]
+    until_choice = slice_of_panel[slice_of_panel[names.DS] <= choose_until]
     with pytest.raises(KronosError):
-        fitted(seen, tmp_path, choose_until=choose_until)
+        fitted(until_choice, tmp_path, choose_until=choose_until)
 
 
 @pytest.mark.parametrize("name", [*SINGLE, *JOINT])
@@ -369,9 +363,7 @@ def test_a_window_of_zeros_is_refused(name: str, slice_of_panel: pd.DataFrame, t
 
 
 def test_a_loss_that_is_never_a_number_is_an_error(slice_of_panel: pd.DataFrame, tmp_path: Path):
-    huge = slice_of_panel.assign(
-        y=slice_of_panel[names.Y] * 1e30
-    )  # its square is no number in float32
+    huge = slice_of_panel.assign(y=slice_of_panel[names.Y] * 1e30)  # the square overflows float32
     with pytest.raises(KronosError, match="the loss of nbeats was never a finite number") as caught:
         fitted(huge, tmp_path)
     assert caught.value.code == "DIVERGED"
@@ -394,19 +386,17 @@ def test_training_leaves_the_generators_and_torch_as_they_were(
 @pytest.mark.parametrize(
     ("name", "setting"),
     [
-        *(
-            ("nbeats", s)
-            for s in (
-                "context",
-                "width",
-                "stacks",
-                "max_steps",
-                "windows_batch_size",
-                "val_check_steps",
-            )
-        ),
+        ("nbeats", "context"),
+        ("nbeats", "width"),
+        ("nbeats", "stacks"),
+        ("nbeats", "max_steps"),
+        ("nbeats", "windows_batch_size"),
+        ("nbeats", "val_check_steps"),
         ("nbeats", "patience"),
-        *(("patchtst", s) for s in ("heads", "layers", "patch", "stride")),
+        ("patchtst", "heads"),
+        ("patchtst", "layers"),
+        ("patchtst", "patch"),
+        ("patchtst", "stride"),
         ("stemgnn", "multiplier"),
     ],
 )
@@ -422,7 +412,7 @@ def test_a_learning_rate_outside_0_to_1_is_refused(rate: float):
 
 
 @pytest.mark.parametrize(
-    ("name", "settings", "said"),
+    ("name", "settings", "message"),
     [
         ("nhits", {"pools": [2, 0], "downsample": [1, 1]}, "pools is (2, 0), expected 1 or more"),
         ("nhits", {"pools": [2, 1]}, "pools has 2 blocks and downsample 3"),
@@ -438,6 +428,8 @@ def test_a_learning_rate_outside_0_to_1_is_refused(rate: float):
         ),
     ],
 )
-def test_settings_that_make_no_network_are_refused(name: str, settings: dict[str, Any], said: str):
-    with pytest.raises(BadConfig, match=re.escape(said)):
+def test_settings_that_make_no_network_are_refused(
+    name: str, settings: dict[str, Any], message: str
+):
+    with pytest.raises(BadConfig, match=re.escape(message)):
         tiny(name, **settings)

@@ -1,4 +1,4 @@
-"""Networks of nixtla before they are trained: what scales them, what they say, and our own forward pass."""
+"""Networks of nixtla before training: their scale, their output, and our own forward pass."""
 
 import random
 from dataclasses import replace
@@ -11,7 +11,7 @@ import torch
 from neuralforecast.models import StemGNN
 from scipy.stats import norm
 
-from jobs.training import families
+from jobs.training import configs, families
 from mlprojects.blocks.passes import ROWS
 from mlprojects.nixtla import networks, settings
 from mlprojects.nixtla.direct import forward_of
@@ -28,8 +28,8 @@ STEPS, LEVELS = 5, len(names.LEVELS)
 def forecaster(
     model: str, *, seed: int | None = None, tiny: bool = True, **overrides: Any
 ) -> WindowForecaster:
-    """The model's network: untrained, or with every weight and statistic drawn anew."""
-    config = families.load_config(families.find(model), overrides, tiny=tiny)
+    """The model's network: untrained, or with random weights and statistics if there is a seed."""
+    config = configs.load_config(families.find(model), overrides, tiny=tiny)
     spec: ModelSpec = settings.spec(model, config)
     spec = replace(spec, universe=UNIVERSE) if spec.joint else spec
     net = networks.network(spec, config.shape).eval()
@@ -43,21 +43,27 @@ def forecaster(
     return WindowForecaster(spec, config.shape, net)
 
 
-def windows(made: WindowForecaster, seed: int = 0) -> np.ndarray:
+def windows(forecaster: WindowForecaster, seed: int = 0) -> np.ndarray:
     """Returns [4, L]."""
-    return 0.01 * np.random.default_rng(seed).standard_t(5, (len(UNIVERSE), made.spec.max_context))
+    return 0.01 * np.random.default_rng(seed).standard_t(
+        5, (len(UNIVERSE), forecaster.spec.max_context)
+    )
 
 
-def library(made: WindowForecaster, y: np.ndarray) -> np.ndarray:
-    """Quantiles [n, H, Q], unsorted, by the network's own forward pass and what its predict does around it."""
+def library(forecaster: WindowForecaster, y: np.ndarray) -> np.ndarray:
+    """Unsorted quantiles [n, H, Q] by the library's forward pass and the scaling of its predict."""
     z = torch.from_numpy(y.astype(np.float32))
-    z = z.T[None] if made.spec.joint else z[:, :, None]  # [batch, L, series]
-    _, scale = made.net.scaler.compute_statistics(x=z, mask=torch.ones_like(z), dim=1, eps=1e-6)
+    z = z.T[None] if forecaster.spec.joint else z[:, :, None]  # [batch, L, series]
+    _, scale = forecaster.net.scaler.compute_statistics(
+        x=z, mask=torch.ones_like(z), dim=1, eps=1e-6
+    )
     nothing = dict.fromkeys(("hist_exog", "futr_exog", "stat_exog"))
     with torch.no_grad():
-        out = made.net({"insample_y": z / scale, "insample_mask": torch.ones_like(z), **nothing})
-    mapped = made.net.loss.domain_map(out) * scale[:, :, :, None]  # [batch, H, series, Q]
-    return (mapped[0].transpose(0, 1) if made.spec.joint else mapped[:, :, 0]).numpy()
+        out = forecaster.net(
+            {"insample_y": z / scale, "insample_mask": torch.ones_like(z), **nothing}
+        )
+    mapped = forecaster.net.loss.domain_map(out) * scale[:, :, :, None]  # [batch, H, series, Q]
+    return (mapped[0].transpose(0, 1) if forecaster.spec.joint else mapped[:, :, 0]).numpy()
 
 
 def scale_by_numpy(y: np.ndarray) -> np.ndarray:
@@ -71,8 +77,8 @@ def scale_by_numpy(y: np.ndarray) -> np.ndarray:
 
 def test_scale_by_hand():
     # ages 1 and 0: (.94 x 3^2 + 1 x 1^2) / 1.94
-    found = ewma_scale(torch.tensor([[3.0, -1.0]], dtype=torch.float64))
-    npt.assert_allclose(found.numpy(), [[np.sqrt((0.94 * 9 + 1) / 1.94)]], rtol=1e-12)
+    scale = ewma_scale(torch.tensor([[3.0, -1.0]], dtype=torch.float64))
+    npt.assert_allclose(scale.numpy(), [[np.sqrt((0.94 * 9 + 1) / 1.94)]], rtol=1e-12)
 
 
 def test_scale_is_the_weighted_root_mean_square_of_each_window():
@@ -87,26 +93,26 @@ def test_scale_is_the_weighted_root_mean_square_of_each_window():
 
 @pytest.mark.parametrize("model", [*SINGLE, *JOINT])
 def test_the_scaler_of_training_windows_looks_only_at_their_context(model: str):
-    made = forecaster(model)
-    length, channels = made.spec.min_context, 4 if made.spec.joint else 1
-    whole = 0.01 * np.random.default_rng(0).standard_t(5, (3, length + STEPS, 1, channels)).astype(
-        np.float32
-    )
+    untrained = forecaster(model)
+    length, channels = untrained.spec.min_context, 4 if untrained.spec.joint else 1
+    windows_and_targets = 0.01 * np.random.default_rng(0).standard_t(
+        5, (3, length + STEPS, 1, channels)
+    ).astype(np.float32)
 
     def statistics(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         x = torch.from_numpy(x)
-        shift, scale = made.net.scaler.compute_statistics(
+        shift, scale = untrained.net.scaler.compute_statistics(
             x=x, mask=torch.ones_like(x), dim=1, eps=1e-6
         )
         return shift.numpy(), scale.numpy()
 
-    shift, scale = statistics(whole)
+    shift, scale = statistics(windows_and_targets)
     npt.assert_array_equal(shift, 0)
-    expected = np.apply_along_axis(scale_by_numpy, 1, whole[:, :length])[
+    expected = np.apply_along_axis(scale_by_numpy, 1, windows_and_targets[:, :length])[
         :, None
     ]  # [3, 1, 1, channels]
     npt.assert_allclose(scale, expected, rtol=1e-5)
-    later, last = whole.copy(), whole.copy()
+    later, last = windows_and_targets.copy(), windows_and_targets.copy()
     later[:, length:] = 7.0
     npt.assert_array_equal(statistics(later)[1], scale)
     last[:, length - 1] = 7.0
@@ -118,28 +124,28 @@ def test_the_scaler_of_training_windows_looks_only_at_their_context(model: str):
 
 @pytest.mark.parametrize("model", [*SINGLE, *JOINT])
 def test_an_untrained_network_says_normal_quantiles_of_the_ewma_volatility(model: str):
-    made = forecaster(model)
-    y = windows(made)
+    untrained = forecaster(model)
+    y = windows(untrained)
     sigma = np.array([scale_by_numpy(row) for row in y])
     expected = np.broadcast_to(sigma[:, None, None] * norm.ppf(names.LEVELS), (4, STEPS, LEVELS))
     # float32; in N-BEATS y / sigma is added and taken off
-    npt.assert_allclose(made.quantiles(y), expected, rtol=2e-5, atol=1e-8)
-    npt.assert_allclose(library(made, y), expected, rtol=2e-5, atol=1e-8)
+    npt.assert_allclose(untrained.quantiles(y), expected, rtol=2e-5, atol=1e-8)
+    npt.assert_allclose(library(untrained, y), expected, rtol=2e-5, atol=1e-8)
 
 
 @pytest.mark.parametrize("model", [*SINGLE, *JOINT])
 def test_the_last_return_is_not_the_level_of_the_forecast(model: str):
-    made = forecaster(model)
-    y = windows(made)
+    untrained = forecaster(model)
+    y = windows(untrained)
     y[:, -1] = 0.2
-    npt.assert_allclose(made.quantiles(y)[..., 5], 0.0, atol=1e-6)
+    npt.assert_allclose(untrained.quantiles(y)[..., 5], 0.0, atol=1e-6)
 
 
 def test_every_step_starts_alike_whatever_the_horizon_and_the_knots():
     for horizon, downsample in ((1, "[5,2,1]"), (7, "[3,2,1]"), (12, "[5,4,3]")):
-        made = forecaster("nhits", horizon=horizon, downsample=downsample)
-        y = windows(made)
-        z = made.quantiles(y) / np.array([scale_by_numpy(row) for row in y])[:, None, None]
+        untrained = forecaster("nhits", horizon=horizon, downsample=downsample)
+        y = windows(untrained)
+        z = untrained.quantiles(y) / np.array([scale_by_numpy(row) for row in y])[:, None, None]
         npt.assert_allclose(
             z, np.broadcast_to(norm.ppf(names.LEVELS), (4, horizon, LEVELS)), rtol=2e-5, atol=1e-6
         )
@@ -172,105 +178,119 @@ def test_building_a_network_leaves_the_generators_and_torch_as_they_were():
 def test_the_direct_forecast_is_the_librarys_sorted_over_the_levels(
     model: str, overrides: dict[str, Any]
 ):
-    made = forecaster(model, seed=1, **overrides)
-    y = windows(made)
-    expected = library(made, y)
+    random_weights = forecaster(model, seed=1, **overrides)
+    y = windows(random_weights)
+    expected = library(random_weights, y)
     assert (np.diff(expected, axis=2) < 0).any()
     npt.assert_allclose(
-        made.quantiles(y), np.sort(expected, axis=2), rtol=1e-4, atol=1e-6 * np.abs(expected).max()
+        random_weights.quantiles(y),
+        np.sort(expected, axis=2),
+        rtol=1e-4,
+        atol=1e-6 * np.abs(expected).max(),
     )
 
 
 @pytest.mark.parametrize("model", [*SINGLE, *JOINT])
 def test_quantiles_never_cross_and_steps_keep_their_place(model: str):
-    made = forecaster(model, seed=2)
-    y = windows(made)
-    found = made.quantiles(y)
-    assert (np.diff(found, axis=2) >= 0).all()
-    npt.assert_allclose(found.sum(axis=2), library(made, y).sum(axis=2), rtol=1e-3, atol=1e-5)
+    random_weights = forecaster(model, seed=2)
+    y = windows(random_weights)
+    quantiles = random_weights.quantiles(y)
+    assert (np.diff(quantiles, axis=2) >= 0).all()
+    npt.assert_allclose(
+        quantiles.sum(axis=2), library(random_weights, y).sum(axis=2), rtol=1e-3, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("model", JOINT)
 def test_quantiles_of_a_series_are_the_outputs_for_that_series(model: str):
-    """The output layer says level + 100 h + 1000 n when the features of series n are told so. In the library's own
-    order of outputs, [H, Q, N] read as [H, N, Q], a series gets what other series said."""
-    made = forecaster(model)
-    net, n = made.net, len(UNIVERSE)
-    said = torch.arange(STEPS)[:, None] * 100.0 + torch.arange(LEVELS)  # [H, Q]
+    """The output layer is set to level + 100 h + 1000 n for series n. The library reads outputs
+    [H, Q, N] as [H, N, Q], so that a series gets the outputs of others."""
+    untrained = forecaster(model)
+    net, n = untrained.net, len(UNIVERSE)
+    outputs = torch.arange(STEPS)[:, None] * 100.0 + torch.arange(LEVELS)  # [H, Q]
     with torch.no_grad():
         net.output.weight.zero_()
-        net.output.bias.copy_(said.flatten())
+        net.output.bias.copy_(outputs.flatten())
     handle = net.output.register_forward_hook(
         lambda _, __, out: out + 1000 * torch.arange(n)[:, None]
     )
-    one_pass = torch.zeros(1, n, made.spec.max_context) + 0.1
+    one_pass = torch.zeros(1, n, untrained.spec.max_context) + 0.1
     out = forward_of(net)(one_pass)[0].detach().unflatten(1, (STEPS, LEVELS))
     handle.remove()
-    npt.assert_array_equal(out, said + 1000 * torch.arange(n)[:, None, None])
+    npt.assert_array_equal(out, outputs + 1000 * torch.arange(n)[:, None, None])
 
 
 @pytest.mark.parametrize("model", JOINT)
 def test_a_series_changes_the_forecast_of_the_others_of_its_universe(model: str):
-    made = forecaster(model, seed=1)
-    y = windows(made)
+    random_weights = forecaster(model, seed=1)
+    y = windows(random_weights)
     moved = y.copy()
     moved[2] = np.roll(moved[2], 3)
-    before, after = made.quantiles(y), made.quantiles(moved)
+    before, after = random_weights.quantiles(y), random_weights.quantiles(moved)
     assert (np.abs(after - before).max(axis=(1, 2)) > 1e-7).all()
 
 
 def test_the_graph_of_a_window_is_the_librarys_for_that_window_alone():
-    made = forecaster("stemgnn", seed=1)
-    x = torch.randn(3, made.spec.max_context, 4, generator=torch.Generator().manual_seed(0))
+    random_weights = forecaster("stemgnn", seed=1)
+    x = torch.randn(
+        3, random_weights.spec.max_context, 4, generator=torch.Generator().manual_seed(0)
+    )
     with torch.no_grad():
-        chebyshev, attention = made.net.latent_correlation_layer(x)
+        chebyshev, attention = random_weights.net.latent_correlation_layer(x)
         for i in range(3):
-            expected, graph = StemGNN.latent_correlation_layer(made.net, x[i : i + 1])
+            expected, graph = StemGNN.latent_correlation_layer(random_weights.net, x[i : i + 1])
             npt.assert_allclose(chebyshev[i], expected, rtol=1e-4, atol=1e-6)
             npt.assert_allclose(attention[i], graph, rtol=1e-5, atol=1e-7)
-        # What is wrong with the library's: the graph of a batch is not that of its windows.
-        together, _ = StemGNN.latent_correlation_layer(made.net, x)
+        # The flaw of the library: the graph of a batch is not that of its windows.
+        together, _ = StemGNN.latent_correlation_layer(random_weights.net, x)
     assert (together - chebyshev[0]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("model", JOINT)
 def test_a_window_of_all_series_says_the_same_alone_and_in_a_batch(model: str):
-    made = forecaster(model, seed=1)
-    x = torch.randn(3, made.spec.max_context, 4, generator=torch.Generator().manual_seed(0))
+    random_weights = forecaster(model, seed=1)
+    x = torch.randn(
+        3, random_weights.spec.max_context, 4, generator=torch.Generator().manual_seed(0)
+    )
     with torch.no_grad():
-        together = made.net({"insample_y": x})
-        alone = torch.cat([made.net({"insample_y": window[None]}) for window in x])
+        together = random_weights.net({"insample_y": x})
+        alone = torch.cat([random_weights.net({"insample_y": window[None]}) for window in x])
     npt.assert_allclose(together, alone, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("tiny", [True, False], ids=["tiny", "as committed"])
 @pytest.mark.parametrize("model", SINGLE)
 def test_a_forecast_alone_in_a_batch_and_among_200_is_the_same_bits(model: str, tiny: bool):
-    made = forecaster(model, seed=1, tiny=tiny)
-    y = 0.01 * np.random.default_rng(0).standard_t(5, (200, made.spec.max_context))
-    whole = made.quantiles(y)
-    assert whole.shape == (200, STEPS, LEVELS)
+    random_weights = forecaster(model, seed=1, tiny=tiny)
+    y = 0.01 * np.random.default_rng(0).standard_t(5, (200, random_weights.spec.max_context))
+    together = random_weights.quantiles(y)
+    assert together.shape == (200, STEPS, LEVELS)
     for i in (0, 1, ROWS - 1, ROWS, 2 * ROWS - 1, 199):
-        npt.assert_array_equal(made.quantiles(y[i : i + 1])[0], whole[i])
-    npt.assert_array_equal(made.quantiles(y[:130]), whole[:130])
+        npt.assert_array_equal(random_weights.quantiles(y[i : i + 1])[0], together[i])
+    npt.assert_array_equal(random_weights.quantiles(y[:130]), together[:130])
     order = np.random.default_rng(0).permutation(200)
-    npt.assert_array_equal(made.quantiles(y[order]), whole[order])
+    npt.assert_array_equal(random_weights.quantiles(y[order]), together[order])
 
 
 def test_rows_of_odd_lengths_are_the_same_bits_wherever_they_lie():
     """Windows, pools and layers whose rows begin anywhere in memory."""
-    made = forecaster("nhits", seed=1, context=61, width=9)
+    random_weights = forecaster("nhits", seed=1, context=61, width=9)
     y = 0.01 * np.random.default_rng(0).standard_t(5, (ROWS, 61))
-    whole = made.quantiles(y)
+    together = random_weights.quantiles(y)
     for i in range(ROWS):
-        npt.assert_array_equal(made.quantiles(y[i : i + 1])[0], whole[i])
+        npt.assert_array_equal(random_weights.quantiles(y[i : i + 1])[0], together[i])
     npt.assert_allclose(
-        whole, np.sort(library(made, y), axis=2), rtol=1e-4, atol=1e-6 * np.abs(whole).max()
+        together,
+        np.sort(library(random_weights, y), axis=2),
+        rtol=1e-4,
+        atol=1e-6 * np.abs(together).max(),
     )
 
 
 @pytest.mark.parametrize("model", [*SINGLE, *JOINT])
 def test_four_times_the_returns_four_times_the_forecast(model: str):
-    made = forecaster(model, seed=1)
-    y = windows(made)
-    npt.assert_allclose(made.quantiles(4 * y), 4 * made.quantiles(y), rtol=1e-5, atol=1e-9)
+    random_weights = forecaster(model, seed=1)
+    y = windows(random_weights)
+    npt.assert_allclose(
+        random_weights.quantiles(4 * y), 4 * random_weights.quantiles(y), rtol=1e-5, atol=1e-9
+    )

@@ -1,4 +1,4 @@
-"""Rows of a pass: their bits depend on nothing but the row."""
+"""Rows of a pass: the bits of a row depend on that row only."""
 
 from collections.abc import Iterator
 
@@ -27,9 +27,9 @@ def test_a_product_of_a_pass_is_the_same_bits_at_every_place(width: int, steps: 
     weight, bias = torch.randn(96, width, generator=draw), torch.randn(96, generator=draw)
     order = torch.randperm(ROWS, generator=draw)
     with steady():
-        whole = F.linear(x, weight, bias)
+        product = F.linear(x, weight, bias)
         moved = F.linear(x[order], weight, bias)
-    npt.assert_array_equal(moved, whole[order])
+    npt.assert_array_equal(moved, product[order])
 
 
 def test_a_pass_runs_on_one_thread_without_gradients_and_leaves_the_threads_as_they_were() -> None:

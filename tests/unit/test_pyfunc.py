@@ -1,4 +1,4 @@
-"""The wrapper's answers: of a model that samples bars, and when a model or a request is at fault."""
+"""The wrapper's answers: of a model that samples bars, and for a faulty model or request."""
 
 import base64
 import json
@@ -34,30 +34,26 @@ SPEC = ModelSpec(
 
 
 class Faulty:
-    """A forecaster that does what it is told: raise, or answer these quantiles [1, 2, 3]."""
+    """A forecaster that raises its exception or answers its quantiles [1, 2, 3]."""
 
     spec = SPEC
 
-    def __init__(self, does: Exception | np.ndarray[Any, np.dtype[np.float64]]) -> None:
-        self.does = does
+    def __init__(self, outcome: Exception | np.ndarray[Any, np.dtype[np.float64]]) -> None:
+        self.outcome = outcome
 
     def predict(self, history: History, request: Request) -> Forecast:
-        if isinstance(self.does, Exception):
-            raise self.does
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
         mean = np.zeros((1, request.horizon))
-        return Forecast(history.ids, history.cutoffs, self.spec.levels, self.does, mean)
+        return Forecast(history.ids, history.cutoffs, self.spec.levels, self.outcome, mean)
 
 
-def ask(does: Any) -> Any:
+def ask(outcome: Any) -> Any:
+    """Answer of a faulty model to a history of the series SECRET."""
     model = ForecastModel()
-    model.forecaster = Faulty(does)
-    history = pd.DataFrame(
-        {
-            names.UNIQUE_ID: "SECRET",
-            names.DS: calendars.sessions("XNYS", "2022-12-23", "2022-12-28"),
-            names.Y: 0.0123,
-        }
-    )
+    model.forecaster = Faulty(outcome)
+    ds = calendars.sessions("XNYS", "2022-12-23", "2022-12-28")
+    history = pd.DataFrame({names.UNIQUE_ID: "SECRET", names.DS: ds, names.Y: 0.0123})
     return model.predict(None, history)
 
 
@@ -87,9 +83,8 @@ def test_a_forecast_that_breaks_the_contract_is_not_answered(quantiles: Any, mes
 def test_the_message_of_a_served_error_cannot_be_replaced() -> None:
     with pytest.raises(ServedError) as caught:
         ask(RuntimeError("x"))
-    caught.value.message = (
-        "Failed to predict data 'SECRET 0.0123'"  # as MLflow's scoring server does
-    )
+    # MLflow's scoring server sets such a message.
+    caught.value.message = "Failed to predict data 'SECRET 0.0123'"
     assert "SECRET" not in caught.value.serialize_as_json()
 
 
@@ -112,7 +107,7 @@ PRICES = ModelSpec(
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """Paths of whole past bars, drawn with replacement and put end to end; every series has its own random numbers."""
+    """Paths of past bars, drawn with replacement and joined; every series has its own seed."""
 
     spec: ModelSpec = PRICES
 
@@ -131,12 +126,9 @@ class Bootstrap:
     def _paths(self, filled: np.ndarray, seed: list[int], samples: int, horizon: int) -> np.ndarray:
         """[S, H, 6]"""
         drawn = np.random.default_rng(seed).integers(1, len(filled), (samples, horizon))
-        steps = (
-            filled[drawn, :4] / filled[drawn - 1, 3:4]
-        )  # a session's prices over the close before it
-        before = filled[-1, 3] * np.cumprod(
-            np.concatenate([np.ones((samples, 1)), steps[:, :-1, 3]], axis=1), axis=1
-        )
+        steps = filled[drawn, :4] / filled[drawn - 1, 3:4]  # prices over the close before
+        growth = np.concatenate([np.ones((samples, 1)), steps[:, :-1, 3]], axis=1)
+        before = filled[-1, 3] * np.cumprod(growth, axis=1)
         return np.concatenate([steps * before[:, :, None], filled[drawn, 4:]], axis=2)
 
 
@@ -158,36 +150,24 @@ def bar_history(*drop: str) -> pd.DataFrame:
 
 
 def unpacked(block: Mapping[str, Any]) -> np.ndarray:
-    return np.frombuffer(base64.b64decode(block["data"]), dtype=block["dtype"]).reshape(
-        block["shape"]
-    )
+    flat = np.frombuffer(base64.b64decode(block["data"]), dtype=block["dtype"])
+    return flat.reshape(block["shape"])
 
 
 def test_a_model_of_prices_answers_returns_unless_it_is_asked_for_prices() -> None:
     history = bar_history()
-    returns, prices = (
-        answer(Bootstrap(), history, {}),
-        answer(Bootstrap(), history, {"output": "prices"}),
-    )
+    returns = answer(Bootstrap(), history, {})
+    prices = answer(Bootstrap(), history, {"output": "prices"})
     last = history.groupby("unique_id")["close"].last()
-    assert list(returns.columns) == [
-        "unique_id",
-        "step",
-        "ds",
-        "mean",
-        *map(names.quantile_column, names.LEVELS),
-    ]
-    assert list(prices.columns) == [
-        "unique_id", "step", "ds", *names.BAR, "mean", *map(names.quantile_column, names.LEVELS)
-    ]  # fmt: skip
+    keys = ["unique_id", "step", "ds"]
+    quantiles = [names.quantile_column(level) for level in names.LEVELS]
+    assert list(returns.columns) == [*keys, "mean", *quantiles]
+    assert list(prices.columns) == [*keys, *names.BAR, "mean", *quantiles]
     for name in ("ALFA", "BRAVO"):
-        first = (returns["unique_id"] == name) & (returns["step"] == 1)
-        npt.assert_allclose(
-            prices.loc[first, "q0.5"], last[name] * np.exp(returns.loc[first, "q0.5"]), rtol=1e-12
-        )
-    pd.testing.assert_frame_equal(
-        returns[["unique_id", "step", "ds"]], prices[["unique_id", "step", "ds"]]
-    )
+        first_step = (returns["unique_id"] == name) & (returns["step"] == 1)
+        expected = last[name] * np.exp(returns.loc[first_step, "q0.5"])
+        npt.assert_allclose(prices.loc[first_step, "q0.5"], expected, rtol=1e-12)
+    pd.testing.assert_frame_equal(returns[keys], prices[keys])
 
 
 def test_every_sampled_bar_is_in_the_packed_answer_and_gives_the_frame() -> None:
@@ -196,14 +176,12 @@ def test_every_sampled_bar_is_in_the_packed_answer_and_gives_the_frame() -> None
     paths = unpacked(packed["price_paths"])
     assert paths.shape == (2, 9, 2, 6)
     assert packed["price_paths"]["columns"] == list(names.BAR)
-    returns = bars.path_returns(
-        paths, bar_history().groupby("unique_id")["close"].last().to_numpy()
-    )
+    last = bar_history().groupby("unique_id")["close"].last().to_numpy()
+    returns = bars.path_returns(paths, last)
     frame = answer(Bootstrap(), bar_history(), params)
     npt.assert_allclose(frame["mean"], returns.mean(axis=1).reshape(-1), rtol=1e-12)
-    npt.assert_allclose(
-        frame["q0.001"], np.quantile(returns, 0.001, axis=1).reshape(-1), rtol=1e-12
-    )
+    extreme = np.quantile(returns, 0.001, axis=1).reshape(-1)
+    npt.assert_allclose(frame["q0.001"], extreme, rtol=1e-12)
     npt.assert_array_equal(unpacked(packed).reshape(4, 3), frame[packed["columns"]].to_numpy())
     assert packed["notes"] == {}
     assert packed["measured"] == {"bars_corrected": [0.0, 0.0]}
@@ -211,22 +189,20 @@ def test_every_sampled_bar_is_in_the_packed_answer_and_gives_the_frame() -> None
 
 def test_what_was_filled_in_is_said_in_every_form_of_the_answer() -> None:
     history = bar_history("volume", "amount")
-    said = [
+    notes = [
         "volume was missing and taken as 0",
         "amount was missing and taken as mean price x volume",
     ]
     for output in ("frame", "prices"):
         frame = answer(Bootstrap(), history, {"output": output})
-        assert set(frame[names.NOTES]) == {"; ".join(said)}
-    assert list(answer(Bootstrap(), history, {"output": "packed"})["notes"].values()) == said
+        assert set(frame[names.NOTES]) == {"; ".join(notes)}
+    assert list(answer(Bootstrap(), history, {"output": "packed"})["notes"].values()) == notes
 
 
 def test_volume_that_was_not_sent_changes_no_return() -> None:
-    whole, bare = (
-        answer(Bootstrap(), history, {})
-        for history in (bar_history(), bar_history("volume", "amount"))
-    )
-    pd.testing.assert_frame_equal(whole, bare.drop(columns=names.NOTES))
+    full = answer(Bootstrap(), bar_history(), {})
+    bare = answer(Bootstrap(), bar_history("volume", "amount"), {})
+    pd.testing.assert_frame_equal(full, bare.drop(columns=names.NOTES))
 
 
 def test_a_model_of_returns_has_no_prices_and_packs_none() -> None:
@@ -251,10 +227,10 @@ def test_bad_bars_and_bad_options_are_refused_by_code() -> None:
 
 
 def test_a_signature_asks_for_required_columns_and_allows_the_optional_ones_and_notes() -> None:
-    found = signature.build(PRICES)
-    required = {column.name: column.required for column in found.inputs.inputs}
+    built = signature.build(PRICES)
+    required = {column.name: column.required for column in built.inputs.inputs}
     assert required == dict.fromkeys(PRICES.columns, True) | dict.fromkeys(PRICES.optional, False)
-    assert {c.name: c.required for c in found.outputs.inputs}[names.NOTES] is False
+    assert {c.name: c.required for c in built.outputs.inputs}[names.NOTES] is False
 
 
 @pytest.mark.parametrize(
@@ -263,20 +239,17 @@ def test_a_signature_asks_for_required_columns_and_allows_the_optional_ones_and_
 def test_the_scoring_server_hands_on_the_optional_columns_that_were_sent(
     drop: tuple[str, ...],
 ) -> None:
-    """A JSON request with whole numbers for volume, through MLflow's own parser and schema check; nothing is added."""
-    sent = bar_history(*drop)
+    """MLflow's parser and schema check read a JSON request with whole numbers for volume, and add
+    nothing."""
+    history = bar_history(*drop)
     schema = signature.build(PRICES).inputs
-    body = json.loads(
-        sent.assign(ds=sent["ds"].dt.strftime("%Y-%m-%d")).to_json(
-            orient="split", double_precision=15
-        )
-    )
-    received = _enforce_schema(
-        dataframe_from_parsed_json(body, pandas_orient="split", schema=schema), schema
-    )
-    assert list(received.columns) == list(sent.columns)
-    found, expected = (answer(Bootstrap(), frame, {}) for frame in (received, sent))
-    pd.testing.assert_frame_equal(found, expected, rtol=1e-9)
+    dated = history.assign(ds=history["ds"].dt.strftime("%Y-%m-%d"))
+    body = json.loads(dated.to_json(orient="split", double_precision=15))
+    parsed = dataframe_from_parsed_json(body, pandas_orient="split", schema=schema)
+    received = _enforce_schema(parsed, schema)
+    assert list(received.columns) == list(history.columns)
+    expected = answer(Bootstrap(), history, {})
+    pd.testing.assert_frame_equal(answer(Bootstrap(), received, {}), expected, rtol=1e-9)
 
 
 def test_a_request_without_a_required_column_does_not_reach_the_model() -> None:

@@ -1,4 +1,4 @@
-"""Settings: what is refused, in one line, and what becomes of the token."""
+"""Settings: wrong ones are refused in one line, and the token stays secret."""
 
 import os
 from pathlib import Path
@@ -41,15 +41,15 @@ def test_a_wrong_setting_is_refused_in_one_line_that_names_it(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ):
-    """As every program of ours ends; test_terminal asks the programs themselves."""
+    """Through the runner of all our programs; test_terminal runs the programs themselves."""
     monkeypatch.setenv(name, value)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     with pytest.raises(SystemExit) as ended:
         terminal.run(Settings)
     assert ended.value.code == 2
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err == f"error: BAD_CONFIG: {name}: {message}; .env.example lists all settings\n"
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err == f"error: BAD_CONFIG: {name}: {message}; .env.example lists all settings\n"
 
 
 def test_the_token_comes_from_the_environment_or_a_file_under_the_name_of_the_hub(

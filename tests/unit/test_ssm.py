@@ -1,4 +1,4 @@
-"""ssm: what an untrained network says, that its modes of running agree, what it looks at, and how it is trained."""
+"""ssm: the untrained network, agreement of its modes of running, its inputs, its training."""
 
 import json
 from dataclasses import replace
@@ -13,7 +13,7 @@ import torch
 from scipy.stats import norm
 from watched import Run
 
-from jobs.training import families
+from jobs.training import configs, families
 from mlprojects.blocks import features, head
 from mlprojects.blocks.passes import ROWS
 from mlprojects.ssm import model, timescales, train
@@ -35,14 +35,13 @@ SESSIONS = features.WARMUP - 1 + CONTEXT
 @pytest.fixture(scope="module")
 def slice_of_panel(panel: pd.DataFrame) -> pd.DataFrame:
     """Three stocks, 2017 to 2019: chosen on the last year."""
-    wanted = panel[names.UNIQUE_ID].isin(SERIES) & panel[names.DS].between(
-        "2017-01-01", "2019-12-31"
-    )
-    return panel[wanted].reset_index(drop=True)
+    stocks = panel[panel[names.UNIQUE_ID].isin(SERIES)]
+    period = stocks[names.DS].between("2017-01-01", "2019-12-31")
+    return stocks[period].reset_index(drop=True)
 
 
 def tiny(**overrides: Any) -> family_settings.Config:
-    config = families.load_config(families.find("ssm"), overrides, tiny=True)
+    config = configs.load_config(families.find("ssm"), overrides, tiny=True)
     assert isinstance(config, family_settings.Config)
     return config
 
@@ -73,7 +72,7 @@ def network(**changes: Any) -> Network:
 
 
 def stirred(**changes: Any) -> Network:
-    """A network in which every weight is random: nothing is 0, nothing as it starts."""
+    """A network with noise on every weight, so that none is 0 or as at the start."""
     net = network(**changes)
     with torch.no_grad():
         for parameter in net.parameters():
@@ -105,28 +104,28 @@ def weights(trained: Trained, folder: Path) -> bytes:
 def test_an_untrained_network_says_normal_quantiles_of_the_ewma_volatility(
     untrained: model.S4DForecaster, slice_of_panel: pd.DataFrame
 ) -> None:
-    said = predict(untrained, slice_of_panel).quantiles
+    quantiles = predict(untrained, slice_of_panel).quantiles
     last = slice_of_panel.groupby(names.UNIQUE_ID).tail(SESSIONS)
     y = np.stack([part.to_numpy() for _, part in last.groupby(names.UNIQUE_ID)[names.Y]])
     sigma = volatility.ewma_volatility(y)[:, -1]
-    expected = np.broadcast_to(sigma[:, None, None] * norm.ppf(names.LEVELS), said.shape)
-    npt.assert_allclose(said, expected, rtol=1e-5, atol=1e-8)
+    expected = np.broadcast_to(sigma[:, None, None] * norm.ppf(names.LEVELS), quantiles.shape)
+    npt.assert_allclose(quantiles, expected, rtol=1e-5, atol=1e-8)
 
 
 def test_convolution_steps_and_blocks_say_the_same() -> None:
     net = stirred(layers=3).double()
     x = windows(net)
     with torch.no_grad():
-        whole = net(x)
+        convolved = net(x)
         states, steps = net.start(len(x)), []
         for t in range(x.shape[1]):
             states, quantiles = net.step(states, x[:, t])
             steps.append(quantiles)
         last_states, last = net.last(x, net.blocks())
-    npt.assert_allclose(torch.stack(steps, dim=1), whole, rtol=0, atol=1e-10)
-    npt.assert_allclose(last, whole[:, -1], rtol=0, atol=1e-10)
-    for one, other in zip(last_states, states, strict=True):
-        npt.assert_allclose(one, other, rtol=0, atol=1e-10)
+    npt.assert_allclose(torch.stack(steps, dim=1), convolved, rtol=0, atol=1e-10)
+    npt.assert_allclose(last, convolved[:, -1], rtol=0, atol=1e-10)
+    for last_state, state in zip(last_states, states, strict=True):
+        npt.assert_allclose(last_state, state, rtol=0, atol=1e-10)
 
 
 def test_in_single_precision_they_differ_by_rounding_alone() -> None:
@@ -171,14 +170,10 @@ def test_the_season_of_a_step_acts_on_that_step_alone() -> None:
 
 def test_a_feature_far_out_counts_as_four_deviations() -> None:
     net = stirred()
-    net.centre, net.deviation = (
-        torch.full_like(net.centre, 3.0),
-        torch.full_like(net.deviation, 2.0),
-    )
-    far, edge = (
-        torch.full((1, 10, len(net.centre)), 1e6),
-        torch.full((1, 10, len(net.centre)), 3.0 + 4 * 2.0),
-    )
+    net.centre = torch.full_like(net.centre, 3.0)
+    net.deviation = torch.full_like(net.deviation, 2.0)
+    far = torch.full((1, 10, len(net.centre)), 1e6)
+    edge = torch.full((1, 10, len(net.centre)), 3.0 + 4 * 2.0)
     with torch.no_grad():
         npt.assert_array_equal(net(far), net(edge))
 
@@ -193,12 +188,14 @@ def test_a_forecast_is_what_training_sees_at_the_end_of_the_window(
     history = (
         slice_of_panel.groupby(names.UNIQUE_ID).head(SESSIONS + HORIZON).reset_index(drop=True)
     )
-    found = of(pd.concat([history, slice_of_panel.assign(unique_id="later")], ignore_index=True))
-    batch = found.take(np.arange(3) * (SESSIONS + HORIZON))
+    windows_of_history = of(
+        pd.concat([history, slice_of_panel.assign(unique_id="later")], ignore_index=True)
+    )
+    batch = windows_of_history.take(np.arange(3) * (SESSIONS + HORIZON))
     with torch.no_grad():
         expected = batch.sigma[:, -1, None, None] * trained.forecaster.net(batch.x)[:, -1]
-    said = predict(trained.forecaster, history.groupby(names.UNIQUE_ID).head(SESSIONS))
-    npt.assert_allclose(said.quantiles, expected, rtol=1e-4, atol=1e-6)
+    forecast = predict(trained.forecaster, history.groupby(names.UNIQUE_ID).head(SESSIONS))
+    npt.assert_allclose(forecast.quantiles, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_a_forecast_alone_and_anywhere_among_others_is_the_same_bits(
@@ -207,13 +204,13 @@ def test_a_forecast_alone_and_anywhere_among_others_is_the_same_bits(
     forecaster = model.S4DForecaster(
         family_settings.spec("ssm", tiny()), stirred(width=16, states=8)
     )
-    one = slice_of_panel[slice_of_panel[names.UNIQUE_ID] == "JNJ"]
+    jnj = slice_of_panel[slice_of_panel[names.UNIQUE_ID] == "JNJ"]
     rng = np.random.default_rng(0)
     symbols = [f"S{i:02d}" for i in range(ROWS + 8)]
-    others = [one.assign(unique_id=name, y=rng.permutation(one[names.Y])) for name in symbols]
-    alone = predict(forecaster, one).quantiles[0]
+    others = [jnj.assign(unique_id=name, y=rng.permutation(jnj[names.Y])) for name in symbols]
+    alone = predict(forecaster, jnj).quantiles[0]
     for place in (0, 1, ROWS - 1, ROWS, ROWS + 7):
-        frames = [*others[:place], one.assign(unique_id=symbols[place]), *others[place + 1 :]]
+        frames = [*others[:place], jnj.assign(unique_id=symbols[place]), *others[place + 1 :]]
         together = predict(forecaster, pd.concat(frames, ignore_index=True))
         npt.assert_array_equal(together.quantiles[place], alone)
 
@@ -236,13 +233,13 @@ def test_series_of_other_lengths_are_forecast_as_if_alone(
 def test_sessions_before_the_context_change_nothing_and_its_first_one_counts(
     trained: Trained, slice_of_panel: pd.DataFrame
 ) -> None:
-    whole = predict(trained.forecaster, slice_of_panel).quantiles
+    quantiles = predict(trained.forecaster, slice_of_panel).quantiles
     last = slice_of_panel.groupby(names.UNIQUE_ID).tail(SESSIONS)
-    npt.assert_array_equal(predict(trained.forecaster, last).quantiles, whole)
+    npt.assert_array_equal(predict(trained.forecaster, last).quantiles, quantiles)
     age = slice_of_panel[::-1].groupby(names.UNIQUE_ID).cumcount()[::-1]
-    for first, same in ((SESSIONS, True), (SESSIONS - 1, False)):
+    for first, unchanged in ((SESSIONS, True), (SESSIONS - 1, False)):
         changed = slice_of_panel.assign(y=slice_of_panel[names.Y].where(age < first, 0.3))
-        assert (predict(trained.forecaster, changed).quantiles == whole).all() == same
+        assert (predict(trained.forecaster, changed).quantiles == quantiles).all() == unchanged
 
 
 def test_a_history_of_less_than_the_warm_up_and_a_settled_state_is_refused(
@@ -265,8 +262,8 @@ def test_saved_and_loaded_model_forecasts_the_same_and_draws_nothing(
     npt.assert_array_equal(torch.random.get_rng_state(), before)
     assert loaded.spec == trained.forecaster.spec
     assert not loaded.net.training
-    said = predict(trained.forecaster, slice_of_panel).quantiles
-    npt.assert_array_equal(predict(loaded, slice_of_panel).quantiles, said)
+    expected = predict(trained.forecaster, slice_of_panel).quantiles
+    npt.assert_array_equal(predict(loaded, slice_of_panel).quantiles, expected)
 
 
 # --- windows ----------------------------------------------------------------------------------
@@ -281,37 +278,38 @@ def of(history: pd.DataFrame, **changes: Any) -> Windows:
 def test_windows_to_fit_end_their_targets_by_fit_until_and_none_is_missing(
     slice_of_panel: pd.DataFrame,
 ) -> None:
-    found = of(slice_of_panel)
-    last = found.ds[found.fit + SESSIONS + HORIZON - 1]
+    all_windows = of(slice_of_panel)
+    last = all_windows.ds[all_windows.fit + SESSIONS + HORIZON - 1]
     fitted = slice_of_panel[names.DS] <= "2018-12-31"
     assert last.max() == slice_of_panel[names.DS][fitted].max().to_datetime64()
     per_series = slice_of_panel[fitted].groupby(names.UNIQUE_ID).size() - SESSIONS - HORIZON + 1
-    assert len(found.fit) == per_series.sum()
+    assert len(all_windows.fit) == per_series.sum()
 
 
 def test_every_forecast_of_the_choice_period_is_chosen_on_once(
     slice_of_panel: pd.DataFrame,
 ) -> None:
-    """However many there are: the last of them need not fill a window."""
+    """For any number of forecasts: the last ones may not fill a window."""
     place = slice_of_panel[::-1].groupby(names.UNIQUE_ID).cumcount()[::-1]
     sessions = slice_of_panel[names.DS].unique()
     for fit_until in sessions[sessions > pd.Timestamp("2018-12-31")][: SHARED + 1]:
-        found = of(slice_of_panel, fit_until=f"{fit_until:%Y-%m-%d}")
-        last = found.chosen + SESSIONS - 1
+        all_windows = of(slice_of_panel, fit_until=f"{fit_until:%Y-%m-%d}")
+        last = all_windows.chosen + SESSIONS - 1
         origins = [
-            np.arange(end - n + 1, end + 1) for end, n in zip(last, found.counted, strict=True)
+            np.arange(end - n + 1, end + 1)
+            for end, n in zip(last, all_windows.counted, strict=True)
         ]
         expected = np.flatnonzero((slice_of_panel[names.DS] > fit_until) & (place >= HORIZON))
         npt.assert_array_equal(np.sort(np.concatenate(origins)), expected)
-        assert found.counted.max() == SHARED
+        assert all_windows.counted.max() == SHARED
 
 
 def test_a_window_holds_what_a_forecast_reads_and_the_returns_after_each_session(
     slice_of_panel: pd.DataFrame,
 ) -> None:
-    found = of(slice_of_panel)
-    batch = found.take(found.fit[:2])
-    rows = slice_of_panel.iloc[found.fit[1] :][: SESSIONS + HORIZON]
+    all_windows = of(slice_of_panel)
+    batch = all_windows.take(all_windows.fit[:2])
+    rows = slice_of_panel.iloc[all_windows.fit[1] :][: SESSIONS + HORIZON]
     values = rows[list(features.COLUMNS)].to_numpy()[None]
     ds = rows[names.DS].to_numpy().astype("datetime64[D]")[None]
     x, sigma = model.inputs(values[:, :SESSIONS], ds[:, :SESSIONS], HORIZON)
@@ -325,8 +323,10 @@ def test_a_window_holds_what_a_forecast_reads_and_the_returns_after_each_session
 def test_features_are_standardised_by_what_is_fitted(slice_of_panel: pd.DataFrame) -> None:
     later = slice_of_panel[names.DS] > "2018-12-31"
     changed = slice_of_panel.assign(y=slice_of_panel[names.Y].where(~later, 0.3))
-    for one, other in zip(of(slice_of_panel).standard(), of(changed).standard(), strict=True):
-        npt.assert_array_equal(one, other)
+    for standard, of_changed in zip(
+        of(slice_of_panel).standard(), of(changed).standard(), strict=True
+    ):
+        npt.assert_array_equal(standard, of_changed)
     flat = slice_of_panel.assign(index_return=0.0)
     assert (of(flat).standard()[1] > 0).all()
 
@@ -354,25 +354,27 @@ def test_a_history_without_windows_is_refused(
 def test_the_choice_loss_is_that_of_forecasts_from_every_session_of_the_choice_period(
     trained: Trained, slice_of_panel: pd.DataFrame
 ) -> None:
-    """Slowly: one forecast per origin, each from its own full context."""
-    found = of(slice_of_panel)
-    last = found.chosen + SESSIONS - 1
+    """The slow way: one forecast per origin, each from its full context."""
+    all_windows = of(slice_of_panel)
+    last = all_windows.chosen + SESSIONS - 1
     origins = np.concatenate(
-        [np.arange(end - n + 1, end + 1) for end, n in zip(last, found.counted, strict=True)]
+        [np.arange(end - n + 1, end + 1) for end, n in zip(last, all_windows.counted, strict=True)]
     )
     net, losses = trained.forecaster.net, []
     for part in np.array_split(origins, 12):
-        batch = found.take(part - SESSIONS + 1)
+        batch = all_windows.take(part - SESSIONS + 1)
         with torch.no_grad():
             quantiles = batch.sigma[:, -1, None, None] * net(batch.x)[:, -1]
         losses.append(head.pinball(batch.y[:, -1], quantiles, names.LEVELS).item() * len(part))
     # A shared window gives its first forecasts up to 20 sessions of context less.
-    npt.assert_allclose(train.Choice.of(found).loss(net), sum(losses) / len(origins), rtol=2e-3)
+    npt.assert_allclose(
+        train.Choice.of(all_windows).loss(net), sum(losses) / len(origins), rtol=2e-3
+    )
 
 
 def test_sessions_before_a_settled_state_are_no_targets(slice_of_panel: pd.DataFrame) -> None:
-    found = of(slice_of_panel)
-    batch, net = found.take(found.fit[:4]), network()
+    all_windows = of(slice_of_panel)
+    batch, net = all_windows.take(all_windows.fit[:4]), network()
     since = family_settings.SETTLED - 1
     expected = head.pinball(
         (batch.y / batch.sigma[..., None])[:, since:],
@@ -432,8 +434,8 @@ def test_weights_are_not_fitted_to_the_choice_period(
         y=slice_of_panel[names.Y].where(~later, 0.5 * slice_of_panel[names.Y] + 0.01)
     )
     runs = [Run(tmp_path / "1"), Run(tmp_path / "2")]
-    for frame, one in zip((slice_of_panel, changed), runs, strict=True):
-        fitted(frame, one, learning_rate=1e-9)
+    for frame, run in zip((slice_of_panel, changed), runs, strict=True):
+        fitted(frame, run, learning_rate=1e-9)
     assert runs[0].losses("train_loss") == runs[1].losses("train_loss")
     assert runs[0].losses("valid_loss") != runs[1].losses("valid_loss")
 

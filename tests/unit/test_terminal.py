@@ -1,4 +1,4 @@
-"""What a command line says and returns when something is wrong."""
+"""Message and exit code of a command line when something is wrong."""
 
 import os
 import subprocess
@@ -28,9 +28,8 @@ def test_a_wrong_setting_is_one_line_that_names_it(program: tuple[str, ...]) -> 
     done = run(*program, KRONOS_SERVE_PORT="abc")
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr.startswith(
-        "error: BAD_CONFIG: KRONOS_SERVE_PORT: Input should be a valid integer"
-    )
+    message = "error: BAD_CONFIG: KRONOS_SERVE_PORT: Input should be a valid integer"
+    assert done.stderr.startswith(message)
     assert len(done.stderr.splitlines()) == 1
 
 

@@ -1,4 +1,4 @@
-"""What is searched, what one trial is, and what a study remembers."""
+"""The search space, a trial, and a study."""
 
 import dataclasses
 import os
@@ -19,10 +19,11 @@ import pandas as pd
 import pytest
 from optuna.trial import TrialState
 from scipy.stats import norm
+from shared import SHARED
 
-from jobs.data import market, processed
+from jobs.data import catalog
 from jobs.running import interrupts
-from jobs.training import families, train
+from jobs.training import configs, families, planning
 from jobs.training.families import Model
 from jobs.tuning import space, trial, tune
 from jobs.tuning.study import METRICS, STARTUP, WARMUP, Study, open_study
@@ -39,12 +40,12 @@ from registry.training import Range, Space, Trained, TrainRun
 SPACE: Space = {"width": (16, 32, 64), "layers": Range(1, 4), "rate": Range(1e-4, 1e-1, log=True)}
 
 
-# --- what is searched -------------------------------------------------------------------------
+# --- search space -----------------------------------------------------------------------------
 
 
 def test_ranges_of_whole_numbers_floats_and_choices_become_optunas() -> None:
-    found = space.distributions(SPACE)
-    assert found == {
+    distributions = space.distributions(SPACE)
+    assert distributions == {
         "width": optuna.distributions.CategoricalDistribution((16, 32, 64)),
         "layers": optuna.distributions.IntDistribution(1, 4),
         "rate": optuna.distributions.FloatDistribution(1e-4, 1e-1, log=True),
@@ -55,9 +56,8 @@ def test_a_drawn_float_is_used_with_three_significant_digits_and_stays_within_it
     drawn = {"width": 32, "layers": 3, "rate": 0.00123456}
     assert space.settings(SPACE, drawn) == {"width": 32, "layers": 3, "rate": 0.00123}
     narrow: Space = {"rate": Range(0.0012344, 0.0012348)}
-    assert space.settings(narrow, {"rate": 0.0012346}) == {
-        "rate": 0.0012344
-    }  # not 0.00123, which lies below
+    # Not 0.00123, which lies below the range.
+    assert space.settings(narrow, {"rate": 0.0012346}) == {"rate": 0.0012344}
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ class Config(training.Config):
 
     factor: float = 1.0
     context: int = 60
-    slope: float = 0.0  # of the choice loss that it pretends to have
+    slope: float = 0.0  # of the made-up choice loss
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -92,8 +92,8 @@ class Normal:
 
     def predict(self, history: History, request: Request) -> Forecast:
         scale = np.empty(len(history.ids))
-        for which, values in history.blocks(self.spec.max_context):
-            scale[which] = volatility.ewma_volatility(values[:, :, 0])[:, -1] * self.factor
+        for series, values in history.blocks(self.spec.max_context):
+            scale[series] = volatility.ewma_volatility(values[:, :, 0])[:, -1] * self.factor
         step = scale[:, None] * norm.ppf(self.spec.levels)
         quantiles = np.repeat(step[:, None], request.horizon, axis=1)
         return Forecast.of_quantiles(history, self.spec, quantiles)
@@ -104,7 +104,7 @@ def spec(name: str, config: Config) -> ModelSpec:
 
 
 class Fake:
-    """A family that remembers what it was given."""
+    """A family that records its histories and the steps of its checks."""
 
     name = "fake"
     configs: ClassVar[Mapping[str, type[training.Config]]] = {"fake": Config}
@@ -115,8 +115,8 @@ class Fake:
         self.search: Mapping[str, Space] = {
             "fake": {"factor": Range(0.5, 3.0), "context": Range(60, 600)}
         }
-        self.seen: list[pd.DataFrame] = []
-        self.looks: list[int] = []
+        self.histories: list[pd.DataFrame] = []
+        self.checks: list[int] = []
 
     def train(
         self,
@@ -127,13 +127,13 @@ class Fake:
         seed: int,  # noqa: ARG002
         run: TrainRun,
     ) -> Trained:
-        self.seen.append(history)
+        self.histories.append(history)
         for step in range(10):
             if config.factor > 2.9:
                 raise KronosError("the loss is inf", code="DIVERGED")
             run.report(10 * step, train_loss=0.0)
             run.report(10 * step, valid_loss=config.slope * step)
-            self.looks.append(step)
+            self.checks.append(step)
             if run.should_stop():
                 break
         return Trained(Normal(spec(name, config), config.factor))
@@ -149,7 +149,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 @pytest.fixture(scope="module")
 def history() -> pd.DataFrame:
-    """Two series of normal returns over 900 sessions to the end of 2020, of volatility 1 % and 2 %."""
+    """Two series of normal returns, volatility 1 % and 2 %; 900 sessions to the end of 2020."""
     sessions = pd.bdate_range(end="2020-12-31", periods=900)
     draw = np.random.default_rng(0)
     parts = [
@@ -159,19 +159,23 @@ def history() -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def planned(model: Model, history: pd.DataFrame, **told: Any) -> tune.Plan:
+def planned(model: Model, history: pd.DataFrame, **overrides: Any) -> tune.Search:
     config = Config(
-        **{"horizon": 2, "fit_until": "2020-03-31", "choose_until": "2020-09-30", **told}
+        **SHARED
+        | {"horizon": 2, "fit_until": "2020-03-31", "choose_until": "2020-09-30"}
+        | overrides
     )
-    data = processed.Data("panel", history, "digest", market.US_INDICES)
-    training = train.Plan(model, config, 0, data, None, "lock", "code", f"recipe of {config}", "")
-    return tune.Plan(training, space.space(model, config, told), tuple(told))
+    data = catalog.Data(catalog.PANEL, "digest", history)
+    training = planning.Plan(
+        model, config, 0, data, None, "lock", "code", f"recipe of {config}", ""
+    )
+    return tune.Search(training, space.space(model, config, overrides), tuple(overrides))
 
 
 def test_a_fixed_setting_is_not_searched_and_one_must_be_left(model: Model) -> None:
-    assert set(space.space(model, Config(), ["factor"])) == {"context"}
+    assert set(space.space(model, Config(**SHARED), ["factor"])) == {"context"}
     with pytest.raises(BadInput) as caught:
-        space.space(model, Config(), ["factor", "context"])
+        space.space(model, Config(**SHARED), ["factor", "context"])
     assert caught.value.code == "NO_SEARCH"
     assert (
         caught.value.message
@@ -186,20 +190,20 @@ def test_only_settings_of_the_models_own_config_are_searched(model: Model) -> No
     with pytest.raises(
         BadConfig, match="SEARCH of fake has depth, horizon, expected settings of the model's own"
     ):
-        space.space(model, Config(), ())
+        space.space(model, Config(**SHARED), ())
 
 
 def test_the_config_as_it_is_comes_first_where_the_space_holds_it() -> None:
     @dataclass(frozen=True, kw_only=True)
-    class Own(training.Config):
+    class OwnConfig(training.Config):
         width: int = 32
         layers: int = 2
         rate: float = 0.002
 
-    own = Own()
-    assert space.as_configured(SPACE, own) == {"width": 32, "layers": 2, "rate": 0.002}
+    config = OwnConfig(**SHARED)
+    assert space.as_configured(SPACE, config) == {"width": 32, "layers": 2, "rate": 0.002}
     for beyond in ({"width": 48}, {"layers": 5}, {"rate": 0.2}, {"rate": 0.0012345}):
-        assert space.as_configured(SPACE, dataclasses.replace(own, **beyond)) is None
+        assert space.as_configured(SPACE, dataclasses.replace(config, **beyond)) is None
 
 
 @pytest.mark.parametrize(
@@ -223,12 +227,12 @@ def test_every_value_that_a_model_declares_can_be_tried_and_its_own_config_is_am
     name: str,
 ) -> None:
     model = families.find(name)
-    config = families.load_config(model, {})
+    config = configs.load_config(model, {})
     searched = space.space(model, config, ())
     for setting, values in searched.items():
         for value in values if isinstance(values, tuple) else (values.low, values.high):
             dataclasses.replace(config, **{setting: value})
-    assert space.as_configured(space, config) is not None
+    assert space.as_configured(searched, config) is not None
 
 
 def test_an_interrupt_that_came_before_it_was_heard_leaves_later_ones_kept() -> None:
@@ -268,15 +272,15 @@ def test_a_trial_is_scored_on_the_choice_period_and_sees_nothing_later(
     )
     assert setup.context == 600  # the longest that is searched; fhs needs 560
     assert setup.history[names.DS].max() == pd.Timestamp("2020-09-30")
-    trial.run(setup, {"factor": 1.1}, quiet)
-    [seen] = model.family.seen
-    assert seen[names.DS].max() == pd.Timestamp("2020-09-30")
+    setup.run({"factor": 1.1}, quiet)
+    [passed] = model.family.histories
+    assert passed[names.DS].max() == pd.Timestamp("2020-09-30")
     other = history.assign(y=history[names.Y].where(history[names.DS] <= "2020-09-30", 0.3))
     changed = tune.prepare(planned(model, other), tmp_path)
     pd.testing.assert_frame_equal(changed.reference, setup.reference)
     assert (
-        trial.run(changed, {"factor": 1.1}, quiet).metrics["crps"]
-        == trial.run(setup, {"factor": 1.1}, quiet).metrics["crps"]
+        changed.run({"factor": 1.1}, quiet).metrics["crps"]
+        == setup.run({"factor": 1.1}, quiet).metrics["crps"]
     )
 
 
@@ -284,22 +288,29 @@ def test_the_crps_of_a_trial_is_the_mean_over_origins_steps_and_series(
     model: Model, history: pd.DataFrame, tmp_path: Path
 ) -> None:
     setup = tune.prepare(planned(model, history), tmp_path)
-    found = trial.run(setup, {"factor": 1.5, "context": 100}, quiet).metrics
-    levels, losses, theirs = np.array(names.LEVELS), [], []
-    for _, one in history.groupby(names.UNIQUE_ID):
-        y = one[names.Y].to_numpy()
-        for row in np.flatnonzero(one[names.DS].isin(setup.origins)):
+    scored = setup.run({"factor": 1.5, "context": 100}, quiet).metrics
+    levels, losses, fhs_losses = np.array(names.LEVELS), [], []
+    for _, series in history.groupby(names.UNIQUE_ID):
+        y = series[names.Y].to_numpy()
+        for row in np.flatnonzero(series[names.DS].isin(setup.origins)):
             past = y[None, : row + 1]
             scale = volatility.ewma_volatility(past[:, -100:])[0, -1] * 1.5
             sigma = volatility.ewma_volatility(past)
             pool = volatility.residuals(past, sigma, 1)
             fhs = volatility.empirical_quantiles(pool, names.LEVELS)[0] * sigma[0, -1]
             for step in (1, 2):
-                for quantiles, into in ((scale * norm.ppf(levels), losses), (fhs, theirs)):
+                for quantiles, losses_of_model in (
+                    (scale * norm.ppf(levels), losses),
+                    (fhs, fhs_losses),
+                ):
                     error = y[row + step] - quantiles
-                    into.append(2 * np.maximum(levels * error, (levels - 1) * error).mean())
-    npt.assert_allclose(found["crps"], np.mean(losses), rtol=1e-12)
-    npt.assert_allclose(found["skill_vs_fhs"], 1 - np.mean(losses) / np.mean(theirs), rtol=1e-9)
+                    losses_of_model.append(
+                        2 * np.maximum(levels * error, (levels - 1) * error).mean()
+                    )
+    npt.assert_allclose(scored["crps"], np.mean(losses), rtol=1e-12)
+    npt.assert_allclose(
+        scored["skill_vs_fhs"], 1 - np.mean(losses) / np.mean(fhs_losses), rtol=1e-9
+    )
 
 
 @pytest.mark.parametrize(
@@ -314,7 +325,7 @@ def test_settings_that_cannot_be_trained_are_a_bad_trial_with_its_reason(
     model: Model, history: pd.DataFrame, tmp_path: Path, settings: dict[str, Any], why: str
 ) -> None:
     setup = tune.prepare(planned(model, history), tmp_path)
-    assert trial.run(setup, settings, quiet) == Outcome({}, why)
+    assert setup.run(settings, quiet) == Outcome({}, why)
 
 
 def test_any_other_error_of_a_trial_is_raised(
@@ -326,7 +337,7 @@ def test_any_other_error_of_a_trial_is_raised(
         raise OSError("no space left")
 
     with pytest.raises(OSError, match="no space left"):
-        trial.run(setup, {"factor": 1.0}, full)
+        setup.run({"factor": 1.0}, full)
     assert list(tmp_path.iterdir()) == []  # no checkpoint stays
 
 
@@ -334,31 +345,31 @@ def test_a_trial_that_is_given_up_stops_training_and_is_not_scored(
     model: Model, history: pd.DataFrame, tmp_path: Path
 ) -> None:
     setup = tune.prepare(planned(model, history), tmp_path)
-    heard: list[int] = []
+    steps: list[int] = []
 
     def enough(step: int, losses: Mapping[str, float]) -> bool:
-        heard.append(step)
+        steps.append(step)
         return "valid_loss" in losses and step == 30
 
-    assert trial.run(setup, {"factor": 1.0}, enough) == Outcome({}, trial.PRUNED)
-    assert model.family.looks == [0, 1, 2, 3]
-    assert heard == [0, 0, 10, 10, 20, 20, 30, 30]
+    assert setup.run({"factor": 1.0}, enough) == Outcome({}, trial.PRUNED)
+    assert model.family.checks == [0, 1, 2, 3]
+    assert steps == [0, 0, 10, 10, 20, 20, 30, 30]
 
 
 def test_losses_of_members_carry_their_name_and_end_nothing(
     model: Model, history: pd.DataFrame, tmp_path: Path
 ) -> None:
-    heard: list[tuple[int, dict[str, float]]] = []
+    reports: list[tuple[int, dict[str, float]]] = []
 
     def listen(step: int, losses: Mapping[str, float]) -> bool:
-        heard.append((step, dict(losses)))
+        reports.append((step, dict(losses)))
         return True
 
-    run = trial.Surroundings(tmp_path, None, listen)
-    config = planned(model, history).training.config
+    run = trial.TrialRun(tmp_path, None, listen)
+    config = planned(model, history).plan.config
     member = run.fit_member("ewma", history, config, 0, tiny=True)
     assert member.forecaster.spec.max_horizon == 2
-    assert heard == [(1, {})]
+    assert reports == [(1, {})]
     assert not run.should_stop()
 
 
@@ -388,8 +399,8 @@ def opened_in(
 
 
 def carry_on(study: Study, total: int) -> None:
-    while (one := study.begin(total)) is not None:
-        study.finish(one, bowl(study.settings(one)))
+    while (begun := study.begin(total)) is not None:
+        study.finish(begun, bowl(study.settings(begun)))
 
 
 def rows(study: Study) -> list[tuple[Any, ...]]:
@@ -402,23 +413,24 @@ def rows(study: Study) -> list[tuple[Any, ...]]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Any, ...]]:
-    """The trials of a study in which nothing happened; from the tenth on the sampler learns from them."""
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Any, ...]]:
+    """The trials of an uninterrupted study; from the tenth on the sampler learns from them."""
     with opened_in(tmp_path_factory.mktemp("whole")) as study:
         carry_on(study, 12)
         return rows(study)
 
 
 def test_a_study_begins_with_the_config_and_draws_the_rest_by_its_seed(
-    opened: Callable[..., Any], whole: list[tuple[Any, ...]]
+    opened: Callable[..., Any], uninterrupted: list[tuple[Any, ...]]
 ) -> None:
     with opened(seed=1) as study:
         carry_on(study, 3)
-        other = rows(study)
-    assert whole[0][0] == other[0][0] == {"x": 0.5, "y": 2, "z": 0}
-    assert whole[0][1]["crps"] == pytest.approx(0.04 + 2)
-    assert [settings for settings, *_ in whole[1:3]] != [settings for settings, *_ in other[1:]]
-    assert {state for *_, state in whole} == {TrialState.COMPLETE, TrialState.PRUNED}
+        of_seed_1 = rows(study)
+    assert uninterrupted[0][0] == of_seed_1[0][0] == {"x": 0.5, "y": 2, "z": 0}
+    assert uninterrupted[0][1]["crps"] == pytest.approx(0.04 + 2)
+    drawn = [settings for settings, *_ in uninterrupted[1:3]]
+    assert drawn != [settings for settings, *_ in of_seed_1[1:]]
+    assert {state for *_, state in uninterrupted} == {TrialState.COMPLETE, TrialState.PRUNED}
 
 
 def test_trials_are_the_total_of_a_study_however_often_it_is_opened(
@@ -433,7 +445,7 @@ def test_trials_are_the_total_of_a_study_however_often_it_is_opened(
 
 
 def test_a_study_that_was_interrupted_ends_like_one_that_was_not(
-    opened: Callable[..., Any], whole: list[tuple[Any, ...]]
+    opened: Callable[..., Any], uninterrupted: list[tuple[Any, ...]]
 ) -> None:
     lost: list[int] = []
     for total in (0, 4, 11):
@@ -442,7 +454,7 @@ def test_a_study_that_was_interrupted_ends_like_one_that_was_not(
             study.begin(12)  # and the process is gone
     with opened(lost=lambda t: lost.append(t.number)) as study:
         carry_on(study, 12)
-        assert rows(study) == whole
+        assert rows(study) == uninterrupted
         assert [t.number for t in study.trials() if t.state == TrialState.FAIL] == lost
     assert len(lost) == 3
 
@@ -463,17 +475,18 @@ def test_two_processes_share_a_study_and_one_takes_over_what_the_other_leaves(
     opened: Callable[..., Any],
 ) -> None:
     lost: list[int] = []
-    with opened(lost=lambda t: lost.append(t.number)) as ours:
-        with opened(lost=lambda t: lost.append(t.number)) as theirs:
-            first, second = ours.begin(3), theirs.begin(3)
-            third = ours.begin(3)
+    with opened(lost=lambda t: lost.append(t.number)) as study:
+        with opened(lost=lambda t: lost.append(t.number)) as other_study:
+            first = study.begin(3)
+            second = other_study.begin(3)
+            third = study.begin(3)
             assert [t.number for t in (first, second, third)] == [0, 1, 2]
             assert len({tuple(t.params.values()) for t in (first, second, third)}) == 3
-            assert theirs.begin(3) is None  # they run all
-            assert ours.running() == 3
-        for one in (first, third):
-            ours.finish(one, bowl(ours.settings(one)))
-        again = ours.begin(3)
+            assert other_study.begin(3) is None  # all trials are running
+            assert study.running() == 3
+        for finished in (first, third):
+            study.finish(finished, bowl(study.settings(finished)))
+        again = study.begin(3)
         assert (lost, again.number, again.params) == ([1], 3, second.params)
 
 
@@ -484,7 +497,8 @@ def test_a_process_that_is_killed_is_noticed_and_nothing_of_it_stays(tmp_path: P
         from jobs.tuning.study import open_study
         from registry.training import Range
 
-        with open_study(Path({str(tmp_path)!r}), "study", {{"x": Range(0.0, 1.0)}}, None, 0) as study:
+        folder = Path({str(tmp_path)!r})
+        with open_study(folder, "study", {{"x": Range(0.0, 1.0)}}, None, 0) as study:
             study.begin(2)
             (study.scratch / "checkpoint").write_text("half")
             print("begun", flush=True)
@@ -509,20 +523,20 @@ def test_a_process_that_is_killed_is_noticed_and_nothing_of_it_stays(tmp_path: P
 def test_a_trial_is_pruned_when_its_best_look_is_worse_than_the_median_after_the_warm_up(
     opened: Callable[..., Any],
 ) -> None:
-    def looks(study: Study, total: int, loss: float) -> int:
-        """Looks of a trial of this choice loss before it is pruned, of 7."""
-        one = study.begin(total)
-        for look in range(7):
-            one.report(loss, look)
-            if one.should_prune():
-                study.finish(one, Outcome(given_up="pruned"))
-                return look
-        study.finish(one, Outcome({"crps": loss}))
+    def checks(study: Study, total: int, loss: float) -> int:
+        """Checks of a trial with this choice loss before it is pruned, at most 7."""
+        pruned = study.begin(total)
+        for check in range(7):
+            pruned.report(loss, check)
+            if pruned.should_prune():
+                study.finish(pruned, Outcome(given_up="pruned"))
+                return check
+        study.finish(pruned, Outcome({"crps": loss}))
         return 7
 
+    losses = [1.0, 9.0, 1.2, 1.1, 1.3]
     with opened() as study:
-        assert [looks(study, n + 1, loss) for n, loss in enumerate([1.0, 9.0, 1.2, 1.1, 1.3])] == [
-            7
-        ] * STARTUP
-        assert looks(study, 6, 1.25) == WARMUP  # the median is 1.2
-        assert looks(study, 7, 1.15) == 7
+        startup = [checks(study, n + 1, loss) for n, loss in enumerate(losses)]
+        assert startup == [7] * STARTUP
+        assert checks(study, 6, 1.25) == WARMUP  # the median is 1.2
+        assert checks(study, 7, 1.15) == 7

@@ -1,4 +1,4 @@
-"""Volatility: the fast forms against plain recursions and loops, and what a series may not depend on."""
+"""Volatility: the fast forms against plain recursions and loops, and independence of series."""
 
 import numpy as np
 import numpy.testing as npt
@@ -105,7 +105,8 @@ def test_the_order_of_the_series_does_not_matter(seed: int):
 
 
 def residuals_by_loop(y: np.ndarray, scale: np.ndarray, step: int) -> list[float]:
-    """At the last session T - 1: origins T-1-step-499 .. T-1-step (the last matured one), none in the warm-up."""
+    """At the last session T - 1: origins T-1-step-499 .. T-1-step (the last matured one), without
+    those in the warm-up."""
     last = len(y) - 1
     origins = [t for t in range(last - step - 499, last - step + 1) if t >= volatility.WARMUP - 1]
     return [y[t + step] / scale[t] for t in origins]
@@ -117,23 +118,20 @@ def test_residuals_are_the_last_500_matured_ones(length: int, step: int):
     y = returns(length=length)
     scale = volatility.ewma_volatility(y)
     expected = [residuals_by_loop(row, s, step) for row, s in zip(y, scale, strict=True)]
-    found = volatility.residuals(y, scale, step)
-    npt.assert_array_equal(found, expected)
-    assert found.shape[1] == min(500, length - step - 59)
+    z = volatility.residuals(y, scale, step)
+    npt.assert_array_equal(z, expected)
+    assert z.shape[1] == min(500, length - step - 59)
 
 
 @pytest.mark.parametrize("step", [1, 5])
 def test_560_sessions_give_one_step_500_residuals_and_each_further_step_needs_one_more(step: int):
     length = volatility.WARMUP + volatility.WINDOW + step - 1
     y = returns(length=length)
-    assert (
-        volatility.residuals(y, volatility.ewma_volatility(y), step).shape[1] == volatility.WINDOW
-    )
+    z = volatility.residuals(y, volatility.ewma_volatility(y), step)
+    assert z.shape[1] == volatility.WINDOW
     shorter = y[:, 1:]
-    assert (
-        volatility.residuals(shorter, volatility.ewma_volatility(shorter), step).shape[1]
-        == volatility.WINDOW - 1
-    )
+    z = volatility.residuals(shorter, volatility.ewma_volatility(shorter), step)
+    assert z.shape[1] == volatility.WINDOW - 1
 
 
 def test_the_scale_of_sessions_without_an_outcome_is_not_looked_at():
@@ -167,6 +165,5 @@ def test_empirical_quantiles_are_numpys_to_the_last_bit(seed: int, sessions: int
 @given(seeds)
 def test_empirical_quantiles_never_cross(seed: int):
     values = np.round(np.random.default_rng(seed).standard_t(3, (3, 500)), 1)  # many ties
-    assert np.all(
-        np.diff(volatility.empirical_quantiles(values, np.linspace(0.01, 0.99, 99)), axis=1) >= 0
-    )
+    quantiles = volatility.empirical_quantiles(values, np.linspace(0.01, 0.99, 99))
+    assert np.all(np.diff(quantiles, axis=1) >= 0)

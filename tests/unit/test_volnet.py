@@ -1,4 +1,4 @@
-"""linear, mlp, lightgbm: what they say before and after training, and what a forecast may depend on."""
+"""linear, mlp, lightgbm: their output before and after training, and dependence of a forecast."""
 
 import dataclasses
 import json
@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from scipy.stats import norm
+from shared import SHARED
 from watched import Run
 
 from mlprojects.baselines import settings as baseline_settings
@@ -35,7 +36,7 @@ from registry.training import Trained
 
 KINDS = tuple(CONFIGS)
 DAYS = calendars.next_sessions("XNYS", pd.Timestamp("2014-12-31"), 1200)
-DATES = {"fit_until": f"{DAYS[546]:%Y-%m-%d}", "choose_until": f"{DAYS[699]:%Y-%m-%d}"}
+DATES = SHARED | {"fit_until": f"{DAYS[546]:%Y-%m-%d}", "choose_until": f"{DAYS[699]:%Y-%m-%d}"}
 SMALL: dict[str, dict[str, Any]] = {
     "linear": {"steps": 40, "check_every": 20, "batch": 100},
     "mlp": {"steps": 20, "check_every": 10, "batch": 100, "seeds": 2, "width": 4},
@@ -45,8 +46,8 @@ HORIZON, FEATURES, SEASON = 5, len(features.NAMES), len(features.SEASON_NAMES)
 
 
 def simulated(seed: int = 0, n: int = 3, length: int = 700) -> pd.DataFrame:
-    """History of `n` series with the market columns: twenty quiet sessions, twenty wild ones, which the market's level
-    shows and EWMA volatility is late to see."""
+    """History of `n` series with the market columns. Twenty quiet and twenty wild sessions take
+    turns; the market's level shows it at once, EWMA volatility later."""
     rng = np.random.default_rng(seed)
     wild = (np.arange(length) // 20) % 2 == 1
     y = np.where(wild, 0.03, 0.01) * rng.standard_t(5, (n, length)).clip(-6, 6)
@@ -67,8 +68,8 @@ def trained(
     kind: str, folder: Path, history: pd.DataFrame | None = None, **settings: Any
 ) -> Trained:
     config = CONFIGS[kind](kind=kind, **{**DATES, **SMALL[kind], **settings})
-    seen = simulated() if history is None else history
-    return train.train(seen, config, name=kind, seed=0, run=Run(folder))
+    data = simulated() if history is None else history
+    return train.train(data, config, name=kind, seed=0, run=Run(folder))
 
 
 def predict(
@@ -118,7 +119,7 @@ def tensors(inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(inputs.daily).float(), torch.from_numpy(inputs.season).float()
 
 
-# --- what a scale says ------------------------------------------------------------------------
+# --- scales -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("width", [0, 8])
@@ -151,10 +152,10 @@ def test_a_network_is_its_formula():
 
 
 def test_members_are_averaged_in_what_they_say():
-    inputs, one, other = some_inputs(), network(8).member(), network(8, moved=False).member()
+    inputs, member, untrained = some_inputs(), network(8).member(), network(8, moved=False).member()
     scaling = Scaling(np.zeros(FEATURES + SEASON), np.ones(FEATURES + SEASON))
-    both = Networks(scaling, [one, other])(inputs)
-    npt.assert_allclose(both, (Networks(scaling, [one])(inputs) + 1) / 2, rtol=1e-12)
+    average = Networks(scaling, [member, untrained])(inputs)
+    npt.assert_allclose(average, (Networks(scaling, [member])(inputs) + 1) / 2, rtol=1e-12)
 
 
 def test_scaling_is_by_the_rows_seen_and_clips():
@@ -187,7 +188,7 @@ def test_trees_see_the_step_as_their_last_feature():
     npt.assert_array_equal(rows[7], [*inputs.daily[1], *inputs.season[1, 2], 3])
 
 
-# --- what training fits -----------------------------------------------------------------------
+# --- fitting ----------------------------------------------------------------------------------
 
 
 def test_rows_to_fit_end_by_fit_until_and_rows_to_choose_on_begin_after_it():
@@ -215,12 +216,12 @@ def test_series_of_different_lengths_are_fitted_together():
     short = history[(history[names.UNIQUE_ID] != "S1") | (history[names.DS] > DAYS[89])]
     spec = family_settings.spec("linear", CONFIGS["linear"](kind="linear", **DATES))
     fit, _ = split(short.reset_index(drop=True), spec, DATES["fit_until"])
-    whole, _ = split(history, spec, DATES["fit_until"])
+    fit_of_all, _ = split(history, spec, DATES["fit_until"])
     counts = np.bincount(fit.series)
     assert counts.tolist() == [counts[0], counts[0] - 90, counts[0]]
     for i in (0, 2):
         npt.assert_array_equal(
-            fit.inputs.daily[fit.series == i], whole.inputs.daily[whole.series == i]
+            fit.inputs.daily[fit.series == i], fit_of_all.inputs.daily[fit_of_all.series == i]
         )
 
 
@@ -242,12 +243,12 @@ def test_quantiles_are_those_of_what_the_scale_left_over_half_own_half_pooled(
 
 def test_a_symbol_that_training_did_not_see_gets_pooled_quantiles_and_a_note(forecaster: Any):
     history = simulated()
-    known, renamed = predict(forecaster, history), history.replace({names.UNIQUE_ID: {"S2": "T2"}})
-    unknown = predict(forecaster, renamed)
-    assert known.notes == {}
-    assert "pooled over those it saw" in unknown.notes["unknown_symbol"]
-    npt.assert_array_equal(unknown.quantiles[:2], known.quantiles[:2])
-    ratio = unknown.quantiles[2, 0] / forecaster.residuals.pool
+    before, renamed = predict(forecaster, history), history.replace({names.UNIQUE_ID: {"S2": "T2"}})
+    after = predict(forecaster, renamed)
+    assert before.notes == {}
+    assert "pooled over all training symbols" in after.notes["unknown_symbol"]
+    npt.assert_array_equal(after.quantiles[:2], before.quantiles[:2])
+    ratio = after.quantiles[2, 0] / forecaster.residuals.pool
     npt.assert_allclose(ratio, ratio[0], rtol=1e-9)
 
 
@@ -256,20 +257,20 @@ def test_training_learns_and_says_so(tmp_path: Path):
         run = Run(tmp_path)
         config = CONFIGS[name](kind=name, **{**DATES, **SMALL[name], **settings})
         train.train(simulated(), config, name=name, seed=0, run=run)
-        losses = [found["valid_loss"] for _, found in run.reports if "valid_loss" in found]
+        losses = [reported["valid_loss"] for _, reported in run.reports if "valid_loss" in reported]
         assert min(losses) < 0.98 * losses[0]
         assert run.steps == sorted(run.steps)
         assert run.steps[-1] <= config.max_steps
 
 
 def test_importance_names_every_feature_and_is_drawn(kind: str, all_trained: dict[str, Trained]):
-    found = all_trained[kind]
-    table = found.tables["importance"]
+    trained_model = all_trained[kind]
+    table = trained_model.tables["importance"]
     assert set(table["feature"]) == ({*NAMES, "step"} if kind == "lightgbm" else set(NAMES))
     assert table["weight"].abs().is_monotonic_decreasing
     if kind == "lightgbm":
         npt.assert_allclose(table["weight"].sum(), 1)
-    assert len(found.figures["importance"].axes[0].patches) == 25
+    assert len(trained_model.figures["importance"].axes[0].patches) == 25
 
 
 def test_weights_of_a_linear_network_are_its_importance(all_trained: dict[str, Trained]):
@@ -285,11 +286,11 @@ def test_trained_again_gives_the_same_bytes(
     kind: str, all_trained: dict[str, Trained], tmp_path: Path
 ):
     folders = [tmp_path / "one", tmp_path / "other"]
-    for folder, found in zip(
+    for folder, trained_model in zip(
         folders, (all_trained[kind], trained(kind, tmp_path / "again")), strict=True
     ):
         folder.mkdir()
-        model.save(found.forecaster, folder)
+        model.save(trained_model.forecaster, folder)
     for path in folders[0].iterdir():
         assert path.read_bytes() == (folders[1] / path.name).read_bytes(), path.name
 
@@ -309,9 +310,9 @@ def test_another_seed_gives_another_model(tmp_path: Path, all_trained: dict[str,
 def test_a_training_that_is_given_up_ends(kind: str, tmp_path: Path):
     run = Run(tmp_path, give_up_after=3)
     config = CONFIGS[kind](kind=kind, **{**DATES, **SMALL[kind]})
-    found = train.train(simulated(), config, name=kind, seed=0, run=run)
+    given_up = train.train(simulated(), config, name=kind, seed=0, run=run)
     assert max(run.steps) < config.max_steps
-    predict(found.forecaster, simulated())
+    predict(given_up.forecaster, simulated())
 
 
 def test_a_training_that_was_cut_ends_as_one_that_was_not(
@@ -325,13 +326,13 @@ def test_a_training_that_was_cut_ends_as_one_that_was_not(
         npt.assert_array_equal(value, expected[key])
 
 
-# --- what a forecast may depend on ------------------------------------------------------------
+# --- dependence of a forecast -----------------------------------------------------------------
 
 
 def test_a_series_is_forecast_the_same_alone_and_among_others_of_other_lengths(forecaster: Any):
-    whole = simulated(4, n=4)
+    history = simulated(4, n=4)
     rows = [
-        whole[whole[names.UNIQUE_ID] == f"S{i}"].tail(length)
+        history[history[names.UNIQUE_ID] == f"S{i}"].tail(length)
         for i, length in enumerate((700, 400, 314, 700))
     ]
     together = predict(forecaster, pd.concat(rows, ignore_index=True))
@@ -363,10 +364,10 @@ def test_sessions_after_fit_until_change_no_row_to_fit():
     numbers = [names.Y, *names.MARKET]
     changed = history.assign(**{name: history[name].where(~later, 0.5) for name in numbers})
     spec = family_settings.spec("linear", CONFIGS["linear"](kind="linear", **DATES))
-    one, other = (split(frame, spec, DATES["fit_until"])[0] for frame in (history, changed))
+    before, after = (split(frame, spec, DATES["fit_until"])[0] for frame in (history, changed))
     for name in ("daily", "season", "sigma"):
-        npt.assert_array_equal(getattr(one.inputs, name), getattr(other.inputs, name))
-    npt.assert_array_equal(one.y, other.y)
+        npt.assert_array_equal(getattr(before.inputs, name), getattr(after.inputs, name))
+    npt.assert_array_equal(before.y, after.y)
 
 
 def test_eight_threads_get_the_same_bits(forecaster: Any):
@@ -389,21 +390,24 @@ def test_saved_and_loaded_model_forecasts_the_same(forecaster: Any, tmp_path: Pa
 
 
 def test_rows_to_fit_are_nearly_what_a_forecast_sees(panel: pd.DataFrame):
-    """A forecast looks at 1000 sessions, a row to fit at all before it: slow averages differ by their seed."""
+    """A forecast reads 1000 sessions, a row to fit all sessions before it, so that the starts of
+    slow averages differ."""
     history = History.of(panel[panel[names.DS] <= "2018-12-31"], features.COLUMNS)
-    [(which, values)] = history.blocks(10**6, features.COLUMNS)
-    ds = history.sessions(which, values.shape[1])
+    [(series, values)] = history.blocks(10**6, features.COLUMNS)
+    ds = history.sessions(series, values.shape[1])
     keep = values.shape[1] - features.WARMUP + 1
-    whole = Inputs.read(values, ds, HORIZON, keep)
-    deviation = Scaling.of(whole).deviation
-    found = []
+    to_fit = Inputs.read(values, ds, HORIZON, keep)
+    deviation = Scaling.of(to_fit).deviation
+    differences = []
     for end in range(1000, values.shape[1], 250):
         window = Inputs.read(values[:, end - 1000 : end], ds[:, end - 1000 : end], HORIZON)
-        row = np.arange(len(which)) * keep + end - features.WARMUP
-        found.append(np.abs((window.daily - whole.daily[row]) / deviation[:FEATURES]).max())
-        found.append(np.abs((window.season - whole.season[row]) / deviation[FEATURES:]).max())
-        npt.assert_allclose(window.sigma, whole.sigma[row], rtol=1e-12)
-    assert max(found) < 0.25  # the slowest average; the others are within 0.11
+        row = np.arange(len(series)) * keep + end - features.WARMUP
+        differences.append(np.abs((window.daily - to_fit.daily[row]) / deviation[:FEATURES]).max())
+        differences.append(
+            np.abs((window.season - to_fit.season[row]) / deviation[FEATURES:]).max()
+        )
+        npt.assert_allclose(window.sigma, to_fit.sigma[row], rtol=1e-12)
+    assert max(differences) < 0.25  # the slowest average; the others are within 0.11
 
 
 # --- bad input --------------------------------------------------------------------------------
@@ -470,7 +474,7 @@ def test_the_least_context_is_enough_and_one_session_less_is_refused(forecaster:
 )
 def test_a_bad_config_is_refused(kind: str, settings: dict[str, Any]):
     with pytest.raises(BadConfig):
-        CONFIGS[kind](kind=kind, **settings)
+        CONFIGS[kind](kind=kind, **DATES | settings)
 
 
 # --- real prices ------------------------------------------------------------------------------
@@ -480,11 +484,13 @@ def test_linear_beats_fhs_on_the_year_it_was_stopped_on(panel: pd.DataFrame, tmp
     """Fitted to 2018, stopped on 2019; a fifth of its steps is enough to be ahead."""
     from mlprojects.baselines import train as baselines
 
-    seen = panel[panel[names.DS] <= "2019-12-31"].reset_index(drop=True)
+    until_choice = panel[panel[names.DS] <= "2019-12-31"].reset_index(drop=True)
     dates = {"fit_until": "2018-12-31", "choose_until": "2019-12-31"}
-    linear = trained("linear", tmp_path, seen, **dates, steps=120, batch=800).forecaster
-    plain = baseline_settings.Config(kind="fhs", **dates)
-    fhs = baselines.train(seen, plain, name="fhs", seed=0, run=Run(tmp_path)).forecaster
-    origins = origins_between(seen, "2018-12-31", "2019-12-31", HORIZON, every=5)
-    ours, theirs = (scores(rolling(f, seen, origins, HORIZON, context=564)) for f in (linear, fhs))
-    assert against(ours, theirs).skill > 0.005
+    linear = trained("linear", tmp_path, until_choice, **dates, steps=120, batch=800).forecaster
+    plain = baseline_settings.Config(kind="fhs", **SHARED)
+    fhs = baselines.train(until_choice, plain, name="fhs", seed=0, run=Run(tmp_path)).forecaster
+    origins = origins_between(until_choice, "2018-12-31", "2019-12-31", HORIZON, every=5)
+    of_linear, of_fhs = (
+        scores(rolling(f, until_choice, origins, HORIZON, context=564)) for f in (linear, fhs)
+    )
+    assert against(of_linear, of_fhs).skill > 0.005

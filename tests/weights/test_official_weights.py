@@ -55,7 +55,8 @@ def forecast(
     """Bars [steps, 6] after bars first .. first + context - 1."""
     rows = bars.iloc[first : first + context + steps]
     clock = rows["timestamps"].dt
-    stamps = np.stack([clock.minute, clock.hour, clock.weekday, clock.day, clock.month], axis=1)[None]
+    parts = [clock.minute, clock.hour, clock.weekday, clock.day, clock.month]
+    stamps = np.stack(parts, axis=1)[None]
     history = rows[list(names.BAR)].to_numpy(dtype=np.float64)[None, :context]
     return sampler.sample(history, stamps, [0], 1, GREEDY, overflow="exact").bars[0, 0]
 

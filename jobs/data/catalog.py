@@ -1,0 +1,136 @@
+"""Data sets by name: what models are trained, scored and run on."""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from jobs.data import processed
+from jobs.data.market import Universe, market_daily, sp500_universe, with_market
+from jobs.data.sources import INDEX, SECTORS
+from registry.errors import BadConfig, BadHistory, Corrupt
+from registry.forecast import names
+from registry.settings import Settings
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Default dates: fitted up to the first, chosen up to the second, reported from there on."""
+
+    fit_until: str
+    choose_until: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set, compiled or not. `read` gives its history, sorted by (unique_id, ds)."""
+
+    name: str
+    files: tuple[str, ...]  # of the processed folder
+    columns: tuple[str, ...]  # of its history
+    calendar: str
+    universe: Universe  # over which its market columns are taken
+    splits: Splits
+    read: Callable[[Settings], pd.DataFrame]
+    synthetic: tuple[str, ...] = ()  # columns that are made up
+
+    def load(self, settings: Settings) -> "Data":
+        """The data set as it is compiled.
+
+        Raises NotFound if a file is missing, Corrupt if one cannot be read or if they do not
+        belong together.
+        """
+        first, *others = self.files
+        digest = processed.stored_metadata(settings, first)["digest"]
+        expected = self.identity(digest)
+        for file in (first, *others):
+            stored = processed.stored_metadata(settings, file)
+            if {key: stored.get(key) for key in expected} != expected:
+                raise Corrupt(
+                    f"{first} and {file} in {settings.processed_dir} were compiled from different "
+                    f"data, or by other code; run `{processed.COMMAND}`"
+                )
+        return Data(self, digest, self.read(settings))
+
+    def identity(self, digest: str) -> dict[str, Any]:
+        """What each of its files stores, JSON-ready; `digest` is that of the source prices."""
+        return {"data": self.name, "digest": digest, "universe": self.universe.to_json()}
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set with the history that is compiled here, and the digest of its source prices."""
+
+    dataset: Dataset
+    digest: str
+    history: pd.DataFrame
+
+
+def find(name: str) -> Dataset:
+    """A data set by its name. Raises BadConfig for an unknown one."""
+    known = {dataset.name: dataset for dataset in DATASETS}
+    if name not in known:
+        raise BadConfig(f"data is {name!r}, expected one of {list(known)}")
+    return known[name]
+
+
+def first_with(columns: Collection[str], model: str) -> Dataset:
+    """The first data set with these columns, which `model` needs. Raises BadHistory for none."""
+    for dataset in DATASETS:
+        if set(columns) <= set(dataset.columns):
+            return dataset
+    raise BadHistory(f"{model} needs {list(columns)}, which no data set has", code="MISSING_COLUMN")
+
+
+def check_columns(dataset: Dataset, columns: Collection[str], model: str) -> None:
+    """Raise BadHistory (MISSING_COLUMN) unless the data set has these columns."""
+    missing = [name for name in columns if name not in dataset.columns]
+    if missing:
+        able = [other.name for other in DATASETS if set(missing) <= set(other.columns)]
+        raise BadHistory(
+            f"{model} needs {missing}, which {dataset.name} lacks; "
+            f"data sets that have them: {', '.join(able) or 'none'}",
+            code="MISSING_COLUMN",
+        )
+
+
+def _read_panel(settings: Settings) -> pd.DataFrame:
+    """Returns, market columns, sector and counts of every stock."""
+    files = (processed.RETURNS, processed.MARKET, processed.AUX)
+    returns, market, aux = (processed.read_parquet(settings, file) for file in files)
+    keys = [names.UNIQUE_ID, names.DS]
+    return with_market(returns, market).merge(aux, on=keys, how="left", validate="one_to_one")
+
+
+def _read_bars(settings: Settings) -> pd.DataFrame:
+    """Adjusted bars and their market columns: the indices' mean |y|, the S&P 500's return."""
+    frame = processed.read_parquet(settings, processed.BARS)
+    indices = frame[frame[names.UNIQUE_ID].isin(_US_INDICES.symbols)]
+    index_returns = frame[frame[names.UNIQUE_ID] == INDEX]
+    return with_market(frame, market_daily(indices, index_returns, _US_INDICES))
+
+
+# The only series that all sessions of the bars share.
+_US_INDICES = Universe("us-index-2", ("NASDAQ", "SP500"))
+
+PANEL = Dataset(
+    name="panel",
+    files=(processed.RETURNS, processed.MARKET, processed.AUX),
+    columns=(*names.HISTORY, *names.MARKET, names.SECTOR, *names.COUNTS),
+    calendar="XNYS",
+    universe=sp500_universe(list(SECTORS)),
+    splits=Splits("2018-12-31", "2019-12-31"),
+    read=_read_panel,
+    synthetic=names.COUNTS,
+)
+BARS = Dataset(
+    name="bars",
+    files=(processed.BARS,),
+    columns=(*names.HISTORY, *names.BAR, "close_unadjusted", *names.MARKET),
+    calendar="XNYS",
+    universe=_US_INDICES,
+    splits=Splits("2009-12-31", "2010-12-31"),
+    read=_read_bars,
+)
+DATASETS = (PANEL, BARS)  # the first that has a model's columns is its default

@@ -1,0 +1,55 @@
+"""How far long work is: a callback, and bars on stderr that show it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+
+Progress = Callable[[str, float], None]  # what is being done, share of it that is done (0..1)
+Say = Callable[[str], None]  # one line for people
+
+
+def silent(_label: str, _share: float) -> None:
+    """Progress for nobody."""
+
+
+@contextmanager
+def bar_per_label() -> Iterator[Progress]:
+    """A new bar whenever the label changes; the one before is completed."""
+    stderr = Console(stderr=True)
+    label_column = TextColumn("{task.description:<32}")
+    columns = (label_column, BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Bars(*columns, console=stderr) as bars:
+        current: list[tuple[str, TaskID]] = []  # the label and bar that move; empty at first
+
+        def complete() -> None:
+            for _, bar in current:
+                bars.update(bar, completed=1.0)
+
+        def advance(label: str, share: float) -> None:
+            if not current or current[0][0] != label:
+                complete()
+                current[:] = [(label, bars.add_task(label, total=1.0))]
+                if not stderr.is_terminal:
+                    stderr.print(label)
+            bars.update(current[0][1], completed=share)
+
+        yield advance
+        complete()
+
+
+@contextmanager
+def one_bar() -> Iterator[tuple[Progress, Say]]:
+    """One bar whose label changes; and `say` for lines above it."""
+    stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+    label_column = TextColumn("{task.description}")
+    columns = (label_column, BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Bars(*columns, console=stderr) as bars:
+        bar = bars.add_task("starting", total=1.0)
+
+        def advance(label: str, share: float) -> None:
+            bars.update(bar, description=label, completed=share)
+
+        yield advance, stderr.print

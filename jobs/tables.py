@@ -1,0 +1,90 @@
+"""What a verb prints for people, on stdout."""
+
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Column, Table
+
+# Columns of an evaluation: metric and its format.
+EVALUATION = {
+    "CRPS": ("crps", "{:.6f}"),
+    "cover": ("coverage_90", "{:.3f}"),
+    "hits": ("direction", "{:.3f}"),
+    "rank IC": ("rank_ic", "{:+.3f}"),
+    "vs fhs": ("skill_vs_fhs", "{:+.2%}"),
+    "vs naive": ("skill_vs_naive", "{:+.2%}"),
+}
+QUANTILES = ("mean", "q0.05", "q0.5", "q0.95")  # columns of the forecast that are shown
+
+
+def print_quickstart(result: dict[str, Any]) -> None:
+    """Scores, the served forecast, where to look next."""
+    stdout = Console(highlight=False)
+    columns = ("model", "CRPS", "cover 90", "vs fhs", "p", "version", "stage")
+    scores = Table(*columns, title="Report period, raw forecasts")
+    for name, row in result["models"].items():
+        scores.add_row(
+            name,
+            f"{row['crps']:.6f}",
+            f"{row['coverage_90']:.3f}",
+            f"{100 * row['skill_vs_fhs']:+.2f} %",
+            f"{_larger_p(row):.4f}",
+            str(row["version"]),
+            row["stage"],
+        )
+    stdout.print(scores)
+    rows = result["forecast"]
+    title = f"{result['served']} on {rows[0]['unique_id']}: log returns in %"
+    forecast = Table("step", "session", *QUANTILES, title=title)
+    for row in rows:
+        numbers = [f"{100 * row[name]:+.2f}" for name in QUANTILES]
+        forecast.add_row(str(row["step"]), row["ds"][:10], *numbers)
+    stdout.print(forecast)
+    stdout.print(
+        f"{result['seconds']} s. Look next: make ui (runs, figures, versions), make serve (an "
+        "endpoint)"
+    )
+
+
+def print_evaluation(result: dict[str, Any]) -> None:
+    """Scores, and for each version what a reader of them must know."""
+    stdout = Console(highlight=False)
+    first, last, number = result["origins"].values()
+    table = Table(
+        Column("model", no_wrap=True),
+        *EVALUATION,
+        "p",
+        title=f"{result['data']}, {number} origins {first} to {last}, raw forecasts",
+        box=box.SIMPLE,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    for name, row in result["compared"].items():
+        cells = []
+        for metric, number_format in EVALUATION.values():
+            cells.append(number_format.format(row[metric]) if metric in row else "-")
+        table.add_row(name, *cells, f"{_larger_p(row):.4f}")
+    stdout.print(table)
+    for version in result["versions"]:
+        for line in _remarks(version):
+            stdout.print(line)
+
+
+def _larger_p(row: dict[str, float]) -> float:
+    return max(row["dm_p_hln"], row["dm_p_bartlett"])
+
+
+def _remarks(version: dict[str, Any]) -> list[str]:
+    name = f"{version['model']}/{version['version']}"
+    lines = []
+    if not version["in_this_process"]:
+        lines.append(f"{name} ran in a process of its own, by the code that it was registered with")
+    if version["simulated"]:
+        lines.append(f"simulated: {name} is a simulator of prices, no trained model")
+    if version["synthetic"]:
+        columns = version["synthetic"]
+        lines.append(f"synthetic: {name} was trained on columns that were made up: {columns}")
+    if version["leakage"]:
+        lines.append(f"leakage: {name}: {version['leakage']}")
+    return lines

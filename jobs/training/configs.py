@@ -1,0 +1,99 @@
+"""The settings of a model: its config file, what the user asked for, and its data set's defaults."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from jobs.data import catalog
+from jobs.data.catalog import Dataset
+from jobs.training.families import TINY, Model
+from registry import training
+from registry.errors import BadConfig, BadParameter
+
+
+def load_config(
+    model: Model,
+    overrides: Mapping[str, Any],
+    *,
+    tiny: bool = False,
+    defaults: Mapping[str, Any] | None = None,
+) -> training.Config:
+    """The model's Config: its file, its `tiny` section if asked for, then `overrides`.
+
+    Text in `overrides` is read as YAML. `defaults` replace what the file says, where the Config has
+    such a setting. Data that nobody names are the first data set with the columns that the model
+    needs; calendar and dates are the data set's. Raises BadParameter for an unknown key, BadConfig
+    for a value of the wrong type or another calendar, and whatever the Config itself checks.
+    """
+    values = model.stored()
+    tiny_values = values.pop(TINY)
+    if tiny:
+        values |= tiny_values
+    config_type = model.family.configs[model.kind({**values, **overrides})]
+    types = {field.name: field.type for field in dataclasses.fields(config_type)}
+    values |= {key: value for key, value in (defaults or {}).items() if key in types}
+    values |= {key: _parse(key, value) for key, value in overrides.items()}
+    unknown = sorted(set(values) - set(types))
+    if unknown:
+        raise BadParameter(
+            f"{model.name} has no setting {', '.join(unknown)}; it has {', '.join(types)}",
+            code="UNKNOWN_PARAM",
+        )
+    for key, value in values.items():
+        if isinstance(value, bool) and types[key] is not bool:  # pydantic would read true as 1
+            raise BadConfig(f"{model.name}: {key} cannot be true or false")
+    if "data" in values:
+        dataset = catalog.find(str(values["data"]))
+    else:
+        any_dates = _of_dataset(model, config_type, values, catalog.DATASETS[0])
+        dataset = catalog.first_with(model.columns(any_dates), model.name)
+    return _of_dataset(model, config_type, values, dataset)
+
+
+def _of_dataset(
+    model: Model, config_type: type[training.Config], values: Mapping[str, Any], dataset: Dataset
+) -> training.Config:
+    """`values` as a Config, completed by the data set's calendar and dates."""
+    defaults = {
+        "data": dataset.name,
+        "calendar": dataset.calendar,
+        "fit_until": dataset.splits.fit_until,
+        "choose_until": dataset.splits.choose_until,
+    }
+    config = _validated(model, config_type, {**defaults, **values})
+    if config.calendar != dataset.calendar:
+        raise BadConfig(
+            f"calendar is {config.calendar!r}, that of {dataset.name} is {dataset.calendar}; "
+            "leave it out"
+        )
+    return config
+
+
+def _validated(
+    model: Model, config_type: type[training.Config], values: Mapping[str, Any]
+) -> training.Config:
+    try:
+        config: training.Config = TypeAdapter(config_type).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        bounds = training.bounds_of(config_type).get(key)
+        if bounds is not None and set(first.get("ctx", {})) & set(training.LIMITS):
+            raise BadConfig(f"{key} is {first['input']}, expected {bounds}") from error
+        raise BadConfig(f"{model.name}: {key}: {first['msg']}") from error
+    return config
+
+
+def _parse(key: str, value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if key == "levels":
+        return [part.strip() for part in value.split(",")]
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise BadConfig(f"{key} cannot be read: {value[:64]!r}") from error
+    return str(parsed) if hasattr(parsed, "isoformat") else parsed

@@ -1,0 +1,33 @@
+"""What a version has seen of the sessions that it is to be scored on."""
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+from registry import training
+from registry.errors import BadInput
+
+
+def leakage(tags: Mapping[str, str], config: training.Config, *, allowed: bool = False) -> str:
+    """Description of possible leakage by a version's tags; empty if none.
+
+    Raises BadInput (code LEAKAGE) when it was trained on reported sessions, unless `allowed`.
+    Pretraining elsewhere is described only: nobody here can undo it.
+    """
+    reported_after = pd.Timestamp(config.choose_until)
+    reasons = []
+    for key, verb in (("trained_until", "trained"), ("pretrained_until", "pretrained")):
+        until = tags.get(key, "none")
+        if until == "none" or pd.to_datetime(until, errors="coerce") <= reported_after:
+            continue
+        if key == "trained_until" and not allowed:
+            raise BadInput(
+                f"the version was trained until {until}, and the sessions after "
+                f"{config.choose_until} are to be reported: it has seen them; give a later "
+                "choose_until (an evaluation takes --allow-leakage, too)",
+                code="LEAKAGE",
+            )
+        reasons.append(f"{verb} until {until}")
+    if not reasons:
+        return ""
+    return f"{', '.join(reasons)}; reported are sessions after {config.choose_until}"

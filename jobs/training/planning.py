@@ -1,0 +1,128 @@
+"""What is going to be trained: model, settings, data and start, checked before anything is written."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jobs.data import catalog, processed
+from jobs.data.catalog import Data
+from jobs.training import completeness, configs, families, members
+from jobs.training.families import Model
+from jobs.training.leakage import leakage
+from jobs.training.task import Task
+from registry import training
+from registry.errors import BadConfig, BadParameter
+from registry.forecast.spec import ModelSpec
+from registry.settings import CHECKOUT, Settings
+from registry.versions import artifacts
+from registry.versions.manifest import MODEL_DIR, sha256
+from registry.versions.store import MANIFEST_TAG, Store
+from registry.versions.version import Version
+
+MAX_SEED = 2**32 - 1  # numpy's and Lightning's
+
+
+@dataclass(frozen=True)
+class Start:
+    """The version whose weights a training starts from, and its verified model folder."""
+
+    version: Version
+    model_dir: Path
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A training that can begin."""
+
+    model: Model
+    config: training.Config
+    seed: int
+    data: Data
+    start: Start | None
+    lock_sha256: str
+    code_digest: str
+    recipe: str
+    leakage: str  # what the start has seen of the report period
+
+    def synthetic(self, spec: ModelSpec) -> tuple[str, ...]:
+        """Columns that the model takes and the data set made up."""
+        columns = (*spec.columns, *spec.optional)
+        return tuple(name for name in columns if name in self.data.dataset.synthetic)
+
+
+def plan(
+    settings: Settings, name: str, overrides: Mapping[str, Any], *, seed: int, tiny: bool
+) -> Plan:
+    """Check everything that can be wrong. Raises BadInput, BadConfig or NotFound."""
+    model = families.find(name)
+    completeness.check(model)
+    if not 0 <= seed <= MAX_SEED:
+        raise BadParameter(f"seed is {seed}, expected 0..{MAX_SEED}", code="BAD_SEED")
+    config = configs.load_config(model, overrides, tiny=tiny, defaults=_frozen(settings))
+    dataset = catalog.find(config.data)
+    catalog.check_columns(dataset, model.columns(config), name)
+    for member, member_config in members.configs(config).items():
+        columns = families.find(member).columns(member_config)
+        catalog.check_columns(dataset, columns, member)
+    data = dataset.load(settings)
+    Task.of(data, config).origins(context=1)  # there is something to report
+    start = _start(settings, model, str(getattr(config, "start_from", "")))
+    code = (model.family.name, *model.spec(config).uses)
+    lock_sha256 = sha256(CHECKOUT / "requirements.lock")
+    inputs = {
+        "data": data.digest,
+        "compiled": str(processed.COMPILE_VERSION),
+        "lock": lock_sha256,
+        "code": artifacts.training_digest(CHECKOUT, *code),
+    }
+    if start is not None:
+        inputs["start"] = start.version.tags[MANIFEST_TAG]
+    return Plan(
+        model,
+        config,
+        seed,
+        data,
+        start,
+        lock_sha256,
+        artifacts.code_digest(CHECKOUT, *code),
+        recipe(name, config, seed, **inputs),
+        leakage(start.version.tags, config) if start else "",
+    )
+
+
+def recipe(name: str, config: training.Config, seed: int, **inputs: str) -> str:
+    """sha256 of all that decides what training gives: one recipe, one result on one machine."""
+    content = {"model": name, "config": dataclasses.asdict(config), "seed": seed, **inputs}
+    member_configs = members.configs(config)
+    if member_configs:
+        content["members"] = {
+            member: dataclasses.asdict(settings) for member, settings in member_configs.items()
+        }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _frozen(settings: Settings) -> dict[str, Any]:
+    """What KRONOS_MAX_CONTEXT and KRONOS_CLIP say, where they are set."""
+    names = [key for key in ("max_context", "clip") if key in settings.model_fields_set]
+    values = {key: getattr(settings, key) for key in names}
+    return {key: value for key, value in values.items() if value}
+
+
+def _start(settings: Settings, model: Model, start_from: str) -> Start | None:
+    """The version that config.start_from names, fetched and verified."""
+    if not start_from:
+        return None
+    store = Store(settings)
+    version = store.resolve(start_from)
+    model_dir = store.fetch(version) / MODEL_DIR
+    family = store.spec(version).family
+    if family != model.family.name:
+        raise BadConfig(
+            f"start_from is {version.uri} of family {family}; {model.name} starts from one of "
+            f"{model.family.name}"
+        )
+    return Start(version, model_dir)

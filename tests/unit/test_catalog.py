@@ -1,0 +1,125 @@
+"""Data sets by name: what they say of themselves, and which of them a model gets."""
+
+import ast
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.data import catalog, processed
+from jobs.data.catalog import BARS, DATASETS, PANEL, Dataset
+from jobs.training import configs, families, planning
+from registry.errors import BadConfig, BadHistory, Corrupt
+from registry.settings import CHECKOUT, Settings
+
+PACKAGES = ("registry", "mlprojects", "serving", "jobs")
+CATALOG = CHECKOUT / "jobs" / "data" / "catalog.py"
+
+
+def strings(path: Path) -> set[str]:
+    """String constants of a module, docstrings included."""
+    constants = [
+        node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)
+    ]
+    return {node.value for node in constants if isinstance(node.value, str)}
+
+
+def test_nothing_but_the_catalog_knows_the_names_of_data_sets():
+    names = {dataset.name for dataset in DATASETS}
+    assert names <= strings(CATALOG)
+    for package in PACKAGES:
+        for path in (CHECKOUT / package).rglob("*.py"):
+            assert path == CATALOG or not names & strings(path), path
+    for path in (CHECKOUT / "mlprojects").glob("*/configs/*.yaml"):
+        assert "data" not in families.Model.of(path).stored(), path
+
+
+@pytest.mark.parametrize("dataset", DATASETS, ids=lambda dataset: dataset.name)
+def test_the_columns_of_a_data_set_are_those_of_its_history(compiled: Settings, dataset: Dataset):
+    data = dataset.load(compiled)
+    assert set(data.history.columns) == set(dataset.columns)
+    assert set(dataset.synthetic) <= set(dataset.columns)
+    assert len(data.digest) == 64
+
+
+@pytest.mark.parametrize("model", families.all_models())
+def test_a_model_gets_the_first_data_set_that_has_its_columns(model: str):
+    config = configs.load_config(families.find(model), {})
+    dataset = BARS if model.startswith("kronos") else PANEL
+    assert config.data == dataset.name
+    assert config.fit_until == dataset.splits.fit_until
+    assert config.choose_until == dataset.splits.choose_until
+
+
+@pytest.mark.parametrize("model", families.all_models())
+def test_the_calendar_of_a_version_is_that_of_its_data_set(
+    model: str, monkeypatch: pytest.MonkeyPatch
+):
+    config = configs.load_config(families.find(model), {})
+    assert families.find(model).spec(config).calendar == "XNYS"
+    elsewhere: tuple[Dataset, ...] = tuple(_with_calendar(dataset, "XLON") for dataset in DATASETS)
+    monkeypatch.setattr(catalog, "DATASETS", elsewhere)
+    config = configs.load_config(families.find(model), {})
+    assert families.find(model).spec(config).calendar == "XLON"
+
+
+def _with_calendar(dataset: Dataset, calendar: str) -> Dataset:
+    values: dict[str, Any] = vars(dataset) | {"calendar": calendar}
+    return Dataset(**values)
+
+
+def test_another_calendar_than_that_of_the_data_set_is_refused():
+    with pytest.raises(BadConfig, match=r"calendar is 'XLON', that of panel is XNYS; leave it out"):
+        configs.load_config(families.find("ewma"), {"calendar": "XLON"})
+    assert configs.load_config(families.find("ewma"), {"calendar": "XNYS"}).data == "panel"
+
+
+def test_a_named_data_set_brings_its_own_dates():
+    config = configs.load_config(families.find("har"), {"data": "bars"})
+    assert (config.fit_until, config.choose_until) == ("2009-12-31", "2010-12-31")
+    dated = configs.load_config(families.find("har"), {"data": "bars", "fit_until": "2008-12-31"})
+    assert (dated.fit_until, dated.choose_until) == ("2008-12-31", "2010-12-31")
+
+
+def test_an_unknown_data_set_is_refused_with_the_known_ones():
+    with pytest.raises(BadConfig, match=r"data is 'ticks', expected one of \['panel', 'bars'\]"):
+        configs.load_config(families.find("ewma"), {"data": "ticks"})
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "message"),
+    [
+        ("tft", {"data": "bars"}, r"tft needs \['sector'\], which bars lacks; .*: panel"),
+        (
+            "graph",
+            {"data": "bars", "graph": "sector"},
+            r"graph needs \['sector'\], which bars lacks",
+        ),
+        ("kronos", {"data": "panel"}, r"kronos needs \['open', .*\], which panel lacks; .*: bars"),
+    ],
+)
+def test_a_data_set_without_the_columns_of_a_model_is_refused_before_training(
+    compiled: Settings, model: str, settings: dict[str, str], message: str
+):
+    with pytest.raises(BadHistory, match=message) as caught:
+        planning.plan(compiled, model, settings, seed=0, tiny=True)
+    assert caught.value.code == "MISSING_COLUMN"
+
+
+def test_columns_that_no_data_set_has_are_named():
+    with pytest.raises(BadHistory, match=r"mine needs \['y', 'weather'\], which no data set has"):
+        catalog.first_with(["y", "weather"], "mine")
+
+
+def test_a_file_that_says_another_universe_is_corrupt(compiled: Settings, tmp_path: Path):
+    """Its market columns are means over other symbols."""
+    settings = Settings(var_dir=tmp_path)
+    settings.processed_dir.mkdir(parents=True)
+    frame = processed.read_parquet(compiled, processed.BARS)
+    metadata = processed.stored_metadata(compiled, processed.BARS)
+    other = {**metadata, "universe": {**metadata["universe"], "symbols": ["SP500"]}}
+    processed.write_parquet(settings.processed_dir / processed.BARS, frame, other)
+    with pytest.raises(
+        Corrupt, match=r"bars\.parquet .*by other code; run `python -m jobs compile"
+    ):
+        BARS.load(settings)
