@@ -1,10 +1,10 @@
-"""Remake the README's tables, reply and pictures from what programs print.
+"""Remake the tables, the reply and the pictures of the five READMEs from what programs print.
 
 make readme                              the demo's last line
 make readme-kronos                       a line for each evaluation of kronos and its simulator
 make readme-models                       a line for each training of every model of the panel, for both periods
 make readme-errors                       nothing: the table of codes is made from registry/codes.py
-python .readme/remake.py --check         exit 1 when the README differs from the .readme/*.json kept here
+python .readme/remake.py --check         exit 1 when a README differs from the .readme/*.json kept here
 """
 
 import json
@@ -16,12 +16,16 @@ from typing import Any
 from registry.codes import REQUEST, rows
 
 HERE = Path(__file__).parent
-README = HERE.parent / "README.md"
+ROOT = HERE.parent
+READMES = [
+    ROOT / folder / "README.md" for folder in (".", "registry", "mlprojects", "serving", "jobs")
+]
 DEMO, KRONOS, MODELS = HERE / "demo.json", HERE / "kronos.json", HERE / "models.json"
 PERIODS = (
     "2019-12-31",
     "2014-12-31",
 )  # what the two periods of the models' table were trained until
+CHOSEN = ("ensemble", "mlp", "tft", "har", "nbeats", "itransformer", "fhs", "naive")
 PICTURES = {
     "nbeats": ("figures/fan_chart.png", "fan_chart.png"),
     "kronos": ("figures/paths.png", "kronos_paths.png"),
@@ -124,6 +128,13 @@ def models_table(trainings: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def chosen_rows(table: str) -> str:
+    """The table's head and its rows of CHOSEN, in their order there."""
+    head, rule, *rows = table.splitlines()
+    kept = [row for row in rows if row.split()[1] in CHOSEN]
+    return "\n".join([head, rule, *kept])
+
+
 def errors_table() -> str:
     """Codes of requests, their status and when they are raised."""
     lines = ["| code | status | when |", "|---|---|---|"]
@@ -131,23 +142,39 @@ def errors_table() -> str:
     return "\n".join(lines)
 
 
-def remade(text: str) -> str:
-    """The README with everything that the kept JSON files say."""
+def contents() -> dict[str, str]:
+    """What stands between a mark and its end, by mark."""
     demo, kronos, models = (json.loads(path.read_text()) for path in (DEMO, KRONOS, MODELS))
-    parts = {
+    all_models = models_table(models)
+    return {
         "table: make readme": table(demo["models"]),
         "reply: make readme": reply(demo["forecast"]),
+        "chosen: make readme-models": chosen_rows(all_models),
+        "table: make readme-models": all_models,
         "table: make readme-kronos": kronos_table(kronos),
-        "table: make readme-models": models_table(models),
         "table: make readme-errors": errors_table(),
     }
-    for mark, content in parts.items():
+
+
+def remade() -> dict[Path, str]:
+    """Every README with everything that the kept JSON files say. Each mark stands in one of them, once."""
+    texts = {path: path.read_text() for path in READMES}
+    for mark, content in contents().items():
         within = r"(?:(?!<!-- end -->).)*"  # never beyond its own end
         pattern = re.compile(rf"(<!-- {mark} -->\n){within}(<!-- end -->)", re.DOTALL)
-        text, found = pattern.subn(lambda m, content=content: f"{m[1]}{content}\n{m[2]}", text)
-        if found != 1:
-            raise SystemExit(f"README.md has {found} places for {mark}, expected 1")
-    return text
+        places = [path for path, text in texts.items() for _ in pattern.findall(text)]
+        if len(places) != 1:
+            raise SystemExit(f"the READMEs have {len(places)} places for {mark}, expected 1")
+        [path] = places
+        texts[path] = pattern.sub(
+            lambda m, content=content: f"{m[1]}{content}\n{m[2]}", texts[path]
+        )
+    return texts
+
+
+def write() -> None:
+    for path, text in remade().items():
+        path.write_text(text)
 
 
 def fetch_picture(model: str) -> None:
@@ -161,16 +188,23 @@ def fetch_picture(model: str) -> None:
     (HERE / kept).write_bytes(found.read_bytes())
 
 
+def check() -> None:
+    """Exit with 1 and name the READMEs that differ."""
+    differing = [
+        str(path.relative_to(ROOT)) for path, text in remade().items() if path.read_text() != text
+    ]
+    if differing:
+        sys.exit(
+            f"{', '.join(differing)}: run `make readme`, `readme-kronos`, `readme-models` or `readme-errors`"
+        )
+
+
 def main() -> None:
     if sys.argv[1:] == ["--check"]:
-        text = README.read_text()
-        sys.exit(
-            0
-            if remade(text) == text
-            else "README.md: run `make readme`, `readme-kronos`, `readme-models` or `readme-errors`"
-        )
+        check()
+        return
     if sys.argv[1:] == ["--errors"]:
-        README.write_text(remade(README.read_text()))
+        write()
         return
     said = [json.loads(line) for line in sys.stdin if line.startswith("{")]
     evaluations = [line for line in said if "compared" in line]
@@ -183,7 +217,7 @@ def main() -> None:
     else:
         DEMO.write_text(json.dumps(said[-1], indent=1) + "\n")
         fetch_picture("nbeats")
-    README.write_text(remade(README.read_text()))
+    write()
 
 
 if __name__ == "__main__":
