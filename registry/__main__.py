@@ -135,11 +135,15 @@ def promote(
     stage = stage.capitalize()
     with _ledger() as ledger:
         if dry_run:
-            decided = moves.decide(store, ledger.records(model), model, number, stage)
+            decision = moves.decide(store, ledger.records(model), model, number, stage)
             said = f"{model} version {number} " + (
-                f"would go to {stage}" if decided else f"is in {stage} already"
+                f"would go to {stage}" if decision else f"is in {stage} already"
             )
-            _emit_one({"changes": decided is not None, **(decided or {})}, said, as_json)
+            _emit_one(
+                {"changes": decision is not None, **(asdict(decision) if decision else {})},
+                said,
+                as_json,
+            )
             return
         before = {r.sequence for r in ledger.records(model) if r.completed_at is not None}
         record = moves.promote(store, ledger, model, number, stage, who=user(), why=why)

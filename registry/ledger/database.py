@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
@@ -35,6 +36,30 @@ class UtcTime(sa.TypeDecorator[datetime]):
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+_TYPES: dict[Any, Any] = {int: sa.Integer, str: sa.Text, datetime: UtcTime}
+
+
+def table(name: str, record: type, metadata: sa.MetaData, *constraints: sa.Constraint) -> sa.Table:
+    """A table with the fields of a dataclass as columns, `id` as its key.
+
+    An annotation is int, str or datetime, with `| None` if the column may be empty, or
+    `Annotated[str, sa.String(64)]` where the type says more.
+    """
+    hints = get_type_hints(record, include_extras=True)
+    columns = [_column(field.name, hints[field.name]) for field in fields(record)]
+    return sa.Table(name, metadata, *columns, *constraints)
+
+
+def _column(name: str, annotation: Any) -> "sa.Column[Any]":
+    arguments = get_args(annotation)
+    nullable = type(None) in arguments
+    if get_origin(annotation) is Annotated:
+        column_type = arguments[1]
+    else:
+        column_type = _TYPES[arguments[0] if nullable else annotation]
+    return sa.Column(name, column_type, primary_key=name == "id", nullable=nullable)
 
 
 def connect(uri: str) -> sa.Engine:

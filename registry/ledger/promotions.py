@@ -1,8 +1,8 @@
-"""What must not be forgotten, in a database of its own: today the promotions, one row each.
+"""The promotions, one row each: claim, lock and record of a change of stages.
 
-A row is claim, lock and record. Inserting the model's next sequence number is the claim (the unique constraint lets one
-process win), its holder alone may change it until it is completed, and its hash covers what was decided and the hash
-of the row before. Times are UTC. A ledger in MLflow's own PostgreSQL database keeps apart by its tables' names.
+Inserting the model's next sequence number is the claim: the unique constraint lets one process win.
+Its holder alone may change the row until it is completed. Its hash covers what was decided and the
+hash of the row before. Times are UTC.
 """
 
 import hashlib
@@ -10,102 +10,71 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from datetime import UTC, datetime
+from typing import Annotated, Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from registry.errors import Conflict, Corrupt
 from registry.ledger import claims, database
-from registry.ledger.claims import Claimant
-from registry.ledger.database import UtcTime
+from registry.ledger.claims import Claim, Claims, now
 from registry.settings import Settings
 
-CLAIM_TIMEOUT = timedelta(
-    minutes=15
-)  # a claim held longer by a process of another host counts as dead
 GENESIS = "0" * 64
+# Columns that the hash covers.
 _DECIDED = (
-    "model", "sequence", "action", "stage", "version", "from_version", "who", "why", "evidence", "claimed_at",
-    "previous_hash",
+    "model", "sequence", "action", "stage", "version", "from_version", "who", "why", "evidence",
+    "claimed_at", "previous_hash",
 )  # fmt: skip
 
 
-metadata = sa.MetaData()
-
-promotions = sa.Table(
-    "promotions",
-    metadata,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("model", sa.String(64), nullable=False),
-    sa.Column("sequence", sa.Integer, nullable=False),  # 1, 2, ... per model
-    sa.Column("action", sa.String(16), nullable=False),  # promote | rollback | adopt
-    sa.Column("stage", sa.String(16), nullable=False),
-    sa.Column("version", sa.Integer, nullable=False),
-    sa.Column("from_version", sa.Integer),  # what was there before
-    sa.Column("who", sa.Text, nullable=False),
-    sa.Column("why", sa.Text, nullable=False),
-    sa.Column("evidence", sa.Text, nullable=False),  # canonical JSON
-    sa.Column("claimed_at", UtcTime, nullable=False),
-    sa.Column("host", sa.Text),  # the holder; all three are empty once it let go without completing
-    sa.Column("pid", sa.Integer),
-    sa.Column("process_started", sa.Text),
-    sa.Column(
-        "held_since", UtcTime, nullable=False
-    ),  # later than claimed_at when another process took over
-    sa.Column("moved_at", UtcTime),  # empty in a completed row: withdrawn before anything moved
-    sa.Column("completed_at", UtcTime),
-    sa.Column("audit_run_id", sa.Text),
-    sa.Column("previous_hash", sa.String(64), nullable=False),
-    sa.Column("hash", sa.String(64), nullable=False),
-    sa.UniqueConstraint("model", "sequence", name="promotions_model_sequence"),
-)
-
-
 @dataclass(frozen=True, kw_only=True)
-class Record:
-    """A row of `promotions`."""
+class Decision:
+    """A change of stages that may be carried out."""
 
-    id: int
     model: str
-    sequence: int
     action: str
     stage: str
     version: int
-    from_version: int | None
+    from_version: int | None  # what is in the stage before
+    evidence: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record(Claim):
+    """A row of `promotions`."""
+
+    model: Annotated[str, sa.String(64)]
+    sequence: int  # 1, 2, ... of each model
+    action: Annotated[str, sa.String(16)]  # promote | rollback | adopt
+    stage: Annotated[str, sa.String(16)]
+    version: int
+    from_version: int | None  # what was there before
     who: str
     why: str
-    evidence: str
-    claimed_at: datetime
-    host: str | None
-    pid: int | None
-    process_started: str | None
-    held_since: datetime
-    moved_at: datetime | None
-    completed_at: datetime | None
+    evidence: str  # canonical JSON
+    claimed_at: datetime  # earlier than held_since when another process took over
+    moved_at: datetime | None  # empty in a completed row: withdrawn before anything moved
     audit_run_id: str | None
-    previous_hash: str
-    hash: str
+    previous_hash: Annotated[str, sa.String(64)]
+    hash: Annotated[str, sa.String(64)]
 
     def to_json(self) -> dict[str, Any]:
         """The row with times as ISO 8601 and evidence as an object."""
-        plain = {
-            k: v.isoformat() if isinstance(v, datetime) else v for k, v in asdict(self).items()
-        }
+        plain = {}
+        for key, value in asdict(self).items():
+            plain[key] = value.isoformat() if isinstance(value, datetime) else value
         return plain | {"evidence": json.loads(self.evidence)}
 
-    @property
-    def abandoned(self) -> bool:
-        """True when nobody will complete this claim: let go, its process gone, or too old on another host."""
-        if self.host is None or self.pid is None:
-            return True
-        living = claims.lives(Claimant(self.host, self.pid, self.process_started or ""))
-        return not living if living is not None else now() - self.held_since > CLAIM_TIMEOUT
 
-
-def now() -> datetime:
-    return datetime.now(UTC)
+metadata = sa.MetaData()
+promotions = database.table(
+    "promotions",
+    Record,
+    metadata,
+    sa.UniqueConstraint("model", "sequence", name="promotions_model_sequence"),
+)
 
 
 # --- hash chain -------------------------------------------------------------------------------
@@ -118,9 +87,9 @@ def canonical(value: Mapping[str, Any]) -> str:
 
 def chain_hash(decided: Mapping[str, Any]) -> str:
     """sha256 over what was decided, which includes the hash of the row before."""
-    known = {key: decided[key] for key in _DECIDED}
-    claimed_at = known["claimed_at"].astimezone(UTC).isoformat(timespec="microseconds")
-    return hashlib.sha256(canonical(known | {"claimed_at": claimed_at}).encode()).hexdigest()
+    covered = {key: decided[key] for key in _DECIDED}
+    claimed_at = covered["claimed_at"].astimezone(UTC).isoformat(timespec="microseconds")
+    return hashlib.sha256(canonical(covered | {"claimed_at": claimed_at}).encode()).hexdigest()
 
 
 def check_chain(records: Sequence[Record]) -> None:
@@ -158,6 +127,7 @@ class Ledger:
 
     def __init__(self, settings: Settings) -> None:
         self.engine = database.connect(settings.ledger)
+        self.claims = Claims(self.engine, promotions, self._taken)
         try:
             with database.write(self.engine) as connection:
                 database.migrate(connection)
@@ -200,77 +170,52 @@ class Ledger:
         """Raise Corrupt unless every row of the model is what was written."""
         check_chain(self.records(model))
 
+    def _taken(self, record: Record) -> Conflict:
+        return busy(self.records(record.model)[-1])
+
     # --- write ----------------------------------------------------------------------------
 
-    def claim(
-        self,
-        model: str,
-        last: Record | None,
-        *,
-        action: str,
-        stage: str,
-        version: int,
-        from_version: int | None,
-        who: str,
-        why: str,
-        evidence: Mapping[str, Any],
-    ) -> Record:
-        """The row after `last`, held by this process. Raises Conflict when another process was faster."""
-        at, me = now(), claims.this_process()
+    def claim(self, decision: Decision, last: Record | None, *, who: str, why: str) -> Record:
+        """The row after `last`, held by this process. Raises Conflict when another was faster."""
+        at = now()
         decided = {
-            "model": model, "sequence": last.sequence + 1 if last else 1, "action": action, "stage": stage,
-            "version": version, "from_version": from_version, "who": who, "why": why,
-            "evidence": canonical(evidence), "claimed_at": at, "previous_hash": last.hash if last else GENESIS,
-        }  # fmt: skip
-        holder = {"host": me.host, "pid": me.pid, "process_started": me.started, "held_since": at}
+            **asdict(decision),
+            "sequence": last.sequence + 1 if last else 1,
+            "who": who,
+            "why": why,
+            "evidence": canonical(decision.evidence),
+            "claimed_at": at,
+            "previous_hash": last.hash if last else GENESIS,
+        }
+        holder = claims.held_by_this_process(at)
         insert = sa.insert(promotions).values(**decided, **holder, hash=chain_hash(decided))
         try:
             with database.write(self.engine) as connection:
                 connection.execute(insert)
         except IntegrityError as error:
-            raise self._taken(model) from error
-        return self.record(model, last.sequence + 1 if last else 1)
+            raise busy(self.records(decision.model)[-1]) from error
+        return self.record(decision.model, decided["sequence"])
 
     def take(self, record: Record) -> Record:
-        """An abandoned claim, now held by this process. Raises Conflict when another process took it first."""
-        me = claims.this_process()
-        holder = {
-            "host": me.host,
-            "pid": me.pid,
-            "process_started": me.started,
-            "held_since": now(),
-        }
-        self._update(record, **holder)
+        """An abandoned claim, now held by this process. Raises Conflict when another was faster."""
+        self.claims.take(record)
         return self.record(record.model, record.sequence)
-
-    def check_held(self, record: Record) -> None:
-        """Raise Conflict when another process took this claim over: it took us for dead, we must not go on."""
-        with database.read(self.engine) as connection:
-            if connection.scalar(sa.select(promotions.c.id).where(*_held(record))) is None:
-                raise self._taken(record.model)
 
     def moving(self, record: Record) -> None:
         """What is served changes now."""
-        self._update(record, moved_at=now())
+        self.claims.update(record, moved_at=now())
 
     def audited(self, record: Record, run_id: str) -> None:
-        self._update(record, audit_run_id=run_id)
+        self.claims.update(record, audit_run_id=run_id)
 
     def complete(self, record: Record) -> None:
         at = now()
-        self._update(
-            record,
-            moved_at=sa.func.coalesce(promotions.c.moved_at, sa.literal(at, UtcTime)),
-            completed_at=at,
-        )
+        moved_at = sa.func.coalesce(promotions.c.moved_at, sa.literal(at, database.UtcTime))
+        self.claims.update(record, moved_at=moved_at, completed_at=at)
 
     def withdraw(self, record: Record) -> None:
         """Give up a claim that moved nothing."""
-        self._update(record, moved_at=None, completed_at=now())
-
-    def release(self, record: Record) -> None:
-        """Let go of a claim after an error: whoever comes next completes it."""
-        self._update(record, host=None, pid=None, process_started=None)
+        self.claims.update(record, moved_at=None, completed_at=now())
 
     @contextmanager
     def holding(self, record: Record) -> Iterator[None]:
@@ -278,21 +223,8 @@ class Ledger:
         try:
             yield
         except BaseException:
-            self.release(record)
+            self.claims.release(record)
             raise
-
-    def _update(self, record: Record, **values: Any) -> None:
-        with database.write(self.engine) as connection:
-            if (
-                connection.execute(
-                    sa.update(promotions).where(*_held(record)).values(**values)
-                ).rowcount
-                != 1
-            ):
-                raise self._taken(record.model)
-
-    def _taken(self, model: str) -> Conflict:
-        return busy(self.records(model)[-1])
 
 
 def busy(record: Record) -> Conflict:
@@ -307,12 +239,3 @@ def busy(record: Record) -> Conflict:
     return Conflict(
         f"{record.who} changed {record.model} first, at {since} ({what}); look at its history, then try again"
     )
-
-
-def _held(record: Record) -> list[sa.ColumnElement[bool]]:
-    """The row, as long as the same process holds it and it is not completed."""
-    c = promotions.c
-    same = [
-        c[key].is_not_distinct_from(getattr(record, key)) for key in ("host", "pid", "held_since")
-    ]
-    return [c.id == record.id, c.completed_at.is_(None), *same]

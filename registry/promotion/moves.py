@@ -12,7 +12,7 @@ from typing import Any
 
 from registry.errors import BadParameter, Conflict, Corrupt, NotFound
 from registry.ledger.claims import user
-from registry.ledger.promotions import Ledger, Record, busy
+from registry.ledger.promotions import Decision, Ledger, Record, busy
 from registry.promotion import stages
 from registry.promotion.stages import (
     ALIASES,
@@ -55,20 +55,24 @@ def promote(
     _check_stage(stage)
     store.version(name, version)
     records = settle(store, ledger, name)
-    decided = decide(store, records, name, version, stage)
-    if decided is None:
-        return next(
-            r
-            for r in reversed(records)
-            if not stages.withdrawn(r) and version in (r.version, r.from_version)
-        )
-    return _carry_out(store, ledger, records, who=who, why=why, **decided)
+    decision = decide(store, records, name, version, stage)
+    if decision is None:
+        return _last_that_names(version, records)
+    return _carry_out(store, ledger, records, decision, who=who, why=why)
+
+
+def _last_that_names(version: int, records: list[Record]) -> Record:
+    carried_out = [record for record in records if not stages.withdrawn(record)]
+    return [r for r in carried_out if version in (r.version, r.from_version)][-1]
 
 
 def decide(
     store: Store, records: list[Record], name: str, version: int, stage: str
-) -> dict[str, Any] | None:
-    """What a promotion would write after `records`; None when the version is there already. Raises as `promote`."""
+) -> Decision | None:
+    """What a promotion would write after `records`; None when the version is there already.
+
+    Raises as `promote`.
+    """
     _check_stage(stage)
     candidate = store.version(name, version)
     state = stages.expected(records)
@@ -79,10 +83,14 @@ def decide(
         raise Conflict(
             f"{name} version {version} is in Production; promote another version or roll back first"
         )
-    return {
-        "model": name, "action": stages.PROMOTE, "stage": stage, "version": version,
-        "from_version": state.holder(stage), "evidence": admit(store, candidate, stage),
-    }  # fmt: skip
+    return Decision(
+        model=name,
+        action=stages.PROMOTE,
+        stage=stage,
+        version=version,
+        from_version=state.holder(stage),
+        evidence=admit(store, candidate, stage),
+    )
 
 
 def rollback(store: Store, ledger: Ledger, name: str, *, who: str, why: str) -> Record:
@@ -100,10 +108,15 @@ def rollback(store: Store, ledger: Ledger, name: str, *, who: str, why: str) -> 
             code="NOTHING_BEFORE",
         )
     target = store.version(name, state.previous)
-    return _carry_out(
-        store, ledger, records, model=name, action=stages.ROLLBACK, stage=PRODUCTION, version=target.version,
-        from_version=state.production, who=who, why=why, evidence=admit(store, target, PRODUCTION),
-    )  # fmt: skip
+    decision = Decision(
+        model=name,
+        action=stages.ROLLBACK,
+        stage=PRODUCTION,
+        version=target.version,
+        from_version=state.production,
+        evidence=admit(store, target, PRODUCTION),
+    )
+    return _carry_out(store, ledger, records, decision, who=who, why=why)
 
 
 def history(ledger: Ledger, name: str, at: datetime | None = None) -> list[Record]:
@@ -202,18 +215,24 @@ def adopt(
     store: Store, ledger: Ledger, records: list[Record], name: str, stage: str, version: int
 ) -> Record:
     """Write down that an alias was moved outside, so that history and roll-back know."""
-    was = stages.expected(records).holder(stage)
-    return _carry_out(
-        store, ledger, records, model=name, action=stages.ADOPT, stage=stage, version=version, from_version=was,
-        who=user(), why=f"alias {ALIASES[stage]} was moved outside the registry", evidence={},
-    )  # fmt: skip
+    decision = Decision(
+        model=name,
+        action=stages.ADOPT,
+        stage=stage,
+        version=version,
+        from_version=stages.expected(records).holder(stage),
+        evidence={},
+    )
+    why = f"alias {ALIASES[stage]} was moved outside the registry"
+    return _carry_out(store, ledger, records, decision, who=user(), why=why)
 
 
 def _carry_out(
-    store: Store, ledger: Ledger, records: list[Record], *, model: str, **decided: Any
+    store: Store, ledger: Ledger, records: list[Record], decision: Decision, *, who: str, why: str
 ) -> Record:
-    """Claim the row after `records`, then do what it says."""
-    claimed = ledger.claim(model, records[-1] if records else None, **decided)
+    """Claim the row after `records`, then do what was decided."""
+    last = records[-1] if records else None
+    claimed = ledger.claim(decision, last, who=who, why=why)
     return _finish(store, ledger, [*records, claimed])
 
 
@@ -223,7 +242,7 @@ def _finish(store: Store, ledger: Ledger, records: list[Record]) -> Record:
     with ledger.holding(record):
         move = Move(store, ledger, record, expected(store, record.model, records))
         for step in STEPS:
-            ledger.check_held(record)
+            ledger.claims.check(record)
             step(move)
     return ledger.record(record.model, record.sequence)
 

@@ -66,7 +66,7 @@ class Case:
 
     @property
     def place(self) -> Place:
-        return PLACES[self.plan.data.name]
+        return PLACES[self.plan.data.dataset.name]
 
     def forecast(self, history: pd.DataFrame, **params: object) -> pd.DataFrame:
         frame: pd.DataFrame = self.loaded.forecast(history, **params)
@@ -91,7 +91,7 @@ def case(request: pytest.FixtureRequest, compiled: Settings) -> Iterator[Case]:
     store = Store(compiled)
     root = store.fetch(version)
     spec = store.spec(version)
-    place = PLACES[training_plan.data.name]
+    place = PLACES[training_plan.data.dataset.name]
     later = training_plan.data.history
     if not (spec.joint or spec.universe):
         later = later[later[names.UNIQUE_ID].isin(place.series)]
@@ -425,7 +425,7 @@ def test_artifact_holds_nothing_of_training(case: Case) -> None:
 
 def test_columns_that_were_made_up_are_named_everywhere(case: Case) -> None:
     columns = (*case.spec.columns, *case.spec.optional)
-    made_up = [name for name in columns if name in case.plan.data.synthetic]
+    made_up = [name for name in columns if name in case.plan.data.dataset.synthetic]
     assert list(case.spec.synthetic) == made_up
     assert case.loaded.version.tags.get("synthetic", "") == ",".join(made_up)
     assert ("synthetic" in case.packed(case.history)["notes"]) == bool(made_up)

@@ -31,7 +31,7 @@ class Repository:
     commits: dict[str, Files] = field(default_factory=dict)
     token: str = ""
     gated: bool = False
-    claims: str = ""  # the commit that it claims to be at, whatever the request names
+    claims: str = ""  # the commit that it claims to be at, for any request
     private: bool = False
 
     @property

@@ -20,6 +20,7 @@ from mlflow.tracking import MlflowClient
 from sqlalchemy.orm import configure_mappers
 
 from registry.errors import Conflict
+from registry.ledger.claims import Claims
 from registry.ledger.promotions import Ledger
 from registry.promotion import moves
 from registry.settings import Settings
@@ -37,7 +38,8 @@ WRITES = {
         "log_text",
         "set_terminated",
     ),
-    Ledger: ("claim", "_update"),
+    Ledger: ("claim",),
+    Claims: ("update",),
 }
 
 

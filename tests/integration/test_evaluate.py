@@ -156,15 +156,15 @@ def test_sessions_that_a_version_was_trained_on_are_not_reported_unless_it_is_sa
     assert caught.value.code == "LEAKAGE"
     assert "trained until 2010-12-31, and the sessions after 2010-06-30" in caught.value.message
     evaluation = evaluate.evaluate(settings, ["nbeats/1"], earlier, reference, allow_leakage=True)
-    leakage = "trained until 2010-12-31; reported are sessions after 2010-06-30"
+    text = "trained until 2010-12-31; reported are sessions after 2010-06-30"
     [version] = evaluation.summary()["versions"]
-    assert version["leakage"] == leakage
-    assert Store(settings).client.get_run(version["run_id"]).data.tags["leakage"] == leakage
+    assert version["leakage"] == text
+    assert Store(settings).client.get_run(version["run_id"]).data.tags["leakage"] == text
     assert versions["nbeats"].tags["trained_until"] == "2010-12-31"
 
 
 @pytest.mark.parametrize(
-    ("tags", "leakage"),
+    ("tags", "text"),
     [
         ({}, ""),
         ({"trained_until": "none", "pretrained_until": "none"}, ""),

@@ -73,9 +73,9 @@ def log(settings: Settings, plan: planning.Plan, trained: Trained, checkout: Pat
     for family in families.families_of(spec):
         requirements += family.requirements
     tags = {
-        "data": plan.data.name,
+        "data": plan.data.dataset.name,
         "trained_until": plan.config.choose_until,
-        "universe": plan.data.universe.tag,
+        "universe": plan.data.dataset.universe.tag,
     }
     with tracking.start(settings, "tests", model.name):
         return Store(settings).log(

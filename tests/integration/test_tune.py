@@ -32,7 +32,7 @@ SMALL: dict[str, Any] = {"report_every": 40, "width": 16, "layers": 1, "batch": 
 FIXED = [f"--{key}={value}" for key, value in SMALL.items()]
 
 
-def plan(settings: Settings, seed: int = 0) -> tune.Plan:
+def plan(settings: Settings, seed: int = 0) -> tune.Search:
     return tune.plan(settings, "kronos", SMALL, seed=seed, tiny=True)
 
 
@@ -44,12 +44,12 @@ def settings(
 
 
 @pytest.fixture(scope="module")
-def study_plan(settings: Settings) -> tune.Plan:
+def study_plan(settings: Settings) -> tune.Search:
     return plan(settings)
 
 
 @pytest.fixture(scope="module")
-def three(settings: Settings, study_plan: tune.Plan) -> Result:
+def three(settings: Settings, study_plan: tune.Search) -> Result:
     """A study of three trials."""
     return tune.tune(settings, study_plan, 3)
 
@@ -115,14 +115,14 @@ def test_the_run_has_a_table_figures_and_the_settings_for_the_config(
     assert figures == ["intermediate_values.png", "optimization_history.png"]
 
 
-def run_here(study_plan: tune.Plan, row: Any, scratch: Path) -> Outcome:
+def run_here(study_plan: tune.Search, row: Any, scratch: Path) -> Outcome:
     """The trial of a row of the table, in this process."""
     drawn = {"learning_rate": row["learning_rate"], "dropout": row["dropout"]}
     return tune.prepare(study_plan, scratch).run(drawn, lambda *_: False)
 
 
 def test_two_workers_go_on_with_the_study_and_a_trial_is_the_same_there_as_here(
-    settings: Settings, study_plan: tune.Plan, three: Result, tmp_path: Path
+    settings: Settings, study_plan: tune.Search, three: Result, tmp_path: Path
 ) -> None:
     before = table(settings, three)
     five = tune.tune(settings, study_plan, 5, jobs=2)
@@ -138,7 +138,7 @@ def test_two_workers_go_on_with_the_study_and_a_trial_is_the_same_there_as_here(
 
 
 def test_ray_runs_the_same_trials(
-    settings: Settings, study_plan: tune.Plan, three: Result, tmp_path: Path
+    settings: Settings, study_plan: tune.Search, three: Result, tmp_path: Path
 ) -> None:
     trials = Store(settings).client.get_run(three.run_id).data.metrics["trials"]
     result = tune.tune(settings, study_plan, int(trials) + 1, executor="ray")
@@ -167,7 +167,7 @@ def test_a_trial_that_ends_in_an_error_fails_and_is_run_again(settings: Settings
 
 
 def test_a_worker_that_cannot_even_begin_is_said_to_have_died(
-    study_plan: tune.Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study_plan: tune.Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Workers import this empty package in place of ours.
     (tmp_path / "registry").mkdir()
@@ -180,7 +180,7 @@ def test_a_worker_that_cannot_even_begin_is_said_to_have_died(
     assert caught.value.code == "WORKER"
 
 
-def test_a_worker_that_dies_is_said_to_have_died(study_plan: tune.Plan, tmp_path: Path) -> None:
+def test_a_worker_that_dies_is_said_to_have_died(study_plan: tune.Search, tmp_path: Path) -> None:
     with executors.started("local", tune.prepare(study_plan, tmp_path), 2) as workers:
         for process in multiprocessing.active_children():
             process.kill()
@@ -270,7 +270,7 @@ def test_a_study_that_was_killed_and_interrupted_ends_like_one_that_was_not(
 
 
 def test_what_cannot_be_tuned_is_refused_before_anything_is_started(
-    settings: Settings, study_plan: tune.Plan
+    settings: Settings, study_plan: tune.Search
 ) -> None:
     with pytest.raises(NotFound, match="no model 'prophet'; mlprojects"):
         tune.plan(settings, "prophet", {}, seed=0, tiny=True)

@@ -15,8 +15,8 @@ from registry.errors import BadConfig, Conflict, Corrupt, KronosError
 from registry.ledger import claims, database
 from registry.ledger.claims import Claimant
 from registry.ledger.promotions import (
-    CLAIM_TIMEOUT,
     GENESIS,
+    Decision,
     Ledger,
     Record,
     chain_hash,
@@ -178,17 +178,15 @@ def test_a_row_changed_in_the_database_is_detected(settings):
 
 
 def claim(ledger: Ledger, last: Record | None = None) -> Record:
-    return ledger.claim(
-        "nbeats",
-        last,
+    decision = Decision(
+        model="nbeats",
         action="promote",
         stage=PRODUCTION,
         version=3,
         from_version=None,
-        who="ann@desk",
-        why="",
         evidence={"crps": 0.25},
     )
+    return ledger.claim(decision, last, who="ann@desk", why="")
 
 
 def test_one_of_two_claims_wins_and_the_other_is_told_who(settings):
@@ -231,14 +229,14 @@ def test_a_claim_of_another_host_is_abandoned_after_its_time(settings):
     with Ledger(settings) as ledger:
         elsewhere = replace(claim(ledger), host="another-host")
     assert not elsewhere.abandoned
-    assert replace(elsewhere, held_since=now() - CLAIM_TIMEOUT - timedelta(seconds=1)).abandoned
+    assert replace(elsewhere, held_since=now() - claims.TIMEOUT - timedelta(seconds=1)).abandoned
 
 
 def test_whoever_lost_its_claim_may_not_go_on(settings):
     with Ledger(settings) as ledger:
         first_claim = claim(ledger)
         second_claim = ledger.take(first_claim)
-        for forbidden in (ledger.check_held, ledger.moving, ledger.complete, ledger.take):
+        for forbidden in (ledger.claims.check, ledger.moving, ledger.complete, ledger.take):
             with pytest.raises(Conflict):
                 forbidden(first_claim)
         ledger.complete(second_claim)

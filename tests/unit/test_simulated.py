@@ -215,7 +215,7 @@ def test_a_thousand_paths_have_the_quantiles_of_fhs_at_the_first_step_up_to_samp
 
 
 def test_uncertainty_of_the_cumulative_return_grows_as_the_root_of_the_steps():
-    # With residuals -1 and 1 the update keeps the mean variance, whatever was drawn.
+    # With residuals -1 and 1 the update keeps the mean variance for any draw.
     past = Past(*(np.array([-1.0, 1.0]),) * 2, *(np.zeros(2),) * 2, np.ones(2), 100.0, 0.01, 1e6)
     drawn = keys.uniforms(11, 20_000, 16, 1)[..., 0]
     total = np.log(simulate(past, drawn)[..., 3] / 100.0)

@@ -240,7 +240,7 @@ def test_an_interrupt_that_came_before_it_was_heard_leaves_later_ones_kept() -> 
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt), calls.heard():
             pytest.fail("it was due at once")
-        signal.raise_signal(signal.SIGINT)  # kept until somebody hears it
+        signal.raise_signal(signal.SIGINT)  # kept until calls.heard()
         with pytest.raises(KeyboardInterrupt), calls.heard():
             pytest.fail("it was due at once")
 
