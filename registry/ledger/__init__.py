@@ -1,1 +1,1 @@
-"""What must not be forgotten, in a database of its own."""
+"""The permanent record of promotions, in its own database."""

@@ -1,7 +1,8 @@
 """Claims: rows that one process holds until they are completed, also across hosts.
 
-The holder is a process, not a lock: it can be asked whether it still lives, and whoever finds a dead
-one takes its row over. (What only concerns this machine is kept apart by `registry.files.locked`.)
+The holder is a process, not a lock: any process can check whether the holder still lives. The next
+process to come takes over the row of a dead holder. (`registry.files.locked` is the lock for work
+on this machine only.)
 """
 
 import getpass
@@ -18,7 +19,7 @@ import sqlalchemy as sa
 from registry.errors import Conflict
 from registry.ledger import database
 
-TIMEOUT = timedelta(minutes=15)  # a claim held longer by a process of another host counts as dead
+TIMEOUT = timedelta(minutes=15)  # a claim held longer by another host counts as abandoned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,7 @@ class Claim:
     """Columns of every table whose rows are claimed."""
 
     id: int
-    host: str | None  # the holder; host, pid and start are empty once it let go
+    host: str | None  # of the holder; host, pid and process_started are empty after a release
     pid: int | None
     process_started: str | None
     held_since: datetime
@@ -34,7 +35,10 @@ class Claim:
 
     @property
     def abandoned(self) -> bool:
-        """True when nobody will complete it: let go, its process gone, or too old elsewhere."""
+        """True if nobody will complete it: it was released, its process died, or it timed out.
+
+        Only a claim of another host times out, because its process cannot be checked from here.
+        """
         if self.host is None or self.pid is None:
             return True
         alive = lives(Claimant(self.host, self.pid, self.process_started or ""))
@@ -44,7 +48,7 @@ class Claim:
 
 
 class Claims:
-    """The claims of one table. `taken` makes the Conflict for a row that another process holds."""
+    """The claims of one table. `taken` makes the Conflict if another process holds the row."""
 
     def __init__(
         self, engine: sa.Engine, table: sa.Table, taken: Callable[[Any], Conflict]
@@ -52,29 +56,29 @@ class Claims:
         self._engine, self._table, self._taken = engine, table, taken
 
     def take(self, claim: Claim) -> None:
-        """Hold an abandoned claim from now on. Raises Conflict when another process was faster."""
+        """Take over an abandoned claim. Raises Conflict if another process was faster."""
         self.update(claim, **held_by_this_process(now()))
 
     def release(self, claim: Claim) -> None:
-        """Let go of a claim after an error: whoever comes next completes it."""
+        """Give up a claim after an error. The next process to come completes it."""
         self.update(claim, host=None, pid=None, process_started=None)
 
     def check(self, claim: Claim) -> None:
-        """Raise Conflict when another process took the claim over: it took this one for dead."""
+        """Raise Conflict if another process took over the claim because this one seemed dead."""
         query = sa.select(self._table.c.id).where(*self._held(claim))
         with database.read(self._engine) as connection:
             if connection.scalar(query) is None:
                 raise self._taken(claim)
 
     def update(self, claim: Claim, **values: Any) -> None:
-        """Change a row that this process holds. Raises Conflict when it does not any more."""
+        """Change a row that this process holds. Raises Conflict if it no longer holds the row."""
         statement = sa.update(self._table).where(*self._held(claim)).values(**values)
         with database.write(self._engine) as connection:
             if connection.execute(statement).rowcount != 1:
                 raise self._taken(claim)
 
     def _held(self, claim: Claim) -> list[sa.ColumnElement[bool]]:
-        """The row, as long as the same process holds it and it is not completed."""
+        """Conditions: it is this row, it is not completed, and the same process still holds it."""
         columns = self._table.c
         conditions = [columns.id == claim.id, columns.completed_at.is_(None)]
         for key in ("host", "pid", "held_since"):
@@ -102,7 +106,7 @@ def now() -> datetime:
 
 @dataclass(frozen=True)
 class Claimant:
-    """A process: `started` is boot id and clock ticks since boot on Linux, empty elsewhere."""
+    """A process. On Linux `started` is "boot id/clock ticks since boot"; elsewhere it is empty."""
 
     host: str
     pid: int
@@ -114,7 +118,7 @@ def this_process() -> Claimant:
 
 
 def lives(claimant: Claimant) -> bool | None:
-    """True or False for a process of this host; None for another host's, which cannot be asked."""
+    """Whether a process of this host lives; None for another host, which cannot be checked."""
     if claimant.host != socket.gethostname():
         return None
     if Path("/proc/self/stat").exists():
@@ -123,15 +127,15 @@ def lives(claimant: Claimant) -> bool | None:
         os.kill(claimant.pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # it is there, and somebody else's
+    except PermissionError:  # it exists and belongs to another user
         return True
     return True
 
 
 def _started(pid: int) -> str | None:
-    """Identity of a running process; None when it is gone or a zombie, or when there is no /proc."""
+    """Identity of a running process. None if it ended, is a zombie, or there is no /proc."""
     try:
-        # The name in parentheses may hold anything; the state follows the last parenthesis.
+        # The name in parentheses may hold any character; the state follows the last parenthesis.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -140,9 +144,9 @@ def _started(pid: int) -> str | None:
 
 
 def user() -> str:
-    """user@host, as a change is signed."""
+    """The signature of a change: user@host."""
     try:
         name = getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
+    except (KeyError, OSError):  # in a container the user may have no name
         name = f"uid{os.getuid()}"
     return f"{name}@{socket.gethostname()}"

@@ -1,4 +1,4 @@
-"""The ledger's database: SQLite or PostgreSQL, its transactions, its tables brought up to date."""
+"""The ledger's database (SQLite or PostgreSQL): connections, transactions and migrations."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,16 +12,15 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from registry.errors import BadConfig, Conflict, KronosError
 
-VERSION_TABLE = (
-    "kronos_ledger_version"  # MLflow owns `alembic_version` where both live in one database
-)
+# Not `alembic_version`: MLflow owns that table if both share one database.
+VERSION_TABLE = "kronos_ledger_version"
 MIGRATIONS = Path(__file__).parent / "migrations"
-_LOCK = 5_203_117_402  # PostgreSQL advisory lock under which tables are migrated
+_LOCK = 5_203_117_402  # PostgreSQL advisory lock that is held during a migration
 _BUSY_TIMEOUT_S = 30
 
 
 class UtcTime(sa.TypeDecorator[datetime]):
-    """An aware datetime, kept in UTC to the microsecond; SQLite forgets time zones by itself."""
+    """An aware datetime, stored in UTC to the microsecond. SQLite itself drops time zones."""
 
     impl = sa.DateTime(timezone=True)
     cache_ok = True
@@ -42,10 +41,10 @@ _TYPES: dict[Any, Any] = {int: sa.Integer, str: sa.Text, datetime: UtcTime}
 
 
 def table(name: str, record: type, metadata: sa.MetaData, *constraints: sa.Constraint) -> sa.Table:
-    """A table with the fields of a dataclass as columns, `id` as its key.
+    """A table whose columns are the fields of a dataclass; `id` is its key.
 
-    An annotation is int, str or datetime, with `| None` if the column may be empty, or
-    `Annotated[str, sa.String(64)]` where the type says more.
+    An annotation is int, str or datetime. `| None` means that the column may be empty.
+    `Annotated[str, sa.String(64)]` sets the column's type.
     """
     hints = get_type_hints(record, include_extras=True)
     columns = [_column(field.name, hints[field.name]) for field in fields(record)]
@@ -63,7 +62,7 @@ def _column(name: str, annotation: Any) -> "sa.Column[Any]":
 
 
 def connect(uri: str) -> sa.Engine:
-    """Engine of a ledger's URI; nothing is opened yet. Raises BadConfig for a URI of the wrong form."""
+    """Engine for a ledger's URI; it opens no connection yet. Raises BadConfig for a wrong URI."""
     try:
         url = sa.make_url(uri)
     except SQLAlchemyError as error:
@@ -74,8 +73,8 @@ def connect(uri: str) -> sa.Engine:
         return sa.create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 10})
     if url.drivername != "sqlite":
         raise BadConfig(
-            f"KRONOS_LEDGER_URI begins with {url.drivername}://; the ledger is kept in SQLite (sqlite:///) or "
-            "PostgreSQL (postgresql+psycopg2://: without the driver, one that is not installed would be picked)"
+            f"KRONOS_LEDGER_URI begins with {url.drivername}://, expected sqlite:/// or "
+            "postgresql+psycopg2://; name the driver, else SQLAlchemy picks one that is not installed"
         )
     if url.database:
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
@@ -86,9 +85,8 @@ def connect(uri: str) -> sa.Engine:
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:
-    connection.isolation_level = (
-        None  # transactions begin where we say, so that tables are made inside one
-    )
+    # Only an explicit BEGIN starts a transaction, so that tables are created inside one.
+    connection.isolation_level = None
     cursor = connection.cursor()
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
@@ -102,7 +100,10 @@ def _begin_sqlite(connection: sa.Connection) -> None:
 
 @contextmanager
 def write(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """A transaction that writes; SQLite takes its write lock at once, so that no reader has to become a writer."""
+    """A transaction that writes.
+
+    SQLite takes its write lock at once, so that no reader has to become a writer.
+    """
     with _explained(engine), engine.execution_options(immediate=True).begin() as connection:
         yield connection
 
@@ -116,7 +117,7 @@ def read(engine: sa.Engine) -> Iterator[sa.Connection]:
 
 @contextmanager
 def _explained(engine: sa.Engine) -> Iterator[None]:
-    """Turn the driver's errors into one of ours; a broken constraint is left to the caller."""
+    """Turn the driver's errors into a KronosError. The caller handles a broken constraint."""
     try:
         yield
     except IntegrityError:
@@ -130,7 +131,10 @@ def _explained(engine: sa.Engine) -> Iterator[None]:
 
 
 def migrate(connection: sa.Connection) -> None:
-    """Bring the tables up to date, one process at a time. Raises Conflict for a ledger that newer code wrote."""
+    """Bring the tables up to date, one process at a time.
+
+    Raises Conflict if newer code wrote the ledger.
+    """
     from alembic import command
     from alembic.config import Config
     from alembic.util import CommandError

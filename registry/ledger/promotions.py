@@ -1,8 +1,8 @@
-"""The promotions, one row each: claim, lock and record of a change of stages.
+"""The promotions. One row is the claim, the lock and the record of one change of stages.
 
-Inserting the model's next sequence number is the claim: the unique constraint lets one process win.
-Its holder alone may change the row until it is completed. Its hash covers what was decided and the
-hash of the row before. Times are UTC.
+A process claims a model by inserting the model's next sequence number. The unique constraint lets
+one process win. Only the holder may change the row, until the row is completed. The row's hash
+covers the decision and the hash of the row before it. Times are UTC.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ class Decision:
     action: str
     stage: str
     version: int
-    from_version: int | None  # what is in the stage before
+    from_version: int | None  # in the stage before the change
     evidence: Mapping[str, Any]
 
 
@@ -46,16 +46,16 @@ class Record(Claim):
     """A row of `promotions`."""
 
     model: Annotated[str, sa.String(64)]
-    sequence: int  # 1, 2, ... of each model
+    sequence: int  # 1, 2, ... within a model
     action: Annotated[str, sa.String(16)]  # promote | rollback | adopt
     stage: Annotated[str, sa.String(16)]
     version: int
-    from_version: int | None  # what was there before
+    from_version: int | None  # in the stage before the change
     who: str
     why: str
     evidence: str  # canonical JSON
-    claimed_at: datetime  # earlier than held_since when another process took over
-    moved_at: datetime | None  # empty in a completed row: withdrawn before anything moved
+    claimed_at: datetime  # earlier than held_since if another process took over
+    moved_at: datetime | None  # empty in a completed row: it was withdrawn before anything moved
     audit_run_id: str | None
     previous_hash: Annotated[str, sa.String(64)]
     hash: Annotated[str, sa.String(64)]
@@ -81,21 +81,23 @@ promotions = database.table(
 
 
 def canonical(value: Mapping[str, Any]) -> str:
-    """The one JSON text of a mapping: sorted keys, no blanks, ASCII, finite numbers."""
+    """A mapping's canonical JSON: sorted keys, no blanks, ASCII, finite numbers."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def chain_hash(decided: Mapping[str, Any]) -> str:
-    """sha256 over what was decided, which includes the hash of the row before."""
+    """sha256 over the columns _DECIDED; `previous_hash`, the hash of the row before, is one."""
     covered = {key: decided[key] for key in _DECIDED}
-    claimed_at = covered["claimed_at"].astimezone(UTC).isoformat(timespec="microseconds")
-    return hashlib.sha256(canonical(covered | {"claimed_at": claimed_at}).encode()).hexdigest()
+    claimed_at = covered["claimed_at"].astimezone(UTC)
+    covered["claimed_at"] = claimed_at.isoformat(timespec="microseconds")
+    return hashlib.sha256(canonical(covered).encode()).hexdigest()
 
 
 def check_chain(records: Sequence[Record]) -> None:
-    """Raise Corrupt, naming the first row of a model that was changed, removed or put in after the fact.
+    """Raise Corrupt if a row of the model was changed, removed or inserted after the fact.
 
-    Rows cut off at the end cannot be seen from here; each one's hash is also a tag of its audit run.
+    The message names the first such row. This check cannot see that rows at the end were removed.
+    The audit runs can show that: the hash of each row is a tag of its audit run.
     """
     previous = GENESIS
     for number, record in enumerate(records, start=1):
@@ -107,7 +109,8 @@ def check_chain(records: Sequence[Record]) -> None:
             )
         if record.previous_hash != previous:
             raise Corrupt(
-                f"{row} does not continue the row before it: one was exchanged", code="BROKEN_CHAIN"
+                f"{row} does not continue the row before it: one of the two was replaced",
+                code="BROKEN_CHAIN",
             )
         if chain_hash(asdict(record)) != record.hash:
             raise Corrupt(
@@ -120,9 +123,10 @@ def check_chain(records: Sequence[Record]) -> None:
 
 
 class Ledger:
-    """The ledger, opened and migrated. One per process, made by a main; close it when done.
+    """The ledger, opened and migrated. A main makes one per process and closes it when done.
 
-    Raises BadConfig for a URI of the wrong form, KronosError LEDGER_UNAVAILABLE when the database cannot be reached.
+    Raises BadConfig for a wrong URI, Conflict if newer code wrote the ledger, and KronosError (code
+    LEDGER_UNAVAILABLE) if the database cannot be used.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -147,12 +151,12 @@ class Ledger:
     # --- read -----------------------------------------------------------------------------
 
     def models(self) -> list[str]:
-        """Names that have promotions."""
+        """Names of the models that have promotions, sorted."""
         with database.read(self.engine) as connection:
             return sorted(connection.scalars(sa.select(promotions.c.model).distinct()))
 
     def records(self, model: str) -> list[Record]:
-        """All promotions of a model in sequence, unfinished and withdrawn ones too."""
+        """All promotions of a model in sequence, including unfinished and withdrawn ones."""
         query = (
             sa.select(promotions).where(promotions.c.model == model).order_by(promotions.c.sequence)
         )
@@ -160,14 +164,14 @@ class Ledger:
             return [Record(**row) for row in connection.execute(query).mappings()]
 
     def record(self, model: str, sequence: int) -> Record:
-        """One promotion, as it is now."""
+        """The current row of one promotion."""
         c = promotions.c
         with database.read(self.engine) as connection:
             query = sa.select(promotions).where(c.model == model, c.sequence == sequence)
             return Record(**connection.execute(query).mappings().one())
 
     def verify_chain(self, model: str) -> None:
-        """Raise Corrupt unless every row of the model is what was written."""
+        """Raise Corrupt unless every row of the model is as it was written."""
         check_chain(self.records(model))
 
     def _taken(self, record: Record) -> Conflict:
@@ -176,7 +180,7 @@ class Ledger:
     # --- write ----------------------------------------------------------------------------
 
     def claim(self, decision: Decision, last: Record | None, *, who: str, why: str) -> Record:
-        """The row after `last`, held by this process. Raises Conflict when another was faster."""
+        """The row after `last`, held by this process. Raises Conflict if another was faster."""
         at = now()
         decided = {
             **asdict(decision),
@@ -197,12 +201,12 @@ class Ledger:
         return self.record(decision.model, decided["sequence"])
 
     def take(self, record: Record) -> Record:
-        """An abandoned claim, now held by this process. Raises Conflict when another was faster."""
+        """Take over an abandoned claim. Raises Conflict if another process was faster."""
         self.claims.take(record)
         return self.record(record.model, record.sequence)
 
     def moving(self, record: Record) -> None:
-        """What is served changes now."""
+        """Record that the served version changes now."""
         self.claims.update(record, moved_at=now())
 
     def audited(self, record: Record, run_id: str) -> None:
@@ -214,12 +218,12 @@ class Ledger:
         self.claims.update(record, moved_at=moved_at, completed_at=at)
 
     def withdraw(self, record: Record) -> None:
-        """Give up a claim that moved nothing."""
+        """Complete a claim that moved nothing; its empty `moved_at` marks it as withdrawn."""
         self.claims.update(record, moved_at=None, completed_at=now())
 
     @contextmanager
     def holding(self, record: Record) -> Iterator[None]:
-        """Work under a claim; an error lets go of it."""
+        """Work under a claim; an error releases it."""
         try:
             yield
         except BaseException:
@@ -228,14 +232,16 @@ class Ledger:
 
 
 def busy(record: Record) -> Conflict:
-    """Who is, or was, faster."""
-    what = f"{record.action} version {record.version} to {record.stage}"
+    """The Conflict that names who is changing the model, or who changed it first."""
+    change = f"{record.action} version {record.version} to {record.stage}"
     since = f"{record.claimed_at:%Y-%m-%d %H:%M:%S} UTC"
     if record.completed_at is None:
         holder = f"process {record.pid} on {record.host}"
         return Conflict(
-            f"{record.who} is changing {record.model} since {since} ({what}; {holder}); try again later"
+            f"{record.who} is changing {record.model} since {since} ({change}; {holder}); "
+            "try again later"
         )
     return Conflict(
-        f"{record.who} changed {record.model} first, at {since} ({what}); look at its history, then try again"
+        f"{record.who} changed {record.model} first, at {since} ({change}); "
+        "look at its history, then try again"
     )
