@@ -1,15 +1,16 @@
-"""Remake the tables, the reply and the pictures of the five READMEs from what programs print.
+"""Remake the tables, the reply and the pictures of the five READMEs from the output of programs.
 
-make readme                              the demo's last line
-make readme-kronos                       a line for each evaluation of kronos and its simulator
-make readme-models                       a line for each training of every model of the panel, for both periods
-make readme-errors                       nothing: the table of codes is made from registry/codes.py
-python .readme/remake.py --check         exit 1 when a README differs from the .readme/*.json kept here
+make readme                        reads the demo's last line
+make readme-kronos                 reads a line for each evaluation of kronos and its simulator
+make readme-models                 reads a line for each model of the panel and period
+make readme-errors                 reads nothing: registry/codes.py has the table of codes
+python .readme/remake.py --check   exits with 1 when a README differs from .readme/*.json
 """
 
 import json
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,7 @@ READMES = [
     ROOT / folder / "README.md" for folder in (".", "registry", "mlprojects", "serving", "jobs")
 ]
 DEMO, KRONOS, MODELS = HERE / "demo.json", HERE / "kronos.json", HERE / "models.json"
-PERIODS = (
-    "2019-12-31",
-    "2014-12-31",
-)  # what the two periods of the models' table were trained until
+PERIODS = ("2019-12-31", "2014-12-31")  # `trained_until` of the two periods in the models' table
 CHOSEN = ("ensemble", "mlp", "tft", "har", "nbeats", "itransformer", "fhs", "naive")
 PICTURES = {
     "nbeats": ("figures/fan_chart.png", "fan_chart.png"),
@@ -37,7 +35,7 @@ def _p(p: float) -> str:
 
 
 def p_value(row: dict[str, Any]) -> str:
-    """The larger of the two."""
+    """The larger of a model's two p-values."""
     return _p(max(row["dm_p_hln"], row["dm_p_bartlett"]))
 
 
@@ -47,55 +45,50 @@ def table(models: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for name, row in models.items():
-        shown = "-" if name == "fhs" else p_value(row)
-        skill = "0" if name == "fhs" else f"{100 * row['skill_vs_fhs']:+.2f} %"
-        cells = (
-            name,
-            f"{row['crps']:.6f}",
-            f"{row['coverage_90']:.3f}",
-            skill,
-            shown,
-            row["version"],
-            row["stage"],
-        )
-        lines.append(f"| {' | '.join(str(cell) for cell in cells)} |")
+        scores = [f"{row['crps']:.6f}", f"{row['coverage_90']:.3f}", _skill(name, row)]
+        p = "-" if name == "fhs" else p_value(row)
+        lines.append(_line([name, *scores, p, str(row["version"]), row["stage"]]))
     return "\n".join(lines)
 
 
 def reply(forecast: list[dict[str, Any]]) -> str:
-    row = {
-        key: round(value, 6) if isinstance(value, float) else value
-        for key, value in forecast[0].items()
-    }
-    return (
-        "```json\n"
-        + json.dumps(row).replace(', "q0.2"', ',\n "q0.2"').replace(', "q0.7"', ',\n "q0.7"')
-        + "\n```"
-    )
+    row = {}
+    for key, value in forecast[0].items():
+        row[key] = round(value, 6) if isinstance(value, float) else value
+    text = json.dumps(row)
+    for key in ("q0.2", "q0.7"):  # begin a new line
+        text = text.replace(f', "{key}"', f',\n "{key}"')
+    return f"```json\n{text}\n```"
 
 
 def kronos_table(evaluations: list[dict[str, Any]]) -> str:
     """Every model of all evaluations once, best CRPS first."""
-    rows = {
-        name.split("/")[0]: row
-        for evaluation in evaluations
-        for name, row in evaluation["compared"].items()
-    }
-    heads = ("model", "CRPS", "coverage 50", "coverage 90", "direction", "rank IC", "skill vs fhs", "p",
-             "skill vs random walk")  # fmt: skip
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for name, row in sorted(rows.items(), key=lambda item: item[1]["crps"]):
+    rows = {}
+    for evaluation in evaluations:
+        for name, row in evaluation["compared"].items():
+            rows[name.split("/")[0]] = row
+    heads = ("model", "CRPS", "coverage 50", "coverage 90", "direction", "rank IC",
+             "skill vs fhs", "p", "skill vs random walk")  # fmt: skip
+    lines = [_line(heads), "|---" * len(heads) + "|"]
+    for name, row in sorted(rows.items(), key=_crps):
+        keys = ("coverage_50", "coverage_90", "direction", "rank_ic")
+        shares = [f"{row[key]:.3f}" for key in keys]
+        naive = row["skill_vs_naive"]
+        skill_vs_naive = f"{100 * naive:+.2f} %" if naive else "0"
         p = "-" if name == "fhs" else p_value(row)
-        shares = (
-            f"{row[key]:.3f}" for key in ("coverage_50", "coverage_90", "direction", "rank_ic")
-        )
-        skills = [
-            f"{100 * row[key]:+.2f} %" if row[key] else "0"
-            for key in ("skill_vs_fhs", "skill_vs_naive")
-        ]
-        crps = f"{row['crps']:.6f}"
-        lines.append(f"| {' | '.join([name, crps, *shares, skills[0], p, skills[1]])} |")
+        cells = [name, f"{row['crps']:.6f}", *shares, _skill(name, row), p, skill_vs_naive]
+        lines.append(_line(cells))
     return "\n".join(lines)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _crps(item: tuple[str, dict[str, Any]]) -> float:
+    """Sort key of (model, row)."""
+    crps: float = item[1]["crps"]
+    return crps
 
 
 def _skill(name: str, row: dict[str, Any]) -> str:
@@ -107,32 +100,33 @@ def _shown(name: str, p: float) -> str:
 
 
 def models_table(trainings: list[dict[str, Any]]) -> str:
-    """Every model once, best CRPS of the first period first, with its skill in the second period."""
-    first, second = (
-        {row["model"]: row for row in trainings if row["trained_until"] == until}
-        for until in PERIODS
-    )
-    heads = ("model", "CRPS", "cover 50", "80", "90", "skill vs fhs", "p HLN", "p Bartlett", "2015-18", "p", "fit s",
-             "parameters")  # fmt: skip
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for name, row in sorted(first.items(), key=lambda item: item[1]["crps"]):
-        shares = (
-            f"{row[key]:.3f}".lstrip("0") for key in ("coverage_50", "coverage_80", "coverage_90")
-        )
-        ps = [_shown(name, row[key]) for key in ("dm_p_hln", "dm_p_bartlett")]
-        before = second[name]
-        cells = [name, f"{row['crps']:.6f}", *shares, _skill(name, row), *ps, _skill(name, before),
-                 _shown(name, max(before["dm_p_hln"], before["dm_p_bartlett"])), f"{row['fit_seconds']:.0f}",
-                 f"{row['parameters']:,.0f}"]  # fmt: skip
-        lines.append(f"| {' | '.join(cells)} |")
+    """Every model once, best CRPS of the first period first, with its skill in the second."""
+    first, second = (_of_period(trainings, until) for until in PERIODS)
+    heads = ("model", "CRPS", "cover 50", "80", "90", "skill vs fhs", "p HLN", "p Bartlett",
+             "2015-18", "p", "fit s", "parameters")  # fmt: skip
+    lines = [_line(heads), "|---" * len(heads) + "|"]
+    for name, row in sorted(first.items(), key=_crps):
+        keys = ("coverage_50", "coverage_80", "coverage_90")
+        shares = [f"{row[key]:.3f}".lstrip("0") for key in keys]
+        p_values = [_shown(name, row[key]) for key in ("dm_p_hln", "dm_p_bartlett")]
+        other = second[name]
+        other_p = _shown(name, max(other["dm_p_hln"], other["dm_p_bartlett"]))
+        cells = [name, f"{row['crps']:.6f}", *shares, _skill(name, row), *p_values]
+        cells += [_skill(name, other), other_p]
+        cells += [f"{row['fit_seconds']:.0f}", f"{row['parameters']:,.0f}"]
+        lines.append(_line(cells))
     return "\n".join(lines)
 
 
+def _of_period(trainings: list[dict[str, Any]], until: str) -> dict[str, dict[str, Any]]:
+    return {row["model"]: row for row in trainings if row["trained_until"] == until}
+
+
 def chosen_rows(table: str) -> str:
-    """The table's head and its rows of CHOSEN, in their order there."""
+    """The table's head and its rows of the models in CHOSEN, in the table's order."""
     head, rule, *rows = table.splitlines()
-    kept = [row for row in rows if row.split()[1] in CHOSEN]
-    return "\n".join([head, rule, *kept])
+    chosen = [row for row in rows if row.split()[1] in CHOSEN]
+    return "\n".join([head, rule, *chosen])
 
 
 def errors_table() -> str:
@@ -143,7 +137,7 @@ def errors_table() -> str:
 
 
 def contents() -> dict[str, str]:
-    """What stands between a mark and its end, by mark."""
+    """Text between a mark and its end, by mark."""
     demo, kronos, models = (json.loads(path.read_text()) for path in (DEMO, KRONOS, MODELS))
     all_models = models_table(models)
     return {
@@ -157,18 +151,17 @@ def contents() -> dict[str, str]:
 
 
 def remade() -> dict[Path, str]:
-    """Every README with everything that the kept JSON files say. Each mark stands in one of them, once."""
+    """Every README with the content of the JSON files. Each mark stands in one README, once."""
     texts = {path: path.read_text() for path in READMES}
     for mark, content in contents().items():
         within = r"(?:(?!<!-- end -->).)*"  # never beyond its own end
         pattern = re.compile(rf"(<!-- {mark} -->\n){within}(<!-- end -->)", re.DOTALL)
-        places = [path for path, text in texts.items() for _ in pattern.findall(text)]
+        places = [(path, match) for path in READMES for match in pattern.finditer(texts[path])]
         if len(places) != 1:
             raise SystemExit(f"the READMEs have {len(places)} places for {mark}, expected 1")
-        [path] = places
-        texts[path] = pattern.sub(
-            lambda m, content=content: f"{m[1]}{content}\n{m[2]}", texts[path]
-        )
+        [(path, match)] = places
+        before, after = texts[path][: match.end(1)], texts[path][match.start(2) :]
+        texts[path] = f"{before}{content}\n{after}"
     return texts
 
 
@@ -178,24 +171,27 @@ def write() -> None:
 
 
 def fetch_picture(model: str) -> None:
-    """What the run of the version in Production logged."""
+    """Fetch the picture that the run of the version in Production logged."""
     from registry.settings import Settings
     from registry.versions.store import Store
 
     store = Store(Settings())
-    logged, kept = PICTURES[model]
-    found = Path(store.client.download_artifacts(store.resolve(model).run_id, logged))
-    (HERE / kept).write_bytes(found.read_bytes())
+    artifact, picture = PICTURES[model]
+    run_id = store.resolve(model).run_id
+    downloaded = Path(store.client.download_artifacts(run_id, artifact))
+    (HERE / picture).write_bytes(downloaded.read_bytes())
 
 
 def check() -> None:
     """Exit with 1 and name the READMEs that differ."""
-    differing = [
-        str(path.relative_to(ROOT)) for path, text in remade().items() if path.read_text() != text
-    ]
+    differing = []
+    for path, text in remade().items():
+        if path.read_text() != text:
+            differing.append(str(path.relative_to(ROOT)))
     if differing:
         sys.exit(
-            f"{', '.join(differing)}: run `make readme`, `readme-kronos`, `readme-models` or `readme-errors`"
+            f"{', '.join(differing)} differ from .readme/*.json; run `make readme`, "
+            "`readme-kronos`, `readme-models` or `readme-errors`"
         )
 
 
@@ -206,16 +202,16 @@ def main() -> None:
     if sys.argv[1:] == ["--errors"]:
         write()
         return
-    said = [json.loads(line) for line in sys.stdin if line.startswith("{")]
-    evaluations = [line for line in said if "compared" in line]
-    trainings = [line for line in said if "fit_seconds" in line]
+    results = [json.loads(line) for line in sys.stdin if line.startswith("{")]
+    evaluations = [result for result in results if "compared" in result]
+    trainings = [result for result in results if "fit_seconds" in result]
     if trainings:
         MODELS.write_text(json.dumps(trainings, indent=1) + "\n")
     elif evaluations:
         KRONOS.write_text(json.dumps(evaluations, indent=1) + "\n")
         fetch_picture("kronos")
     else:
-        DEMO.write_text(json.dumps(said[-1], indent=1) + "\n")
+        DEMO.write_text(json.dumps(results[-1], indent=1) + "\n")
         fetch_picture("nbeats")
     write()
 

@@ -19,7 +19,7 @@ EXTRA = {"allow_extra_args": True, "ignore_unknown_options": True}
 @app.command("compile", epilog=terminal.EXIT_CODES)
 def compile_data(
     source: Annotated[
-        str, typer.Option(help="Where prices come from; `builtin`: the installed wheels.")
+        str, typer.Option(help="Source of prices; `builtin`: the installed wheels.")
     ] = "builtin",
     force: Annotated[
         bool, typer.Option(help="Write the files even when they are up to date.")
@@ -51,7 +51,7 @@ def train_model(
         bool, typer.Option(help="The config's `tiny` override: seconds, for tests.")
     ] = False,
     reuse: Annotated[
-        bool, typer.Option(help="Take a version that was trained from the same recipe.")
+        bool, typer.Option(help="Return an existing version with the same recipe, if any.")
     ] = False,
 ) -> None:
     """Train, evaluate, log and register a model; every key of its config is an option.
@@ -79,14 +79,14 @@ def tune_model(
         str,
         typer.Option(
             help="local: processes here (one job: this process); "
-            "ray: a Ray cluster, here or RAY_ADDRESS."
+            "ray: a Ray cluster, here or at RAY_ADDRESS."
         ),
     ] = "local",
     timeout_s: Annotated[
         float,
-        typer.Option("--timeout_s", help="No trial begins after so many seconds; 0: no limit."),
+        typer.Option("--timeout_s", help="Start no trial after this many seconds; 0: no limit."),
     ] = 0.0,
-    seed: Annotated[int, typer.Option(help="Of the search and of every training.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the search and of every training.")] = 0,
     tiny: Annotated[
         bool, typer.Option(help="The config's `tiny` override: seconds, for tests.")
     ] = False,
@@ -129,32 +129,34 @@ def evaluate_versions(
     ],
     data: Annotated[
         str,
-        typer.Option(help="Name of a data set; by default what the first was trained on."),
+        typer.Option(help="Name of a data set; default: that of the first version."),
     ] = "",
     horizon: Annotated[
-        int, typer.Option(help="Sessions ahead; 0: as many as all of them can, up to 5.")
+        int, typer.Option(help="Sessions ahead; 0: the most that all versions can, up to 5.")
     ] = 0,
     fit_until: Annotated[
-        str, typer.Option("--fit_until", help="The references are fitted up to here.")
+        str, typer.Option("--fit_until", help="Last session that the references are fitted on.")
     ] = "",
     choose_until: Annotated[
-        str, typer.Option("--choose_until", help="Later sessions are reported.")
+        str, typer.Option("--choose_until", help="Sessions after this one are reported.")
     ] = "",
-    report_until: Annotated[str, typer.Option("--report_until", help="The last of them.")] = "",
+    report_until: Annotated[
+        str, typer.Option("--report_until", help="Last session that is reported.")
+    ] = "",
     report_every: Annotated[
-        int, typer.Option("--report_every", help="From every n-th session only.")
+        int, typer.Option("--report_every", help="Forecast from every n-th session only.")
     ] = 1,
     allow_leakage: Annotated[
         bool,
         typer.Option(
-            "--allow-leakage", help="Report sessions that a version was trained on, and say so."
+            "--allow-leakage", help="Report sessions that a version was trained on, with a remark."
         ),
     ] = False,
 ) -> None:
     """Score registered versions on the same rows, beside fhs, har and naive.
 
-    These are fitted on the same data. A version of other code than this checkout's runs in a
-    process of its own. The last line on stdout is one JSON object.
+    The references are fitted on the same data. A version of other code than this checkout's runs
+    in its own process. The last line on stdout is one JSON object.
 
     Example: python -m jobs evaluate har/1 har/2 nbeats --report_every 5
     """
@@ -189,7 +191,7 @@ def evaluate_versions(
 def quick_start(
     seed: Annotated[int, typer.Option(help="Seed of every training.")] = 0,
 ) -> None:
-    """Compile, train the baselines and N-BEATS, promote, serve, ask: all on real prices, offline.
+    """Compile, train the baselines and N-BEATS, promote, serve, ask; on real prices, offline.
 
     The last line on stdout is one JSON object. Example: python -m jobs quickstart
     """
@@ -206,7 +208,7 @@ def quick_start(
 
 
 def _pairs(arguments: list[str]) -> dict[str, str]:
-    """Settings of a model's config, given as --key value or --key=value. Empty values are dropped."""
+    """Config settings from `--key value` or `--key=value`. Empty values are dropped."""
     words: list[str] = []
     for argument in arguments:
         words += argument.split("=", 1) if argument.startswith("--") else [argument]

@@ -23,18 +23,19 @@ from registry.versions.store import Store
 
 MODELS = ("naive", "ewma", "fhs", "har", "nbeats")
 SERVED = "nbeats"
-EXPERIMENT = "quickstart"  # apart from the models' runs, which the UI would fold away under it
+EXPERIMENT = "quickstart"  # its own: the UI would fold the models' runs away under this run
 METRICS = ("crps", "coverage_90", "skill_vs_fhs", "dm_p_hln", "dm_p_bartlett")
 
 
 def quickstart(
     settings: Settings, models: Sequence[str], served: str, seed: int, progress: Progress
 ) -> dict[str, Any]:
-    """Run the main job and return its report. Whatever is done already is skipped."""
-    begun = time.monotonic()
+    """Run the main job and return its report. Steps that are already done are skipped."""
+    start_time = time.monotonic()
     compile_builtin(settings, progress=_prefixed(progress, "compile"))
     store = Store(settings)
-    references, rows = References(), {}
+    references = References()
+    rows = {}
     with tracking.start(settings, EXPERIMENT, "quickstart") as run, Ledger(settings) as ledger:
         for model in models:
             plan = planning.plan(settings, model, {}, seed=seed, tiny=False)
@@ -43,7 +44,7 @@ def quickstart(
                 settings, plan, references, reuse=True, nested=True, progress=label
             )
             number = result.version.version
-            # A version that somebody else put in Production since stays there.
+            # Keep another version in Production if somebody has promoted one since.
             if not (result.reused and "production" in store.aliases(model)):
                 label("promoting", 0.0)
                 moves.promote(store, ledger, model, number, who=user(), why="quick start")
@@ -60,7 +61,7 @@ def quickstart(
         "models": rows,
         "served": served,
         "forecast": forecast,
-        "seconds": round(time.monotonic() - begun, 1),
+        "seconds": round(time.monotonic() - start_time, 1),
     }
 
 
@@ -79,7 +80,7 @@ def ask(settings: Settings, model: str, body: dict[str, Any]) -> list[dict[str, 
             line = server.stdout.readline() if server.stdout else ""
             if not line:
                 raise KronosError(
-                    f"`python -m serving start {model}` ended before it was ready; its message is "
+                    f"`python -m serving start {model}` ended before it was ready; see its message "
                     "above"
                 )
             answer = httpx.post(f"{json.loads(line)['url']}/invocations", json=body, timeout=60)

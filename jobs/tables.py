@@ -1,4 +1,4 @@
-"""What a verb prints for people, on stdout."""
+"""Tables that verbs print for people, on stdout."""
 
 from typing import Any
 
@@ -48,7 +48,7 @@ def print_quickstart(result: dict[str, Any]) -> None:
 
 
 def print_evaluation(result: dict[str, Any]) -> None:
-    """Scores, and for each version what a reader of them must know."""
+    """Scores, and remarks on each version that a reader must know."""
     stdout = Console(highlight=False)
     first, last, number = result["origins"].values()
     table = Table(
@@ -79,12 +79,12 @@ def _remarks(version: dict[str, Any]) -> list[str]:
     name = f"{version['model']}/{version['version']}"
     lines = []
     if not version["in_this_process"]:
-        lines.append(f"{name} ran in a process of its own, by the code that it was registered with")
+        lines.append(f"{name} ran in its own process, with the code that it was registered with")
     if version["simulated"]:
-        lines.append(f"simulated: {name} is a simulator of prices, no trained model")
+        lines.append(f"simulated: {name} is a simulator of prices, not a trained model")
     if version["synthetic"]:
         columns = version["synthetic"]
-        lines.append(f"synthetic: {name} was trained on columns that were made up: {columns}")
+        lines.append(f"synthetic: {name} was trained on made-up columns: {columns}")
     if version["leakage"]:
         lines.append(f"leakage: {name}: {version['leakage']}")
     return lines

@@ -1,1 +1,1 @@
-"""What a forecast is, and where models are kept."""
+"""Forecasts, and the registry of models."""

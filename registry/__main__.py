@@ -1,4 +1,4 @@
-"""python -m registry <verb>: list, compare and promote registered models, mirror and push them, check them."""
+"""python -m registry <verb>: list, compare, promote, mirror, push and check registered models."""
 
 import json
 import sys
@@ -23,7 +23,7 @@ from rich.table import Table
 from registry import terminal
 from registry.errors import BadParameter, Corrupt, NotFound
 
-if TYPE_CHECKING:  # mlflow and SQLAlchemy cost seconds: --help does without
+if TYPE_CHECKING:  # importing mlflow and SQLAlchemy takes seconds; --help must be fast
     from registry.hub.mirror import Official
     from registry.ledger.promotions import Ledger
     from registry.versions.store import Store
@@ -34,28 +34,26 @@ app = typer.Typer(
 )
 
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, for programs.")]
-Model = Annotated[str, typer.Argument(help="Name of a registered model, as in nbeats.")]
-Why = Annotated[str, typer.Option(help="The reason, in words; kept for ever.")]
+Model = Annotated[str, typer.Argument(help="Name of a registered model, for example nbeats.")]
+Why = Annotated[str, typer.Option(help="Reason for the change, kept for ever.")]
 COMPARED = ("crps", "coverage_90", "skill_vs_fhs", "dm_p_hln", "dm_p_bartlett")
 
 
 @app.command("list", epilog=terminal.EXIT_CODES)
 def list_models(as_json: Json = False) -> None:
-    """Registered models and what is in their stages. Example: python -m registry list"""
+    """List registered models and the versions in their stages.
+
+    Example: python -m registry list
+    """
     store = _store()
     rows = []
     for name in store.names():
         aliases = store.aliases(name)
-        versions = [v.version for v in store.versions(name)]
-        held = {key: aliases.get(key) for key in ("production", "previous", "staging")}
-        rows.append(
-            {
-                "model": name,
-                "versions": len(versions),
-                "latest": max(versions, default=None),
-                **held,
-            }
-        )
+        numbers = [version.version for version in store.versions(name)]
+        row = {"model": name, "versions": len(numbers), "latest": max(numbers, default=None)}
+        for alias in ("production", "previous", "staging"):
+            row[alias] = aliases.get(alias)
+        rows.append(row)
     _emit(rows, as_json, empty="no model is registered; `make demo` trains the first ones")
 
 
@@ -63,17 +61,20 @@ def list_models(as_json: Json = False) -> None:
 def show(
     reference: Annotated[
         str,
-        typer.Argument(metavar="MODEL[/VERSION]", help="As in nbeats, nbeats/3, nbeats@staging."),
+        typer.Argument(metavar="MODEL[/VERSION]", help="nbeats, nbeats/3 or nbeats@staging."),
     ],
     as_json: Json = False,
 ) -> None:
-    """Versions of a model, or everything known of one. Example: python -m registry show nbeats/3"""
+    """Show a model's versions, or all facts of one version.
+
+    Example: python -m registry show nbeats/3
+    """
     store = _store()
     if "/" not in reference and "@" not in reference:
-        rows = [
-            _row(v) | {"created": f"{v.created_at:%Y-%m-%d %H:%M}", "run": v.run_id}
-            for v in store.versions(reference)
-        ]
+        rows = []
+        for version in store.versions(reference):
+            created = f"{version.created_at:%Y-%m-%d %H:%M}"
+            rows.append(_row(version) | {"created": created, "run": version.run_id})
         _emit(rows, as_json, empty=f"{reference} has no versions")
         return
     version = store.resolve(reference)
@@ -88,25 +89,25 @@ def show(
 @app.command(epilog=terminal.EXIT_CODES)
 def compare(
     references: Annotated[
-        list[str], typer.Argument(metavar="MODEL[/VERSION]...", help="As in nbeats fhs/1.")
+        list[str], typer.Argument(metavar="MODEL[/VERSION]...", help="For example: nbeats fhs/1.")
     ],
     as_json: Json = False,
 ) -> None:
-    """Versions side by side by the metrics of their runs: by data set, best CRPS first.
+    """Compare versions by the metrics of their runs, sorted by data set, best CRPS first.
 
     Example: python -m registry compare nbeats fhs
     """
-    from registry.hub.push import reported
+    from registry.hub.push import scored_rows
 
     store = _store()
-    rows, measured_on = [], []
+    rows, scored = [], []
     for version in _versions(store, references):
-        measured = {key: store.metrics(version).get(key) for key in COMPARED}
-        rows.append(_row(version) | {"data": version.tags.get("data")} | measured)
-        if any(value is not None for value in measured.values()):
-            measured_on.append(reported(store, version))
+        metrics = {key: store.metrics(version).get(key) for key in COMPARED}
+        rows.append(_row(version) | {"data": version.tags.get("data")} | metrics)
+        if any(value is not None for value in metrics.values()):
+            scored.append(scored_rows(store, version))
     rows.sort(key=lambda row: (row["data"] is None, row["data"], row["crps"] is None, row["crps"]))
-    _warn_unless_comparable(measured_on)
+    _warn_unless_comparable(scored)
     _emit(rows, as_json)
 
 
@@ -114,7 +115,7 @@ def compare(
 def promote(
     model: Model,
     version: Annotated[
-        str, typer.Argument(help="A number, `latest`, or an alias as in `staging`.")
+        str, typer.Argument(help="A number, `latest`, or an alias such as `staging`.")
     ],
     stage: Annotated[str, typer.Option(help="Production, Staging or Archived.")] = "Production",
     why: Why = "",
@@ -123,7 +124,7 @@ def promote(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Move a version to a stage, after its bytes were verified.
+    """Verify a version's bytes and move it to a stage.
 
     Example: python -m registry promote nbeats 3 --stage Production --why "better CRPS since March"
     """
@@ -136,27 +137,26 @@ def promote(
     with _ledger() as ledger:
         if dry_run:
             decision = moves.decide(store, ledger.records(model), model, number, stage)
-            said = f"{model} version {number} " + (
-                f"would go to {stage}" if decision else f"is in {stage} already"
-            )
-            _emit_one(
-                {"changes": decision is not None, **(asdict(decision) if decision else {})},
-                said,
-                as_json,
-            )
+            if decision:
+                plan = {"changes": True, **asdict(decision)}
+                sentence = f"{model} version {number} would go to {stage}"
+            else:
+                plan = {"changes": False}
+                sentence = f"{model} version {number} is in {stage} already"
+            _emit_one(plan, sentence, as_json)
             return
         before = {r.sequence for r in ledger.records(model) if r.completed_at is not None}
         record = moves.promote(store, ledger, model, number, stage, who=user(), why=why)
         changed = record.sequence not in before
-        said = f"{model} version {number} is in {stage}" + (
-            "" if changed else " already: nothing was changed"
-        )
-        _emit_one({"changed": changed, **record.to_json()}, said, as_json)
+        sentence = f"{model} version {number} is in {stage}"
+        if not changed:
+            sentence += " already: nothing was changed"
+        _emit_one({"changed": changed, **record.to_json()}, sentence, as_json)
 
 
 @app.command(epilog=terminal.EXIT_CODES)
 def rollback(model: Model, why: Why = "", as_json: Json = False) -> None:
-    """Put back what was in Production before.
+    """Return the previous version to Production.
 
     Example: python -m registry rollback nbeats --why "coverage fell to .80"
     """
@@ -166,43 +166,55 @@ def rollback(model: Model, why: Why = "", as_json: Json = False) -> None:
     store = _store()
     with _ledger() as ledger:
         record = moves.rollback(store, ledger, model, who=user(), why=why)
-        said = f"{model} version {record.version} is in Production again, instead of version {record.from_version}"
-        _emit_one({"changed": True, **record.to_json()}, said, as_json)
+        sentence = (
+            f"{model} version {record.version} is in Production again, "
+            f"instead of version {record.from_version}"
+        )
+        _emit_one({"changed": True, **record.to_json()}, sentence, as_json)
 
 
 @app.command(epilog=terminal.EXIT_CODES)
 def history(
     model: Model,
     at: Annotated[
-        str, typer.Option(help="Only what was in Production then: ISO 8601, UTC unless it says.")
+        str,
+        typer.Option(
+            help="Show what was in Production at this time: ISO 8601, UTC if it has no time zone."
+        ),
     ] = "",
     as_json: Json = False,
 ) -> None:
-    """Who moved what, when and why. Example: python -m registry history nbeats --at 2026-11-22T10:00"""
+    """Show who moved which version, when and why.
+
+    Example: python -m registry history nbeats --at 2026-11-22T10:00
+    """
     from registry.promotion import moves
 
     instant = _instant(at) if at else None
     with _ledger() as ledger:
         records = moves.history(ledger, model, instant)
     if not records:
-        _store().aliases(model)  # NotFound for an unknown model
+        _store().aliases(model)  # raises NotFound for an unknown model
         if instant is not None:
             raise NotFound(f"nothing was in Production of {model} at {at}")
-    rows = [r.to_json() for r in records]
-    if not as_json:
-        kept = ("sequence", "moved_at", "action", "stage", "version", "from_version", "who", "why")
-        rows = [{key: row[key] for key in kept} | {"state": _state(row)} for row in rows]
+    columns = ("sequence", "moved_at", "action", "stage", "version", "from_version", "who", "why")
+    rows = []
+    for record in records:
+        row = record.to_json()
+        if not as_json:
+            row = {key: row[key] for key in columns} | {"state": _state(row)}
+        rows.append(row)
     _emit(rows, as_json, empty=f"{model} was never promoted")
 
 
 @app.command(epilog=terminal.EXIT_CODES)
 def verify(
     references: Annotated[
-        list[str], typer.Argument(metavar="MODEL[/VERSION]...", help="As in nbeats, nbeats/3.")
+        list[str], typer.Argument(metavar="MODEL[/VERSION]...", help="For example: nbeats fhs/1.")
     ],
     as_json: Json = False,
 ) -> None:
-    """Compare every byte of versions with what was registered; exit 1 if one differs.
+    """Compare every byte of versions with the registered checksums; exit 1 if one differs.
 
     Example: python -m registry verify nbeats/3
     """
@@ -222,11 +234,11 @@ def verify(
 
 @app.command(epilog=terminal.EXIT_CODES)
 def doctor(
-    model: Annotated[str, typer.Argument(help="One model; all when left out.")] = "",
+    model: Annotated[str, typer.Argument(help="One model; all by default.")] = "",
     repair: Annotated[bool, typer.Option("--repair", help="Repair what can be repaired.")] = False,
     as_json: Json = False,
 ) -> None:
-    """What is out of line between MLflow, the ledger and the files; exit 1 while something is.
+    """Find differences between MLflow, the ledger and the files; exit 1 if any remains.
 
     Example: python -m registry doctor nbeats --repair
     """
@@ -243,26 +255,27 @@ def doctor(
 @app.command(epilog=terminal.EXIT_CODES)
 def mirror(
     model_id: Annotated[
-        str, typer.Argument(metavar="ORG/NAME", help="Weights; KRONOS_MODEL_ID when left out.")
+        str, typer.Argument(metavar="ORG/NAME", help="Weights; KRONOS_MODEL_ID by default.")
     ] = "",
     tokenizer: Annotated[
-        str, typer.Option(metavar="ORG/NAME", help="Tokenizer that they were trained with.")
+        str, typer.Option(metavar="ORG/NAME", help="Tokenizer that the weights were trained with.")
     ] = "",
     revision: Annotated[
-        str, typer.Option(help="Commit, branch or tag of the weights; main when left out.")
+        str, typer.Option(help="Commit, branch or tag of the weights; main by default.")
     ] = "",
-    tokenizer_revision: Annotated[str, typer.Option(help="The same of the tokenizer.")] = "",
+    tokenizer_revision: Annotated[str, typer.Option(help="The same for the tokenizer.")] = "",
     pretrained_until: Annotated[
-        str, typer.Option(metavar="DATE", help="Last session that they have seen.")
+        str, typer.Option(metavar="DATE", help="Last session in their training data.")
     ] = "",
     as_json: Json = False,
 ) -> None:
-    """Register weights of the Hugging Face Hub as a version of kronos; from then on it needs no network.
+    """Register weights from the Hugging Face Hub as a version of kronos that needs no network.
 
-    Its commits are pinned, every byte is checked, a cut download is continued, and the same commits are registered
-    once by the same code and settings. HF_TOKEN opens private and gated repositories; HF_ENDPOINT names another Hub.
+    Commits are pinned, every byte is checked, and an interrupted download continues.
+    The same commits, code and settings are registered once.
+    HF_TOKEN opens private and gated repositories; HF_ENDPOINT names another Hub.
 
-    Example: python -m registry mirror NeoQuasar/Kronos-mini --tokenizer NeoQuasar/Kronos-Tokenizer-2k
+    Example: python -m registry mirror NeoQuasar/Kronos-small
     """
     from registry.hub.mirror import Source
     from registry.hub.mirror import mirror as mirror_version
@@ -272,38 +285,37 @@ def mirror(
     weights = model_id or settings.model_id or official.MODEL_ID
     source = Source(weights, revision, tokenizer, tokenizer_revision, pretrained_until)
     with _bytes_bar() as progress:
-        found = mirror_version(settings, source, official, progress)
-    if found.ruined:
-        _say(f"warning: {found.ruined}; its commits were registered anew")
-    said = f"{found.version.uri} is {found.predictor} with {found.tokenizer}"
-    _emit_one(
-        found.summary(),
-        said + ("" if found.registered else " already: nothing was registered"),
-        as_json,
-    )
+        result = mirror_version(settings, source, official, progress)
+    if result.ruined:
+        _say(f"warning: {result.ruined}; its commits were registered again")
+    sentence = f"{result.version.uri} is {result.predictor} with {result.tokenizer}"
+    if not result.registered:
+        sentence += " already: nothing was registered"
+    _emit_one(result.summary(), sentence, as_json)
 
 
 @app.command(epilog=terminal.EXIT_CODES)
 def push(
     model: Model,
     version: Annotated[
-        str, typer.Option(help="A number, `latest`, or an alias as in `production`.")
+        str, typer.Option(help="A number, `latest`, or an alias such as `production`.")
     ],
     repo: Annotated[
         str,
-        typer.Option(metavar="ORG/NAME", help="Repository of the weights; made if there is none."),
+        typer.Option(metavar="ORG/NAME", help="Repository of the weights; created if missing."),
     ],
     tokenizer_repo: Annotated[
-        str, typer.Option(metavar="ORG/NAME", help="REPO-Tokenizer when left out.")
+        str, typer.Option(metavar="ORG/NAME", help="REPO-Tokenizer by default.")
     ] = "",
     private: Annotated[
-        bool, typer.Option("--private", help="Make private repositories; refuse public ones.")
+        bool, typer.Option("--private", help="Create private repositories; refuse public ones.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Send a version of kronos, verified, to the Hugging Face Hub: weights, tokenizer and a card of each.
+    """Verify a version of kronos and send it to the Hugging Face Hub.
 
-    HF_TOKEN is a token that may write; HF_ENDPOINT names another Hub.
+    Weights and tokenizer go to two repositories, each with a card.
+    HF_TOKEN needs write access; HF_ENDPOINT names another Hub.
 
     Example: python -m registry push kronos --version 3 --repo acme/kronos-us-stocks --private
     """
@@ -311,28 +323,27 @@ def push(
     from registry.settings import Settings
 
     with _bytes_bar() as progress:
-        reference = f"{model}/{version}"
         pushed = push_version(
             Settings(),
-            reference,
+            f"{model}/{version}",
             repo,
             tokenizer_repo,
             official=_official(),
             private=private,
             progress=progress,
         )
-    said = (
+    sentence = (
         f"{pushed.version.uri} is {pushed.repo} at {pushed.revision[:12]} "
         f"with {pushed.tokenizer_repo} at {pushed.tokenizer_revision[:12]}"
     )
-    _emit_one(pushed.summary(), said, as_json)
+    _emit_one(pushed.summary(), sentence, as_json)
 
 
 @app.command(epilog=terminal.EXIT_CODES)
 def ui(
     port: Annotated[int | None, typer.Option(help="Port. [default: KRONOS_UI_PORT]")] = None,
 ) -> None:
-    """The MLflow UI on what is registered, on loopback, until interrupted.
+    """Serve the MLflow UI on loopback until interrupted.
 
     Example: python -m registry ui --port 5000
     """
@@ -349,16 +360,16 @@ def ui(
     print(f"http://127.0.0.1:{port}", flush=True)
     serve = ["server", "--host", "127.0.0.1", "--port", str(port)]
     command = [sys.executable, "-m", "mlflow", *serve, "--workers", "1"]
-    # In the environment: a database URI may hold a password, and the process list shows arguments.
-    told = {**process_environment(settings), "MLFLOW_BACKEND_STORE_URI": settings.tracking}
-    os.execve(sys.executable, command, told)
+    # A database URI may hold a password. The process list shows arguments, so it is in a variable.
+    environment = {**process_environment(settings), "MLFLOW_BACKEND_STORE_URI": settings.tracking}
+    os.execve(sys.executable, command, environment)
 
 
-# --- what the verbs share ---------------------------------------------------------------------
+# --- shared by the verbs ----------------------------------------------------------------------
 
 
 def _official() -> "Official":
-    """What Kronos knows of its weights on the Hub."""
+    """Kronos' facts about its weights on the Hub."""
     from registry.forecast.model_folder import family_module
 
     official: Official = family_module("kronos", "official")
@@ -382,12 +393,14 @@ def _ledger() -> Iterator["Ledger"]:
 
 
 def _versions(store: "Store", references: Sequence[str]) -> list["Version"]:
-    """'nbeats' is all versions of it, 'nbeats/3' and 'nbeats@staging' one."""
-    one = ("/", "@")
-    found = [
-        [store.resolve(r)] if any(c in r for c in one) else store.versions(r) for r in references
-    ]
-    return [version for versions in found for version in versions]
+    """'nbeats' stands for all its versions, 'nbeats/3' and 'nbeats@staging' for one."""
+    versions: list[Version] = []
+    for reference in references:
+        if "/" in reference or "@" in reference:
+            versions.append(store.resolve(reference))
+        else:
+            versions += store.versions(reference)
+    return versions
 
 
 def _row(version: "Version") -> dict[str, Any]:
@@ -399,15 +412,19 @@ def _row(version: "Version") -> dict[str, Any]:
     }
 
 
-def _warn_unless_comparable(measured_on: Sequence[Mapping[str, str]]) -> None:
-    """Say it when what is known of the scored rows differs between versions."""
-    known = {
-        key: {one[key] for one in measured_on if key in one} for one in measured_on for key in one
-    }
-    if differing := [key for key, values in known.items() if len(values) > 1]:
+def _warn_unless_comparable(scored: Sequence[Mapping[str, str]]) -> None:
+    """Warn if the known facts about the scored rows differ between versions."""
+    values: dict[str, set[str]] = {}
+    for facts in scored:
+        for key, value in facts.items():
+            values.setdefault(key, set()).add(value)
+    differing = [key for key in values if len(values[key]) > 1]
+    if differing:
         _say(
-            f"warning: these versions were scored on different rows ({', '.join(differing)} differ), so their numbers "
-            "cannot be compared, only skill_vs_fhs within one data set; `python -m jobs evaluate` scores on equal rows"
+            "warning: these versions were scored on different rows "
+            f"({', '.join(differing)} differ), so their numbers cannot be compared, "
+            "only skill_vs_fhs within one data set; "
+            "`python -m jobs evaluate` scores on equal rows"
         )
 
 
@@ -427,18 +444,17 @@ def _instant(text: str) -> datetime:
 
 
 def _flat(facts: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Nested facts, one per line: tags.family, metrics.crps, ..."""
-    found: list[tuple[str, Any]] = []
+    """Pairs of key and value; nested facts get keys like tags.family and metrics.crps."""
+    pairs: list[tuple[str, Any]] = []
     for key, value in facts.items():
-        found += (
-            [(f"{key}.{k}", v) for k, v in sorted(value.items())]
-            if isinstance(value, Mapping)
-            else [(key, value)]
-        )
-    return found
+        if isinstance(value, Mapping):
+            pairs += [(f"{key}.{name}", nested) for name, nested in sorted(value.items())]
+        else:
+            pairs.append((key, value))
+    return pairs
 
 
-# --- talk on stderr, results on stdout --------------------------------------------------------
+# --- messages on stderr, results on stdout ----------------------------------------------------
 
 
 def _say(text: str) -> None:
@@ -447,7 +463,7 @@ def _say(text: str) -> None:
 
 @contextmanager
 def _bytes_bar() -> Iterator[Callable[[str, int, int], None]]:
-    """Progress on stderr: `advance(what, done, total)` in bytes, a line for each file."""
+    """Progress on stderr: `advance(transfer, done, total)` in bytes; each transfer has a line."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -457,21 +473,21 @@ def _bytes_bar() -> Iterator[Callable[[str, int, int], None]]:
     with Progress(*columns, console=Console(stderr=True)) as bar:
         lines: dict[str, TaskID] = {}
 
-        def advance(what: str, done: int, total: int) -> None:
-            if what not in lines:
-                lines[what] = bar.add_task(what, total=total)
-            bar.update(lines[what], completed=done)
+        def advance(transfer: str, done: int, total: int) -> None:
+            if transfer not in lines:
+                lines[transfer] = bar.add_task(transfer, total=total)
+            bar.update(lines[transfer], completed=done)
 
         yield advance
 
 
-def _emit_one(row: Mapping[str, Any], said: str, as_json: bool) -> None:
-    """What was done: an object for programs, a sentence for people."""
-    print(json.dumps(row) if as_json else said)
+def _emit_one(row: Mapping[str, Any], sentence: str, as_json: bool) -> None:
+    """Print a result: JSON for programs, a sentence for people."""
+    print(json.dumps(row) if as_json else sentence)
 
 
 def _emit(rows: Sequence[Mapping[str, Any]], as_json: bool, *, empty: str = "") -> None:
-    """Rows as JSON, as a table on a terminal, else tab-separated."""
+    """Print rows as JSON, as a table on a terminal, or tab-separated otherwise."""
     if as_json:
         print(json.dumps(rows))
     elif not rows:
@@ -482,11 +498,9 @@ def _emit(rows: Sequence[Mapping[str, Any]], as_json: bool, *, empty: str = "") 
             table.add_row(*map(_text, row.values()))
         Console(highlight=False, markup=False).print(table)
     else:
-        print(
-            "\n".join(
-                "\t".join(map(_text, line)) for line in (rows[0], *(row.values() for row in rows))
-            )
-        )
+        print("\t".join(rows[0]))
+        for row in rows:
+            print("\t".join(map(_text, row.values())))
 
 
 def _text(value: Any) -> str:

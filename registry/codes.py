@@ -1,7 +1,7 @@
-"""Every code that an error of ours can have: its class, and so its HTTP status, and when it is raised.
+"""All error codes: the class of each, which sets its HTTP status, and when it is raised.
 
-`from_code` makes the error again where it comes from another process. The README's table is made
-from here, and a test holds every `raise` to it. Standard library only.
+`from_code` rebuilds an error of another process. The README's table is generated from here, and a
+test checks every `raise` against it. Standard library only.
 """
 
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ REQUEST, TRAINING, REGISTRY, HUB, SERVING = "request", "training", "registry", "
 
 @dataclass(frozen=True)
 class Code:
-    """What a code means; `part` is the part of the product that raises it."""
+    """Meaning of a code; `part` is the part of the product that raises it."""
 
     kind: type[KronosError]
     part: str
@@ -146,14 +146,15 @@ BY_STATUS: dict[int, type[KronosError]] = {
 
 
 def from_code(code: str, message: str, status: int) -> KronosError:
-    """The error that another process raised. A code that is not in CODES gets its status' class."""
-    known = CODES.get(code)
-    kind = known.kind if known else BY_STATUS.get(status, KronosError)
+    """Rebuild an error of another process. A code outside CODES gets the class of its status."""
+    if code in CODES:
+        return CODES[code].kind(message, code=code)
+    kind = BY_STATUS.get(status, KronosError)
     return kind(message, code=code)
 
 
 def rows(*parts: str) -> Iterator[tuple[str, int, str]]:
-    """Code, HTTP status and meaning of every code of some parts, in order."""
+    """Code, HTTP status and meaning of the codes of these parts, in the table's order."""
     for name, code in CODES.items():
         if code.part in parts:
             yield name, code.kind.status, code.when

@@ -1,24 +1,24 @@
-"""What can go wrong, as one tree. Standard library only.
+"""All errors of Kronos Registry as one tree. Standard library only.
 
     KronosError           INTERNAL       500
-    ├─ BadInput           BAD_INPUT      400   a history, a parameter or a config is wrong; `code` says how
+    ├─ BadInput           BAD_INPUT      400   wrong history, parameter or config; see `code`
     │  ├─ BadHistory      BAD_HISTORY    400
     │  ├─ BadParameter    BAD_PARAMETER  400
     │  └─ BadConfig       BAD_CONFIG     400
     ├─ NotFound           NOT_FOUND      404   no such model, version, stage or file
-    ├─ Conflict           CONFLICT       409   somebody else is at it, or it contradicts what is recorded
-    ├─ NotAvailable       NOT_AVAILABLE  422   a sound request that this model cannot answer
+    ├─ Conflict           CONFLICT       409   another process is at work, or a record disagrees
+    ├─ NotAvailable       NOT_AVAILABLE  422   a valid request that this model cannot answer
     ├─ BadForecast        BAD_FORECAST   500   a model broke the contract
-    └─ Corrupt            CORRUPT        500   stored bytes are not those that were registered
-       └─ CodeMismatch    CODE_MISMATCH  500   the running code is not the version's own
+    └─ Corrupt            CORRUPT        500   stored bytes differ from the registered ones
+       └─ CodeMismatch    CODE_MISMATCH  500   the running code differs from the version's code
 
-A message says what was found, what was expected, which series or file, and what to do. It never
+A message names what was found, what was expected, the series or file, and what to do. It never
 repeats the caller's data.
 """
 
 
 class KronosError(Exception):
-    """Base of all errors of ours: a stable `code`, an HTTP `status`, a message for people."""
+    """Base of all our errors, with a stable `code`, an HTTP `status` and a message for people."""
 
     code = "INTERNAL"
     status = 500

@@ -1,4 +1,4 @@
-"""Files that other processes share: replaced as a whole, and locks that keep others away."""
+"""Files shared with other processes: atomic replacement and locks."""
 
 import errno
 import os
@@ -12,17 +12,20 @@ from filelock import FileLock, Timeout
 
 from registry.errors import Conflict, KronosError
 
-Writer = Callable[[Path], None]  # writes the whole file to the path it is given
+COMPILED_KEY = b"kronos"  # in the metadata of each parquet file that `jobs compile` writes
+
+Writer = Callable[[Path], None]  # writes the whole file to the given path
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def write_together(writers: Mapping[Path, Writer]) -> None:
-    """Replace several files: all are written and synced before the first is renamed, in the order given.
+    """Replace several files, in the given order.
 
-    When anything fails before that, every old file stays and no temporary is left. KronosError with code NO_SPACE
-    on a full disk, NOT_WRITABLE on any other OSError. A crash between two renames leaves some files new and some
-    old, each whole: where that matters, rename the file that vouches for the others last.
+    All are written and synced before the first is renamed. If writing fails, every old file stays
+    and no temporary file is left. Raises KronosError: code NO_SPACE on a full disk, NOT_WRITABLE on
+    any other OSError. A crash between two renames leaves whole files, some new and some old. If
+    that matters, put the file that proves the others (a checksum, say) last.
     """
     temporaries = {path: _temporary(path) for path in writers}
     try:
@@ -42,11 +45,14 @@ def write_together(writers: Mapping[Path, Writer]) -> None:
 
 
 def sweep(directory: Path, older_than_s: float = 3600.0) -> list[Path]:
-    """Remove and return the temporaries that killed writers left in `directory`; younger ones may still be in use."""
+    """Remove and return the old temporary files of killed writers in `directory`.
+
+    Younger files may still be in use and stay.
+    """
     limit = time.time() - older_than_s
     removed = []
     for path in sorted(directory.glob(".*.tmp")):
-        with suppress(FileNotFoundError):  # its writer finished meanwhile
+        with suppress(FileNotFoundError):  # its writer has just finished
             if path.stat().st_mtime < limit:
                 path.unlink()
                 removed.append(path)
@@ -55,10 +61,10 @@ def sweep(directory: Path, older_than_s: float = 3600.0) -> list[Path]:
 
 @contextmanager
 def locked(path: Path, busy: str = "") -> Iterator[None]:
-    """Keep other processes and threads of this machine out of a block. The folder must exist.
+    """Run a block in one process and thread of this machine at a time.
 
-    Waits for the lock; with `busy`, raises Conflict with this message at once. The system frees the
-    lock of a process that ends, however it ends.
+    Waits for the lock. With a message `busy`, raises Conflict at once instead. The system frees the
+    lock when its process ends, even if killed. A thread that already holds it must not ask again.
     """
     lock = FileLock(path, timeout=0 if busy else -1, thread_local=False)
     try:
@@ -72,7 +78,10 @@ def locked(path: Path, busy: str = "") -> Iterator[None]:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether somebody is in a block `locked` by this file."""
+    """Whether a process or thread holds the lock of `locked(path)`.
+
+    The lock is taken for an instant, so do not ask for one that others take with `busy`.
+    """
     try:
         with FileLock(path, timeout=0):
             return False
@@ -85,7 +94,7 @@ def _temporary(path: Path) -> Path:
 
 
 def _sync(path: Path) -> None:
-    """Flush a file's bytes, or a directory's entries, to the disk."""
+    """Flush a file's bytes or a directory's entries to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

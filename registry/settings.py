@@ -1,4 +1,4 @@
-"""Where things are and how programs behave, read once from the environment (prefix KRONOS_)."""
+"""Settings of all programs: locations and behaviour, from environment variables KRONOS_*."""
 
 import os
 import re
@@ -11,19 +11,19 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
-# What MLflow writes to when nobody told it where: a database in the working directory.
+# MLflow's default: a database in the working directory.
 MLFLOW_DEFAULT_URI = "sqlite:///mlflow.db"
 
 
 def _device(name: str) -> str:
-    """Whether there is such a device is known only when a model is loaded."""
+    """Check the name's form only; loading a model checks that the device exists."""
     if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]+)?", name):
         raise PydanticCustomError("device", "Input should be auto, cpu, cuda, cuda:N or mps")
     return name
 
 
 class Settings(BaseSettings):
-    """Frozen; a main reads it once and passes it down."""
+    """Frozen settings; a main reads them once and passes them down."""
 
     model_config = SettingsConfigDict(
         env_prefix="KRONOS_", env_file=CHECKOUT / ".env", frozen=True, extra="ignore"
@@ -56,11 +56,13 @@ class Settings(BaseSettings):
     ui_port: int = Field(default=5000, ge=1, le=65535, description="Port of `make ui`.")
     mode: Literal["auto", "kronos", "simulated"] = Field(
         default="auto",
-        description="What `make serve MODEL=kronos` serves: kronos, simulated, or auto: kronos, else simulated.",
+        description="What `make serve MODEL=kronos` serves: kronos, simulated, "
+        "or auto: kronos, else simulated.",
     )
     device: Annotated[str, AfterValidator(_device)] = Field(
         default="auto",
-        description="Where torch runs a loaded model: cpu, cuda, cuda:N, mps; auto: cuda, else cpu.",
+        description="Where torch runs a loaded model: cpu, cuda, cuda:N, mps; "
+        "auto: cuda, else cpu.",
     )
     model_id: str = Field(
         default="", description="Weights that `mirror` fetches by default; empty: Kronos-mini."
@@ -72,29 +74,35 @@ class Settings(BaseSettings):
     max_context: int = Field(
         default=0,
         ge=0,
-        description="Sessions that a new version of kronos looks at, frozen into it; 0: as many as its network can.",
+        description="Sessions that a new version of kronos looks at, frozen into it; "
+        "0: as many as its network can.",
     )
     clip: float = Field(
         default=5.0,
         gt=0,
         allow_inf_nan=False,
-        description="Standard deviations at which a new version of kronos clips its input, frozen into it.",
+        description="Standard deviations at which a new version of kronos clips its input, "
+        "frozen into it.",
     )
     hf_token: SecretStr = Field(
         default=SecretStr(""),
         validation_alias="HF_TOKEN",
-        description="Token of the Hugging Face Hub for `mirror`; never printed, and no scorer gets it.",
+        description="Token of the Hugging Face Hub for `mirror`; never printed, "
+        "and no scorer gets it.",
     )
 
     @property
     def tracking(self) -> str:
-        """Tracking URI in force. MLflow's own default counts as unset: it would split the registry in two."""
-        told = os.environ.get("MLFLOW_TRACKING_URI", "")
+        """Effective tracking URI.
+
+        MLflow's own default counts as unset, since it would split the registry in two.
+        """
         if self.tracking_uri:
             return self.tracking_uri
-        default = {MLFLOW_DEFAULT_URI, f"sqlite:///{CHECKOUT / 'mlflow.db'}"}
-        if told and told not in default:
-            return told
+        mlflow_uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+        defaults = {MLFLOW_DEFAULT_URI, f"sqlite:///{CHECKOUT / 'mlflow.db'}"}
+        if mlflow_uri and mlflow_uri not in defaults:
+            return mlflow_uri
         return f"sqlite:///{self.var_dir.resolve() / 'mlflow.db'}"
 
     @property

@@ -1,4 +1,4 @@
-"""How our command lines talk: the result on stdout, talk on stderr, an error as one line and an exit code."""
+"""Output of our command lines: results on stdout, messages on stderr, one line for an error."""
 
 import os
 import sys
@@ -12,14 +12,14 @@ EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 wrong usage or input, 130 interrup
 
 
 def exit_code(error: KronosError) -> int:
-    """2 when the caller can mend it by asking differently, else 1."""
+    """2 if the caller can correct the request, else 1."""
     return 2 if isinstance(error, BadInput | NotFound) else 1
 
 
 def run(
     main: Callable[[], object], on_error: Callable[[KronosError], None] = lambda _: None
 ) -> None:
-    """Call a typer app; what goes wrong becomes `error: CODE: message` on stderr, without a traceback."""
+    """Call a typer app; print an error as `error: CODE: message` on stderr, without a traceback."""
     try:
         main()
     except KeyboardInterrupt:
@@ -35,7 +35,7 @@ def run(
 
 
 def tag_run(error: KronosError) -> None:
-    """Under `mlflow run`, say on its run why nothing came of it."""
+    """Under `mlflow run`, write the error to its run as a tag."""
     if os.environ.get("MLFLOW_RUN_ID"):
         from registry.settings import Settings
         from registry.versions import tracking
@@ -44,15 +44,17 @@ def tag_run(error: KronosError) -> None:
 
 
 def _translated(error: Exception) -> KronosError | None:
-    """The error of ours that it is: itself, a wrong setting, or what MLflow says (no connection, another schema)."""
+    """A KronosError for our own errors, wrong settings and MLflow's errors; None for others.
+
+    MLflow's errors include a lost connection and another database schema.
+    """
     if isinstance(error, KronosError):
         return error
     if isinstance(error, ValidationError) and error.title == "Settings":
         first = error.errors()[0]
         name = "KRONOS_" + "_".join(str(part) for part in first["loc"]).upper()
         return BadConfig(f"{name}: {first['msg']}; .env.example lists all settings")
-    if type(error).__module__.startswith(
-        "mlflow."
-    ):  # importing MLflow to name its class costs seconds
+    # The class is not named, because importing MLflow takes seconds.
+    if type(error).__module__.startswith("mlflow."):
         return KronosError(" ".join(str(error).split())[:500], code="MLFLOW")
     return None

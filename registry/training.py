@@ -1,4 +1,4 @@
-"""What training takes and gives: settings, surroundings, results. No version holds this file."""
+"""Interfaces of training: settings, runs, results, families. No version contains this file."""
 
 import operator
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ from registry.forecast import names
 from registry.forecast.forecast import Forecaster
 from registry.forecast.spec import MAX_HORIZON, ModelSpec, check_levels
 
-# Types of settings with their bounds; Config refuses what lies outside.
+# Types of settings with their bounds; Config refuses values outside them.
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
@@ -22,11 +22,12 @@ Rate = Annotated[float, Field(gt=0, lt=1)]
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What training of every family takes; a family's own Config adds its hyperparameters.
+    """Training settings of every family; a family's own Config adds its hyperparameters.
 
-    `data` names a data set, `calendar` is its calendar. Sessions up to `fit_until` are fitted,
-    those up to `choose_until` choose (early stop, hyperparameters). Later ones up to `report_until`
-    (None: the end of the data) are only reported, from every `report_every`-th of them.
+    `data` names a data set, `calendar` is its calendar. Sessions up to `fit_until` fit the model.
+    Those up to `choose_until` choose between models (early stopping, hyperparameters). Later ones
+    up to `report_until` (None: the end of the data) are only for the report, which uses every
+    `report_every`-th of them.
     """
 
     horizon: int = 5
@@ -51,11 +52,11 @@ class Config:
 
     @property
     def training_columns(self) -> tuple[str, ...]:
-        """Columns that training needs beside those of the spec."""
+        """Columns that training needs in addition to those of the spec."""
         return ()
 
 
-LIMITS: Mapping[str, tuple[Callable[[float, float], bool], str]] = {  # pydantic's names
+LIMITS: Mapping[str, tuple[Callable[[float, float], bool], str]] = {  # keys are pydantic's
     "ge": (operator.ge, "{:g} or more"),
     "gt": (operator.gt, "more than {:g}"),
     "le": (operator.le, "{:g} or less"),
@@ -65,7 +66,7 @@ LIMITS: Mapping[str, tuple[Callable[[float, float], bool], str]] = {  # pydantic
 
 @dataclass(frozen=True)
 class Bounds:
-    """Limits of a setting, by their names in LIMITS; as text they are words."""
+    """Limits of a setting, by their keys in LIMITS. `str` describes them in words."""
 
     limits: Mapping[str, float]
 
@@ -77,29 +78,31 @@ class Bounds:
 
 
 def bounds_of(config_type: type[Config]) -> Mapping[str, Bounds]:
-    """Bounds of the settings that have some, from the annotations of their fields."""
+    """Bounds by setting, from the annotations of the fields; settings without bounds are absent."""
     hints = get_type_hints(config_type, include_extras=True)
-    found = {}
-    for name in [setting.name for setting in fields(config_type)]:
+    bounds = {}
+    for setting in fields(config_type):
         limits: dict[str, float] = {}
-        for info in getattr(hints[name], "__metadata__", ()):
+        for info in getattr(hints[setting.name], "__metadata__", ()):
             for limit in info.metadata:
                 limits |= asdict(limit)
         if limits:
-            found[name] = Bounds(limits)
-    return found
+            bounds[setting.name] = Bounds(limits)
+    return bounds
 
 
 def _check_dates(fit_until: str, choose_until: str, report_until: str | None) -> None:
-    """Dates without a time zone, each later than the one before."""
-    dates = [fit_until, choose_until, *([report_until] if report_until else [])]
-    wrong = f"fit_until, choose_until and report_until are dates like 2018-12-31, found {dates}"
+    """Raise BadConfig unless the dates have no time zone and each is later than the previous."""
+    dates = [fit_until, choose_until]
+    if report_until:
+        dates.append(report_until)
+    message = f"fit_until, choose_until and report_until are dates like 2018-12-31, found {dates}"
     try:
         stamps = [pd.Timestamp(date) for date in dates]
     except ValueError as error:
-        raise BadConfig(wrong) from error
+        raise BadConfig(message) from error
     if any(pd.isna(stamp) or stamp.tz is not None for stamp in stamps):
-        raise BadConfig(wrong)
+        raise BadConfig(message)
     if stamps != sorted(set(stamps)):
         raise BadConfig(f"expected fit_until < choose_until < report_until, found {dates}")
 
@@ -108,8 +111,8 @@ def _check_dates(fit_until: str, choose_until: str, report_until: str | None) ->
 class Range:
     """Values of a setting between `low` and `high`, both included.
 
-    Whole numbers if both are int; else floats, tried to three significant digits. Spread evenly,
-    or with `log` evenly over their logarithms.
+    Values are whole numbers if both are int, else floats rounded to three significant digits. They
+    are spread evenly, or with `log` evenly over their logarithms.
     """
 
     low: float
@@ -121,12 +124,12 @@ class Range:
             raise BadConfig(f"expected low < high, and 0 < low with log, found {self}")
 
 
-Space = Mapping[str, Range | tuple[Any, ...]]  # values of each setting that a study searches
+Space = Mapping[str, Range | tuple[Any, ...]]  # values to search, by setting
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What training hands back; figures are matplotlib's, tables frames, both by file stem."""
+    """Result of training. `figures` (of matplotlib) and `tables` are keyed by file stem."""
 
     forecaster: Forecaster
     params: Mapping[str, Any] = field(default_factory=dict)
@@ -136,49 +139,49 @@ class Trained:
 
 
 class TrainRun(Protocol):
-    """What training may ask of its surroundings."""
+    """Services for a running training."""
 
     checkpoint_dir: Path
     start_dir: Path | None  # verified model folder of the version to start from
 
     def report(self, step: int, **losses: float) -> None:
-        """Say how far training is: progress bar and metrics."""
+        """Show progress and log metrics."""
         ...
 
     def should_stop(self) -> bool:
-        """True when the trial is to be given up."""
+        """Whether to give up this trial."""
         ...
 
     def fit_member(
         self, model: str, history: pd.DataFrame, config: Config, seed: int, *, tiny: bool
     ) -> Trained:
-        """Another model, fitted on this history with the shared settings that `config` has."""
+        """Fit another model on this history, with the shared settings of `config`."""
         ...
 
 
 class Family(Protocol):
-    """What settings.py, train.py and model.py of mlprojects/<name> give together."""
+    """Interface of a family: settings.py, train.py and model.py of mlprojects/<name> together."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def configs(self) -> Mapping[str, type[Config]]:
-        """Settings by `kind`; a family of one kind has no such setting."""
+        """Config class by `kind`; a family with one kind has no setting `kind`."""
         ...
 
     @property
     def search(self) -> Mapping[str, Space]:
-        """What a study searches, by the same names; nothing where one is missing."""
+        """Search space of a study, by `kind`; a missing kind has nothing to search."""
         ...
 
     @property
     def requirements(self) -> tuple[str, ...]:
-        """Packages that a version needs beside those of the wrapper."""
+        """Packages that a version needs in addition to those of the wrapper."""
         ...
 
     def spec(self, name: str, config: Any) -> ModelSpec:
-        """What the model needs and answers, as far as it is known before training."""
+        """Inputs and outputs of the model, as far as they are known before training."""
         ...
 
     def train(

@@ -1,4 +1,4 @@
-"""Data sets by name: what models are trained, scored and run on."""
+"""Data sets by name: the data that models are trained, scored and run on."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -36,31 +36,41 @@ class Dataset:
     synthetic: tuple[str, ...] = ()  # columns that are made up
 
     def load(self, settings: Settings) -> "Data":
-        """The data set as it is compiled.
+        """The compiled data set.
 
         Raises NotFound if a file is missing, Corrupt if one cannot be read or if they do not
         belong together.
         """
         first, *others = self.files
         digest = processed.stored_metadata(settings, first)["digest"]
-        expected = self.identity(digest)
-        for file in (first, *others):
-            stored = processed.stored_metadata(settings, file)
-            if {key: stored.get(key) for key in expected} != expected:
+        expected = processed.with_version(self.identity(digest))
+        if processed.stored_metadata(settings, first) != expected:
+            raise Corrupt(
+                f"{first} in {settings.processed_dir} was compiled by other code; "
+                f"run `{processed.COMMAND}`"
+            )
+        for file in others:
+            if processed.stored_metadata(settings, file) != expected:
                 raise Corrupt(
                     f"{first} and {file} in {settings.processed_dir} were compiled from different "
-                    f"data, or by other code; run `{processed.COMMAND}`"
+                    f"data; run `{processed.COMMAND}`"
                 )
         return Data(self, digest, self.read(settings))
 
     def identity(self, digest: str) -> dict[str, Any]:
         """What each of its files stores, JSON-ready; `digest` is that of the source prices."""
-        return {"data": self.name, "digest": digest, "universe": self.universe.to_json()}
+        return {
+            "data": self.name,
+            "digest": digest,
+            "calendar": self.calendar,
+            "universe": self.universe.to_json(),
+            "synthetic": list(self.synthetic),
+        }
 
 
 @dataclass(frozen=True)
 class Data:
-    """A data set with the history that is compiled here, and the digest of its source prices."""
+    """A data set with its compiled history and the digest of its source prices."""
 
     dataset: Dataset
     digest: str
@@ -69,10 +79,10 @@ class Data:
 
 def find(name: str) -> Dataset:
     """A data set by its name. Raises BadConfig for an unknown one."""
-    known = {dataset.name: dataset for dataset in DATASETS}
-    if name not in known:
-        raise BadConfig(f"data is {name!r}, expected one of {list(known)}")
-    return known[name]
+    datasets = {dataset.name: dataset for dataset in DATASETS}
+    if name not in datasets:
+        raise BadConfig(f"data is {name!r}, expected one of {list(datasets)}")
+    return datasets[name]
 
 
 def first_with(columns: Collection[str], model: str) -> Dataset:
@@ -87,10 +97,10 @@ def check_columns(dataset: Dataset, columns: Collection[str], model: str) -> Non
     """Raise BadHistory (MISSING_COLUMN) unless the data set has these columns."""
     missing = [name for name in columns if name not in dataset.columns]
     if missing:
-        able = [other.name for other in DATASETS if set(missing) <= set(other.columns)]
+        complete = [other.name for other in DATASETS if set(missing) <= set(other.columns)]
         raise BadHistory(
             f"{model} needs {missing}, which {dataset.name} lacks; "
-            f"data sets that have them: {', '.join(able) or 'none'}",
+            f"data sets that have them: {', '.join(complete) or 'none'}",
             code="MISSING_COLUMN",
         )
 
@@ -111,7 +121,7 @@ def _read_bars(settings: Settings) -> pd.DataFrame:
     return with_market(frame, market_daily(indices, index_returns, _US_INDICES))
 
 
-# The only series that all sessions of the bars share.
+# The only series with a bar on every session.
 _US_INDICES = Universe("us-index-2", ("NASDAQ", "SP500"))
 
 PANEL = Dataset(
@@ -133,4 +143,4 @@ BARS = Dataset(
     splits=Splits("2009-12-31", "2010-12-31"),
     read=_read_bars,
 )
-DATASETS = (PANEL, BARS)  # the first that has a model's columns is its default
+DATASETS = (PANEL, BARS)  # a model's default is the first with its columns

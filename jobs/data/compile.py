@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from jobs.data import processed, products, sources, validate
-from jobs.data.catalog import BARS, DATASETS, PANEL, Dataset
+from jobs.data.catalog import BARS, PANEL, Dataset
 from jobs.data.digest import data_digest
 from jobs.data.market import market_daily
 from jobs.data.qa import describe_source
@@ -20,9 +20,10 @@ from registry.files import sweep, write_together
 from registry.forecast import names
 from registry.settings import Settings
 
-# The first price of a stock; its returns start one session later. Older prices are rounded too
+# First price used of a stock, one session before its first return. Older prices are rounded too
 # coarsely.
 PRICES_FROM = "2009-12-31"
+BUILTIN = (PANEL, BARS)
 SOURCES = {STOCKS: PANEL, STOCK_INDEX: PANEL, STOCK_BARS: BARS, INDEX_BARS: BARS}
 
 Frames = Mapping[str, pd.DataFrame]
@@ -33,7 +34,7 @@ def compile_builtin(
 ) -> dict[str, Any]:
     """Write the processed files and the QA summary; return that summary with `skipped` added.
 
-    Skipped, unless `force`, when all files exist and stem from the same prices, packages and
+    Without `force`, it is skipped when all files exist and stem from the same prices, packages and
     COMPILE_VERSION. Raises BadHistory (BAD_SOURCE) when a source or a product breaks its schema,
     KronosError (NO_SPACE) on a full disk; either way the old files stay as they were.
     """
@@ -55,7 +56,7 @@ def compile_builtin(
 
 
 def identify(prices: Frames) -> dict[str, Any]:
-    """COMPILE_VERSION, the digest of each data set's prices, the packages that held them."""
+    """COMPILE_VERSION, the digest of each data set's prices, and the packages they came from."""
     stocks, index = _recent(prices[STOCKS]), _recent(prices[STOCK_INDEX])
     return {
         "compile_version": processed.COMPILE_VERSION,
@@ -88,7 +89,7 @@ def build(prices: Frames) -> dict[str, pd.DataFrame]:
         processed.AUX: products.aux_features(returns),
         processed.BARS: products.adjusted_bars(raw_bars),
     }
-    for dataset in DATASETS:
+    for dataset in BUILTIN:
         for file in dataset.files:
             schema = validate.PROCESSED[file](dataset.calendar)
             validate.check(frames[file], schema, file)
@@ -96,25 +97,24 @@ def build(prices: Frames) -> dict[str, pd.DataFrame]:
 
 
 def summarise(prices: Frames, frames: Frames) -> dict[str, Any]:
-    """What became of each source, for people."""
+    """Data sets, sources with their products, and rows of each file: for people."""
     described = {}
     for name, dataset in SOURCES.items():
         product = _product(name, prices, frames)
         described[name] = describe_source(prices[name], product, dataset.calendar)
-    return {
-        "datasets": {dataset.name: _describe_dataset(dataset) for dataset in DATASETS},
-        "sources": described,
-        "files": {file: len(frame) for file, frame in frames.items()},
-    }
+    datasets = {dataset.name: _describe_dataset(dataset) for dataset in BUILTIN}
+    rows = {file: len(frame) for file, frame in frames.items()}
+    return {"datasets": datasets, "sources": described, "files": rows}
 
 
 def _product(source: str, prices: Frames, frames: Frames) -> pd.DataFrame:
-    """What was made of a source."""
+    """The rows that were made of a source."""
     if source == STOCKS:
         return frames[processed.RETURNS]
     if source == STOCK_INDEX:
         return products.log_returns(_recent(prices[STOCK_INDEX]))
-    bars, symbols = frames[processed.BARS], prices[source][names.UNIQUE_ID]
+    bars = frames[processed.BARS]
+    symbols = prices[source][names.UNIQUE_ID]
     return bars[bars[names.UNIQUE_ID].isin(symbols)]
 
 
@@ -127,10 +127,7 @@ def _describe_dataset(dataset: Dataset) -> dict[str, Any]:
 
 
 def write(settings: Settings, frames: Frames, summary: dict[str, Any]) -> None:
-    """Replace the processed files and the summary, all or none.
-
-    What killed compiles left behind is removed.
-    """
+    """Replace the processed files and the summary, all or none. Remove leftovers of killed runs."""
     writers: dict[Path, Callable[[Path], None]] = {}
     for file, metadata in _metadata(summary).items():
         path = settings.processed_dir / file
@@ -149,11 +146,10 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 def _metadata(summary: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """What each processed file stores, by its name."""
     stored = {}
-    for dataset in DATASETS:
+    for dataset in BUILTIN:
         identity = dataset.identity(summary["digests"][dataset.name])
         for file in dataset.files:
-            stored[file] = {"compile_version": summary["compile_version"], **identity}
-    stored[processed.AUX]["synthetic"] = list(names.COUNTS)
+            stored[file] = processed.with_version(identity)
     return stored
 
 

@@ -1,4 +1,4 @@
-"""Data digest: which source prices a model has seen, the same on every machine."""
+"""Data digest: identifies the source prices of a model, the same on every machine."""
 
 import hashlib
 from typing import Any
@@ -8,10 +8,11 @@ import pandas as pd
 
 
 def data_digest(*frames: pd.DataFrame) -> str:
-    """sha256 (hex) over the full content of `frames`, in row order: column names, then each column's bytes.
+    """sha256 (hex) over the full content of `frames` in row order: each column's name and bytes.
 
-    Numbers count as little-endian float64, dates as ISO days, names as UTF-8. It is taken over prices and keys, never
-    over their logarithms: `log` may differ in the last bit between machines, a price read from a file does not.
+    Numbers are hashed as little-endian float64, dates as ISO days, names as UTF-8. Hash prices and
+    keys, never logarithms: `log` may differ in the last bit between machines, a stored price does
+    not.
     """
     sha = hashlib.sha256()
     for frame in frames:
@@ -24,7 +25,8 @@ def data_digest(*frames: pd.DataFrame) -> str:
 
 def _canonical(column: "pd.Series[Any]") -> bytes:
     if pd.api.types.is_datetime64_any_dtype(column.dtype):
-        return "\n".join(np.datetime_as_string(column.to_numpy(), unit="D")).encode()
+        days = np.datetime_as_string(column.to_numpy(), unit="D")
+        return "\n".join(days).encode()
     if pd.api.types.is_numeric_dtype(column.dtype):
         return column.to_numpy(dtype="<f8").tobytes()
     return "\n".join(column.astype(str)).encode()

@@ -1,4 +1,4 @@
-"""The market columns of a history: over which universe they are taken, and how they follow from its returns."""
+"""The market columns of a history: their universe, and how they follow from its returns."""
 
 import hashlib
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from registry.forecast import names
 
 @dataclass(frozen=True)
 class Universe:
-    """The symbols over which `market_abs_return` is the mean; name and digest are a tag of a version."""
+    """The symbols that `market_abs_return` averages. Name and digest are a tag of a version."""
 
     name: str
     symbols: tuple[str, ...]
@@ -33,7 +33,8 @@ class Universe:
 
 def sp500_universe(symbols: Sequence[str]) -> Universe:
     """Universe of S&P 500 stocks, named by their number: `sp500-20`."""
-    return Universe(f"sp500-{len(set(symbols))}", tuple(sorted(set(symbols))))
+    distinct = tuple(sorted(set(symbols)))
+    return Universe(f"sp500-{len(distinct)}", distinct)
 
 
 def market_daily(
@@ -41,37 +42,37 @@ def market_daily(
 ) -> pd.DataFrame:
     """ds, market_abs_return (mean |y| over the whole universe), index_return, universe (its name).
 
-    BadHistory when a session lacks a symbol or the index: the mean of another set would be another quantity.
+    Raises BadHistory when a session lacks a symbol or the index: the mean over fewer symbols is
+    another quantity.
     """
-    returns = panel.pivot(index=names.DS, columns=names.UNIQUE_ID, values=names.Y).reindex(
-        columns=list(universe.symbols)
-    )
+    returns = panel.pivot(index=names.DS, columns=names.UNIQUE_ID, values=names.Y)
+    returns = returns.reindex(columns=list(universe.symbols))
     index = index_returns.set_index(names.DS)[names.Y].reindex(returns.index)
     incomplete = returns.isna().any(axis=1) | index.isna()
     if incomplete.any():
         first = f"{returns.index[incomplete][0]:%Y-%m-%d}"
         raise BadHistory(
-            f"{incomplete.sum()} sessions lack a symbol of {universe.name} or the index, first {first}",
+            f"{incomplete.sum()} sessions lack a symbol of {universe.name} or the index, "
+            f"first {first}",
             code="BAD_SOURCE",
         )
     columns = {names.MARKET_ABS_RETURN: returns.abs().mean(axis=1), names.INDEX_RETURN: index}
-    return (
-        pd.DataFrame(columns)
-        .assign(universe=pd.Series(universe.name, index=returns.index, dtype="str"))
-        .reset_index()
-    )
+    universe_name = pd.Series(universe.name, index=returns.index, dtype="str")
+    return pd.DataFrame(columns).assign(universe=universe_name).reset_index()
 
 
 def with_market(history: pd.DataFrame, market: pd.DataFrame) -> pd.DataFrame:
-    """`history` with the market columns of each session. BadHistory when the market lacks one of its sessions."""
+    """`history` with the market columns of each session.
+
+    Raises BadHistory when the market lacks a session of `history`.
+    """
     lacking = history.loc[~history[names.DS].isin(market[names.DS]), [names.UNIQUE_ID, names.DS]]
     if len(lacking):
         name, day = lacking.iloc[0]
         raise BadHistory(
-            f"{len(lacking)} sessions are none of the market's ({market['universe'].iloc[0]}), first {name} "
-            f"{day:%Y-%m-%d}; every series needs the market columns",
+            f"the market ({market['universe'].iloc[0]}) lacks {len(lacking)} sessions, "
+            f"first {name} {day:%Y-%m-%d}; every series needs the market columns",
             code="BAD_SOURCE",
         )
-    return history.merge(
-        market.drop(columns="universe"), on=names.DS, how="left", validate="many_to_one"
-    )
+    columns = market.drop(columns="universe")
+    return history.merge(columns, on=names.DS, how="left", validate="many_to_one")

@@ -8,27 +8,31 @@ from registry.forecast import names
 
 
 def log_returns(prices: pd.DataFrame) -> pd.DataFrame:
-    """unique_id, ds, y = log(close_t / close_t-1) of sorted prices; the first price of a series has no return."""
-    before = prices.groupby(names.UNIQUE_ID)["close"].shift()
-    returns = prices[[names.UNIQUE_ID, names.DS]].assign(
-        **{names.Y: np.log(prices["close"] / before)}
-    )
-    return returns[before.notna()].reset_index(drop=True)
+    """unique_id, ds, y = log(close_t / close_t-1) of sorted prices.
+
+    The first price of a series has no return and is left out.
+    """
+    previous = prices.groupby(names.UNIQUE_ID)["close"].shift()
+    returns = prices[[names.UNIQUE_ID, names.DS]].copy()
+    returns[names.Y] = np.log(prices["close"] / previous)
+    return returns[previous.notna()].reset_index(drop=True)
 
 
 def adjusted_bars(raw: pd.DataFrame) -> pd.DataFrame:
-    """unique_id, ds, y, open high low close volume amount, close_unadjusted: sorted raw bars on one price basis.
+    """unique_id, ds, y, open high low close volume amount, close_unadjusted: on one price basis.
 
-    Prices are multiplied by adj_close / close of their session, so that y = log(close_t / close_t-1). Volume counts
-    shares as they were on the last session of the series (see SPLITS). amount = mean of the four adjusted prices x
-    volume. adj_close also knows splits and dividends after the series ended, so prices and amount are right up to one
-    constant factor a series. The first bar of a series has no return and is left out.
+    `raw` bars are sorted. Prices are multiplied by adj_close / close of their session, so that
+    y = log(close_t / close_t-1). Volume counts shares of the series' last session (see SPLITS).
+    amount = mean of the four adjusted prices x volume. adj_close includes splits and dividends
+    after the end of the series, so prices and amount are right up to one constant factor a series.
+    The first bar of a series has no return and is left out.
     """
     factor = raw["adj_close"] / raw["close"]
     prices = raw[list(sources.OHLC)].mul(factor, axis=0)
+    previous = prices["close"].groupby(raw[names.UNIQUE_ID]).shift()
     volume = raw["volume"] * _later_splits(raw)
     bars = raw[[names.UNIQUE_ID, names.DS]].assign(
-        y=np.log(prices["close"] / prices["close"].groupby(raw[names.UNIQUE_ID]).shift()),
+        y=np.log(prices["close"] / previous),
         **prices,
         volume=volume,
         amount=prices.mean(axis=1) * volume,
@@ -44,14 +48,12 @@ def together(*frames: pd.DataFrame) -> pd.DataFrame:
 
 def sector_map() -> pd.DataFrame:
     """unique_id, sector of the panel's stocks."""
-    return pd.DataFrame(
-        {names.UNIQUE_ID: list(sources.SECTORS), names.SECTOR: list(sources.SECTORS.values())},
-        dtype="str",
-    )
+    symbols, sectors = list(sources.SECTORS), list(sources.SECTORS.values())
+    return pd.DataFrame({names.UNIQUE_ID: symbols, names.SECTOR: sectors}, dtype="str")
 
 
 def aux_features(panel: pd.DataFrame) -> pd.DataFrame:
-    """unique_id, ds, sector, news_count, tweet_count of every row of the panel; the counts are synthetic."""
+    """unique_id, ds, sector, news_count, tweet_count of every panel row; counts are synthetic."""
     sector = panel[names.UNIQUE_ID].map(sources.SECTORS).astype("str").array
     columns = [names.UNIQUE_ID, names.DS, names.SECTOR, *names.COUNTS]
     return synthetic.counts(panel).assign(**{names.SECTOR: sector})[columns]
@@ -68,7 +70,6 @@ def _later_splits(raw: pd.DataFrame) -> "pd.Series[float]":
     """Shares on the series' last session for one share on each row's session."""
     shares = pd.Series(1.0, index=raw.index)
     for (name, day), ratio in sources.SPLITS.items():
-        shares = shares.where(
-            (raw[names.UNIQUE_ID] != name) | (raw[names.DS] >= day), shares * ratio
-        )
+        before_split = (raw[names.UNIQUE_ID] == name) & (raw[names.DS] < day)
+        shares = shares.mask(before_split, shares * ratio)
     return shares

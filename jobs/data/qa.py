@@ -1,4 +1,4 @@
-"""What a source holds and what became of it, as a JSON-ready summary."""
+"""Summary of a source and its product, JSON-ready."""
 
 from typing import Any
 
@@ -8,14 +8,18 @@ from registry.forecast import calendars, names
 
 
 def describe_source(source: pd.DataFrame, product: pd.DataFrame, calendar: str) -> dict[str, Any]:
-    """Rows in and out, span, dropped rows by reason, extreme and zero returns, sessions without a row.
+    """Rows in and out, dropped rows by reason, spans, zero and extreme returns, missing sessions.
 
-    `source` holds prices by (unique_id, ds), `product` what was made of them, with `y`. Every source row that is not
-    in the product is accounted for: it is older than the product, or the first price of its series.
+    `source` holds prices by (unique_id, ds); `product`, made of them, has `y`. A source row that
+    the product lacks is older than the product, or the first price of its series.
     """
     series = product.groupby(names.UNIQUE_ID)[names.DS]
     earlier = int((source[names.DS] < source[names.UNIQUE_ID].map(series.min())).sum())
     largest = product.iloc[int(product[names.Y].abs().argmax())]
+    spans = {}
+    for name, ds in series:
+        first, last = f"{ds.min():%Y-%m-%d}", f"{ds.max():%Y-%m-%d}"
+        spans[str(name)] = {"first": first, "last": last, "sessions": len(ds)}
     summary: dict[str, Any] = {
         "rows_in": len(source),
         "rows_out": len(product),
@@ -23,14 +27,7 @@ def describe_source(source: pd.DataFrame, product: pd.DataFrame, calendar: str) 
             "before the first price used": earlier - len(series),
             "first price of a series: no return": len(series),
         },
-        "series": {
-            str(name): {
-                "first": f"{ds.min():%Y-%m-%d}",
-                "last": f"{ds.max():%Y-%m-%d}",
-                "sessions": len(ds),
-            }
-            for name, ds in series
-        },
+        "series": spans,
         "zero_return_share": round(float((product[names.Y] == 0).mean()), 6),
         "max_abs_return": {
             "value": round(abs(float(largest[names.Y])), 6),
@@ -54,7 +51,6 @@ def _missing_sessions(product: pd.DataFrame, calendar: str) -> list[str]:
 
 
 def _rows(frame: pd.DataFrame) -> list[str]:
-    return [
-        f"{name} {day:%Y-%m-%d}"
-        for name, day in zip(frame[names.UNIQUE_ID], frame[names.DS], strict=True)
-    ]
+    """`AAPL 2001-09-11` for every row."""
+    keys = zip(frame[names.UNIQUE_ID], frame[names.DS], strict=True)
+    return [f"{name} {day:%Y-%m-%d}" for name, day in keys]

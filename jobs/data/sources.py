@@ -1,8 +1,9 @@
-"""Real prices in installed wheels: skfolio's stocks and index, bokeh_sampledata's and arch's daily bars.
+"""Real prices in installed wheels: stocks and index of skfolio, bars of bokeh_sampledata and arch.
 
-Read at run time; no price is kept in this repository. Every source is a long frame sorted by (unique_id, ds):
-close sources hold `close`, bar sources `open high low close volume adj_close`, all float64, prices in USD or index
-points. Nothing is repaired here. The heavy packages are imported when a source is read.
+They are read at run time; this repository stores no price. Every source is a long frame sorted by
+(unique_id, ds). Close sources have the column `close`, bar sources
+`open high low close volume adj_close`; all are float64, in USD or index points. Nothing is repaired
+here. The heavy packages are imported when a source is read.
 """
 
 from importlib.metadata import version
@@ -14,17 +15,15 @@ from registry.forecast import names
 OHLC = ("open", "high", "low", "close")
 INDEX = "SP500"
 
-# Names of the sources, as messages and the QA summary call them.
-STOCKS, STOCK_INDEX, STOCK_BARS, INDEX_BARS = (
-    "skfolio/sp500_dataset",
-    "skfolio/sp500_index",
-    "bokeh_sampledata/stocks",
-    "arch/sp500+nasdaq",
-)
+# Names of the sources in messages and the QA summary.
+STOCKS = "skfolio/sp500_dataset"
+STOCK_INDEX = "skfolio/sp500_index"
+STOCK_BARS = "bokeh_sampledata/stocks"
+INDEX_BARS = "arch/sp500+nasdaq"
 BOKEH_STOCKS = ("AAPL", "FB", "GOOG", "IBM", "MSFT")
 PACKAGES = ("arch", "bokeh_sampledata", "exchange_calendars", "skfolio")
 
-# GICS sectors of skfolio's 20 stocks, by hand: no wheel carries them.
+# GICS sectors of skfolio's 20 stocks, entered by hand: no wheel has them.
 SECTORS = {
     "AAPL": "Information Technology",
     "AMD": "Information Technology",
@@ -48,7 +47,7 @@ SECTORS = {
     "XOM": "Energy",
 }
 
-# Shares for one old share, on the first session at the new price, within the bars' spans.
+# Splits within the bars' spans: new shares for one old share, by first session at the new price.
 SPLITS = {
     ("AAPL", "2000-06-21"): 2.0,
     ("AAPL", "2005-02-28"): 2.0,
@@ -78,7 +77,10 @@ def bokeh_bars() -> pd.DataFrame:
 
 
 def arch_bars() -> pd.DataFrame:
-    """Bars of the NASDAQ Composite and the S&P 500, 1999-01-04..2018-12-31; an index needs no adjustment."""
+    """Bars of the NASDAQ Composite and the S&P 500, 1999-01-04..2018-12-31.
+
+    An index needs no adjustment.
+    """
     from arch.data import nasdaq, sp500
 
     return _bars({"NASDAQ": nasdaq.load().reset_index(), INDEX: sp500.load().reset_index()})
@@ -100,28 +102,23 @@ def package_versions() -> dict[str, str]:
 
 def _long(prices: pd.DataFrame) -> pd.DataFrame:
     """Wide closes (one column a symbol) as a long frame."""
-    symbols = sorted(prices.columns)
-    wide = prices[symbols].rename_axis(index=names.DS)
+    wide = prices[sorted(prices.columns)].rename_axis(index=names.DS)
     long = wide.melt(var_name=names.UNIQUE_ID, value_name="close", ignore_index=False).reset_index()
     return _typed(long[[names.UNIQUE_ID, names.DS, "close"]])
 
 
 def _bars(frames: dict[str, pd.DataFrame]) -> pd.DataFrame:
     columns = [names.UNIQUE_ID, names.DS, *OHLC, "volume", "adj_close"]
-    renamed = [
-        frame.rename(columns=lambda name: str(name).lower().replace(" ", "_"))
-        .rename(columns={"date": names.DS})
-        .assign(**{names.UNIQUE_ID: name})
-        for name, frame in sorted(frames.items())
-    ]
-    return _typed(pd.concat(renamed, ignore_index=True)[columns])
+    bars = []
+    for symbol, frame in sorted(frames.items()):
+        renamed = frame.rename(columns=lambda name: str(name).lower().replace(" ", "_"))
+        renamed = renamed.rename(columns={"date": names.DS})
+        bars.append(renamed.assign(**{names.UNIQUE_ID: symbol}))
+    return _typed(pd.concat(bars, ignore_index=True)[columns])
 
 
 def _typed(frame: pd.DataFrame) -> pd.DataFrame:
-    numbers = frame.columns[2:]
-    kinds = {
-        names.UNIQUE_ID: "str",
-        names.DS: "datetime64[ns]",
-        **dict.fromkeys(numbers, "float64"),
-    }
-    return frame.astype(kinds)
+    """`frame` with one dtype a column; those after unique_id and ds are float64."""
+    dtypes = {names.UNIQUE_ID: "str", names.DS: "datetime64[ns]"}
+    dtypes |= dict.fromkeys(frame.columns[2:], "float64")
+    return frame.astype(dtypes)

@@ -1,4 +1,4 @@
-"""What source prices and processed files must look like (pandera), and one clear line when they do not."""
+"""Schemas of source prices and processed files (pandera), and one clear line for a broken one."""
 
 from collections.abc import Callable, Mapping
 
@@ -63,39 +63,41 @@ PROCESSED: Mapping[str, Callable[[str], pa.DataFrameSchema]] = {
 
 
 def check(frame: pd.DataFrame, schema: pa.DataFrameSchema, source: str) -> None:
-    """Raise BadHistory naming source, column, what was found and what is expected, if `frame` breaks `schema`."""
+    """Raise BadHistory if `frame` breaks `schema`.
+
+    The message gives source and column, the value found and the one expected.
+    """
     if frame.empty:
         raise BadHistory(f"{source}: found no rows", code="BAD_SOURCE")
     try:
         schema.validate(frame, lazy=True)
     except pa.errors.SchemaErrors as error:
-        raise BadHistory(
-            f"{source}: {_sentence(error.failure_cases, frame, schema)}", code="BAD_SOURCE"
-        ) from error
+        problem = _sentence(error.failure_cases, frame, schema)
+        raise BadHistory(f"{source}: {problem}", code="BAD_SOURCE") from error
 
 
 def _sentence(cases: pd.DataFrame, frame: pd.DataFrame, schema: pa.DataFrameSchema) -> str:
-    """The first broken rule in words; pandera lists one row per offending cell, frame-wide rules first."""
+    """Describe the first broken rule.
+
+    `cases` has a row for each offending cell; pandera lists rules over the whole frame first.
+    """
     if list(frame.columns) != list(schema.columns):
         return f"found columns {list(frame.columns)}, expected {list(schema.columns)}"
     in_column = cases["schema_context"] == "Column"
-    of_column = bool(in_column.any())  # a wrong value says more than the order that it spoils
+    of_column = bool(in_column.any())  # report wrong values first: they may cause the other errors
     first = cases[in_column].iloc[0] if of_column else cases.iloc[0]
     expected = "no missing value" if first["check"] == "not_nullable" else first["check"]
     column = f"{first['column']}: " if of_column else ""
     if pd.isna(first["index"]):
         return f"{column}found {first['failure_case']}, expected {expected}"
-    rows = cases.loc[
-        (cases["check"] == first["check"]) & (cases["column"] == first["column"]), "index"
-    ].astype(int)
-    found = f"found {first['failure_case']} in" if of_column else "broken in"
+    same_rule = (cases["check"] == first["check"]) & (cases["column"] == first["column"])
+    rows = cases.loc[same_rule, "index"].astype(int)
+    problem = f"found {first['failure_case']} in" if of_column else "broken in"
     keys = [name for name in (names.UNIQUE_ID, names.DS) if name in frame.columns]
-    where = " ".join(
-        str(value).removesuffix(" 00:00:00") for value in frame.loc[rows.iloc[0], keys]
-    )
-    return (
-        f"{column}{found} {rows.nunique()} of {len(frame)} rows, first {where}; expected {expected}"
-    )
+    values = frame.loc[rows.iloc[0], keys]
+    where = " ".join(str(value).removesuffix(" 00:00:00") for value in values)
+    count = f"{rows.nunique()} of {len(frame)} rows"
+    return f"{column}{problem} {count}, first {where}; expected {expected}"
 
 
 # --- rules --------------------------------------------------------------------------------------
@@ -158,12 +160,12 @@ def _once(keys: list[str]) -> pa.Check:
 
 def _ascending(keys: list[str]) -> pa.Check:
     """Every row stands where a stable sort by `keys` would put it."""
-    return pa.Check(
-        lambda frame: pd.Series(
-            frame.sort_values(keys, kind="stable").index == frame.index, index=frame.index
-        ),
-        error=f"rows sorted by {', '.join(keys)}",
-    )
+
+    def holds(frame: pd.DataFrame) -> "pd.Series[bool]":
+        sorted_index = frame.sort_values(keys, kind="stable").index
+        return pd.Series(sorted_index == frame.index, index=frame.index)
+
+    return pa.Check(holds, error=f"rows sorted by {', '.join(keys)}")
 
 
 def _ohlc_order() -> pa.Check:

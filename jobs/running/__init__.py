@@ -1,1 +1,1 @@
-"""How work is run: workers, interrupts."""
+"""How work is run: workers, interrupts, progress."""

@@ -1,7 +1,7 @@
 """Where work runs: in this process, in worker processes, or on Ray. The outcome is the same.
 
-A worker gets settings, reports losses, is answered whether to stop, and returns an outcome. Optuna
-and MLflow stay in the process that follows it.
+A worker gets settings, reports losses, is told after each report whether to stop, and returns an
+outcome. Optuna and MLflow stay in the parent process.
 """
 
 import logging
@@ -23,15 +23,14 @@ from registry.settings import CHECKOUT
 LOCAL, RAY = "local", "ray"
 THREADS = "OMP_NUM_THREADS"  # read by torch, BLAS and LightGBM when they are loaded
 
-# Gets a step and its losses; True means that the work is to be given up.
+# Gets a step and its losses; True means: give the work up.
 Listen = Callable[[int, Mapping[str, float]], bool]
-_Event = tuple[
-    Any, ...
-]  # ("report", step, losses), ("done", outcome) or ("failed", code, message, status)
+# ("report", step, losses), ("done", outcome) or ("failed", code, message, status)
+_Event = tuple[Any, ...]
 
 
 class Work(Protocol):
-    """What is run again and again with other settings. It is pickled once for every worker."""
+    """A function of settings, run many times. It is pickled once for every worker."""
 
     def run(self, settings: Mapping[str, Any], listen: Listen) -> Any:
         """The outcome of these settings."""
@@ -44,11 +43,11 @@ class Executor(Protocol):
     workers: int
 
     def run(self, worker: int, settings: Mapping[str, Any], listen: Listen) -> Any:
-        """What comes of a trial. KronosError, code WORKER, when its worker died."""
+        """The outcome of a trial. Raises KronosError, code WORKER, when its worker died."""
         ...
 
     def stop(self) -> None:
-        """End every worker; trials that run are lost."""
+        """End every worker; running trials are lost."""
         ...
 
 
@@ -65,7 +64,7 @@ def started(name: str, work: Work, jobs: int) -> Iterator[Executor]:
 
 
 def check(name: str, jobs: int) -> None:
-    """Raise BadParameter for an executor that does not exist, or none to work on it."""
+    """Raise BadParameter for an unknown executor, or for fewer than one job."""
     if name not in (LOCAL, RAY):
         raise BadParameter(f"executor is {name!r}, expected {LOCAL} or {RAY}")
     if jobs < 1:
@@ -95,7 +94,7 @@ class _Here:
 
 
 def _follow(event: Callable[[], _Event], answer: Callable[[bool], None], listen: Listen) -> Any:
-    """Hear a worker out."""
+    """Pass reports to `listen` and its answers back, until the worker returns or fails."""
     while True:
         kind, *content = event()
         if kind == "report":
@@ -106,8 +105,11 @@ def _follow(event: Callable[[], _Event], answer: Callable[[bool], None], listen:
             raise from_code(*content)
 
 
-def _worked(work: Work, settings: Mapping[str, Any], listen: Listen) -> _Event:
-    """What a worker says at the end of a trial. Any other error leaves its traceback on stderr."""
+def _last_event(work: Work, settings: Mapping[str, Any], listen: Listen) -> _Event:
+    """Run a trial and return its last event.
+
+    The traceback of an error that is no KronosError goes to stderr.
+    """
     try:
         return "done", work.run(settings, listen)
     except KronosError as error:
@@ -126,26 +128,28 @@ class _Processes:
     def __init__(self, work: Work, jobs: int) -> None:
         self.workers = jobs
         context = multiprocessing.get_context("spawn")
-        self._followed, self._processes = [], []
-        with _environment(THREADS, str(max(1, _cores() // jobs))):
+        self._connections, self._processes = [], []
+        threads = max(1, _cores() // jobs)
+        with _environment(THREADS, str(threads)):
             for _ in range(jobs):
-                ours, theirs = context.Pipe()
-                process = context.Process(target=_serve, args=(theirs,), daemon=True)
+                connection, worker_end = context.Pipe()
+                process = context.Process(target=_serve, args=(worker_end,), daemon=True)
                 process.start()
-                theirs.close()  # or its end would not be heard
-                self._followed.append(ours)
+                worker_end.close()  # or recv() would not notice that the worker ended
+                self._connections.append(connection)
                 self._processes.append(process)
         try:
-            for worker, connection in enumerate(self._followed):
+            for worker, connection in enumerate(self._connections):
                 with self._alive(worker):
-                    # Not as an argument of the process: start() waits forever for one that dies before it has read all.
+                    # Not an argument of the process: if it dies while it reads its arguments,
+                    # start() waits forever.
                     connection.send(work)
         except BaseException:
             self.stop()
             raise
 
     def run(self, worker: int, settings: Mapping[str, Any], listen: Listen) -> Any:
-        connection = self._followed[worker]
+        connection = self._connections[worker]
         with self._alive(worker):
             connection.send(dict(settings))
             return _follow(connection.recv, connection.send, listen)
@@ -159,7 +163,8 @@ class _Processes:
             self._processes[worker].join()
             code = self._processes[worker].exitcode
             raise KronosError(
-                f"a worker process ended with exit code {code}; -9 is often a lack of memory: use fewer jobs",
+                f"a worker process ended with exit code {code}; "
+                "-9 often means too little memory: use fewer jobs",
                 code="WORKER",
             ) from error
 
@@ -171,8 +176,8 @@ class _Processes:
 
 
 def _serve(connection: Connection) -> None:
-    """A worker process: trial after trial, until the process that follows it is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one that follows
+    """A worker process: runs trial after trial until its parent ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
     work: Work = connection.recv()
@@ -182,7 +187,8 @@ def _serve(connection: Connection) -> None:
         return bool(connection.recv())
 
     while True:
-        connection.send(_worked(work, connection.recv(), listen))
+        settings = connection.recv()
+        connection.send(_last_event(work, settings, listen))
 
 
 def _die_with_parent() -> None:
@@ -193,18 +199,20 @@ def _die_with_parent() -> None:
 
 
 def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @contextmanager
 def _environment(name: str, value: str) -> Iterator[None]:
-    """For programs started meanwhile: `value`, unless the user said something else."""
-    told = os.environ.get(name)
+    """Set a variable for programs that are started meanwhile, unless the user has set it."""
+    set_by_user = name in os.environ
     os.environ.setdefault(name, value)
     try:
         yield
     finally:
-        if told is None:
+        if not set_by_user:
             del os.environ[name]
 
 
@@ -212,7 +220,7 @@ def _environment(name: str, value: str) -> Iterator[None]:
 
 
 class _OnRay:
-    """Actors with one CPU each; Ray gives each as many threads."""
+    """Actors with one CPU and one thread each."""
 
     def __init__(self, work: Work, jobs: int) -> None:
         import ray
@@ -220,9 +228,8 @@ class _OnRay:
         self.workers = jobs
         self._ray: Any = ray
         shared = ray.put(work)
-        self._actors: list[Any] = [
-            ray.remote(_Actor).options(num_cpus=1).remote(shared) for _ in range(jobs)
-        ]
+        actor = ray.remote(_Actor).options(num_cpus=1)
+        self._actors: list[Any] = [actor.remote(shared) for _ in range(jobs)]
 
     def run(self, worker: int, settings: Mapping[str, Any], listen: Listen) -> Any:
         actor, ray = self._actors[worker], self._ray
@@ -242,7 +249,7 @@ class _OnRay:
 
 
 class _Actor:
-    """A worker on Ray. The trial runs in a thread, so that it can be followed."""
+    """A worker on Ray. The trial runs in a thread, so that the actor can answer meanwhile."""
 
     def __init__(self, work: Work) -> None:
         self._work_item = work
@@ -253,14 +260,14 @@ class _Actor:
         threading.Thread(target=self._work, args=(settings,), daemon=True).start()
 
     def event(self) -> _Event:
-        """The next thing that the trial says."""
+        """The trial's next event."""
         return self._events.get()
 
     def answer(self, stop: bool) -> None:
         self._answers.put(stop)
 
     def _work(self, settings: Mapping[str, Any]) -> None:
-        self._events.put(_worked(self._work_item, settings, self._listen))
+        self._events.put(_last_event(self._work_item, settings, self._listen))
 
     def _listen(self, step: int, losses: Mapping[str, float]) -> bool:
         self._events.put(("report", step, dict(losses)))
@@ -269,12 +276,12 @@ class _Actor:
 
 @contextmanager
 def _cluster(jobs: int) -> Iterator[None]:
-    """The cluster of RAY_ADDRESS or of this machine; without one, a cluster of this machine for the time being.
+    """Connect to the cluster of RAY_ADDRESS or of this machine; without one, start one here.
 
-    Raises BadParameter when it has fewer CPUs than jobs. Every node needs this checkout and its environment in the same
-    places; data travel with the trials.
+    Raises BadParameter when it has fewer CPUs than `jobs`. Every node needs this checkout and its
+    environment at the same paths; data travel with the trials.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report to its makers
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage reports to Ray's makers
     import ray
 
     ray.init(
@@ -285,7 +292,7 @@ def _cluster(jobs: int) -> Iterator[None]:
         cpus = int(ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
         if jobs > cpus:
             raise BadParameter(
-                f"jobs is {jobs}, the Ray cluster has {cpus} CPUs; ask for no more than that"
+                f"jobs is {jobs}, expected at most {cpus}, the CPUs of the Ray cluster"
             )
         yield
     finally:

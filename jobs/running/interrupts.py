@@ -1,4 +1,4 @@
-"""Ctrl-C at moments of our choice: in the middle of a write it would leave a database's session broken."""
+"""Ctrl-C only at safe moments: in the middle of a write it would break a database session."""
 
 import signal
 import threading
@@ -8,59 +8,60 @@ from types import FrameType
 
 
 class Interrupts:
-    """Within `with Interrupts() as interrupts`, Ctrl-C raises KeyboardInterrupt only where it is `heard`.
+    """Within `with Interrupts() as interrupts`, Ctrl-C is raised only where it is `allowed`.
 
-    Elsewhere it is kept until then. Python runs signal handlers in the main thread: other threads are not concerned.
+    Elsewhere it is deferred: KeyboardInterrupt is raised at the next `allowed`. Python runs signal
+    handlers in the main thread, so nothing happens in other threads.
     """
 
     def __init__(self) -> None:
-        self._pending = self._open = False
-        self._before: object = None
+        self._pending = self._allowed = False
+        self._old_handler: object = None
 
     def __enter__(self) -> "Interrupts":
-        if _main():
-            self._before = signal.signal(signal.SIGINT, self._came)
+        if _in_main_thread():
+            self._old_handler = signal.signal(signal.SIGINT, self._handle)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)  # type: ignore[arg-type]
+        if self._old_handler is not None:
+            signal.signal(signal.SIGINT, self._old_handler)  # type: ignore[arg-type]
 
     @contextmanager
-    def heard(self) -> Iterator[None]:
+    def allowed(self) -> Iterator[None]:
         """Ctrl-C, including one received earlier, is raised here."""
-        with self._set(True):
+        with self._allow(True):
             yield
 
     @contextmanager
-    def kept(self) -> Iterator[None]:
-        """Within `heard`, here it is kept."""
-        with self._set(False):
+    def deferred(self) -> Iterator[None]:
+        """Inside `allowed`: Ctrl-C is raised after this block."""
+        with self._allow(False):
             yield
 
     @contextmanager
-    def _set(self, open_: bool) -> Iterator[None]:
-        if not _main():
+    def _allow(self, allowed: bool) -> Iterator[None]:
+        if not _in_main_thread():
             yield
             return
-        before = self._open
+        outer = self._allowed
         try:
-            self._open = open_
+            self._allowed = allowed
             self._raise_if_due()
             yield
         finally:
-            self._open = before
+            self._allowed = outer
         self._raise_if_due()
 
-    def _came(self, _: int, __: FrameType | None) -> None:
+    def _handle(self, _: int, __: FrameType | None) -> None:
         self._pending = True
         self._raise_if_due()
 
     def _raise_if_due(self) -> None:
-        if self._pending and self._open:
+        if self._pending and self._allowed:
             self._pending = False
             raise KeyboardInterrupt
 
 
-def _main() -> bool:
+def _in_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()

@@ -1,4 +1,4 @@
-"""How far long work is: a callback, and bars on stderr that show it."""
+"""Progress of long work: a callback, and bars on stderr that show it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
-Progress = Callable[[str, float], None]  # what is being done, share of it that is done (0..1)
+Progress = Callable[[str, float], None]  # label of the work, share done (0..1)
 Say = Callable[[str], None]  # one line for people
 
 
@@ -17,7 +17,7 @@ def silent(_label: str, _share: float) -> None:
 
 @contextmanager
 def bar_per_label() -> Iterator[Progress]:
-    """A new bar whenever the label changes; the one before is completed."""
+    """A new bar whenever the label changes; the bar before it is completed."""
     stderr = Console(stderr=True)
     label_column = TextColumn("{task.description:<32}")
     columns = (label_column, BarColumn(), TaskProgressColumn(), TimeElapsedColumn())

@@ -1,1 +1,1 @@
-"""One model: how it is found, trained, scored and described."""
+"""One model: find, train, score and describe it."""

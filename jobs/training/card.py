@@ -1,11 +1,13 @@
-"""The model card of a version: its family's card and what this version was measured at."""
+"""The model card of a version: its own facts and scores, then its family's card."""
 
 from collections.abc import Mapping
 
 from registry.forecast.spec import ModelSpec
 
-_SHOWN = ("crps", "coverage_50", "coverage_80", "coverage_90", "winkler_90", "mae_median", "bias", "direction",
-          "rank_ic", "skill_vs_fhs", "skill_vs_naive", "dm_p_hln", "dm_p_bartlett", "bars_corrected")  # fmt: skip
+_SHOWN = ("crps", "coverage_50", "coverage_80", "coverage_90", "winkler_90", "mae_median", "bias",
+          "direction", "rank_ic", "skill_vs_fhs", "skill_vs_naive", "dm_p_hln", "dm_p_bartlett",
+          "bars_corrected")  # fmt: skip
+_TAGS = ("trained_until", "universe", "data_digest", "git_commit", "licence")
 
 
 def model_card(
@@ -15,26 +17,21 @@ def model_card(
     tags: Mapping[str, str],
     metrics: Mapping[str, float],
 ) -> str:
-    """Markdown; the UI shows its first line in lists. The numbers are those of the report period, of raw forecasts."""
+    """Markdown; the UI shows its first line in lists. Scores: raw forecasts, report period."""
     facts = {
         "needs": f"{spec.min_context} sessions a series, columns {', '.join(spec.columns)}",
         "answers": f"1..{spec.max_horizon} sessions, levels {tags['levels']}",
-        **({"universe of the model": ", ".join(spec.universe)} if spec.universe else {}),
-        **(
-            {"synthetic": f"{tags['synthetic']}: these columns were made up"}
-            if "synthetic" in tags
-            else {}
-        ),
-        **{
-            key: tags[key]
-            for key in ("trained_until", "universe", "data_digest", "git_commit", "licence")
-        },
     }
+    if spec.universe:
+        facts["universe of the model"] = ", ".join(spec.universe)
+    if "synthetic" in tags:
+        facts["synthetic"] = f"{tags['synthetic']}: these columns were made up"
+    facts |= {key: tags[key] for key in _TAGS}
     rows = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
     scores = "\n".join(f"| {key} | {metrics[key]:.6g} |" for key in _SHOWN if key in metrics)
     headline = (
-        f"CRPS {metrics['crps']:.6f}, {100 * metrics['skill_vs_fhs']:+.2f} % against fhs, on the sessions after "
-        f"{tags['trained_until']}."
+        f"CRPS {metrics['crps']:.6f}, {100 * metrics['skill_vs_fhs']:+.2f} % against fhs, "
+        f"on the sessions after {tags['trained_until']}."
     )
     return (
         f"{headline}\n\n# {name}\n\n| | |\n|---|---|\n{rows}\n\n"

@@ -1,4 +1,4 @@
-"""Models beside the references, scored on the same rows of the report period."""
+"""Models and references, scored on the same rows of the report period."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -39,16 +39,16 @@ class Comparison:
         skill = {}
         for step in table.index.tolist():
             skill[step] = against(scored.scores, fhs, step, every=every).skill
-        metrics = {
-            str(name): dict(zip(table.index, column, strict=True)) for name, column in table.items()
-        }
+        metrics = {}
+        for name, column in table.items():
+            metrics[str(name)] = dict(zip(table.index, column, strict=True))
         return {**metrics, "rank_ic": rank_ic(scored.forecasts), "skill_vs_fhs": skill}
 
 
 def compare(
     models: Mapping[str, Forecaster], task: Task, references: References, progress: Progress
 ) -> Comparison:
-    """Score each model once, on the rows that all of them and the references can answer."""
+    """Score each model once, on the rows that all models and references can answer."""
     every = task.config.report_every
     forecasters = [*models.values(), *references.fitted(task).values()]
     context = max(forecaster.spec.min_context for forecaster in forecasters)
@@ -82,7 +82,7 @@ def measure(scored: Scored, references: Mapping[str, Scored], every: int) -> dic
 def _table(
     models: Mapping[str, Metrics], references: Mapping[str, Scored], every: int
 ) -> pd.DataFrame:
-    """One row for each model and reference; those of COLUMNS that any of them has."""
+    """One row for each model and reference, best CRPS first; without COLUMNS that nobody has."""
     rows = dict(models)
     for name, scored in references.items():
         label = f"{name} (reference)" if name in models else name

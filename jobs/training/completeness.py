@@ -1,4 +1,4 @@
-"""What a model and its family must have; checked before anything is trained."""
+"""Files and names that a model and its family need; checked before training."""
 
 import ast
 from collections.abc import Iterator
@@ -15,11 +15,11 @@ PARTS = {
     "train.py": ("train",),
     "model.py": ("REQUIREMENTS", "save", "load"),
 }
-SECTIONS = ("Units", "Licence", "Limits")  # words of a card
+SECTIONS = ("Units", "Licence", "Limits")  # words that a card must have
 
 
 def check(model: Model, checkout: Path = CHECKOUT) -> None:
-    """Raise BadConfig for the first thing that is missing; it says what to add."""
+    """Raise BadConfig for the first thing that is missing. The message says what to add."""
     missing = next(_missing(model, checkout), None)
     if missing is not None:
         raise BadConfig(f"{model.name} cannot be trained yet: {missing}")
@@ -35,7 +35,7 @@ def _missing(model: Model, checkout: Path) -> Iterator[str]:
             yield f"{path} lacks {', '.join(lacking)}; see registry.training.Family"
     yield from _missing_of_card(folder / "README.md", model)
     if TINY not in model.stored():
-        yield f"{model.config} lacks `{TINY}:`, the settings that tests train it with"
+        yield f"{model.config} lacks `{TINY}:`, the settings for its training in tests"
     entry_points = yaml.safe_load((checkout / "MLproject").read_text())["entry_points"]
     if f"train_{model.name}" not in entry_points:
         yield f"MLproject lacks the entry point train_{model.name}; copy train_nbeats"
@@ -51,11 +51,11 @@ def _missing_of_card(path: Path, model: Model) -> Iterator[str]:
         yield f"{path} does not begin with {heading}"
     lacking = [word for word in SECTIONS if word not in card]
     if lacking:
-        yield f"{path} says nothing of {', '.join(lacking)}; a card has a paragraph on each"
+        yield f"{path} lacks {', '.join(lacking)}; write a paragraph on each"
 
 
 def _defined(path: Path) -> set[str]:
-    """Names that a module defines at its top level. It is not imported: training code is heavy."""
+    """Names that a module defines at its top level. It is parsed, since imports are slow."""
     defined: set[str] = set()
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):

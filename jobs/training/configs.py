@@ -1,4 +1,4 @@
-"""The settings of a model: its config file, what the user asked for, and its data set's defaults."""
+"""The settings of a model: from its config file, the user and its data set's defaults."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -13,6 +13,9 @@ from jobs.training.families import TINY, Model
 from registry import training
 from registry.errors import BadConfig, BadParameter
 
+# Settings that a data set has defaults for, or bounds.
+OF_DATASET = ("calendar", "fit_until", "choose_until", "report_until")
+
 
 def load_config(
     model: Model,
@@ -21,12 +24,12 @@ def load_config(
     tiny: bool = False,
     defaults: Mapping[str, Any] | None = None,
 ) -> training.Config:
-    """The model's Config: its file, its `tiny` section if asked for, then `overrides`.
+    """The model's Config: its file, its `tiny` section with `tiny`, then `overrides`.
 
-    Text in `overrides` is read as YAML. `defaults` replace what the file says, where the Config has
-    such a setting. Data that nobody names are the first data set with the columns that the model
-    needs; calendar and dates are the data set's. Raises BadParameter for an unknown key, BadConfig
-    for a value of the wrong type or another calendar, and whatever the Config itself checks.
+    Text in `overrides` is read as YAML. `defaults` replace values of the file; keys that the Config
+    lacks are ignored. If no data set is named, the first with the model's columns is used. Calendar
+    and dates default to those of the data set. Raises BadParameter for an unknown key, BadConfig
+    for a wrong type or calendar, and the errors of the Config's own checks.
     """
     values = model.stored()
     tiny_values = values.pop(TINY)
@@ -48,8 +51,9 @@ def load_config(
     if "data" in values:
         dataset = catalog.find(str(values["data"]))
     else:
-        any_dates = _of_dataset(model, config_type, values, catalog.DATASETS[0])
-        dataset = catalog.first_with(model.columns(any_dates), model.name)
+        undated = {key: value for key, value in values.items() if key not in OF_DATASET}
+        config = _of_dataset(model, config_type, undated, catalog.DATASETS[0])
+        dataset = catalog.first_with(model.columns(config), model.name)
     return _of_dataset(model, config_type, values, dataset)
 
 

@@ -27,13 +27,13 @@ from registry.versions.store import Store
 from registry.versions.version import Version
 
 EXPERIMENT = "evaluations"
-# Tags of a version that its runs carry, too.
+# Tags that the run of an evaluation takes over from the version.
 CARRIED = ("trained_until", "pretrained_until", "simulated", "synthetic")
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """One version of an evaluation: its run, and what it may have seen of the sessions before."""
+    """One version of an evaluation: its run, and possible leakage of the reported sessions."""
 
     version: Version
     run_id: str
@@ -61,7 +61,7 @@ class Result:
     seconds: float
 
     def summary(self) -> dict[str, Any]:
-        """JSON-ready: which versions, on what, and the table."""
+        """Versions, data, origins and the table, JSON-ready."""
         origins = self.comparison.origins
         rows = self.comparison.table.set_index("model").to_dict(orient="index")
         compared = {}
@@ -93,10 +93,10 @@ def evaluate(
 
     Each of them becomes a run of the experiment `evaluations`. `overrides` are settings of
     training.Config; the first version and its data set fill in the others. Versions of other code
-    run in processes of their own. Raises NotFound, Corrupt, and BadInput for data that a model
-    cannot be scored on.
+    run in their own processes. Raises NotFound, Corrupt, and BadInput for data that a model cannot
+    be scored on.
     """
-    begun = time.monotonic()
+    start_time = time.monotonic()
     store = Store(settings)
     versions = _distinct([store.resolve(name) for name in names_of_versions])
     with ExitStack() as stack:
@@ -104,18 +104,21 @@ def evaluate(
         for version in versions:
             progress(f"verifying {version.uri}", 0.0)
             loaded[version.reference] = stack.enter_context(store.load(version.reference))
-        config = _config(versions[0], [each.spec for each in loaded.values()], overrides)
-        leaks = {v.reference: leakage(v.tags, config, allowed=allow_leakage) for v in versions}
+        specs = [model.spec for model in loaded.values()]
+        config = _config(versions[0], specs, overrides)
+        leaks = {}
+        for version in versions:
+            leaks[version.reference] = leakage(version.tags, config, allowed=allow_leakage)
         data = catalog.find(config.data).load(settings)
-        for each in loaded.values():
-            catalog.check_columns(data.dataset, each.spec.columns, each.spec.name)
-            _check_universe(each.version, each.spec, data)
+        for model in loaded.values():
+            catalog.check_columns(data.dataset, model.spec.columns, model.spec.name)
+            _check_universe(model.version, model.spec, data)
         comparison = compare(loaded, Task(data, config), references, progress)
         evaluated = []
-        for name, each in loaded.items():
-            run_id = _record(settings, each, comparison, leaks[name])
-            evaluated.append(Evaluated(each.version, run_id, leaks[name], each.in_this_process))
-    return Result(tuple(evaluated), comparison, time.monotonic() - begun)
+        for name, model in loaded.items():
+            run_id = _record(settings, model, comparison, leaks[name])
+            evaluated.append(Evaluated(model.version, run_id, leaks[name], model.in_this_process))
+    return Result(tuple(evaluated), comparison, time.monotonic() - start_time)
 
 
 def _distinct(versions: Sequence[Version]) -> list[Version]:
@@ -126,7 +129,7 @@ def _distinct(versions: Sequence[Version]) -> list[Version]:
 
 
 def _record(settings: Settings, loaded: LoadedVersion, comparison: Comparison, leak: str) -> str:
-    """Id of the run that keeps what was measured of a version."""
+    """Log the scores of a version to a new run; return the run's id."""
     version, task = loaded.version, comparison.task
     tags = {
         "model": version.name,
@@ -149,9 +152,9 @@ def _config(
 ) -> training.Config:
     """Settings of an evaluation that all versions can answer.
 
-    The data set is that which the first version was trained on or, unknown, the first with its
-    columns; the levels are those of the first version that every other can answer. Raises
-    BadParameter for a horizon that one of them cannot reach.
+    The data set is the one that the first version was trained on or, if unknown, the first with its
+    columns. The levels are those of the first version, without any that another cannot answer.
+    Raises BadParameter for a horizon beyond the reach of one of them.
     """
     first = specs[0]
     data = overrides.get("data", version.tags.get("data"))
@@ -178,18 +181,20 @@ def _levels(specs: Sequence[ModelSpec]) -> tuple[float, ...]:
     levels = tuple(level for level in specs[0].levels if lowest <= level <= highest)
     if not levels:
         raise BadParameter(
-            f"{', '.join(spec.name for spec in specs)} have no levels in common; evaluate them one by one",
+            f"{', '.join(spec.name for spec in specs)} have no levels in common; "
+            "evaluate them one by one",
             code="BAD_LEVELS",
         )
     return levels
 
 
 def _check_universe(version: Version, spec: ModelSpec, data: Data) -> None:
-    """Market columns mean what the version was trained on, or its numbers mean nothing."""
-    trained_on = version.tags.get("universe", data.dataset.universe.tag)
-    if set(names.MARKET) & set(spec.columns) and trained_on != data.dataset.universe.tag:
+    """Raise BadHistory (UNIVERSE) if the market columns have another universe than in training."""
+    dataset = data.dataset
+    trained_on = version.tags.get("universe", dataset.universe.tag)
+    if set(names.MARKET) & set(spec.columns) and trained_on != dataset.universe.tag:
         raise BadHistory(
-            f"{spec.name} was trained on market columns over {trained_on}, those of {data.dataset.name} "
-            f"are over {data.dataset.universe.tag}; train it on {data.dataset.name}",
+            f"{spec.name} was trained on market columns over {trained_on}, "
+            f"those of {dataset.name} are over {dataset.universe.tag}; train it on {dataset.name}",
             code="UNIVERSE",
         )

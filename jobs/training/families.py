@@ -1,4 +1,4 @@
-"""Registered models and their families, found by folder: mlprojects/<family>/configs/<model>.yaml."""
+"""Registered models and their families: mlprojects/<family>/configs/<model>.yaml."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from registry.forecast.spec import ModelSpec
 from registry.settings import CHECKOUT
 from registry.training import Family, Space, Trained, TrainRun
 
-TINY = "tiny"  # section of a config file: what tests train
+TINY = "tiny"  # section of a config file: settings for training in tests
 
 
 @dataclass(frozen=True)
@@ -89,16 +89,19 @@ class Model:
         return (*self.spec(config).columns, *config.training_columns)
 
     def stored(self) -> dict[str, Any]:
-        """What the config file says, its `tiny` section included."""
+        """The content of the config file, its `tiny` section included."""
         settings: dict[str, Any] = yaml.safe_load(self.config.read_text())
         return settings
 
     def searched(self) -> Space:
-        """What a study searches of the model."""
+        """Settings of the model that a study searches."""
         return self.family.search.get(self.kind(self.stored()), {})
 
     def kind(self, settings: Mapping[str, Any]) -> str:
-        """Which of the family's configs these settings are of. Raises BadConfig for none of them."""
+        """Key of these settings' type in the family's CONFIGS. Raises BadConfig for an unknown one.
+
+        A family with one type needs no `kind` in its settings.
+        """
         kinds = sorted(self.family.configs)
         kind = settings.get("kind", kinds[0] if len(kinds) == 1 else None)
         if kind not in kinds:
@@ -114,21 +117,21 @@ def all_models() -> dict[str, Model]:
 
 def find(model: str) -> Model:
     """A model by its registered name. Raises NotFound."""
-    known = all_models()
-    if model not in known:
-        raise NotFound(f"no model {model!r}; mlprojects/*/configs/ has {', '.join(known)}")
-    return known[model]
+    models = all_models()
+    if model not in models:
+        raise NotFound(f"no model {model!r}; mlprojects/*/configs/ has {', '.join(models)}")
+    return models[model]
 
 
 def families_of(spec: ModelSpec) -> tuple[Family, ...]:
-    """Families whose code a version runs: its own, and those it uses."""
+    """Families whose code a version runs: its own, then those that it uses."""
     return tuple(Folder(name) for name in (spec.family, *spec.uses))
 
 
 def fit(
     model: Model, config: training.Config, history: pd.DataFrame, *, seed: int, run: TrainRun
 ) -> Trained:
-    """Hand the family the sessions that it may see, and nothing later."""
+    """Train on the sessions up to config.choose_until; the family gets nothing later."""
     until_choice = history[history[names.DS] <= pd.Timestamp(config.choose_until)]
     until_choice = until_choice.reset_index(drop=True)
     return model.family.train(until_choice, config, name=model.name, seed=seed, run=run)

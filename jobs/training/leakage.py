@@ -1,4 +1,4 @@
-"""What a version has seen of the sessions that it is to be scored on."""
+"""Leakage: sessions that a version was trained on and would be scored on."""
 
 from collections.abc import Mapping
 
@@ -9,10 +9,10 @@ from registry.errors import BadInput
 
 
 def leakage(tags: Mapping[str, str], config: training.Config, *, allowed: bool = False) -> str:
-    """Description of possible leakage by a version's tags; empty if none.
+    """Description of possible leakage according to a version's tags; empty if none.
 
     Raises BadInput (code LEAKAGE) when it was trained on reported sessions, unless `allowed`.
-    Pretraining elsewhere is described only: nobody here can undo it.
+    Pretraining elsewhere is only described, since nobody here can undo it.
     """
     reported_after = pd.Timestamp(config.choose_until)
     reasons = []
@@ -22,9 +22,9 @@ def leakage(tags: Mapping[str, str], config: training.Config, *, allowed: bool =
             continue
         if key == "trained_until" and not allowed:
             raise BadInput(
-                f"the version was trained until {until}, and the sessions after "
-                f"{config.choose_until} are to be reported: it has seen them; give a later "
-                "choose_until (an evaluation takes --allow-leakage, too)",
+                f"the version was trained until {until}, the report starts after "
+                f"{config.choose_until}; give a later choose_until "
+                "(or --allow-leakage in an evaluation)",
                 code="LEAKAGE",
             )
         reasons.append(f"{verb} until {until}")

@@ -1,4 +1,4 @@
-"""The members of an ensemble: their settings, and how they are fitted."""
+"""The members of an ensemble: their settings and their training."""
 
 import dataclasses
 
@@ -14,7 +14,7 @@ from registry.training import Trained, TrainRun
 def configs(config: training.Config) -> dict[str, training.Config]:
     """Settings of an ensemble's members by model; empty for every other model.
 
-    Raises BadConfig for a member of another family than its name says, and for one that does not
+    Raises BadConfig for a member with the wrong family in its name, and for one that does not
     forecast each series by itself.
     """
     tiny = getattr(config, "tiny_members", False)
@@ -38,10 +38,9 @@ def configs(config: training.Config) -> dict[str, training.Config]:
 
 
 def member_config(name: str, config: training.Config, *, tiny: bool) -> training.Config:
-    """The settings of another model; those that every family shares are those of `config`."""
-    shared = {
-        field.name: getattr(config, field.name) for field in dataclasses.fields(training.Config)
-    }
+    """The settings of another model, with the settings that all families share from `config`."""
+    fields = dataclasses.fields(training.Config)
+    shared = {field.name: getattr(config, field.name) for field in fields}
     return load_config(families.find(name), shared, tiny=tiny)
 
 
@@ -54,6 +53,6 @@ def fit_member(
     tiny: bool,
     run: TrainRun,
 ) -> Trained:
-    """Another model, fitted on this history with the settings that `config` shares with it."""
+    """Another model, fitted on this history with the shared settings of `config`."""
     settings = member_config(name, config, tiny=tiny)
     return families.find(name).family.train(history, settings, name=name, seed=seed, run=run)

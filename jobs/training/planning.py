@@ -1,4 +1,4 @@
-"""What is going to be trained: model, settings, data and start, checked before anything is written."""
+"""Plan of a training: model, settings, data and start, checked before anything is written."""
 
 import dataclasses
 import hashlib
@@ -46,10 +46,11 @@ class Plan:
     lock_sha256: str
     code_digest: str
     recipe: str
-    leakage: str  # what the start has seen of the report period
+    members: Mapping[str, training.Config]  # of an ensemble, by model
+    leakage: str  # description, if the start was trained on the report period
 
     def synthetic(self, spec: ModelSpec) -> tuple[str, ...]:
-        """Columns that the model takes and the data set made up."""
+        """Made-up columns of the data set that the model takes."""
         columns = (*spec.columns, *spec.optional)
         return tuple(name for name in columns if name in self.data.dataset.synthetic)
 
@@ -65,11 +66,12 @@ def plan(
     config = configs.load_config(model, overrides, tiny=tiny, defaults=_frozen(settings))
     dataset = catalog.find(config.data)
     catalog.check_columns(dataset, model.columns(config), name)
-    for member, member_config in members.configs(config).items():
+    member_configs = members.configs(config)
+    for member, member_config in member_configs.items():
         columns = families.find(member).columns(member_config)
         catalog.check_columns(dataset, columns, member)
     data = dataset.load(settings)
-    Task.of(data, config).origins(context=1)  # there is something to report
+    Task.of(data, config).origins(context=1)  # raises if there is nothing to report
     start = _start(settings, model, str(getattr(config, "start_from", "")))
     code = (model.family.name, *model.spec(config).uses)
     lock_sha256 = sha256(CHECKOUT / "requirements.lock")
@@ -89,24 +91,30 @@ def plan(
         start,
         lock_sha256,
         artifacts.code_digest(CHECKOUT, *code),
-        recipe(name, config, seed, **inputs),
+        recipe(name, config, member_configs, seed, **inputs),
+        member_configs,
         leakage(start.version.tags, config) if start else "",
     )
 
 
-def recipe(name: str, config: training.Config, seed: int, **inputs: str) -> str:
-    """sha256 of all that decides what training gives: one recipe, one result on one machine."""
+def recipe(
+    name: str,
+    config: training.Config,
+    member_configs: Mapping[str, training.Config],
+    seed: int,
+    **inputs: str,
+) -> str:
+    """sha256 of all inputs of a training: on one machine, one recipe gives one result."""
     content = {"model": name, "config": dataclasses.asdict(config), "seed": seed, **inputs}
-    member_configs = members.configs(config)
     if member_configs:
         content["members"] = {
-            member: dataclasses.asdict(settings) for member, settings in member_configs.items()
+            member: dataclasses.asdict(each) for member, each in member_configs.items()
         }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _frozen(settings: Settings) -> dict[str, Any]:
-    """What KRONOS_MAX_CONTEXT and KRONOS_CLIP say, where they are set."""
+    """The values of KRONOS_MAX_CONTEXT and KRONOS_CLIP, if they are set."""
     names = [key for key in ("max_context", "clip") if key in settings.model_fields_set]
     values = {key: getattr(settings, key) for key in names}
     return {key: value for key, value in values.items() if value}
@@ -122,7 +130,7 @@ def _start(settings: Settings, model: Model, start_from: str) -> Start | None:
     family = store.spec(version).family
     if family != model.family.name:
         raise BadConfig(
-            f"start_from is {version.uri} of family {family}; {model.name} starts from one of "
+            f"start_from is {version.uri} of family {family}, expected one of family "
             f"{model.family.name}"
         )
     return Start(version, model_dir)

@@ -1,4 +1,4 @@
-"""What MLflow keeps of a training, and of a comparison: the one place that logs them."""
+"""Log trainings and comparisons to MLflow."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from jobs.data.catalog import Data
-from jobs.training import card, families, figures, members
+from jobs.training import card, families, figures
 from jobs.training.comparison import Comparison
 from jobs.training.planning import Plan, Start
 from jobs.training.references import FHS
@@ -29,7 +29,7 @@ RECIPE_TAG = "recipe"
 
 
 def data_tags(data: Data) -> dict[str, str]:
-    """Which data set, of which prices, over which universe; and by which code it was used."""
+    """Data set, digest of its prices, universe of its market columns, and this code's commit."""
     return {
         "data": data.dataset.name,
         "data_digest": data.digest,
@@ -39,7 +39,7 @@ def data_tags(data: Data) -> dict[str, str]:
 
 
 def training_tags(plan: Plan) -> dict[str, str]:
-    """Tags of the run of a training, and of the version that comes of it."""
+    """Tags of the run of a training, and of the version that it registers."""
     config = plan.config
     tags = {
         "family": plan.model.family.name,
@@ -58,7 +58,7 @@ def training_tags(plan: Plan) -> dict[str, str]:
 
 
 def _origin(start: Start | None) -> dict[str, str]:
-    """Where the weights come from, and what they had seen before this training."""
+    """Where the weights come from, and the last session that they were pretrained on."""
     if start is None:
         return {
             "pretrained_until": "none",
@@ -84,7 +84,7 @@ def log_plan(run: Run, plan: Plan) -> None:
         "model": plan.model.name,
         "family": plan.model.family.name,
     }
-    for member, config in members.configs(plan.config).items():
+    for member, config in plan.members.items():
         for key, value in dataclasses.asdict(config).items():
             if key not in params:
                 params[f"{member}.{key}"] = value
@@ -102,41 +102,32 @@ def levels_text(config: training.Config) -> str:
 
 
 def log_data(run: Run, data: Data, context: str) -> None:
-    """The data set of a run; `context` is what it is used for."""
+    """Log the data set of a run; `context` is its use: training, tuning or evaluation."""
     run.dataset(data.history, data.dataset.name, data.digest, context)
 
 
-def log_training(
-    run: Run, store: Store, plan: Plan, trained: Trained, cost: Mapping[str, float],
-    comparison: Comparison,
-) -> Version:  # fmt: skip
-    """What was fitted and how it scored, on its run; and the version that holds it."""
-    name = plan.model.name
-    simulated = _simulated(plan, trained)
+def log_fit(run: Run, plan: Plan, trained: Trained, cost: Mapping[str, float]) -> dict[str, str]:
+    """Log a fitted model to its run. Return the tags of a simulator and of made-up columns."""
+    tags = {"simulated": "true"} if trained.params.get("simulated") else {}
+    synthetic = plan.synthetic(trained.forecaster.spec)
+    if synthetic:
+        tags["synthetic"] = ",".join(synthetic)
     run.params(trained.params)
-    run.tags(simulated)
+    run.tags(tags)
     run.metrics({**cost, **trained.metrics})
-    run.metrics(dict.fromkeys(simulated, 1.0))  # a column of the comparison in the UI
-    log_comparison(run, comparison, name, trained.forecaster)
+    run.metrics(dict.fromkeys(tags, 1.0))  # a column of the comparison in the UI
     for stem, figure in trained.figures.items():
         run.figure(figure, f"figures/{stem}.png")
     for stem, table in trained.tables.items():
         run.table(table, f"tables/{stem}")
-    tags = {**training_tags(plan), **simulated}
-    return _register(run, store, plan, trained, tags, {**cost, **comparison.metrics[name]})
+    return tags
 
 
-def _simulated(plan: Plan, trained: Trained) -> dict[str, str]:
-    """Tags of a simulator, and of a model of columns that are made up."""
-    tags = {"simulated": "true"} if trained.params.get("simulated") else {}
-    synthetic = plan.synthetic(trained.forecaster.spec)
-    return tags | ({"synthetic": ",".join(synthetic)} if synthetic else {})
-
-
-def _register(
+def register(
     run: Run, store: Store, plan: Plan, trained: Trained, tags: Mapping[str, str],
     metrics: Mapping[str, float],
 ) -> Version:  # fmt: skip
+    """Log the model card and the version; `metrics` are those of the card."""
     model, forecaster = plan.model, trained.forecaster
     spec = dataclasses.replace(forecaster.spec, synthetic=plan.synthetic(forecaster.spec))
     text = card.model_card(model.card, model.name, spec, tags, metrics)
@@ -156,7 +147,7 @@ def _register(
 
 
 def log_comparison(run: Run, comparison: Comparison, name: str, forecaster: Forecaster) -> None:
-    """Metrics, figures and tables of one model of a comparison."""
+    """Log metrics, figures and tables of one model of a comparison."""
     scored = comparison.models[name]
     forecasts = scored.forecasts
     run.metrics(comparison.metrics[name])
@@ -177,7 +168,7 @@ def log_comparison(run: Run, comparison: Comparison, name: str, forecaster: Fore
 
 
 def _paths(name: str, forecaster: Forecaster, task: Task, series: str, origin: pd.Timestamp) -> Any:
-    """Picture of the paths that are sampled for one series after one session."""
+    """Picture of the sampled paths of one series after one session."""
     spec, history = forecaster.spec, task.data.history
     of_series = history[history[names.UNIQUE_ID] == series]
     until_origin = of_series[of_series[names.DS] <= origin].tail(spec.max_context)

@@ -1,4 +1,4 @@
-"""The references: fhs, har and naive, fitted and scored on what a model is fitted and scored on."""
+"""The references fhs, har and naive, fitted and scored on the same data as a model."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ MODELS = (FHS, "har", NAIVE)
 
 
 class References:
-    """Whatever was fitted and scored is kept for the next model of this process."""
+    """Fitted references and their scores, cached for the next model of this process."""
 
     def __init__(self) -> None:
         self._fitted: dict[str, dict[str, Forecaster]] = {}
@@ -44,13 +44,13 @@ class References:
 
 @dataclass
 class Unwatched:
-    """TrainRun of a reference: nothing is reported, nothing stops it."""
+    """TrainRun of a reference: reports are ignored, nothing stops it."""
 
     checkpoint_dir: Path
     start_dir: Path | None = None
 
     def report(self, step: int, **losses: float) -> None:
-        """Nothing is kept."""
+        """Reports are ignored."""
 
     def should_stop(self) -> bool:
         return False

@@ -1,4 +1,4 @@
-"""What forecasters are scored on, and how one of them did."""
+"""The task that forecasters are scored on, and the scores of one."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from registry.scoring.scores import scores
 
 @dataclass(frozen=True)
 class Scored:
-    """Forecasts from every origin with what came true, and the scores of each row."""
+    """Forecasts from every origin with their outcomes, and the scores of each row."""
 
     forecasts: pd.DataFrame
     scores: pd.DataFrame
@@ -24,22 +24,21 @@ class Scored:
 
 @dataclass(frozen=True)
 class Task:
-    """A data set, and the settings that every family shares."""
+    """A data set, and the settings that all families share."""
 
     data: Data
     config: training.Config
 
     @classmethod
     def of(cls, data: Data, config: training.Config) -> "Task":
-        """The task of a model whose config has settings of its own, too."""
-        shared = {
-            field.name: getattr(config, field.name) for field in dataclasses.fields(training.Config)
-        }
+        """The task of a model; settings of its own family are dropped."""
+        fields = dataclasses.fields(training.Config)
+        shared = {field.name: getattr(config, field.name) for field in fields}
         return cls(data, training.Config(**shared))
 
     @property
     def key(self) -> str:
-        """Two tasks of one key have the same scores."""
+        """Two tasks with the same key have the same scores."""
         return f"{self.data.digest} {self.config}"
 
     def origins(self, context: int) -> pd.DatetimeIndex:

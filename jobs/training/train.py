@@ -38,7 +38,7 @@ class Result:
     seconds: float
 
     def summary(self) -> dict[str, Any]:
-        """For people and programs: version, run, what it was fitted on, scores, cost."""
+        """Version, run, data, scores and cost, JSON-ready."""
         version, tags = self.version, self.version.tags
         return {
             "model": version.name,
@@ -59,15 +59,15 @@ def train(
     nested: bool = False,
     progress: Progress = silent,
 ) -> Result:
-    """Fit, score, log and register; with `reuse`, take a version of the same recipe as it is.
+    """Fit, score, log and register; with `reuse`, return a version of the same recipe if any.
 
     Raises Conflict when another process trains the same recipe.
     """
-    begun = time.monotonic()
+    start_time = time.monotonic()
     store, name = Store(settings), plan.model.name
     if reuse and (version := store.find(name, {record.RECIPE_TAG: plan.recipe})) is not None:
         metrics = store.client.get_run(version.run_id).data.metrics
-        return Result(version, metrics, True, time.monotonic() - begun)
+        return Result(version, metrics, True, time.monotonic() - start_time)
     checkpoints = settings.state_dir / "checkpoints" / plan.recipe[:16]
     tags = record.training_tags(plan)
     with tracking.start(settings, EXPERIMENT, name, tags=tags, nested=nested) as run:
@@ -75,38 +75,37 @@ def train(
         checkpoints.parent.mkdir(parents=True, exist_ok=True)
         with locked(checkpoints.with_suffix(".lock"), busy=_busy(name)):
             trained, cost = _fit(plan, run, checkpoints, progress)
+            tags |= record.log_fit(run, plan, trained, cost)
             task = Task.of(plan.data, plan.config)
             comparison = compare({name: trained.forecaster}, task, references, progress)
+            record.log_comparison(run, comparison, name, trained.forecaster)
+            metrics = {**cost, **comparison.metrics[name]}
             progress("registering", 0.0)
-            version = record.log_training(run, store, plan, trained, cost, comparison)
-            shutil.rmtree(checkpoints, ignore_errors=True)  # the version holds what was trained
-        run.metrics({"seconds": time.monotonic() - begun})
-    metrics = {**cost, **comparison.metrics[name]}
-    return Result(version, metrics, False, time.monotonic() - begun)
+            version = record.register(run, store, plan, trained, tags, metrics)
+            shutil.rmtree(checkpoints, ignore_errors=True)  # the version has the weights
+        run.metrics({"seconds": time.monotonic() - start_time})
+    return Result(version, metrics, False, time.monotonic() - start_time)
 
 
 def _busy(model: str) -> str:
     return (
-        f"{model} is being trained with these very settings already; wait for it, or change the "
-        "seed"
+        f"{model} is already being trained with the same settings; wait for it, or change the seed"
     )
 
 
 def _fit(
     plan: Plan, run: tracking.Run, checkpoints: Path, progress: Progress
 ) -> tuple[Trained, dict[str, float]]:
-    """What was trained, and its cost."""
-    begun = time.monotonic()
+    """The fitted model, and the cost of its training."""
+    start_time = time.monotonic()
     start_dir = plan.start.model_dir if plan.start else None
     steps = int(getattr(plan.config, "max_steps", 1))
     train_run = _TrainRun(run, checkpoints, start_dir, steps, progress)
     history = plan.data.history
     trained = families.fit(plan.model, plan.config, history, seed=plan.seed, run=train_run)
-    seconds = time.monotonic() - begun
-    return trained, {
-        "fit_seconds": seconds,
-        "parameters": float(trained.params["parameters"]),
-    }
+    seconds = time.monotonic() - start_time
+    parameters = float(trained.params["parameters"])
+    return trained, {"fit_seconds": seconds, "parameters": parameters}
 
 
 class _TrainRun:
@@ -124,7 +123,7 @@ class _TrainRun:
         self.checkpoint_dir = checkpoint_dir
         self.start_dir = start_dir
         self._run, self._steps, self._progress = run, steps, progress
-        self._member = member  # of an ensemble, whose losses carry its name
+        self._member = member  # name of an ensemble's member; prefix of its losses
 
     def report(self, step: int, **losses: float) -> None:
         if losses:
@@ -139,8 +138,8 @@ class _TrainRun:
     def fit_member(
         self, model: str, history: pd.DataFrame, config: training.Config, seed: int, *, tiny: bool
     ) -> Trained:
-        own_config = configs.load_config(families.find(model), {}, tiny=tiny)
-        steps = int(getattr(own_config, "max_steps", 1))
+        member_config = configs.load_config(families.find(model), {}, tiny=tiny)
+        steps = int(getattr(member_config, "max_steps", 1))
         checkpoint_dir = self.checkpoint_dir / model
         run = _TrainRun(self._run, checkpoint_dir, None, steps, self._progress, member=model)
         return members.fit_member(model, history, config, seed, tiny=tiny, run=run)

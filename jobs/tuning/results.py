@@ -1,4 +1,4 @@
-"""What came of a study: its best trial, the table of all, figures and best.yaml, on the study's run."""
+"""Results of a study, logged to its run: the best trial, a table of all, figures, best.yaml."""
 
 import warnings
 from collections.abc import Callable, Collection, Mapping
@@ -18,10 +18,10 @@ from registry.errors import KronosError
 from registry.scoring.scores import means
 from registry.versions import tracking
 
-COMPLETE, PRUNED, FAILED = "complete", "pruned", "failed"  # what became of a trial
+COMPLETE, PRUNED, FAILED = "complete", "pruned", "failed"  # states of a trial
 STATES = {TrialState.COMPLETE: COMPLETE, TrialState.PRUNED: PRUNED, TrialState.FAIL: FAILED}
 COLUMNS = ("crps", "skill_vs_fhs", "coverage_90", "fit_seconds")
-ENOUGH = 4  # complete trials, below which nothing can be said of the importance of a setting
+ENOUGH = 4  # complete trials; with fewer, the importance of settings is not estimated
 
 
 @dataclass(frozen=True)
@@ -42,94 +42,106 @@ class Result:
 
 
 def best(study: Study) -> FrozenTrial | None:
-    """The complete trial of the lowest CRPS, the earliest of equals."""
-    complete = [t for t in study.trials() if t.state == TrialState.COMPLETE]
-    return min(complete, key=lambda t: (t.value, t.number), default=None)
+    """The complete trial with the lowest CRPS; the earliest of equals."""
+    complete = [trial for trial in study.trials() if trial.state == TrialState.COMPLETE]
+    return min(complete, key=lambda trial: (trial.value, trial.number), default=None)
 
 
 def score_text(metrics: Mapping[str, float]) -> str:
-    """The scores of a trial in words."""
+    """The scores of a trial as text."""
     return f"CRPS {metrics['crps']:.6f}, {metrics['skill_vs_fhs']:+.2%} vs {FHS}"
 
 
 def record(study: Study, run: tracking.Run, setup: Setup, fixed: Collection[str]) -> Result:
-    """Log everything to the study's run. Raises KronosError, code NO_TRIAL, when no trial is complete."""
+    """Log everything to the study's run.
+
+    Raises KronosError, code NO_TRIAL, when no trial is complete.
+    """
     run.table(table(study), "trials")
-    states = [t.state for t in study.trials()]
-    pruned, complete = states.count(TrialState.PRUNED), states.count(TrialState.COMPLETE)
-    run.metrics(
-        {"trials": complete + pruned, "pruned": pruned, "failed": states.count(TrialState.FAIL)}
-    )
-    found = best(study)
-    if found is None:
-        why = next(
-            (t.user_attrs[GIVEN_UP] for t in study.trials() if t.user_attrs.get(GIVEN_UP)),
-            "none was begun",
-        )
+    states = [trial.state for trial in study.trials()]
+    pruned = states.count(TrialState.PRUNED)
+    finished = states.count(TrialState.COMPLETE) + pruned
+    failed = states.count(TrialState.FAIL)
+    run.metrics({"trials": finished, "pruned": pruned, "failed": failed})
+    best_trial = best(study)
+    if best_trial is None:
         raise KronosError(
-            f"no trial of {study.name} is complete ({why}); ask for more, or for more time",
+            f"no trial of {study.name} is complete ({_first_reason(study)}); "
+            "run more trials, or allow more time",
             code="NO_TRIAL",
         )
-    settings, metrics = study.settings(found), found.user_attrs[METRICS]
-    run.metrics({**metrics, "fhs_crps": float(means(setup.reference)["crps"].iloc[0])})
-    # A parameter of a run never changes, and more trials may find a better one: so these are tags.
-    run.tags(
-        {f"best_{name}": str(value) for name, value in settings.items()}
-        | {"best_trial": str(found.number)}
-    )
-    counts = {"trials": complete + pruned, "pruned": pruned}
-    scores = {"crps": metrics["crps"], "skill_vs_fhs": metrics["skill_vs_fhs"]}
+    settings, metrics = study.settings(best_trial), best_trial.user_attrs[METRICS]
+    fhs_crps = float(means(setup.reference)["crps"].iloc[0])
+    run.metrics({**metrics, "fhs_crps": fhs_crps})
+    # Tags, because a run's parameters never change and later trials may be better.
+    tags = {f"best_{name}": str(value) for name, value in settings.items()}
+    run.tags({**tags, "best_trial": str(best_trial.number)})
     result = Result(
-        setup.model.name, study.name, **counts, best=settings, **scores, run_id=run.run_id
+        model=setup.model.name,
+        study=study.name,
+        trials=finished,
+        pruned=pruned,
+        best=settings,
+        crps=metrics["crps"],
+        skill_vs_fhs=metrics["skill_vs_fhs"],
+        run_id=run.run_id,
     )
     run.text(_yaml(result, setup, fixed), "best.yaml")
     _figures(study.optuna, run)
     return result
 
 
+def _first_reason(study: Study) -> str:
+    """Why the first trial without a score has none."""
+    for trial in study.trials():
+        reason: str = trial.user_attrs.get(GIVEN_UP, "")
+        if reason:
+            return reason
+    return "none was started"
+
+
 def table(study: Study) -> pd.DataFrame:
     """One row for each trial: number, state, scores, settings, run, why it was given up."""
     rows = []
     for trial in study.trials():
-        metrics = trial.user_attrs.get(METRICS, {})
-        rows.append(
-            {"trial": trial.number, "state": STATES.get(trial.state, "running")}
-            | {name: metrics.get(name) for name in COLUMNS}
-            | (study.settings(trial) if trial.params else {})
-            | {RUN: trial.user_attrs.get(RUN), GIVEN_UP: trial.user_attrs.get(GIVEN_UP)}
-        )
+        attributes = trial.user_attrs
+        row = {"trial": trial.number, "state": STATES.get(trial.state, "running")}
+        row |= {name: attributes.get(METRICS, {}).get(name) for name in COLUMNS}
+        if trial.params:
+            row |= study.settings(trial)
+        row |= {RUN: attributes.get(RUN), GIVEN_UP: attributes.get(GIVEN_UP)}
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
 def _yaml(result: Result, setup: Setup, fixed: Collection[str]) -> str:
-    """Settings to paste into the model's config: those that were fixed, then the best trial's."""
-    first, last = (f"{setup.origins[i]:%Y-%m-%d}" for i in (0, -1))
+    """Settings to paste into the model's config: the fixed ones, then the best trial's."""
+    first, last = f"{setup.origins[0]:%Y-%m-%d}", f"{setup.origins[-1]:%Y-%m-%d}"
     head = (
         f"# Best of {result.trials} trials of study {result.study}, MLflow run {result.run_id}:\n"
         f"# {score_text(asdict(result))}, {len(setup.origins)} origins {first} to {last}.\n"
     )
-    told = {name: value for name, value in asdict(setup.config).items() if name in fixed}
-    plain = {
-        name: list(value) if isinstance(value, tuple) else value for name, value in told.items()
-    }
-    return head + yaml.safe_dump({**plain, **result.best}, sort_keys=False)
+    settings = {}
+    for name, value in asdict(setup.config).items():
+        if name in fixed:
+            settings[name] = list(value) if isinstance(value, tuple) else value
+    return head + yaml.safe_dump({**settings, **result.best}, sort_keys=False)
 
 
 def _figures(study: optuna.Study, run: tracking.Run) -> None:
-    """Optuna's pictures: the best so far, the choice losses, and which setting mattered."""
-    plots = optuna.visualization.matplotlib
-    drawn: dict[str, Callable[[optuna.Study], Any]] = {
-        "optimization_history": plots.plot_optimization_history
+    """Optuna's pictures: the best so far, the choice losses, the importance of settings."""
+    plots: dict[str, Callable[[optuna.Study], Any]] = {
+        "optimization_history": optuna.visualization.matplotlib.plot_optimization_history
     }
-    if any(t.intermediate_values for t in study.trials):
-        drawn["intermediate_values"] = plots.plot_intermediate_values
-    if len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))) >= ENOUGH:
-        drawn["param_importances"] = plots.plot_param_importances
+    if any(trial.intermediate_values for trial in study.trials):
+        plots["intermediate_values"] = optuna.visualization.matplotlib.plot_intermediate_values
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if len(complete) >= ENOUGH:
+        plots["param_importances"] = optuna.visualization.matplotlib.plot_param_importances
     with plt.rc_context(), warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", optuna.exceptions.ExperimentalWarning
-        )  # all of these plots, for years
-        for stem, plot in drawn.items():
+        # Optuna has marked all of these plots as experimental for years.
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        for stem, plot in plots.items():
             figure = plot(study).figure
             run.figure(figure, f"figures/{stem}.png")
             plt.close(figure)

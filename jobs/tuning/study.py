@@ -1,4 +1,4 @@
-"""A study: which trials there were and what comes next. On disk, shared by processes, whole after any kill."""
+"""A study: its trials and the next one. On disk, shared by processes, whole after any kill."""
 
 import secrets
 import shutil
@@ -17,41 +17,37 @@ from registry.files import is_locked, locked
 from registry.training import Space
 
 DATABASE = "studies.db"
-ALIVE = "alive"  # in the folder of a process; locked while it lives
-STARTUP = 5  # complete trials before any is pruned
-WARMUP = 5  # looks at its choice loss before a trial is judged
-COMPARED = 3  # complete trials that came as far, or it is not judged
-BUSY_S = 60.0  # that a process waits for another one's write
+ALIVE = "alive"  # file in a process's folder; locked while the process lives
+STARTUP = 5  # complete trials before any trial is pruned
+WARMUP = 5  # reports of its choice loss before a trial may be pruned
+COMPARED = 3  # trials with a loss at the same report; with fewer, nothing is pruned there
+BUSY_S = 60.0  # how long a process waits for another one's write
 
-PROCESS, METRICS, GIVEN_UP, RUN = (
-    "process",
-    "metrics",
-    "given_up",
-    "run_id",
-)  # attributes of a trial
+# Attributes of a trial.
+PROCESS, METRICS, GIVEN_UP, RUN = "process", "metrics", "given_up", "run_id"
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
 
 
 class Study:
-    """A study as one process sees it. `open_study` makes one.
+    """A study as one process sees it; made by `open_study`.
 
-    What the sampler draws is seeded by (seed, number of trials that count): a study that was killed draws what it would
-    have drawn, and with one worker it ends like one that was never killed.
+    Each draw is seeded by (seed, number of counted trials), so a killed study draws the same
+    settings again. With one worker it ends like one that was never killed.
     """
 
     def __init__(
-        self, folder: Path, study: optuna.Study, space: Space, first: Mapping[str, Any] | None, seed: int,
+        self,
+        folder: Path,
+        study: optuna.Study,
+        space: Space,
+        first: Mapping[str, Any] | None,
+        seed: int,
         on_lost: Callable[[FrozenTrial], None],
-    ) -> None:  # fmt: skip
-        self.optuna, self._folder, self._space, self._first, self._seed = (
-            study,
-            folder,
-            space,
-            first,
-            seed,
-        )
-        self._on_lost = on_lost
+    ) -> None:
+        self.optuna = study
         self.token = secrets.token_hex(6)  # of this process
+        self._folder, self._space, self._first = folder, space, first
+        self._seed, self._on_lost = seed, on_lost
 
     @property
     def name(self) -> str:
@@ -59,7 +55,7 @@ class Study:
 
     @property
     def scratch(self) -> Path:
-        """A folder of this process; it is removed with it."""
+        """A folder of this process, removed when it leaves."""
         return self._folder / self.token
 
     @contextmanager
@@ -70,7 +66,10 @@ class Study:
 
     @contextmanager
     def present(self) -> Iterator[None]:
-        """Others see that this process lives, however it ends. What it still runs when it leaves has failed."""
+        """Show other processes that this one lives, until it ends in any way.
+
+        On exit, the trials that it still runs are marked as failed.
+        """
         with ExitStack() as stack:
             with self.alone():
                 self.scratch.mkdir()
@@ -86,15 +85,15 @@ class Study:
                     shutil.rmtree(self.scratch, ignore_errors=True)
 
     def begin(self, total: int) -> optuna.Trial | None:
-        """The next trial; None when the study has `total` of them, finished or running."""
+        """The next trial; None when `total` trials are finished or running."""
         with self.alone():
             self._fail_the_dead()
-            begun = len(self.optuna.get_trials(deepcopy=False, states=COUNTED))
-            if begun >= total:
+            count = len(self.optuna.get_trials(deepcopy=False, states=COUNTED))
+            if count >= total:
                 return None
             if not self.optuna.get_trials(deepcopy=False) and self._first is not None:
                 self.optuna.enqueue_trial(dict(self._first))
-            self.optuna.sampler = _sampler(self._seed, begun)
+            self.optuna.sampler = _sampler(self._seed, count)
             trial = self.optuna.ask(space.distributions(self._space))
             trial.set_user_attr(PROCESS, self.token)
             return trial
@@ -104,29 +103,30 @@ class Study:
         return space.settings(self._space, trial.params)
 
     def finish(self, trial: optuna.Trial, outcome: Outcome) -> None:
-        """A trial that was given up counts as pruned."""
-        for key, value in ((METRICS, dict(outcome.metrics)), (GIVEN_UP, outcome.given_up)):
-            trial.set_user_attr(key, value)
+        """Store the outcome of a trial. One that was given up counts as pruned."""
+        trial.set_user_attr(METRICS, dict(outcome.metrics))
+        trial.set_user_attr(GIVEN_UP, outcome.given_up)
         if outcome.given_up:
             self.optuna.tell(trial, state=TrialState.PRUNED)
         else:
             self.optuna.tell(trial, outcome.metrics["crps"])
 
     def running(self) -> int:
-        """Trials that run somewhere."""
+        """Number of trials that run, in any process."""
         with self.alone():
             self._fail_the_dead()
             return len(self._running())
 
     def trials(self) -> list[FrozenTrial]:
         """Trials in the order of their numbers, without those that wait to be run again."""
-        return [t for t in self.optuna.get_trials(deepcopy=False) if t.state != TrialState.WAITING]
+        trials = self.optuna.get_trials(deepcopy=False)
+        return [trial for trial in trials if trial.state != TrialState.WAITING]
 
     def _running(self) -> list[FrozenTrial]:
         return self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
 
     def _fail_the_dead(self) -> None:
-        """Trials of processes that are gone have failed; what these left on disk is removed."""
+        """Mark trials of dead processes as failed, and remove the files of these processes."""
         for trial in self._running():
             if not self._lives(trial.user_attrs.get(PROCESS)):
                 self._fail(trial)
@@ -135,14 +135,14 @@ class Study:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _fail(self, trial: FrozenTrial) -> None:
-        """A trial without an outcome is run again."""
+        """Mark a trial as failed. If all its settings were drawn, it is queued again."""
         self.optuna.tell(trial.number, state=TrialState.FAIL)
         if set(trial.params) == set(self._space):
             self.optuna.enqueue_trial(trial.params)
         self._on_lost(trial)
 
     def _lives(self, token: str | None) -> bool:
-        """Whether the process of this token holds its lock: the system frees it when a process ends."""
+        """Whether the process with this token holds its lock; the system frees it at its end."""
         if token == self.token:
             return True
         if token is None or not (self._folder / token).exists():
@@ -155,13 +155,14 @@ def open_study(
     folder: Path, name: str, space: Space, first: Mapping[str, Any] | None, seed: int,
     on_lost: Callable[[FrozenTrial], None] = lambda _: None,
 ) -> Iterator[Study]:  # fmt: skip
-    """The study of this name under `folder`, made when there is none; lower values are better.
+    """The study of this name under `folder`, made if missing; lower values are better.
 
-    `first` are the parameters of its first trial. `on_lost` hears of trials whose process died.
+    `first` are the parameters of its first trial. `on_lost` is called with each trial that was lost
+    because its process ended.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     (folder / name).mkdir(parents=True, exist_ok=True)
-    with locked(folder / "lock"):  # making tables is no atomic step
+    with locked(folder / "lock"):  # creating tables is not atomic
         storage = optuna.storages.RDBStorage(
             f"sqlite:///{folder.resolve() / DATABASE}",
             engine_kwargs={"connect_args": {"timeout": BUSY_S}},
@@ -175,9 +176,9 @@ def open_study(
             pruner=pruner,
         )
     try:
-        found = Study(folder / name, study, space, first, seed, on_lost)
-        with found.present():
-            yield found
+        opened = Study(folder / name, study, space, first, seed, on_lost)
+        with opened.present():
+            yield opened
     finally:
         storage.remove_session()
         storage.engine.dispose()
@@ -185,6 +186,5 @@ def open_study(
 
 def _sampler(seed: int, number: int) -> optuna.samplers.TPESampler:
     """Tree-structured Parzen estimator (Bergstra et al., NeurIPS 2011), seeded for one trial."""
-    return optuna.samplers.TPESampler(
-        seed=int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
-    )
+    state = np.random.SeedSequence([seed, number]).generate_state(1)
+    return optuna.samplers.TPESampler(seed=int(state[0]))

@@ -20,14 +20,14 @@ from registry.scoring.rolling import rolling
 from registry.scoring.scores import means, scores
 from registry.training import Trained
 
-# Code of a loss that is not finite. Like bad input, it is the settings' fault.
+# Code of a loss that is not finite. The settings are to blame, as with bad input.
 DIVERGED = "DIVERGED"
 PRUNED = "pruned: its choice loss was worse than the median of the trials before it"
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What the trials of a study share. Nothing in it is later than the choice period."""
+    """Inputs that all trials of a study share. Nothing in it is later than the choice period."""
 
     model: families.Model
     config: training.Config  # with the settings that are not searched
@@ -42,10 +42,10 @@ class Setup:
     def run(self, settings: Mapping[str, Any], listen: Listen) -> "Outcome":
         """Fit and score with `settings` instead of the configured ones.
 
-        Settings that the model refuses and a training that diverges give an outcome without
-        metrics; any other error is raised.
+        Refused settings and diverged trainings give an outcome without metrics; other errors are
+        raised.
         """
-        begun = time.monotonic()
+        start_time = time.monotonic()
         self.scratch.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
             trial_run = TrialRun(Path(folder), self.start_dir, listen)
@@ -54,13 +54,13 @@ class Setup:
                 trained = families.fit(
                     self.model, config, self.history, seed=self.seed, run=trial_run
                 )
-                fit_seconds = time.monotonic() - begun
+                fit_seconds = time.monotonic() - start_time
                 if trial_run.should_stop():
                     return Outcome(given_up=PRUNED)
                 result = score(
                     trained.forecaster, self.history, self.origins, self.config, self.context
                 )
-            except SystemExit as error:  # what Lightning makes of Ctrl-C
+            except SystemExit as error:  # Lightning raises it on Ctrl-C
                 raise KeyboardInterrupt from error
             except KronosError as error:
                 if isinstance(error, BadInput) or error.code == DIVERGED:
@@ -68,9 +68,8 @@ class Setup:
                 raise
         overall = means(result).iloc[0].dropna()
         metrics = {str(name): float(value) for name, value in overall.items()}
-        metrics["skill_vs_fhs"] = against(
-            result, self.reference, every=self.config.report_every
-        ).skill
+        difference = against(result, self.reference, every=self.config.report_every)
+        metrics["skill_vs_fhs"] = difference.skill
         return Outcome({**metrics, "fit_seconds": fit_seconds})
 
 
@@ -83,7 +82,7 @@ class Outcome:
 
 
 class TrialRun:
-    """TrainRun of a trial, and of the members that it fits. Losses are reported, nothing is kept."""
+    """TrainRun of a trial and of its members. Losses are reported, nothing is stored."""
 
     def __init__(self, checkpoint_dir: Path, start_dir: Path | None, listen: Listen) -> None:
         self.checkpoint_dir, self.start_dir = checkpoint_dir, start_dir

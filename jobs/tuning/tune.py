@@ -1,4 +1,4 @@
-"""Tune one model: search its hyperparameters on the choice period. Any kill can interrupt it."""
+"""Tune one model: search its hyperparameters on the choice period. Safe to kill at any time."""
 
 import hashlib
 import json
@@ -34,12 +34,12 @@ from registry.versions import tracking
 
 EXPERIMENT = "tuning"
 POLL_S = 1.0
-CHOICE = "valid_loss"  # the loss that trials are compared by while they run
+CHOICE = "valid_loss"  # the loss that decides on pruning while a trial runs
 
 
 @dataclass(frozen=True)
 class Search:
-    """What is going to be searched, checked before anything is started."""
+    """A model and the settings to search, checked before anything starts."""
 
     plan: planning.Plan  # of the model as it is configured, with the fixed settings
     space: Space
@@ -79,8 +79,8 @@ def tune(
     """Bring the study to `trials` trials and record it as a run.
 
     No trial begins after `timeout_s` seconds (0: no limit). Trials of the same study in other
-    processes count; those that run are waited for. Raises KronosError, code NO_TRIAL, when none
-    completed.
+    processes count; the function waits for those that run. Raises KronosError, code NO_TRIAL, when
+    none completed.
     """
     executors.check(executor, jobs)
     if trials < 1 or timeout_s < 0:
@@ -112,7 +112,7 @@ def tune(
             study.optuna.set_user_attr(RUN, run.run_id)
         run.params(_params(search))
         progress(f"scoring {FHS}", 0.0)
-        with interrupts.heard():
+        with interrupts.allowed():
             setup = prepare(search, study.scratch)
             workers = stack.enter_context(executors.started(executor, setup, jobs))
         data = training.data
@@ -123,7 +123,7 @@ def tune(
 
 
 def prepare(search: Search, scratch: Path) -> Setup:
-    """What every trial gets: nothing after the choice period, and how fhs scores there."""
+    """Inputs of every trial: history up to the choice period's end, and scores of fhs on it."""
     plan = search.plan
     model, config = plan.model, plan.config
     choice_end = pd.Timestamp(config.choose_until)
@@ -146,7 +146,7 @@ def prepare(search: Search, scratch: Path) -> Setup:
 
 
 class _Tuning:
-    """Workers that take trial after trial until the study has enough of them."""
+    """Workers that run trials until the study has enough of them."""
 
     def __init__(
         self, study: Study, run: tracking.Run, executor: Executor, interrupts: Interrupts,
@@ -160,7 +160,7 @@ class _Tuning:
         self._ended = threading.Event()
 
     def run(self) -> None:
-        """Trials in this thread for one worker, else in one thread each. An error ends them all."""
+        """Run one worker in this thread, or several in a thread each. An error ends them all."""
         self._count()
         if self._executor.workers == 1:
             self._work(0)
@@ -169,7 +169,7 @@ class _Tuning:
             try:
                 workers = range(self._executor.workers)
                 futures = [threads.submit(self._work, worker) for worker in workers]
-                with self._interrupts.heard():
+                with self._interrupts.allowed():
                     for future in as_completed(futures):
                         future.result()
             except BaseException:
@@ -183,7 +183,7 @@ class _Tuning:
             if trial is not None:
                 self._run_trial(worker, trial)
             elif self._study.running():  # if another process dies, its trials are run here
-                with self._interrupts.heard():
+                with self._interrupts.allowed():
                     time.sleep(POLL_S)
             else:
                 return
@@ -203,7 +203,7 @@ class _Tuning:
             nonlocal looks
             self._shares[trial.number] = min(step / self._steps, 1.0) if self._steps else 0.0
             self._show()
-            with self._interrupts.kept():
+            with self._interrupts.deferred():
                 if losses:
                     child.metrics(losses, step)
                 if CHOICE not in losses:
@@ -213,7 +213,7 @@ class _Tuning:
                 return trial.should_prune()
 
         try:
-            with self._interrupts.heard():
+            with self._interrupts.allowed():
                 outcome = self._executor.run(worker, settings, listen)
         except BaseException as error:
             reason = f"{type(error).__name__}: {error}"
@@ -233,7 +233,7 @@ class _Tuning:
         self._count()
 
     def _count(self) -> None:
-        """How far the study is, and its best trial."""
+        """Update the count of finished trials and the label with the best one."""
         finished = (TrialState.COMPLETE, TrialState.PRUNED)
         self._done = sum(trial.state in finished for trial in self._study.trials())
         self._label = f"{self._done} of {self._total} trials"

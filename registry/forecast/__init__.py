@@ -1,1 +1,1 @@
-"""What a history and a forecast are. It travels with every version: no mlflow, no torch, no training."""
+"""Histories and forecasts. Every version ships this package: no mlflow, no torch, no training."""

@@ -1,4 +1,4 @@
-"""What a version answers to one request: a table and parameters in, a checked reply out."""
+"""A version's answer to one request: a table and parameters in, a checked reply out."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,18 +16,19 @@ def answer(forecaster: Forecaster, history: Any, parameters: Mapping[str, Any]) 
     """The reply to a caller's table and parameters: horizon, levels, seed, output, options.
 
     `output` is one of names.OUTPUTS. Raises BadInput, NotAvailable, BadForecast, and KronosError
-    where the machine fails: memory, a worker.
+    if the machine fails: memory, a worker.
     """
     spec = forecaster.spec
-    given = dict(parameters)
-    output = _output(given.pop("output", FRAME), spec)
-    request = spec.request(given)
-    forecast = forecast_of(forecaster, check_history(history, spec), request)
+    request_parameters = dict(parameters)
+    output = _output(request_parameters.pop("output", FRAME), spec)
+    request = spec.request(request_parameters)
+    checked_history = check_history(history, spec)
+    forecast = forecast_of(forecaster, checked_history, request)
     return render(forecast.at(request.levels), spec.calendar, output)
 
 
 def forecast_of(forecaster: Forecaster, history: History, request: Request) -> Forecast:
-    """A model's forecast at spec.levels, checked, with what must be said of its training."""
+    """A model's checked forecast at spec.levels, with a note if training columns were synthetic."""
     spec = forecaster.spec
     forecast = forecaster.predict(history, request)
     check_forecast(forecast, spec, request)

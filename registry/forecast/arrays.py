@@ -1,4 +1,4 @@
-"""Types of the arrays that histories and forecasts are made of."""
+"""Types of the arrays in histories and forecasts."""
 
 import numpy as np
 import numpy.typing as npt

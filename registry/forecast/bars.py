@@ -1,4 +1,4 @@
-"""Daily bars: columns, what must hold between them, how missing ones are filled, sampled ones mended."""
+"""Daily bars: check their columns, fill missing ones, correct sampled bars."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,17 +9,17 @@ from registry.errors import BadHistory
 from registry.forecast import names
 from registry.forecast.arrays import Floats, Places
 
-BASIS = 1e-4  # log return; y may differ so much from that of the closes: senders round prices
-LARGEST = 1e18  # a price, volume or amount beyond it is a typing error, and its square overflows
-FLOOR = 0.01  # of the last known close; no price of a sampled path may fall below it
+BASIS = 1e-4  # log return; y may differ this much from that of the closes: senders round prices
+LARGEST = 1e18  # a larger price, volume or amount is a typing error, and its square overflows
+FLOOR = 0.01  # of the last close of the history; the lowest price of a sampled path
 
 
 def check(columns: Mapping[str, Floats], ids: Sequence[str], bounds: Places) -> None:
-    """Raise BadHistory unless the bars [rows] of series bounds[i] .. bounds[i + 1] are possible.
+    """Raise BadHistory unless the bars [rows] are possible. Series i: bounds[i] .. bounds[i + 1].
 
-    Prices are positive, low <= open, close <= high, volume and amount are not negative. y is the
-    return of the closes; if it is not, the bars are not on one price basis. A series has more than
-    one close. Numbers are finite already.
+    Prices must be positive with low <= open, close <= high. Volume and amount must not be negative.
+    y must be the log return of the closes; otherwise the bars are not on one price basis. A series
+    must have two different closes. The caller has checked that all numbers are finite.
     """
     prices = np.stack([columns[name] for name in names.OHLC])  # [4, rows]
     open_, high, low, close = prices
@@ -38,35 +38,39 @@ def check(columns: Mapping[str, Floats], ids: Sequence[str], bounds: Places) -> 
 
 def _check_basis(y: Floats, close: Floats, bounds: Places) -> None:
     """y is the log return of close, except in the first row of a series."""
-    off = np.zeros(len(close), dtype=bool)
-    off[1:] = np.abs(y[1:] - np.diff(np.log(close))) > BASIS
-    off[bounds[:-1]] = False
-    basis = "y that is not the log return of close; put the bars on one price basis: multiply them by adj_close / close"
-    _refuse(off, basis, "PRICE_BASIS")
+    differs = np.zeros(len(close), dtype=bool)
+    differs[1:] = np.abs(y[1:] - np.diff(np.log(close))) > BASIS
+    differs[bounds[:-1]] = False
+    fault = (
+        "y that is not the log return of close; "
+        "put the bars on one price basis: multiply them by adj_close / close"
+    )
+    _refuse(differs, fault, "PRICE_BASIS")
 
 
 def _check_closes(close: Floats, ids: Sequence[str], bounds: Places) -> None:
-    """More than one close in a series of more than one session."""
+    """A series of two or more sessions has two or more different closes."""
     lowest = np.minimum.reduceat(close, bounds[:-1])
     highest = np.maximum.reduceat(close, bounds[:-1])
     sessions = np.diff(bounds)
-    still = np.flatnonzero((lowest == highest) & (sessions > 1))
-    if still.size:
+    constant = np.flatnonzero((lowest == highest) & (sessions > 1))
+    if constant.size:
+        first = constant[0]
         raise BadHistory(
-            f"series {still[0] + 1} of {len(ids)} has one and the same close in all "
-            f"{sessions[still[0]]} sessions; there is nothing to forecast it by",
+            f"series {first + 1} of {len(ids)} has the same close in all "
+            f"{sessions[first]} sessions; such a series has no scale to forecast",
             code="CONSTANT",
         )
 
 
-def _refuse(wrong: Any, what: str, code: str) -> None:
+def _refuse(wrong: Any, fault: str, code: str) -> None:
     rows = np.flatnonzero(wrong)
     if rows.size:
-        raise BadHistory(f"{rows.size} rows have {what}, first row {rows[0]}", code=code)
+        raise BadHistory(f"{rows.size} rows have {fault}, first row {rows[0]}", code=code)
 
 
 def complete(columns: Mapping[str, Floats]) -> tuple[Floats, dict[str, str]]:
-    """Bars [rows, 6] in the order of names.BAR, and notes that say what was filled in.
+    """Bars [rows, 6] in the order of names.BAR, and a note for each column that was filled in.
 
     Missing volume is 0; missing amount is the mean of the four prices times volume.
     """
@@ -84,10 +88,10 @@ def complete(columns: Mapping[str, Floats]) -> tuple[Floats, dict[str, str]]:
 
 
 def correct(paths: Floats, last_close: Floats) -> tuple[Floats, Floats]:
-    """Possible bars next to sampled ones [N, S, H, 6], and the share [N] of bars that changed.
+    """Sampled bars [N, S, H, 6], corrected to possible ones, and the share [N] of changed bars.
 
-    High and low are widened to hold open and close. Prices are at least FLOOR of the last known
-    close [N], volume and amount at least 0.
+    High and low are widened to include open and close. Prices are at least FLOOR of `last_close`
+    [N], volume and amount at least 0.
     """
     floor = (FLOOR * last_close)[:, None, None, None]
     prices = np.maximum(paths[..., :4], floor)
@@ -101,7 +105,7 @@ def correct(paths: Floats, last_close: Floats) -> tuple[Floats, Floats]:
 
 
 def path_returns(price_paths: Floats, last_close: Floats) -> Floats:
-    """Single-session log returns [N, S, H] of the closes of price paths [N, S, H, 6]."""
+    """Single-session log returns [N, S, H] of the closes in price paths [N, S, H, 6]."""
     close = np.log(price_paths[..., 3])
     first = np.broadcast_to(np.log(last_close)[:, None, None], (*close.shape[:2], 1))
     return np.diff(np.concatenate([first, close], axis=2), axis=2)

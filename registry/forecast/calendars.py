@@ -1,9 +1,9 @@
-"""Trading sessions of an exchange: which dates are sessions, and which come next.
+"""Trading sessions of an exchange: test whether dates are sessions, find the next ones.
 
-Names are those of `exchange_calendars` (XNYS, XLON, ..., `24/7` for crypto), which is imported
-when the first calendar is built (about 0.4 s each). A calendar is then kept as a read-only array,
-safe to read from any thread. It ends about a year after the day it was built: exchanges publish
-their holidays no further ahead.
+Names are those of `exchange_calendars` (XNYS, XLON, ..., `24/7` for crypto). That package is
+imported when the first calendar is built; each takes about 0.4 s. A calendar is then cached as a
+read-only array, safe to read from any thread. It ends about a year after the day on which it was
+built, because exchanges publish their holidays no further ahead.
 """
 
 from functools import lru_cache
@@ -15,7 +15,7 @@ import pandas as pd
 from registry.errors import BadHistory, BadParameter, NotFound
 from registry.forecast.arrays import Dates
 
-START = "1980-01-01"  # before any history; an exchange recorded only from a later day starts there
+START = "1980-01-01"  # before any history; some exchanges are recorded only from a later day
 
 
 @lru_cache(maxsize=64)
@@ -27,7 +27,7 @@ def _calendar(name: str) -> Dates:
     try:
         try:
             calendar = get_calendar(name, start=START)
-        except ValueError:  # founded, or its holidays recorded, only later
+        except ValueError:  # the exchange or the record of its holidays begins later
             calendar = get_calendar(name, start=get_calendar(name).bound_min())
     except InvalidCalendarName as error:
         raise NotFound(
@@ -40,12 +40,12 @@ def _calendar(name: str) -> Dates:
 
 
 def sessions(name: str, start: str | pd.Timestamp, end: str | pd.Timestamp) -> pd.DatetimeIndex:
-    """Sessions from `start` to `end`, both included. BadHistory for a date outside the calendar."""
+    """Sessions from `start` to `end`, both included. BadHistory for a date outside."""
     calendar = _calendar(name)
     first, last = _inside(name, np.array([start, end], dtype="datetime64[D]"))
-    return _index(
-        calendar[np.searchsorted(calendar, first) : np.searchsorted(calendar, last, side="right")]
-    )
+    begin = np.searchsorted(calendar, first)
+    stop = np.searchsorted(calendar, last, side="right")
+    return _index(calendar[begin:stop])
 
 
 def next_sessions(name: str, cutoff: pd.Timestamp, horizon: int) -> pd.DatetimeIndex:
@@ -56,7 +56,7 @@ def next_sessions(name: str, cutoff: pd.Timestamp, horizon: int) -> pd.DatetimeI
 def next_sessions_many(name: str, cutoffs: Dates | pd.DatetimeIndex, horizon: int) -> Dates:
     """The next `horizon` sessions [N, H] (datetime64[ns]) strictly after each cutoff [N].
 
-    BadHistory, code CALENDAR_END, when the calendar is not known that far ahead.
+    Raises BadHistory (code CALENDAR_END) if the calendar does not reach that far ahead.
     """
     if horizon < 1:
         raise BadParameter(f"horizon is {horizon}, expected at least 1", code="BAD_HORIZON")
@@ -67,7 +67,8 @@ def next_sessions_many(name: str, cutoffs: Dates | pd.DatetimeIndex, horizon: in
     if first.size and (first.min() == 0 or following.max() >= len(calendar)):
         _inside(name, days)  # a date before the calendar, after it, or missing
         raise BadHistory(
-            f"{name} is known until {calendar[-1]}, too early for {horizon} sessions after the latest cutoff",
+            f"{name} is known until {calendar[-1]}, "
+            f"too early for {horizon} sessions after the latest cutoff",
             code="CALENDAR_END",
         )
     sessions_after: Dates = calendar[following].astype("datetime64[ns]")
@@ -75,11 +76,10 @@ def next_sessions_many(name: str, cutoffs: Dates | pd.DatetimeIndex, horizon: in
 
 
 def not_sessions(name: str, dates: Dates | pd.DatetimeIndex) -> Dates:
-    """Those of `dates` (as datetime64[D]), ascending and each once, on which the exchange was closed."""
+    """The `dates` on which the exchange was closed: datetime64[D], ascending, without repeats."""
     days = _inside(name, np.asarray(dates).astype("datetime64[D]", copy=False))
     first, is_session = _table(name)
-    place = days.view(np.int64) - first
-    is_open = is_session[place]
+    is_open = is_session[days.view(np.int64) - first]
     if is_open.all():
         return days[:0]
     return np.unique(days[~is_open])
@@ -87,7 +87,7 @@ def not_sessions(name: str, dates: Dates | pd.DatetimeIndex) -> Dates:
 
 @lru_cache(maxsize=64)
 def _table(name: str) -> tuple[int, npt.NDArray[np.bool_]]:
-    """First day of the calendar since 1970, and for every day from then on whether it is a session."""
+    """First day of the calendar (days since 1970); from it on, whether each day is a session."""
     days = _calendar(name).view(np.int64)
     is_session = np.zeros(days[-1] - days[0] + 1, dtype=bool)
     is_session[days - days[0]] = True
@@ -96,7 +96,7 @@ def _table(name: str) -> tuple[int, npt.NDArray[np.bool_]]:
 
 
 def _inside(name: str, days: Dates) -> Dates:
-    """`days`. BadHistory when one of them is missing or lies outside the calendar."""
+    """`days`. Raises BadHistory if one of them is missing or outside the calendar."""
     if np.isnat(days).any():
         raise BadHistory("a session date is missing", code="BAD_TIMESTAMP")
     calendar = _calendar(name)

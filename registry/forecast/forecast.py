@@ -1,4 +1,4 @@
-"""What a forecast is, its quantiles at other levels, its checks, and what makes one."""
+"""Forecasts, the protocol of forecasters, quantiles at other levels, checks of a forecast."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,10 +18,10 @@ from registry.forecast.spec import ModelSpec, Request
 class Forecast:
     """Single-session log returns at cutoff+1 .. cutoff+H of N series.
 
-    Quantiles never cross. A model that samples has `paths`; one that knows prices has
-    `price_paths` as well (open high low close volume amount). `notes` are told to the caller
-    ("simulated", "history truncated"). `measured` are numbers about this forecast that an
-    evaluation averages, as `bars_corrected`: share of sampled bars that were impossible.
+    Quantiles never cross. A model that samples has `paths`. A model of prices also has
+    `price_paths` (open high low close volume amount). The reply repeats `notes` to the caller
+    ("simulated", "history truncated"). An evaluation averages the numbers in `measured`, such as
+    `bars_corrected`, the share of sampled bars that were impossible.
     """
 
     unique_id: tuple[str, ...]  # [N]
@@ -42,7 +42,7 @@ class Forecast:
         quantiles: Floats,
         notes: Mapping[str, str] | None = None,
     ) -> "Forecast":
-        """A model's quantiles [N, H, Q] at spec.levels; their integral is the mean."""
+        """Forecast of quantiles [N, H, Q] at spec.levels; the mean is their integral."""
         mean = quantile_mean(quantiles, spec.levels)
         return cls(history.ids, history.cutoffs, spec.levels, quantiles, mean, notes=notes or {})
 
@@ -56,7 +56,7 @@ class Forecast:
         notes: Mapping[str, str],
         measured: Mapping[str, Floats],
     ) -> "Forecast":
-        """Empirical quantiles and mean of sampled bars [N, S, H, 6]."""
+        """Forecast of sampled bars [N, S, H, 6]: their empirical quantiles and mean."""
         paths = bars.path_returns(price_paths, history.last(names.OHLC[3]))
         return cls(
             unique_id=history.ids,
@@ -75,18 +75,18 @@ class Forecast:
         return int(self.mean.shape[1])
 
     def at(self, levels: Sequence[float]) -> "Forecast":
-        """The forecast at other levels: those of its paths, else linear between its own.
+        """The forecast at other levels: from its paths if it has them, else interpolated linearly.
 
-        Raises BadParameter (code BAD_LEVELS) outside its own levels where there are no paths.
+        Raises BadParameter (code BAD_LEVELS) for levels outside its own if it has no paths.
         """
-        wanted = tuple(levels)
-        if wanted == self.levels:
+        new_levels = tuple(levels)
+        if new_levels == self.levels:
             return self
         if self.paths is not None:
-            quantiles = path_quantiles(self.paths, wanted)
+            quantiles = path_quantiles(self.paths, new_levels)
         else:
-            quantiles = interpolated(self.quantiles, self.levels, wanted)
-        return replace(self, levels=wanted, quantiles=quantiles)
+            quantiles = interpolated(self.quantiles, self.levels, new_levels)
+        return replace(self, levels=new_levels, quantiles=quantiles)
 
 
 class Forecaster(Protocol):
@@ -109,26 +109,30 @@ def path_quantiles(paths: Floats, levels: Sequence[float]) -> Floats:
     return quantiles
 
 
-def interpolated(quantiles: Floats, own: Sequence[float], levels: Sequence[float]) -> Floats:
+def interpolated(
+    quantiles: Floats, trained_levels: Sequence[float], levels: Sequence[float]
+) -> Floats:
     """Quantiles [..., Q] at other levels, linear in the level.
 
-    Raises BadParameter (code BAD_LEVELS) for a level outside `own`.
+    Raises BadParameter (code BAD_LEVELS) for a level outside `trained_levels`.
     """
-    if tuple(levels) == tuple(own):
+    if tuple(levels) == tuple(trained_levels):
         return quantiles
-    grid, wanted = np.asarray(own), np.asarray(levels, dtype=np.float64)
-    if wanted[0] < grid[0] or wanted[-1] > grid[-1]:
+    grid = np.asarray(trained_levels)
+    u = np.asarray(levels, dtype=np.float64)
+    if u[0] < grid[0] or u[-1] > grid[-1]:
         raise BadParameter(
-            f"levels {wanted[0]:g}..{wanted[-1]:g} reach outside the trained {grid[0]:g}..{grid[-1]:g}",
+            f"levels {u[0]:g}..{u[-1]:g} reach outside the trained {grid[0]:g}..{grid[-1]:g}",
             code="BAD_LEVELS",
         )
     if len(grid) == 1:
         return quantiles
-    right = np.clip(np.searchsorted(grid, wanted), 1, len(grid) - 1)
+    right = np.clip(np.searchsorted(grid, u), 1, len(grid) - 1)
     left = right - 1
-    weight = (wanted - grid[left]) / (grid[right] - grid[left])
-    low, high = quantiles[..., left], quantiles[..., right]
-    # Rounding must not lift a quantile above the next trained one: that would be a crossing.
+    weight = (u - grid[left]) / (grid[right] - grid[left])
+    low = quantiles[..., left]
+    high = quantiles[..., right]
+    # Rounding must not lift a quantile above the next trained one: the two would cross.
     between = np.minimum(low + weight * (high - low), high)
     return np.where(weight == 1.0, high, between)
 
@@ -136,8 +140,8 @@ def interpolated(quantiles: Floats, own: Sequence[float], levels: Sequence[float
 def quantile_mean(quantiles: Floats, levels: Sequence[float]) -> Floats:
     """Integral [...] of the quantile function [..., Q]: trapezes, constant beyond the outer levels.
 
-    A level weighs as much as its cell is wide: from halfway to the level before to halfway to the
-    level after.
+    The weight of a level is the width of its cell, which reaches halfway to the level before and
+    halfway to the level after.
     """
     mean: Floats = (quantiles * _cells(tuple(levels))).sum(axis=-1)
     return mean
@@ -154,7 +158,7 @@ def _cells(levels: tuple[float, ...]) -> Floats:
 
 
 def check_forecast(forecast: Forecast, spec: ModelSpec, request: Request) -> None:
-    """Raise BadForecast unless levels, shapes, finiteness and order of the quantiles hold."""
+    """Raise BadForecast for wrong levels or shapes, values that are not finite, or a crossing."""
     if forecast.levels != spec.levels:
         raise BadForecast(f"{spec.name} answered at other levels than those of its spec")
     series, horizon = len(forecast.unique_id), request.horizon
@@ -183,10 +187,10 @@ def check_forecast(forecast: Forecast, spec: ModelSpec, request: Request) -> Non
 def _check_paths(
     spec: ModelSpec, name: str, paths: Floats | None, expected: tuple[int, ...]
 ) -> None:
-    """`expected` is the shape without its second axis, which counts paths."""
+    """Raise BadForecast unless the paths fit `expected`, their shape without the second axis, S."""
     shape = None if paths is None else paths.shape
     if paths is None or paths.shape[:1] + paths.shape[2:] != expected:
-        wanted = (expected[0], "S", *expected[1:])
-        raise BadForecast(f"{spec.name}: {name} have shape {shape}, expected {wanted}")
+        full_shape = (expected[0], "S", *expected[1:])
+        raise BadForecast(f"{spec.name}: {name} have shape {shape}, expected {full_shape}")
     if not np.isfinite(paths).all():
         raise BadForecast(f"{spec.name}: {name} hold a value that is not finite")

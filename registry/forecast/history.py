@@ -1,7 +1,7 @@
-"""What a history is: returns of some series by session, as arrays, and every check of it.
+"""Histories: returns of series by session, as arrays, and every check of them.
 
-N series lie one after the other, sorted by name, then session. `check_history` is the one front
-door for what a caller sent, as a frame, to a worker or over HTTP.
+N series lie one after the other, sorted by name, then session. Each caller's table passes through
+`check_history`: a frame, a worker's message or an HTTP request.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,42 +21,38 @@ from registry.forecast import bars, calendars, names
 from registry.forecast.arrays import Dates, Floats, Places
 from registry.forecast.spec import ModelSpec
 
-MAX_ABS_RETURN = 1.0  # of a log return; one beyond it is a split or a typing error
+MAX_ABS_RETURN = 1.0  # a larger log return is a split or a typing error
 TEXT = pd.StringDtype(na_value=np.nan)  # pandas' own default for text
-DAYS = {
-    "s": 86_400,
-    "ms": 86_400_000,
-    "us": 86_400_000_000,
-    "ns": 86_400_000_000_000,
-}  # units in a day
+# Units in a day.
+DAYS = {"s": 86_400, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}
 
 
 @dataclass(frozen=True)
 class History:
-    """Series i has the rows bounds[i] .. bounds[i + 1]."""
+    """N series in arrays. Series i has the rows bounds[i] .. bounds[i + 1]."""
 
     ids: tuple[str, ...]  # [N]
     bounds: Places  # [N + 1]
     ds: Dates  # [rows] sessions, datetime64[D]
-    columns: Mapping[str, Floats]  # y and what else the model declared, each [rows]
+    columns: Mapping[str, Floats]  # y and the other columns of the model, each [rows]
 
     @classmethod
     def of(cls, frame: pd.DataFrame, columns: Sequence[str] = (names.Y,)) -> "History":
-        """Arrays of a frame that is sorted and lacks no name; nothing is checked."""
+        """History of a frame. Nothing is checked: it must be sorted, and no name may be missing."""
         ds = frame[names.DS].array.to_numpy().astype("datetime64[D]")
         values = {name: frame[name].to_numpy(dtype=np.float64) for name in columns}
         return cls._of_runs(_text(frame[names.UNIQUE_ID]), ds, values)
 
     @classmethod
     def _of_runs(cls, symbols: pa.Array, ds: Dates, values: Mapping[str, Floats]) -> "History":
-        """Rows of one name after the other are a series."""
+        """History in which each run of rows with the same name is a series."""
         runs = pc.run_end_encode(symbols, run_end_type=pa.int64())
         bounds = np.zeros(len(runs.values) + 1, dtype=np.int64)
         bounds[1:] = runs.run_ends.to_numpy()
         return cls(tuple(runs.values.to_pylist()), bounds, ds, values)
 
     def frame(self) -> pd.DataFrame:
-        """The history as the frame that it came from."""
+        """The history as a frame."""
         keys = {
             names.UNIQUE_ID: repeated(self.ids, self.lengths),
             names.DS: self.ds.astype("datetime64[ns]"),
@@ -64,7 +60,7 @@ class History:
         return pd.DataFrame(keys | dict(self.columns))
 
     def sessions(self, series: Places, length: int) -> Dates:
-        """The last `length` sessions [n, length] of some series [n]."""
+        """The last `length` sessions [n, length] of these series [n]."""
         rows = self.bounds[1:][series, None] - length + np.arange(length)
         sessions: Dates = self.ds[rows]
         return sessions
@@ -80,18 +76,19 @@ class History:
         return self.ds[self.bounds[1:] - 1]
 
     def last(self, column: str) -> Floats:
-        """Value [N] of each series' last session."""
+        """Value [N] of a column in each series' last session."""
         return self.columns[column][self.bounds[1:] - 1]
 
     def blocks(
         self, max_context: int, columns: Sequence[str] = (names.Y,)
     ) -> Iterator[tuple[Places, Floats]]:
-        """Series of equal length together: numbers [n], last `max_context` rows [n, T, C]."""
+        """Blocks of series of equal length: numbers [n], the last `max_context` rows [n, T, C]."""
         lengths = self.lengths
-        count, longest = len(lengths), int(lengths.max(initial=0))
-        if count and lengths.min() == longest:  # as in most requests: no rows to be looked up
-            kept = min(longest, max_context)
-            parts = [self.columns[name].reshape(count, longest)[:, -kept:] for name in columns]
+        count = len(lengths)
+        longest = int(lengths.max(initial=0))
+        if count and lengths.min() == longest:  # as in most requests; this needs no row numbers
+            context = min(longest, max_context)
+            parts = [self.columns[name].reshape(count, longest)[:, -context:] for name in columns]
             yield np.arange(count), np.stack(parts, axis=2)
             return
         lengths = np.minimum(lengths, max_context)
@@ -101,12 +98,12 @@ class History:
             yield series, np.stack([self.columns[name][rows] for name in columns], axis=2)
 
     def named(self, index: int) -> str:
-        """Position of a series in words; its name is the caller's data and is not repeated."""
+        """Position of a series for a message. Its name is the caller's data and is not repeated."""
         return f"series {index + 1} of {len(self.ids)}"
 
 
 def repeated(symbols: Sequence[str], times: Places | int) -> Any:
-    """Each name so many times as pandas' text; through Arrow it takes a quarter of the time."""
+    """Each name repeated `times`, as pandas' text. Arrow makes it in a quarter of the time."""
     rows = np.repeat(np.arange(len(symbols)), times)
     if len(symbols) == 1:
         array = pa.array([*symbols] * len(rows), pa.large_string())
@@ -116,7 +113,7 @@ def repeated(symbols: Sequence[str], times: Places | int) -> Any:
 
 
 def numeric_columns(frame: pd.DataFrame, spec: ModelSpec) -> list[str]:
-    """Columns of numbers that the model takes of a frame: required ones, and optional ones it has."""
+    """Numeric columns of a frame that the model uses: required ones, and optional ones present."""
     optional = [name for name in spec.optional if name in frame.columns]
     return [*spec.columns[2:], *optional]
 
@@ -125,12 +122,12 @@ def numeric_columns(frame: pd.DataFrame, spec: ModelSpec) -> list[str]:
 
 
 def check_history(frame: Any, spec: ModelSpec) -> History:
-    """The history that a caller's table holds.
+    """The checked history of a caller's table.
 
-    Types that cannot change a number are taken as they come: whole and nullable numbers, Arrow
+    Types whose conversion cannot change a value are accepted: whole and nullable numbers, Arrow
     columns, categories of text, dates as objects or ISO text. Raises BadHistory for everything
-    else: a missing column, rows out of order, a session twice or on a holiday, numbers that are
-    not finite, |y| > 1, too few sessions, no return but 0, another universe, impossible bars.
+    else: a missing column, rows out of order, a session twice or on a holiday, numbers that are not
+    finite, |y| > 1, too few sessions, only returns of 0, another universe, impossible bars.
     """
     history = _read(frame, spec)
     _check_order(history)
@@ -148,13 +145,13 @@ def check_history(frame: Any, spec: ModelSpec) -> History:
     closed = calendars.not_sessions(spec.calendar, history.ds)
     if closed.size:
         raise BadHistory(
-            f"{closed.size} dates are no sessions of {spec.calendar}", code="NOT_A_SESSION"
+            f"{closed.size} dates are not sessions of {spec.calendar}", code="NOT_A_SESSION"
         )
     return history
 
 
 def _read(frame: Any, spec: ModelSpec) -> History:
-    """Arrays of a caller's table. Raises BadHistory for a column that is missing or no such thing."""
+    """Arrays of a caller's table. Raises BadHistory for a missing column or a wrong type."""
     if not isinstance(frame, pd.DataFrame):
         raise BadHistory(
             f"history must be a table, found {type(frame).__name__}", code="NOT_A_TABLE"
@@ -170,7 +167,7 @@ def _read(frame: Any, spec: ModelSpec) -> History:
 
 
 def _check_columns(columns: "pd.Index[str]", spec: ModelSpec) -> None:
-    """Every required column is there, and none that is used twice."""
+    """No required column is missing, and no used column appears twice."""
     missing = [name for name in spec.columns if name not in columns]
     if missing:
         raise BadHistory(
@@ -186,10 +183,10 @@ def _check_columns(columns: "pd.Index[str]", spec: ModelSpec) -> None:
 
 
 def _symbols(column: pd.Series) -> pa.Array:
-    """Names [rows] as Arrow text; none is missing or empty."""
+    """Names [rows] as Arrow text. Raises BadHistory if one is missing, empty or not text."""
     try:
         symbols = _text(column)
-    except (pa.ArrowException, UnicodeError) as error:  # objects of several kinds, half a character
+    except (pa.ArrowException, UnicodeError) as error:  # mixed types, half a character
         raise BadHistory("unique_id must be text", code="BAD_SYMBOL") from error
     if symbols.null_count:
         raise BadHistory("unique_id is missing in some row", code="BAD_SYMBOL")
@@ -201,7 +198,7 @@ def _symbols(column: pd.Series) -> pa.Array:
 
 
 def _text(column: pd.Series) -> pa.Array:
-    """Names in one Arrow array; categories become what they stand for."""
+    """Names in one Arrow array. Categories become their names."""
     array = _combined(column)
     return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
 
@@ -212,7 +209,7 @@ def _combined(column: pd.Series) -> pa.Array:
 
 
 def _dates(column: pd.Series) -> Dates:
-    """Sessions [rows] as datetime64[D], of dates in any form that needs no guess."""
+    """Sessions [rows] as datetime64[D], from dates in any unambiguous form."""
     stamps = _stamps(column)
     if stamps.dtype.kind != "M":
         raise BadHistory(
@@ -222,7 +219,7 @@ def _dates(column: pd.Series) -> Dates:
     ticks = stamps.view(np.int64)
     if len(ticks) and ticks.min() == np.iinfo(np.int64).min:  # NaT
         raise BadHistory("ds is missing in some row", code="BAD_TIMESTAMP")
-    days = ticks // DAYS[unit]  # NumPy's own casts between units take five times as long
+    days = ticks // DAYS[unit]  # NumPy's casts between units take five times as long
     if (days * DAYS[unit] != ticks).any():
         raise BadHistory(
             "ds must be the date of a session at midnight, found a time of day",
@@ -232,12 +229,12 @@ def _dates(column: pd.Series) -> Dates:
 
 
 def _stamps(column: pd.Series) -> npt.NDArray[Any]:
-    """Dates of Arrow, of objects or of ISO text as datetime64; anything else as it is."""
+    """Arrow dates, date objects and ISO text as datetime64; other columns as they are."""
     if isinstance(column.dtype, np.dtype) and column.dtype.kind == "M":
         return np.asarray(column.array)
     if isinstance(column.dtype, pd.ArrowDtype) and _is_arrow_date(column.dtype.pyarrow_dtype):
         dates = _combined(column)
-        if pa.types.is_date(dates.type):  # in ns the year 9999 does not fit
+        if pa.types.is_date(dates.type):  # nanoseconds cannot hold the year 9999
             dates = dates.cast(pa.timestamp("s"))
         stamps: npt.NDArray[Any] = dates.to_numpy(zero_copy_only=False)
         return stamps
@@ -251,23 +248,23 @@ def _is_arrow_date(kind: pa.DataType) -> bool:
 
 
 def _parsed(column: pd.Series) -> npt.NDArray[Any]:
-    """Dates of ISO text, whole ones only: 2022-12 would be a guess."""
-    wrong = "ds holds text that is no ISO date; send dates as in 2022-12-28"
+    """Dates of ISO text. The day is required: 2022-12 would be a guess."""
+    message = "ds holds text that is not an ISO date; send dates as in 2022-12-28"
     if column.astype(str).str.len().min() < len("2022-12-28"):
-        raise BadHistory(wrong, code="BAD_TIMESTAMP")
+        raise BadHistory(message, code="BAD_TIMESTAMP")
     try:
         return pd.to_datetime(column, format="ISO8601").to_numpy()
     except (ValueError, TypeError) as error:
-        raise BadHistory(wrong, code="BAD_TIMESTAMP") from error
+        raise BadHistory(message, code="BAD_TIMESTAMP") from error
 
 
 def _all_dates(column: pd.Series) -> bool:
-    """Whether an object column holds datetime.date, datetime.datetime or pandas.Timestamp only."""
+    """Whether an object column holds only datetime.date, datetime.datetime or pandas.Timestamp."""
     return column.dtype == object and all(isinstance(value, date) for value in column)
 
 
 def _numbers(column: pd.Series) -> Floats:
-    """Numbers [rows] as float64; a missing one becomes NaN, which is refused later."""
+    """Numbers [rows] as float64. A missing one becomes NaN, which a later check refuses."""
     kind = getattr(column.dtype, "kind", "")
     if kind not in "iuf" and not _all_numbers(column):
         raise BadHistory(
@@ -275,7 +272,7 @@ def _numbers(column: pd.Series) -> Floats:
         )
     try:
         numbers: Floats = column.to_numpy(dtype=np.float64, na_value=np.nan)
-    except OverflowError as error:  # Python's whole numbers have no end
+    except OverflowError as error:  # Python's integers have no limit
         raise BadHistory(
             f"{column.name} holds a number beyond float64", code="NON_FINITE"
         ) from error
@@ -283,31 +280,34 @@ def _numbers(column: pd.Series) -> Floats:
 
 
 def _all_numbers(column: pd.Series) -> bool:
-    """Whether an object column holds int and float only; truth values are no numbers."""
+    """Whether an object column holds only int and float. True and False are not numbers."""
     if column.dtype != object:
         return False
-    return all(isinstance(value, int | float) and value is not True and value is not False
-               for value in column)  # fmt: skip
+    return all(
+        isinstance(value, int | float) and value is not True and value is not False
+        for value in column
+    )
 
 
 # --- checks -----------------------------------------------------------------------------------
 
 
 def _check_order(history: History) -> None:
-    """Series sorted by name; in each of them sessions ascending, each once."""
-    if any(one >= other for one, other in pairwise(history.ids)):
+    """Series are sorted by name; within a series, sessions ascend without repeats."""
+    if any(name >= next_name for name, next_name in pairwise(history.ids)):
         raise BadHistory("history must be sorted by unique_id, then ds", code="UNSORTED")
     step = np.diff(history.ds.view(np.int64))
-    step[history.bounds[1:-1] - 1] = 1  # from one series to the next
+    step[history.bounds[1:-1] - 1] = 1  # the step from a series to the next one is free
     if not len(step) or step.min() > 0:
         return
     row = int(np.flatnonzero(step <= 0)[0])
-    series = history.named(int(np.searchsorted(history.bounds, row, side="right")) - 1)
-    twice = step[row] == 0
+    index = int(np.searchsorted(history.bounds, row, side="right")) - 1
+    series = history.named(index)
+    repeats = step[row] == 0
     raise BadHistory(
-        f"{series} has {'the same session twice' if twice else 'sessions out of order'} "
+        f"{series} has {'the same session twice' if repeats else 'sessions out of order'} "
         f"(row {row + 1}); sort by unique_id, ds and send each session once",
-        code="DUPLICATE_SESSION" if twice else "UNSORTED",
+        code="DUPLICATE_SESSION" if repeats else "UNSORTED",
     )
 
 
@@ -324,7 +324,8 @@ def _check_numbers(history: History) -> None:
     if size.max() > MAX_ABS_RETURN:
         rows = np.flatnonzero(size > MAX_ABS_RETURN)
         raise BadHistory(
-            f"|y| exceeds {MAX_ABS_RETURN:g} in {rows.size} rows, first in row {rows[0]}; y is a log return",
+            f"|y| exceeds {MAX_ABS_RETURN:g} in {rows.size} rows, first in row {rows[0]}; "
+            "y is a log return",
             code="BAD_RETURN",
         )
 
@@ -336,18 +337,20 @@ def _check_lengths(history: History, spec: ModelSpec) -> None:
     short = np.flatnonzero(lengths < spec.min_context)
     more = f"; {short.size} series are too short" if short.size > 1 else ""
     raise BadHistory(
-        f"{history.named(short[0])} has {lengths[short[0]]} sessions, {spec.name} needs {spec.min_context}{more}",
+        f"{history.named(short[0])} has {lengths[short[0]]} sessions, "
+        f"{spec.name} needs {spec.min_context}{more}",
         code="TOO_SHORT",
     )
 
 
 def _check_moves(history: History, spec: ModelSpec) -> None:
-    """Some return that is not 0 among the sessions that the model looks at."""
+    """Each series has a return other than 0 in its last `max_context` sessions."""
     if (history.last(names.Y) != 0).all():
         return
-    moved = np.concatenate([[0], np.cumsum(history.columns[names.Y] != 0)])
-    starts, ends = history.bounds[:-1], history.bounds[1:]
-    still = np.flatnonzero(moved[ends] == moved[np.maximum(starts, ends - spec.max_context)])
+    moves = np.concatenate([[0], np.cumsum(history.columns[names.Y] != 0)])  # moves before each row
+    ends = history.bounds[1:]
+    starts = np.maximum(history.bounds[:-1], ends - spec.max_context)
+    still = np.flatnonzero(moves[ends] == moves[starts])
     if still.size:
         sessions = min(history.lengths[still[0]], spec.max_context)
         raise BadHistory(
@@ -358,9 +361,9 @@ def _check_moves(history: History, spec: ModelSpec) -> None:
 
 
 def _check_universe(history: History, spec: ModelSpec, universe: tuple[str, ...]) -> None:
-    """Only series of the universe, and all of them unless the model can do with a part."""
-    known = set(universe)
-    unknown = [i for i, name in enumerate(history.ids) if name not in known]
+    """Only series of the universe, and all of them unless the model accepts a part (`subset`)."""
+    members = set(universe)
+    unknown = [i for i, name in enumerate(history.ids) if name not in members]
     if unknown:
         others = f", nor are {len(unknown) - 1} others" if len(unknown) > 1 else ""
         raise BadHistory(
@@ -368,9 +371,10 @@ def _check_universe(history: History, spec: ModelSpec, universe: tuple[str, ...]
             f"{others}; the version's tag `symbols` lists them",
             code="UNIVERSE",
         )
-    missing = sorted(known - set(history.ids))
+    missing = sorted(members - set(history.ids))
     if missing and not spec.subset:
         raise BadHistory(
-            f"{spec.name} forecasts its {len(universe)} series together; the history lacks {', '.join(missing)}",
+            f"{spec.name} forecasts its {len(universe)} series together; "
+            f"the history lacks {', '.join(missing)}",
             code="UNIVERSE",
         )

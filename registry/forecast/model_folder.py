@@ -1,4 +1,4 @@
-"""A model's folder: its spec and what its family saved. Families are reached by name here only."""
+"""A model's folder: its spec and its family's files. Only this module imports families by name."""
 
 import importlib
 import json
@@ -8,32 +8,32 @@ from typing import Any
 from registry.forecast.forecast import Forecaster
 from registry.forecast.spec import ModelSpec
 
-SPEC = "spec.json"  # beside it lies what the family saved
+SPEC = "spec.json"  # the family saves its files beside it
 
 
 def family_module(family: str, part: str) -> Any:
-    """A module of a family, as `model` of kronos."""
+    """A module of a family, for example `model` of kronos."""
     return importlib.import_module(f"mlprojects.{family}.{part}")
 
 
 def load_forecaster(folder: Path) -> Forecaster:
-    """The family's own `load`, by the code that this process runs."""
+    """The model in a folder, loaded by its family's `load` in the code of this process."""
     forecaster: Forecaster = family_module(read_spec(folder).family, "model").load(folder)
     return forecaster
 
 
 def save_forecaster(forecaster: Forecaster, folder: Path) -> None:
-    """Write what `load_forecaster` reads into a new folder."""
+    """Write a model into a new folder, for `load_forecaster`."""
     folder.mkdir(parents=True)
     family_module(forecaster.spec.family, "model").save(forecaster, folder)
     write_spec(forecaster.spec, folder)
 
 
 def read_spec(folder: Path) -> ModelSpec:
-    """The spec of a model's folder, by the contract that it was written under."""
+    """The spec of a model's folder, which this or an older contract wrote."""
     return ModelSpec.from_json(json.loads((folder / SPEC).read_text()))
 
 
 def write_spec(spec: ModelSpec, folder: Path) -> None:
-    """Write what `read_spec` reads."""
+    """Write a spec into a model's folder, for `read_spec`."""
     (folder / SPEC).write_text(json.dumps(spec.to_json(), indent=2, sort_keys=True) + "\n")

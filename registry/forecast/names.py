@@ -1,8 +1,8 @@
-"""Names that travel: columns, levels, outputs. Standard library only."""
+"""Names in the contract: columns, levels, outputs. Standard library only."""
 
-# Number of the contract, in spec.json and a tag of every version. It is raised when a spec, a
-# history or a forecast changes its form or meaning; ModelSpec.from_json reads the older ones.
-# 2: spec.json says its contract; a model answers at the levels of its spec.
+# Number of the contract, in spec.json and in a tag of every version. Raise it if the form or the
+# meaning of a spec, a history or a forecast changes. ModelSpec.from_json reads older contracts.
+# 2: spec.json holds the number; a model answers at the levels of its spec.
 CONTRACT = 2
 
 UNIQUE_ID = "unique_id"
@@ -10,7 +10,7 @@ DS = "ds"
 Y = "y"
 STEP = "step"
 MEAN = "mean"
-NOTES = "notes"  # what a reply says beside its numbers: simulated, truncated, filled in
+NOTES = "notes"  # remarks of a reply beside its numbers: simulated, truncated, filled in
 
 HISTORY = (UNIQUE_ID, DS, Y)
 
@@ -19,11 +19,11 @@ MARKET_ABS_RETURN = "market_abs_return"
 INDEX_RETURN = "index_return"
 MARKET = (MARKET_ABS_RETURN, INDEX_RETURN)
 
-# Covariates of one series and session, known at its close: articles and tweets that name it.
+# Covariates of one series and session, known at the close: news and tweets that name the series.
 NEWS_COUNT, TWEET_COUNT = "news_count", "tweet_count"
 COUNTS = (NEWS_COUNT, TWEET_COUNT)
 
-SECTOR = "sector"  # text; of the data that models are trained on, never of a request
+SECTOR = "sector"  # text; in training data only, never in a request
 
 # A bar; prices on one basis, volume in shares, amount in currency.
 VOLUME, AMOUNT = "volume", "amount"
@@ -36,5 +36,5 @@ OUTPUTS = ("frame", "prices", "packed")
 
 
 def quantile_column(level: float) -> str:
-    """Frame column of a quantile: 'q' and the shortest decimal, 0.05 -> 'q0.05'."""
+    """Frame column of a quantile: 'q' and the shortest decimal: 0.05 -> 'q0.05'."""
     return f"q{float(level)!r}"

@@ -1,4 +1,4 @@
-"""A forecast as a caller gets it: a frame of returns, a frame of prices, or packed for programs."""
+"""The forms of a reply: a frame of returns, a frame of prices, or packed for programs."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -20,9 +20,9 @@ BLOCK = "<f8"  # type of packed numbers: little-endian float64
 
 
 def render(forecast: Forecast, calendar: str, output: str) -> Any:
-    """The forecast in one of names.OUTPUTS, with the sessions that it is for.
+    """The forecast in one of the forms names.OUTPUTS, with the dates of its sessions.
 
-    Raises NotAvailable for prices that the forecast does not have.
+    Raises NotAvailable for prices if the forecast has none.
     """
     sessions = calendars.next_sessions_many(calendar, forecast.cutoffs, forecast.horizon)
     forms = {FRAME: frame, PRICES: price_frame, PACKED: packed}
@@ -38,7 +38,7 @@ def frame(forecast: Forecast, sessions: Dates) -> pd.DataFrame:
 def price_frame(forecast: Forecast, sessions: Dates) -> pd.DataFrame:
     """unique_id, step, ds, the median of each field of the bar, mean and q... of the close.
 
-    Medians keep the order of a bar: what holds in every path holds between them.
+    The medians form a possible bar: an order that holds in every path holds between medians.
     """
     if forecast.price_paths is None:
         raise NotAvailable("this model forecasts returns; it knows no prices")
@@ -52,9 +52,10 @@ def price_frame(forecast: Forecast, sessions: Dates) -> pd.DataFrame:
 def _long(
     forecast: Forecast, sessions: Dates, fields: tuple[str, ...], values: Floats
 ) -> pd.DataFrame:
-    """Rows of values [N, H, C]: `fields` of a bar, mean, quantiles; keys before, notes behind them.
+    """A frame with one row for each series and step of `values` [N, H, C].
 
-    Notes are a column because MLflow's reply has no other place for them.
+    Columns: keys, then the values (`fields` of a bar, mean, quantiles), then notes. Notes are a
+    column because MLflow's reply has no other place for them.
     """
     series, horizon, width = values.shape
     rows = series * horizon
@@ -69,10 +70,9 @@ def _long(
     if forecast.notes:
         note = repeated(["; ".join(forecast.notes.values())], rows)
         blocks.append((note, place[-1:]))
-    labels = _labels(
-        fields, forecast.levels, noted=bool(forecast.notes)
-    ).view()  # the cached one is nobody's to change
-    # pandas' own constructor looks at every column and takes five times as long.
+    labels = _labels(fields, forecast.levels, noted=bool(forecast.notes))
+    labels = labels.view()  # so that a caller cannot change the cached one
+    # pandas' own constructor inspects every column and takes five times as long.
     long: pd.DataFrame = create_dataframe_from_blocks(
         blocks, index=pd.RangeIndex(rows), columns=labels
     )
@@ -83,15 +83,16 @@ def _long(
 def _labels(fields: tuple[str, ...], levels: tuple[float, ...], *, noted: bool) -> "pd.Index[str]":
     """Labels of a long frame: keys, fields of a bar, mean, quantiles, notes."""
     quantiles = [names.quantile_column(level) for level in levels]
+    notes = [names.NOTES] if noted else []
     keys = (names.UNIQUE_ID, names.STEP, names.DS)
-    return pd.Index([*keys, *fields, names.MEAN, *quantiles, *([names.NOTES] if noted else [])])
+    return pd.Index([*keys, *fields, names.MEAN, *quantiles, *notes])
 
 
 # --- packed -----------------------------------------------------------------------------------
 
 
 def packed(forecast: Forecast, sessions: Dates) -> dict[str, Any]:
-    """The forecast as base64 blocks of float64: mean and quantiles [N, H, 1 + Q], sampled bars."""
+    """The forecast as base64 blocks of float64: mean and quantiles [N, H, 1 + Q], paths or bars."""
     columns = [names.MEAN, *map(names.quantile_column, forecast.levels)]
     values = np.concatenate([forecast.mean[:, :, None], forecast.quantiles], axis=2)
     reply = {
@@ -111,14 +112,14 @@ def packed(forecast: Forecast, sessions: Dates) -> dict[str, Any]:
 
 
 def unpacked(reply: Mapping[str, Any], history: History, levels: Sequence[float]) -> Forecast:
-    """The forecast of a history that `packed` wrote, at `levels`, to the last bit.
+    """The forecast of `history`, at `levels`, from a reply of `packed`, bit for bit.
 
-    The first versions wrote no notes. Raises BadForecast for a reply about other series.
+    The first versions wrote no notes. Raises BadForecast for a reply with other series.
     """
     ids = tuple(reply[names.UNIQUE_ID])
     if ids != history.ids:
         raise BadForecast(
-            f"the reply is about {len(ids)} other series than the {len(history.ids)} of the history"
+            f"the reply holds other series ({len(ids)}) than the history ({len(history.ids)})"
         )
     values = block(reply)
     prices = block(reply["price_paths"]) if "price_paths" in reply else None
@@ -140,12 +141,12 @@ def unpacked(reply: Mapping[str, Any], history: History, levels: Sequence[float]
 
 
 def _block(values: Floats, columns: Sequence[str]) -> dict[str, Any]:
-    """An array with its shape and the names along its last axis."""
+    """An array as base64, with its shape and the names along its last axis."""
     data = base64.b64encode(values.astype(BLOCK).tobytes()).decode("ascii")
     return {"columns": list(columns), "shape": list(values.shape), "dtype": BLOCK, "data": data}
 
 
 def block(packed_array: Mapping[str, Any]) -> Floats:
-    """The array of a packed block."""
+    """The array in a packed block."""
     flat = np.frombuffer(base64.b64decode(packed_array["data"]), dtype=BLOCK)
     return flat.reshape(packed_array["shape"]).astype(np.float64)

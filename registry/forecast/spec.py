@@ -1,4 +1,4 @@
-"""What a model needs and can answer, and what it is asked. Standard library only."""
+"""The spec of a model, and the request to a model. Standard library only."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ MAX_SEED = 2**63 - 1  # MLflow sends a seed as a long
 
 @dataclass(frozen=True)
 class Option:
-    """One request parameter that a family adds to horizon, levels and seed."""
+    """A request parameter that a family adds to horizon, levels and seed."""
 
     name: str
     type: OptionType
@@ -30,7 +30,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Request:
-    """What a model is asked, already checked against its spec. `options` holds all that it has."""
+    """A request to a model, checked against its spec. `options` holds every option of the model."""
 
     horizon: int  # sessions after each series' cutoff
     levels: tuple[float, ...]
@@ -40,54 +40,55 @@ class Request:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What a model needs and what it can answer. It is stored with the version."""
+    """The needs and abilities of a model. The spec is stored with the version."""
 
     name: str
     family: str
     min_context: int  # sessions that every series must bring
-    max_context: int  # sessions that the model looks at; older ones change nothing
+    max_context: int  # sessions that the model uses; older ones have no effect
     max_horizon: int
     levels: tuple[float, ...] = names.LEVELS  # at which the model answers
     columns: tuple[str, ...] = names.HISTORY  # required columns of a history
-    optional: tuple[str, ...] = ()  # columns that are used where they are sent
+    optional: tuple[str, ...] = ()  # columns that are used if they are sent
     has_paths: bool = False
     has_prices: bool = False
     joint: bool = False  # True: series influence each other and share one cutoff
     universe: tuple[str, ...] | None = None  # None: any symbol
     subset: bool = False  # True: a part of the universe can be forecast alone
     uses: tuple[str, ...] = ()  # other families whose code it runs
-    synthetic: tuple[str, ...] = ()  # columns that were made up in its training data
+    synthetic: tuple[str, ...] = ()  # columns that are synthetic in its training data
     calendar: str = "XNYS"
     options: tuple[Option, ...] = ()
 
     def request(self, parameters: Mapping[str, Any] | None = None) -> Request:
-        """A request from parameters as a caller sent them; what is missing has its default.
+        """A request from a caller's parameters; a missing parameter takes its default.
 
-        Raises BadParameter for a parameter that the model does not have or a value that it cannot
-        answer.
+        Raises BadParameter for an unknown parameter and for a value outside the model's abilities.
         """
-        given = {str(name): _plain(value) for name, value in (parameters or {}).items()}
+        sent = {str(name): _plain(value) for name, value in (parameters or {}).items()}
         horizon, levels, seed = self.max_horizon, self.levels, 0
-        if "horizon" in given:
-            horizon = _horizon(given.pop("horizon"), self)
-        if "levels" in given:
-            levels = _levels(given.pop("levels"), self)
-        if "seed" in given:
-            seed = _seed(given.pop("seed"))
-        defaults = {option.name: option.default for option in self.options}
-        options = defaults | self._checked_options(given) if given else defaults
+        if "horizon" in sent:
+            horizon = _horizon(sent.pop("horizon"), self)
+        if "levels" in sent:
+            levels = _levels(sent.pop("levels"), self)
+        if "seed" in sent:
+            seed = _seed(sent.pop("seed"))
+        options = {option.name: option.default for option in self.options}
+        if sent:
+            options |= self._checked_options(sent)
         return Request(horizon, levels, seed, options)
 
-    def _checked_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
+    def _checked_options(self, values: Mapping[str, Any]) -> dict[str, Any]:
         options = {option.name: option for option in self.options}
-        unknown = sorted(set(given) - set(options))
+        unknown = sorted(set(values) - set(options))
         if unknown:
-            known = sorted({"horizon", "levels", "seed", "output", *options})
+            parameters = sorted({"horizon", "levels", "seed", "output", *options})
             raise BadParameter(
-                f"{self.name} has no parameter {', '.join(unknown)}; it has {', '.join(known)}",
+                f"{self.name} has no parameter {', '.join(unknown)}; "
+                f"it has {', '.join(parameters)}",
                 code="UNKNOWN_PARAM",
             )
-        return {name: check_option(options[name], value) for name, value in given.items()}
+        return {name: check_option(options[name], value) for name, value in values.items()}
 
     def to_json(self) -> dict[str, Any]:
         """The spec with the number of its contract, for a version's spec.json."""
@@ -95,9 +96,9 @@ class ModelSpec:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "ModelSpec":
-        """The spec that `to_json` wrote, by this or an older contract.
+        """The spec from `to_json` of this or an older contract.
 
-        Contract 1 wrote no number. Raises NotFound (code NEWER_CONTRACT) for a newer one.
+        Contract 1 wrote no number. Raises NotFound (code NEWER_CONTRACT) for a newer contract.
         """
         contract = data.get("contract", 1)
         if contract > names.CONTRACT:
@@ -107,7 +108,10 @@ class ModelSpec:
                 code="NEWER_CONTRACT",
             )
         values = {key: _tupled(value) for key, value in data.items() if key != "contract"}
-        options = [Option(**{key: _tupled(v) for key, v in o.items()}) for o in data["options"]]
+        options = []
+        for option in data["options"]:
+            fields = {key: _tupled(value) for key, value in option.items()}
+            options.append(Option(**fields))
         return cls(**{**values, "options": tuple(options)})
 
 
@@ -115,7 +119,7 @@ class ModelSpec:
 
 
 def check_levels(levels: Sequence[Any]) -> tuple[float, ...]:
-    """The levels as floats. BadParameter unless they are 1..99 ascending numbers in (0, 1)."""
+    """The levels as floats. Raises BadParameter unless 1..99 ascending numbers in (0, 1)."""
     if isinstance(levels, str) or not isinstance(levels, Sequence):
         raise _bad_levels("expected a list of numbers")
     if not 1 <= len(levels) <= MAX_LEVELS:
@@ -124,13 +128,13 @@ def check_levels(levels: Sequence[Any]) -> tuple[float, ...]:
         raise _bad_levels("expected numbers, found something else among them")
     if not all(0 < level < 1 for level in levels):
         raise _bad_levels("every level must lie strictly between 0 and 1")
-    if any(one >= other for one, other in pairwise(levels)):
+    if any(level >= next_level for level, next_level in pairwise(levels)):
         raise _bad_levels("levels must be ascending and distinct")
     return tuple(float(level) for level in levels)
 
 
 def check_option(option: Option, value: Any) -> Any:
-    """The value in the option's type. BadParameter unless it is one that the option can have."""
+    """The value in the option's type. Raises BadParameter for a value that the option forbids."""
     if option.choices and value not in option.choices:
         raise _bad_option(f"{option.name} must be one of {', '.join(option.choices)}")
     if option.type == "string" and not isinstance(value, str):
@@ -164,12 +168,16 @@ def _horizon(horizon: Any, spec: ModelSpec) -> int:
 
 
 def _levels(levels: Any, spec: ModelSpec) -> tuple[float, ...]:
-    """Levels that the model can answer; those of paths may lie anywhere, one number is a list."""
+    """The checked levels; a single number counts as a list.
+
+    Levels must lie within the trained ones, unless the model has paths.
+    """
     checked = check_levels([levels] if _is_number(levels) else levels)
     lowest, highest = spec.levels[0], spec.levels[-1]
     if not spec.has_paths and (checked[0] < lowest or checked[-1] > highest):
         raise BadParameter(
-            f"levels reach from {checked[0]} to {checked[-1]}; {spec.name} was trained on {lowest}..{highest}",
+            f"levels reach from {checked[0]} to {checked[-1]}; "
+            f"{spec.name} was trained on {lowest}..{highest}",
             code="BAD_LEVELS",
         )
     return checked
@@ -178,13 +186,13 @@ def _levels(levels: Any, spec: ModelSpec) -> tuple[float, ...]:
 def _seed(seed: Any) -> int:
     if not _is_whole(seed) or not 0 <= seed <= MAX_SEED:
         raise BadParameter(
-            f"seed is {_shown(seed)}, expected a whole number from 0 on", code="BAD_SEED"
+            f"seed is {_shown(seed)}, expected a whole number of 0 or more", code="BAD_SEED"
         )
     return int(seed)
 
 
 def _is_number(value: Any) -> bool:
-    """A finite number; a truth value is none, nor is a whole number beyond float64."""
+    """Whether it is a finite number within float64. True and False are not numbers."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     try:
@@ -198,12 +206,12 @@ def _is_whole(value: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    """A number for a message; of anything else its type, since it is the caller's data."""
+    """A value for a message: a number, else only its type, because it is the caller's data."""
     return f"{value}" if _is_number(value) else type(value).__name__
 
 
 def _plain(value: Any) -> Any:
-    """A value of NumPy as Python's own: what `tolist` gives of scalars and arrays."""
+    """A NumPy scalar or array as Python's own type; other values as they are."""
     return value.tolist() if hasattr(value, "tolist") else value
 
 

@@ -1,1 +1,1 @@
-"""Weights from and to Hugging Face's Hub."""
+"""Mirror weights from the Hugging Face Hub and push versions to it."""

@@ -1,6 +1,7 @@
-"""The Hugging Face Hub: a repository at one commit, its files fetched and checked, a folder sent.
+"""Client of the Hugging Face Hub: pin a repository to a commit, fetch and check its files, push.
 
-Files are streamed here and not by `hf_hub_download`: that one (2.4.0) begins a cut download anew in every process.
+Files are streamed here because `hf_hub_download` (2.4.0) restarts an interrupted download in every
+new process.
 """
 
 import hashlib
@@ -33,7 +34,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, but not listed
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # not in __all__
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from registry.errors import (
@@ -51,16 +52,16 @@ from registry.versions.manifest import sha256
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 TIMEOUT_S = 30.0
-ATTEMPTS, PAUSE_S = 5, 1.0  # that bring nothing new, before a download is given up
+ATTEMPTS, PAUSE_S = 5, 1.0  # a download fails after this many attempts without a new byte
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
-Progress = Callable[[str, int, int], None]  # what is moved, bytes done, bytes in all
+Progress = Callable[[str, int, int], None]  # name of the transfer, bytes done, total bytes
 
 
 @dataclass(frozen=True)
 class File:
-    """A file of a repository as the Hub describes it: large ones by sha256, small ones by git's name of a blob."""
+    """A file as the Hub describes it: large files have a sha256, small ones git's blob hash."""
 
     name: str
     size: int
@@ -68,75 +69,71 @@ class File:
     blob: str = ""
 
     def digest(self, path: Path) -> tuple[str, str, str]:
-        """(algorithm, found, expected) of the file at `path`."""
+        """(algorithm, actual, expected) of the file at `path`."""
         if self.sha256:
             return "sha256", sha256(path), self.sha256
         content = path.read_bytes()
-        return (
-            "git sha1",
-            hashlib.sha1(b"blob %d\0%b" % (len(content), content)).hexdigest(),
-            self.blob,
-        )
+        blob = b"blob %d\0%b" % (len(content), content)
+        return "git sha1", hashlib.sha1(blob).hexdigest(), self.blob
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A repository at one commit: everything is fetched from there, wherever its branches move."""
+    """A repository at one commit. Files come from this commit even if branches move."""
 
     repo: str
     commit: str
     files: Mapping[str, File]
-    licence: Any = None  # what the Hub says; the card is asked first
-    folder: Path = field(default=Path(), compare=False)  # where fetched files lie
+    licence: Any = None  # according to the Hub; the card takes precedence
+    folder: Path = field(default=Path(), compare=False)  # of the fetched files
 
     def __str__(self) -> str:
         return f"{self.repo} at {self.commit[:12]}"
 
 
 class Hub:
-    """What HF_ENDPOINT names, else huggingface.co; files are kept under var/hub until somebody removes them."""
+    """The Hub at HF_ENDPOINT, by default huggingface.co. Files stay in var/hub until deleted."""
 
     def __init__(
         self, settings: Settings, pinned: Mapping[str, Mapping[str, str]] | None = None
     ) -> None:
-        """`pinned` are sha256 of files by commit, which then count instead of what the Hub says."""
+        """`pinned`: sha256 by file name, by commit; they override what the Hub says."""
         token = settings.hf_token.get_secret_value().strip()
-        if not re.fullmatch(
-            r"[!-~]*", token
-        ):  # in a header, the HTTP library would quote it in its error
-            raise BadConfig("HF_TOKEN holds a blank or a character that no token has; copy it anew")
-        # The library asks the Hub which coding agent calls it and keeps the answer in the user's home, and sends
-        # files in a way of its own that reports no progress per file.
+        # The HTTP library would quote such a token in its error.
+        if not re.fullmatch(r"[!-~]*", token):
+            raise BadConfig(
+                "HF_TOKEN holds a blank or a character that tokens do not have; copy it again"
+            )
+        # Telemetry asks the Hub for the calling coding agent and writes the answer to the user's
+        # home. Xet reports no progress per file.
         constants.HF_HUB_DISABLE_TELEMETRY = True
         constants.HF_HUB_DISABLE_XET = True
         disable_progress_bars()
-        logging.getLogger("huggingface_hub").setLevel(
-            logging.ERROR
-        )  # its warnings repeat URLs with their passwords
+        # The library's warnings repeat URLs with their passwords.
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
         self._url = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
-        self.endpoint = re.sub(
-            r"^(\w+://)?.*@", r"\1", self._url
-        )  # to be shown: without user and password
+        # Messages show the endpoint without user and password.
+        self.endpoint = re.sub(r"^(\w+://)?.*@", r"\1", self._url)
         self.folder = settings.var_dir / "hub"
-        self._token, self._pinned = token, pinned or {}
-        self._api = HfApi(
-            endpoint=self._url, token=token or False
-        )  # False: none from the user's home
+        self._token = token
+        self._pinned = pinned or {}
+        # False, since None would send the token in the user's home.
+        self._api = HfApi(endpoint=self._url, token=token or False)
 
     @contextmanager
-    def alone(self, what: str) -> Iterator[None]:
-        """Wait until no other process does `what`, a name for a file, and keep others waiting."""
+    def lock(self, name: str) -> Iterator[None]:
+        """Run the block in one process at a time; others wait. `name` must be a file name."""
         with ExitStack() as stack:
-            with self._explained(what):
+            with self._translated_errors(name):
                 self.folder.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(locked(self.folder / f"{what}.lock"))
+                stack.enter_context(locked(self.folder / f"{name}.lock"))
             yield
 
     # --- fetch ----------------------------------------------------------------------------
 
     def snapshot(self, repo: str, revision: str = "") -> Snapshot:
-        """The repository at `revision` (a commit, branch or tag; empty: main), pinned to its commit."""
-        with self._explained(repo, revision):
+        """Pin a repository to the commit of `revision`: a commit, branch or tag; empty: main."""
+        with self._translated_errors(repo, revision):
             info = self._api.model_info(
                 repo, revision=revision or None, timeout=TIMEOUT_S, files_metadata=True
             )
@@ -145,30 +142,29 @@ class Hub:
         if not _COMMIT.fullmatch(commit) or commit != (pinned_to or commit):
             expected = pinned_to or "a commit of 40 hex digits"
             raise Corrupt(
-                f"{self.endpoint} says that {repo} is at {commit!r}, expected {expected}; use another Hub"
+                f"{self.endpoint} says that {repo} is at {commit!r}, expected {expected}; "
+                "use another Hub"
             )
         pinned = self._pinned.get(commit, {})
-        files = {
-            s.rfilename: File(
-                s.rfilename,
-                s.size or 0,
-                pinned.get(s.rfilename) or (s.lfs.sha256 if s.lfs else ""),
-                s.blob_id or "",
-            )
-            for s in info.siblings or ()
-            if "/" not in s.rfilename  # the official layout is flat
-        }
+        files = {}
+        for sibling in info.siblings or ():
+            name = sibling.rfilename
+            if "/" in name:  # the official layout is flat
+                continue
+            hub_sha256 = sibling.lfs.sha256 if sibling.lfs else ""
+            digest = pinned.get(name) or hub_sha256
+            files[name] = File(name, sibling.size or 0, digest, sibling.blob_id or "")
         licence = info.card_data.get("license") if info.card_data else None
-        return Snapshot(
-            repo, commit, files, licence, self.folder / repo.replace("/", "--") / commit
-        )
+        folder = self.folder / repo.replace("/", "--") / commit
+        return Snapshot(repo, commit, files, licence, folder)
 
     def fetch(self, snapshot: Snapshot, names: Sequence[str], progress: Progress) -> None:
-        """Bring these files into the snapshot's folder. Raises Corrupt for one that is not what the Hub described.
+        """Download these files into the snapshot's folder and check them.
 
-        What an earlier process left half is continued; what lies there whole is checked again.
+        Partial downloads of earlier processes continue. Raises Corrupt if a file differs from the
+        Hub's description, also if it was downloaded before.
         """
-        with self._explained(snapshot.repo, snapshot.commit):
+        with self._translated_errors(snapshot.repo, snapshot.commit):
             snapshot.folder.mkdir(parents=True, exist_ok=True)
             with locked(snapshot.folder / ".lock"):
                 for name in names:
@@ -184,32 +180,34 @@ class Hub:
     ) -> None:
         path = snapshot.folder / f"{file.name}.incomplete"
         url = hf_hub_url(snapshot.repo, file.name, revision=snapshot.commit, endpoint=self._url)
-        left = ATTEMPTS
-        while (have := _size(path)) < file.size or not path.exists():
+        attempts_left = ATTEMPTS
+        while not path.exists() or _size(path) < file.size:
+            size_before = _size(path)
             try:
                 self._stream(url, path, file.size, advance)
                 break
             except httpx2.HTTPError as error:
-                left = ATTEMPTS if _size(path) > have else left - 1
-                if not (left and _passing(error)):
+                has_grown = _size(path) > size_before
+                attempts_left = ATTEMPTS if has_grown else attempts_left - 1
+                if not attempts_left or not _is_temporary(error):
                     raise
                 time.sleep(PAUSE_S)
         path.replace(snapshot.folder / file.name)
 
     def _stream(self, url: str, path: Path, size: int, advance: Callable[[int, int], None]) -> None:
-        """Append to `path` what it lacks."""
+        """Append the missing bytes to `path`."""
         headers = {"Accept-Encoding": "identity"}
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
-        if have := _size(path):
-            headers["Range"] = f"bytes={have}-"
+        if size_before := _size(path):
+            headers["Range"] = f"bytes={size_before}-"
         with get_session().stream("GET", url, headers=headers, timeout=TIMEOUT_S) as response:
             hf_raise_for_status(response)
             with path.open("ab" if response.status_code == 206 else "wb") as file:
                 for chunk in response.iter_bytes():
                     file.write(chunk)
                     advance(file.tell(), size)
-                    if file.tell() > size:  # _check says so; the disk is not filled with it
+                    if file.tell() > size:  # stop before the disk is full; _check raises
                         return
 
     # --- send -----------------------------------------------------------------------------
@@ -217,28 +215,28 @@ class Hub:
     def send(
         self, repo: str, folder: Path, message: str, *, private: bool, progress: Progress
     ) -> str:
-        """Commit that holds the files of `folder`; the repository is made when there is none."""
+        """Send the files of `folder` and return their commit; create the repository if needed."""
         if not self._token:
-            raise BadInput("set HF_TOKEN to a token of the Hub that may write", code="HUB_DENIED")
-        with self._explained(repo), ExitStack() as stack:
+            raise BadInput("set HF_TOKEN to a Hub token with write access", code="HUB_DENIED")
+        with self._translated_errors(repo), ExitStack() as stack:
             self._api.create_repo(repo, private=private or None, exist_ok=True)
             if private and not self._api.model_info(repo, timeout=TIMEOUT_S).private:
                 raise Conflict(
-                    f"{repo} exists and is public, --private was asked for; name another repository"
+                    f"{repo} is public, expected a private repository (--private); name another one"
                 )
-            files = [stack.enter_context(_Counted(path)) for path in sorted(folder.iterdir())]
-            operations = [
-                CommitOperationAdd(file.path.name, file) for file in files
-            ]  # reads them: their sha256
+            files = [stack.enter_context(_CountedFile(path)) for path in sorted(folder.iterdir())]
+            # CommitOperationAdd reads each file for its sha256; progress starts after that.
+            operations = [CommitOperationAdd(file.path.name, file) for file in files]
             for file in files:
-                file.report(f"{repo} {file.path.name}", progress)
-            return str(self._api.create_commit(repo, operations, commit_message=message).oid)
+                file.report_to(progress, f"{repo} {file.path.name}")
+            commit = self._api.create_commit(repo, operations, commit_message=message)
+            return str(commit.oid)
 
-    # --- what went wrong ------------------------------------------------------------------
+    # --- errors ---------------------------------------------------------------------------
 
     @contextmanager
-    def _explained(self, repo: str, revision: str = "") -> Iterator[None]:
-        """Errors of the Hub and its library as ours, without the token."""
+    def _translated_errors(self, repo: str, revision: str = "") -> Iterator[None]:
+        """Turn errors of the Hub and its library into KronosErrors without the token."""
         try:
             yield
         except OfflineModeIsEnabled as error:
@@ -246,35 +244,39 @@ class Hub:
                 "HF_HUB_OFFLINE is set; unset it to reach the Hub", code="HUB_UNREACHABLE"
             ) from error
         except HFValidationError as error:
-            raise _no_repository(repo) from error
+            raise _bad_name(repo) from error
         except RuntimeError as error:  # the library wraps what an upload raises
             if not isinstance(error.__cause__, httpx2.HTTPError):
                 raise
-            raise self._explain(error.__cause__, repo, revision) from error
+            raise self._translate(error.__cause__, repo, revision) from error
         except httpx2.HTTPError as error:
-            raise self._explain(error, repo, revision) from error
+            raise self._translate(error, repo, revision) from error
         except OSError as error:
-            where = error.filename or self.folder
+            path = error.filename or self.folder
             raise KronosError(
-                f"cannot write {where}: {error.strerror or error}", code="NOT_WRITABLE"
+                f"cannot write {path}: {error.strerror or error}", code="NOT_WRITABLE"
             ) from error
         except (httpx2.InvalidURL, ValueError, KeyError) as error:
             raise KronosError(
-                f"{self.endpoint} does not answer as a Hub does ({type(error).__name__}); check HF_ENDPOINT and proxies"
+                f"{self.endpoint} does not answer like a Hub ({type(error).__name__}); "
+                "check HF_ENDPOINT and proxies"
             ) from error
 
-    def _explain(self, error: httpx2.HTTPError, repo: str, revision: str) -> KronosError:
+    def _translate(self, error: httpx2.HTTPError, repo: str, revision: str) -> KronosError:
         if not isinstance(error, HfHubHTTPError):
             return KronosError(
-                f"{self.endpoint} cannot be reached ({type(error).__name__}); check the connection, HF_ENDPOINT and "
-                "proxies, then try again: a cut download is continued. Registered versions need no Hub",
+                f"{self.endpoint} cannot be reached ({type(error).__name__}); "
+                "check the connection, HF_ENDPOINT and proxies, then try again: "
+                "an interrupted download continues. "
+                "Registered versions need no Hub",
                 code="HUB_UNREACHABLE",
             )
         status = error.response.status_code
-        mine = "that of HF_TOKEN" if self._token else "none, set HF_TOKEN"
+        token_source = "that of HF_TOKEN" if self._token else "none, set HF_TOKEN"
         if isinstance(error, GatedRepoError):
             return BadInput(
-                f"{repo} is gated: accept its terms at {self.endpoint}/{repo} with the account of your token ({mine})",
+                f"{repo} is gated: accept its terms at {self.endpoint}/{repo} "
+                f"with the account of your token ({token_source})",
                 code="HUB_DENIED",
             )
         if isinstance(error, RevisionNotFoundError):
@@ -283,52 +285,60 @@ class Hub:
             )
         if status == 401 and self._token and not isinstance(error, RepositoryNotFoundError):
             return BadInput(
-                f"{self.endpoint} refuses the token in HF_TOKEN; make a new one under Settings, Access Tokens",
+                f"{self.endpoint} refuses the token in HF_TOKEN; "
+                "make a new one under Settings, Access Tokens",
                 code="HUB_DENIED",
             )
         if status in (401, 404):
             return NotFound(
-                f"{self.endpoint} has no repository {repo}, or it is private and your token ({mine}) may not read it"
+                f"{self.endpoint} has no repository {repo}, or it is private and "
+                f"your token ({token_source}) may not read it"
             )
         if status == 403:
             return BadInput(
-                f"your token ({mine}) has no right to do this with {repo}; give it one under Settings, Access Tokens",
+                f"your token ({token_source}) has no right to do this with {repo}; "
+                "grant it under Settings, Access Tokens",
                 code="HUB_DENIED",
             )
-        said = " ".join((error.server_message or "").split())
-        said = said.replace(self._token, "HF_TOKEN") if self._token else said
+        reason = " ".join((error.server_message or "").split())
+        if self._token:
+            reason = reason.replace(self._token, "HF_TOKEN")
         return KronosError(
-            f"{self.endpoint} answered {status} for {repo}: {said[:300] or 'no reason'}; try again later"
+            f"{self.endpoint} answered {status} for {repo}: {reason[:300] or 'no reason'}; "
+            "try again later"
         )
 
 
 def check_name(repo: str) -> None:
-    """Raise BadParameter unless it is ORG/NAME; the library takes a name alone for one of the token's owner."""
+    """Raise BadParameter unless `repo` is ORG/NAME.
+
+    The library also takes a NAME alone, as a repository of the token's owner.
+    """
     try:
         validate_repo_id(repo)
     except HFValidationError as error:
-        raise _no_repository(repo) from error
+        raise _bad_name(repo) from error
     if "/" not in repo:
-        raise _no_repository(repo)
+        raise _bad_name(repo)
 
 
-def _no_repository(repo: str) -> BadParameter:
+def _bad_name(repo: str) -> BadParameter:
     return BadParameter(
-        f"{repo!r} is no repository; expected ORG/NAME, as in NeoQuasar/Kronos-mini"
+        f"{repo!r} is not a repository name; expected ORG/NAME, as in NeoQuasar/Kronos-mini"
     )
 
 
-class _Counted(io.BufferedReader):
-    """A file that says how far it was read."""
+class _CountedFile(io.BufferedReader):
+    """A file that reports how many bytes were read."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(io.FileIO(path))
         self.path = path
         self._advance: Callable[[int], None] = lambda _: None
 
-    def report(self, what: str, progress: Progress) -> None:
+    def report_to(self, progress: Progress, transfer: str) -> None:
         size = self.path.stat().st_size
-        self._advance = lambda done: progress(what, done, size)
+        self._advance = lambda done: progress(transfer, done, size)
 
     def read(self, size: int | None = -1, /) -> bytes:
         data = super().read(size)
@@ -336,15 +346,11 @@ class _Counted(io.BufferedReader):
         return data
 
 
-def _passing(error: httpx2.HTTPError) -> bool:
-    """Whether it may be gone in a second: a broken connection, a busy server."""
-    return not isinstance(error, HfHubHTTPError) or error.response.status_code in (
-        429,
-        500,
-        502,
-        503,
-        504,
-    )
+def _is_temporary(error: httpx2.HTTPError) -> bool:
+    """Whether a retry may succeed: the connection broke or the server is busy."""
+    if not isinstance(error, HfHubHTTPError):
+        return True
+    return error.response.status_code in (429, 500, 502, 503, 504)
 
 
 def _size(path: Path) -> int:
@@ -352,12 +358,13 @@ def _size(path: Path) -> int:
 
 
 def _check(snapshot: Snapshot, file: File, path: Path) -> None:
-    """Raise Corrupt, and remove the file, unless it is what was described."""
-    algorithm, found, expected = "size", str(_size(path)), str(file.size)
-    if found == expected:
-        algorithm, found, expected = file.digest(path)
-    if found != expected:
+    """Remove a file that differs from the Hub's description and raise Corrupt."""
+    measure, actual, expected = "size", str(_size(path)), str(file.size)
+    if actual == expected:
+        measure, actual, expected = file.digest(path)
+    if actual != expected:
         path.unlink()
         raise Corrupt(
-            f"{file.name} of {snapshot} has {algorithm} {found}, expected {expected}; it was removed, try again"
+            f"{file.name} of {snapshot} has {measure} {actual}, expected {expected}; "
+            "it was removed, try again"
         )

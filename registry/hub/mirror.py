@@ -1,4 +1,4 @@
-"""A Kronos of the Hugging Face Hub as a registered version: pinned, checked, and in need of no Hub afterwards."""
+"""Register Kronos weights from the Hugging Face Hub: pinned, checked, then usable offline."""
 
 import hashlib
 import json
@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 from huggingface_hub import metadata_load
 
 from registry.errors import BadInput, BadParameter, Corrupt, NotFound
+from registry.files import COMPILED_KEY
 from registry.forecast import names
 from registry.forecast.forecast import Forecaster
 from registry.forecast.model_folder import family_module
@@ -28,7 +30,7 @@ from registry.versions.store import Store, example_history
 from registry.versions.version import Version
 
 EXPERIMENT = "mirrors"
-RECIPE_TAG = "recipe"  # as a training writes it
+RECIPE_TAG = "recipe"  # training writes the same tag
 LIBRARY = "kronos-registry"  # library_name of the cards that `push` writes
 LICENCES = (
     "apache-2.0",
@@ -41,18 +43,19 @@ LICENCES = (
     "unlicense",
 )
 OFFICIAL = (CARD, CONFIG, WEIGHTS)
-SHOWN = ("weight_source", "weight_revision", "weight_sha256", "tokenizer_source", "tokenizer_revision",
-         "tokenizer_sha256", "licence", "pretrained_until", "pretrained_until_source", "trained_until", "max_context",
-         "clip")  # fmt: skip
+SHOWN = ("weight_source", "weight_revision", "weight_sha256",
+         "tokenizer_source", "tokenizer_revision", "tokenizer_sha256",
+         "licence", "pretrained_until", "pretrained_until_source", "trained_until",
+         "max_context", "clip")  # fmt: skip
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
 
 class Official(Protocol):
-    """What a family knows of the weights that it takes from the Hub: its module `official`."""
+    """A family's module `official`: facts about its weights on the Hub."""
 
     @property
     def NAME(self) -> str:
-        """Of the registered model."""
+        """Name of the registered model."""
         ...
 
     @property
@@ -60,12 +63,12 @@ class Official(Protocol):
 
     @property
     def MODEL_ID(self) -> str:
-        """Repository that is mirrored by default."""
+        """Default repository of the weights."""
         ...
 
     @property
     def PARTS(self) -> tuple[str, str]:
-        """Folders of weights and tokenizer in a version's model."""
+        """Folders of weights and tokenizer in a version's model, in this order."""
         ...
 
     @property
@@ -75,33 +78,36 @@ class Official(Protocol):
 
     @property
     def TOKENIZERS(self) -> Mapping[str, str]:
-        """Repository of the tokenizer by that of the weights."""
+        """Repository of the tokenizer, by the repository of the weights."""
         ...
 
     @property
     def PRETRAINED_UNTIL(self) -> Mapping[str, str]:
-        """Last session that the weights saw, by commit."""
+        """Last session in the training data, by commit."""
         ...
 
     @property
     def PINNED(self) -> Mapping[str, Mapping[str, str]]:
-        """sha256 of files by commit."""
+        """sha256 by file name, by commit."""
         ...
 
     def forecaster(
         self, weights: Path, tokenizer: Path, *, max_context: int, clip: float
     ) -> Forecaster:
-        """Official folders as a model."""
+        """Load a model from folders in the official layout."""
         ...
 
     def size(self, config: Path) -> str | None:
-        """Name of an official size, by its config.json."""
+        """Name of the official size that has this config.json; None for another shape."""
         ...
 
 
 @dataclass(frozen=True)
 class Source:
-    """What is to be mirrored; an empty revision is main, an empty tokenizer the one that belongs to the weights."""
+    """Repositories to mirror.
+
+    An empty revision is main. An empty tokenizer_id is the tokenizer of these weights, if known.
+    """
 
     model_id: str
     revision: str = ""
@@ -118,9 +124,9 @@ class Source:
 
 @dataclass(frozen=True)
 class Mirrored:
-    """A registered version and the commits it holds; `registered` is False when it was there before.
+    """A registered version and its commits; `registered` is False if it existed before.
 
-    `ruined` says what is wrong with the stored bytes of the version that held them before.
+    `ruined` describes the damage of an older version with the same commits; empty if none.
     """
 
     version: Version
@@ -141,17 +147,17 @@ class Mirrored:
             "revision": self.predictor.commit,
             "tokenizer": self.tokenizer.repo,
             "tokenizer_revision": self.tokenizer.commit,
-            **{
-                key: tags[key]
-                for key in ("weights", "licence", "pretrained_until", "pretrained_until_source")
-            },
+            "weights": tags["weights"],
+            "licence": tags["licence"],
+            "pretrained_until": tags["pretrained_until"],
+            "pretrained_until_source": tags["pretrained_until_source"],
             "ruined": self.ruined,
         }
 
 
 @dataclass(frozen=True)
 class Part:
-    """One of the two repositories; its licence is allowed, `card` is the front matter of its card."""
+    """One of the two repositories, with an allowed licence and the front matter of its card."""
 
     snapshot: Snapshot
     licence: str
@@ -167,21 +173,22 @@ class Part:
 def mirror(
     settings: Settings, source: Source, official: Official, progress: Progress = lambda *_: None
 ) -> Mirrored:
-    """Register what `source` names, unless the same code and settings did so before and its bytes are whole.
+    """Register the commits of `source`.
 
-    Raises NotFound, BadInput (a licence, pickled weights, a pairing), Corrupt, and KronosError without a connection.
+    An intact version of the same commits, code and settings is returned instead. Raises NotFound,
+    BadInput (licence, pickled weights, pairing), Corrupt, and KronosError without a connection.
     """
-    begun = time.monotonic()
+    start = time.monotonic()
     store, hub = Store(settings), Hub(settings, official.PINNED)
     predictor = hub.snapshot(source.model_id, source.revision)
     tokenizer = hub.snapshot(_tokenizer_id(settings, source, official), source.tokenizer_revision)
     recipe = _recipe(settings, source, official, predictor, tokenizer)
-    with hub.alone(recipe):
-        found = store.find(official.NAME, {RECIPE_TAG: recipe})
-        ruined = _ruined(store, found) if found else ""
-        if found and not ruined:
-            return Mirrored(found, predictor, tokenizer, registered=False)
-        example = _real_history(settings, official.COLUMNS)
+    with hub.lock(recipe):
+        existing = store.find(official.NAME, {RECIPE_TAG: recipe})
+        damage = _damage(store, existing) if existing else ""
+        if existing and not damage:
+            return Mirrored(existing, predictor, tokenizer, registered=False)
+        bars = _real_history(settings, official.COLUMNS)
         repositories = [_part(hub, snapshot, progress) for snapshot in (predictor, tokenizer)]
         parts = dict(zip(official.PARTS, repositories, strict=True))
         for snapshot in (predictor, tokenizer):
@@ -192,38 +199,41 @@ def mirror(
         )
 
         def save(directory: Path) -> None:
-            """The family's files, which are the Hub's byte for byte, and the Hub's cards beside them."""
+            """Save the family's files, byte for byte the Hub's, with the Hub's cards."""
             family.save(forecaster, directory)
-            for part, fetched in parts.items():
-                if CARD in fetched.names():
-                    shutil.copyfile(fetched.path(CARD), directory / part / CARD)
+            for name, part in parts.items():
+                if CARD in part.names():
+                    shutil.copyfile(part.path(CARD), directory / name / CARD)
 
-        tags = {**_tags(settings, source, official, forecaster.spec, parts), RECIPE_TAG: recipe}
-        files = [fact for fetched in parts.values() for fact in _files(fetched)]
-        with tracking.start(
-            settings, EXPERIMENT, f"{official.NAME} {tags['weights']}", tags=tags
-        ) as run:
+        tags = _tags(settings, source, official, forecaster.spec, parts)
+        tags[RECIPE_TAG] = recipe
+        files = []
+        for part in parts.values():
+            files += _files(part)
+        run_name = f"{official.NAME} {tags['weights']}"
+        with tracking.start(settings, EXPERIMENT, run_name, tags=tags) as run:
             run.params({key: tags[key] for key in SHOWN})
             run.json(files, "files.json")
-            for part, fetched in parts.items():
-                if CARD in fetched.names():
-                    run.text(fetched.path(CARD).read_text(), f"cards/{part}.md")
+            for name, part in parts.items():
+                if CARD in part.names():
+                    run.text(part.path(CARD).read_text(), f"cards/{name}.md")
+            description = _description(tags, official)
+            run.text(description, "model_card.md")
             version = store.log(
                 forecaster.spec,
                 save,
                 requirements=family.REQUIREMENTS,
-                example=example_history(example, forecaster.spec),
+                example=example_history(bars, forecaster.spec),
                 tags=tags,
-                description=_description(tags, official),
+                description=description,
             )
-            run.metrics(
-                {"bytes": sum(fact["size"] for fact in files), "seconds": time.monotonic() - begun}
-            )
-    return Mirrored(version, predictor, tokenizer, registered=True, ruined=ruined)
+            total = sum(file["size"] for file in files)
+            run.metrics({"bytes": total, "seconds": time.monotonic() - start})
+    return Mirrored(version, predictor, tokenizer, registered=True, ruined=damage)
 
 
-def _ruined(store: Store, version: Version) -> str:
-    """What is wrong with the stored bytes of a version; empty when they are what was registered."""
+def _damage(store: Store, version: Version) -> str:
+    """Description of damage to the stored bytes of a version; empty if they are intact."""
     try:
         store.fetch(version)
     except (Corrupt, NotFound) as error:
@@ -231,33 +241,35 @@ def _ruined(store: Store, version: Version) -> str:
     return ""
 
 
-# --- what may be mirrored ---------------------------------------------------------------------
+# --- checks of the repositories ---------------------------------------------------------------
 
 
 def _tokenizer_id(settings: Settings, source: Source, official: Official) -> str:
-    by_default = source.model_id == (settings.model_id or official.MODEL_ID)
-    configured = settings.tokenizer_id if by_default else ""
-    chosen = source.tokenizer_id or configured or official.TOKENIZERS.get(source.model_id)
-    if not chosen:
+    is_default = source.model_id == (settings.model_id or official.MODEL_ID)
+    configured = settings.tokenizer_id if is_default else ""
+    tokenizer_id = source.tokenizer_id or configured or official.TOKENIZERS.get(source.model_id)
+    if not tokenizer_id:
         raise BadParameter(
-            f"which tokenizer was {source.model_id} trained with? Say --tokenizer ORG/NAME"
+            f"the tokenizer of {source.model_id} is unknown; set --tokenizer ORG/NAME "
+            "to the one that these weights were trained with"
         )
-    return chosen
+    return tokenizer_id
 
 
 def _part(hub: Hub, snapshot: Snapshot, progress: Progress) -> Part:
-    """A repository that may be mirrored, of which only the card was fetched. Raises BadInput, NotFound."""
+    """Check a repository's files and licence; fetch only its card. Raises BadInput, NotFound."""
     missing = [name for name in (CONFIG, WEIGHTS) if name not in snapshot.files]
     pickles = sorted(name for name in snapshot.files if name.endswith(PICKLES))
     if WEIGHTS in missing and pickles:
         raise BadInput(
-            f"{snapshot} has pickled weights only ({', '.join(pickles)}), which can run any code when they are read; "
-            f"ask its owner for {WEIGHTS}, or convert them in a sandbox",
+            f"{snapshot} has pickled weights only ({', '.join(pickles)}), which can run any code "
+            f"when loaded; ask the owner for {WEIGHTS}, or convert them in a sandbox",
             code="PICKLE_ONLY",
         )
     if missing:
         raise NotFound(
-            f"{snapshot} lacks {' and '.join(missing)}; a Kronos repository holds {CONFIG} and {WEIGHTS}"
+            f"{snapshot} lacks {' and '.join(missing)}; "
+            f"a Kronos repository holds {CONFIG} and {WEIGHTS}"
         )
     card: Mapping[str, Any] = {}
     if CARD in snapshot.files:
@@ -271,42 +283,41 @@ def _front_matter(snapshot: Snapshot) -> Mapping[str, Any]:
         return metadata_load(snapshot.folder / CARD) or {}
     except (ValueError, yaml.YAMLError) as error:
         raise BadInput(
-            f"the YAML at the top of {CARD} of {snapshot} cannot be read, and so no licence"
+            f"the YAML at the top of {CARD} of {snapshot} cannot be read, "
+            "expected a licence in it; ask the owner to correct it"
         ) from error
 
 
 def _licence(snapshot: Snapshot, card: Mapping[str, Any]) -> str:
-    """The licence that the card names, else the Hub; identifiers as the Hub writes them. Raises BadInput."""
-    named = card.get("license") or snapshot.licence or "none"
-    found = [str(name).strip().lower() for name in (named if isinstance(named, list) else [named])]
-    if not set(found) <= set(LICENCES):
+    """Licence in the card, else according to the Hub, in the Hub's identifiers. Raises BadInput."""
+    declared = card.get("license") or snapshot.licence or "none"
+    if not isinstance(declared, list):
+        declared = [declared]
+    licences = [str(name).strip().lower() for name in declared]
+    if not set(licences) <= set(LICENCES):
         title = f" ({card['license_name']})" if "license_name" in card else ""
         raise BadInput(
-            f"{snapshot} has the licence {', '.join(found)}{title}; allowed are {', '.join(LICENCES)}: any other may "
-            "forbid what forecasts are for",
+            f"{snapshot} has the licence {', '.join(licences)}{title}; "
+            f"allowed are {', '.join(LICENCES)}: other licences may forbid the use of forecasts",
             code="LICENCE",
         )
-    return ", ".join(found)
+    return ", ".join(licences)
 
 
-# --- what is known of it ----------------------------------------------------------------------
+# --- facts of the version ---------------------------------------------------------------------
 
 
 def _recipe(
     settings: Settings, source: Source, official: Official, predictor: Snapshot, tokenizer: Snapshot
 ) -> str:
-    """sha256 of everything that decides what is registered."""
+    """sha256 of everything that decides the content of the version."""
+    pretrained_until = official.PRETRAINED_UNTIL.get(predictor.commit)
+    code_digest = artifacts.code_digest(CHECKOUT, official.FAMILY)
     content = {
         "commits": [[snapshot.repo, snapshot.commit] for snapshot in (predictor, tokenizer)],
         "settings": [settings.max_context, settings.clip],
-        "pretrained_until": [
-            source.pretrained_until,
-            official.PRETRAINED_UNTIL.get(predictor.commit),
-        ],
-        "code": [
-            artifacts.code_digest(CHECKOUT, official.FAMILY),
-            sha256(CHECKOUT / "requirements.lock"),
-        ],
+        "pretrained_until": [source.pretrained_until, pretrained_until],
+        "code": [code_digest, sha256(CHECKOUT / "requirements.lock")],
     }
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
@@ -318,10 +329,10 @@ def _tags(
     spec: ModelSpec,
     parts: Mapping[str, Part],
 ) -> dict[str, str]:
-    """What every version carries, and whence these weights are."""
-    predictor, tokenizer = (parts[part] for part in official.PARTS)
-    trained_until = str(predictor.card.get("trained_until"))  # YAML reads a date as one
-    until, said_by = _pretrained_until(source, official, predictor)
+    """Tags of every version, and the origin of the weights."""
+    predictor, tokenizer = (parts[name] for name in official.PARTS)
+    trained_until = str(predictor.card.get("trained_until"))  # YAML parses dates
+    pretrained_until, date_source = _pretrained_until(source, official, predictor)
     return {
         "family": official.FAMILY,
         "contract": str(names.CONTRACT),
@@ -331,8 +342,8 @@ def _tags(
         "lock_sha256": sha256(CHECKOUT / "requirements.lock"),
         "code_digest": artifacts.code_digest(CHECKOUT, official.FAMILY),
         "trained_until": trained_until if _is_date(trained_until) else "none",
-        "pretrained_until": until,
-        "pretrained_until_source": said_by,
+        "pretrained_until": pretrained_until,
+        "pretrained_until_source": date_source,
         "horizon": str(spec.max_horizon),
         "levels": ",".join(f"{level:g}" for level in spec.levels),
         "calendar": spec.calendar,
@@ -351,7 +362,7 @@ def _tags(
 
 
 def _pretrained_until(source: Source, official: Official, predictor: Part) -> tuple[str, str]:
-    """Last session that the weights saw before, 'none' or 'unknown', and who says so.
+    """Last session in the training data (a date, "none" or "unknown"), and the source of it.
 
     A card may claim a date. "none" is trusted only on cards written by `push`.
     """
@@ -366,11 +377,10 @@ def _pretrained_until(source: Source, official: Official, predictor: Part) -> tu
 
 
 def _weights(official: Official, predictor: Part) -> str:
-    """Name of an official size by the network's shape, else the end of the repository's name."""
+    """Official size with the network's shape, else the repository's name without the prefix."""
     size = official.size(predictor.path(CONFIG))
-    return size or predictor.snapshot.repo.lower().rpartition("/")[2].removeprefix(
-        f"{official.NAME}-"
-    )
+    repo_name = predictor.snapshot.repo.lower().rpartition("/")[2]
+    return size or repo_name.removeprefix(f"{official.NAME}-")
 
 
 def _is_date(text: str) -> bool:
@@ -381,25 +391,40 @@ def _is_date(text: str) -> bool:
 
 
 def _files(part: Part) -> list[dict[str, Any]]:
-    where = {"repository": part.snapshot.repo, "revision": part.snapshot.commit}
-    paths = [part.path(name) for name in part.names()]
-    return [{**where, "name": p.name, "size": p.stat().st_size, "sha256": sha256(p)} for p in paths]
+    origin = {"repository": part.snapshot.repo, "revision": part.snapshot.commit}
+    files = []
+    for name in part.names():
+        path = part.path(name)
+        files.append({**origin, "name": name, "size": path.stat().st_size, "sha256": sha256(path)})
+    return files
 
 
 def _real_history(settings: Settings, columns: Sequence[str]) -> pd.DataFrame:
-    """Compiled prices with these columns: a version is logged with an example of what it takes."""
+    """Compiled prices with these columns, for the example input of a version.
+
+    Files that `jobs compile` did not write are left alone.
+    """
     for path in sorted(settings.processed_dir.glob("*.parquet")):
-        if set(columns) <= set(pq.read_schema(path).names):
+        try:
+            schema = pq.read_schema(path)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise Corrupt(
+                f"{path} cannot be read ({error}); remove it, then run "
+                "`python -m jobs compile --source builtin`"
+            ) from error
+        if COMPILED_KEY in (schema.metadata or {}) and set(columns) <= set(schema.names):
             return pd.read_parquet(path)
     raise NotFound(
-        f"no file in {settings.processed_dir} has the columns {', '.join(columns)}: a version "
-        "holds an example of real prices; run `python -m jobs compile --source builtin`"
+        f"no file in {settings.processed_dir} has the columns {', '.join(columns)}, "
+        "expected prices for the version's example; "
+        "run `python -m jobs compile --source builtin`"
     )
 
 
 def _description(tags: Mapping[str, str], official: Official) -> str:
-    """The UI shows its first line in lists."""
+    """Description of the version; lists in the UI show its first line."""
     rows = "\n".join(f"| {key} | {tags[key]} |" for key in SHOWN)
     card = (CHECKOUT / "mlprojects" / official.FAMILY / "README.md").read_text()
-    headline = f"Kronos {tags['weights']}, mirrored from {tags['weight_source']} at {tags['weight_revision'][:12]}."
+    origin = f"{tags['weight_source']} at {tags['weight_revision'][:12]}"
+    headline = f"Kronos {tags['weights']}, mirrored from {origin}."
     return f"{headline}\n\n| | |\n|---|---|\n{rows}\n\n{card}"

@@ -1,4 +1,4 @@
-"""Where MLflow, the ledger and the stored files disagree, and what brings them back in line."""
+"""Find and repair disagreements between MLflow, the ledger and the stored files."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from registry.versions.store import Store
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong, and its repair in words; `repaired` once it was done."""
+    """One fault and a description of its repair; `repaired` tells whether the repair was done."""
 
     model: str
     code: str  # stable, for programs
@@ -24,7 +24,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class _Case:
-    """A finding and what repairs it; None if it must be repaired by hand."""
+    """A finding and its remedy; None if it must be repaired by hand."""
 
     finding: Finding
     remedy: Callable[[], object] | None = None
@@ -33,39 +33,33 @@ class _Case:
 def examine(
     store: Store, ledger: Ledger, name: str | None = None, *, repair: bool = False
 ) -> list[Finding]:
-    """Findings of one model or of all. With `repair`, what can be repaired is, in an order in which each holds."""
+    """Findings of one model or of all.
+
+    With `repair`, each finding that has a remedy is repaired. The order of the checks is such that
+    no repair undoes an earlier one.
+    """
     names = [name] if name else sorted(set(store.names()) | set(ledger.models()))
-    return [finding for each in names for finding in _examine(store, ledger, each, repair)]
+    findings: list[Finding] = []
+    for model in names:
+        findings += _examine(store, ledger, model, repair)
+    return findings
 
 
 def _examine(store: Store, ledger: Ledger, name: str, repair: bool) -> Iterator[Finding]:
     if name not in store.names() and ledger.records(name):
-        message = f"the ledger has promotions of {name}, which is not registered any more"
-        yield Finding(
-            name,
-            "MODEL_GONE",
-            message,
-            "none needed if it was deleted on purpose; its history is kept",
-        )
+        message = f"the ledger has promotions of {name}, which is no longer registered"
+        advice = "none needed if it was deleted on purpose; its history is kept"
+        yield Finding(name, "MODEL_GONE", message, advice)
         return
     store.aliases(name)  # NotFound for an unknown model
-    # Each check looks anew, after the repairs of those before it.
-    for check in (
-        _chain,
-        _unfinished,
-        _moved_aliases,
-        _lost_aliases,
-        _tags,
-        _mlflow_stages,
-        _files,
-    ):
+    for check in _CHECKS:
         for case in check(store, ledger, name):
             if repair and case.remedy is not None:
                 case.remedy()
                 yield replace(case.finding, repaired=True)
                 continue
             yield case.finding
-            if check is _unfinished:  # the rest would only say so in other words
+            if check is _unfinished:  # the other checks would only report its consequences
                 return
 
 
@@ -73,7 +67,10 @@ def _chain(_: Store, ledger: Ledger, name: str) -> Iterator[_Case]:
     try:
         ledger.verify_chain(name)
     except Corrupt as error:
-        repair = "none: compare the ledger with a backup and with the audit runs in the experiment `promotions`"
+        repair = (
+            "none: compare the ledger with a backup and "
+            "with the audit runs in the experiment `promotions`"
+        )
         yield _Case(Finding(name, "BROKEN_CHAIN", error.message, repair))
 
 
@@ -82,81 +79,79 @@ def _unfinished(store: Store, ledger: Ledger, name: str) -> Iterator[_Case]:
     if not records or records[-1].completed_at is not None:
         return
     last = records[-1]
-    when = f"{last.claimed_at:%Y-%m-%d %H:%M:%S} UTC"
-    what = f"{last.action} of version {last.version} to {last.stage} by {last.who} at {when}"
+    time = f"{last.claimed_at:%Y-%m-%d %H:%M:%S} UTC"
+    move = f"{last.action} of version {last.version} to {last.stage} by {last.who} at {time}"
     if last.abandoned:
-        finding = Finding(
-            name,
-            "UNFINISHED",
-            f"the {what} was never completed; its process is gone",
-            "complete it",
-        )
+        message = f"the {move} was never completed; its process is gone"
+        finding = Finding(name, "UNFINISHED", message, "complete it")
         yield _Case(finding, partial(moves.resume, store, ledger, records))
     else:
-        yield _Case(
-            Finding(name, "IN_PROGRESS", f"the {what} is under way", "wait, then look again")
-        )
+        message = f"the {move} is in progress"
+        yield _Case(Finding(name, "IN_PROGRESS", message, "wait, then look again"))
 
 
 def _moved_aliases(store: Store, ledger: Ledger, name: str) -> Iterator[_Case]:
-    """Aliases that somebody moved outside: the alias is the truth, the ledger learns it."""
+    """Aliases that were moved outside. The alias is the truth; the repair adopts it."""
     for stage, alias in ALIASES.items():
-        records = ledger.records(
-            name
-        )  # before the alias is read: a promotion in between makes the repair fail, not lie
-        wanted, found = stages.expected(records).holder(stage), store.aliases(name).get(alias)
-        if found is not None and found != wanted:
+        # Read the records before the alias: if a promotion comes in between, the repair fails
+        # instead of recording a false move.
+        records = ledger.records(name)
+        expected_version = stages.expected(records).holder(stage)
+        aliased = store.aliases(name).get(alias)
+        if aliased is not None and aliased != expected_version:
             message = (
-                f"alias {alias} names version {found}, the ledger has {_version(wanted)} in {stage}"
+                f"alias {alias} names version {aliased}, "
+                f"the ledger has {_version(expected_version)} in {stage}"
             )
-            repair = f"write down in the ledger that version {found} was moved to {stage} outside"
-            remedy = partial(moves.adopt, store, ledger, records, name, stage, found)
+            repair = f"record in the ledger that version {aliased} was moved to {stage} outside"
+            remedy = partial(moves.adopt, store, ledger, records, name, stage, aliased)
             yield _Case(Finding(name, "ALIAS_MOVED", message, repair), remedy)
 
 
 def _lost_aliases(store: Store, ledger: Ledger, name: str) -> Iterator[_Case]:
-    """Aliases that somebody deleted, and `previous`, which follows from the ledger."""
-    state, aliases = _state(store, ledger, name), store.aliases(name)
-    existing = {v.version for v in store.versions(name)}
+    """Aliases that were deleted, and a wrong `previous`, which follows from the ledger."""
+    state = _state(store, ledger, name)
+    aliases = store.aliases(name)
+    existing = {version.version for version in store.versions(name)}
     for stage, alias in ALIASES.items():
-        wanted = state.holder(stage)
-        if wanted is None or alias in aliases:
+        holder = state.holder(stage)
+        if holder is None or alias in aliases:
             continue
-        if wanted in existing:
-            message = f"alias {alias} is gone, the ledger has version {wanted} in {stage}"
-            finding = Finding(
-                name, "ALIAS_LOST", message, f"let {alias} name version {wanted} again"
-            )
-            yield _Case(finding, partial(moves.point, store, name, alias, wanted))
+        if holder in existing:
+            message = f"alias {alias} is missing, the ledger has version {holder} in {stage}"
+            finding = Finding(name, "ALIAS_LOST", message, f"set {alias} to version {holder} again")
+            yield _Case(finding, partial(moves.point, store, name, alias, holder))
         else:
             message = (
-                f"version {wanted}, in {stage} by the ledger, was deleted: nothing is in {stage}"
+                f"the ledger has version {holder} in {stage}, but the version was deleted: "
+                f"nothing is in {stage}"
             )
             yield _Case(Finding(name, "VERSION_GONE", message, "promote another version"))
-    found = aliases.get(PREVIOUS)
-    unsettled = aliases.get(ALIASES[PRODUCTION]) not in (
-        None,
-        state.production,
-    )  # moved outside, reported above
-    if found != state.previous and not unsettled:
-        message = f"alias {PREVIOUS} names {_version(found)}, a roll-back goes to {_version(state.previous)}"
-        finding = Finding(
-            name, "WRONG_PREVIOUS", message, f"let it name {_version(state.previous)}"
-        )
+    aliased = aliases.get(PREVIOUS)
+    # If `production` was moved outside, that is reported above and settled first.
+    unsettled = aliases.get(ALIASES[PRODUCTION]) not in (None, state.production)
+    if aliased != state.previous and not unsettled:
+        target = _version(state.previous)
+        message = f"alias {PREVIOUS} names {_version(aliased)}, a roll-back goes to {target}"
+        finding = Finding(name, "WRONG_PREVIOUS", message, f"make it name {target}")
         yield _Case(finding, partial(moves.point, store, name, PREVIOUS, state.previous))
 
 
 def _tags(store: Store, ledger: Ledger, name: str) -> Iterator[_Case]:
-    for version, stage in moves.wrong_tags(store, name, _state(store, ledger, name)).items():
-        message = f"the tag `{stages.TAG}` of version {version} does not say {stage}, where the ledger has it"
+    state = _state(store, ledger, name)
+    for version, stage in moves.wrong_tags(store, name, state).items():
+        message = f"the ledger has version {version} in {stage}, its tag `{stages.TAG}` differs"
         finding = Finding(name, "WRONG_TAG", message, f"set it to {stage}")
         yield _Case(finding, partial(store.set_tag, name, version, stages.TAG, stage))
 
 
 def _mlflow_stages(store: Store, ledger: Ledger, name: str) -> Iterator[_Case]:
-    found = {v.version: v.stage for v in store.versions(name)}
-    for version, stage in moves.wrong_stages(store, name, _state(store, ledger, name)).items():
-        message = f"MLflow has version {version} in stage {found[version]}, the ledger in {stage}"
+    in_mlflow = {version.version: version.stage for version in store.versions(name)}
+    state = _state(store, ledger, name)
+    for version, stage in moves.wrong_stages(store, name, state).items():
+        message = (
+            f"MLflow has version {version} in stage {in_mlflow[version]}, the ledger in {stage}"
+        )
         finding = Finding(name, "WRONG_STAGE", message, f"move it to {stage}")
         yield _Case(finding, partial(store.set_stage, name, version, stage))
 
@@ -168,6 +163,10 @@ def _files(store: Store, _: Ledger, name: str) -> Iterator[_Case]:
         except (Corrupt, NotFound) as error:
             repair = "none: do not serve it; restore its files from a backup, or train it again"
             yield _Case(Finding(name, "BAD_FILES", error.message, repair))
+
+
+# Each check reads the store and the ledger anew, after the repairs of the checks before it.
+_CHECKS = (_chain, _unfinished, _moved_aliases, _lost_aliases, _tags, _mlflow_stages, _files)
 
 
 def _state(store: Store, ledger: Ledger, name: str) -> State:

@@ -1,8 +1,9 @@
-"""Moving versions between stages: promote, roll back, history. It can be killed at any point.
+"""Move versions between stages: promote, roll back, history. A move can be killed at any point.
 
-What is served is the alias `production`; it moves atomically. Before it moves, a row of the ledger claims the model;
-after it moved, the steps below bring everything else in line. Each step does nothing where it was done before, so
-whoever finds the claim of a dead process completes it first.
+The alias `production` decides which version is served, and it moves atomically. Before it moves, a
+row of the ledger claims the model. After it moved, the steps below bring everything else in line.
+Each step does nothing if it was done before. So the next process that finds the claim of a dead
+process completes that claim first.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,10 +31,10 @@ from registry.versions.version import Version
 EXPERIMENT = "promotions"
 PROMOTION_TAG = "kronos.promotion"  # the row's hash, on its audit run
 METRICS = ("crps", "coverage_90", "skill_vs_fhs")
-_MAX_WORDS = 1000  # characters of `who` and `why`; MLflow keeps 5000 of a tag
+_MAX_WORDS = 1000  # characters of `who` and of `why`; MLflow keeps 5000 of a tag
 
 
-# --- what people ask for ----------------------------------------------------------------------
+# --- public verbs -----------------------------------------------------------------------------
 
 
 def promote(
@@ -46,10 +47,11 @@ def promote(
     who: str,
     why: str,
 ) -> Record:
-    """The completed ledger row that put a version in a stage; the older row when it is there already.
+    """The completed ledger row that put a version in a stage.
 
-    Raises BadParameter, NotFound, Corrupt (its bytes are wrong: nothing was changed), Conflict (somebody is at it, or
-    the version in Production was to leave it).
+    If the version is in the stage already, this is the older row. Raises BadParameter, NotFound,
+    Corrupt if the version's bytes are wrong (nothing is changed then), and Conflict if another
+    process changes the model or if the version in Production would leave Production.
     """
     _check_words(who, why)
     _check_stage(stage)
@@ -63,21 +65,22 @@ def promote(
 
 def _last_that_names(version: int, records: list[Record]) -> Record:
     carried_out = [record for record in records if not stages.withdrawn(record)]
-    return [r for r in carried_out if version in (r.version, r.from_version)][-1]
+    naming = [record for record in carried_out if version in (record.version, record.from_version)]
+    return naming[-1]
 
 
 def decide(
     store: Store, records: list[Record], name: str, version: int, stage: str
 ) -> Decision | None:
-    """What a promotion would write after `records`; None when the version is there already.
+    """The decision that a promotion would write after `records`.
 
-    Raises as `promote`.
+    None if the version is in the stage already. Raises the errors of `promote`.
     """
     _check_stage(stage)
     candidate = store.version(name, version)
     state = stages.expected(records)
-    there = state.stages.get(version) == stage
-    if there and (stage == ARCHIVED or store.aliases(name).get(ALIASES[stage]) == version):
+    recorded = state.stages.get(version) == stage
+    if recorded and (stage == ARCHIVED or store.aliases(name).get(ALIASES[stage]) == version):
         return None
     if stage != PRODUCTION and state.production == version:
         raise Conflict(
@@ -94,9 +97,9 @@ def decide(
 
 
 def rollback(store: Store, ledger: Ledger, name: str, *, who: str, why: str) -> Record:
-    """The completed ledger row that put back what was in Production before.
+    """The completed ledger row that put the previous version back in Production.
 
-    Raises Conflict when nothing was there before, NotFound, Corrupt as `promote` does.
+    Raises Conflict if there is no previous version, and NotFound and Corrupt as `promote` does.
     """
     _check_words(who, why)
     store.aliases(name)  # NotFound for an unknown model
@@ -120,30 +123,32 @@ def rollback(store: Store, ledger: Ledger, name: str, *, who: str, why: str) -> 
 
 
 def history(ledger: Ledger, name: str, at: datetime | None = None) -> list[Record]:
-    """Rows of a model in sequence; with `at`, only the one that had put in Production what was there then.
+    """Rows of a model in sequence.
 
-    A naive `at` is taken as UTC. A move made outside counts from when it was noticed.
+    With `at`, only the row that put the version in Production that was there at that instant. A
+    naive `at` is UTC. A move that was made outside counts from the time when it was adopted.
     """
     records = ledger.records(name)
     if at is None:
         return records
     instant = at.replace(tzinfo=UTC) if at.tzinfo is None else at
-    found = stages.in_production(records, instant)
-    return [found] if found else []
+    record = stages.in_production(records, instant)
+    return [record] if record else []
 
 
 def admit(store: Store, version: Version, stage: str) -> dict[str, Any]:
-    """Evidence that a version may enter a stage, for the ledger; raises what keeps it out. The gate belongs here.
+    """The gate: the ledger's evidence that a version may enter a stage, or the error that bars it.
 
-    Today: its bytes are those that were registered, and what its run measured.
+    The version's bytes must be the registered ones. The evidence is their manifest's hash and the
+    METRICS of the version's run.
     """
     if stage == ARCHIVED:
         return {}
     store.fetch(version)
-    measured = store.metrics(version)
-    return {key: measured[key] for key in METRICS if key in measured} | {
-        MANIFEST_TAG: version.tags[MANIFEST_TAG]
-    }
+    metrics = store.metrics(version)
+    evidence: dict[str, Any] = {key: metrics[key] for key in METRICS if key in metrics}
+    evidence[MANIFEST_TAG] = version.tags[MANIFEST_TAG]
+    return evidence
 
 
 def _check_stage(stage: str) -> None:
@@ -167,10 +172,10 @@ def _check_words(who: str, why: str) -> None:
 
 
 def settle(store: Store, ledger: Ledger, name: str) -> list[Record]:
-    """Rows of a model, all completed and in line with its aliases, before anything new is claimed.
+    """Rows of a model, all completed and in line with its aliases. Call this before a new claim.
 
-    A dead claim is completed, and an alias that was moved outside is adopted: the alias is the truth. Raises Conflict
-    while another process is at it.
+    It completes a dead claim. It adopts an alias that was moved outside: the alias is the truth.
+    Raises Conflict while another process changes the model.
     """
     records = ledger.records(name)
     if records and records[-1].completed_at is None:
@@ -179,15 +184,16 @@ def settle(store: Store, ledger: Ledger, name: str) -> list[Record]:
         resume(store, ledger, records)
         records = ledger.records(name)
     for stage, alias in ALIASES.items():
-        wanted, found = stages.expected(records).holder(stage), store.aliases(name).get(alias)
-        if found is not None and found != wanted:
-            adopt(store, ledger, records, name, stage, found)
+        expected_version = stages.expected(records).holder(stage)
+        aliased = store.aliases(name).get(alias)
+        if aliased is not None and aliased != expected_version:
+            adopt(store, ledger, records, name, stage, aliased)
             records = ledger.records(name)
     return records
 
 
 def resume(store: Store, ledger: Ledger, records: list[Record]) -> Record:
-    """Complete an abandoned claim, the last of `records`, or withdraw it when it must not be carried out any more."""
+    """Complete an abandoned claim, the last of `records`, or withdraw it if it is outdated."""
     record = ledger.take(records[-1])
     with ledger.holding(record):
         if _outdated(store, record):
@@ -197,12 +203,16 @@ def resume(store: Store, ledger: Ledger, records: list[Record]) -> Record:
 
 
 def _outdated(store: Store, record: Record) -> bool:
-    """Whether a claim that moved nothing lost its ground: its alias was moved outside, or its version went bad."""
+    """Whether a claim must be withdrawn.
+
+    It must be if its alias was moved outside before the claim moved it, or if the alias has yet to
+    move and the version is corrupt or no longer exists.
+    """
     alias = ALIASES.get(record.stage)
-    found = store.aliases(record.model).get(alias or "")
-    if alias is None or record.action == stages.ADOPT or found == record.version:
+    aliased = store.aliases(record.model).get(alias or "")
+    if alias is None or record.action == stages.ADOPT or aliased == record.version:
         return False
-    if found not in (None, record.from_version):
+    if aliased not in (None, record.from_version):
         return record.moved_at is None
     try:
         store.fetch(store.version(record.model, record.version))
@@ -214,7 +224,7 @@ def _outdated(store: Store, record: Record) -> bool:
 def adopt(
     store: Store, ledger: Ledger, records: list[Record], name: str, stage: str, version: int
 ) -> Record:
-    """Write down that an alias was moved outside, so that history and roll-back know."""
+    """Record that an alias was moved outside, so that history and roll-back include it."""
     decision = Decision(
         model=name,
         action=stages.ADOPT,
@@ -230,14 +240,14 @@ def adopt(
 def _carry_out(
     store: Store, ledger: Ledger, records: list[Record], decision: Decision, *, who: str, why: str
 ) -> Record:
-    """Claim the row after `records`, then do what was decided."""
+    """Claim the row after `records`, then carry out the decision."""
     last = records[-1] if records else None
     claimed = ledger.claim(decision, last, who=who, why=why)
     return _finish(store, ledger, [*records, claimed])
 
 
 def _finish(store: Store, ledger: Ledger, records: list[Record]) -> Record:
-    """Run all steps of the last record, which this process holds; let go of it when one fails."""
+    """Run all steps of the last record, which this process holds. A failed step releases it."""
     record = records[-1]
     with ledger.holding(record):
         move = Move(store, ledger, record, expected(store, record.model, records))
@@ -248,8 +258,9 @@ def _finish(store: Store, ledger: Ledger, records: list[Record]) -> Record:
 
 
 def expected(store: Store, name: str, records: list[Record]) -> State:
-    """What should be where, of the versions that still exist."""
-    return stages.expected(records).among({v.version for v in store.versions(name)})
+    """The state that the records prescribe for the versions that still exist."""
+    existing = {version.version for version in store.versions(name)}
+    return stages.expected(records).among(existing)
 
 
 # --- steps ------------------------------------------------------------------------------------
@@ -257,7 +268,7 @@ def expected(store: Store, name: str, records: list[Record]) -> State:
 
 @dataclass(frozen=True)
 class Move:
-    """A claimed row and what should be where once it is completed."""
+    """A claimed row and the state once the row is completed."""
 
     store: Store
     ledger: Ledger
@@ -266,57 +277,71 @@ class Move:
 
 
 def move_alias(move: Move) -> None:
-    """What is served changes here, at once. The time is written first: after a crash it cannot be known.
+    """Set the alias: the served version changes here, atomically.
 
-    An alias that was moved outside in the meantime is left alone: it is the truth, and adopted by whoever comes next.
+    The time is written first, because it cannot be known after a crash. If the alias was moved
+    outside in the meantime, it stays: it is the truth, and the next process adopts it.
     """
-    row, alias = move.record, ALIASES.get(move.record.stage)
-    found = move.store.aliases(row.model).get(alias or "")
-    if alias is None or row.action == stages.ADOPT or found == row.version:
+    row = move.record
+    alias = ALIASES.get(row.stage)
+    aliased = move.store.aliases(row.model).get(alias or "")
+    if alias is None or row.action == stages.ADOPT or aliased == row.version:
         return
-    if found in (None, row.from_version):
+    if aliased in (None, row.from_version):
         move.ledger.moving(row)
         move.store.set_alias(row.model, alias, row.version)
     elif row.moved_at is None:
         raise Conflict(
-            f"{row.model}: alias {alias} was moved outside to version {found} just now; look, then try again"
+            f"{row.model}: alias {alias} was moved outside to version {aliased} just now; "
+            "look, then try again"
         )
 
 
 def move_previous(move: Move) -> None:
-    """Where a roll-back goes from here."""
+    """Set the alias of the version that a roll-back returns to."""
     point(move.store, move.record.model, PREVIOUS, move.state.previous)
 
 
 def leave_staging(move: Move) -> None:
-    """A version that went to another stage is in Staging no more."""
-    row, alias = move.record, ALIASES[STAGING]
+    """Delete the alias `staging` if its version went to another stage."""
+    row = move.record
+    alias = ALIASES[STAGING]
     if row.stage != STAGING and move.store.aliases(row.model).get(alias) == row.version:
         move.store.delete_alias(row.model, alias)
 
 
 def write_tags(move: Move) -> None:
-    """The tag that makes a version's stage searchable."""
+    """Set the tag that makes a version's stage searchable."""
     for version, stage in wrong_tags(move.store, move.record.model, move.state).items():
         move.store.set_tag(move.record.model, version, stages.TAG, stage)
 
 
 def write_stages(move: Move) -> None:
-    """MLflow's own stages, for models:/NAME/Production."""
+    """Set MLflow's own stages, for models:/NAME/Production."""
     for version, stage in wrong_stages(move.store, move.record.model, move.state).items():
         move.store.set_stage(move.record.model, version, stage)
 
 
 def write_audit(move: Move) -> None:
-    """One MLflow run per row, found again by the row's hash."""
+    """Write one MLflow run per row. Its tag, the row's hash, identifies it after a crash."""
     row = move.ledger.record(move.record.model, move.record.sequence)
-    facts = {"model": row.model, "version": row.version, "from": row.from_version or "none", "stage": row.stage,
-             "action": row.action, "who": row.who, "why": row.why}  # fmt: skip
+    facts = {
+        "model": row.model,
+        "version": str(row.version),
+        "from": str(row.from_version or "none"),
+        "stage": row.stage,
+        "action": row.action,
+        "who": row.who,
+        "why": row.why,
+    }
     run_id = tracking.record(
-        move.store.settings, EXPERIMENT, f"{row.model} {row.action} {row.version}",
-        key=(PROMOTION_TAG, row.hash), facts={k: str(v) for k, v in facts.items()},
+        move.store.settings,
+        EXPERIMENT,
+        f"{row.model} {row.action} {row.version}",
+        key=(PROMOTION_TAG, row.hash),
+        facts=facts,
         data=row.to_json(),
-    )  # fmt: skip
+    )
     move.ledger.audited(row, run_id)
 
 
@@ -330,21 +355,21 @@ STEPS: tuple[Callable[[Move], None], ...] = (
 
 
 def point(store: Store, name: str, alias: str, version: int | None) -> None:
-    """Let an alias name this version, or nothing."""
-    found = store.aliases(name).get(alias)
-    if version is not None and found != version:
+    """Set an alias to this version; delete the alias if the version is None."""
+    aliased = store.aliases(name).get(alias)
+    if version is not None and aliased != version:
         store.set_alias(name, alias, version)
-    elif version is None and found is not None:
+    elif version is None and aliased is not None:
         store.delete_alias(name, alias)
 
 
 def wrong_tags(store: Store, name: str, state: State) -> Mapping[int, str]:
-    """Version -> stage that its tag should say."""
-    return stages.corrections(
-        state, {v.version: v.tags.get(stages.TAG, "") for v in store.versions(name)}
-    )
+    """Version -> right stage, for each version whose tag is wrong."""
+    tagged = {v.version: v.tags.get(stages.TAG, "") for v in store.versions(name)}
+    return stages.corrections(state, tagged)
 
 
 def wrong_stages(store: Store, name: str, state: State) -> Mapping[int, str]:
-    """Version -> stage that MLflow should hold it in."""
-    return stages.corrections(state, {v.version: v.stage for v in store.versions(name)})
+    """Version -> right stage, for each version whose stage in MLflow is wrong."""
+    in_mlflow = {v.version: v.stage for v in store.versions(name)}
+    return stages.corrections(state, in_mlflow)

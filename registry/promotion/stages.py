@@ -1,7 +1,8 @@
-"""What the ledger's rows say should be where: pure functions of the promotions of one model.
+"""The stages that the ledger's rows prescribe: pure functions of the promotions of one model.
 
-A promotion (or an adopted move from outside) into Production is pushed on a stack, a roll-back pops it. The top is
-in Production, the one below is where a roll-back goes.
+A promotion into Production pushes its version on a stack, and so does a move that was made outside
+and then adopted. A roll-back pops the stack. The top version is in Production; a roll-back goes to
+the version below it.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -15,7 +16,7 @@ STAGING = "Staging"
 ARCHIVED = "Archived"
 STAGES = (PRODUCTION, STAGING, ARCHIVED)
 
-# Aliases whose version is the truth; the alias `previous` follows from the stack.
+# The versions of these aliases are the truth. The alias `previous` is derived from the stack.
 ALIASES = {PRODUCTION: "production", STAGING: "staging"}
 PREVIOUS = "previous"
 TAG = "stage"
@@ -26,7 +27,7 @@ ADOPT = "adopt"
 
 
 class Row(Protocol):
-    """What is read of a ledger row."""
+    """The part of a ledger row that this module reads."""
 
     @property
     def action(self) -> str: ...
@@ -45,7 +46,7 @@ R = TypeVar("R", bound=Row)
 
 @dataclass(frozen=True)
 class State:
-    """Versions in each place, and the stage of every version that ever had one."""
+    """The stack of Production, the version in Staging, and the stage of each touched version."""
 
     stack: tuple[int, ...] = ()
     staging: int | None = None
@@ -64,19 +65,24 @@ class State:
         return {PRODUCTION: self.production, STAGING: self.staging}.get(stage)
 
     def among(self, versions: Collection[int]) -> "State":
-        """The same without versions that were deleted since; what is in Production stays, deleted or not."""
-        stack = [v for v in self.stack[:-1] if v in versions] + list(self.stack[-1:])
+        """This state with only these versions, those that still exist.
+
+        The version in Production stays, even if it was deleted.
+        """
+        below = [version for version in self.stack[:-1] if version in versions]
+        stack = [*below, *self.stack[-1:]]
+        without_repeats = tuple(version for version, _ in groupby(stack))
         staging = self.staging if self.staging in versions else None
-        return State(tuple(v for v, _ in groupby(stack)), staging, self.stages)
+        return State(without_repeats, staging, self.stages)
 
 
 def withdrawn(row: Row) -> bool:
-    """A claim that was given up before anything moved."""
+    """Whether a claim was withdrawn before anything moved."""
     return row.completed_at is not None and row.moved_at is None
 
 
 def expected(rows: Iterable[Row]) -> State:
-    """State after these rows (in sequence), the last of which may still be under way."""
+    """State after these rows (in sequence). The last row may still be in progress."""
     stack: list[int] = []
     staging: int | None = None
     touched: list[int] = []
@@ -88,44 +94,48 @@ def expected(rows: Iterable[Row]) -> State:
             staging = row.version
             continue
         if row.stage == PRODUCTION and row.action == ROLLBACK:
-            while (
-                stack and stack[-1] != row.version
-            ):  # more than one when versions in between were deleted
+            # This pops more than one version if versions in between were deleted.
+            while stack and stack[-1] != row.version:
                 stack.pop()
         elif row.stage == PRODUCTION and stack[-1:] != [row.version]:
             stack.append(row.version)
-        staging = None if staging == row.version else staging
+        if staging == row.version:
+            staging = None
     stages = dict.fromkeys(touched, ARCHIVED)
-    for version, stage in ((staging, STAGING), (stack[-1] if stack else None, PRODUCTION)):
-        if version is not None:
-            stages[version] = stage
+    if staging is not None:
+        stages[staging] = STAGING
+    if stack:
+        stages[stack[-1]] = PRODUCTION
     return State(tuple(stack), staging, stages)
 
 
-def correction(state: State, version: int, found: str) -> str | None:
-    """Stage that a version must be given, or None when `found` (its tag, or MLflow's stage) is right.
+def correction(state: State, version: int, current: str) -> str | None:
+    """The right stage of a version, or None if `current` (its tag or MLflow's stage) is right.
 
-    A version that never had a stage may be without one or Archived: MLflow archives what it replaces.
+    A version that the ledger never gave a stage may have none or be Archived: MLflow archives the
+    version that it replaces.
     """
-    wanted = state.stages.get(version)
-    if wanted is None:
-        return ARCHIVED if found in ALIASES else None
-    return None if wanted == found else wanted
+    expected_stage = state.stages.get(version)
+    if expected_stage is None:
+        return ARCHIVED if current in ALIASES else None
+    return None if expected_stage == current else expected_stage
 
 
-def corrections(state: State, found: Mapping[int, str]) -> dict[int, str]:
-    """Version -> stage of those that are wrong; what must go into Production or Staging comes first."""
-    wrong = {
-        version: stage
-        for version, was in found.items()
-        if (stage := correction(state, version, was))
-    }
-    return dict(sorted(wrong.items(), key=lambda item: STAGES.index(item[1])))
+def corrections(state: State, current: Mapping[int, str]) -> dict[int, str]:
+    """Version -> right stage of each version whose current stage is wrong.
+
+    Versions that must go into Production come first, then those for Staging.
+    """
+    right_stages = {}
+    for version, stage in current.items():
+        right_stage = correction(state, version, stage)
+        if right_stage is not None:
+            right_stages[version] = right_stage
+    return dict(sorted(right_stages.items(), key=lambda item: STAGES.index(item[1])))
 
 
 def in_production(rows: Sequence[R], at: datetime) -> R | None:
-    """The row that had put in Production what was there at an instant (aware)."""
-    moved = [
-        r for r in rows if r.stage == PRODUCTION and r.moved_at is not None and r.moved_at <= at
-    ]
+    """The row that put the version in Production that was there at an instant (aware)."""
+    into_production = [row for row in rows if row.stage == PRODUCTION]
+    moved = [row for row in into_production if row.moved_at is not None and row.moved_at <= at]
     return moved[-1] if moved else None

@@ -1,4 +1,4 @@
-"""Is one forecaster better than another: skill, and tests of 'both forecast equally well'.
+"""Comparison of two forecasters: skill, and tests of 'both forecast equally well'.
 
 Sources: Diebold and Mariano, JBES 13 (1995); Harvey, Leybourne and Newbold (HLN), IJF 13 (1997);
 Newey and West, Econometrica 55 (1987).
@@ -20,7 +20,7 @@ BARTLETT_LAGS = 20
 
 @dataclass(frozen=True)
 class DieboldMariano:
-    """Two-sided p-values of 'both forecast equally well'. The larger one counts."""
+    """Two-sided p-values of 'both forecast equally well'. The larger p-value counts."""
 
     p_hln: float  # rectangular window of h - 1 lags with the small-sample factor of HLN
     p_bartlett: float  # Bartlett window of 20 lags: volatility clusters beyond h - 1 lags
@@ -31,9 +31,9 @@ class DieboldMariano:
 
 
 def diebold_mariano(differences: Floats, horizon: int) -> DieboldMariano:
-    """Test of a loss difference per date [T]; average a panel over its series first.
+    """Test of one loss difference per date [T]; average a panel over its series first.
 
-    A long-run variance that is not positive (possible with the rectangular window) gives p = 1: no
+    If the long-run variance is not positive (possible with the rectangular window), p is 1: no
     evidence.
     """
     d = np.asarray(differences, dtype=np.float64)
@@ -49,7 +49,7 @@ def diebold_mariano(differences: Floats, horizon: int) -> DieboldMariano:
 def _p_value(d: Floats, weights: Floats, factor: float) -> float:
     """p of the mean of d [T]: Student's t with T - 1 degrees of freedom.
 
-    The variance of the mean comes from autocovariances, weighted from lag 0 on.
+    The variance of the mean comes from autocovariances; `weights` are those of lags 0, 1, ....
     """
     n = len(d)
     centred = d - d.mean()
@@ -71,26 +71,29 @@ class Skill:
 def against(
     scored: pd.DataFrame, reference: pd.DataFrame, step: int | None = None, *, every: int = 1
 ) -> Skill:
-    """Skill against a reference that was scored on the same rows, from every `every`-th session.
+    """Skill against a reference that was scored on the same rows.
 
-    CRPS is averaged over series (and steps, unless one `step` is asked for) per origin first, so
-    that every origin weighs the same, however many series take part. Outcomes of origins that far
-    apart overlap at horizon / every - 1 lags. Raises BadInput for other rows.
+    CRPS is first averaged per origin over series (and over steps, unless `step` selects one). So
+    each origin has the same weight, however many series take part. Origins are `every` sessions
+    apart: their outcomes overlap at horizon / every - 1 lags. Raises BadInput for other rows.
     """
     if not scored[KEYS].astype(str).equals(reference[KEYS].astype(str)):
         raise BadInput(
-            "model and reference were not scored on the same rows; evaluate both on the same origins"
+            "model and reference were not scored on the same rows; "
+            "evaluate both on the same origins"
         )
     horizon = step or int(scored[names.STEP].max())
-    ours, theirs = _per_origin(scored, step), _per_origin(reference, step)
-    if np.array_equal(ours, theirs):
+    model_crps = _per_origin(scored, step)
+    reference_crps = _per_origin(reference, step)
+    if np.array_equal(model_crps, reference_crps):
         return Skill(0.0, DieboldMariano(1.0, 1.0))
-    lags = -(-horizon // every)
-    return Skill(1 - float(ours.mean() / theirs.mean()), diebold_mariano(theirs - ours, lags))
+    skill = 1 - float(model_crps.mean() / reference_crps.mean())
+    lags = -(-horizon // every)  # rounded up
+    return Skill(skill, diebold_mariano(reference_crps - model_crps, lags))
 
 
 def _per_origin(scored: pd.DataFrame, step: int | None) -> Floats:
-    """Mean CRPS [O] of each origin, of all steps or of one."""
+    """Mean CRPS [O] of each origin, over all steps or at one step."""
     rows = scored[scored[names.STEP] == step] if step else scored
     means: Floats = rows.groupby(ORIGIN, observed=True)["crps"].mean().to_numpy()
     return means

@@ -13,8 +13,8 @@ import pandas as pd
 
 from registry.forecast.arrays import Floats
 
-ROUNDING = 1e-12  # of a return; a mean forecast so near to 0 counts as 0
-MIN_SERIES = 5  # fewer have hardly any ranks to correlate: two are always +1 or -1
+ROUNDING = 1e-12  # of a return; a mean forecast this close to 0 counts as 0
+MIN_SERIES = 5  # with fewer, a rank correlation says little: of two it is always +1 or -1
 
 
 def pinball(y: Floats, quantiles: Floats, levels: Sequence[float]) -> Floats:
@@ -28,7 +28,8 @@ def pinball(y: Floats, quantiles: Floats, levels: Sequence[float]) -> Floats:
 def crps(y: Floats, quantiles: Floats, levels: Sequence[float]) -> Floats:
     """CRPS [...] on a grid of levels: twice the mean pinball loss.
 
-    Gneiting and Raftery, eq. 21, discretised. It depends on the grid: compare only scores on the same levels.
+    Gneiting and Raftery, eq. 21, discretised. It depends on the grid: compare only scores on the
+    same levels.
     """
     score: Floats = 2 * pinball(y, quantiles, levels).mean(axis=-1)
     return score
@@ -46,11 +47,11 @@ def winkler(y: Floats, lower: Floats, upper: Floats, coverage: float) -> Floats:
 
 
 def direction(y: Floats, mean: Floats) -> Floats:
-    """1.0 where the mean forecast has the sign of the outcome, 0.0 where it has the other one.
+    """1.0 where the mean forecast has the sign of the outcome, 0.0 where it has the other sign.
 
-    The mean is the hit rate of Pesaran and Timmermann. They count a 0 as a miss. Here an outcome of
-    0 is NaN, because it has no direction, and a mean forecast of 0 (within ROUNDING) earns 0.5,
-    what tossing a coin would.
+    The mean of the scores is the hit rate of Pesaran and Timmermann. They count a 0 as a miss. Here
+    the score of an outcome of 0 is NaN, because it has no direction. A mean forecast of 0 (within
+    ROUNDING) scores 0.5, like a coin toss.
     """
     hit = 0.5 + 0.5 * np.sign(y) * np.sign(_without_rounding(mean))
     return np.where(y == 0, np.nan, hit)
@@ -59,21 +60,21 @@ def direction(y: Floats, mean: Floats) -> Floats:
 def rank_correlation(mean: Floats, y: Floats) -> Floats:
     """Spearman's correlation [T] across series of mean forecasts and outcomes [T, N].
 
-    Ties share their mean rank. It is Grinold's information coefficient, on ranks. NaN marks a
-    series that takes no part in a row. A row is NaN with fewer than MIN_SERIES series, or where all
-    values of one side are equal.
+    It is Grinold's information coefficient, on ranks; ties share their mean rank. NaN in an input
+    excludes a series from a row. The result of a row is NaN if it has fewer than MIN_SERIES series,
+    or if all its forecasts or all its outcomes are equal.
     """
-    known = ~(np.isnan(mean) | np.isnan(y))
-    a = _centred_ranks(_without_rounding(mean), known)
-    b = _centred_ranks(y, known)
+    present = ~(np.isnan(mean) | np.isnan(y))
+    a = _centred_ranks(_without_rounding(mean), present)
+    b = _centred_ranks(y, present)
     spread = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
-    enough = (known.sum(axis=1) >= MIN_SERIES) & (spread > 0)
+    enough = (present.sum(axis=1) >= MIN_SERIES) & (spread > 0)
     return np.where(enough, (a * b).sum(axis=1) / np.where(enough, spread, 1.0), np.nan)
 
 
-def _centred_ranks(values: Floats, known: npt.NDArray[np.bool_]) -> Floats:
-    """Ranks [T, N] within each row minus their mean; 0 where a value is not known."""
-    ranks = pd.DataFrame(np.where(known, values, np.nan)).rank(axis=1)
+def _centred_ranks(values: Floats, present: npt.NDArray[np.bool_]) -> Floats:
+    """Ranks [T, N] within each row minus their mean; 0 where a value is not present."""
+    ranks = pd.DataFrame(np.where(present, values, np.nan)).rank(axis=1)
     centred: Floats = ranks.sub(ranks.mean(axis=1), axis=0).to_numpy()
     return np.nan_to_num(centred)
 

@@ -1,4 +1,4 @@
-"""Rolling evaluation: a forecaster, a history and origins in; forecasts with outcomes out."""
+"""Rolling evaluation: forecasts of a history from many origins, with their outcomes."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -27,23 +27,25 @@ def origins_between(
     context: int = 1,
     every: int = 1,
 ) -> pd.DatetimeIndex:
-    """Every `every`-th session after `after` from which some series can be forecast and scored.
+    """Every `every`-th origin after `after`.
 
-    That series has `context` sessions up to it and `horizon` more after it, the last of them not
-    after `until`. Raises BadHistory (code NO_ORIGINS) when there is none.
+    An origin is a session from which a series can be forecast and scored: the series has `context`
+    sessions up to it and `horizon` sessions after it, the last of them not after `until`. Raises
+    BadHistory (code NO_ORIGINS) if there is none.
     """
-    known = history if until is None else history[history[names.DS] <= pd.Timestamp(until)]
-    whole = History.of(known, ())
-    usable = [
-        whole.ds[start + context - 1 : max(end - horizon, start)]
-        for start, end in pairwise(whole.bounds)
-    ]
+    if until is not None:
+        history = history[history[names.DS] <= pd.Timestamp(until)]
+    whole = History.of(history, ())
+    usable = []
+    for start, end in pairwise(whole.bounds):
+        usable.append(whole.ds[start + context - 1 : max(end - horizon, start)])
     sessions = np.unique(np.concatenate(usable or [whole.ds]))
     origins = sessions[sessions > np.datetime64(pd.Timestamp(after), "D")][::every]
     if not origins.size:
-        last = f"; the last that has is {sessions[-1]}" if sessions.size else ""
+        last = f"; the last such session is {sessions[-1]}" if sessions.size else ""
         raise BadHistory(
-            f"no session after {after} has {context} sessions up to it and {horizon} after it in any series{last}",
+            f"no session after {after} has {context} sessions up to it and {horizon} after it "
+            f"in any series{last}",
             code="NO_ORIGINS",
         )
     return pd.DatetimeIndex(origins.astype("datetime64[ns]"))
@@ -59,13 +61,15 @@ def rolling(
     context: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> pd.DataFrame:
-    """Forecasts from every origin with their outcomes: unique_id, origin, step, ds, y, mean, q...,
-    and what the forecast measured about itself.
+    """Forecasts from every origin, with their outcomes.
 
-    A series takes part at an origin when it has that session, at least `context` sessions up to it
-    and `horizon` after it. `context` is the model's min_context unless given: models that are
-    compared need the same. The forecaster gets rows up to the origin, at most `max_context` a
-    series. Rows are sorted by origin, series, step. `progress(done, all)` is called per origin.
+    Columns: unique_id, origin, step, ds, y, mean, q..., and the forecast's `measured` numbers. Rows
+    are sorted by origin, series, step.
+
+    A series takes part at an origin if it has that session, at least `context` sessions up to it
+    and `horizon` sessions after it. The default of `context` is the model's min_context; models
+    that are compared need the same one. The forecaster gets rows up to the origin, at most
+    `max_context` a series. `progress(done, all)` is called after each origin.
     """
     spec = forecaster.spec
     request = spec.request({"horizon": horizon, "levels": levels or spec.levels})
@@ -79,7 +83,8 @@ def rolling(
     _check_places(places, origins, spec, context, horizon)
     forecasts = []
     for done, place in enumerate(places, 1):
-        forecast = forecast_of(forecaster, _known(whole, place, spec.max_context), request)
+        until_origin = _until_origin(whole, place, spec.max_context)
+        forecast = forecast_of(forecaster, until_origin, request)
         forecasts.append(forecast.at(request.levels))
         if progress:
             progress(done, len(origins))
@@ -89,10 +94,10 @@ def rolling(
 def _with_outcomes(
     whole: History, places: Places, origins: pd.DatetimeIndex, forecasts: Sequence[Forecast]
 ) -> pd.DataFrame:
-    """One row for each origin, series and step; places are [O, N]."""
+    """One row for each origin, series and step. `places` [O, N] are the rows of the origins."""
     first = forecasts[0]
     horizon = first.horizon
-    origin, series = np.nonzero(places >= 0)  # [K], one for each forecast series
+    origin, series = np.nonzero(places >= 0)  # [K], K forecast series in all
     rows = (places[origin, series, None] + np.arange(1, horizon + 1)).reshape(-1)  # [K * H]
     keys = {
         names.UNIQUE_ID: np.array(whole.ids, dtype=object)[np.repeat(series, horizon)],
@@ -125,7 +130,7 @@ def _places(whole: History, origins: Dates, context: int, horizon: int) -> Place
 def _check_places(
     places: Places, origins: pd.DatetimeIndex, spec: ModelSpec, context: int, horizon: int
 ) -> None:
-    """Some series at every origin; all of them for a joint model."""
+    """At every origin at least one series takes part; for a joint model, all do."""
     count = (places >= 0).sum(axis=1)
     needed = places.shape[1] if spec.joint else 1
     short = np.flatnonzero(count < needed)
@@ -133,13 +138,13 @@ def _check_places(
         raise BadHistory(
             f"{count[short[0]]} of {places.shape[1]} series have {context} sessions up to "
             f"{origins[short[0]]:%Y-%m-%d} and {horizon} after it, {spec.name} needs {needed}; "
-            f"{short.size} of {len(origins)} origins are like that",
+            f"{short.size} of {len(origins)} origins have too few",
             code="NO_ORIGINS",
         )
 
 
-def _known(whole: History, place: Places, max_context: int) -> History:
-    """What is known at the close of an origin: at most `max_context` sessions of each series."""
+def _until_origin(whole: History, place: Places, max_context: int) -> History:
+    """The history up to an origin: at most `max_context` sessions of each series taking part."""
     series = np.flatnonzero(place >= 0)
     ends = place[series] + 1
     starts = np.maximum(whole.bounds[series], ends - max_context)

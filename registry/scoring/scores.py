@@ -1,4 +1,4 @@
-"""Scores of forecasts with outcomes, row by row and on average, and how reliable the levels are."""
+"""Scores of forecasts with outcomes: per row, on average, and the reliability of levels."""
 
 import re
 
@@ -11,28 +11,28 @@ from registry.scoring import metrics
 from registry.scoring.rolling import KEYS, ORIGIN
 
 BANDS = (0.5, 0.8, 0.9)  # central bands whose coverage is scored
-PUBLISHED = {"abs_error": "mae_median"} | {
-    f"covered_{100 * band:.0f}": f"coverage_{100 * band:.0f}" for band in BANDS
-}
+_COVERAGES = {f"covered_{100 * band:.0f}": f"coverage_{100 * band:.0f}" for band in BANDS}
+PUBLISHED = {"abs_error": "mae_median"} | _COVERAGES
 _LEVEL = re.compile(r"q\d+(\.\d+)?(e-\d+)?")
 
 
 def levels_of(frame: pd.DataFrame) -> tuple[float, ...]:
     """Levels of a frame's quantile columns, in order."""
-    return tuple(float(c[1:]) for c in frame.columns if _LEVEL.fullmatch(c))
+    return tuple(float(column[1:]) for column in frame.columns if _LEVEL.fullmatch(column))
 
 
 def scores(forecasts: pd.DataFrame) -> pd.DataFrame:
     """Scores of each row of `rolling`.
 
-    pinball, crps, abs_error of the median, bias and direction of the mean; `covered_90`,
-    `winkler_90` and so on for each central band that the levels span, its edges interpolated
-    between levels; and whatever the forecast measured about itself.
+    They are pinball, crps, abs_error of the median, bias and direction of the mean. For each
+    central band within the levels, there are `covered_90`, `winkler_90` and so on; the edges of the
+    band are interpolated between levels. The forecast's `measured` numbers are copied.
     """
     levels = levels_of(forecasts)
     columns = [names.quantile_column(level) for level in levels]
     q = forecasts[columns].to_numpy()
-    y, mean = forecasts[names.Y].to_numpy(), forecasts[names.MEAN].to_numpy()
+    y = forecasts[names.Y].to_numpy()
+    mean = forecasts[names.MEAN].to_numpy()
     out = forecasts[KEYS].copy()
     out["crps"] = metrics.crps(y, q, levels)
     out["pinball"] = out["crps"] / 2
@@ -46,13 +46,13 @@ def scores(forecasts: pd.DataFrame) -> pd.DataFrame:
             lower, upper = interpolated(q, levels, edges).T
             out[f"covered_{100 * band:.0f}"] = metrics.inside(y, lower, upper)
             out[f"winkler_{100 * band:.0f}"] = metrics.winkler(y, lower, upper, band)
-    known = {*KEYS, names.DS, names.Y, names.MEAN, *columns}
-    measured = [name for name in forecasts.columns if name not in known]
+    of_rolling = {*KEYS, names.DS, names.Y, names.MEAN, *columns}
+    measured = [name for name in forecasts.columns if name not in of_rolling]
     return out.assign(**{name: forecasts[name] for name in measured})
 
 
 def means(scored: pd.DataFrame, by: str | None = None) -> pd.DataFrame:
-    """Mean scores under their published names: one row, or one per value of `by`, a key."""
+    """Mean scores under their published names: one row, or one per value of the key `by`."""
     values = scored.drop(columns=KEYS)
     if by is None:
         return values.mean().to_frame().T.rename(columns=PUBLISHED)
@@ -60,13 +60,14 @@ def means(scored: pd.DataFrame, by: str | None = None) -> pd.DataFrame:
 
 
 def rank_ic(forecasts: pd.DataFrame) -> dict[int, float]:
-    """Rank information coefficient of each step: the mean over origins of the rank correlation,
-    across series, of mean forecast and outcome.
+    """Rank information coefficient of each step.
 
-    A step at which no origin has enough series is left out (see `metrics.rank_correlation`).
+    It is the rank correlation of mean forecasts and outcomes across series, averaged over origins.
+    A step is left out if no origin has enough series (see `metrics.rank_correlation`).
     """
-    index, columns = [ORIGIN, names.STEP], names.UNIQUE_ID
-    wide = forecasts.pivot(index=index, columns=columns, values=[names.MEAN, names.Y])
+    wide = forecasts.pivot(
+        index=[ORIGIN, names.STEP], columns=names.UNIQUE_ID, values=[names.MEAN, names.Y]
+    )
     ic = metrics.rank_correlation(wide[names.MEAN].to_numpy(), wide[names.Y].to_numpy())
     steps = wide.index.get_level_values(names.STEP)
     by_step = pd.Series(ic, steps).groupby(level=0).mean().dropna()
@@ -77,6 +78,8 @@ def reliability(forecasts: pd.DataFrame) -> pd.DataFrame:
     """Observed share of outcomes at or below each quantile: level, observed, n."""
     levels = levels_of(forecasts)
     y = forecasts[names.Y].to_numpy()
-    below = [y <= forecasts[names.quantile_column(level)].to_numpy() for level in levels]
-    observed = [float(part.mean()) for part in below]
+    observed = []
+    for level in levels:
+        below = y <= forecasts[names.quantile_column(level)].to_numpy()
+        observed.append(float(below.mean()))
     return pd.DataFrame({"level": levels, "observed": observed, "n": len(y)})

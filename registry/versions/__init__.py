@@ -1,1 +1,1 @@
-"""Versions of registered models: their files, their code, MLflow. The only home of mlflow."""
+"""Versions of registered models: files, code, MLflow. Only this package imports mlflow."""

@@ -1,10 +1,10 @@
-"""The folder of a registered version: what goes into it.
+"""The contents of a registered version's folder.
 
-MLmodel, requirements.txt, ...       MLflow's own
+MLmodel, requirements.txt, ...       written by MLflow
 loader.py                            a few lines that hand our wrapper to MLflow
-code/registry, code/mlprojects       what the version runs: the import closure of its family's
-                                     model.py and of the wrapper; nothing of training
-artifacts/model/spec.json            the ModelSpec; beside it what the family saved
+code/registry, code/mlprojects       the code that the version runs: the import closure of its
+                                     family's model.py and of the wrapper; no training code
+artifacts/model/spec.json            the ModelSpec; beside it the files that the family saved
 manifest.json                        sha256 and size of every other file
 """
 
@@ -34,13 +34,15 @@ def stage(
 ) -> dict[str, Any]:
     """Lay out loader, code and model under `directory`, for `mlflow.pyfunc.save_model`.
 
-    `save(path)` writes the family's own files. Returns the arguments that say where things are.
+    `save(path)` writes the family's files. Returns the arguments that name the paths.
     """
-    code, model = directory / "code", directory / "model"
+    code = directory / "code"
+    model = directory / "model"
     model.mkdir(parents=True)
     for path in code_files(checkout, spec.family, *spec.uses):
-        (code / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(checkout / path, code / path)
+        target = code / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(checkout / path, target)
     (directory / "loader.py").write_text(LOADER)
     save(model)
     write_spec(spec, model)
@@ -53,17 +55,20 @@ def stage(
 
 def code_files(checkout: Path, *families: str) -> tuple[Path, ...]:
     """Files that a version of these families runs, relative to `checkout`."""
-    return closure(checkout, WRAPPER, *(f"mlprojects.{family}.model" for family in families))
+    models = [f"mlprojects.{family}.model" for family in families]
+    return closure(checkout, WRAPPER, *models)
 
 
 def code_digest(checkout: Path, *families: str) -> str:
     """Digest of the code that a version of these families would hold if it were logged now."""
     files = code_files(checkout, *families)
-    return digest({f"{CODE}{path.as_posix()}": sha256(checkout / path) for path in files})
+    hashes = {f"{CODE}{path.as_posix()}": sha256(checkout / path) for path in files}
+    return digest(hashes)
 
 
 def training_digest(checkout: Path, *families: str) -> str:
-    """Digest of all code of ours that decides what training these families gives."""
+    """Digest of all repository code that affects the result of training these families."""
     modules = [f"mlprojects.{family}.{part}" for family in families for part in ("train", "model")]
     files = closure(checkout, WRAPPER, *modules)
-    return digest({path.as_posix(): sha256(checkout / path) for path in files})
+    hashes = {path.as_posix(): sha256(checkout / path) for path in files}
+    return digest(hashes)

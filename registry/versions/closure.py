@@ -1,7 +1,7 @@
-"""Which files of ours a module runs: its imports, and theirs, found in the sources.
+"""The import closure of a module: the repository files that it runs, found by parsing sources.
 
-A version ships these files and no others, so that an edit of training code or of another family
-leaves it the same code.
+A version ships only these files. So an edit of training code or of another family does not change
+the version's code.
 """
 
 import ast
@@ -11,15 +11,16 @@ from pathlib import Path
 
 from registry.errors import KronosError
 
-OURS = ("registry", "mlprojects")
-TYPES_ONLY = ("TYPE_CHECKING", "typing.TYPE_CHECKING")  # conditions that only a type checker meets
+PACKAGES = ("registry", "mlprojects")  # imports of other packages are not followed
+TYPES_ONLY = ("TYPE_CHECKING", "typing.TYPE_CHECKING")  # true for a type checker only
 
 
 def closure(checkout: Path, *modules: str) -> tuple[Path, ...]:
     """Files under `checkout` that `modules` run, relative to it and sorted.
 
-    Imports inside functions count, those under `if TYPE_CHECKING:` do not. What is imported by a
-    name that is computed cannot be seen: name it among `modules`.
+    Imports inside functions count; imports under `if TYPE_CHECKING:` do not. A module that is
+    imported by a computed name is not found: add it to `modules`. Raises KronosError for a relative
+    import.
     """
     files: set[Path] = set()
     waiting = [_file(checkout, module) for module in modules]
@@ -36,13 +37,13 @@ def closure(checkout: Path, *modules: str) -> tuple[Path, ...]:
 
 
 def _packages(checkout: Path, path: Path) -> list[Path]:
-    """The `__init__.py` of every package that a file lies in, where there is one."""
+    """The `__init__.py` of every package around a file, if the package has one."""
     candidates = [folder / "__init__.py" for folder in path.parents if folder != Path()]
     return [candidate for candidate in candidates if (checkout / candidate).is_file()]
 
 
 def _file(checkout: Path, module: str) -> Path | None:
-    """File of a module or package of ours; None for a name within a module, or a namespace."""
+    """File of a module or package; None for a name within a module and for a namespace package."""
     base = Path(*module.split("."))
     for path in (base.with_suffix(".py"), base / "__init__.py"):
         if (checkout / path).is_file():
@@ -52,7 +53,7 @@ def _file(checkout: Path, module: str) -> Path | None:
 
 @lru_cache(maxsize=1024)
 def _imported(source: Path, modified_ns: int) -> tuple[str, ...]:  # noqa: ARG001 - part of the key
-    """Modules of ours that a file names in its imports, and names in them that may be modules."""
+    """Names under PACKAGES that a file imports. A name from a package may be a module or not."""
     tree = ast.parse(source.read_text(), filename=str(source))
     modules: list[str] = []
     for node in _nodes(tree):
@@ -61,15 +62,18 @@ def _imported(source: Path, modified_ns: int) -> tuple[str, ...]:  # noqa: ARG00
         elif isinstance(node, ast.ImportFrom):
             if node.level:
                 raise KronosError(f"{source}:{node.lineno}: a relative import; name the package")
-            modules += [str(node.module), *(f"{node.module}.{a.name}" for a in node.names)]
-    return tuple(module for module in modules if module.split(".")[0] in OURS)
+            modules.append(str(node.module))
+            modules += [f"{node.module}.{alias.name}" for alias in node.names]
+    return tuple(module for module in modules if module.split(".")[0] in PACKAGES)
 
 
 def _nodes(node: ast.AST) -> Iterator[ast.AST]:
-    """All nodes below one, but for those that only a type checker reads."""
+    """All nodes below a node, except those that only a type checker reads."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.If) and ast.unparse(child.test) in TYPES_ONLY:
-            yield from (n for part in child.orelse for n in (part, *_nodes(part)))
+            for part in child.orelse:
+                yield part
+                yield from _nodes(part)
             continue
         yield child
         yield from _nodes(child)

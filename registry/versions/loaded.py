@@ -1,4 +1,4 @@
-"""A registered version as a Forecaster, in this process or in one of its own."""
+"""A registered version as a Forecaster, in this process or in a separate one."""
 
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ from registry.versions.worker import Worker
 
 
 class LoadedVersion:
-    """A verified version that forecasts; the same bits here and in a process of its own.
+    """A verified version that forecasts. A separate process gives the same bits as this one.
 
-    Use it as a context manager, or close it: a process of its own then ends.
+    Use it as a context manager, or close it: then the separate process ends.
     """
 
     def __init__(self, version: Version, forecaster: Forecaster) -> None:
@@ -26,7 +26,7 @@ class LoadedVersion:
 
     @classmethod
     def of(cls, version: Version, root: Path) -> "LoadedVersion":
-        """The verified version at `root`: here if this process runs the code that it holds."""
+        """The verified version at `root`; in this process if it runs the version's own code."""
         model_dir = root / manifest.MODEL_DIR
         try:
             manifest.check_code(manifest.read(root))
@@ -43,13 +43,14 @@ class LoadedVersion:
         return not isinstance(self._forecaster, Worker)
 
     def predict(self, history: History, request: Request) -> Forecast:
-        """Checked forecast at spec.levels. Raises what `answer` raises."""
+        """Checked forecast at spec.levels. Raises the errors of `answer`."""
         return forecast_of(self._forecaster, history, request)
 
     def forecast(self, history: Any, **parameters: Any) -> Any:
-        """Reply to a table of returns: horizon, levels, seed, output and the model's options.
+        """Reply to a table of returns, in the form that `output` names: by default a frame.
 
-        A frame of returns, or what `output` asks for. Raises what `answer` raises.
+        `parameters` are horizon, levels, seed, output and the model's options. Raises the errors of
+        `answer`.
         """
         return answer(self._forecaster, history, parameters)
 

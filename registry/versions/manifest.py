@@ -1,6 +1,6 @@
-"""The manifest of a version: sha256 and size of every file, compared before anything is loaded.
+"""The manifest of a version: sha256 and size of every file, checked before anything is loaded.
 
-It also tells which code the version holds, and whether this process would run that very code.
+It also lists the version's code, so that a process can check whether it would run that very code.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from registry.errors import CodeMismatch, Corrupt
 
 MANIFEST = "manifest.json"
 FORMAT = 1
-CODE = "code/"  # what the version runs, under the names it is imported by
+CODE = "code/"  # the code that the version runs, under its import names
 MODEL_DIR = "artifacts/model"
 MLFLOWS = "registered_model_meta"  # MLflow writes it into the folder when it resolves models:/
 CACHE = "__pycache__"  # Python writes it when plain MLflow imports the version's code
@@ -35,34 +35,37 @@ def digest(files: Mapping[str, str]) -> str:
 
 
 def seal(root: Path) -> str:
-    """Write the manifest of the version at `root`, complete but for it; returns its sha256."""
+    """Write the manifest of the otherwise complete version at `root`. Returns its sha256."""
     _drop_caches(root)
     (root / MANIFEST).write_text(json.dumps(_build(root), indent=1, sort_keys=True) + "\n")
     return sha256(root / MANIFEST)
 
 
 def _build(root: Path) -> dict[str, Any]:
-    """Manifest of every file under `root` but the manifest and what MLflow and Python leave."""
+    """Manifest of the version's files."""
     hashes = {path: sha256(root / path) for path in _files(root)}
-    files = {p: {"sha256": hashes[p], "size": (root / p).stat().st_size} for p in hashes}
+    files = {}
+    for path, value in hashes.items():
+        files[path] = {"sha256": value, "size": (root / path).stat().st_size}
     code = {path: value for path, value in hashes.items() if path.startswith(CODE)}
     return {"format": FORMAT, "code_digest": digest(code), "files": files}
 
 
 def read(root: Path) -> dict[str, Any]:
-    """Manifest of a version that was verified before."""
+    """Manifest of a version that is already verified."""
     manifest: dict[str, Any] = json.loads((root / MANIFEST).read_bytes())
     return manifest
 
 
 def _files(root: Path) -> list[str]:
+    """Files of a version: all but the manifest itself and the files that MLflow and Python add."""
     paths = [p.relative_to(root) for p in root.rglob("*") if p.is_file() or p.is_symlink()]
-    kept = [p for p in paths if p.name not in (MANIFEST, MLFLOWS) and CACHE not in p.parts]
-    return sorted(path.as_posix() for path in kept)
+    files = [p for p in paths if p.name not in (MANIFEST, MLFLOWS) and CACHE not in p.parts]
+    return sorted(path.as_posix() for path in files)
 
 
 def _drop_caches(root: Path) -> None:
-    """Remove the bytecode beside the version's sources: Python would run it unchecked."""
+    """Remove the bytecode beside the version's sources, because Python would run it unchecked."""
     for cache in root.rglob(CACHE):
         shutil.rmtree(cache, ignore_errors=True)
 
@@ -73,9 +76,9 @@ def _drop_caches(root: Path) -> None:
 def verify(root: Path, *, manifest_sha256: str | None = None) -> dict[str, Any]:
     """Manifest of the version at `root`, after every byte was compared with it.
 
-    `manifest_sha256` is what the registry recorded, so that the manifest itself cannot be
-    exchanged. Bytecode caches are no part of a version and are removed. Raises Corrupt naming the
-    first file that is missing, unexpected or different.
+    `manifest_sha256` is the hash that the registry recorded; it protects the manifest itself
+    against replacement. Bytecode caches are not part of a version and are removed. Raises Corrupt,
+    which names the first file that is missing, unexpected or different.
     """
     _drop_caches(root)
     path = root / MANIFEST
@@ -85,7 +88,8 @@ def verify(root: Path, *, manifest_sha256: str | None = None) -> dict[str, Any]:
         )
     if manifest_sha256 is not None and sha256(path) != manifest_sha256:
         raise Corrupt(
-            f"{path} is not the manifest that was registered; do not load this version, train it again"
+            f"{path} is not the manifest that was registered; "
+            "do not load this version, train it again"
         )
     manifest = _parsed(path)
     _compare(root, manifest["files"])
@@ -120,10 +124,11 @@ def _compare(root: Path, listed: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def check_code(manifest: Mapping[str, Any]) -> None:
-    """Raise CodeMismatch unless this process would run exactly the code that the version holds.
+    """Raise CodeMismatch unless this process would run exactly the version's code.
 
-    Python imports a name once per process: a second version with other code would silently run the
-    first one's. So would a version of a file that was edited after this process looked at it.
+    Python imports a module name once per process. So a second version with other code would
+    silently run the code of the first. The same holds for a file that was edited after this process
+    first hashed it.
     """
     for name, entry in manifest["files"].items():
         if not name.startswith(CODE):
@@ -131,15 +136,15 @@ def check_code(manifest: Mapping[str, Any]) -> None:
         module = _module(name)
         origin = _origin(module)
         if origin is None or _first_sha256(origin) != entry["sha256"]:
-            where = origin or "nowhere"
             raise CodeMismatch(
-                f"{module} would run from {where}, which is not the code this version was logged with"
+                f"{module} would run from {origin or 'nowhere'}, "
+                "which is not the code this version was logged with"
             )
 
 
 @lru_cache(maxsize=4096)
 def _first_sha256(source: Path) -> str:
-    """sha256 of a source file when this process first asked; what it imports stays as it was then."""
+    """sha256 of a source file at the first call: an imported module stays as it was then."""
     return sha256(source)
 
 

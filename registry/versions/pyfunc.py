@@ -1,4 +1,4 @@
-"""The single wrapper between a Forecaster and MLflow; every version holds it."""
+"""The only wrapper between a Forecaster and MLflow; every version ships it."""
 
 import logging
 from pathlib import Path
@@ -16,16 +16,18 @@ from registry.versions import manifest
 
 
 class ServedError(MlflowException):  # type: ignore[misc]
-    """An error of ours as the scoring server answers it: our code, status and message.
+    """A KronosError in the form that MLflow's scoring server passes on: code, status and message.
 
-    The server prefixes the message of an MlflowException with a dump of the request, so the message
-    of this one cannot be replaced. It answers any other exception with a stack trace.
+    The server prefixes the message of an MlflowException with a dump of the request. So the message
+    of this exception cannot be replaced. Any other exception makes the server reply with a stack
+    trace.
     """
 
     def __init__(self, error: KronosError) -> None:
-        known = INVALID_PARAMETER_VALUE if error.status < 500 else INTERNAL_ERROR
-        self._message, self._status = error.message, error.status
-        super().__init__(error.message, error_code=known, code=error.code)
+        mlflow_code = INVALID_PARAMETER_VALUE if error.status < 500 else INTERNAL_ERROR
+        self._message = error.message
+        self._status = error.status
+        super().__init__(error.message, error_code=mlflow_code, code=error.code)
 
     @property
     def message(self) -> str:
@@ -33,14 +35,14 @@ class ServedError(MlflowException):  # type: ignore[misc]
 
     @message.setter
     def message(self, value: str) -> None:
-        """Ignored: see the class."""
+        """Do nothing; the class docstring says why."""
 
     def get_http_status_code(self) -> int:
         return self._status
 
 
 class ForecastModel(PythonModel):  # type: ignore[misc]
-    """Loads the version it lies in, checks what comes in and what goes out."""
+    """Loads the version that holds it, and checks each request and reply."""
 
     def load_context(self, context: Any) -> None:
         """Verify the version's bytes and code, then load it. Raises Corrupt, CodeMismatch."""
@@ -48,25 +50,26 @@ class ForecastModel(PythonModel):  # type: ignore[misc]
         root = model_dir.parents[1]
         if root / manifest.MODEL_DIR != model_dir:
             raise Corrupt(
-                f"{model_dir} is not where a version of ours keeps its model; expected {manifest.MODEL_DIR}"
+                f"found the model in {model_dir}, "
+                f"expected it in {manifest.MODEL_DIR} of the version's folder"
             )
         manifest.check_code(manifest.verify(root))
         self.forecaster = load_forecaster(model_dir)
 
-    # The hint pd.DataFrame is one of the few that MLflow does not take for a signature of its own.
+    # From most type hints MLflow derives a signature; from pd.DataFrame it does not.
     def predict(
         self,
         context: Any,  # noqa: ARG002
         model_input: pd.DataFrame,
         params: dict[str, Any] | None = None,
     ) -> Any:
-        """Reply to a history frame; `params` hold horizon, levels, seed, output and options."""
+        """Reply to a history frame; `params` holds horizon, levels, seed, output and options."""
         name = self.forecaster.spec.name
         try:
             return answer(self.forecaster, model_input, params or {})
         except KronosError as error:
             raise ServedError(error) from None
-        except Exception as error:  # of any other, the scoring server would answer the stack trace
+        except Exception as error:  # else the scoring server would reply with the stack trace
             logging.getLogger(__name__).exception("%s failed", name)
             failed = KronosError(f"{name} failed; the server's log says how")
             raise ServedError(failed) from error

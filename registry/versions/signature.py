@@ -1,4 +1,4 @@
-"""The contract as an MLflow signature: columns in, columns out, parameters from the spec."""
+"""A model's contract as an MLflow signature: input columns, output columns, parameters."""
 
 from typing import Any
 
@@ -24,37 +24,33 @@ _PARAM_TYPES = {
 
 
 def build(spec: ModelSpec) -> ModelSignature:
-    """Signature of a model: its required columns; frame output; horizon, levels, seed, output and its options."""
+    """Signature of a model.
+
+    Inputs: its required and optional columns. Outputs: the columns of a frame reply. Parameters:
+    horizon, levels, seed, output and the model's options.
+    """
+    inputs = [_column(name) for name in spec.columns]
+    inputs += [_column(name, required=False) for name in spec.optional]
+
     quantiles = [names.quantile_column(level) for level in spec.levels]
-    return ModelSignature(
-        inputs=Schema(
-            [
-                *map(_column, spec.columns),
-                *(_column(name, required=False) for name in spec.optional),
-            ]
-        ),
-        outputs=Schema(
-            [
-                *map(_column, (names.UNIQUE_ID, names.STEP, names.DS, names.MEAN, *quantiles)),
-                _column(names.NOTES, required=False),
-            ]
-        ),
-        params=ParamSchema(
-            [
-                ParamSpec("horizon", DataType.long, spec.max_horizon),
-                ParamSpec(
-                    "levels", DataType.double, np.array(spec.levels, dtype=np.float64), (-1,)
-                ),
-                ParamSpec("seed", DataType.long, 0),
-                ParamSpec("output", DataType.string, names.OUTPUTS[0]),
-                *(ParamSpec(o.name, _PARAM_TYPES[o.type], o.default) for o in spec.options),
-            ]
-        ),
-    )
+    reply = (names.UNIQUE_ID, names.STEP, names.DS, names.MEAN, *quantiles)
+    outputs = [_column(name) for name in reply]
+    outputs.append(_column(names.NOTES, required=False))
+
+    levels = np.array(spec.levels, dtype=np.float64)
+    params = [
+        ParamSpec("horizon", DataType.long, spec.max_horizon),
+        ParamSpec("levels", DataType.double, levels, (-1,)),
+        ParamSpec("seed", DataType.long, 0),
+        ParamSpec("output", DataType.string, names.OUTPUTS[0]),
+    ]
+    for option in spec.options:
+        params.append(ParamSpec(option.name, _PARAM_TYPES[option.type], option.default))
+    return ModelSignature(Schema(inputs), Schema(outputs), ParamSchema(params))
 
 
 def metadata(spec: ModelSpec) -> dict[str, Any]:
-    """What a signature cannot say of the history: which symbols, and whether they come together."""
+    """Facts about the history that a signature cannot hold: universe, joint and subset."""
     return {
         "universe": list(spec.universe) if spec.universe else None,
         "joint": spec.joint,

@@ -1,4 +1,4 @@
-"""Registered models in MLflow: log, find, load, aliases, tags and stages."""
+"""The store of registered models in MLflow: log, find, load, set aliases, tags and stages."""
 
 import contextlib
 import json
@@ -28,7 +28,7 @@ from registry.versions.version import Version
 MANIFEST_TAG = "manifest_sha256"
 _NAME = re.compile(r"[a-z0-9_]{1,64}")
 _REQUIREMENT = re.compile(r"^([A-Za-z0-9_.-]+)==(\S+)")
-DESCRIPTION_LIMIT = 5000  # characters; MLflow's column on PostgreSQL takes no more
+DESCRIPTION_LIMIT = 5000  # characters; the size of MLflow's column on PostgreSQL
 BASE_REQUIREMENTS = ("mlflow", "numpy", "pandas", "pyarrow", "exchange_calendars")
 
 
@@ -42,14 +42,15 @@ class Store:
     # --- find -----------------------------------------------------------------------------
 
     def names(self) -> list[str]:
-        return sorted(m.name for m in self.client.search_registered_models(max_results=1000))
+        models = self.client.search_registered_models(max_results=1000)
+        return sorted(model.name for model in models)
 
     def versions(self, name: str) -> list[Version]:
         """All versions of a model, newest first. Raises NotFound."""
         aliases = self.aliases(name)
         entities = self.client.search_model_versions(f"name='{name}'", max_results=10_000)
         versions = [Version.of(entity, aliases) for entity in entities]
-        return sorted(versions, key=lambda v: -v.version)
+        return sorted(versions, key=lambda version: -version.version)
 
     def version(self, name: str, number: int) -> Version:
         """One version. Raises NotFound."""
@@ -71,27 +72,32 @@ class Store:
         except MlflowException as error:
             _reraise_unless_missing(error)
             raise NotFound(
-                f"no model {name!r} is registered; `python -m registry list` shows those that are"
+                f"no model {name!r} is registered; `python -m registry list` shows all models"
             ) from error
         return {alias: int(version) for alias, version in model.aliases.items()}
 
     def resolve(self, reference: str) -> Version:
-        """Version of 'nbeats' (Production), 'nbeats/3', 'nbeats/latest', 'nbeats@staging' or 'nbeats/Staging'."""
+        """Version that a reference names.
+
+        References are 'nbeats' (Production), 'nbeats/3', 'nbeats/latest', 'nbeats@staging' and
+        'nbeats/Staging'. Raises NotFound.
+        """
         reference = reference.removeprefix("models:/")
         name, _, alias = reference.partition("@")
         name, _, selector = name.partition("/")
         if selector.isdigit():
             return self.version(name, int(selector))
-        wanted = (alias or selector or "production").lower()
-        if wanted == "latest":
+        alias = (alias or selector or "production").lower()
+        if alias == "latest":
             versions = self.versions(name)
             if not versions:
                 raise NotFound(f"{name} has no versions")
             return versions[0]
-        number = self.aliases(name).get(wanted)
+        number = self.aliases(name).get(alias)
         if number is None:
             raise NotFound(
-                f"{name} has nothing in {wanted}; promote one: `python -m registry promote {name} VERSION`"
+                f"{name} has nothing in {alias}; "
+                f"promote one: `python -m registry promote {name} VERSION`"
             )
         return self.version(name, number)
 
@@ -99,13 +105,13 @@ class Store:
         """Newest version that has all these tags, or None."""
         if name not in self.names():
             return None
-        matching = (
-            v for v in self.versions(name) if all(v.tags.get(k) == t for k, t in tags.items())
-        )
-        return next(matching, None)
+        for version in self.versions(name):
+            if all(version.tags.get(key) == value for key, value in tags.items()):
+                return version
+        return None
 
     def metrics(self, version: Version) -> dict[str, float]:
-        """Last value of every metric of the run that made a version, where finite; none when the run is gone."""
+        """Last value of each finite metric of the version's run; empty if the run was deleted."""
         try:
             values = self.client.get_run(version.run_id).data.metrics
         except MlflowException as error:
@@ -126,42 +132,46 @@ class Store:
         description: str = "",
         checkout: Path = CHECKOUT,
     ) -> Version:
-        """Log a model on the active run with its manifest, then register it: the version appears last and whole."""
+        """Log a model with its manifest on the active run, then register it.
+
+        The version is registered last, so that it is complete when it appears.
+        """
         run = mlflow.active_run()
         if run is None:
             raise KronosError(
-                "a model is logged on a run; open one with registry.versions.tracking.start"
+                "found no active run to log the model on; open one with "
+                "registry.versions.tracking.start"
             )
         model = self.client.create_logged_model(
             run.info.experiment_id, name=spec.name, source_run_id=run.info.run_id
         )
         with tracking.scratch() as folder:
             root = folder / "version"
-            # Not log_model: it uploads, then validates by loading, before a manifest could be among the files.
+            pinned = pins((*BASE_REQUIREMENTS, *requirements), checkout / "requirements.lock")
+            mlflow_model = Model(
+                run_id=run.info.run_id, model_id=model.model_id, model_uuid=model.model_id
+            )
+            # log_model would upload and load the files before they can include a manifest.
             mlflow.pyfunc.save_model(
                 path=str(root),
-                mlflow_model=Model(
-                    run_id=run.info.run_id, model_id=model.model_id, model_uuid=model.model_id
-                ),
+                mlflow_model=mlflow_model,
                 metadata=signature.metadata(spec),
                 signature=signature.build(spec),
                 input_example=example,
-                pip_requirements=pins(
-                    (*BASE_REQUIREMENTS, *requirements), checkout / "requirements.lock"
-                ),
+                pip_requirements=pinned,
                 **artifacts.stage(folder / "staged", checkout, spec, save),
             )
-            known = {**tags, MANIFEST_TAG: manifest.seal(root)}
+            version_tags = {**tags, MANIFEST_TAG: manifest.seal(root)}
             self.client.log_model_artifacts(model.model_id, str(root))
         self.client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
         self.client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, step=0)])
-        with contextlib.suppress(MlflowException):  # it is there already
+        with contextlib.suppress(MlflowException):  # it exists already
             self.client.create_registered_model(spec.name)
         registered = self.client.create_model_version(
             spec.name,
             f"models:/{model.model_id}",
             run.info.run_id,
-            tags=known,
+            tags=version_tags,
             model_id=model.model_id,
         )
         if description:
@@ -182,12 +192,13 @@ class Store:
         self.client.delete_model_version_tag(name, str(number), key)
 
     def set_stage(self, name: str, number: int, stage: str) -> None:
-        """MLflow's own stage, for models:/NAME/Production; whatever held it before is archived.
+        """Set MLflow's own stage, for models:/NAME/Production.
 
-        With two versions in Production MLflow serves the highest number, whichever was promoted last.
+        MLflow archives the version that held Production or Staging before. If two versions were in
+        Production, MLflow would serve the highest number and not the last promoted.
         """
         with warnings.catch_warnings():
-            # Stages are deprecated since MLflow 2.9 without a replacement for models:/NAME/Production.
+            # Deprecated since MLflow 2.9, but models:/NAME/Production has no replacement.
             warnings.simplefilter("ignore", FutureWarning)
             self.client.transition_model_version_stage(
                 name,
@@ -199,7 +210,10 @@ class Store:
     # --- load -----------------------------------------------------------------------------
 
     def fetch(self, version: Version) -> Path:
-        """Local folder of a version, verified against the manifest that was registered. Raises Corrupt."""
+        """Local folder of a version, verified against the registered manifest.
+
+        Raises Corrupt, and NotFound for a version that Kronos Registry did not log.
+        """
         expected = version.tags.get(MANIFEST_TAG)
         if expected is None:
             raise NotFound(
@@ -217,41 +231,41 @@ class Store:
         return root
 
     def spec(self, version: Version) -> ModelSpec:
-        """What a verified version needs and answers."""
+        """The spec of a version, after its bytes were verified. Raises as `fetch`."""
         return read_spec(self.fetch(version) / manifest.MODEL_DIR)
 
     def example_request(self, version: Version) -> dict[str, Any]:
-        """Body of one /invocations request: the real sessions that the version was logged with."""
+        """Body of an /invocations request: the example of real sessions logged with the version."""
         path = self.fetch(version) / "serving_input_example.json"
         request: dict[str, Any] = json.loads(path.read_text())
         return request
 
     def load(self, reference: str) -> LoadedVersion:
-        """A verified version as a Forecaster. Raises NotFound, Corrupt."""
+        """A verified version, ready to forecast. Raises NotFound, Corrupt."""
         version = self.resolve(reference)
         return LoadedVersion.of(version, self.fetch(version))
 
 
 def _reraise_unless_missing(error: MlflowException) -> None:
-    """An outage is not an absence."""
+    """Raise an error that does not say 'missing' again, so that an outage is not a NotFound."""
     if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
         raise error
 
 
 def pins(names: Iterable[str], lock: Path) -> list[str]:
-    """'name==version' of each name, from the lock. Raises NotFound for a name that is not locked."""
+    """'name==version' of each name, from the lock. Raises NotFound if the lock lacks a name."""
     locked = {}
     for line in lock.read_text().splitlines():
         pin = _REQUIREMENT.match(line)
         if pin:
             locked[_canonical(pin[1])] = f"{pin[1]}=={pin[2]}"
-    wanted = list(dict.fromkeys(_canonical(name) for name in names))
-    missing = [name for name in wanted if name not in locked]
+    required = list(dict.fromkeys(_canonical(name) for name in names))
+    missing = [name for name in required if name not in locked]
     if missing:
         raise NotFound(
             f"{lock} does not pin {missing}; add them to requirements.in and run `make lock`"
         )
-    return [locked[name] for name in wanted]
+    return [locked[name] for name in required]
 
 
 def _canonical(name: str) -> str:
@@ -259,17 +273,20 @@ def _canonical(name: str) -> str:
 
 
 def example_history(history: pd.DataFrame, spec: ModelSpec) -> pd.DataFrame:
-    """The least that the model accepts: `min_context` sessions of the first series, or of its
-    whole universe."""
+    """The shortest history that the model accepts.
+
+    It is the last `min_context` sessions of the universe, or of the first series if the model takes
+    any symbol.
+    """
     symbols = spec.universe or (history[names.UNIQUE_ID].iloc[0],)
     rows = history[history[names.UNIQUE_ID].isin(symbols)]
-    shown = rows.groupby(names.UNIQUE_ID).tail(spec.min_context)
-    example: pd.DataFrame = shown[list(spec.columns)].reset_index(drop=True)
+    last_rows = rows.groupby(names.UNIQUE_ID).tail(spec.min_context)
+    example: pd.DataFrame = last_rows[list(spec.columns)].reset_index(drop=True)
     return example
 
 
 def shortened(description: str) -> str:
-    """A description that every database takes: as many whole paragraphs as fit."""
+    """A description that fits every database: as many whole paragraphs as the limit allows."""
     if len(description) <= DESCRIPTION_LIMIT:
         return description
     rest = "\n\nThe rest is in `model_card.md` of the version's run."

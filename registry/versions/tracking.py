@@ -1,4 +1,4 @@
-"""The one place that starts MLflow runs and writes to them."""
+"""MLflow runs: start them and write to them. No other module does."""
 
 import json
 import logging
@@ -20,20 +20,17 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from registry.settings import CHECKOUT, Settings
 
-# The UI then shows runs and metrics first, and not the tools for language models.
+# With this tag the UI shows runs and metrics first, not the tools for language models.
 _TRAINING = {"mlflow.experimentKind": "custom_model_development"}
 ERROR_TAG = "kronos.error"
 _URIS = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
 _ATTACHED = "MLFLOW_RUN_ID"
-_SECRETS = (
-    "HF_TOKEN",
-    "HUGGING_FACE_HUB_TOKEN",
-)  # the second is what the Hub's library called it before
+_SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # the Hub's token and its older name
 _DATABASES = ("sqlite:", "postgresql", "mysql", "mssql")
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """What every process of ours and every MLflow program we start runs under."""
+    """Variables for all our processes and for the MLflow programs that we start."""
     return {
         "MLFLOW_TRACKING_URI": settings.tracking,
         "MLFLOW_REGISTRY_URI": settings.tracking,
@@ -42,37 +39,39 @@ def environment(settings: Settings) -> dict[str, str]:
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "MLFLOW_LOGGING_LEVEL": "WARNING",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        # Read by MLflow's database store (3.17): where the Default experiment of a new database lives,
-        # instead of ./mlruns.
+        # MLflow's database store (3.17) reads it: the folder for the Default experiment of a new
+        # database, instead of ./mlruns.
         "_MLFLOW_SERVER_ARTIFACT_ROOT": settings.artifacts,
-        # Read by a version when it is loaded, here or in a process of its own; it may have come from .env.
+        # A version reads it when it is loaded, in any process. The setting may come from .env.
         "KRONOS_DEVICE": settings.device,
     }
 
 
 def process_environment(settings: Settings) -> dict[str, str]:
-    """Environment of a program we start: our stores, the running interpreter's programs first on PATH.
+    """Environment of a program that we start, with our stores.
 
-    `mlflow models serve` starts `uvicorn` by name. No bytecode is written into a version's folder.
+    The programs of the running interpreter come first on PATH, because `mlflow models serve` starts
+    `uvicorn` by name. No bytecode is written into a version's folder.
     """
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     return {**inherited(), **environment(settings), "PATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 def inherited() -> dict[str, str]:
-    """Our own environment without the Hub's token, for processes that run code of registered versions."""
+    """This process's environment without the Hub's token, for processes with a version's code."""
     return {name: value for name, value in os.environ.items() if name not in _SECRETS}
 
 
 def connect(settings: Settings) -> MlflowClient:
-    """Client of the configured tracking store and registry, which become this process's defaults."""
+    """Client of the configured tracking store and registry. They become MLflow's defaults here."""
     settings.var_dir.mkdir(parents=True, exist_ok=True)
     before = {name: os.environ.get(name) for name in _URIS}
     os.environ.update(environment(settings))
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     mlflow.set_tracking_uri(settings.tracking)
     mlflow.set_registry_uri(settings.tracking)
-    # MLflow keeps the URIs in its module; in the environment they would become the next Settings' default.
+    # MLflow keeps the URIs in its module. Left in the environment, they would become the defaults
+    # of the next Settings.
     for name, value in before.items():
         os.environ.pop(name)
         if value is not None:
@@ -82,19 +81,22 @@ def connect(settings: Settings) -> MlflowClient:
 
 @dataclass(frozen=True)
 class Run:
-    """An open run. Everything is written at once, nothing waits for the end."""
+    """An open run. Every call writes immediately."""
 
     run_id: str
     client: MlflowClient
 
     def params(self, values: Mapping[str, Any]) -> None:
-        """Log parameters. What `mlflow run` logged already cannot be changed: where something else was used in the end,
-        `used_<key>` says what."""
-        known = self.client.get_run(self.run_id).data.params
+        """Log parameters.
+
+        A parameter that `mlflow run` logged before cannot be changed. If the value that was used
+        differs from it, it is logged as `used_<key>`.
+        """
+        logged = self.client.get_run(self.run_id).data.params
         for key, value in values.items():
-            if key not in known:
+            if key not in logged:
                 self.client.log_param(self.run_id, key, value)
-            elif known[key].strip("'") != str(value):  # MLflow quotes for the shell
+            elif logged[key].strip("'") != str(value):  # MLflow quotes values for the shell
                 self.client.log_param(self.run_id, f"used_{key}", value)
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
@@ -103,7 +105,7 @@ class Run:
         self.client.log_batch(self.run_id, metrics=batch)
 
     def series(self, key: str, values: Mapping[int, float]) -> None:
-        """One metric over integer steps, in one call."""
+        """Log one metric over integer steps."""
         now = int(pd.Timestamp.now("UTC").timestamp() * 1000)
         batch = [Metric(key, float(value), now, step) for step, value in values.items()]
         for start in range(0, len(batch), 1000):
@@ -120,42 +122,45 @@ class Run:
         self.client.log_text(self.run_id, text, path)
 
     def table(self, frame: pd.DataFrame, stem: str) -> None:
-        """A frame as CSV, readable in the UI."""
+        """Log a frame as CSV, which the UI can show."""
         self.client.log_text(self.run_id, frame.to_csv(index=False), f"{stem}.csv")
 
     def json(self, data: Any, path: str) -> None:
-        self.client.log_text(
-            self.run_id, json.dumps(data, indent=2, sort_keys=True, default=str), path
-        )
+        text = json.dumps(data, indent=2, sort_keys=True, default=str)
+        self.client.log_text(self.run_id, text, path)
 
     def child(self, name: str, tags: Mapping[str, str]) -> "Run":
-        """A new run below this one; `end` closes it. It is nobody's active run."""
+        """A new child run, which does not become an active run. `end` closes it."""
         experiment = self.client.get_run(self.run_id).info.experiment_id
-        made = self.client.create_run(
-            experiment, run_name=name, tags={MLFLOW_PARENT_RUN_ID: self.run_id, **tags}
-        )
-        return Run(str(made.info.run_id), self.client)
+        child_tags = {MLFLOW_PARENT_RUN_ID: self.run_id, **tags}
+        created = self.client.create_run(experiment, run_name=name, tags=child_tags)
+        return Run(str(created.info.run_id), self.client)
 
     def end(self, status: str) -> None:
-        """Close a `child`: FINISHED, KILLED or FAILED."""
+        """Close a `child` with status FINISHED, KILLED or FAILED."""
         self.client.set_terminated(self.run_id, status)
 
     def dataset(self, frame: pd.DataFrame, name: str, digest: str, context: str) -> None:
-        """A dataset input under our digest: MLflow's own hashes 10,000 rows and drops dates."""
+        """Log a dataset input with our digest: MLflow's hashes only 10,000 rows and drops dates."""
         source = mlflow.data.from_pandas(frame.head(1000), name=name, digest=digest[:36])
-        mlflow.log_input(
-            source, context=context, tags={"kronos.data_digest": digest, "rows": str(len(frame))}
-        )
+        tags = {"kronos.data_digest": digest, "rows": str(len(frame))}
+        mlflow.log_input(source, context=context, tags=tags)
 
 
 @contextmanager
 def start(
-    settings: Settings, experiment: str, name: str, *, tags: Mapping[str, str] | None = None, nested: bool = False,
+    settings: Settings,
+    experiment: str,
+    name: str,
+    *,
+    tags: Mapping[str, str] | None = None,
+    nested: bool = False,
     again: str | None = None,
-) -> Iterator[Run]:  # fmt: skip
-    """A run in `experiment`, or the one that `mlflow run` opened for us. An error fails it and is tagged.
+) -> Iterator[Run]:
+    """A new run in `experiment`, or the run that `mlflow run` opened for this process.
 
-    `again` is the id of a run to go on with, wherever it ended; a new one takes its place when it was deleted.
+    An error makes the run fail and is written in a tag. `again` is the id of an earlier run to
+    continue, in whatever state it ended; if that run was deleted, a new run is started.
     """
     client = connect(settings)
     attached = _attachable(settings, client)
@@ -176,7 +181,8 @@ def start(
         try:
             yield run
         except BaseException as error:
-            run.tags({ERROR_TAG: f"{type(error).__name__}: {error}"[:5000]})
+            message = f"{type(error).__name__}: {error}"
+            run.tags({ERROR_TAG: message[:5000]})
             raise
 
 
@@ -189,19 +195,18 @@ def record(
     facts: Mapping[str, str],
     data: Any,
 ) -> str:
-    """Id of the finished run that records something once, with `data` in record.json.
+    """Id of the finished run that holds `facts` as params and `data` in record.json.
 
-    It is made with the tag `key` and found again by it, wherever it was killed before. It is nobody's active run.
+    There is one run per `key`, a tag and its value. If an earlier call was killed, at any point,
+    this call finds its run by the tag and completes it. The run does not become an active run.
     """
     client = connect(settings)
     identity = _experiment(settings, client, experiment)
-    runs = client.search_runs([identity], f"tags.`{key[0]}` = '{key[1]}'", max_results=1)
-    made = (
-        runs[0]
-        if runs
-        else client.create_run(identity, run_name=name, tags={**facts, key[0]: key[1]})
-    )
-    run = Run(str(made.info.run_id), client)
+    tag, value = key
+    runs = client.search_runs([identity], f"tags.`{tag}` = '{value}'", max_results=1)
+    tags = {**facts, tag: value}
+    entity = runs[0] if runs else client.create_run(identity, run_name=name, tags=tags)
+    run = Run(str(entity.info.run_id), client)
     run.params(facts)
     run.json(data, "record.json")
     client.set_terminated(run.run_id)
@@ -216,7 +221,7 @@ def _exists(client: MlflowClient, run_id: str) -> bool:
 
 
 def tag_project_run(settings: Settings, message: str) -> None:
-    """Say on the run that `mlflow run` opened why nothing came of it."""
+    """Tag the run that `mlflow run` opened with the error that ended it."""
     client = connect(settings)
     run_id = _attachable(settings, client)
     if run_id is not None:
@@ -224,10 +229,10 @@ def tag_project_run(settings: Settings, message: str) -> None:
 
 
 def _attachable(settings: Settings, client: MlflowClient) -> str | None:
-    """The run that `mlflow run` opened for this process, if it lies in our store and keeps artifacts where we do.
+    """The run that `mlflow run` opened for this process, if it uses our store and artifact folder.
 
-    `mlflow run` without MLFLOW_TRACKING_URI opens one in ./mlflow.db with artifacts under ./mlruns: that one is
-    left alone, and ours goes where `make ui` and `make serve` look.
+    Without MLFLOW_TRACKING_URI, `mlflow run` opens a run in ./mlflow.db with artifacts under
+    ./mlruns. That run is ignored, so that the results go where `make ui` and `make serve` look.
     """
     run_id = os.environ.pop(_ATTACHED, None) if mlflow.active_run() is None else None
     if run_id is None:
@@ -236,20 +241,26 @@ def _attachable(settings: Settings, client: MlflowClient) -> str | None:
         run = client.get_run(run_id)
     except mlflow.MlflowException:
         return None
-    local = settings.tracking.startswith(_DATABASES)
-    return run_id if not local or run.info.artifact_uri.startswith(settings.artifacts) else None
+    in_database = settings.tracking.startswith(_DATABASES)
+    if in_database and not run.info.artifact_uri.startswith(settings.artifacts):
+        return None
+    return run_id
 
 
 def _experiment(settings: Settings, client: MlflowClient, name: str) -> str:
-    """Id of an experiment; a new one of a local store keeps its artifacts under settings.artifacts."""
+    """Id of an experiment, which is created if it is new.
+
+    In a database store, a new one keeps its artifacts under settings.artifacts. A tracking server
+    chooses the place itself.
+    """
     experiment = client.get_experiment_by_name(name)
     if experiment is not None:
         return str(experiment.experiment_id)
-    local = settings.tracking.startswith(_DATABASES)
-    location = f"{settings.artifacts}/{name}" if local else None
+    in_database = settings.tracking.startswith(_DATABASES)
+    location = f"{settings.artifacts}/{name}" if in_database else None
     try:
         return str(client.create_experiment(name, artifact_location=location, tags=_TRAINING))
-    except mlflow.MlflowException:  # created by another process in between
+    except mlflow.MlflowException:  # another process created it in between
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
             raise
@@ -257,19 +268,18 @@ def _experiment(settings: Settings, client: MlflowClient, name: str) -> str:
 
 
 def git_commit(checkout: Path = CHECKOUT) -> str:
-    """Commit of the checkout, with '-dirty' when files differ from it; 'unknown' without git."""
+    """Commit of the checkout, with '-dirty' if files differ from it; 'unknown' without git."""
+    command = ["git", "-C", str(checkout), "describe"]
+    command += ["--always", "--abbrev=40", "--dirty", "--exclude=*"]
     try:
-        described = subprocess.run(
-            ["git", "-C", str(checkout), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
-            capture_output=True, text=True, timeout=30, check=True,
-        )  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):
         return "unknown"
-    return described.stdout.strip()
+    return done.stdout.strip()
 
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """A temporary folder that is gone afterwards."""
+    """A temporary folder, deleted afterwards."""
     with tempfile.TemporaryDirectory(prefix="kronos-") as folder:
         yield Path(folder)

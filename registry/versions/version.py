@@ -1,4 +1,4 @@
-"""One version of a registered model, as the registry knows it."""
+"""One version of a registered model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Version:
-    """MLflow's own stage is only a copy: the alias `production` is the truth."""
+    """`stage` is MLflow's own stage. It is only a copy: the alias `production` is the truth."""
 
     name: str
     version: int
@@ -21,14 +21,15 @@ class Version:
 
     @classmethod
     def of(cls, entity: Any, aliases: Mapping[str, int]) -> "Version":
-        """MLflow's model version and the aliases of its model, which search results leave out."""
-        number = int(entity.version)  # the database store has a number here, the REST client text
+        """Version of an MLflow entity. `aliases` are its model's: search results lack them."""
+        number = int(entity.version)  # a number from the database store, text from the REST client
+        own_aliases = sorted(alias for alias, version in aliases.items() if version == number)
         return cls(
             name=entity.name,
             version=number,
             stage=entity.current_stage or "None",
             tags=dict(entity.tags),
-            aliases=tuple(sorted(alias for alias, v in aliases.items() if v == number)),
+            aliases=tuple(own_aliases),
             run_id=entity.run_id or "",
             created_at=datetime.fromtimestamp(entity.creation_timestamp / 1000, UTC),
             source=entity.source,
@@ -40,5 +41,5 @@ class Version:
 
     @property
     def reference(self) -> str:
-        """As people write it: nbeats/3."""
+        """The form that people write: nbeats/3."""
         return f"{self.name}/{self.version}"

@@ -1,4 +1,4 @@
-"""A version in a process of its own, for code that differs from the code running here."""
+"""A version in a separate process, for a version whose code differs from this process's code."""
 
 import contextlib
 import json
@@ -22,22 +22,23 @@ STOP_TIMEOUT_S = 30.0
 
 
 class Worker:
-    """A Forecaster whose code runs elsewhere. One request at a time, the others wait.
+    """A Forecaster whose code runs in another process. It handles one request at a time.
 
-    A process that has ended is started again by the next request, until `close`.
+    If the process ended, the next request starts it again, until `close` is called.
     """
 
     def __init__(self, spec: ModelSpec, root: Path) -> None:
-        """Start the version at `root`. Raises the error of its loading, or KronosError."""
-        self.spec, self._root = spec, root
+        """Start the version at `root`. Raises the version's loading error, or KronosError."""
+        self.spec = spec
+        self._root = root
         self._lock = threading.Lock()
         self._closed = False
         self._start()
 
     def predict(self, history: History, request: Request) -> Forecast:
-        """Forecast at spec.levels, to the last bit what the version's code computes.
+        """Forecast at spec.levels, bit for bit as the version's code computes it.
 
-        Raises the version's own errors, and KronosError (code WORKER) for a process that ended.
+        Raises the version's own errors, and KronosError (code WORKER) if its process ended.
         """
         parameters = {
             **request.options,
@@ -58,7 +59,7 @@ class Worker:
         return unpacked(reply, history, self.spec.levels)
 
     def close(self) -> None:
-        """Stop the process, after the request that it is at; it ends when its input does."""
+        """Stop the process after its current request: it ends when its input is closed."""
         with self._lock:
             if self._closed:
                 return
@@ -91,7 +92,7 @@ class Worker:
         return cast(IO[bytes], self._process.stdout)
 
     def _ask(self, header: Mapping[str, Any], history: History) -> Any:
-        """The value of the reply. Raises the error that it holds."""
+        """The value of the reply. Raises the error that the reply holds."""
         frame = history.frame()
         try:
             worker_program.send(self._requests, header, frame)
@@ -103,9 +104,10 @@ class Worker:
         return _value(self._hear())
 
     def _hear(self) -> dict[str, Any]:
-        """The next reply. A process whose reply was not read to its end is stopped.
+        """The next reply.
 
-        Else the next request would get this one's.
+        If the reply is not read to its end, the process is stopped. Otherwise the next request
+        would get the reply to this one.
         """
         try:
             head, _ = worker_program.receive(self._replies)
@@ -126,7 +128,7 @@ class Worker:
         )
 
     def _stop(self, timeout_s: float = 0) -> int:
-        """Exit code of the process, which is killed if it does not end by itself."""
+        """Exit code of the process. It is killed if it does not end within the timeout."""
         try:
             self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -135,7 +137,7 @@ class Worker:
         return self._process.returncode
 
     def _release(self) -> None:
-        """Reap the process and close our ends of its pipes."""
+        """Reap the process and close this side of its pipes."""
         self._process.wait()
         for pipe in (self._requests, self._replies):
             with contextlib.suppress(BrokenPipeError):
@@ -143,7 +145,7 @@ class Worker:
 
 
 def _value(reply: Mapping[str, Any]) -> Any:
-    """The value of a reply. Raises the error that it holds instead, by its code."""
+    """The value of a reply. If the reply holds an error, raises the class of its code."""
     if "code" in reply:
         raise from_code(reply["code"], reply["message"], reply["status"])
     return reply["value"]

@@ -1,8 +1,8 @@
 """The program in which a version runs its own code: python -P worker_program.py FOLDER.
 
-It imports nothing of ours but what the version holds, so it runs versions of any age. Messages on
-standard input and output are length-prefixed: a JSON header and, with a request, an Arrow stream.
-An error is answered, and the next message is waited for.
+It imports only the version's code and no other code of this repository, so it runs versions of any
+age. Messages on standard input and output are length-prefixed: a JSON header and, in a request, an
+Arrow stream. The reply to a bad request is an error; then the program waits for the next message.
 """
 
 import json
@@ -17,8 +17,8 @@ import pandas as pd
 import pyarrow as pa
 
 SIZES = struct.Struct("<QQ")  # bytes of header and body
-LARGEST = 1 << 36  # bytes of a part; a larger size is no message of ours
-BAD_MESSAGE, FAILED, MLFLOW = "WORKER", "INTERNAL", "MLFLOW"  # codes of errors
+LARGEST = 1 << 36  # bytes of a header or body; a larger size means a broken message
+BAD_MESSAGE, FAILED, MLFLOW = "WORKER", "INTERNAL", "MLFLOW"  # error codes
 
 
 def send(stream: IO[bytes], header: Mapping[str, Any], frame: pd.DataFrame | None = None) -> None:
@@ -30,10 +30,10 @@ def send(stream: IO[bytes], header: Mapping[str, Any], frame: pd.DataFrame | Non
 
 
 def receive(stream: IO[bytes]) -> tuple[bytes, bytes]:
-    """Header and body of the next message. EOFError when there is no whole one."""
+    """Header and body of the next message. Raises EOFError if the message is incomplete."""
     sizes = SIZES.unpack(_exactly(stream, SIZES.size))
     if max(sizes) > LARGEST:
-        raise EOFError(f"a message of {max(sizes)} bytes; expected at most {LARGEST}")
+        raise EOFError(f"found a message of {max(sizes)} bytes, expected at most {LARGEST}")
     head, body = (_exactly(stream, size) for size in sizes)
     return head, body
 
@@ -41,7 +41,7 @@ def receive(stream: IO[bytes]) -> tuple[bytes, bytes]:
 def _exactly(stream: IO[bytes], size: int) -> bytes:
     content = stream.read(size)
     if len(content) < size:
-        raise EOFError(f"the other side is gone: {len(content)} of {size} bytes came")
+        raise EOFError(f"the other process ended: found {len(content)} bytes, expected {size}")
     return content
 
 
@@ -55,18 +55,18 @@ def _arrow(frame: pd.DataFrame) -> bytes:
 
 
 def _request(head: bytes, body: bytes) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """History and parameters of a message. ValueError when it is none."""
+    """History and parameters of a request. Raises ValueError for any other message."""
     try:
         parameters = json.loads(head)["params"]
         return pa.ipc.open_stream(body).read_all().to_pandas(), dict(parameters)
-    except (ValueError, KeyError, TypeError, OSError) as error:  # OSError: Arrow's, of cut bytes
+    except (ValueError, KeyError, TypeError, OSError) as error:  # Arrow's OSError: bytes are cut
         raise ValueError(
             f"{type(error).__name__} in a message of {len(head)}, {len(body)} bytes"
         ) from error
 
 
 def _reply(model: Any, head: bytes, body: bytes) -> dict[str, Any]:
-    """What the version answers: a value, or an error's code, status and message."""
+    """The version's reply: a value, or an error's code, status and message."""
     try:
         history, parameters = _request(head, body)
     except ValueError as error:
@@ -78,11 +78,11 @@ def _reply(model: Any, head: bytes, body: bytes) -> dict[str, Any]:
 
 
 def _failure(error: Exception, event: str) -> dict[str, Any]:
-    """An error as a reply: ours and MLflow's as they are, of any other its type."""
+    """An error as a reply: in full if it is a KronosError or MLflow's, else only its type."""
     from mlflow.exceptions import MlflowException
 
     if isinstance(error, MlflowException):
-        code = error.json_kwargs.get("code", MLFLOW)  # ServedError's own
+        code = error.json_kwargs.get("code", MLFLOW)  # a ServedError has a code
         return {"code": code, "status": error.get_http_status_code(), "message": error.message}
     logging.getLogger(__name__).exception(event)
     if hasattr(error, "code") and hasattr(error, "status"):  # the version's own KronosError
@@ -95,7 +95,7 @@ def _failure(error: Exception, event: str) -> dict[str, Any]:
 
 
 def _replies() -> IO[bytes]:
-    """Standard output for replies alone: what else is written to it goes to standard error."""
+    """Standard output, reserved for replies: all other output goes to standard error."""
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     return replies
@@ -120,7 +120,7 @@ def main(root: str) -> None:
         reply = _reply(model, head, body)
         try:
             send(replies, reply)
-        except TypeError:  # a value that is not JSON: only packed replies are
+        except TypeError:  # the value is not JSON; only packed replies are
             send(replies, {"code": BAD_MESSAGE, "status": 500, "message": "the reply is not JSON"})
 
 

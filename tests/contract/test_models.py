@@ -26,7 +26,7 @@ from registry.scoring.rolling import rolling
 from registry.settings import Settings
 from registry.versions import manifest, signature
 from registry.versions.loaded import LoadedVersion
-from registry.versions.store import Store
+from registry.versions.store import DESCRIPTION_LIMIT, Store
 
 FRAME = ("unique_id", "step", "ds", "mean")
 PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # first bytes of protocols 2 to 5
@@ -449,6 +449,18 @@ def test_version_says_where_it_comes_from(case: Case) -> None:
     assert expected <= set(tags)
     config = case.plan.config
     assert (tags["trained_until"], tags["data"]) == (config.choose_until, config.data)
+    assert tags["calendar"] == case.spec.calendar == case.plan.data.dataset.calendar
+
+
+def test_description_says_the_limits_even_where_it_is_shortened(
+    case: Case, compiled: Settings
+) -> None:
+    version = case.loaded.version
+    entity = Store(compiled).client.get_model_version(version.name, str(version.version))
+    assert "**Limits.**" in entity.description
+    limits = case.plan.model.card.partition("**Limits.**")[2].partition("\n\n")[0]
+    assert limits.strip() in entity.description
+    assert len(entity.description) <= DESCRIPTION_LIMIT
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The commands of the READMEs, in order, in a clean copy of the repository; their tables and their reply."""
+"""The READMEs: their commands run in order in a clean copy; tables and reply are up to date."""
 
 import json
 import os
@@ -16,7 +16,7 @@ import pytest
 
 from registry.settings import CHECKOUT
 
-# Their commands run in this order, in one copy: a later document goes on where the one before ended.
+# Their commands run in this order in one copy, so a document may use results of earlier ones.
 DOCUMENTS = (
     "README.md",
     "registry/README.md",
@@ -25,14 +25,17 @@ DOCUMENTS = (
     "jobs/README.md",
 )
 MARKED = re.compile(r"<!-- (test|slow)( background (\S+))? -->\n```bash\n(.*?)```", re.DOTALL)
-LINK = re.compile(r"\]\(([^):]+)\)")  # of this repository: no scheme
+LINK = re.compile(r"\]\(([^):]+)\)")  # without a scheme: within this repository
 VERBS = re.compile(r"`(python -m \w+ [a-z]+)|^(python -m \w+ [a-z]+|make [a-z-]+)", re.MULTILINE)
-NOT_HERE = {"make test"}  # this test is part of it
+SKIPPED = ("make test",)  # it would run this test again
 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block of a document: `test` or `slow`; `ready` is the URL that a background command answers."""
+    """A fenced block of a document: `test` or `slow`.
+
+    `ready` is the URL that a background command answers, empty for any other command.
+    """
 
     kind: str
     ready: str
@@ -40,8 +43,8 @@ class Block:
 
     @property
     def commands(self) -> str:
-        kept = [line for line in self.text.splitlines() if not line.startswith(tuple(NOT_HERE))]
-        return "\n".join(kept)
+        lines = [line for line in self.text.splitlines() if not line.startswith(SKIPPED)]
+        return "\n".join(lines)
 
 
 def text_of(document: str) -> str:
@@ -49,17 +52,18 @@ def text_of(document: str) -> str:
 
 
 def blocks(kind: str) -> list[Block]:
-    found = [
-        Block(m[1], m[3] or "", m[4])
-        for document in DOCUMENTS
-        for m in MARKED.finditer(text_of(document))
-    ]
-    return [block for block in found if block.kind == kind]
+    """The blocks of one kind, in the order of the documents."""
+    selected = []
+    for document in DOCUMENTS:
+        for match in MARKED.finditer(text_of(document)):
+            if match[1] == kind:
+                selected.append(Block(kind, match[3] or "", match[4]))
+    return selected
 
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a clone would hold, with the environment that `make` has installed already."""
+    """The files of a clone, with the environment that `make` has installed already."""
     target = tmp_path_factory.mktemp("clone")
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"],
@@ -77,13 +81,14 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def environment() -> dict[str, str]:
-    """A user's shell: nothing of ours is set, no environment is activated."""
-    ours = ("KRONOS_", "MLFLOW_", "_MLFLOW", "VIRTUAL_ENV", "PYTHONPATH", "MAKE", "MFLAGS")
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
-    own = str(CHECKOUT / ".venv" / "bin")
-    kept["PATH"] = os.pathsep.join(part for part in kept["PATH"].split(os.pathsep) if part != own)
-    kept["PYTHON"] = sys.executable
-    return kept
+    """A user's shell: no variable of this test run is set, no environment is activated."""
+    removed = ("KRONOS_", "MLFLOW_", "_MLFLOW", "VIRTUAL_ENV", "PYTHONPATH", "MAKE", "MFLAGS")
+    variables = {key: value for key, value in os.environ.items() if not key.startswith(removed)}
+    activated = str(CHECKOUT / ".venv" / "bin")
+    folders = variables["PATH"].split(os.pathsep)
+    variables["PATH"] = os.pathsep.join(folder for folder in folders if folder != activated)
+    variables["PYTHON"] = sys.executable
+    return variables
 
 
 def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
@@ -98,7 +103,7 @@ def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
     pytest.fail(f"{url} did not answer")
 
 
-def wait_gone(url: str) -> None:
+def wait_until_closed(url: str) -> None:
     for _ in range(60):
         try:
             urllib.request.urlopen(url, timeout=2).close()
@@ -110,13 +115,13 @@ def wait_gone(url: str) -> None:
 
 @pytest.fixture(scope="module")
 def outputs(copy: Path) -> list[str]:
-    """What each `test` block printed on stdout. One shell runs them all, so that an export lasts."""
-    found, exports = [], ""
+    """The stdout of each `test` block. Later blocks see the exports of earlier ones."""
+    printed, exports = [], ""
     background: dict[str, subprocess.Popen[bytes]] = {}  # by the URL that it answers
     try:
         for block in blocks("test"):
             if block.ready:
-                wait_gone(block.ready)  # another server there would answer in its place
+                wait_until_closed(block.ready)  # or another server would answer in its place
                 process = subprocess.Popen(
                     ["bash", "-c", exports + block.commands],
                     cwd=copy,
@@ -125,7 +130,7 @@ def outputs(copy: Path) -> list[str]:
                 )
                 background[block.ready] = process
                 wait_for(block.ready, process)
-                found.append("")
+                printed.append("")
                 continue
             script = f"set -euo pipefail\n{exports}{block.commands}"
             done = subprocess.run(
@@ -137,16 +142,16 @@ def outputs(copy: Path) -> list[str]:
                 timeout=600,
             )
             assert done.returncode == 0, f"{block.text}\n{done.stdout}\n{done.stderr}"
-            found.append(done.stdout)
-            exports += "".join(
-                f"{line}\n" for line in block.text.splitlines() if line.startswith("export ")
-            )
+            printed.append(done.stdout)
+            for line in block.text.splitlines():
+                if line.startswith("export "):
+                    exports += f"{line}\n"
     finally:
         for url, process in background.items():
             os.killpg(process.pid, signal.SIGTERM)
             process.wait(60)
-            wait_gone(url)
-    return found
+            wait_until_closed(url)
+    return printed
 
 
 def output_of(outputs: list[str], command: str) -> str:
@@ -166,11 +171,8 @@ def test_demo_ends_with_one_json_object_about_every_model(outputs: list[str]) ->
     assert result["models"]["har"]["skill_vs_fhs"] > 0.009
     assert result["models"]["naive"]["skill_vs_fhs"] < -0.01
     assert [row["step"] for row in result["forecast"]] == [1, 2, 3, 4, 5]
-    assert [row["ds"][:10] for row in result["forecast"][:3]] == [
-        "2022-12-29",
-        "2022-12-30",
-        "2023-01-03",
-    ]
+    days = [row["ds"][:10] for row in result["forecast"][:3]]
+    assert days == ["2022-12-29", "2022-12-30", "2023-01-03"]
     assert result["seconds"] > 0
 
 
@@ -187,9 +189,9 @@ def test_second_demo_trains_nothing_again(outputs: list[str], copy: Path) -> Non
     )
     second = json.loads(again.stdout.splitlines()[-1])
     assert {row["trained"] for row in second["models"].values()} == {"before"}
-    assert {name: row["crps"] for name, row in second["models"].items()} == {
-        name: row["crps"] for name, row in first["models"].items()
-    }
+    assert set(second["models"]) == set(first["models"])
+    for name, row in second["models"].items():
+        assert row["crps"] == first["models"][name]["crps"], name
 
 
 def test_curl_answers_five_steps(outputs: list[str]) -> None:
@@ -199,9 +201,9 @@ def test_curl_answers_five_steps(outputs: list[str]) -> None:
 
 
 def test_promotion_block_tells_its_story(outputs: list[str]) -> None:
-    said = output_of(outputs, "registry rollback")
-    assert "fewer steps, to see what it costs" in said
-    assert "it cost too much" in said
+    output = output_of(outputs, "registry rollback")
+    assert "fewer steps, to see what it costs" in output
+    assert "it cost too much" in output
 
 
 def test_kronos_or_its_stand_in_answers_and_says_which(outputs: list[str]) -> None:
@@ -246,7 +248,7 @@ def test_every_link_leads_to_a_file_and_a_heading(document: str) -> None:
 
 
 def anchors(text: str) -> set[str]:
-    """What GitHub makes of the headings."""
+    """GitHub's anchors of the headings."""
     headings = re.findall(r"^#+ (.*)", text, re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -262,16 +264,10 @@ def test_tables_and_reply_are_those_of_the_committed_results() -> None:
     assert checked.returncode == 0, checked.stderr
     demo = json.loads((CHECKOUT / ".readme" / "demo.json").read_text())
     assert set(demo) == {"models", "served", "forecast", "seconds"}
+    columns = {"version", "stage", "crps", "coverage_90"}
+    columns |= {"skill_vs_fhs", "dm_p_hln", "dm_p_bartlett"}
     for row in demo["models"].values():
-        assert set(row) >= {
-            "version",
-            "stage",
-            "crps",
-            "coverage_90",
-            "skill_vs_fhs",
-            "dm_p_hln",
-            "dm_p_bartlett",
-        }
+        assert set(row) >= columns
     kronos = json.loads((CHECKOUT / ".readme" / "kronos.json").read_text())
     versions = [version for evaluation in kronos for version in evaluation["versions"]]
     assert [version["model"] for version in versions] == ["kronos_simulated", "kronos"]

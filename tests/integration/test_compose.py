@@ -38,7 +38,7 @@ from registry.forecast.forecast import Forecaster
 from registry.forecast.history import check_history
 from registry.settings import CHECKOUT, Settings
 from registry.versions import tracking
-from registry.versions.store import Store
+from registry.versions.store import DESCRIPTION_LIMIT, Store
 from registry.versions.version import Version
 
 pytestmark = [
@@ -56,6 +56,7 @@ PROJECT_SERVICES = ("mlflow", "scorer")  # with the image of this project
 HEALTHY_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 20.0
 CUTOFF = "2022-12-28"
+LONG_CARD = "\n\n".join(f"Paragraph {i} of a card. " + "It is long. " * 20 for i in range(40))
 
 
 # --- content of the file ----------------------------------------------------------------------
@@ -467,6 +468,7 @@ def version(store: Store, forecaster: Forecaster) -> Version:
             requirements=baselines.REQUIREMENTS,
             example=random_walk(60),
             tags={"family": "baselines"},
+            description=LONG_CARD,
         )
     store.set_alias("ewma", "production", logged.version)
     return store.resolve("ewma")
@@ -545,6 +547,11 @@ def test_a_version_logged_through_the_server_lies_behind_its_proxy_and_is_verifi
     assert (root / "artifacts/model/config.json").read_text() == '{"kind": "ewma"}\n'
     assert (version.name, version.version, version.aliases) == ("ewma", 1, ("production",))
     assert version.source.startswith("models:/m-")
+    description = store.client.get_model_version("ewma", "1").description
+    *paragraphs, last = description.split("\n\n")
+    assert last == "The rest is in `model_card.md` of the version's run."
+    assert paragraphs == LONG_CARD.split("\n\n")[: len(paragraphs)]
+    assert len(description) <= DESCRIPTION_LIMIT < len(description) + len(paragraphs[0]) + 2
     run = store.client.get_run(version.run_id)
     assert run.info.status == "FINISHED"
     assert run.info.artifact_uri.startswith("mlflow-artifacts:/")

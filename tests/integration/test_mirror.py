@@ -307,7 +307,7 @@ def test_a_version_whose_stored_bytes_are_ruined_is_registered_anew(settings, cl
     answer = json.loads(out)
     assert (answer["uri"], answer["registered"]) == ("models:/kronos/2", True)
     assert answer["ruined"].startswith("models:/kronos/1 is ruined: ")
-    assert f"warning: {answer['ruined']}; its commits were registered anew" in err
+    assert f"warning: {answer['ruined']}; its commits were registered again" in err
     Store(settings).fetch(Store(settings).version("kronos", 2))
     again = mirrored(settings, SOURCE)
     assert (again.version.version, again.registered, again.ruined) == (2, False, "")
@@ -666,7 +666,7 @@ def test_a_tokenizer_of_other_bits_is_refused(loopback, settings, tmp_path):
 
 
 def test_weights_of_others_need_their_tokenizer_named(settings):
-    message = f"which tokenizer was {MODEL} trained with. Say --tokenizer ORG/NAME"
+    message = f"the tokenizer of {MODEL} is unknown; set --tokenizer ORG/NAME"
     with pytest.raises(BadParameter, match=message):
         mirrored(settings, Source(MODEL))
 
@@ -762,7 +762,8 @@ def test_an_unknown_revision_is_named(settings):
 
 def test_a_name_that_is_none_is_refused(settings):
     error = refused(settings, Source("a/b/c", tokenizer_id=TOKENIZER))
-    assert (type(error), error.message[:25]) == (BadParameter, "'a/b/c' is no repository;")
+    assert type(error) is BadParameter
+    assert error.message.startswith("'a/b/c' is not a repository name; ")
 
 
 def test_a_hub_that_does_not_answer_is_one_line_and_exit_code_1(loopback, cli):
@@ -786,7 +787,7 @@ def test_offline_mode_is_named(settings, monkeypatch):
 def test_an_endpoint_that_is_no_hub_is_named(loopback, settings):
     loopback.portal = b"<html>Please log in to the hotel's network</html>"
     error = refused(settings)
-    message = "does not answer as a Hub does (JSONDecodeError); check HF_ENDPOINT and proxies"
+    message = "does not answer like a Hub (JSONDecodeError); check HF_ENDPOINT and proxies"
     assert error.message == f"{loopback.url()} {message}"
 
 
@@ -908,8 +909,10 @@ def test_the_card_says_units_origin_metrics_and_limits(owned, with_token):
         "## Limits",
     ):
         assert line in text.splitlines()
-    assert "In: bars of sessions (open, high, low, close, volume, amount) in one currency" in text
-    assert "at least 32 of\nthem, of which the last 64 are looked at." in text
+    assert (
+        "Input: bars of sessions (open, high, low, close, volume, amount) in one currency" in text
+    )
+    assert "The model needs at least 32 sessions and uses the last 64." in text
     assert "| seconds |" not in text
     assert front_matter(owned.files("acme/mine-t"))["base_model"] == TOKENIZER
 
@@ -972,7 +975,7 @@ def test_private_repositories_are_made_private_and_public_ones_are_refused(owned
     for repo in ("acme/mine", "acme/mine-Tokenizer"):
         assert owned.repositories[repo].private
     owned.commit("acme/open", {CARD: card()})
-    with pytest.raises(Conflict, match="acme/open exists and is public, --private was asked for"):
+    with pytest.raises(Conflict, match="acme/open is public, expected a private repository"):
         pushed(with_token, "kronos/1", "acme/open", "acme/open-t", private=True)
     assert set(owned.files("acme/open")) == {CARD}
 
@@ -1009,7 +1012,7 @@ def test_a_version_of_another_family_cannot_be_pushed(with_token):
 
 def test_push_without_the_right_to_write_says_so(owned, settings, with_token):
     mirrored(with_token, SOURCE)
-    with pytest.raises(BadInput, match="set HF_TOKEN to a token of the Hub that may write"):
+    with pytest.raises(BadInput, match="set HF_TOKEN to a Hub token with write access"):
         pushed(settings, "kronos/1", "acme/mine")
     owned.writer = "hf_of_the_owner"
     with pytest.raises(BadInput) as caught:
@@ -1033,7 +1036,7 @@ def test_a_name_that_is_none_is_refused_before_anything_is_made(
     before = set(owned.repositories)
     with pytest.raises(BadParameter) as caught:
         pushed(with_token, "kronos/1", repo, tokenizer_repo)
-    message = f"'{named}' is no repository; expected ORG/NAME, as in NeoQuasar/Kronos-mini"
+    message = f"'{named}' is not a repository name; expected ORG/NAME, as in NeoQuasar/Kronos-mini"
     assert caught.value.message == message
     assert set(owned.repositories) == before
 

@@ -15,6 +15,7 @@ from safetensors import safe_open
 from jobs.training import evaluate, planning, train
 from jobs.training.references import References
 from registry.errors import BadConfig, BadInput, Conflict, NotFound
+from registry.files import locked
 from registry.settings import CHECKOUT, Settings
 from registry.versions.store import MANIFEST_TAG, Store
 from registry.versions.tracking import process_environment
@@ -111,7 +112,7 @@ def test_a_start_that_cannot_be_is_refused_before_anything_is_trained(
         plan(settings, "kronos", start_from="kronos/99")
     dates = {"fit_until": "2009-12-31", "choose_until": "2010-12-31"}
     train.train(settings, plan(settings, "ewma", data="bars", **dates), reference)
-    message = r"start_from is models:/ewma/1 of family baselines; kronos starts from one of"
+    message = r"start_from is models:/ewma/1 of family baselines, expected one of family kronos"
     with pytest.raises(BadConfig, match=message):
         plan(settings, "kronos", start_from="ewma/1")
     earlier = {"fit_until": "2008-12-31", "choose_until": "2009-12-31"}
@@ -195,10 +196,10 @@ def test_the_same_training_twice_at_once_is_refused(
     settings: Settings, reference: References
 ) -> None:
     training = plan(settings, "kronos")
-    folder = settings.state_dir / "checkpoints" / training.recipe[:16]
-    with train._alone(folder, "kronos"), pytest.raises(Conflict) as caught:
+    lock = settings.state_dir / "checkpoints" / f"{training.recipe[:16]}.lock"
+    with locked(lock), pytest.raises(Conflict) as caught:
         train.train(settings, training, reference)
-    assert "is being trained with these very settings already" in caught.value.message
+    assert "is already being trained with the same settings" in caught.value.message
 
 
 def test_window_and_clip_of_the_settings_are_frozen_into_a_version(compiled: Settings) -> None:

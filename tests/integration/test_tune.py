@@ -302,4 +302,5 @@ def test_a_study_without_a_complete_trial_has_no_best_one(settings: Settings) ->
     with pytest.raises(KronosError) as caught:
         tune.tune(settings, plan(settings, seed=9), 3, timeout_s=1e-3)
     assert caught.value.code == "NO_TRIAL"
-    assert "is complete (none was begun); ask for more, or for more time" in caught.value.message
+    message = "is complete (none was started); run more trials, or allow more time"
+    assert message in caught.value.message

@@ -130,8 +130,7 @@ def test_a_series_of_one_close_is_refused_and_said_by_its_place():
         bars.check(constant, IDS, BOUNDS)
     assert caught.value.code == "CONSTANT"
     assert caught.value.message == (
-        "series 2 of 2 has one and the same close in all 3 sessions; "
-        "there is nothing to forecast it by"
+        "series 2 of 2 has the same close in all 3 sessions; such a series has no scale to forecast"
     )
 
 

@@ -81,6 +81,17 @@ def test_a_named_data_set_brings_its_own_dates():
     assert (dated.fit_until, dated.choose_until) == ("2008-12-31", "2010-12-31")
 
 
+@pytest.mark.parametrize(
+    "dates",
+    [{"report_until": "2012-12-31"}, {"choose_until": "2011-12-31"}, {"fit_until": "2008-12-31"}],
+    ids=str,
+)
+def test_dates_of_a_model_without_named_data_are_those_of_its_own_data_set(dates: dict[str, str]):
+    config = configs.load_config(families.find("kronos"), dates)
+    assert config.data == "bars"
+    assert vars(config).items() >= dates.items()
+
+
 def test_an_unknown_data_set_is_refused_with_the_known_ones():
     with pytest.raises(BadConfig, match=r"data is 'ticks', expected one of \['panel', 'bars'\]"):
         configs.load_config(families.find("ewma"), {"data": "ticks"})
@@ -120,6 +131,7 @@ def test_a_file_that_says_another_universe_is_corrupt(compiled: Settings, tmp_pa
     other = {**metadata, "universe": {**metadata["universe"], "symbols": ["SP500"]}}
     processed.write_parquet(settings.processed_dir / processed.BARS, frame, other)
     with pytest.raises(
-        Corrupt, match=r"bars\.parquet .*by other code; run `python -m jobs compile"
+        Corrupt,
+        match=r"bars\.parquet in .* was compiled by other code; run `python -m jobs compile",
     ):
         BARS.load(settings)

@@ -210,7 +210,7 @@ def test_a_session_that_is_no_session_of_the_indices_is_refused(bars):
         market.with_market(bars[["unique_id", "ds", "y"]], daily[daily["ds"] != "2012-05-21"])
     assert caught.value.code == "BAD_SOURCE"
     assert caught.value.message == (
-        "7 sessions are none of the market's (us-index-2), first AAPL 2012-05-21; "
+        "the market (us-index-2) lacks 7 sessions, first AAPL 2012-05-21; "
         "every series needs the market columns"
     )
 
@@ -427,7 +427,7 @@ def test_files_of_an_older_compile_version_are_refused_and_compiled_again(tmp_pa
     older = {**processed.stored_metadata(settings, processed.AUX), "compile_version": 1}
     processed.write_parquet(path, pd.read_parquet(path), older)
     with pytest.raises(
-        Corrupt, match=r"aux_features_daily.parquet is of compile version 1, this code reads 2; run"
+        Corrupt, match=r"aux_features_daily.parquet has compile version 1, expected 3; run"
     ):
         catalog.find("panel").load(settings)
     assert compile_builtin(settings)["skipped"] is False
@@ -521,7 +521,7 @@ for _ in sys.stdin:  # a line asks for a writer
             pd.testing.assert_frame_equal(catalog.PANEL.load(settings).history, panel)
             pd.testing.assert_frame_equal(catalog.BARS.load(settings).history, bars)
             report = json.loads((settings.logs_dir / "qa_compile.json").read_text())
-            assert report["compile_version"] == 2
+            assert report["compile_version"] == 3
         writers.stdin.close()
         assert writers.wait(60) == 0
     assert compile_builtin(settings)["skipped"] is True

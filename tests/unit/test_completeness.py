@@ -61,12 +61,12 @@ FAMILY = "mlprojects/ssm"
             "# S4D",
             f"{FAMILY}/README.md does not begin with # Family `ssm`",
         ),
-        ("README.md", "Limits", "Bounds", f"{FAMILY}/README.md says nothing of Limits; a card has"),
+        ("README.md", "Limits", "Bounds", f"{FAMILY}/README.md lacks Limits; write a paragraph"),
         (
             "configs/ssm.yaml",
             "tiny:",
             "small:",
-            f"{FAMILY}/configs/ssm.yaml lacks `tiny:`, the settings that tests",
+            f"{FAMILY}/configs/ssm.yaml lacks `tiny:`, the settings for its training",
         ),
         (
             "../../MLproject",

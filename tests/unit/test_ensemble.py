@@ -149,15 +149,11 @@ def test_an_unknown_member_is_not_found() -> None:
         members.configs(Config(members=("baselines/ewma", "baselines/nosuch"), **SHARED))
 
 
-def test_other_settings_of_a_member_are_another_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
-    load = configs.load_config
-    config = load(families.find("ensemble"), {})
-    before = planning.recipe("ensemble", config, 0, data="a")
-    assert planning.recipe("ensemble", config, 0, data="a") == before
-    assert set(members.configs(config)) == {"linear", "mlp", "lightgbm", "gjr"}
-
-    def wider_mlp(model: families.Model, overrides: dict[str, object], **more: bool) -> object:
-        return load(model, overrides | ({"width": 64} if model.name == "mlp" else {}), **more)
-
-    monkeypatch.setattr(members, "load_config", wider_mlp)
-    assert planning.recipe("ensemble", config, 0, data="a") != before
+def test_other_settings_of_a_member_are_another_recipe() -> None:
+    config = configs.load_config(families.find("ensemble"), {})
+    member_configs = members.configs(config)
+    assert set(member_configs) == {"linear", "mlp", "lightgbm", "gjr"}
+    before = planning.recipe("ensemble", config, member_configs, 0, data="a")
+    assert planning.recipe("ensemble", config, member_configs, 0, data="a") == before
+    wider = {**member_configs, "mlp": dataclasses.replace(member_configs["mlp"], width=64)}
+    assert planning.recipe("ensemble", config, wider, 0, data="a") != before

@@ -198,14 +198,14 @@ def test_a_recipe_is_a_sha256_that_changes_with_everything_that_decides_the_weig
     changed_config = dataclasses.replace(config, learning_rate=config.learning_rate * 2)
     inputs = {"data": "d", "lock": "l", "code": "c"}
     recipes = [
-        planning.recipe("nbeats", config, 1, **inputs),
-        planning.recipe("other", config, 1, **inputs),
-        planning.recipe("nbeats", changed_config, 1, **inputs),
-        planning.recipe("nbeats", config, 2, **inputs),
-        planning.recipe("nbeats", config, 1, **(inputs | {"data": "x"})),
-        planning.recipe("nbeats", config, 1, **(inputs | {"lock": "x"})),
-        planning.recipe("nbeats", config, 1, **(inputs | {"code": "x"})),
+        planning.recipe("nbeats", config, {}, 1, **inputs),
+        planning.recipe("other", config, {}, 1, **inputs),
+        planning.recipe("nbeats", changed_config, {}, 1, **inputs),
+        planning.recipe("nbeats", config, {}, 2, **inputs),
+        planning.recipe("nbeats", config, {}, 1, **(inputs | {"data": "x"})),
+        planning.recipe("nbeats", config, {}, 1, **(inputs | {"lock": "x"})),
+        planning.recipe("nbeats", config, {}, 1, **(inputs | {"code": "x"})),
     ]
     assert len(set(recipes)) == len(recipes)
-    assert recipes[0] == planning.recipe("nbeats", dataclasses.replace(config), 1, **inputs)
+    assert recipes[0] == planning.recipe("nbeats", dataclasses.replace(config), {}, 1, **inputs)
     assert all(len(bytes.fromhex(recipe)) == 32 for recipe in recipes)

@@ -1,10 +1,11 @@
-"""What holds for the repository as a whole: pins, entry points, names, no pickle."""
+"""The repository as a whole: pins, entry points, names, no pickle."""
 
 import ast
 import importlib
 import importlib.util
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ LOCK = (CHECKOUT / "requirements.lock").read_text().splitlines()
 
 
 def tracked(*patterns: str) -> list[Path]:
-    """Files of the repository, committed or about to be."""
+    """Files of the repository, committed or not yet, without ignored ones."""
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard", *patterns],
         cwd=CHECKOUT,
@@ -52,20 +53,35 @@ def test_conda_yaml_holds_exactly_the_lock() -> None:
 
 def test_every_config_is_an_entry_point_with_its_parameters() -> None:
     entry_points = yaml.safe_load((CHECKOUT / "MLproject").read_text())["entry_points"]
-    assert {n for n in entry_points if n.startswith("train_")} == {
-        f"train_{model}" for model in families.all_models()
-    }
+    trainings = {name for name in entry_points if name.startswith("train_")}
+    assert trainings == {f"train_{model}" for model in families.all_models()}
     for model in families.all_models():
         point = entry_points[f"train_{model}"]
         assert set(point["parameters"]) == {"horizon", "levels", "seed"}
         assert point["command"].startswith(f"python -m jobs train {model} ")
 
 
+def test_every_part_of_the_registry_and_every_family_stands_on_a_floor() -> None:
+    linter = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    floors = next(each["layers"] for each in linter["contracts"] if each["type"] == "layers")
+    modules = {name.strip() for floor in floors for name in floor.split("|")}
+    parts = {path.stem for path in (CHECKOUT / "registry").iterdir() if path.suffix == ".py"}
+    parts |= {path.parent.name for path in (CHECKOUT / "registry").glob("*/__init__.py")}
+    families_and_blocks = {path.parent.name for path in (CHECKOUT / "mlprojects").glob("*/*.py")}
+    expected = {f"registry.{name}" for name in parts - {"__init__"}} | {"jobs", "serving"}
+    expected |= {f"mlprojects.{name}" for name in families_and_blocks}
+    assert modules == expected
+    assert families_and_blocks == {
+        root.removeprefix("mlprojects.")
+        for root in linter["root_packages"]
+        if root.startswith("mlprojects.")
+    }
+
+
 @pytest.mark.parametrize("name", ["registry", "mlprojects", "serving", "jobs"])
 def test_the_four_names_are_this_checkout(name: str) -> None:
-    assert {Path(path).resolve() for path in importlib.import_module(name).__path__} == {
-        CHECKOUT / name
-    }
+    paths = {Path(path).resolve() for path in importlib.import_module(name).__path__}
+    assert paths == {CHECKOUT / name}
 
 
 def test_mlprojects_is_a_namespace_and_families_have_a_card_and_a_config() -> None:
@@ -76,24 +92,25 @@ def test_mlprojects_is_a_namespace_and_families_have_a_card_and_a_config() -> No
         assert "Licence" in (folder / "README.md").read_text()
 
 
-def test_benchmarks_and_opt_in_tests_import_what_there_is() -> None:
-    """`make test` does not run them: a renamed module would go unseen."""
+def test_benchmarks_and_opt_in_tests_import_existing_names() -> None:
+    """`make test` does not run them, so nothing else would notice a renamed module."""
     for path in tracked(
         "tests/bench/*.py", "tests/weights/*.py", "tests/reference/*.py", "tests/processors.py"
     ):
         for node in ast.walk(ast.parse(path.read_text())):
-            module = node.module if isinstance(node, ast.ImportFrom) and node.module else ""
+            if not isinstance(node, ast.ImportFrom) or node.module is None:
+                continue
+            module = node.module
             if module.partition(".")[0] not in ("registry", "mlprojects", "serving", "jobs"):
                 continue
             names = vars(importlib.import_module(module))
             for alias in node.names:
-                assert alias.name in names or importlib.util.find_spec(f"{module}.{alias.name}"), (
-                    path,
-                    alias.name,
-                )
+                full_name = f"{module}.{alias.name}"
+                exists = alias.name in names or importlib.util.find_spec(full_name)
+                assert exists, (path, full_name)
 
 
-def test_no_source_of_ours_imports_pickle_or_loads_with_it() -> None:
+def test_no_module_imports_pickle_or_loads_with_it() -> None:
     pattern = re.compile(
         r"^\s*(import|from)\s+(pickle|cloudpickle|joblib|dill)\b|torch\.load\(|allow_pickle=True",
         re.MULTILINE,
@@ -103,10 +120,9 @@ def test_no_source_of_ours_imports_pickle_or_loads_with_it() -> None:
 
 
 def test_no_price_file_or_model_is_committed() -> None:
-    golden = CHECKOUT / "tests" / "golden"  # one tiny version of long ago
+    golden = CHECKOUT / "tests" / "golden"  # one tiny version, written by old code
+    refused = {".parquet", ".csv", ".safetensors", ".db", ".pkl", ".pt"}
     for path in tracked():
         assert path.stat().st_size < 1_000_000, path
         if not path.is_relative_to(golden):
-            assert path.suffix not in {".parquet", ".csv", ".safetensors", ".db", ".pkl", ".pt"}, (
-                path
-            )
+            assert path.suffix not in refused, path

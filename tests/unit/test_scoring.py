@@ -113,7 +113,7 @@ def test_the_message_for_a_period_without_an_origin_says_what_was_needed_and_wha
         match=r"^no session after 2020-01-15 has 8 sessions up to it and 5 after it in any",
     ):
         origins_between(simulated(length=20), "2020-01-15", None, 5, context=8)
-    with pytest.raises(BadInput, match=r"; the last that has is 2020-01-15$"):
+    with pytest.raises(BadInput, match=r"; the last such session is 2020-01-15$"):
         origins_between(simulated(length=20), "2020-01-15", None, 5, context=8)
 
 
@@ -320,7 +320,7 @@ def test_a_joint_model_needs_all_of_its_series():
     assert caught.value.code == "NO_ORIGINS"
     assert caught.value.message == (
         "2 of 3 series have 1 sessions up to 2020-01-16 and 3 after it, joint needs 3; "
-        "1 of 2 origins are like that"
+        "1 of 2 origins have too few"
     )
 
 

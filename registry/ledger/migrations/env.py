@@ -1,4 +1,4 @@
-"""Runs the ledger's migrations on the connection that `registry.database` opened."""
+"""Runs the ledger's migrations on the connection that `registry.ledger.database` opened."""
 
 from alembic import context
 
