@@ -155,8 +155,8 @@ def evaluate_versions(
 ) -> None:
     """Score registered versions on the same rows, beside fhs, har and naive.
 
-    The references are fitted on the same data. A version of other code than this checkout's runs
-    in its own process. The last line on stdout is one JSON object.
+    The references are fitted on the same data. A version whose code differs from this
+    checkout's runs in its own process. The last line on stdout is one JSON object.
 
     Example: python -m jobs evaluate har/1 har/2 nbeats --report_every 5
     """

@@ -30,7 +30,10 @@ METRICS = ("crps", "coverage_90", "skill_vs_fhs", "dm_p_hln", "dm_p_bartlett")
 def quickstart(
     settings: Settings, models: Sequence[str], served: str, seed: int, progress: Progress
 ) -> dict[str, Any]:
-    """Run the main job and return its report. Steps that are already done are skipped."""
+    """Run the main job and return its report.
+
+    Steps already done with the same data, code and settings are skipped.
+    """
     start_time = time.monotonic()
     compile_builtin(settings, progress=_prefixed(progress, "compile"))
     store = Store(settings)

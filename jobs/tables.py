@@ -15,7 +15,7 @@ EVALUATION = {
     "vs fhs": ("skill_vs_fhs", "{:+.2%}"),
     "vs naive": ("skill_vs_naive", "{:+.2%}"),
 }
-QUANTILES = ("mean", "q0.05", "q0.5", "q0.95")  # columns of the forecast that are shown
+FORECAST_COLUMNS = ("mean", "q0.05", "q0.5", "q0.95")  # columns of the forecast that are shown
 
 
 def print_quickstart(result: dict[str, Any]) -> None:
@@ -36,9 +36,9 @@ def print_quickstart(result: dict[str, Any]) -> None:
     stdout.print(scores)
     rows = result["forecast"]
     title = f"{result['served']} on {rows[0]['unique_id']}: log returns in %"
-    forecast = Table("step", "session", *QUANTILES, title=title)
+    forecast = Table("step", "session", *FORECAST_COLUMNS, title=title)
     for row in rows:
-        numbers = [f"{100 * row[name]:+.2f}" for name in QUANTILES]
+        numbers = [f"{100 * row[name]:+.2f}" for name in FORECAST_COLUMNS]
         forecast.add_row(str(row["step"]), row["ds"][:10], *numbers)
     stdout.print(forecast)
     stdout.print(

@@ -46,16 +46,16 @@ def start(
     from serving.modes import choose
     from serving.scorer import Scorer
 
-    talk = Console(stderr=True, highlight=False)
+    stderr = Console(stderr=True, highlight=False)
     settings = Settings()
-    with talk.status(f"verifying {model}"):
+    with stderr.status(f"verifying {model}"):
         chosen = choose(Store(settings), model, settings.mode)
     version = chosen.version
     if chosen.instead:
-        _warn(talk, f"{model} cannot be served: {chosen.instead.message}")
+        _warn(stderr, f"{model} cannot be served: {chosen.instead.message}")
     if chosen.mode == "simulated":
         mode = f"KRONOS_MODE={settings.mode}"
-        _warn(talk, f"serving {version.uri} for {model} ({mode}): simulated, not Kronos")
+        _warn(stderr, f"serving {version.uri} for {model} ({mode}): simulated, not Kronos")
     scorer = Scorer(
         settings,
         version,
@@ -65,7 +65,7 @@ def start(
     for number in STOPPING:
         signal.signal(number, _interrupt)
     with scorer:
-        with talk.status(f"starting {version.uri}") as status:
+        with stderr.status(f"starting {version.uri}") as status:
             scorer.wait_ready(
                 lambda waited: status.update(f"starting {version.uri} ({waited:.0f} s)")
             )
@@ -76,7 +76,7 @@ def start(
             "pid": scorer.pid,
         }
         print(json.dumps(server | chosen.facts()), flush=True)
-        talk.print(
+        stderr.print(
             f"{version.uri} answers on {scorer.url}/invocations; the README shows a request. "
             "Ctrl-C stops it."
         )
@@ -106,8 +106,8 @@ def request(
     print(json.dumps(store.example_request(version)))
 
 
-def _warn(talk: Console, text: str) -> None:
-    talk.print(f"warning: {text}", style="bold yellow", markup=False, soft_wrap=True)
+def _warn(stderr: Console, text: str) -> None:
+    stderr.print(f"warning: {text}", style="bold yellow", markup=False, soft_wrap=True)
 
 
 def _interrupt(*_: object) -> None:

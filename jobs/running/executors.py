@@ -84,10 +84,10 @@ class _Here:
     workers = 1
 
     def __init__(self, work: Work) -> None:
-        self._work_item = work
+        self._work = work
 
     def run(self, worker: int, settings: Mapping[str, Any], listen: Listen) -> Any:  # noqa: ARG002
-        return self._work_item.run(settings, listen)
+        return self._work.run(settings, listen)
 
     def stop(self) -> None:
         """There is nothing to end."""
@@ -252,12 +252,12 @@ class _Actor:
     """A worker on Ray. The trial runs in a thread, so that the actor can answer meanwhile."""
 
     def __init__(self, work: Work) -> None:
-        self._work_item = work
+        self._work = work
         self._events: queue.Queue[_Event] = queue.Queue()
         self._answers: queue.Queue[bool] = queue.Queue()
 
     def begin(self, settings: Mapping[str, Any]) -> None:
-        threading.Thread(target=self._work, args=(settings,), daemon=True).start()
+        threading.Thread(target=self._run_and_report, args=(settings,), daemon=True).start()
 
     def event(self) -> _Event:
         """The trial's next event."""
@@ -266,8 +266,8 @@ class _Actor:
     def answer(self, stop: bool) -> None:
         self._answers.put(stop)
 
-    def _work(self, settings: Mapping[str, Any]) -> None:
-        self._events.put(_last_event(self._work_item, settings, self._listen))
+    def _run_and_report(self, settings: Mapping[str, Any]) -> None:
+        self._events.put(_last_event(self._work, settings, self._listen))
 
     def _listen(self, step: int, losses: Mapping[str, float]) -> bool:
         self._events.put(("report", step, dict(losses)))

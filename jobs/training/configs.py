@@ -13,7 +13,7 @@ from jobs.training.families import TINY, Model
 from registry import training
 from registry.errors import BadConfig, BadParameter
 
-# Settings that a data set has defaults for, or bounds.
+# Settings for which a data set has defaults or bounds.
 OF_DATASET = ("calendar", "fit_until", "choose_until", "report_until")
 
 

@@ -82,7 +82,7 @@ class Result:
 
 def evaluate(
     settings: Settings,
-    names_of_versions: Sequence[str],
+    version_names: Sequence[str],
     overrides: Mapping[str, Any],
     references: References,
     *,
@@ -98,7 +98,7 @@ def evaluate(
     """
     start_time = time.monotonic()
     store = Store(settings)
-    versions = _distinct([store.resolve(name) for name in names_of_versions])
+    versions = _distinct([store.resolve(name) for name in version_names])
     with ExitStack() as stack:
         loaded: dict[str, LoadedVersion] = {}
         for version in versions:

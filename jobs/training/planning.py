@@ -47,7 +47,7 @@ class Plan:
     code_digest: str
     recipe: str
     members: Mapping[str, training.Config]  # of an ensemble, by model
-    leakage: str  # description, if the start was trained on the report period
+    leakage: str  # description, if the start was pretrained on the report period; else empty
 
     def synthetic(self, spec: ModelSpec) -> tuple[str, ...]:
         """Made-up columns of the data set that the model takes."""
@@ -108,7 +108,7 @@ def recipe(
     content = {"model": name, "config": dataclasses.asdict(config), "seed": seed, **inputs}
     if member_configs:
         content["members"] = {
-            member: dataclasses.asdict(each) for member, each in member_configs.items()
+            member: dataclasses.asdict(settings) for member, settings in member_configs.items()
         }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

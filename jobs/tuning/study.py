@@ -20,7 +20,7 @@ DATABASE = "studies.db"
 ALIVE = "alive"  # file in a process's folder; locked while the process lives
 STARTUP = 5  # complete trials before any trial is pruned
 WARMUP = 5  # reports of its choice loss before a trial may be pruned
-COMPARED = 3  # trials with a loss at the same report; with fewer, nothing is pruned there
+COMPARED = 3  # complete trials with a loss at the same report; with fewer, nothing is pruned
 BUSY_S = 60.0  # how long a process waits for another one's write
 
 # Attributes of a trial.

@@ -47,7 +47,7 @@ class Search:
 
     @property
     def study(self) -> str:
-        """Name of the study: a hash of model, data, code, fixed settings, space and seed."""
+        """The model's name and a hash of recipe (data, code, fixed settings, seed) and space."""
         searched = {name: repr(values) for name, values in sorted(self.space.items())}
         content = json.dumps([self.plan.recipe, searched])
         return f"{self.plan.model.name}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
@@ -236,10 +236,11 @@ class _Tuning:
         """Update the count of finished trials and the label with the best one."""
         finished = (TrialState.COMPLETE, TrialState.PRUNED)
         self._done = sum(trial.state in finished for trial in self._study.trials())
-        self._label = f"{self._done} of {self._total} trials"
+        label = f"{self._done} of {self._total} trials"
         best = results.best(self._study)
         if best is not None:
-            self._label += f", best trial {best.number}: {score_text(best.user_attrs[METRICS])}"
+            label += f", best trial {best.number}: {score_text(best.user_attrs[METRICS])}"
+        self._label = label  # whole at once: other threads show it, too
         self._show()
 
     def _show(self) -> None:

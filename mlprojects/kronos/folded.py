@@ -201,16 +201,16 @@ class Decoder:
         s1_codes = tokenizer.codes(s1, torch.zeros_like(s1))[:, :bits]
         s2_codes = tokenizer.codes(torch.zeros_like(s2), s2)[:, bits:]
         weight, bias = tokenizer.post_quant_embed.weight, tokenizer.post_quant_embed.bias
-        self.one = s1_codes @ weight[:, :bits].t() + bias  # embedded s1 [2^s1, d]
-        self.two = s2_codes @ weight[:, bits:].t()  # embedded s2 [2^s2, d]
+        self.s1_table = s1_codes @ weight[:, :bits].t() + bias  # embedded s1 [2^s1, d]
+        self.s2_table = s2_codes @ weight[:, bits:].t()  # embedded s2 [2^s2, d]
 
     def read(self, s1: Tensor, s2: Tensor) -> Prefix:
-        x, keys, values = self.stack.read(self.one[s1] + self.two[s2])
+        x, keys, values = self.stack.read(self.s1_table[s1] + self.s2_table[s2])
         return Prefix(keys, values, x[:, -1])
 
     def follow(self, prefix: Prefix, tokens: Tensor) -> Tensor:
         """Bars [G, P, H, 6] of tokens [G, P, H, 2] that follow histories."""
-        x = self.one[tokens[..., 0]] + self.two[tokens[..., 1]]
+        x = self.s1_table[tokens[..., 0]] + self.s2_table[tokens[..., 1]]
         suffix = Suffix(prefix, *x.shape[:3])
         bars: Tensor = self.head(self.stack.extend(x, prefix, suffix))
         return bars
@@ -228,8 +228,8 @@ class FoldedPredictor:
         self.gain = predictor.norm.weight
         root = math.sqrt(width)
         emb_s1, emb_s2 = embedding.emb_s1.weight, embedding.emb_s2.weight
-        self.one = emb_s1 * root @ fusion.weight[:, :width].t() + fusion.bias  # [2^s1, d]
-        self.two = emb_s2 * root @ fusion.weight[:, width:].t()  # [2^s2, d]
+        self.s1_table = emb_s1 * root @ fusion.weight[:, :width].t() + fusion.bias  # [2^s1, d]
+        self.s2_table = emb_s2 * root @ fusion.weight[:, width:].t()  # [2^s2, d]
         self.heads, self.width = DEPENDENCY_HEADS, width // DEPENDENCY_HEADS
         # Upstream's query is the embedding without the factor sqrt(d).
         self.query = cross.q_proj(emb_s1) / math.sqrt(self.width)  # [2^s1, d]
@@ -239,11 +239,11 @@ class FoldedPredictor:
         head = predictor.head
         self.proj_s1 = _linear(head.proj_s1.weight, head.proj_s1.bias, dtype)
         self.proj_s2 = _linear(head.proj_s2.weight * layer.norm.weight, head.proj_s2.bias, dtype)
-        self.sizes = (len(self.one), len(self.two))
+        self.sizes = (len(self.s1_table), len(self.s2_table))
 
     def read(self, s1: Tensor, s2: Tensor, times: Tensor) -> Prefix:
         """Read histories of tokens [G, T] with time embeddings `times` [G, T, d]."""
-        x, keys, values = self.stack.read(self.one[s1] + self.two[s2] + times)
+        x, keys, values = self.stack.read(self.s1_table[s1] + self.s2_table[s2] + times)
         h, k, v = self._hidden(x[:, None])
         shape = (-1, x.shape[1], self.width)
         k, v = (part[:, 0].transpose(1, 2).reshape(shape).to(self.stack.dtype) for part in (k, v))
@@ -251,7 +251,7 @@ class FoldedPredictor:
 
     def extend(self, prefix: Prefix, suffix: Suffix, tokens: Tensor, times: Tensor) -> Tensor:
         """Hidden rows [R, d] at the last of the new tokens [G, P, m, 2]; `times` are [G, m, d]."""
-        x = self.one[tokens[..., 0]] + self.two[tokens[..., 1]] + times[:, None]
+        x = self.s1_table[tokens[..., 0]] + self.s2_table[tokens[..., 1]] + times[:, None]
         h, k, v = self._hidden(self.stack.extend(x, prefix, suffix))
         suffix.put(-1, k, v)
         suffix.length += x.shape[2]

@@ -72,7 +72,7 @@ class Kronos:
         """Quantiles over sampled bars.
 
         A path depends only on the history and on (seed, symbol, cutoff, path index). Raises
-        BadHistory if a close is constant in the bars that are used, and KronosError (code
+        BadHistory if all closes of a series are equal in the bars that are used, KronosError (code
         OUT_OF_MEMORY) if memory runs out.
         """
         try:

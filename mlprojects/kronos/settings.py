@@ -67,7 +67,8 @@ class Config(training.Config):
         for key, width in (("width", self.width), ("tokenizer_width", self.tokenizer_width)):
             if width % (2 * self.heads) or width % 8:
                 raise BadConfig(
-                    f"{key} is {width}, expected a multiple of 8 and 2 * heads = {2 * self.heads}"
+                    f"{key} is {width}, expected a multiple of 8 and of 2 * heads = "
+                    f"{2 * self.heads}"
                 )
 
     @property

@@ -70,7 +70,7 @@ def _options(config: Training, series: int, seed: int, watcher: pl.Callback) -> 
         "val_check_steps": min(config.val_check_steps, config.max_steps),
         "random_seed": seed,
         "callbacks": [watcher],
-        # The weights are the same on every machine; such small networks gain nothing on a GPU.
+        # With or without a GPU, the training is the same; such small networks gain nothing on one.
         "accelerator": "cpu",
         "devices": 1,
         "enable_progress_bar": False,

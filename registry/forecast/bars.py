@@ -19,7 +19,8 @@ def check(columns: Mapping[str, Floats], ids: Sequence[str], bounds: Places) -> 
 
     Prices must be positive with low <= open, close <= high. Volume and amount must not be negative.
     y must be the log return of the closes; otherwise the bars are not on one price basis. A series
-    must have two different closes. The caller has checked that all numbers are finite.
+    of two or more sessions must have two different closes. The caller has checked that all numbers
+    are finite.
     """
     prices = np.stack([columns[name] for name in names.OHLC])  # [4, rows]
     open_, high, low, close = prices

@@ -40,7 +40,7 @@ def _calendar(name: str) -> Dates:
 
 
 def sessions(name: str, start: str | pd.Timestamp, end: str | pd.Timestamp) -> pd.DatetimeIndex:
-    """Sessions from `start` to `end`, both included. BadHistory for a date outside."""
+    """Sessions from `start` to `end`, both included. BadHistory for one outside the calendar."""
     calendar = _calendar(name)
     first, last = _inside(name, np.array([start, end], dtype="datetime64[D]"))
     begin = np.searchsorted(calendar, first)

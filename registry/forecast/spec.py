@@ -119,7 +119,7 @@ class ModelSpec:
 
 
 def check_levels(levels: Sequence[Any]) -> tuple[float, ...]:
-    """The levels as floats. Raises BadParameter unless 1..99 ascending numbers in (0, 1)."""
+    """The levels as floats. BadParameter unless they are 1..99 ascending numbers in (0, 1)."""
     if isinstance(levels, str) or not isinstance(levels, Sequence):
         raise _bad_levels("expected a list of numbers")
     if not 1 <= len(levels) <= MAX_LEVELS:

@@ -52,7 +52,8 @@ from registry.versions.manifest import sha256
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 TIMEOUT_S = 30.0
-ATTEMPTS, PAUSE_S = 5, 1.0  # a download fails after this many attempts without a new byte
+ATTEMPTS = 5  # in a row without a new byte; then a download fails
+PAUSE_S = 1.0  # between two attempts
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 

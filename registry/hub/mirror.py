@@ -402,14 +402,15 @@ def _files(part: Part) -> list[dict[str, Any]]:
 def _real_history(settings: Settings, columns: Sequence[str]) -> pd.DataFrame:
     """Compiled prices with these columns, for the example input of a version.
 
-    Files that `jobs compile` did not write are left alone.
+    Files that `jobs compile` did not write are skipped. Raises Corrupt for a file that cannot be
+    read, NotFound if none has the columns.
     """
     for path in sorted(settings.processed_dir.glob("*.parquet")):
         try:
             schema = pq.read_schema(path)
         except (pa.ArrowInvalid, OSError) as error:
             raise Corrupt(
-                f"{path} cannot be read ({error}); remove it, then run "
+                f"{path} cannot be read ({error}); move it away, then run "
                 "`python -m jobs compile --source builtin`"
             ) from error
         if COMPILED_KEY in (schema.metadata or {}) and set(columns) <= set(schema.names):

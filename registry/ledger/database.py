@@ -74,7 +74,7 @@ def connect(uri: str) -> sa.Engine:
     if url.drivername != "sqlite":
         raise BadConfig(
             f"KRONOS_LEDGER_URI begins with {url.drivername}://, expected sqlite:/// or "
-            "postgresql+psycopg2://; name this driver, the default may not be installed"
+            "postgresql+psycopg2:// (with the driver: SQLAlchemy's default may not be installed)"
         )
     if url.database:
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)

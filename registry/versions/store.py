@@ -194,8 +194,8 @@ class Store:
     def set_stage(self, name: str, number: int, stage: str) -> None:
         """Set MLflow's own stage, for models:/NAME/Production.
 
-        MLflow archives the version that held Production or Staging before. If two versions were in
-        Production, MLflow would serve the highest number and not the last promoted.
+        For Production and Staging, MLflow archives the version that held the stage before. If two
+        versions were in Production, MLflow would serve the highest number, not the last promoted.
         """
         with warnings.catch_warnings():
             # Deprecated since MLflow 2.9, but models:/NAME/Production has no replacement.
@@ -247,7 +247,7 @@ class Store:
 
 
 def _reraise_unless_missing(error: MlflowException) -> None:
-    """Raise an error that does not say 'missing' again, so that an outage is not a NotFound."""
+    """Raise the error again unless it means 'missing': an outage is not a NotFound."""
     if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
         raise error
 
@@ -289,6 +289,6 @@ def shortened(description: str) -> str:
     """A description that fits every database: as many whole paragraphs as the limit allows."""
     if len(description) <= DESCRIPTION_LIMIT:
         return description
-    rest = "\n\nThe rest is in `model_card.md` of the version's run."
-    paragraphs = description[: DESCRIPTION_LIMIT - len(rest)].rpartition("\n\n")[0]
-    return paragraphs + rest
+    pointer = "\n\nThe rest is in `model_card.md` of the version's run."
+    paragraphs = description[: DESCRIPTION_LIMIT - len(pointer)].rpartition("\n\n")[0]
+    return paragraphs + pointer

@@ -41,7 +41,7 @@ def receive(stream: IO[bytes]) -> tuple[bytes, bytes]:
 def _exactly(stream: IO[bytes], size: int) -> bytes:
     content = stream.read(size)
     if len(content) < size:
-        raise EOFError(f"the other process ended: found {len(content)} bytes, expected {size}")
+        raise EOFError(f"the stream ended: found {len(content)} bytes, expected {size}")
     return content
 
 

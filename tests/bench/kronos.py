@@ -97,7 +97,9 @@ class Case:
             with torch.inference_mode():
                 s1, s2 = self.tokenizer.encode(torch.from_numpy(scaled).float())
                 folded = sampler._predictor
-                x, *_ = folded.stack.read(folded.one[s1] + folded.two[s2] + folded.time(stamps))
+                x, *_ = folded.stack.read(
+                    folded.s1_table[s1] + folded.s2_table[s2] + folded.time(stamps)
+                )
                 h, *_ = folded._hidden(x[:, None])
                 logits.append(folded.s1_logits(h[0, 0]).double().log_softmax(dim=1))
         exact, rounded = logits

@@ -257,7 +257,7 @@ def test_sessions_after_the_choice_period_change_no_training(
     saved.mkdir()
     retraining.model.family.save(trained.forecaster, saved)
     files = [path.relative_to(saved) for path in saved.rglob("*") if path.is_file()]
-    assert files
+    assert files, "a family saves at least one file"
     first_saved = case.root / manifest.MODEL_DIR
     for name in files:
         assert (saved / name).read_bytes() == (first_saved / name).read_bytes(), name

@@ -154,7 +154,7 @@ def test_sessions_that_a_version_was_trained_on_are_not_reported_unless_it_is_sa
     with pytest.raises(BadInput) as caught:
         evaluate.evaluate(settings, ["nbeats/1"], earlier, reference)
     assert caught.value.code == "LEAKAGE"
-    assert "trained until 2010-12-31, and the sessions after 2010-06-30" in caught.value.message
+    assert "trained until 2010-12-31, the report starts after 2010-06-30" in caught.value.message
     evaluation = evaluate.evaluate(settings, ["nbeats/1"], earlier, reference, allow_leakage=True)
     text = "trained until 2010-12-31; reported are sessions after 2010-06-30"
     [version] = evaluation.summary()["versions"]
