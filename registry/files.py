@@ -12,8 +12,6 @@ from filelock import FileLock, Timeout
 
 from registry.errors import Conflict, KronosError
 
-COMPILED_KEY = b"kronos"  # in the metadata of each parquet file that `jobs compile` writes
-
 Writer = Callable[[Path], None]  # writes the whole file to the given path
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

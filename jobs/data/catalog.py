@@ -9,6 +9,7 @@ import pandas as pd
 from jobs.data import processed
 from jobs.data.market import Universe, market_daily, sp500_universe, with_market
 from jobs.data.sources import INDEX, SECTORS
+from registry.compiled import COMMAND
 from registry.errors import BadConfig, BadHistory, Corrupt
 from registry.forecast import names
 from registry.settings import Settings
@@ -24,7 +25,7 @@ class Splits:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set, compiled or not. `read` gives its history, sorted by (unique_id, ds)."""
+    """A data set, compiled or not."""
 
     name: str
     files: tuple[str, ...]  # of the processed folder
@@ -32,30 +33,27 @@ class Dataset:
     calendar: str
     universe: Universe  # over which its market columns are taken
     splits: Splits
-    read: Callable[[Settings], pd.DataFrame]
+    history: Callable[..., pd.DataFrame]  # from the frames of `files`; sorted by (unique_id, ds)
     synthetic: tuple[str, ...] = ()  # columns that are made up
 
     def load(self, settings: Settings) -> "Data":
         """The compiled data set.
 
-        Raises NotFound if a file is missing, Corrupt if one cannot be read or if they do not
-        belong together.
+        Raises NotFound if a file is missing, Corrupt if one is damaged or if they do not belong
+        together.
         """
-        first, *others = self.files
-        digest = processed.stored_metadata(settings, first)["digest"]
-        expected = processed.with_version(self.identity(digest))
-        if processed.stored_metadata(settings, first) != expected:
-            raise Corrupt(
-                f"{first} in {settings.processed_dir} was compiled by other code; "
-                f"run `{processed.COMMAND}`"
-            )
-        for file in others:
-            if processed.stored_metadata(settings, file) != expected:
+        frames: list[pd.DataFrame] = []
+        digest = ""
+        for file in self.files:
+            frame, stored = processed.read(settings, file)
+            digest = digest or stored["digest"]
+            if stored != processed.with_version(self.identity(digest)):
                 raise Corrupt(
-                    f"{first} and {file} in {settings.processed_dir} were compiled from different "
-                    f"data; run `{processed.COMMAND}`"
+                    f"{settings.processed_dir / file} was compiled by other code, or from other "
+                    f"data than {self.files[0]}; run `{COMMAND}`"
                 )
-        return Data(self, digest, self.read(settings))
+            frames.append(frame)
+        return Data(self, digest, self.history(*frames))
 
     def identity(self, digest: str) -> dict[str, Any]:
         """What each of its files stores, JSON-ready; `digest` is that of the source prices."""
@@ -105,23 +103,20 @@ def check_columns(dataset: Dataset, columns: Collection[str], model: str) -> Non
         )
 
 
-def _read_panel(settings: Settings) -> pd.DataFrame:
+def _panel(returns: pd.DataFrame, market: pd.DataFrame, aux: pd.DataFrame) -> pd.DataFrame:
     """Returns, market columns, sector and counts of every stock."""
-    files = (processed.RETURNS, processed.MARKET, processed.AUX)
-    returns, market, aux = (processed.read_parquet(settings, file) for file in files)
     keys = [names.UNIQUE_ID, names.DS]
     return with_market(returns, market).merge(aux, on=keys, how="left", validate="one_to_one")
 
 
-def _read_bars(settings: Settings) -> pd.DataFrame:
+def _bars(frame: pd.DataFrame) -> pd.DataFrame:
     """Adjusted bars and their market columns: the indices' mean |y|, the S&P 500's return."""
-    frame = processed.read_parquet(settings, processed.BARS)
     indices = frame[frame[names.UNIQUE_ID].isin(_US_INDICES.symbols)]
     index_returns = frame[frame[names.UNIQUE_ID] == INDEX]
     return with_market(frame, market_daily(indices, index_returns, _US_INDICES))
 
 
-# The only series with a bar on every session.
+# The only two series that have a bar on every session of the data set.
 _US_INDICES = Universe("us-index-2", ("NASDAQ", "SP500"))
 
 PANEL = Dataset(
@@ -131,7 +126,7 @@ PANEL = Dataset(
     calendar="XNYS",
     universe=sp500_universe(list(SECTORS)),
     splits=Splits("2018-12-31", "2019-12-31"),
-    read=_read_panel,
+    history=_panel,
     synthetic=names.COUNTS,
 )
 BARS = Dataset(
@@ -141,6 +136,6 @@ BARS = Dataset(
     calendar="XNYS",
     universe=_US_INDICES,
     splits=Splits("2009-12-31", "2010-12-31"),
-    read=_read_bars,
+    history=_bars,
 )
 DATASETS = (PANEL, BARS)  # a model's default is the first with its columns

@@ -1,8 +1,7 @@
 """Compile the built-in data: real prices in, validated processed files out, all of them or none."""
 
 import json
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,9 @@ from jobs.data.market import market_daily
 from jobs.data.qa import describe_source
 from jobs.data.sources import INDEX_BARS, STOCK_BARS, STOCK_INDEX, STOCKS
 from jobs.running.progress import Progress, silent
+from registry import compiled
 from registry.errors import Corrupt, NotFound
-from registry.files import sweep, write_together
+from registry.files import sweep
 from registry.forecast import names
 from registry.settings import Settings
 
@@ -128,19 +128,13 @@ def _describe_dataset(dataset: Dataset) -> dict[str, Any]:
 
 def write(settings: Settings, frames: Frames, summary: dict[str, Any]) -> None:
     """Replace the processed files and the summary, all or none. Remove leftovers of killed runs."""
-    writers: dict[Path, Callable[[Path], None]] = {}
+    contents = {}
     for file, metadata in _metadata(summary).items():
-        path = settings.processed_dir / file
-        writers[path] = partial(processed.write_parquet, frame=frames[file], metadata=metadata)
-    # Last: the summary vouches for the others.
-    writers[_summary_path(settings)] = partial(_write_json, content=summary)
-    for directory in {path.parent for path in writers}:
+        contents[settings.processed_dir / file] = processed.encode(frames[file], metadata)
+    contents[_summary_path(settings)] = json.dumps(summary, indent=2).encode() + b"\n"
+    for directory in {path.parent for path in contents}:
         sweep(directory)
-    write_together(writers)
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    compiled.write(settings, contents)
 
 
 def _metadata(summary: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -154,15 +148,18 @@ def _metadata(summary: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _summary_of_files(settings: Settings, identity: dict[str, Any]) -> dict[str, Any] | None:
-    """The summary of an earlier compile, or None unless it and every file stem from `identity`."""
+    """The summary of an earlier compile, or None unless it and every file stem from `identity`.
+
+    None, too, if a byte of them was changed since.
+    """
     try:
-        summary: dict[str, Any] = json.loads(_summary_path(settings).read_text())
+        summary: dict[str, Any] = json.loads(compiled.read(settings, _summary_path(settings)))
         if any(summary[key] != value for key, value in identity.items()):
             return None
         for file, metadata in _metadata(summary).items():
-            if processed.stored_metadata(settings, file) != metadata:
+            if processed.read(settings, file)[1] != metadata:
                 return None
-    except (OSError, ValueError, KeyError, NotFound, Corrupt):
+    except (ValueError, KeyError, NotFound, Corrupt):
         return None
     return summary
 

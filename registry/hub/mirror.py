@@ -1,6 +1,7 @@
 """Register Kronos weights from the Hugging Face Hub: pinned, checked, then usable offline."""
 
 import hashlib
+import io
 import json
 import shutil
 import time
@@ -16,8 +17,9 @@ import pyarrow.parquet as pq
 import yaml
 from huggingface_hub import metadata_load
 
+from registry import compiled
+from registry.compiled import COMMAND, KEY
 from registry.errors import BadInput, BadParameter, Corrupt, NotFound
-from registry.files import COMPILED_KEY
 from registry.forecast import names
 from registry.forecast.forecast import Forecaster
 from registry.forecast.model_folder import family_module
@@ -410,15 +412,14 @@ def _real_history(settings: Settings, columns: Sequence[str]) -> pd.DataFrame:
             schema = pq.read_schema(path)
         except (pa.ArrowInvalid, OSError) as error:
             raise Corrupt(
-                f"{path} cannot be read ({error}); move it away, then run "
-                "`python -m jobs compile --source builtin`"
+                f"{path} cannot be read ({error}); move it away, then run `{COMMAND}`"
             ) from error
-        if COMPILED_KEY in (schema.metadata or {}) and set(columns) <= set(schema.names):
-            return pd.read_parquet(path)
+        if KEY in (schema.metadata or {}) and set(columns) <= set(schema.names):
+            return pd.read_parquet(io.BytesIO(compiled.read(settings, path)))
     raise NotFound(
         f"no file in {settings.processed_dir} has the columns {', '.join(columns)}, "
         "expected prices for the version's example; "
-        "run `python -m jobs compile --source builtin`"
+        f"run `{COMMAND}`"
     )
 
 

@@ -9,6 +9,7 @@ import pytest
 from jobs.data import catalog, processed
 from jobs.data.catalog import BARS, DATASETS, PANEL, Dataset
 from jobs.training import configs, families, planning
+from registry.compiled import write
 from registry.errors import BadConfig, BadHistory, Corrupt
 from registry.settings import CHECKOUT, Settings
 
@@ -125,13 +126,9 @@ def test_columns_that_no_data_set_has_are_named():
 def test_a_file_that_says_another_universe_is_corrupt(compiled: Settings, tmp_path: Path):
     """Its market columns are means over other symbols."""
     settings = Settings(var_dir=tmp_path)
-    settings.processed_dir.mkdir(parents=True)
-    frame = processed.read_parquet(compiled, processed.BARS)
-    metadata = processed.stored_metadata(compiled, processed.BARS)
+    frame, metadata = processed.read(compiled, processed.BARS)
     other = {**metadata, "universe": {**metadata["universe"], "symbols": ["SP500"]}}
-    processed.write_parquet(settings.processed_dir / processed.BARS, frame, other)
-    with pytest.raises(
-        Corrupt,
-        match=r"bars\.parquet in .* was compiled by other code; run `python -m jobs compile",
-    ):
+    path = settings.processed_dir / processed.BARS
+    write(settings, {path: processed.encode(frame, other)})
+    with pytest.raises(Corrupt, match=r"bars\.parquet was compiled by other code.*run `python"):
         BARS.load(settings)

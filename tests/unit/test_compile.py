@@ -4,12 +4,17 @@ import hashlib
 import json
 import math
 import os
+import random
+import shutil
 import signal
 import struct
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.testing as npt
@@ -17,9 +22,17 @@ import pandas as pd
 import pytest
 
 from jobs.data import catalog, market, processed, products, sources, validate
-from jobs.data.compile import build, check_sources, compile_builtin, identify
+from jobs.data.compile import (
+    _summary_of_files,
+    build,
+    check_sources,
+    compile_builtin,
+    identify,
+)
 from jobs.data.digest import data_digest
 from jobs.data.qa import describe_source
+from registry.compiled import CHECKSUMS, COMMAND
+from registry.compiled import write as write_with_checksums
 from registry.errors import BadHistory, Corrupt, NotFound
 from registry.forecast import calendars, names
 from registry.settings import Settings
@@ -232,7 +245,7 @@ def test_digests_are_the_same_on_every_machine(prices, settings):
     assert identify(prices)["digests"] == {"panel": PANEL_DIGEST, "bars": BARS_DIGEST}
     for dataset, digest in ((catalog.PANEL, PANEL_DIGEST), (catalog.BARS, BARS_DIGEST)):
         for file in dataset.files:
-            assert processed.stored_metadata(settings, file)["digest"] == digest
+            assert processed.read(settings, file)[1]["digest"] == digest
 
 
 def test_a_digest_is_the_sha256_of_names_iso_days_and_little_endian_prices():
@@ -404,46 +417,110 @@ def test_reading_before_compiling_says_what_to_run(tmp_path):
         catalog.PANEL.load(Settings(var_dir=tmp_path))
 
 
-def test_files_of_different_compiles_are_not_read_together(settings, tmp_path, panel):
-    torn = Settings(var_dir=tmp_path)
-    torn.processed_dir.mkdir(parents=True)
-    for file in (processed.MARKET, processed.AUX):
-        (torn.processed_dir / file).write_bytes((settings.processed_dir / file).read_bytes())
-    older = {
-        **processed.stored_metadata(settings, processed.RETURNS),
-        "digest": "0" * 64,
-    }
-    processed.write_parquet(
-        torn.processed_dir / processed.RETURNS, panel[["unique_id", "ds", "y"]], older
-    )
-    with pytest.raises(Corrupt, match="compiled from different data"):
-        catalog.PANEL.load(torn)
+def replace_file(settings: Settings, file: str, **changes: Any) -> None:
+    """Exchange a file for one with other metadata, which has a checksum of its own."""
+    frame, metadata = processed.read(settings, file)
+    paths = [*settings.processed_dir.glob("*.parquet"), settings.logs_dir / processed.QA]
+    contents = {path: path.read_bytes() for path in paths}
+    contents[settings.processed_dir / file] = processed.encode(frame, metadata | changes)
+    write_with_checksums(settings, contents)
 
 
-def test_files_of_an_older_compile_version_are_refused_and_compiled_again(tmp_path):
-    settings = Settings(var_dir=tmp_path)
-    compile_builtin(settings)
-    path = settings.processed_dir / processed.AUX
-    older = {**processed.stored_metadata(settings, processed.AUX), "compile_version": 1}
-    processed.write_parquet(path, pd.read_parquet(path), older)
+@pytest.fixture
+def copied(settings: Settings, tmp_path: Path) -> Settings:
+    """Compiled data that a test may damage."""
+    shutil.copytree(settings.var_dir, tmp_path / "var")
+    return Settings(var_dir=tmp_path / "var")
+
+
+def test_files_of_different_compiles_are_not_read_together(copied):
+    replace_file(copied, processed.RETURNS, digest="0" * 64)
+    message = rf"market_daily\.parquet was compiled by .*, or from .*{processed.RETURNS}; run"
+    with pytest.raises(Corrupt, match=message):
+        catalog.PANEL.load(copied)
+    assert compile_builtin(copied)["skipped"] is False
+    assert catalog.PANEL.load(copied).digest == PANEL_DIGEST
+
+
+def test_files_of_an_older_compile_version_are_refused_and_compiled_again(copied):
+    replace_file(copied, processed.AUX, compile_version=1)
     with pytest.raises(
         Corrupt, match=r"aux_features_daily.parquet has compile version 1, expected 3; run"
     ):
-        catalog.find("panel").load(settings)
-    assert compile_builtin(settings)["skipped"] is False
-    assert catalog.PANEL.load(settings).dataset.synthetic == names.COUNTS
+        catalog.PANEL.load(copied)
+    assert compile_builtin(copied)["skipped"] is False
+    assert catalog.PANEL.load(copied).dataset.synthetic == names.COUNTS
 
 
-def test_a_cut_file_is_corrupt_and_compiled_again(tmp_path):
-    settings = Settings(var_dir=tmp_path)
-    compile_builtin(settings)
-    before = contents(settings)
-    path = settings.processed_dir / processed.BARS
+def test_200_flipped_bits_are_200_times_corrupt_and_never_skipped(copied):
+    """At random places of all files that compile wrote, the checksums included."""
+    draw = random.Random(20261126)
+    identity = identify(sources.read_all())
+    datasets = {file: dataset for dataset in catalog.DATASETS for file in dataset.files}
+    paths = [copied.processed_dir / file for file in datasets]
+    paths += [copied.processed_dir / CHECKSUMS, copied.logs_dir / processed.QA]
+    before = contents(copied)
+    for _ in range(200):
+        path = draw.choice(paths)
+        with flipped(path, draw.randrange(8 * path.stat().st_size)):
+            damaged = [datasets[path.name]] if path.name in datasets else catalog.DATASETS
+            if path.name != processed.QA:  # it is for people, and no data set is read from it
+                for dataset in damaged:
+                    message = corrupt_message(copied, dataset)
+                    assert path.name in message
+                    assert COMMAND in message
+            assert _summary_of_files(copied, identity) is None
+    assert contents(copied) == before
+    assert compile_builtin(copied)["skipped"] is True
+
+
+@contextmanager
+def flipped(path: Path, bit: int) -> Iterator[None]:
+    """The file with one bit changed, for the time being."""
+    content = path.read_bytes()
+    changed = bytearray(content)
+    changed[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(changed)
+    yield
+    path.write_bytes(content)
+
+
+def corrupt_message(settings: Settings, dataset: catalog.Dataset) -> str:
+    """What the refusal of a data set says; empty if it is loaded."""
+    try:
+        dataset.load(settings)
+    except Corrupt as error:
+        return error.message
+    return ""
+
+
+@pytest.mark.parametrize("file", [processed.AUX, CHECKSUMS, f"../../logs/{processed.QA}"])
+def test_the_command_that_a_refusal_names_mends_a_flipped_bit(copied, file):
+    before = contents(copied)
+    path = copied.processed_dir / file
+    content = path.read_bytes()
+    path.write_bytes(content[:300] + bytes([content[300] ^ 1]) + content[301:])
+    assert compile_builtin(copied)["skipped"] is False
+    assert contents(copied) == before
+    assert compile_builtin(copied)["skipped"] is True
+
+
+def test_data_without_checksums_are_refused_and_compiled_again(copied):
+    (copied.processed_dir / CHECKSUMS).unlink()
+    with pytest.raises(Corrupt, match=r"no .*checksums.json: the files beside it"):
+        catalog.BARS.load(copied)
+    assert compile_builtin(copied)["skipped"] is False
+    assert len(catalog.BARS.load(copied).history) > 20_000
+
+
+def test_a_cut_file_is_corrupt_and_compiled_again(copied):
+    before = contents(copied)
+    path = copied.processed_dir / processed.BARS
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(Corrupt, match=r"bars.parquet"):
-        catalog.BARS.load(settings)
-    assert compile_builtin(settings)["skipped"] is False
-    assert contents(settings) == before
+        catalog.BARS.load(copied)
+    assert compile_builtin(copied)["skipped"] is False
+    assert contents(copied) == before
 
 
 # --- writing ------------------------------------------------------------------------------------
