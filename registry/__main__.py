@@ -216,17 +216,22 @@ def verify(
 ) -> None:
     """Compare every byte of versions with the registered checksums; exit 1 if one differs.
 
+    Versions that were promoted are also compared with the manifest in the ledger.
+
     Example: python -m registry verify nbeats/3
     """
+    from registry.promotion import evidence
+
     store = _store()
     rows = []
-    for version in _versions(store, references):
-        row = {"model": version.name, "version": version.version}
-        try:
-            store.fetch(version)
-            rows.append(row | {"ok": True, "message": ""})
-        except (Corrupt, NotFound) as error:
-            rows.append(row | {"ok": False, "message": error.message})
+    with _ledger() as ledger:
+        for version in _versions(store, references):
+            row = {"model": version.name, "version": version.version}
+            try:
+                evidence.fetch(store, ledger.records(version.name), version)
+                rows.append(row | {"ok": True, "message": ""})
+            except (Corrupt, NotFound) as error:
+                rows.append(row | {"ok": False, "message": error.message})
     _emit(rows, as_json)
     if not all(row["ok"] for row in rows):
         raise typer.Exit(1)

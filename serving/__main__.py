@@ -3,6 +3,7 @@
 import json
 import signal
 import time
+from contextlib import ExitStack
 from typing import Annotated
 
 import typer
@@ -41,6 +42,7 @@ def start(
     KRONOS_MODE decides which model `kronos` means: kronos, simulated (kronos_simulated), or auto
     (kronos if it can be served, else kronos_simulated).
     """
+    from registry.ledger.promotions import Ledger
     from registry.settings import Settings
     from registry.versions.store import Store
     from serving.modes import choose
@@ -49,22 +51,27 @@ def start(
     stderr = Console(stderr=True, highlight=False)
     settings = Settings()
     with stderr.status(f"verifying {model}"):
-        chosen = choose(Store(settings), model, settings.mode)
+        store = Store(settings)
+        with Ledger(settings) as ledger:
+            chosen = choose(store, ledger, model, settings.mode)
     version = chosen.version
     if chosen.instead:
         _warn(stderr, f"{model} cannot be served: {chosen.instead.message}")
     if chosen.mode == "simulated":
         mode = f"KRONOS_MODE={settings.mode}"
         _warn(stderr, f"serving {version.uri} for {model} ({mode}): simulated, not Kronos")
-    scorer = Scorer(
-        settings,
-        version,
-        host=settings.serve_host if host is None else host,
-        port=settings.serve_port if port is None else port,
-    )
     for number in STOPPING:
         signal.signal(number, _interrupt)
-    with scorer:
+    with ExitStack() as stack:
+        folder = stack.enter_context(store.private_copy(version))
+        scorer = Scorer(
+            settings,
+            version,
+            folder,
+            host=settings.serve_host if host is None else host,
+            port=settings.serve_port if port is None else port,
+        )
+        stack.enter_context(scorer)
         with stderr.status(f"starting {version.uri}") as status:
             scorer.wait_ready(
                 lambda waited: status.update(f"starting {version.uri} ({waited:.0f} s)")
@@ -96,13 +103,15 @@ def request(
 
     Example: python -m serving request nbeats > request.json
     """
+    from registry.ledger.promotions import Ledger
     from registry.settings import Settings
     from registry.versions.store import Store
     from serving.modes import choose
 
     settings = Settings()
     store = Store(settings)
-    version = choose(store, model, settings.mode).version
+    with Ledger(settings) as ledger:
+        version = choose(store, ledger, model, settings.mode).version
     print(json.dumps(store.example_request(version)))
 
 

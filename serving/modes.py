@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from registry.errors import Corrupt, KronosError, NotFound
+from registry.ledger.promotions import Ledger
+from registry.promotion import evidence
 from registry.versions.store import Store
 from registry.versions.version import Version
 
@@ -34,36 +36,38 @@ class Choice:
         return {"asked": KRONOS, "mode": self.mode} if self.mode else {}
 
 
-def choose(store: Store, reference: str, mode: Mode) -> Choice:
+def choose(store: Store, ledger: Ledger, reference: str, mode: Mode) -> Choice:
     """The version that `reference` names, with its bytes verified. Raises NotFound, Corrupt.
+
+    The bytes are those that were registered and, by the ledger, promoted.
 
     Only the bare name `kronos` depends on the mode; kronos/3 or kronos@staging names a version. An
     outage of the registry is raised: it is no reason to simulate.
     """
     if reference != KRONOS:
-        return Choice(_verified(store, reference))
+        return Choice(_verified(store, ledger, reference))
     if mode == "simulated":
-        return Choice(_simulated(store), "simulated")
+        return Choice(_simulated(store, ledger), "simulated")
     try:
-        return Choice(_verified(store, KRONOS), "kronos")
+        return Choice(_verified(store, ledger, KRONOS), "kronos")
     except (NotFound, Corrupt) as error:
         if mode == "kronos":
             raise type(error)(
                 f"{error.message}; KRONOS_MODE=kronos lets nothing else answer in its place"
             ) from error
-        return Choice(_simulated(store, error), "simulated", error)
+        return Choice(_simulated(store, ledger, error), "simulated", error)
 
 
-def _verified(store: Store, reference: str) -> Version:
+def _verified(store: Store, ledger: Ledger, reference: str) -> Version:
     version = store.resolve(reference)
-    store.fetch(version)
+    evidence.fetch(store, ledger.records(version.name), version)
     return version
 
 
-def _simulated(store: Store, instead: KronosError | None = None) -> Version:
+def _simulated(store: Store, ledger: Ledger, instead: KronosError | None = None) -> Version:
     """The simulator in Production. Raises an error about both models if it is missing too."""
     try:
-        return _verified(store, SIMULATED)
+        return _verified(store, ledger, SIMULATED)
     except (NotFound, Corrupt) as error:
         if instead is None:
             raise type(error)(f"{error.message}; {_REMEDY}") from error

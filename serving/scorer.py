@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 
 import httpx
@@ -25,14 +26,17 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 class Scorer:
     """A running scoring server, used as a context manager; the exit stops it and its children."""
 
-    def __init__(self, settings: Settings, version: Version, *, host: str, port: int) -> None:
+    def __init__(
+        self, settings: Settings, version: Version, folder: Path, *, host: str, port: int
+    ) -> None:
+        """`folder` holds the verified files of the version."""
         check_host(settings, host)
         self.version = version
         self.host = host
         self.port = port or _free_port(host)
         check_free(host, self.port)
         self.log = settings.logs_dir / f"serve_{version.name}_{version.version}.log"
-        self.command = serve_command(version.uri, host, self.port)
+        self.command = serve_command(str(folder), host, self.port)
         self._environment = process_environment(settings)
         self._process: subprocess.Popen[bytes] | None = None
 

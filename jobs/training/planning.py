@@ -19,8 +19,8 @@ from registry.errors import BadConfig, BadParameter
 from registry.forecast.spec import ModelSpec
 from registry.settings import CHECKOUT, Settings
 from registry.versions import artifacts
-from registry.versions.manifest import MODEL_DIR, sha256
-from registry.versions.store import MANIFEST_TAG, Store
+from registry.versions.manifest import MANIFEST_TAG, MODEL_DIR, sha256
+from registry.versions.store import Store
 from registry.versions.version import Version
 
 MAX_SEED = 2**32 - 1  # numpy's and Lightning's

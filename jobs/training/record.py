@@ -21,7 +21,8 @@ from registry.scoring.rolling import ORIGIN
 from registry.scoring.scores import means, reliability
 from registry.training import Trained
 from registry.versions import tracking
-from registry.versions.store import MANIFEST_TAG, Store, example_history
+from registry.versions.manifest import MANIFEST_TAG
+from registry.versions.store import Store, example_history
 from registry.versions.tracking import Run
 from registry.versions.version import Version
 

@@ -60,12 +60,18 @@ class Record(Claim):
     previous_hash: Annotated[str, sa.String(64)]
     hash: Annotated[str, sa.String(64)]
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The evidence as an object."""
+        facts: dict[str, Any] = json.loads(self.evidence)
+        return facts
+
     def to_json(self) -> dict[str, Any]:
         """The row with times as ISO 8601 and evidence as an object."""
         plain = {}
         for key, value in asdict(self).items():
             plain[key] = value.isoformat() if isinstance(value, datetime) else value
-        return plain | {"evidence": json.loads(self.evidence)}
+        return plain | {"evidence": self.facts}
 
 
 metadata = sa.MetaData()

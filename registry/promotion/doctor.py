@@ -6,7 +6,7 @@ from functools import partial
 
 from registry.errors import Corrupt, NotFound
 from registry.ledger.promotions import Ledger
-from registry.promotion import moves, stages
+from registry.promotion import evidence, moves, stages
 from registry.promotion.stages import ALIASES, PREVIOUS, PRODUCTION, State
 from registry.versions.store import Store
 
@@ -156,10 +156,11 @@ def _mlflow_stages(store: Store, ledger: Ledger, name: str) -> Iterator[_Case]:
         yield _Case(finding, partial(store.set_stage, name, version, stage))
 
 
-def _files(store: Store, _: Ledger, name: str) -> Iterator[_Case]:
+def _files(store: Store, ledger: Ledger, name: str) -> Iterator[_Case]:
+    records = ledger.records(name)
     for version in store.versions(name):
         try:
-            store.fetch(version)
+            evidence.fetch(store, records, version)
         except (Corrupt, NotFound) as error:
             repair = "none: do not serve it; restore its files from a backup, or train it again"
             yield _Case(Finding(name, "BAD_FILES", error.message, repair))

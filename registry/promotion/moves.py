@@ -6,7 +6,7 @@ Each step does nothing if it was done before. So the next process that finds the
 process completes that claim first.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from registry.errors import BadParameter, Conflict, Corrupt, NotFound
 from registry.ledger.claims import user
 from registry.ledger.promotions import Decision, Ledger, Record, busy
-from registry.promotion import stages
+from registry.promotion import evidence, stages
 from registry.promotion.stages import (
     ALIASES,
     ARCHIVED,
@@ -25,7 +25,8 @@ from registry.promotion.stages import (
     State,
 )
 from registry.versions import tracking
-from registry.versions.store import MANIFEST_TAG, Store
+from registry.versions.manifest import MANIFEST_TAG
+from registry.versions.store import Store
 from registry.versions.version import Version
 
 EXPERIMENT = "promotions"
@@ -78,6 +79,7 @@ def decide(
     """
     _check_stage(stage)
     candidate = store.version(name, version)
+    facts = admit(store, records, candidate, stage)
     state = stages.expected(records)
     recorded = state.stages.get(version) == stage
     if recorded and (stage == ARCHIVED or store.aliases(name).get(ALIASES[stage]) == version):
@@ -92,7 +94,7 @@ def decide(
         stage=stage,
         version=version,
         from_version=state.holder(stage),
-        evidence=admit(store, candidate, stage),
+        evidence=facts,
     )
 
 
@@ -117,7 +119,7 @@ def rollback(store: Store, ledger: Ledger, name: str, *, who: str, why: str) -> 
         stage=PRODUCTION,
         version=target.version,
         from_version=state.production,
-        evidence=admit(store, target, PRODUCTION),
+        evidence=admit(store, records, target, PRODUCTION),
     )
     return _carry_out(store, ledger, records, decision, who=who, why=why)
 
@@ -136,19 +138,19 @@ def history(ledger: Ledger, name: str, at: datetime | None = None) -> list[Recor
     return [record] if record else []
 
 
-def admit(store: Store, version: Version, stage: str) -> dict[str, Any]:
+def admit(store: Store, records: Sequence[Record], version: Version, stage: str) -> dict[str, Any]:
     """The gate: the ledger's evidence that a version may enter a stage, or the error that bars it.
 
-    The version's bytes must be the registered ones. The evidence is their manifest's hash and the
-    METRICS of the version's run.
+    The version's bytes must be those that were registered and promoted before. The evidence is
+    their manifest's hash and the METRICS of the version's run.
     """
     if stage == ARCHIVED:
         return {}
-    store.fetch(version)
+    evidence.fetch(store, records, version)
     metrics = store.metrics(version)
-    evidence: dict[str, Any] = {key: metrics[key] for key in METRICS if key in metrics}
-    evidence[MANIFEST_TAG] = version.tags[MANIFEST_TAG]
-    return evidence
+    facts: dict[str, Any] = {key: metrics[key] for key in METRICS if key in metrics}
+    facts[MANIFEST_TAG] = version.tags[MANIFEST_TAG]
+    return facts
 
 
 def _check_stage(stage: str) -> None:
@@ -215,7 +217,7 @@ def _outdated(store: Store, record: Record) -> bool:
     if aliased not in (None, record.from_version):
         return record.moved_at is None
     try:
-        store.fetch(store.version(record.model, record.version))
+        evidence.fetch(store, [record], store.version(record.model, record.version))
     except (Corrupt, NotFound):
         return True
     return False

@@ -1,6 +1,7 @@
 """A registered version as a Forecaster, in this process or in a separate one."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from registry.errors import CodeMismatch
@@ -31,7 +32,7 @@ class LoadedVersion:
         try:
             manifest.check_code(manifest.read(root))
         except CodeMismatch:
-            return cls(version, Worker(read_spec(model_dir), root))
+            return cls(version, _worker(version, root))
         return cls(version, load_forecaster(model_dir))
 
     @property
@@ -63,3 +64,15 @@ class LoadedVersion:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _worker(version: Version, root: Path) -> Worker:
+    """A process of its own, on a private copy of the version's files."""
+    folder = TemporaryDirectory(prefix=f"{version.name}-{version.version}-")
+    try:
+        copied = Path(folder.name)
+        manifest.private_copy(root, copied, version.tags[manifest.MANIFEST_TAG])
+        return Worker(read_spec(copied / manifest.MODEL_DIR), copied, on_close=folder.cleanup)
+    except BaseException:
+        folder.cleanup()
+        raise

@@ -16,6 +16,7 @@ from typing import Any
 from registry.errors import CodeMismatch, Corrupt
 
 MANIFEST = "manifest.json"
+MANIFEST_TAG = "manifest_sha256"  # of a version
 FORMAT = 1
 CODE = "code/"  # the code that the version runs, under its import names
 MODEL_DIR = "artifacts/model"
@@ -58,16 +59,43 @@ def read(root: Path) -> dict[str, Any]:
 
 
 def _files(root: Path) -> list[str]:
-    """Files of a version: all but the manifest itself and the files that MLflow and Python add."""
-    paths = [p.relative_to(root) for p in root.rglob("*") if p.is_file() or p.is_symlink()]
-    files = [p for p in paths if p.name not in (MANIFEST, MLFLOWS) and CACHE not in p.parts]
-    return sorted(path.as_posix() for path in files)
+    """Files of a version: all but the manifest and what MLflow and Python add to the folder.
+
+    Raises Corrupt for an entry that is neither a regular file nor a folder of such files.
+    """
+    paths = [path.relative_to(root).as_posix() for path in _regular_files(root)]
+    return sorted(path for path in paths if path not in (MANIFEST, MLFLOWS))
+
+
+def _regular_files(folder: Path) -> list[Path]:
+    """Every file below a folder. Bytecode is left out, since no process of ours reads it."""
+    files: list[Path] = []
+    for path in sorted(folder.iterdir()):
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise Corrupt(f"{path} does not belong to this version: it is no regular file")
+        if path.is_file():
+            files.append(path)
+        elif path.name == CACHE:
+            _check_cache(path)
+        else:
+            inside = _regular_files(path)
+            if not inside:
+                raise Corrupt(f"{path} does not belong to this version: it is an empty folder")
+            files += inside
+    return files
+
+
+def _check_cache(cache: Path) -> None:
+    """Raise Corrupt unless a folder holds bytecode only, as Python leaves it."""
+    for path in sorted(cache.iterdir()):
+        if path.is_symlink() or not path.is_file() or path.suffix != ".pyc":
+            raise Corrupt(f"{path} does not belong to this version: it is no bytecode")
 
 
 def _drop_caches(root: Path) -> None:
-    """Remove the bytecode beside the version's sources, because Python would run it unchecked."""
+    """Remove bytecode from a folder that is being made."""
     for cache in root.rglob(CACHE):
-        shutil.rmtree(cache, ignore_errors=True)
+        shutil.rmtree(cache)
 
 
 # --- checks -----------------------------------------------------------------------------------
@@ -77,10 +105,9 @@ def verify(root: Path, *, manifest_sha256: str | None = None) -> dict[str, Any]:
     """Manifest of the version at `root`, after every byte was compared with it.
 
     `manifest_sha256` is the hash that the registry recorded; it protects the manifest itself
-    against replacement. Bytecode caches are not part of a version and are removed. Raises Corrupt,
-    which names the first file that is missing, unexpected or different.
+    against replacement. Nothing is changed. Raises Corrupt, which names the first file that is
+    missing, unexpected or different.
     """
-    _drop_caches(root)
     path = root / MANIFEST
     if not path.is_file():
         raise Corrupt(
@@ -117,10 +144,23 @@ def _compare(root: Path, listed: Mapping[str, Mapping[str, Any]]) -> None:
             raise Corrupt(f"{path} does not belong to this version: it is not in {MANIFEST}")
         if name not in present:
             raise Corrupt(f"{path} is missing; {MANIFEST} lists it")
-        if path.is_symlink() or sha256(path) != listed[name]["sha256"]:
+        if sha256(path) != listed[name]["sha256"]:
             raise Corrupt(
                 f"{path} differs from what was registered (sha256); do not load this version"
             )
+
+
+def private_copy(root: Path, folder: Path, manifest_sha256: str) -> None:
+    """Copy the files that a version's manifest names, and nothing else, and verify the copy.
+
+    So the bytes that run are those that were verified, and no bytecode is among them. `folder` is
+    empty. Raises Corrupt.
+    """
+    for name in [MANIFEST, *_parsed(root / MANIFEST)["files"]]:
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(root / name, target)
+    verify(folder, manifest_sha256=manifest_sha256)
 
 
 def check_code(manifest: Mapping[str, Any]) -> None:

@@ -5,8 +5,9 @@ import json
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import mlflow
@@ -23,9 +24,9 @@ from registry.forecast.spec import ModelSpec
 from registry.settings import CHECKOUT, Settings
 from registry.versions import artifacts, manifest, signature, tracking
 from registry.versions.loaded import LoadedVersion
+from registry.versions.manifest import MANIFEST_TAG
 from registry.versions.version import Version
 
-MANIFEST_TAG = "manifest_sha256"
 _NAME = re.compile(r"[a-z0-9_]{1,64}")
 _REQUIREMENT = re.compile(r"^([A-Za-z0-9_.-]+)==(\S+)")
 DESCRIPTION_LIMIT = 5000  # characters; the size of MLflow's column on PostgreSQL
@@ -229,6 +230,19 @@ class Store:
             ) from error
         manifest.verify(root, manifest_sha256=expected)
         return root
+
+    @contextlib.contextmanager
+    def private_copy(self, version: Version) -> Iterator[Path]:
+        """Folder with the verified files of a version, and nothing else, for the time being.
+
+        Raises as `fetch`.
+        """
+        root = self.fetch(version)
+        self.settings.state_dir.mkdir(parents=True, exist_ok=True)
+        prefix = f"{version.name}-{version.version}-"
+        with TemporaryDirectory(prefix=prefix, dir=self.settings.state_dir) as folder:
+            manifest.private_copy(root, Path(folder), version.tags[MANIFEST_TAG])
+            yield Path(folder)
 
     def spec(self, version: Version) -> ModelSpec:
         """The spec of a version, after its bytes were verified. Raises as `fetch`."""

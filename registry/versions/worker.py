@@ -5,7 +5,7 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -27,10 +27,15 @@ class Worker:
     If the process ended, the next request starts it again, until `close` is called.
     """
 
-    def __init__(self, spec: ModelSpec, root: Path) -> None:
-        """Start the version at `root`. Raises the version's loading error, or KronosError."""
+    def __init__(
+        self, spec: ModelSpec, root: Path, on_close: Callable[[], object] = lambda: None
+    ) -> None:
+        """Start the version at `root`; its files stay until `on_close` is called.
+
+        Raises the version's loading error, or KronosError.
+        """
         self.spec = spec
-        self._root = root
+        self._root, self._on_close = root, on_close
         self._lock = threading.Lock()
         self._closed = False
         self._start()
@@ -67,6 +72,7 @@ class Worker:
             with contextlib.suppress(BrokenPipeError):
                 self._requests.close()
             self._stop(STOP_TIMEOUT_S)
+            self._on_close()
 
     def _start(self) -> None:
         program = Path(worker_program.__file__).resolve()

@@ -22,7 +22,8 @@ from registry.forecast.spec import ModelSpec
 from registry.ledger.promotions import Ledger
 from registry.settings import Settings
 from registry.versions import tracking
-from registry.versions.store import MANIFEST_TAG, Store, example_history
+from registry.versions.manifest import MANIFEST_TAG
+from registry.versions.store import Store, example_history
 from registry.versions.version import Version
 
 ROOT = Path(__file__).parents[2]
@@ -75,6 +76,11 @@ class Bench:
             mlflow.register_model(self.template.source, name, tags=tags)
         return name
 
+    def model_of_its_own(self) -> Version:
+        """The first version of a new model, whose files no other version shares."""
+        name = f"model_{next(_numbers)}"
+        return log_version(self.settings, self.store, {"crps": 0.005}, name)
+
     def aliases(self, name: str) -> dict[str, int]:
         return self.store.aliases(name)
 
@@ -99,15 +105,17 @@ def environment(settings: Settings) -> dict[str, str]:
     return os.environ | variables | {"PYTHONPATH": str(ROOT)}
 
 
-def log_version(settings: Settings, store: Store, metrics: dict[str, float]) -> Version:
-    """Log a real, untrained version of `ewma`."""
+def log_version(
+    settings: Settings, store: Store, metrics: dict[str, float], name: str = "ewma"
+) -> Version:
+    """Log a real, untrained version of an EWMA model."""
     from mlprojects.baselines import model as baselines
 
-    spec = ModelSpec("ewma", "baselines", min_context=10, max_context=1000, max_horizon=5)
+    spec = ModelSpec(name, "baselines", min_context=10, max_context=1000, max_horizon=5)
     ds = calendars.sessions(spec.calendar, "2020-01-02", "2020-02-28")
     y = np.random.default_rng(0).normal(0.0, 0.01, len(ds))
     history = pd.DataFrame({"unique_id": "A", "ds": ds, "y": y})
-    with tracking.start(settings, "train", "ewma") as run:
+    with tracking.start(settings, "train", name) as run:
         run.metrics(metrics)
         return store.log(
             spec,

@@ -61,7 +61,7 @@ def served(
         moves.promote(store, ledger, "kronos", version.version, who="tests", why="to be served")
     frame = catalog.BARS.load(settings).history
     history = frame[frame["unique_id"].isin(["AAPL", "IBM"])].groupby("unique_id").tail(36)[COLUMNS]
-    scorer = Scorer(settings, store.resolve("kronos"), host="127.0.0.1", port=0)
+    scorer = Scorer(settings, version, store.fetch(version), host="127.0.0.1", port=0)
     scorer.command[scorer.command.index("-m", 3) + 1] = "models:/kronos/Production"
     with scorer:
         scorer.wait_ready()
@@ -156,7 +156,9 @@ def test_a_device_that_is_not_there_is_named_when_the_server_cannot_start(
     settings = Settings(var_dir=served.store.settings.var_dir, device="cuda:7")
     # For this process; the server takes its device from the settings.
     monkeypatch.setenv("KRONOS_DEVICE", "cpu")
-    scorer = Scorer(settings, served.store.resolve("kronos"), host="127.0.0.1", port=0)
+    version = served.store.resolve("kronos")
+    folder = served.store.fetch(version)
+    scorer = Scorer(settings, version, folder, host="127.0.0.1", port=0)
     with scorer, pytest.raises(KronosError, match=r"KRONOS_DEVICE is 'cuda:7'.*use auto or cpu"):
         scorer.wait_ready()
 

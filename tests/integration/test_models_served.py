@@ -29,7 +29,7 @@ def test_a_promoted_version_answers_its_own_example_as_a_direct_predict_does(
     with Ledger(compiled) as ledger:
         moves.promote(store, ledger, model, version.version, who="tests", why="to be served")
     body = store.example_request(version)
-    scorer = Scorer(compiled, version, host="127.0.0.1", port=0)
+    scorer = Scorer(compiled, version, store.fetch(version), host="127.0.0.1", port=0)
     scorer.command[scorer.command.index("-m", 3) + 1] = f"models:/{model}/Production"
     with scorer:
         scorer.wait_ready()

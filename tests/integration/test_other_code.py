@@ -1,10 +1,13 @@
 """Versions outlive the code: some run here, some in a worker, and both give the same bits."""
 
+import importlib.util
 import io
 import json
+import marshal
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -291,6 +294,30 @@ def test_a_size_that_no_message_has_ends_the_worker(worker: Worker, history: His
         time.sleep(0.01)
     assert worker._process.poll() == 0
     assert worker.predict(history, worker.spec.request()).horizon == 5
+
+
+def test_bytecode_that_was_planted_in_a_version_never_runs(
+    settings: Settings, ewma: tuple[Version, Version], history: History, tmp_path: Path
+) -> None:
+    root = Store(settings).fetch(ewma[1])
+    source = root / "code" / "registry" / "errors.py"
+    trace = tmp_path / "trace"
+    text = f"{source.read_text()}\nopen({str(trace)!r}, 'w').close()\n"
+    planted = source.parent / "__pycache__" / f"errors.{sys.implementation.cache_tag}.pyc"
+    planted.parent.mkdir()
+    header = struct.pack("<III", 0, int(source.stat().st_mtime), source.stat().st_size)
+    bytecode = marshal.dumps(compile(text, str(source), "exec"))
+    planted.write_bytes(importlib.util.MAGIC_NUMBER + header + bytecode)
+    program = f"import sys; sys.path.insert(0, {str(root / 'code')!r}); import registry.errors"
+    subprocess.run([sys.executable, "-P", "-c", program], cwd=tmp_path, check=True, timeout=60)
+    assert trace.exists()  # a Python that reads bytecode runs it
+    trace.unlink()
+    with Store(settings).load(ewma[1].reference) as loaded:
+        assert not loaded.in_this_process
+        loaded.predict(history, loaded.spec.request({}))
+    assert not trace.exists()
+    assert planted.exists()
+    shutil.rmtree(planted.parent)
 
 
 def test_a_version_that_cannot_be_loaded_says_why(

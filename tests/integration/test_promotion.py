@@ -2,6 +2,8 @@
 
 import itertools
 import shutil
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,6 +13,9 @@ from registry.errors import BadParameter, Conflict, Corrupt, NotFound
 from registry.ledger.promotions import Ledger
 from registry.promotion import doctor, moves
 from registry.settings import Settings
+from registry.versions import manifest
+from registry.versions.manifest import MANIFEST_TAG
+from serving.modes import choose
 
 WHO = {"who": "ann@desk", "why": "better"}
 
@@ -413,3 +418,52 @@ def test_a_broken_chain_is_reported_and_not_repaired(bench, moved):
         connection.exec_driver_sql(forge)
     (finding,) = examine(bench, moved, repair=True)
     assert (finding.code, finding.repaired) == ("BROKEN_CHAIN", False)
+
+
+# --- evidence ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def exchanged(bench):
+    """A promoted version whose files, manifest and tag were then exchanged together."""
+    version = bench.model_of_its_own()
+    promote(bench, version.name, 1)
+    root = bench.store.fetch(version)
+    (root / "artifacts" / "model" / "config.json").write_text('{"kind": "naive"}\n')
+    bench.store.set_tag(version.name, 1, MANIFEST_TAG, manifest.seal(root))
+    return bench.store.version(version.name, 1)
+
+
+def test_an_exchanged_version_deceives_the_registry_but_not_the_ledger(
+    bench, exchanged, environment_of
+):
+    name = exchanged.name
+    bench.store.fetch(exchanged)  # files, manifest and tag agree
+    message = f"{exchanged.uri} is not what promotion 1 saw"
+    for stage in ("Production", "Staging"):
+        with pytest.raises(Corrupt, match=message):
+            promote(bench, name, 1, stage)
+    with pytest.raises(Corrupt, match=message):
+        choose(bench.store, bench.ledger, name, "auto")
+    [finding] = examine(bench, name)
+    assert (finding.code, finding.repaired) == ("BAD_FILES", False)
+    assert message in finding.message
+    verify = subprocess.run(
+        [sys.executable, "-m", "registry", "verify", name],
+        env=environment_of(bench.settings),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert verify.returncode == 1
+    assert "is not what promotion 1 saw" in " ".join(verify.stdout.split())
+
+
+def test_a_roll_back_to_an_exchanged_version_is_refused(bench):
+    name = bench.model(versions=2)
+    promote(bench, name, 1)
+    promote(bench, name, 2)
+    bench.store.set_tag(name, 1, MANIFEST_TAG, "0" * 64)
+    with pytest.raises(Corrupt):
+        rollback(bench, name)
+    assert bench.aliases(name)["production"] == 2

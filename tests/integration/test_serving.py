@@ -72,7 +72,8 @@ def served(promoted: Settings, panel: pd.DataFrame) -> Iterator[Served]:
     """`mlflow models serve -m models:/nbeats/Production`, as a user of MLflow starts it."""
     store = Store(promoted)
     history = panel[panel["unique_id"].isin(["AAPL", "KO", "XOM"])].groupby("unique_id").tail(60)
-    scorer = Scorer(promoted, store.resolve(MODEL), host="127.0.0.1", port=0)
+    version = store.resolve(MODEL)
+    scorer = Scorer(promoted, version, store.fetch(version), host="127.0.0.1", port=0)
     scorer.command[scorer.command.index("-m", 3) + 1] = f"models:/{MODEL}/Production"
     with scorer:
         scorer.wait_ready()

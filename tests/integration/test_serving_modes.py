@@ -23,6 +23,7 @@ from registry.errors import Corrupt, NotFound
 from registry.forecast import calendars, names
 from registry.forecast.forecast import Forecaster
 from registry.forecast.spec import ModelSpec
+from registry.ledger.promotions import Ledger
 from registry.settings import CHECKOUT, Settings
 from registry.versions import tracking
 from registry.versions.store import Store, example_history
@@ -84,6 +85,12 @@ def corrupt(store: Store, version: Version) -> Iterator[None]:
 State = Callable[[str, str], None]  # states of kronos and of kronos_simulated
 
 
+@pytest.fixture(scope="module")
+def ledger(store: Store) -> Iterator[Ledger]:
+    with Ledger(store.settings) as opened:
+        yield opened
+
+
 @pytest.fixture
 def state(store: Store) -> Iterator[State]:
     """Put each of the two in a state: 'good', 'corrupt' or 'none' (nothing in Production)."""
@@ -107,10 +114,10 @@ def state(store: Store) -> Iterator[State]:
 @pytest.mark.parametrize("simulator", ["good", "corrupt", "none"])
 @pytest.mark.parametrize("mode", ["auto", "kronos"])
 def test_kronos_is_served_where_it_is_good(
-    store: Store, state: State, mode: Any, simulator: str
+    store: Store, ledger: Ledger, state: State, mode: Any, simulator: str
 ) -> None:
     state("good", simulator)
-    choice = choose(store, "kronos", mode)
+    choice = choose(store, ledger, "kronos", mode)
     assert (choice.version.uri, choice.instead) == ("models:/kronos/1", None)
     assert choice.facts() == {"asked": "kronos", "mode": "kronos"}
 
@@ -123,10 +130,10 @@ def test_kronos_is_served_where_it_is_good(
     ],
 )
 def test_auto_serves_the_simulator_where_kronos_is_not_good_and_knows_why(
-    store: Store, state: State, kronos: str, kind: type[Exception], why: str
+    store: Store, ledger: Ledger, state: State, kronos: str, kind: type[Exception], why: str
 ) -> None:
     state(kronos, "good")
-    choice = choose(store, "kronos", "auto")
+    choice = choose(store, ledger, "kronos", "auto")
     assert choice.version.uri == "models:/kronos_simulated/1"
     assert choice.facts() == {"asked": "kronos", "mode": "simulated"}
     assert type(choice.instead) is kind
@@ -135,49 +142,51 @@ def test_auto_serves_the_simulator_where_kronos_is_not_good_and_knows_why(
 
 @pytest.mark.parametrize(("kronos", "kind"), [("none", NotFound), ("corrupt", Corrupt)])
 def test_mode_kronos_lets_nothing_else_answer(
-    store: Store, state: State, kronos: str, kind: type[Exception]
+    store: Store, ledger: Ledger, state: State, kronos: str, kind: type[Exception]
 ) -> None:
     state(kronos, "good")
     message = r"; KRONOS_MODE=kronos lets nothing else answer in its place$"
     with pytest.raises(kind, match=message) as caught:
-        choose(store, "kronos", "kronos")
+        choose(store, ledger, "kronos", "kronos")
     assert type(caught.value) is kind
 
 
 @pytest.mark.parametrize("kronos", ["good", "corrupt", "none"])
 def test_mode_simulated_serves_the_simulator_whatever_kronos_is(
-    store: Store, state: State, kronos: str
+    store: Store, ledger: Ledger, state: State, kronos: str
 ) -> None:
     state(kronos, "good")
-    choice = choose(store, "kronos", "simulated")
+    choice = choose(store, ledger, "kronos", "simulated")
     assert (choice.version.uri, choice.instead) == ("models:/kronos_simulated/1", None)
     assert choice.facts() == {"asked": "kronos", "mode": "simulated"}
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_reference_that_names_a_version_is_never_rerouted(
-    store: Store, state: State, mode: Any
+    store: Store, ledger: Ledger, state: State, mode: Any
 ) -> None:
     state("good", "good")
     references = ("kronos/1", "kronos@production", "kronos/latest", "models:/kronos/Production")
     for reference in references:
-        assert choose(store, reference, mode) == Choice(store.version("kronos", 1))
+        assert choose(store, ledger, reference, mode) == Choice(store.version("kronos", 1))
     with pytest.raises(NotFound, match="kronos has no version 9"):
-        choose(store, "kronos/9", mode)
+        choose(store, ledger, "kronos/9", mode)
     state("corrupt", "good")
     with pytest.raises(Corrupt):
-        choose(store, "kronos/1", mode)
+        choose(store, ledger, "kronos/1", mode)
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_other_models_do_not_depend_on_the_mode(store: Store, state: State, mode: Any) -> None:
+def test_other_models_do_not_depend_on_the_mode(
+    store: Store, ledger: Ledger, state: State, mode: Any
+) -> None:
     state("good", "good")
-    choice = choose(store, "kronos_simulated", mode)
+    choice = choose(store, ledger, "kronos_simulated", mode)
     assert choice == Choice(store.version("kronos_simulated", 1))
     assert choice.facts() == {}
     state("good", "none")
     with pytest.raises(NotFound, match="kronos_simulated has nothing in production"):
-        choose(store, "kronos_simulated", mode)
+        choose(store, ledger, "kronos_simulated", mode)
 
 
 @pytest.mark.parametrize(
@@ -185,12 +194,12 @@ def test_other_models_do_not_depend_on_the_mode(store: Store, state: State, mode
     [("none", "none", NotFound), ("corrupt", "none", Corrupt), ("none", "corrupt", Corrupt)],
 )
 def test_where_neither_is_good_the_error_names_both_and_what_to_run(
-    store: Store, state: State, kronos: str, simulator: str, kind: type[Exception]
+    store: Store, ledger: Ledger, state: State, kronos: str, simulator: str, kind: type[Exception]
 ) -> None:
     state(kronos, simulator)
     both = r"^neither kronos nor kronos_simulated can be served: "
     with pytest.raises(kind, match=both) as caught:
-        choose(store, "kronos", "auto")
+        choose(store, ledger, "kronos", "auto")
     assert type(caught.value) is kind
     why = {"none": "{} has nothing in production", "corrupt": "differs from what was registered"}
     why_kronos = why[kronos].format("kronos")
@@ -201,11 +210,13 @@ def test_where_neither_is_good_the_error_names_both_and_what_to_run(
     assert "`python -m registry promote kronos_simulated VERSION`" in message
 
 
-def test_mode_simulated_without_a_simulator_says_what_to_run(store: Store, state: State) -> None:
+def test_mode_simulated_without_a_simulator_says_what_to_run(
+    store: Store, ledger: Ledger, state: State
+) -> None:
     state("good", "none")
     message = r"^kronos_simulated has nothing in production; .*jobs train kronos_simulated"
     with pytest.raises(NotFound, match=message):
-        choose(store, "kronos", "simulated")
+        choose(store, ledger, "kronos", "simulated")
 
 
 # --- python -m serving ------------------------------------------------------------------------

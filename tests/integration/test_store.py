@@ -160,8 +160,12 @@ def test_a_version_survives_being_loaded_by_a_python_that_writes_bytecode(
     planted = root / "code" / "registry" / "__pycache__" / "errors.cpython-311.pyc"
     planted.parent.mkdir(exist_ok=True)
     planted.write_bytes(b"not bytecode that anybody compiled from errors.py")
-    store.fetch(store.version("cached", 1))
-    assert not planted.exists()
+    assert store.fetch(store.version("cached", 1)) == root
+    assert planted.exists()  # left alone, and never read
+    with store.private_copy(store.version("cached", 1)) as folder:
+        assert not list(folder.rglob("__pycache__"))
+        assert (folder / "code" / "registry" / "errors.py").is_file()
+    assert not folder.exists()
 
 
 def test_loading_leaves_the_import_path_and_the_checkouts_modules_alone(

@@ -17,7 +17,8 @@ from jobs.training.references import References
 from registry.errors import BadConfig, BadInput, Conflict, NotFound
 from registry.files import locked
 from registry.settings import CHECKOUT, Settings
-from registry.versions.store import MANIFEST_TAG, Store
+from registry.versions.manifest import MANIFEST_TAG
+from registry.versions.store import Store
 from registry.versions.tracking import process_environment
 from registry.versions.version import Version
 

@@ -1,6 +1,8 @@
 """The manifest: every byte of a version is compared before anything is loaded."""
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -60,7 +62,7 @@ def test_a_missing_an_added_and_a_linked_file_are_refused(version: Path, tmp_pat
     with pytest.raises(Corrupt, match=r"config\.json is missing"):
         manifest.verify(version)
     config.symlink_to(tmp_path / "elsewhere.json")
-    with pytest.raises(Corrupt, match=r"config\.json differs"):
+    with pytest.raises(Corrupt, match=r"config\.json .*is no regular file"):
         manifest.verify(version)
     config.unlink()
     (tmp_path / "elsewhere.json").rename(config)
@@ -78,11 +80,69 @@ def test_an_unreadable_manifest_is_refused(version: Path, content: str) -> None:
         manifest.verify(version)
 
 
-def test_what_mlflow_writes_beside_a_version_is_no_part_of_it(version: Path) -> None:
+def test_what_mlflow_and_python_write_beside_a_version_is_no_part_of_it(version: Path) -> None:
     (version / "registered_model_meta").write_text("model_name: ewma\n")
-    (version / "__pycache__").mkdir()
-    (version / "__pycache__" / "loader.pyc").write_bytes(b"\x00")
-    assert "registered_model_meta" not in manifest.verify(version)["files"]
+    cache = version / "code" / "registry" / "__pycache__"
+    cache.mkdir()
+    (cache / "errors.cpython-311.pyc").write_bytes(b"\x00")
+    files = manifest.verify(version)["files"]
+    assert not [name for name in files if "meta" in name or "__pycache__" in name]
+    assert (cache / "errors.cpython-311.pyc").exists()  # verify changes nothing
+
+
+def link(path: Path) -> None:
+    path.symlink_to(path.parent)
+
+
+STRANGE: list[tuple[str, Callable[[Path], None]]] = [
+    *((name, link) for name in ("__pycache__", "registered_model_meta", "more", "code/more")),
+    *((name, os.mkfifo) for name in ("__pycache__", "registered_model_meta", "code/more")),
+    *((name, Path.mkdir) for name in ("registered_model_meta", "more", "artifacts/model/more")),
+    *((name, Path.touch) for name in ("__pycache__", "code/__pycache__", "more.py")),
+    ("code/registered_model_meta", Path.touch),
+    ("artifacts/model/manifest.json", Path.touch),
+]
+
+
+@pytest.mark.parametrize(("name", "make"), STRANGE)
+def test_nothing_but_files_that_the_manifest_names_is_in_a_version(
+    version: Path, name: str, make: Callable[[Path], None]
+) -> None:
+    make(version / name)
+    with pytest.raises(Corrupt, match=f"{name} does not belong to this version"):
+        manifest.verify(version)
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [("errors.py", Path.touch), ("fast.so", Path.touch), ("more", Path.mkdir), ("a.pyc", link)],
+)
+def test_a_bytecode_cache_holds_bytecode_only(
+    version: Path, name: str, make: Callable[[Path], None]
+) -> None:
+    cache = version / "code" / "__pycache__"
+    cache.mkdir()
+    make(cache / name)
+    with pytest.raises(Corrupt, match=f"{name} does not belong to this version"):
+        manifest.verify(version)
+
+
+def test_a_private_copy_holds_what_the_manifest_names_and_no_bytecode(
+    version: Path, tmp_path: Path
+) -> None:
+    registered = manifest.sha256(version / "manifest.json")
+    (version / "registered_model_meta").write_text("model_name: ewma\n")
+    cache = version / "code" / "registry" / "__pycache__"
+    cache.mkdir()
+    (cache / "errors.cpython-311.pyc").write_bytes(b"\x00")
+    copied = tmp_path / "copied"
+    copied.mkdir()
+    manifest.private_copy(version, copied, registered)
+    files = {path.relative_to(copied).as_posix() for path in copied.rglob("*") if path.is_file()}
+    assert files == {"manifest.json", *manifest.read(version)["files"]}
+    (tmp_path / "other").mkdir()
+    with pytest.raises(Corrupt, match="is not the manifest that was registered"):
+        manifest.private_copy(version, tmp_path / "other", "0" * 64)
 
 
 def test_the_running_code_is_the_code_of_a_version_staged_from_it(version: Path) -> None:
