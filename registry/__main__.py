@@ -184,15 +184,20 @@ def history(
     ] = "",
     as_json: Json = False,
 ) -> None:
-    """Show who moved which version, when and why.
+    """Show who moved which version, when and why; exit 1 if a row was changed since.
 
     Example: python -m registry history nbeats --at 2026-11-22T10:00
     """
     from registry.promotion import moves
 
     instant = _instant(at) if at else None
+    broken: Corrupt | None = None
     with _ledger() as ledger:
         records = moves.history(ledger, model, instant)
+        try:
+            ledger.verify_chain(model)
+        except Corrupt as error:
+            broken = error
     if not records:
         _store().aliases(model)  # raises NotFound for an unknown model
         if instant is not None:
@@ -205,6 +210,8 @@ def history(
             row = {key: row[key] for key in columns} | {"state": _state(row)}
         rows.append(row)
     _emit(rows, as_json, empty=f"{model} was never promoted")
+    if broken is not None:
+        raise broken
 
 
 @app.command(epilog=terminal.EXIT_CODES)

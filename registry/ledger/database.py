@@ -14,6 +14,7 @@ from registry.errors import BadConfig, Conflict, KronosError
 
 # Not `alembic_version`: MLflow owns that table if both share one database.
 VERSION_TABLE = "kronos_ledger_version"
+REVISION = "0001"  # the newest migration
 MIGRATIONS = Path(__file__).parent / "migrations"
 _LOCK = 5_203_117_402  # PostgreSQL advisory lock that is held during a migration
 _BUSY_TIMEOUT_S = 30
@@ -130,11 +131,28 @@ def _explained(engine: sa.Engine) -> Iterator[None]:
         ) from error
 
 
-def migrate(connection: sa.Connection) -> None:
-    """Bring the tables up to date, one process at a time.
+def bring_up_to_date(engine: sa.Engine) -> None:
+    """Make or change the tables, unless they are those of this code: then nothing is locked.
 
     Raises Conflict if newer code wrote the ledger.
     """
+    with read(engine) as connection:
+        if _revision(connection) == REVISION:
+            return
+    with write(engine) as connection:
+        _migrate(connection)
+
+
+def _revision(connection: sa.Connection) -> str | None:
+    """The migration that the tables are at; None for an empty database."""
+    if not sa.inspect(connection).has_table(VERSION_TABLE):
+        return None
+    revision: str | None = connection.scalar(sa.text(f"select version_num from {VERSION_TABLE}"))
+    return revision
+
+
+def _migrate(connection: sa.Connection) -> None:
+    """Run the migrations that are missing, one process at a time."""
     from alembic import command
     from alembic.config import Config
     from alembic.util import CommandError

@@ -62,8 +62,14 @@ class Record(Claim):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The evidence as an object."""
-        facts: dict[str, Any] = json.loads(self.evidence)
+        """The evidence as an object. Raises Corrupt if it was garbled."""
+        try:
+            facts = dict(json.loads(self.evidence))
+        except (TypeError, ValueError) as error:
+            raise Corrupt(
+                f"the evidence of promotion {self.sequence} of {self.model} cannot be read",
+                code="BROKEN_CHAIN",
+            ) from error
         return facts
 
     def to_json(self) -> dict[str, Any]:
@@ -139,8 +145,7 @@ class Ledger:
         self.engine = database.connect(settings.ledger)
         self.claims = Claims(self.engine, promotions, self._taken)
         try:
-            with database.write(self.engine) as connection:
-                database.migrate(connection)
+            database.bring_up_to_date(self.engine)
         except BaseException:
             self.close()
             raise
@@ -166,8 +171,13 @@ class Ledger:
         query = (
             sa.select(promotions).where(promotions.c.model == model).order_by(promotions.c.sequence)
         )
-        with database.read(self.engine) as connection:
-            return [Record(**row) for row in connection.execute(query).mappings()]
+        try:
+            with database.read(self.engine) as connection:
+                return [Record(**row) for row in connection.execute(query).mappings()]
+        except ValueError as error:  # SQLite keeps any text as a time
+            raise Corrupt(
+                f"a promotion of {model} cannot be read: {error}", code="BROKEN_CHAIN"
+            ) from error
 
     def record(self, model: str, sequence: int) -> Record:
         """The current row of one promotion."""

@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from registry.errors import Corrupt, NotFound
-from registry.ledger.promotions import Ledger
+from registry.ledger.promotions import Ledger, Record
 from registry.promotion import evidence, moves, stages
 from registry.promotion.stages import ALIASES, PREVIOUS, PRODUCTION, State
 from registry.versions.store import Store
+from registry.versions.version import Version
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def _examine(store: Store, ledger: Ledger, name: str, repair: bool) -> Iterator[
                 yield replace(case.finding, repaired=True)
                 continue
             yield case.finding
-            if check is _unfinished:  # the other checks would only report its consequences
+            if check in (_chain, _unfinished):  # the other checks would report consequences only
                 return
 
 
@@ -112,13 +113,18 @@ def _lost_aliases(store: Store, ledger: Ledger, name: str) -> Iterator[_Case]:
     """Aliases that were deleted, and a wrong `previous`, which follows from the ledger."""
     state = _state(store, ledger, name)
     aliases = store.aliases(name)
-    existing = {version.version for version in store.versions(name)}
+    existing = {version.version: version for version in store.versions(name)}
     for stage, alias in ALIASES.items():
         holder = state.holder(stage)
         if holder is None or alias in aliases:
             continue
         if holder in existing:
             message = f"alias {alias} is missing, the ledger has version {holder} in {stage}"
+            fault = _fault(store, ledger.records(name), existing[holder])
+            if fault:
+                repair = f"none: promote another version; {fault}"
+                yield _Case(Finding(name, "ALIAS_LOST", message, repair))
+                continue
             finding = Finding(name, "ALIAS_LOST", message, f"set {alias} to version {holder} again")
             yield _Case(finding, partial(moves.point, store, name, alias, holder))
         else:
@@ -135,6 +141,15 @@ def _lost_aliases(store: Store, ledger: Ledger, name: str) -> Iterator[_Case]:
         message = f"alias {PREVIOUS} names {_version(aliased)}, a roll-back goes to {target}"
         finding = Finding(name, "WRONG_PREVIOUS", message, f"make it name {target}")
         yield _Case(finding, partial(moves.point, store, name, PREVIOUS, state.previous))
+
+
+def _fault(store: Store, records: list[Record], version: Version) -> str:
+    """What is wrong with the files of a version; empty if they are those that were promoted."""
+    try:
+        evidence.fetch(store, records, version)
+    except (Corrupt, NotFound) as error:
+        return error.message
+    return ""
 
 
 def _tags(store: Store, ledger: Ledger, name: str) -> Iterator[_Case]:
@@ -159,11 +174,10 @@ def _mlflow_stages(store: Store, ledger: Ledger, name: str) -> Iterator[_Case]:
 def _files(store: Store, ledger: Ledger, name: str) -> Iterator[_Case]:
     records = ledger.records(name)
     for version in store.versions(name):
-        try:
-            evidence.fetch(store, records, version)
-        except (Corrupt, NotFound) as error:
+        fault = _fault(store, records, version)
+        if fault:
             repair = "none: do not serve it; restore its files from a backup, or train it again"
-            yield _Case(Finding(name, "BAD_FILES", error.message, repair))
+            yield _Case(Finding(name, "BAD_FILES", fault, repair))
 
 
 # Each check reads the store and the ledger anew, after the repairs of the checks before it.

@@ -13,7 +13,7 @@ from typing import Any
 
 from registry.errors import BadParameter, Conflict, Corrupt, NotFound
 from registry.ledger.claims import user
-from registry.ledger.promotions import Decision, Ledger, Record, busy
+from registry.ledger.promotions import Decision, Ledger, Record, busy, check_chain
 from registry.promotion import evidence, stages
 from registry.promotion.stages import (
     ALIASES,
@@ -78,6 +78,7 @@ def decide(
     None if the version is in the stage already. Raises the errors of `promote`.
     """
     _check_stage(stage)
+    check_chain(records)
     candidate = store.version(name, version)
     facts = admit(store, records, candidate, stage)
     state = stages.expected(records)
@@ -177,9 +178,11 @@ def settle(store: Store, ledger: Ledger, name: str) -> list[Record]:
     """Rows of a model, all completed and in line with its aliases. Call this before a new claim.
 
     It completes a dead claim. It adopts an alias that was moved outside: the alias is the truth.
-    Raises Conflict while another process changes the model.
+    Raises Conflict while another process changes the model, and Corrupt for rows that were changed:
+    nothing is appended to a broken chain.
     """
     records = ledger.records(name)
+    check_chain(records)
     if records and records[-1].completed_at is None:
         if not records[-1].abandoned:
             raise busy(records[-1])

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from registry.errors import BadParameter, Conflict, Corrupt, NotFound
+from registry.errors import BadParameter, Conflict, Corrupt, KronosError, NotFound
+from registry.ledger import database
 from registry.ledger.promotions import Ledger
 from registry.promotion import doctor, moves
 from registry.settings import Settings
@@ -410,14 +411,58 @@ def test_a_deleted_production_version_is_reported_and_the_next_promotion_skips_i
     assert rollback(bench, moved).version == 1
 
 
-def test_a_broken_chain_is_reported_and_not_repaired(bench, moved):
-    from registry.ledger import database
-
-    forge = f"update promotions set why = 'forged' where model = '{moved}' and sequence = 1"
+@pytest.mark.parametrize("change", ["why = 'forged'", "evidence = '{'"])
+def test_a_broken_chain_is_said_and_nothing_is_appended_or_repaired(
+    bench, moved, environment_of, change
+):
+    forge = f"update promotions set {change} where model = '{moved}' and sequence = 1"
     with database.write(bench.ledger.engine) as connection:
         connection.exec_driver_sql(forge)
+    bench.store.delete_alias(moved, "production")
     (finding,) = examine(bench, moved, repair=True)
     assert (finding.code, finding.repaired) == ("BROKEN_CHAIN", False)
+    for act in (lambda: promote(bench, moved, 3), lambda: rollback(bench, moved)):
+        with pytest.raises(Corrupt, match=f"promotion 1 of {moved} was changed") as caught:
+            act()
+        assert caught.value.code == "BROKEN_CHAIN"
+    assert "production" not in bench.aliases(moved)
+    history = subprocess.run(
+        [sys.executable, "-m", "registry", "history", moved],
+        env=environment_of(bench.settings),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert history.returncode == 1
+    assert history.stderr.startswith("error: BROKEN_CHAIN: ")
+
+
+def test_a_time_that_is_none_is_refused_by_postgresql_and_a_finding_in_sqlite(bench, moved):
+    forge = f"update promotions set moved_at = 'soon' where model = '{moved}' and sequence = 2"
+
+    def act():
+        with database.write(bench.ledger.engine) as connection:
+            connection.exec_driver_sql(forge)
+
+    if bench.ledger.engine.dialect.name == "postgresql":
+        with pytest.raises(KronosError, match="invalid input syntax"):
+            act()
+        assert_in_line(bench, moved)
+        return
+    act()
+    (finding,) = examine(bench, moved, repair=True)
+    assert (finding.code, finding.repaired) == ("BROKEN_CHAIN", False)
+    assert f"a promotion of {moved} cannot be read" in finding.message
+
+
+def test_a_lost_alias_is_not_given_back_to_a_version_of_other_bytes(bench, exchanged):
+    bench.store.delete_alias(exchanged.name, "production")
+    findings = examine(bench, exchanged.name, repair=True)
+    lost = next(finding for finding in findings if finding.code == "ALIAS_LOST")
+    assert lost.repair.startswith("none: promote another version; ")
+    assert "is not what promotion 1 saw" in lost.repair
+    assert lost.repaired is False
+    assert "production" not in bench.aliases(exchanged.name)
 
 
 # --- evidence ---------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """The ledger's rows: the stages that follow from them, and the detection of changes."""
 
+import sqlite3
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,7 +10,9 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 
 from registry.errors import BadConfig, Conflict, Corrupt, KronosError
 from registry.ledger import claims, database
@@ -251,6 +254,26 @@ def test_migrations_make_the_tables_that_the_code_declares(settings):
         options = {"version_table": database.VERSION_TABLE, "compare_type": True}
         context = MigrationContext.configure(connection, opts=options)
         assert compare_metadata(context, metadata) == []
+
+
+def test_the_newest_migration_is_the_one_that_the_code_names():
+    config = Config()
+    config.set_main_option("script_location", str(database.MIGRATIONS))
+    assert ScriptDirectory.from_config(config).get_current_head() == database.REVISION
+
+
+def test_a_ledger_is_read_while_another_process_writes(settings, monkeypatch):
+    with Ledger(settings) as ledger:
+        claim(ledger)
+    monkeypatch.setattr(database, "_BUSY_TIMEOUT_S", 0.1)
+    with sqlite3.connect(settings.var_dir / "ledger.db", isolation_level=None) as writer:
+        writer.execute("begin immediate")
+        with Ledger(settings) as ledger:
+            assert [record.sequence for record in ledger.records("nbeats")] == [1]
+            with pytest.raises(KronosError, match="database is locked"):
+                ledger.complete(ledger.record("nbeats", 1))
+        writer.execute("rollback")
+    writer.close()
 
 
 def test_a_ledger_of_newer_code_is_refused(settings):
