@@ -6,6 +6,7 @@ It also lists the version's code, so that a process can check whether it would r
 import hashlib
 import importlib.util
 import json
+import re
 import shutil
 import sys
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ FORMAT = 1
 CODE = "code/"  # the code that the version runs, under its import names
 MODEL_DIR = "artifacts/model"
 MLFLOWS = "registered_model_meta"  # MLflow writes it into the folder when it resolves models:/
+BYTECODE = re.compile(r"\.pyc(\.\d+)?$")  # with digits while Python writes it
 CACHE = "__pycache__"  # Python writes it when plain MLflow imports the version's code
 
 
@@ -86,9 +88,13 @@ def _regular_files(folder: Path) -> list[Path]:
 
 
 def _check_cache(cache: Path) -> None:
-    """Raise Corrupt unless a folder holds bytecode only, as Python leaves it."""
+    """Raise Corrupt unless a folder holds bytecode only, as Python leaves it.
+
+    Another process may be writing there, so a file may be temporary, or gone by now.
+    """
     for path in sorted(cache.iterdir()):
-        if path.is_symlink() or not path.is_file() or path.suffix != ".pyc":
+        strange = path.is_symlink() or (path.exists() and not path.is_file())
+        if strange or not BYTECODE.search(path.name):
             raise Corrupt(f"{path} does not belong to this version: it is no bytecode")
 
 

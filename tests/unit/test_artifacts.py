@@ -85,6 +85,7 @@ def test_what_mlflow_and_python_write_beside_a_version_is_no_part_of_it(version:
     cache = version / "code" / "registry" / "__pycache__"
     cache.mkdir()
     (cache / "errors.cpython-311.pyc").write_bytes(b"\x00")
+    (cache / "codes.cpython-311.pyc.140003").touch()  # Python is writing it
     files = manifest.verify(version)["files"]
     assert not [name for name in files if "meta" in name or "__pycache__" in name]
     assert (cache / "errors.cpython-311.pyc").exists()  # verify changes nothing
@@ -115,7 +116,14 @@ def test_nothing_but_files_that_the_manifest_names_is_in_a_version(
 
 @pytest.mark.parametrize(
     ("name", "make"),
-    [("errors.py", Path.touch), ("fast.so", Path.touch), ("more", Path.mkdir), ("a.pyc", link)],
+    [
+        ("errors.py", Path.touch),
+        ("fast.so", Path.touch),
+        ("a.pyc.so", Path.touch),
+        ("a.pyc", Path.mkdir),
+        ("a.pyc", link),
+        ("a.pyc", os.mkfifo),
+    ],
 )
 def test_a_bytecode_cache_holds_bytecode_only(
     version: Path, name: str, make: Callable[[Path], None]
