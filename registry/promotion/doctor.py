@@ -120,7 +120,10 @@ def _lost_aliases(store: Store, ledger: Ledger, name: str) -> Iterator[_Case]:
             continue
         if holder in existing:
             message = f"alias {alias} is missing, the ledger has version {holder} in {stage}"
-            fault = _fault(store, ledger.records(name), existing[holder])
+            records = ledger.records(name)
+            fault = _fault(store, records, existing[holder])
+            if not any(evidence.concerns(record, existing[holder]) for record in records):
+                fault = f"version {holder} was registered after that promotion"
             if fault:
                 repair = f"none: promote another version; {fault}"
                 yield _Case(Finding(name, "ALIAS_LOST", message, repair))

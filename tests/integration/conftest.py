@@ -76,9 +76,9 @@ class Bench:
             mlflow.register_model(self.template.source, name, tags=tags)
         return name
 
-    def model_of_its_own(self) -> Version:
-        """The first version of a new model, whose files no other version shares."""
-        name = f"model_{next(_numbers)}"
+    def model_of_its_own(self, name: str = "") -> Version:
+        """A version whose files no other version shares, of a new model if none is named."""
+        name = name or f"model_{next(_numbers)}"
         return log_version(self.settings, self.store, {"crps": 0.005}, name)
 
     def aliases(self, name: str) -> dict[str, int]:

@@ -29,6 +29,17 @@ def rollback(bench, name):
     return moves.rollback(bench.store, bench.ledger, name, **WHO)
 
 
+def run_registry(environment, *arguments):
+    """`python -m registry` as its own process."""
+    return subprocess.run(
+        [sys.executable, "-m", "registry", *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
 def examine(bench, name, repair=False):
     return doctor.examine(bench.store, bench.ledger, name, repair=repair)
 
@@ -426,13 +437,7 @@ def test_a_broken_chain_is_said_and_nothing_is_appended_or_repaired(
             act()
         assert caught.value.code == "BROKEN_CHAIN"
     assert "production" not in bench.aliases(moved)
-    history = subprocess.run(
-        [sys.executable, "-m", "registry", "history", moved],
-        env=environment_of(bench.settings),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    history = run_registry(environment_of(bench.settings), "history", moved)
     assert history.returncode == 1
     assert history.stderr.startswith("error: BROKEN_CHAIN: ")
 
@@ -493,13 +498,7 @@ def test_an_exchanged_version_deceives_the_registry_but_not_the_ledger(
     [finding] = examine(bench, name)
     assert (finding.code, finding.repaired) == ("BAD_FILES", False)
     assert message in finding.message
-    verify = subprocess.run(
-        [sys.executable, "-m", "registry", "verify", name],
-        env=environment_of(bench.settings),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    verify = run_registry(environment_of(bench.settings), "verify", name)
     assert verify.returncode == 1
     assert "is not what promotion 1 saw" in " ".join(verify.stdout.split())
 
@@ -512,3 +511,21 @@ def test_a_roll_back_to_an_exchanged_version_is_refused(bench):
     with pytest.raises(Corrupt):
         rollback(bench, name)
     assert bench.aliases(name)["production"] == 2
+
+
+def test_a_model_that_was_deleted_and_registered_anew_starts_anew(bench):
+    """Rows of the ledger are of the version before; the new one of its number may be promoted."""
+    old = bench.model_of_its_own()
+    name = old.name
+    promote(bench, name, 1)
+    bench.store.client.delete_registered_model(name)
+    new = bench.model_of_its_own(name)
+    assert (new.version, new.tags[MANIFEST_TAG] != old.tags[MANIFEST_TAG]) == (1, True)
+    findings = examine(bench, name, repair=True)
+    lost = next(finding for finding in findings if finding.code == "ALIAS_LOST")
+    assert "version 1 was registered after that promotion" in lost.repair
+    assert lost.repaired is False
+    assert bench.aliases(name) == {}
+    assert promote(bench, name, 1).sequence == 2
+    assert bench.aliases(name) == {"production": 1}
+    assert choose(bench.store, bench.ledger, name, "auto").version.version == 1
