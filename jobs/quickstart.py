@@ -15,8 +15,8 @@ from jobs.training import planning, train
 from jobs.training.references import References
 from registry.errors import KronosError
 from registry.ledger.claims import user
-from registry.ledger.promotions import Ledger
 from registry.promotion import moves
+from registry.promotion.audit import open_ledger
 from registry.settings import CHECKOUT, Settings
 from registry.versions import tracking
 from registry.versions.store import Store
@@ -39,7 +39,7 @@ def quickstart(
     store = Store(settings)
     references = References()
     rows = {}
-    with tracking.start(settings, EXPERIMENT, "quickstart") as run, Ledger(settings) as ledger:
+    with tracking.start(settings, EXPERIMENT, "quickstart") as run, open_ledger(store) as ledger:
         for model in models:
             plan = planning.plan(settings, model, {}, seed=seed, tiny=False)
             label = _prefixed(progress, model)

@@ -25,7 +25,6 @@ from registry.errors import BadParameter, Corrupt, NotFound
 
 if TYPE_CHECKING:  # importing mlflow and SQLAlchemy takes seconds; --help must be fast
     from registry.hub.mirror import Official
-    from registry.ledger.promotions import Ledger
     from registry.versions.store import Store
     from registry.versions.version import Version
 
@@ -130,13 +129,14 @@ def promote(
     """
     from registry.ledger.claims import user
     from registry.promotion import moves
+    from registry.promotion.audit import open_ledger
 
     store = _store()
     number = store.resolve(f"{model}/{version}").version
     stage = stage.capitalize()
-    with _ledger() as ledger:
+    with open_ledger(store) as ledger:
         if dry_run:
-            decision = moves.decide(store, ledger.records(model), model, number, stage)
+            decision = moves.plan(store, ledger, model, number, stage)
             if decision:
                 plan = {"changes": True, **asdict(decision)}
                 sentence = f"{model} version {number} would go to {stage}"
@@ -162,9 +162,10 @@ def rollback(model: Model, why: Why = "", as_json: Json = False) -> None:
     """
     from registry.ledger.claims import user
     from registry.promotion import moves
+    from registry.promotion.audit import open_ledger
 
     store = _store()
-    with _ledger() as ledger:
+    with open_ledger(store) as ledger:
         record = moves.rollback(store, ledger, model, who=user(), why=why)
         sentence = (
             f"{model} version {record.version} is in Production again, "
@@ -188,18 +189,19 @@ def history(
 
     Example: python -m registry history nbeats --at 2026-11-22T10:00
     """
-    from registry.promotion import moves
+    from registry.promotion import audit, moves
 
     instant = _instant(at) if at else None
     broken: Corrupt | None = None
-    with _ledger() as ledger:
+    store = _store()
+    with audit.open_ledger(store) as ledger:
         records = moves.history(ledger, model, instant)
         try:
-            ledger.verify_chain(model)
+            audit.check(store, ledger, model)
         except Corrupt as error:
             broken = error
     if not records:
-        _store().aliases(model)  # raises NotFound for an unknown model
+        store.aliases(model)  # raises NotFound for an unknown model
         if instant is not None:
             raise NotFound(f"nothing was in Production of {model} at {at}")
     columns = ("sequence", "moved_at", "action", "stage", "version", "from_version", "who", "why")
@@ -228,10 +230,11 @@ def verify(
     Example: python -m registry verify nbeats/3
     """
     from registry.promotion import evidence
+    from registry.promotion.audit import open_ledger
 
     store = _store()
     rows = []
-    with _ledger() as ledger:
+    with open_ledger(store) as ledger:
         for version in _versions(store, references):
             row = {"model": version.name, "version": version.version}
             try:
@@ -254,10 +257,11 @@ def doctor(
 
     Example: python -m registry doctor nbeats --repair
     """
+    from registry.promotion.audit import open_ledger
     from registry.promotion.doctor import examine
 
     store = _store()
-    with _ledger() as ledger:
+    with open_ledger(store) as ledger:
         findings = examine(store, ledger, model or None, repair=repair)
     _emit([asdict(finding) for finding in findings], as_json, empty="all in line")
     if not all(finding.repaired for finding in findings):
@@ -393,15 +397,6 @@ def _store() -> "Store":
     from registry.versions.store import Store
 
     return Store(Settings())
-
-
-@contextmanager
-def _ledger() -> Iterator["Ledger"]:
-    from registry.ledger.promotions import Ledger
-    from registry.settings import Settings
-
-    with Ledger(Settings()) as ledger:
-        yield ledger
 
 
 def _versions(store: "Store", references: Sequence[str]) -> list["Version"]:

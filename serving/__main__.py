@@ -42,7 +42,7 @@ def start(
     KRONOS_MODE decides which model `kronos` means: kronos, simulated (kronos_simulated), or auto
     (kronos if it can be served, else kronos_simulated).
     """
-    from registry.ledger.promotions import Ledger
+    from registry.promotion.audit import open_ledger
     from registry.settings import Settings
     from registry.versions.store import Store
     from serving.modes import choose
@@ -52,7 +52,7 @@ def start(
     settings = Settings()
     with stderr.status(f"verifying {model}"):
         store = Store(settings)
-        with Ledger(settings) as ledger:
+        with open_ledger(store) as ledger:
             chosen = choose(store, ledger, model, settings.mode)
     version = chosen.version
     if chosen.instead:
@@ -103,14 +103,14 @@ def request(
 
     Example: python -m serving request nbeats > request.json
     """
-    from registry.ledger.promotions import Ledger
+    from registry.promotion.audit import open_ledger
     from registry.settings import Settings
     from registry.versions.store import Store
     from serving.modes import choose
 
     settings = Settings()
     store = Store(settings)
-    with Ledger(settings) as ledger:
+    with open_ledger(store) as ledger:
         version = choose(store, ledger, model, settings.mode).version
     print(json.dumps(store.example_request(version)))
 

@@ -1,15 +1,18 @@
 """The promotions. One row is the claim, the lock and the record of one change of stages.
 
 A process claims a model by inserting the model's next sequence number. The unique constraint lets
-one process win. Only the holder may change the row, until the row is completed. The row's hash
-covers the decision and the hash of the row before it. Times are UTC.
+one process win. Only the holder may change the row, until the row is completed. Times are UTC.
+
+One ledger may serve several registries. Each row names its registry, and each model of a registry
+has a chain of its own. The row's hash covers the decision and the end of the row before it. The
+row's seal covers its hash and its completion: when it moved, when it was completed, its audit run.
 """
 
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -22,11 +25,14 @@ from registry.ledger.claims import Claim, Claims, now
 from registry.settings import Settings
 
 GENESIS = "0" * 64
-# Columns that the hash covers.
+RULE = 2  # by which new rows are hashed
 _DECIDED = (
     "model", "sequence", "action", "stage", "version", "from_version", "who", "why", "evidence",
     "claimed_at", "previous_hash",
 )  # fmt: skip
+# Columns that the hash covers. By rule 1 all registries shared one chain, and there was no seal.
+HASHED = {1: _DECIDED, RULE: (*_DECIDED, "registry", "rule")}
+_COMPLETION = ("hash", "moved_at", "completed_at", "audit_run_id")  # columns that the seal covers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +63,16 @@ class Record(Claim):
     claimed_at: datetime  # earlier than held_since if another process took over
     moved_at: datetime | None  # empty in a completed row: it was withdrawn before anything moved
     audit_run_id: str | None
-    previous_hash: Annotated[str, sa.String(64)]
+    previous_hash: Annotated[str, sa.String(64)]  # `end` of the row before
     hash: Annotated[str, sa.String(64)]
+    registry: str | None  # id of the registry; None in a row of rule 1 that found none yet
+    rule: int
+    seal: str | None  # empty until the row is completed, and by rule 1
+
+    @property
+    def end(self) -> str:
+        """The hash that the next row continues."""
+        return self.seal or self.hash
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -66,9 +80,8 @@ class Record(Claim):
         try:
             facts = dict(json.loads(self.evidence))
         except (TypeError, ValueError) as error:
-            raise Corrupt(
-                f"the evidence of promotion {self.sequence} of {self.model} cannot be read",
-                code="BROKEN_CHAIN",
+            raise _broken(
+                f"the evidence of promotion {self.sequence} of {self.model} cannot be read"
             ) from error
         return facts
 
@@ -85,7 +98,7 @@ promotions = database.table(
     "promotions",
     Record,
     metadata,
-    sa.UniqueConstraint("model", "sequence", name="promotions_model_sequence"),
+    sa.UniqueConstraint("registry", "model", "sequence", name="promotions_registry_model_sequence"),
 )
 
 
@@ -98,50 +111,77 @@ def canonical(value: Mapping[str, Any]) -> str:
 
 
 def chain_hash(decided: Mapping[str, Any]) -> str:
-    """sha256 over the columns _DECIDED; `previous_hash`, the hash of the row before, is one."""
-    covered = {key: decided[key] for key in _DECIDED}
-    claimed_at = covered["claimed_at"].astimezone(UTC)
-    covered["claimed_at"] = claimed_at.isoformat(timespec="microseconds")
+    """sha256 over the columns that the row's rule covers."""
+    return _sha256({key: decided[key] for key in HASHED[decided["rule"]]})
+
+
+def seal_of(completed: Mapping[str, Any]) -> str | None:
+    """sha256 over the hash and the completion of a row; None by rule 1, which has no seal."""
+    if completed["rule"] == 1:
+        return None
+    return _sha256({key: completed[key] for key in _COMPLETION})
+
+
+def _sha256(values: Mapping[str, Any]) -> str:
+    """sha256 over the canonical JSON of columns, with times in UTC to the microsecond."""
+    covered = dict(values)
+    for key, value in covered.items():
+        if isinstance(value, datetime):
+            covered[key] = value.astimezone(UTC).isoformat(timespec="microseconds")
     return hashlib.sha256(canonical(covered).encode()).hexdigest()
 
 
-def check_chain(records: Sequence[Record]) -> None:
+def check_chain(records: Sequence[Record], registry: str | None) -> None:
     """Raise Corrupt if a row of the model was changed, removed or inserted after the fact.
 
-    The message names the first such row. This check cannot see that rows at the end were removed.
-    The audit runs can show that: the hash of each row is a tag of its audit run.
+    `records` are all rows of this registry, and those of rule 1 of all registries, in sequence. The
+    message names the first such row. This check cannot see that rows at the end were removed, nor
+    that all rows were hashed anew. Both differ from the audit runs.
     """
-    previous = GENESIS
-    for number, record in enumerate(records, start=1):
+    of_rule_1 = [record for record in records if record.rule == 1]
+    of_this_rule = [record for record in records if record.rule != 1]
+    _check_links(of_rule_1, 0, GENESIS)
+    before = [record for record in of_rule_1 if record.registry == registry]
+    if before:
+        _check_links(of_this_rule, before[-1].sequence, before[-1].end)
+    else:
+        _check_links(of_this_rule, 0, GENESIS)
+
+
+def _check_links(records: Sequence[Record], sequence: int, previous: str) -> None:
+    """Raise Corrupt unless the rows continue a row of this sequence number and end."""
+    for number, record in enumerate(records, start=sequence + 1):
         row = f"promotion {record.sequence} of {record.model}"
         if record.sequence != number:
-            raise Corrupt(
-                f"{row} follows promotion {number - 1}: a row of the ledger is missing",
-                code="BROKEN_CHAIN",
-            )
+            raise _broken(f"{row} follows promotion {number - 1}: a row of the ledger is missing")
         if record.previous_hash != previous:
-            raise Corrupt(
-                f"{row} does not continue the row before it: one of the two was replaced",
-                code="BROKEN_CHAIN",
-            )
-        if chain_hash(asdict(record)) != record.hash:
-            raise Corrupt(
-                f"{row} was changed after it was written: its hash differs", code="BROKEN_CHAIN"
-            )
-        previous = record.hash
+            raise _broken(f"{row} does not continue the row before it: one of the two was replaced")
+        values = asdict(record)
+        if record.rule not in HASHED or chain_hash(values) != record.hash:
+            raise _broken(f"{row} was changed after it was written: its hash differs")
+        seal = None if record.completed_at is None else seal_of(values)
+        if record.seal != seal:
+            raise _broken(f"{row} was changed after it was completed: its seal differs")
+        previous = record.end
+
+
+def _broken(message: str) -> Corrupt:
+    return Corrupt(message, code="BROKEN_CHAIN")
 
 
 # --- the database -----------------------------------------------------------------------------
 
 
 class Ledger:
-    """The ledger, opened and migrated. A main makes one per process and closes it when done.
+    """The rows of one registry, opened and migrated. A process makes one and closes it when done.
 
     Raises BadConfig for a wrong URI, Conflict if newer code wrote the ledger, and KronosError (code
     LEDGER_UNAVAILABLE) if the database cannot be used.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, registry: str) -> None:
+        """`registry` is the id of the registry that the settings name."""
+        self.registry = registry
         self.engine = database.connect(settings.ledger)
         self.claims = Claims(self.engine, promotions, self._taken)
         try:
@@ -163,32 +203,44 @@ class Ledger:
 
     def models(self) -> list[str]:
         """Names of the models that have promotions, sorted."""
+        query = sa.select(promotions.c.model).where(self._own).distinct()
         with database.read(self.engine) as connection:
-            return sorted(connection.scalars(sa.select(promotions.c.model).distinct()))
+            return sorted(connection.scalars(query))
 
     def records(self, model: str) -> list[Record]:
         """All promotions of a model in sequence, including unfinished and withdrawn ones."""
-        query = (
-            sa.select(promotions).where(promotions.c.model == model).order_by(promotions.c.sequence)
-        )
-        try:
-            with database.read(self.engine) as connection:
-                return [Record(**row) for row in connection.execute(query).mappings()]
-        except ValueError as error:  # SQLite keeps any text as a time
-            raise Corrupt(
-                f"a promotion of {model} cannot be read: {error}", code="BROKEN_CHAIN"
-            ) from error
+        return self._select(model, self._own)
 
     def record(self, model: str, sequence: int) -> Record:
         """The current row of one promotion."""
-        c = promotions.c
-        with database.read(self.engine) as connection:
-            query = sa.select(promotions).where(c.model == model, c.sequence == sequence)
-            return Record(**connection.execute(query).mappings().one())
+        return self._select(model, self._own, promotions.c.sequence == sequence)[0]
 
     def verify_chain(self, model: str) -> None:
         """Raise Corrupt unless every row of the model is as it was written."""
-        check_chain(self.records(model))
+        check_chain(self._select(model, self._own | (promotions.c.rule == 1)), self.registry)
+
+    def unassigned_models(self) -> list[str]:
+        """Names of the models with rows of rule 1 that name no registry yet, sorted."""
+        query = sa.select(promotions.c.model).where(promotions.c.registry.is_(None)).distinct()
+        with database.read(self.engine) as connection:
+            return sorted(connection.scalars(query))
+
+    def unassigned(self, model: str) -> list[Record]:
+        """Rows of rule 1 that name no registry yet, in sequence."""
+        return self._select(model, promotions.c.registry.is_(None))
+
+    @property
+    def _own(self) -> sa.ColumnElement[bool]:
+        return promotions.c.registry == self.registry
+
+    def _select(self, model: str, *conditions: sa.ColumnElement[bool]) -> list[Record]:
+        query = sa.select(promotions).where(promotions.c.model == model, *conditions)
+        ordered = query.order_by(promotions.c.sequence)
+        try:
+            with database.read(self.engine) as connection:
+                return [Record(**row) for row in connection.execute(ordered).mappings()]
+        except ValueError as error:  # SQLite keeps any text as a time
+            raise _broken(f"a promotion of {model} cannot be read: {error}") from error
 
     def _taken(self, record: Record) -> Conflict:
         return busy(self.records(record.model)[-1])
@@ -205,7 +257,9 @@ class Ledger:
             "why": why,
             "evidence": canonical(decision.evidence),
             "claimed_at": at,
-            "previous_hash": last.hash if last else GENESIS,
+            "previous_hash": last.end if last else GENESIS,
+            "registry": self.registry,
+            "rule": RULE,
         }
         holder = claims.held_by_this_process(at)
         insert = sa.insert(promotions).values(**decided, **holder, hash=chain_hash(decided))
@@ -228,14 +282,32 @@ class Ledger:
     def audited(self, record: Record, run_id: str) -> None:
         self.claims.update(record, audit_run_id=run_id)
 
-    def complete(self, record: Record) -> None:
+    def completed(self, record: Record) -> Record:
+        """The row as `complete` writes it if it is completed now."""
         at = now()
-        moved_at = sa.func.coalesce(promotions.c.moved_at, sa.literal(at, database.UtcTime))
-        self.claims.update(record, moved_at=moved_at, completed_at=at)
+        times = replace(record, moved_at=record.moved_at or at, completed_at=at)
+        return replace(times, seal=seal_of(asdict(times)))
+
+    def complete(self, completed: Record) -> None:
+        """Write the completion of a row from `completed`."""
+        self.claims.update(
+            completed,
+            moved_at=completed.moved_at,
+            completed_at=completed.completed_at,
+            seal=completed.seal,
+        )
 
     def withdraw(self, record: Record) -> None:
         """Complete a claim that moved nothing; its empty `moved_at` marks it as withdrawn."""
-        self.claims.update(record, moved_at=None, completed_at=now())
+        withdrawn = replace(record, moved_at=None, completed_at=now())
+        self.complete(replace(withdrawn, seal=seal_of(asdict(withdrawn))))
+
+    def assign(self, record: Record) -> None:
+        """Write that a row of rule 1 is of this registry. Its hash does not cover that."""
+        c = promotions.c
+        statement = sa.update(promotions).where(c.id == record.id, c.registry.is_(None))
+        with database.write(self.engine) as connection:
+            connection.execute(statement.values(registry=self.registry))
 
     @contextmanager
     def holding(self, record: Record) -> Iterator[None]:

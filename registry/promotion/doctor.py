@@ -6,7 +6,7 @@ from functools import partial
 
 from registry.errors import Corrupt, NotFound
 from registry.ledger.promotions import Ledger, Record
-from registry.promotion import evidence, moves, stages
+from registry.promotion import audit, evidence, moves, stages
 from registry.promotion.stages import ALIASES, PREVIOUS, PRODUCTION, State
 from registry.versions.store import Store
 from registry.versions.version import Version
@@ -60,13 +60,15 @@ def _examine(store: Store, ledger: Ledger, name: str, repair: bool) -> Iterator[
                 yield replace(case.finding, repaired=True)
                 continue
             yield case.finding
-            if check in (_chain, _unfinished):  # the other checks would report consequences only
+            if check in _FIRST:  # the other checks would report consequences only
                 return
 
 
-def _chain(_: Store, ledger: Ledger, name: str) -> Iterator[_Case]:
+def _chain(store: Store, ledger: Ledger, name: str) -> Iterator[_Case]:
+    """Rows that were changed, by their hashes and by their audit runs."""
     try:
         ledger.verify_chain(name)
+        audit.compare(store, ledger, name)
     except Corrupt as error:
         repair = (
             "none: compare the ledger with a backup and "
@@ -89,6 +91,27 @@ def _unfinished(store: Store, ledger: Ledger, name: str) -> Iterator[_Case]:
     else:
         message = f"the {move} is in progress"
         yield _Case(Finding(name, "IN_PROGRESS", message, "wait, then look again"))
+
+
+def _missing_rows(store: Store, ledger: Ledger, name: str) -> Iterator[_Case]:
+    missing = audit.compare(store, ledger, name).without_row
+    if not missing:
+        return
+    last = missing[-1].tags
+    message = (
+        f"{len(missing)} promotions have an audit run but no row in the ledger, the last: "
+        f"{last['action']} of version {last['version']} to {last['stage']} by {last['who']}"
+    )
+    repair = "restore the ledger from a backup, or record that these rows are missing"
+    remedy = partial(moves.adopt_after_loss, store, ledger, name)
+    yield _Case(Finding(name, "ROWS_MISSING", message, repair), remedy)
+
+
+def _missing_runs(store: Store, ledger: Ledger, name: str) -> Iterator[_Case]:
+    for row in audit.compare(store, ledger, name).without_run:
+        message = f"promotion {row.sequence} is whole, but its audit run is gone from MLflow"
+        repair = "none: restore the run from a backup; without it, nobody can confirm the row"
+        yield _Case(Finding(name, "AUDIT_GONE", message, repair))
 
 
 def _moved_aliases(store: Store, ledger: Ledger, name: str) -> Iterator[_Case]:
@@ -184,7 +207,10 @@ def _files(store: Store, ledger: Ledger, name: str) -> Iterator[_Case]:
 
 
 # Each check reads the store and the ledger anew, after the repairs of the checks before it.
-_CHECKS = (_chain, _unfinished, _moved_aliases, _lost_aliases, _tags, _mlflow_stages, _files)
+_FIRST = (_chain, _unfinished, _missing_rows)
+_CHECKS = (
+    *_FIRST, _missing_runs, _moved_aliases, _lost_aliases, _tags, _mlflow_stages, _files,
+)  # fmt: skip
 
 
 def _state(store: Store, ledger: Ledger, name: str) -> State:

@@ -13,8 +13,8 @@ from typing import Any
 
 from registry.errors import BadParameter, Conflict, Corrupt, NotFound
 from registry.ledger.claims import user
-from registry.ledger.promotions import Decision, Ledger, Record, busy, check_chain
-from registry.promotion import evidence, stages
+from registry.ledger.promotions import Decision, Ledger, Record, busy
+from registry.promotion import audit, evidence, stages
 from registry.promotion.stages import (
     ALIASES,
     ARCHIVED,
@@ -24,13 +24,10 @@ from registry.promotion.stages import (
     STAGING,
     State,
 )
-from registry.versions import tracking
 from registry.versions.manifest import MANIFEST_TAG
 from registry.versions.store import Store
 from registry.versions.version import Version
 
-EXPERIMENT = "promotions"
-PROMOTION_TAG = "kronos.promotion"  # the row's hash, on its audit run
 METRICS = ("crps", "coverage_90", "skill_vs_fhs")
 _MAX_WORDS = 1000  # characters of `who` and of `why`; MLflow keeps 5000 of a tag
 
@@ -70,15 +67,21 @@ def _last_that_names(version: int, records: list[Record]) -> Record:
     return naming[-1]
 
 
+def plan(store: Store, ledger: Ledger, name: str, version: int, stage: str) -> Decision | None:
+    """The decision that `promote` would write, or None if the version is in the stage already.
+
+    Nothing is changed. Raises the errors of `promote`.
+    """
+    _check_stage(stage)
+    store.version(name, version)
+    audit.check(store, ledger, name)
+    return decide(store, ledger.records(name), name, version, stage)
+
+
 def decide(
     store: Store, records: list[Record], name: str, version: int, stage: str
 ) -> Decision | None:
-    """The decision that a promotion would write after `records`.
-
-    None if the version is in the stage already. Raises the errors of `promote`.
-    """
-    _check_stage(stage)
-    check_chain(records)
+    """The decision that follows `records`, or None if the version is in the stage already."""
     candidate = store.version(name, version)
     facts = admit(store, records, candidate, stage)
     state = stages.expected(records)
@@ -181,8 +184,8 @@ def settle(store: Store, ledger: Ledger, name: str) -> list[Record]:
     Raises Conflict while another process changes the model, and Corrupt for rows that were changed:
     nothing is appended to a broken chain.
     """
+    audit.check(store, ledger, name)
     records = ledger.records(name)
-    check_chain(records)
     if records and records[-1].completed_at is None:
         if not records[-1].abandoned:
             raise busy(records[-1])
@@ -227,19 +230,47 @@ def _outdated(store: Store, record: Record) -> bool:
 
 
 def adopt(
-    store: Store, ledger: Ledger, records: list[Record], name: str, stage: str, version: int
+    store: Store,
+    ledger: Ledger,
+    records: list[Record],
+    name: str,
+    stage: str,
+    version: int,
+    *,
+    why: str = "",
+    evidence: Mapping[str, Any] | None = None,
 ) -> Record:
-    """Record that an alias was moved outside, so that history and roll-back include it."""
+    """Record in which stage a version is, so that history and roll-back include it.
+
+    By default its alias was moved outside.
+    """
     decision = Decision(
         model=name,
         action=stages.ADOPT,
         stage=stage,
         version=version,
         from_version=stages.expected(records).holder(stage),
-        evidence={},
+        evidence=evidence or {},
     )
-    why = f"alias {ALIASES[stage]} was moved outside the registry"
+    why = why or f"alias {ALIASES[stage]} was moved outside the registry"
     return _carry_out(store, ledger, records, decision, who=user(), why=why)
+
+
+def adopt_after_loss(store: Store, ledger: Ledger, name: str) -> None:
+    """Record that rows of the ledger are missing, and what the aliases name since.
+
+    Without an alias, the version of the last missing row counts as archived.
+    """
+    missing = audit.compare(store, ledger, name).without_row
+    if not missing:
+        return
+    why = f"{len(missing)} rows are missing from the ledger; their audit runs exist"
+    aliases = store.aliases(name)
+    holders = {stage: aliases[alias] for stage, alias in ALIASES.items() if alias in aliases}
+    for stage, version in (holders or {ARCHIVED: int(missing[-1].tags["version"])}).items():
+        records = ledger.records(name)
+        facts = audit.loss(missing)
+        adopt(store, ledger, records, name, stage, version, why=why, evidence=facts)
 
 
 def _carry_out(
@@ -328,30 +359,17 @@ def write_stages(move: Move) -> None:
 
 
 def write_audit(move: Move) -> None:
-    """Write one MLflow run per row. Its tag, the row's hash, identifies it after a crash."""
+    """Write one MLflow run per row."""
     row = move.ledger.record(move.record.model, move.record.sequence)
-    facts = {
-        "model": row.model,
-        "version": str(row.version),
-        "from": str(row.from_version or "none"),
-        "stage": row.stage,
-        "action": row.action,
-        "who": row.who,
-        "why": row.why,
-    }
-    run_id = tracking.record(
-        move.store.settings,
-        EXPERIMENT,
-        f"{row.model} {row.action} {row.version}",
-        key=(PROMOTION_TAG, row.hash),
-        facts=facts,
-        data=row.to_json(),
-    )
-    move.ledger.audited(row, run_id)
+    move.ledger.audited(row, audit.write(move.store, row))
 
 
 def complete(move: Move) -> None:
-    move.ledger.complete(move.record)
+    """Seal the row: first its audit run, then the row itself."""
+    row = move.ledger.record(move.record.model, move.record.sequence)
+    completed = move.ledger.completed(row)
+    audit.seal(move.store, completed)
+    move.ledger.complete(completed)
 
 
 STEPS: tuple[Callable[[Move], None], ...] = (

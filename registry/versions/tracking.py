@@ -1,11 +1,13 @@
 """MLflow runs: start them and write to them. No other module does."""
 
+import hashlib
 import json
 import logging
 import os
 import subprocess
 import sys
 import tempfile
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +16,7 @@ from typing import Any
 
 import mlflow
 import pandas as pd
-from mlflow.entities import LifecycleStage, Metric
+from mlflow.entities import LifecycleStage, Metric, ViewType
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
@@ -213,6 +215,53 @@ def record(
     return run.run_id
 
 
+@dataclass(frozen=True)
+class Recorded:
+    """A run of `record`, deleted in the UI or not."""
+
+    run_id: str
+    tags: Mapping[str, str]
+
+
+def recorded(settings: Settings, experiment: str, facts: Mapping[str, str]) -> list[Recorded]:
+    """Runs of `record` in an experiment that have these facts, oldest first."""
+    client = connect(settings)
+    identity = _experiment(settings, client, experiment)
+    filters = " and ".join(f"tags.`{key}` = '{value}'" for key, value in facts.items())
+    runs: list[Recorded] = []
+    page: str | None = ""
+    while page is not None:
+        batch = client.search_runs(
+            [identity], filters, ViewType.ALL, order_by=["start_time"], page_token=page or None
+        )
+        runs += [Recorded(run.info.run_id, run.data.tags) for run in batch]
+        page = batch.token
+    return runs
+
+
+def has_run(settings: Settings, run_id: str) -> bool:
+    """Whether the tracking server knows a run, deleted in the UI or not."""
+    try:
+        connect(settings).get_run(run_id)
+    except mlflow.MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return False
+    return True
+
+
+def identity(settings: Settings, experiment: str, tag: str) -> str:
+    """Lasting id of a tracking server: a tag of one of its experiments."""
+    client = connect(settings)
+    number = _experiment(settings, client, experiment, {tag: uuid.uuid4().hex})
+    entity = client.get_experiment(number)
+    if tag not in entity.tags:  # an older one; every process computes the same id for it
+        facts = f"{number} {entity.creation_time} {entity.artifact_location}"
+        client.set_experiment_tag(number, tag, hashlib.sha256(facts.encode()).hexdigest()[:32])
+        entity = client.get_experiment(number)
+    return str(entity.tags[tag])
+
+
 def _exists(client: MlflowClient, run_id: str) -> bool:
     try:
         return bool(client.get_run(run_id).info.lifecycle_stage == LifecycleStage.ACTIVE)
@@ -247,8 +296,10 @@ def _attachable(settings: Settings, client: MlflowClient) -> str | None:
     return run_id
 
 
-def _experiment(settings: Settings, client: MlflowClient, name: str) -> str:
-    """Id of an experiment, which is created if it is new.
+def _experiment(
+    settings: Settings, client: MlflowClient, name: str, tags: Mapping[str, str] | None = None
+) -> str:
+    """Id of an experiment, which is created with these tags if it is new.
 
     In a database store, a new one keeps its artifacts under settings.artifacts. A tracking server
     chooses the place itself.
@@ -258,8 +309,9 @@ def _experiment(settings: Settings, client: MlflowClient, name: str) -> str:
         return str(experiment.experiment_id)
     in_database = settings.tracking.startswith(_DATABASES)
     location = f"{settings.artifacts}/{name}" if in_database else None
+    tags = {**_TRAINING, **(tags or {})}
     try:
-        return str(client.create_experiment(name, artifact_location=location, tags=_TRAINING))
+        return str(client.create_experiment(name, artifact_location=location, tags=tags))
     except mlflow.MlflowException:  # another process created it in between
         experiment = client.get_experiment_by_name(name)
         if experiment is None:

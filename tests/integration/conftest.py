@@ -20,6 +20,7 @@ import pytest
 from registry.forecast import calendars
 from registry.forecast.spec import ModelSpec
 from registry.ledger.promotions import Ledger
+from registry.promotion.audit import open_ledger
 from registry.settings import Settings
 from registry.versions import tracking
 from registry.versions.manifest import MANIFEST_TAG
@@ -145,10 +146,22 @@ def backend(
 def bench(backend: tuple[Settings, Version]) -> Iterator[Bench]:
     settings, template = backend
     before = dict(os.environ)
-    with Ledger(settings) as ledger:
-        yield Bench(settings, Store(settings), ledger, template)
+    store = Store(settings)
+    with open_ledger(store) as ledger:
+        yield Bench(settings, store, ledger, template)
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture
+def second(bench: Bench, database: Path, tmp_path: Path) -> Iterator[Bench]:
+    """Another registry, with a tracking database of its own, on the ledger of the first."""
+    shutil.copy(database, tmp_path / "mlflow.db")
+    settings = Settings(var_dir=tmp_path, ledger_uri=bench.settings.ledger)
+    store = Store(settings)
+    template = log_version(settings, store, {})
+    with open_ledger(store) as ledger:
+        yield Bench(settings, store, ledger, template)
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from registry.errors import Conflict
 from registry.ledger.claims import Claims
 from registry.ledger.promotions import Ledger
 from registry.promotion import moves
+from registry.promotion.audit import open_ledger
 from registry.settings import Settings
 from registry.versions.store import Store
 
@@ -34,6 +35,7 @@ WRITES = {
         "set_model_version_tag",
         "transition_model_version_stage",
         "create_run",
+        "set_tag",
         "log_param",
         "log_text",
         "set_terminated",
@@ -44,8 +46,8 @@ WRITES = {
 
 
 def promote(name: str, version: int, why: str) -> int:
-    with Ledger(Settings()) as ledger:
-        store = Store(Settings())
+    store = Store(Settings())
+    with open_ledger(store) as ledger:
         try:
             if version == 0:
                 moves.rollback(store, ledger, name, who="child@test", why=why)
@@ -95,7 +97,7 @@ def raced(at: float, name: str, version: int) -> int:
 
 def opened(at: float, uri: str) -> int:
     time.sleep(max(0.0, at - time.time()))
-    with Ledger(Settings(ledger_uri=uri)) as ledger:
+    with Ledger(Settings(ledger_uri=uri), "a registry") as ledger:
         return len(ledger.models())
 
 

@@ -20,8 +20,8 @@ from jobs.training.references import References
 from registry.errors import BadHistory
 from registry.forecast.history import History
 from registry.forecast.rendering import unpacked
-from registry.ledger.promotions import Ledger
-from registry.promotion import moves
+from registry.promotion import doctor, moves
+from registry.promotion.audit import open_ledger
 from registry.settings import CHECKOUT, Settings
 from registry.versions import tracking
 from registry.versions.store import Store
@@ -116,13 +116,28 @@ def test_its_ledger_says_who_promoted_it_and_lets_a_newer_version_follow(
     store = Store(settings)
     plan = planning.plan(settings, "har", {**SHORT, "horizon": 3}, seed=0, tiny=True)
     newer = train.train(settings, plan, References()).version
-    with Ledger(settings) as ledger:
+    with open_ledger(store) as ledger:
         [record] = moves.history(ledger, "har")
         assert (record.version, record.who) == (1, "maintainer@example.org")
         assert record.why == "golden version"
+        assert (record.rule, record.registry) == (1, ledger.registry)
         moves.promote(store, ledger, "har", newer.version, who="tests", why="a newer one")
         moves.rollback(store, ledger, "har", who="tests", why="the old one was better")
+        assert [record.rule for record in ledger.records("har")] == [1, 2, 2]
+        [finding] = doctor.examine(store, ledger, "har")  # the run stayed behind at that commit
+    assert (finding.code, finding.message.split(" is ")[0]) == ("AUDIT_GONE", "promotion 1")
     assert store.resolve("har").version == version.version
+
+
+def test_its_ledger_tells_another_registry_nothing(
+    new_registry: Callable[[Path], Settings], tmp_path: Path
+) -> None:
+    shutil.copy(GOLDEN / "ledger.db", tmp_path / "ledger.db")
+    with open_ledger(Store(new_registry(tmp_path))) as ledger:
+        assert (ledger.models(), ledger.records("har")) == ([], [])
+        [record] = ledger.unassigned("har")
+        ledger.verify_chain("har")
+    assert (record.who, record.registry) == ("maintainer@example.org", None)
 
 
 def test_it_is_evaluated_beside_a_newer_version_in_one_table_by_one_command(

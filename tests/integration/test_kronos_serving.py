@@ -19,8 +19,8 @@ from jobs.training import planning, train
 from jobs.training.references import References
 from registry.errors import Corrupt, KronosError
 from registry.forecast import names
-from registry.ledger.promotions import Ledger
 from registry.promotion import moves
+from registry.promotion.audit import open_ledger
 from registry.settings import Settings
 from registry.versions.store import Store
 from serving.scorer import Scorer
@@ -57,7 +57,7 @@ def served(
     plan = planning.plan(settings, "kronos", overrides, seed=0, tiny=True)
     version = train.train(settings, plan, References()).version
     store = Store(settings)
-    with Ledger(settings) as ledger:
+    with open_ledger(Store(settings)) as ledger:
         moves.promote(store, ledger, "kronos", version.version, who="tests", why="to be served")
     frame = catalog.BARS.load(settings).history
     history = frame[frame["unique_id"].isin(["AAPL", "IBM"])].groupby("unique_id").tail(36)[COLUMNS]

@@ -8,8 +8,8 @@ import pytest
 from jobs.training import planning, train
 from jobs.training.references import References
 from registry.forecast import names
-from registry.ledger.promotions import Ledger
 from registry.promotion import moves
+from registry.promotion.audit import open_ledger
 from registry.settings import Settings
 from registry.versions.store import Store
 from serving.scorer import Scorer
@@ -26,7 +26,7 @@ def test_a_promoted_version_answers_its_own_example_as_a_direct_predict_does(
     plan = planning.plan(compiled, model, overrides, seed=3, tiny=True)
     version = train.train(compiled, plan, References()).version
     store = Store(compiled)
-    with Ledger(compiled) as ledger:
+    with open_ledger(Store(compiled)) as ledger:
         moves.promote(store, ledger, model, version.version, who="tests", why="to be served")
     body = store.example_request(version)
     scorer = Scorer(compiled, version, store.fetch(version), host="127.0.0.1", port=0)

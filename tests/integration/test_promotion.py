@@ -4,17 +4,19 @@ import itertools
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from registry.errors import BadParameter, Conflict, Corrupt, KronosError, NotFound
 from registry.ledger import database
-from registry.ledger.promotions import Ledger
-from registry.promotion import doctor, moves
+from registry.ledger.promotions import GENESIS, Ledger, Record, chain_hash, seal_of
+from registry.promotion import audit, doctor, moves
 from registry.settings import Settings
-from registry.versions import manifest
+from registry.versions import manifest, tracking
 from registry.versions.manifest import MANIFEST_TAG
 from serving.modes import choose
 
@@ -343,7 +345,7 @@ def test_processes_that_open_a_new_ledger_at_once_all_find_it_migrated(bench, pr
             connection.exec_driver_sql("create database fresh")
     uri = new_url.render_as_string(hide_password=False)
     assert promoter(opened=3, uri=uri) == [0, 0, 0]
-    with Ledger(Settings(ledger_uri=uri)) as ledger:
+    with Ledger(Settings(ledger_uri=uri), "a registry") as ledger:
         assert ledger.models() == []
 
 
@@ -458,6 +460,172 @@ def test_a_time_that_is_none_is_refused_by_postgresql_and_a_finding_in_sqlite(be
     (finding,) = examine(bench, moved, repair=True)
     assert (finding.code, finding.repaired) == ("BROKEN_CHAIN", False)
     assert f"a promotion of {moved} cannot be read" in finding.message
+
+
+# --- audit runs -------------------------------------------------------------------------------
+
+
+def execute(bench, name, statement):
+    """SQL on the rows of one model, as somebody with the ledger's file can do it."""
+    with database.write(bench.ledger.engine) as connection:
+        connection.exec_driver_sql(f"{statement} where model = '{name}'")
+
+
+def hashed_anew(bench, name):
+    """The whole chain of a model, forged: another reason in the first row, right hashes in all."""
+    rows = sa.table("promotions", *(sa.column(key) for key in ("id", *Record.__annotations__)))
+    previous = GENESIS
+    for record in bench.ledger.records(name):
+        forged = asdict(record) | {"previous_hash": previous, "why": "forged"}
+        forged["hash"] = chain_hash(forged)
+        previous = forged["seal"] = seal_of(forged)
+        keys = ("why", "previous_hash", "hash", "seal")
+        statement = sa.update(rows).where(rows.c.id == record.id)
+        with database.write(bench.ledger.engine) as connection:
+            connection.execute(statement.values({key: forged[key] for key in keys}))
+    bench.ledger.verify_chain(name)  # the chain alone does not tell
+
+
+def last_sealed_anew(bench, name):
+    """An earlier completion of the last row, with the seal that fits it."""
+    record = bench.ledger.records(name)[-1]
+    forged = asdict(record) | {"completed_at": record.completed_at - timedelta(days=1)}
+    changed = f"completed_at = '{forged['completed_at']:%Y-%m-%d %H:%M:%S.%f}'"
+    if bench.ledger.engine.dialect.name == "postgresql":
+        changed = f"completed_at = '{forged['completed_at'].isoformat()}'"
+    execute(bench, name, f"update promotions set {changed}, seal = '{seal_of(forged)}'")
+    bench.ledger.verify_chain(name)
+
+
+def update(change):
+    return lambda bench, name: execute(bench, name, f"update promotions set {change}")
+
+
+@pytest.mark.parametrize(
+    ("forge", "reason"),
+    [
+        (update("moved_at = completed_at"), "its seal differs"),
+        (update("moved_at = null"), "its seal differs"),
+        (update("audit_run_id = 'another'"), "its seal differs"),
+        (update("completed_at = null"), "its seal differs"),
+        (hashed_anew, "its hash differs from those of the audit runs"),
+        (last_sealed_anew, "its audit run holds another seal"),
+    ],
+    ids=["moved", "not moved", "audit run", "unfinished", "hashed anew", "sealed anew"],
+)
+def test_an_edit_of_the_ledger_is_found_and_stops_promotions(bench, environment_of, forge, reason):
+    name = bench.model(2)
+    promote(bench, name, 1)
+    forge(bench, name)
+    (finding,) = examine(bench, name, repair=True)
+    assert (finding.code, finding.repaired) == ("BROKEN_CHAIN", False)
+    assert reason in finding.message
+    rows = len(bench.ledger.records(name))
+    for act in (lambda: promote(bench, name, 2), lambda: rollback(bench, name)):
+        with pytest.raises(Corrupt, match=reason):
+            act()
+    with pytest.raises(Corrupt, match=reason):
+        moves.plan(bench.store, bench.ledger, name, 2, "Production")
+    assert len(bench.ledger.records(name)) == rows
+    if forge is hashed_anew:
+        history = run_registry(environment_of(bench.settings), "history", name)
+        assert (history.returncode, "BROKEN_CHAIN" in history.stderr) == (1, True)
+
+
+def test_rows_cut_off_at_the_end_are_found_and_their_loss_is_recorded(bench, moved):
+    lost = bench.ledger.records(moved)[-1].hash
+    execute(bench, f"{moved}' and sequence = '2", "delete from promotions")
+    with pytest.raises(Corrupt, match=r"rows are missing; restore the ledger .*--repair"):
+        promote(bench, moved, 3)
+    (finding,) = examine(bench, moved)
+    assert finding.code == "ROWS_MISSING"
+    assert finding.message.endswith("the last: promote of version 2 to Production by ann@desk")
+    assert codes(examine(bench, moved, repair=True)) == ["ROWS_MISSING"]
+    record = bench.ledger.records(moved)[-1]
+    assert (record.action, record.version, record.from_version) == ("adopt", 2, 1)
+    assert record.why == "1 rows are missing from the ledger; their audit runs exist"
+    assert record.facts == {"rows_missing": [lost]}
+    assert examine(bench, moved) == []
+    assert promote(bench, moved, 3).from_version == 2
+
+
+def test_a_ledger_that_was_lost_is_said_and_settled_for_models_without_an_alias_too(bench):
+    name = bench.model(1)
+    promote(bench, name, 1, "Archived")
+    execute(bench, name, "delete from promotions")
+    assert codes(examine(bench, name, repair=True)) == ["ROWS_MISSING"]
+    (record,) = bench.ledger.records(name)
+    assert (record.action, record.stage, record.version) == ("adopt", "Archived", 1)
+    assert examine(bench, name) == []
+
+
+def test_an_audit_run_that_is_gone_is_a_finding_and_no_obstacle(bench):
+    name = bench.model(2)
+    run_id = promote(bench, name, 1).audit_run_id
+    bench.store.client.delete_run(run_id)  # in the UI; the run can be restored
+    assert examine(bench, name) == []
+    bench.store.client._tracking_client.store._hard_delete_run(run_id)
+    (finding,) = examine(bench, name, repair=True)
+    assert (finding.code, finding.repaired) == ("AUDIT_GONE", False)
+    assert promote(bench, name, 2).from_version == 1
+
+
+# --- one ledger, several registries -----------------------------------------------------------
+
+
+def connected(bench):
+    """A process works on one registry at a time: MLflow's default is set again."""
+    tracking.connect(bench.settings)
+    return bench
+
+
+def test_two_registries_in_turn_on_one_ledger_both_stay_in_line(bench, second):
+    name = connected(bench).model_of_its_own().name
+    promote(bench, name, 1)
+    connected(second).model_of_its_own(name)
+    second.model_of_its_own(name)
+    assert examine(second, name, repair=True) == []
+    assert second.aliases(name) == {}
+    promote(second, name, 2)
+    promote(second, name, 1)
+    promote(connected(bench), name, 1, "Production")
+    rollback(connected(second), name)
+    for registry, versions in ((bench, [1]), (second, [2, 1, 2])):
+        assert_in_line(connected(registry), name)
+        records = registry.ledger.records(name)
+        assert [record.version for record in records] == versions
+        assert [record.sequence for record in records] == list(range(1, len(versions) + 1))
+    assert bench.ledger.registry != second.ledger.registry
+
+
+def test_rows_of_the_older_rule_take_the_registry_of_their_audit_run(bench, second):
+    """As commit 9dc887b left them: one chain for both registries, no registry, no seal."""
+    name = connected(bench).model_of_its_own().name
+    connected(second).model_of_its_own(name)
+    rows = []
+    for registry in (bench, second):
+        promote(connected(registry), name, 1)
+        rows += registry.ledger.records(name)
+    previous = GENESIS
+    for sequence, (registry, record) in enumerate(zip((bench, second), rows, strict=True), 1):
+        older = {"sequence": sequence, "previous_hash": previous, "rule": 1}
+        previous = older["hash"] = chain_hash(asdict(record) | older)
+        values = ", ".join(f"{key} = '{value}'" for key, value in older.items())
+        statement = f"update promotions set {values}, registry = null, seal = null"
+        execute(bench, f"{name}' and hash = '{record.hash}", statement)
+        client = connected(registry).store.client
+        client.set_tag(record.audit_run_id, audit.PROMOTION_TAG, older["hash"])
+    for sequence, registry in enumerate((bench, second), 1):
+        with audit.open_ledger(connected(registry).store) as ledger:
+            (record,) = ledger.records(name)
+            assert (record.sequence, record.rule) == (sequence, 1)
+            assert doctor.examine(registry.store, ledger, name) == []
+            moves.promote(registry.store, ledger, name, 1, "Production", **WHO)
+    assert promote(connected(second), name, second.model_of_its_own(name).version).sequence == 3
+    assert examine(second, name) == []
+
+
+# --- bytes of a promoted version --------------------------------------------------------------
 
 
 def test_a_lost_alias_is_not_given_back_to_a_version_of_other_bytes(bench, exchanged):

@@ -19,8 +19,8 @@ from jobs.training import planning, train
 from jobs.training.references import References
 from registry.codes import CODES
 from registry.forecast import names
-from registry.ledger.promotions import Ledger
 from registry.promotion import moves
+from registry.promotion.audit import open_ledger
 from registry.settings import CHECKOUT, Settings
 from registry.versions import tracking
 from registry.versions.store import Store
@@ -60,7 +60,7 @@ def promoted(compiled: Settings) -> Settings:
     """A tiny nbeats in Production."""
     plan = planning.plan(compiled, MODEL, {"report_until": "2020-02-28"}, seed=2, tiny=True)
     version = train.train(compiled, plan, References()).version
-    with Ledger(compiled) as ledger:
+    with open_ledger(Store(compiled)) as ledger:
         moves.promote(
             Store(compiled), ledger, MODEL, version.version, who="tests", why="to be served"
         )

@@ -24,6 +24,7 @@ from registry.forecast import calendars, names
 from registry.forecast.forecast import Forecaster
 from registry.forecast.spec import ModelSpec
 from registry.ledger.promotions import Ledger
+from registry.promotion.audit import open_ledger
 from registry.settings import CHECKOUT, Settings
 from registry.versions import tracking
 from registry.versions.store import Store, example_history
@@ -87,7 +88,7 @@ State = Callable[[str, str], None]  # states of kronos and of kronos_simulated
 
 @pytest.fixture(scope="module")
 def ledger(store: Store) -> Iterator[Ledger]:
-    with Ledger(store.settings) as opened:
+    with open_ledger(store) as opened:
         yield opened
 
 

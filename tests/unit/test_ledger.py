@@ -19,6 +19,7 @@ from registry.ledger import claims, database
 from registry.ledger.claims import Claimant
 from registry.ledger.promotions import (
     GENESIS,
+    RULE,
     Decision,
     Ledger,
     Record,
@@ -26,12 +27,14 @@ from registry.ledger.promotions import (
     check_chain,
     metadata,
     now,
+    seal_of,
 )
 from registry.promotion import stages
 from registry.promotion.stages import ARCHIVED, PRODUCTION, STAGING
 from registry.settings import Settings
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
+REGISTRY = "this registry"
 
 
 def row(
@@ -48,16 +51,17 @@ def row(
         "version": version, "from_version": None, "who": "ann@desk", "why": "better",
         "evidence": "{}", "claimed_at": at, "host": None, "pid": None, "process_started": None,
         "held_since": at, "moved_at": at, "completed_at": at, "audit_run_id": None,
-        "previous_hash": previous, **fields,
+        "previous_hash": previous, "registry": REGISTRY, "rule": RULE, **fields,
     }  # fmt: skip
-    return Record(**values, hash=chain_hash(values))
+    values["hash"] = chain_hash(values)
+    return Record(**values, seal=seal_of(values))
 
 
 def rows(*moves: tuple) -> list[Record]:
     """Rows of (action, version[, stage]) chained to each other."""
     records: list[Record] = []
     for sequence, move in enumerate(moves, start=1):
-        records.append(row(sequence, *move, previous=records[-1].hash if records else GENESIS))
+        records.append(row(sequence, *move, previous=records[-1].end if records else GENESIS))
     return records
 
 
@@ -145,30 +149,88 @@ def test_production_at_an_instant_is_the_last_row_that_had_moved():
 )
 def test_a_tampered_row_is_detected(change):
     records = rows(("promote", 1), ("promote", 2), ("promote", 3))
-    check_chain(records)
+    check_chain(records, REGISTRY)
     with pytest.raises(Corrupt, match="promotion 2 of nbeats was changed"):
-        check_chain([records[0], replace(records[1], **change), records[2]])
+        check_chain([records[0], replace(records[1], **change), records[2]], REGISTRY)
 
 
 def test_a_rewritten_or_removed_row_is_detected():
     records = rows(("promote", 1), ("promote", 2), ("promote", 3))
-    forged = row(2, "promote", 9, previous=records[0].hash)
+    forged = row(2, "promote", 9, previous=records[0].end)
     with pytest.raises(Corrupt, match="promotion 3 of nbeats does not continue"):
-        check_chain([records[0], forged, records[2]])
+        check_chain([records[0], forged, records[2]], REGISTRY)
     with pytest.raises(Corrupt, match="a row of the ledger is missing"):
-        check_chain([records[0], records[2]])
+        check_chain([records[0], records[2]], REGISTRY)
 
 
-def test_what_happens_to_a_row_later_is_not_part_of_its_hash():
-    record = row(1, "promote", 1)
-    check_chain(
-        [replace(record, pid=7, host="b", moved_at=NOON, completed_at=NOON, audit_run_id="r")]
-    )
+def test_the_process_that_held_a_row_is_not_part_of_its_hash():
+    check_chain([replace(row(1, "promote", 1), pid=7, host="b", held_since=NOON)], REGISTRY)
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"moved_at": NOON},
+        {"moved_at": None},
+        {"completed_at": NOON},
+        {"completed_at": None},
+        {"audit_run_id": "another"},
+        {"seal": None},
+        {"seal": GENESIS},
+    ],
+)
+def test_a_completion_that_was_changed_is_detected(change, last):
+    records = rows(("promote", 1), ("promote", 2), ("promote", 3))
+    place = 2 if last else 1
+    records[place] = replace(records[place], **change)
+    with pytest.raises(Corrupt, match=f"promotion {place + 1} of nbeats was changed after it"):
+        check_chain(records, REGISTRY)
+
+
+def test_a_completion_that_was_sealed_anew_is_detected_by_the_next_row():
+    records = rows(("promote", 1), ("promote", 2))
+    records[0] = row(1, "promote", 1, moved_at=NOON)
+    with pytest.raises(Corrupt, match="promotion 2 of nbeats does not continue"):
+        check_chain(records, REGISTRY)
+
+
+def test_rows_of_rule_1_are_checked_by_it_across_registries_and_continued_in_each():
+    """By rule 1, registries that shared a ledger shared a chain, and no completion was covered."""
+    old = {"rule": 1, "audit_run_id": "a"}
+    first = row(1, "promote", 1, **old)
+    second = row(2, "promote", 1, previous=first.hash, registry="another", **old)
+    third = row(3, "promote", 2, previous=second.hash, **old)
+    here = row(4, "promote", 3, previous=third.hash)
+    there = row(3, "promote", 4, previous=second.hash, registry="another")
+    check_chain([first, second, third, here], REGISTRY)
+    check_chain([first, second, third, there], "another")
+    check_chain([replace(first, moved_at=NOON), second, third], REGISTRY)
+    with pytest.raises(Corrupt, match="promotion 2 of nbeats was changed"):
+        check_chain([first, replace(second, version=9), third, here], REGISTRY)
+    with pytest.raises(Corrupt, match="promotion 4 of nbeats follows promotion 2"):
+        check_chain([first, second, third, here], "another")
+    with pytest.raises(Corrupt, match="promotion 3 of nbeats"):
+        check_chain([first, second, replace(third, rule=RULE)], REGISTRY)
+
+
+def test_registries_that_share_a_ledger_do_not_see_each_others_rows(settings):
+    with Ledger(settings, "one") as one, Ledger(settings, "two") as two:
+        complete(one, claim(one))
+        assert (two.models(), two.records("nbeats")) == ([], [])
+        record = claim(two)
+        assert (record.sequence, record.previous_hash) == (1, GENESIS)
+        complete(two, record)
+        assert complete(one, claim(one, one.records("nbeats")[-1])).sequence == 2
+        for ledger in (one, two):
+            ledger.verify_chain("nbeats")
+            registries = {record.registry for record in ledger.records("nbeats")}
+            assert registries == {ledger.registry}
 
 
 def test_a_row_changed_in_the_database_is_detected(settings):
-    with Ledger(settings) as ledger:
-        ledger.complete(claim(ledger))
+    with Ledger(settings, REGISTRY) as ledger:
+        complete(ledger, claim(ledger))
         ledger.verify_chain("nbeats")
         with database.write(ledger.engine) as connection:
             connection.execute(sa.text("update promotions set why = 'because'"))
@@ -178,6 +240,11 @@ def test_a_row_changed_in_the_database_is_detected(settings):
 
 
 # --- claims -----------------------------------------------------------------------------------
+
+
+def complete(ledger: Ledger, record: Record) -> Record:
+    ledger.complete(ledger.completed(record))
+    return ledger.record(record.model, record.sequence)
 
 
 def claim(ledger: Ledger, last: Record | None = None) -> Record:
@@ -193,19 +260,19 @@ def claim(ledger: Ledger, last: Record | None = None) -> Record:
 
 
 def test_one_of_two_claims_wins_and_the_other_is_told_who(settings):
-    with Ledger(settings) as ledger:
+    with Ledger(settings, REGISTRY) as ledger:
         record = claim(ledger)
         message = r"ann@desk is changing nbeats since .*promote version 3 to Production"
         with pytest.raises(Conflict, match=message):
             claim(ledger)
-        ledger.complete(record)
+        complete(ledger, record)
         with pytest.raises(Conflict, match="ann@desk changed nbeats first"):
             claim(ledger)
         assert claim(ledger, ledger.records("nbeats")[-1]).sequence == 2
 
 
 def test_a_claim_is_abandoned_when_its_process_is_gone(settings):
-    with Ledger(settings) as ledger:
+    with Ledger(settings, REGISTRY) as ledger:
         record = claim(ledger)
         assert not record.abandoned
         assert replace(record, process_started="an older process with this pid").abandoned
@@ -229,20 +296,21 @@ def test_a_killed_process_that_nobody_waited_for_is_dead():
 
 
 def test_a_claim_of_another_host_is_abandoned_after_its_time(settings):
-    with Ledger(settings) as ledger:
+    with Ledger(settings, REGISTRY) as ledger:
         elsewhere = replace(claim(ledger), host="another-host")
     assert not elsewhere.abandoned
     assert replace(elsewhere, held_since=now() - claims.TIMEOUT - timedelta(seconds=1)).abandoned
 
 
 def test_whoever_lost_its_claim_may_not_go_on(settings):
-    with Ledger(settings) as ledger:
+    with Ledger(settings, REGISTRY) as ledger:
         first_claim = claim(ledger)
         second_claim = ledger.take(first_claim)
+        lost = ledger.completed(first_claim)
         for forbidden in (ledger.claims.check, ledger.moving, ledger.complete, ledger.take):
             with pytest.raises(Conflict):
-                forbidden(first_claim)
-        ledger.complete(second_claim)
+                forbidden(lost if forbidden == ledger.complete else first_claim)
+        complete(ledger, second_claim)
         ledger.verify_chain("nbeats")
 
 
@@ -250,7 +318,7 @@ def test_whoever_lost_its_claim_may_not_go_on(settings):
 
 
 def test_migrations_make_the_tables_that_the_code_declares(settings):
-    with Ledger(settings) as ledger, database.read(ledger.engine) as connection:
+    with Ledger(settings, REGISTRY) as ledger, database.read(ledger.engine) as connection:
         options = {"version_table": database.VERSION_TABLE, "compare_type": True}
         context = MigrationContext.configure(connection, opts=options)
         assert compare_metadata(context, metadata) == []
@@ -263,24 +331,24 @@ def test_the_newest_migration_is_the_one_that_the_code_names():
 
 
 def test_a_ledger_is_read_while_another_process_writes(settings, monkeypatch):
-    with Ledger(settings) as ledger:
+    with Ledger(settings, REGISTRY) as ledger:
         claim(ledger)
     monkeypatch.setattr(database, "_BUSY_TIMEOUT_S", 0.1)
     with sqlite3.connect(settings.var_dir / "ledger.db", isolation_level=None) as writer:
         writer.execute("begin immediate")
-        with Ledger(settings) as ledger:
+        with Ledger(settings, REGISTRY) as ledger:
             assert [record.sequence for record in ledger.records("nbeats")] == [1]
             with pytest.raises(KronosError, match="database is locked"):
-                ledger.complete(ledger.record("nbeats", 1))
+                complete(ledger, ledger.record("nbeats", 1))
         writer.execute("rollback")
     writer.close()
 
 
 def test_a_ledger_of_newer_code_is_refused(settings):
-    with Ledger(settings) as ledger, database.write(ledger.engine) as connection:
+    with Ledger(settings, REGISTRY) as ledger, database.write(ledger.engine) as connection:
         connection.execute(sa.text(f"update {database.VERSION_TABLE} set version_num = '9999'"))
     with pytest.raises(Conflict, match="newer code"):
-        Ledger(settings)
+        Ledger(settings, REGISTRY)
 
 
 @pytest.mark.parametrize(
@@ -288,11 +356,11 @@ def test_a_ledger_of_newer_code_is_refused(settings):
 )
 def test_a_wrong_uri_is_refused_with_the_right_form(uri):
     with pytest.raises(BadConfig, match=r"postgresql\+psycopg2://|sqlite:///") as caught:
-        Ledger(Settings(ledger_uri=uri))
+        Ledger(Settings(ledger_uri=uri), REGISTRY)
     assert "secret" not in caught.value.message
 
 
 def test_a_ledger_that_cannot_be_opened_is_one_clear_error():
     with pytest.raises(KronosError, match="unable to open database file") as caught:
-        Ledger(Settings(ledger_uri="sqlite:////proc/ledger.db"))
+        Ledger(Settings(ledger_uri="sqlite:////proc/ledger.db"), REGISTRY)
     assert caught.value.code == "LEDGER_UNAVAILABLE"
