@@ -38,7 +38,9 @@ CODES: dict[str, Code] = {
     "BAD_INPUT": Code(BadInput, REQUEST, "a history, parameter or setting is wrong in another way"),
     "BAD_HISTORY": Code(BadHistory, REQUEST, "a history is wrong in another way"),
     "BAD_PARAMETER": Code(BadParameter, REQUEST, "a parameter or argument is wrong in another way"),
-    "NOT_A_TABLE": Code(BadHistory, REQUEST, "the history is no table"),
+    "NOT_A_TABLE": Code(
+        BadHistory, REQUEST, "the history is no table, or the body of the request cannot be read"
+    ),
     "MISSING_COLUMN": Code(BadHistory, REQUEST, "a column that the model needs is missing"),
     "DUPLICATE_COLUMN": Code(BadHistory, REQUEST, "a column that the model needs is there twice"),
     "EMPTY": Code(BadHistory, REQUEST, "the history has no rows"),

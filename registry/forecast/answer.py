@@ -8,23 +8,29 @@ from registry.errors import BadParameter, NotAvailable
 from registry.forecast import names
 from registry.forecast.forecast import Forecast, Forecaster, check_forecast
 from registry.forecast.history import History, check_history
+from registry.forecast.identity import Identity
 from registry.forecast.rendering import FRAME, PRICES, render
-from registry.forecast.spec import ModelSpec, Request
+from registry.forecast.spec import ModelSpec, Request, shown
 
 
-def answer(forecaster: Forecaster, history: Any, parameters: Mapping[str, Any]) -> Any:
+def answer(
+    forecaster: Forecaster, history: Any, parameters: Any, identity: Identity | None = None
+) -> Any:
     """The reply to a caller's table and parameters: horizon, levels, seed, output, options.
 
-    `output` is one of names.OUTPUTS. Raises BadInput, NotAvailable, BadForecast, and KronosError
-    if the machine fails: memory, a worker.
+    `output` is one of names.OUTPUTS. The reply names `identity`, the version of the forecaster.
+    Raises BadInput, NotAvailable, BadForecast, and KronosError if the machine fails: memory, a
+    worker.
     """
     spec = forecaster.spec
+    if not isinstance(parameters, Mapping):
+        raise BadParameter(f"parameters are names with values, found {type(parameters).__name__}")
     request_parameters = dict(parameters)
     output = _output(request_parameters.pop("output", FRAME), spec)
     request = spec.request(request_parameters)
     checked_history = check_history(history, spec)
     forecast = forecast_of(forecaster, checked_history, request)
-    return render(forecast.at(request.levels), spec.calendar, output)
+    return render(forecast.at(request.levels), spec.calendar, output, identity)
 
 
 def forecast_of(forecaster: Forecaster, history: History, request: Request) -> Forecast:
@@ -39,8 +45,11 @@ def forecast_of(forecaster: Forecaster, history: History, request: Request) -> F
 
 
 def _output(output: Any, spec: ModelSpec) -> str:
-    if output not in names.OUTPUTS:
-        raise BadParameter(f"output must be one of {', '.join(names.OUTPUTS)}", code="BAD_OUTPUT")
+    if not isinstance(output, str) or output not in names.OUTPUTS:
+        raise BadParameter(
+            f"output is {shown(output)}, expected one of {', '.join(names.OUTPUTS)}",
+            code="BAD_OUTPUT",
+        )
     if output == PRICES and not spec.has_prices:
         raise NotAvailable(f"{spec.name} forecasts returns; it knows no prices")
     return str(output)

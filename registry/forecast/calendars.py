@@ -16,6 +16,7 @@ from registry.errors import BadHistory, BadParameter, NotFound
 from registry.forecast.arrays import Dates
 
 START = "1980-01-01"  # before any history; some exchanges are recorded only from a later day
+SHOWN = 5  # dates in a message
 
 
 @lru_cache(maxsize=64)
@@ -83,6 +84,15 @@ def not_sessions(name: str, dates: Dates | pd.DatetimeIndex) -> Dates:
     if is_open.all():
         return days[:0]
     return np.unique(days[~is_open])
+
+
+def closed_message(name: str, closed: Dates) -> str:
+    """Message about dates on which the exchange was closed. It shows the first ones."""
+    shown = ", ".join(str(day) for day in closed[:SHOWN])
+    more = f" and {closed.size - SHOWN} more" if closed.size > SHOWN else ""
+    if closed.size == 1:
+        return f"{shown} is not a session of {name}"
+    return f"{closed.size} dates are not sessions of {name}: {shown}{more}"
 
 
 @lru_cache(maxsize=64)

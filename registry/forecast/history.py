@@ -6,25 +6,21 @@ N series lie one after the other, sorted by name, then session. Each caller's ta
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from registry.errors import BadHistory
-from registry.forecast import bars, calendars, names
+from registry.forecast import bars, calendars, names, reading
 from registry.forecast.arrays import Dates, Floats, Places
 from registry.forecast.spec import ModelSpec
 
 MAX_ABS_RETURN = 1.0  # a larger log return is a split or a typing error
 TEXT = pd.StringDtype(na_value=np.nan)  # pandas' own default for text
-# Units in a day.
-DAYS = {"s": 86_400, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}
 
 
 @dataclass(frozen=True)
@@ -41,7 +37,7 @@ class History:
         """History of a frame. Nothing is checked: it must be sorted, and no name may be missing."""
         ds = frame[names.DS].array.to_numpy().astype("datetime64[D]")
         values = {name: frame[name].to_numpy(dtype=np.float64) for name in columns}
-        return cls._of_runs(_text(frame[names.UNIQUE_ID]), ds, values)
+        return cls._of_runs(reading.text(frame[names.UNIQUE_ID]), ds, values)
 
     @classmethod
     def _of_runs(cls, symbols: pa.Array, ds: Dates, values: Mapping[str, Floats]) -> "History":
@@ -144,9 +140,7 @@ def check_history(frame: Any, spec: ModelSpec) -> History:
         bars.check(history.columns, history.ids, history.bounds)
     closed = calendars.not_sessions(spec.calendar, history.ds)
     if closed.size:
-        raise BadHistory(
-            f"{closed.size} dates are not sessions of {spec.calendar}", code="NOT_A_SESSION"
-        )
+        raise BadHistory(calendars.closed_message(spec.calendar, closed), code="NOT_A_SESSION")
     return history
 
 
@@ -162,8 +156,9 @@ def _read(frame: Any, spec: ModelSpec) -> History:
             f"history has no rows; {spec.name} needs {spec.min_context} sessions a series",
             code="EMPTY",
         )
-    values = {name: _numbers(frame[name]) for name in numeric_columns(frame, spec)}
-    return History._of_runs(_symbols(frame[names.UNIQUE_ID]), _dates(frame[names.DS]), values)
+    values = {name: reading.numbers(frame[name]) for name in numeric_columns(frame, spec)}
+    symbols = reading.symbols(frame[names.UNIQUE_ID])
+    return History._of_runs(symbols, reading.dates(frame[names.DS]), values)
 
 
 def _check_columns(columns: "pd.Index[str]", spec: ModelSpec) -> None:
@@ -180,113 +175,6 @@ def _check_columns(columns: "pd.Index[str]", spec: ModelSpec) -> None:
     twice = [name for name in columns[columns.duplicated()].unique() if name in used]
     if twice:
         raise BadHistory(f"history has {', '.join(twice)} more than once", code="DUPLICATE_COLUMN")
-
-
-def _symbols(column: pd.Series) -> pa.Array:
-    """Names [rows] as Arrow text. Raises BadHistory if one is missing, empty or not text."""
-    try:
-        symbols = _text(column)
-    except (pa.ArrowException, UnicodeError) as error:  # mixed types, half a character
-        raise BadHistory("unique_id must be text", code="BAD_SYMBOL") from error
-    if symbols.null_count:
-        raise BadHistory("unique_id is missing in some row", code="BAD_SYMBOL")
-    if not (pa.types.is_string(symbols.type) or pa.types.is_large_string(symbols.type)):
-        raise BadHistory("unique_id must be text", code="BAD_SYMBOL")
-    if pc.min(pc.binary_length(symbols)).as_py() == 0:
-        raise BadHistory("unique_id is empty in some row", code="BAD_SYMBOL")
-    return symbols
-
-
-def _text(column: pd.Series) -> pa.Array:
-    """Names in one Arrow array. Categories become their names."""
-    array = _combined(column)
-    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
-
-
-def _combined(column: pd.Series) -> pa.Array:
-    array = pa.array(column.array)
-    return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
-
-
-def _dates(column: pd.Series) -> Dates:
-    """Sessions [rows] as datetime64[D], from dates in any unambiguous form."""
-    stamps = _stamps(column)
-    if stamps.dtype.kind != "M":
-        raise BadHistory(
-            "ds must be tz-naive session dates, as in 2022-12-28", code="BAD_TIMESTAMP"
-        )
-    unit, _ = np.datetime_data(stamps.dtype)
-    ticks = stamps.view(np.int64)
-    if len(ticks) and ticks.min() == np.iinfo(np.int64).min:  # NaT
-        raise BadHistory("ds is missing in some row", code="BAD_TIMESTAMP")
-    days = ticks // DAYS[unit]  # NumPy's casts between units take five times as long
-    if (days * DAYS[unit] != ticks).any():
-        raise BadHistory(
-            "ds must be the date of a session at midnight, found a time of day",
-            code="BAD_TIMESTAMP",
-        )
-    return days.view("datetime64[D]")
-
-
-def _stamps(column: pd.Series) -> npt.NDArray[Any]:
-    """Arrow dates, date objects and ISO text as datetime64; other columns as they are."""
-    if isinstance(column.dtype, np.dtype) and column.dtype.kind == "M":
-        return np.asarray(column.array)
-    if isinstance(column.dtype, pd.ArrowDtype) and _is_arrow_date(column.dtype.pyarrow_dtype):
-        dates = _combined(column)
-        if pa.types.is_date(dates.type):  # nanoseconds cannot hold the year 9999
-            dates = dates.cast(pa.timestamp("s"))
-        stamps: npt.NDArray[Any] = dates.to_numpy(zero_copy_only=False)
-        return stamps
-    if pd.api.types.is_string_dtype(column.dtype) or _all_dates(column):
-        return _parsed(column)
-    return np.asarray(column.array)
-
-
-def _is_arrow_date(kind: pa.DataType) -> bool:
-    return pa.types.is_date(kind) or (pa.types.is_timestamp(kind) and kind.tz is None)
-
-
-def _parsed(column: pd.Series) -> npt.NDArray[Any]:
-    """Dates of ISO text. The day is required: 2022-12 would be a guess."""
-    message = "ds holds text that is not an ISO date; send dates as in 2022-12-28"
-    if column.astype(str).str.len().min() < len("2022-12-28"):
-        raise BadHistory(message, code="BAD_TIMESTAMP")
-    try:
-        return pd.to_datetime(column, format="ISO8601").to_numpy()
-    except (ValueError, TypeError) as error:
-        raise BadHistory(message, code="BAD_TIMESTAMP") from error
-
-
-def _all_dates(column: pd.Series) -> bool:
-    """Whether an object column holds only datetime.date, datetime.datetime or pandas.Timestamp."""
-    return column.dtype == object and all(isinstance(value, date) for value in column)
-
-
-def _numbers(column: pd.Series) -> Floats:
-    """Numbers [rows] as float64. A missing one becomes NaN, which a later check refuses."""
-    kind = getattr(column.dtype, "kind", "")
-    if kind not in "iuf" and not _all_numbers(column):
-        raise BadHistory(
-            f"{column.name} must be numbers, found {column.dtype}", code="NOT_A_NUMBER"
-        )
-    try:
-        numbers: Floats = column.to_numpy(dtype=np.float64, na_value=np.nan)
-    except OverflowError as error:  # Python's integers have no limit
-        raise BadHistory(
-            f"{column.name} holds a number beyond float64", code="NON_FINITE"
-        ) from error
-    return numbers
-
-
-def _all_numbers(column: pd.Series) -> bool:
-    """Whether an object column holds only int and float. True and False are not numbers."""
-    if column.dtype != object:
-        return False
-    return all(
-        isinstance(value, int | float) and value is not True and value is not False
-        for value in column
-    )
 
 
 # --- checks -----------------------------------------------------------------------------------

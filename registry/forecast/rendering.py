@@ -14,28 +14,32 @@ from registry.forecast import bars, calendars, names
 from registry.forecast.arrays import Dates, Floats, Places
 from registry.forecast.forecast import Forecast, path_quantiles
 from registry.forecast.history import History, repeated
+from registry.forecast.identity import Identity
 
 FRAME, PRICES, PACKED = names.OUTPUTS
 BLOCK = "<f8"  # type of packed numbers: little-endian float64
 
 
-def render(forecast: Forecast, calendar: str, output: str) -> Any:
+def render(forecast: Forecast, calendar: str, output: str, identity: Identity | None = None) -> Any:
     """The forecast in one of the forms names.OUTPUTS, with the dates of its sessions.
 
-    Raises NotAvailable for prices if the forecast has none.
+    The reply names `identity`, the version of the forecast. Raises NotAvailable for prices if the
+    forecast has none.
     """
     sessions = calendars.next_sessions_many(calendar, forecast.cutoffs, forecast.horizon)
     forms = {FRAME: frame, PRICES: price_frame, PACKED: packed}
-    return forms[output](forecast, sessions)
+    return forms[output](forecast, sessions, identity)
 
 
-def frame(forecast: Forecast, sessions: Dates) -> pd.DataFrame:
+def frame(forecast: Forecast, sessions: Dates, identity: Identity | None = None) -> pd.DataFrame:
     """unique_id, step, ds, mean, q...: one row for each series and step; `sessions` are [N, H]."""
     values = np.concatenate([forecast.mean[:, :, None], forecast.quantiles], axis=2)
-    return _long(forecast, sessions, (), values)
+    return _long(forecast, sessions, (), values, identity)
 
 
-def price_frame(forecast: Forecast, sessions: Dates) -> pd.DataFrame:
+def price_frame(
+    forecast: Forecast, sessions: Dates, identity: Identity | None = None
+) -> pd.DataFrame:
     """unique_id, step, ds, the median of each field of the bar, mean and q... of the close.
 
     The medians form a possible bar: an order that holds in every path holds between medians.
@@ -46,16 +50,20 @@ def price_frame(forecast: Forecast, sessions: Dates) -> pd.DataFrame:
     medians = np.median(forecast.price_paths, axis=1)
     quantiles = path_quantiles(closes, forecast.levels)
     values = np.concatenate([medians, closes.mean(axis=1)[:, :, None], quantiles], axis=2)
-    return _long(forecast, sessions, names.BAR, values)
+    return _long(forecast, sessions, names.BAR, values, identity)
 
 
 def _long(
-    forecast: Forecast, sessions: Dates, fields: tuple[str, ...], values: Floats
+    forecast: Forecast,
+    sessions: Dates,
+    fields: tuple[str, ...],
+    values: Floats,
+    identity: Identity | None,
 ) -> pd.DataFrame:
     """A frame with one row for each series and step of `values` [N, H, C].
 
-    Columns: keys, then the values (`fields` of a bar, mean, quantiles), then notes. Notes are a
-    column because MLflow's reply has no other place for them.
+    Columns: keys, then the values (`fields` of a bar, mean, quantiles), then notes, whose last one
+    is the identity. Notes are a column because MLflow's reply has no other place for them.
     """
     series, horizon, width = values.shape
     rows = series * horizon
@@ -67,10 +75,12 @@ def _long(
         (sessions.astype("datetime64[ns]", copy=False).reshape(1, rows), place[2:3]),
         (values.reshape(rows, width).T, place[3:-1]),
     ]
-    if forecast.notes:
-        note = repeated(["; ".join(forecast.notes.values())], rows)
-        blocks.append((note, place[-1:]))
-    labels = _labels(fields, forecast.levels, noted=bool(forecast.notes))
+    notes = [*forecast.notes.values()]
+    if identity is not None:
+        notes.append(identity.note)
+    if notes:
+        blocks.append((repeated(["; ".join(notes)], rows), place[-1:]))
+    labels = _labels(fields, forecast.levels, noted=bool(notes))
     labels = labels.view()  # so that a caller cannot change the cached one
     # pandas' own constructor inspects every column and takes five times as long.
     long: pd.DataFrame = create_dataframe_from_blocks(
@@ -91,8 +101,11 @@ def _labels(fields: tuple[str, ...], levels: tuple[float, ...], *, noted: bool) 
 # --- packed -----------------------------------------------------------------------------------
 
 
-def packed(forecast: Forecast, sessions: Dates) -> dict[str, Any]:
-    """The forecast as base64 blocks of float64: mean and quantiles [N, H, 1 + Q], paths or bars."""
+def packed(forecast: Forecast, sessions: Dates, identity: Identity | None = None) -> dict[str, Any]:
+    """The forecast as base64 blocks of float64: mean and quantiles [N, H, 1 + Q], paths or bars.
+
+    Beside them model, version and manifest: the identity.
+    """
     columns = [names.MEAN, *map(names.quantile_column, forecast.levels)]
     values = np.concatenate([forecast.mean[:, :, None], forecast.quantiles], axis=2)
     reply = {
@@ -100,6 +113,7 @@ def packed(forecast: Forecast, sessions: Dates) -> dict[str, Any]:
         names.DS: np.datetime_as_string(sessions.astype("datetime64[D]")).tolist(),
         **_block(values, columns),
         names.NOTES: dict(forecast.notes),
+        **(identity.fields if identity else {}),
     }
     if forecast.price_paths is not None:
         reply["price_paths"] = _block(forecast.price_paths, names.BAR)

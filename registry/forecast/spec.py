@@ -63,7 +63,8 @@ class ModelSpec:
     def request(self, parameters: Mapping[str, Any] | None = None) -> Request:
         """A request from a caller's parameters; a missing parameter takes its default.
 
-        Raises BadParameter for an unknown parameter and for a value outside the model's abilities.
+        NumPy's scalars and arrays count as the numbers they hold. Raises BadParameter for an
+        unknown parameter, for a value outside the model's abilities, and for null.
         """
         sent = {str(name): _plain(value) for name, value in (parameters or {}).items()}
         horizon, levels, seed = self.max_horizon, self.levels, 0
@@ -121,7 +122,7 @@ class ModelSpec:
 def check_levels(levels: Sequence[Any]) -> tuple[float, ...]:
     """The levels as floats. BadParameter unless they are 1..99 ascending numbers in (0, 1)."""
     if isinstance(levels, str) or not isinstance(levels, Sequence):
-        raise _bad_levels("expected a list of numbers")
+        raise _bad_levels(f"expected a list of them, found {shown(levels)}")
     if not 1 <= len(levels) <= MAX_LEVELS:
         raise _bad_levels(f"expected 1..{MAX_LEVELS} of them, found {len(levels)}")
     if not all(_is_number(level) for level in levels):
@@ -135,6 +136,8 @@ def check_levels(levels: Sequence[Any]) -> tuple[float, ...]:
 
 def check_option(option: Option, value: Any) -> Any:
     """The value in the option's type. Raises BadParameter for a value that the option forbids."""
+    if value is None:
+        raise _bad_option(f"{option.name} is {shown(value)}")
     if option.choices and value not in option.choices:
         raise _bad_option(f"{option.name} must be one of {', '.join(option.choices)}")
     if option.type == "string" and not isinstance(value, str):
@@ -161,7 +164,7 @@ def _check_number(option: Option, value: Any) -> None:
 def _horizon(horizon: Any, spec: ModelSpec) -> int:
     if not _is_whole(horizon) or not 1 <= horizon <= spec.max_horizon:
         raise BadParameter(
-            f"horizon is {_shown(horizon)}; {spec.name} forecasts 1..{spec.max_horizon} sessions",
+            f"horizon is {shown(horizon)}; {spec.name} forecasts 1..{spec.max_horizon} sessions",
             code="BAD_HORIZON",
         )
     return int(horizon)
@@ -186,7 +189,7 @@ def _levels(levels: Any, spec: ModelSpec) -> tuple[float, ...]:
 def _seed(seed: Any) -> int:
     if not _is_whole(seed) or not 0 <= seed <= MAX_SEED:
         raise BadParameter(
-            f"seed is {_shown(seed)}, expected a whole number of 0 or more", code="BAD_SEED"
+            f"seed is {shown(seed)}, expected a whole number of 0 or more", code="BAD_SEED"
         )
     return int(seed)
 
@@ -205,13 +208,21 @@ def _is_whole(value: Any) -> bool:
     return _is_number(value) and value == int(value)
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """A value for a message: a number, else only its type, because it is the caller's data."""
+    if value is None:
+        return "null (leave it out for the default)"
     return f"{value}" if _is_number(value) else type(value).__name__
 
 
 def _plain(value: Any) -> Any:
-    """A NumPy scalar or array as Python's own type; other values as they are."""
+    """NumPy's arrays and scalars, also those in a list, as Python's own types."""
+    if isinstance(value, list | tuple):
+        return [_native(element) for element in value]
+    return _native(value)
+
+
+def _native(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else value
 
 

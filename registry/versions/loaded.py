@@ -8,6 +8,7 @@ from registry.errors import CodeMismatch
 from registry.forecast.answer import answer, forecast_of
 from registry.forecast.forecast import Forecast, Forecaster
 from registry.forecast.history import History
+from registry.forecast.identity import Identity
 from registry.forecast.model_folder import load_forecaster, read_spec
 from registry.forecast.spec import ModelSpec, Request
 from registry.versions import manifest
@@ -21,19 +22,22 @@ class LoadedVersion:
     Use it as a context manager, or close it: then the separate process ends.
     """
 
-    def __init__(self, version: Version, forecaster: Forecaster) -> None:
+    def __init__(self, version: Version, forecaster: Forecaster, identity: Identity) -> None:
         self.version = version
         self._forecaster = forecaster
+        self._identity = identity
 
     @classmethod
     def of(cls, version: Version, root: Path) -> "LoadedVersion":
         """The verified version at `root`; in this process if it runs the version's own code."""
         model_dir = root / manifest.MODEL_DIR
+        digest = manifest.sha256(root / manifest.MANIFEST)
+        identity = Identity(version.name, version.version, digest)
         try:
             manifest.check_code(manifest.read(root))
         except CodeMismatch:
-            return cls(version, _worker(version, root))
-        return cls(version, load_forecaster(model_dir))
+            return cls(version, _worker(version, root), identity)
+        return cls(version, load_forecaster(model_dir), identity)
 
     @property
     def spec(self) -> ModelSpec:
@@ -53,7 +57,7 @@ class LoadedVersion:
         `parameters` are horizon, levels, seed, output and the model's options. Raises the errors of
         `answer`.
         """
-        return answer(self._forecaster, history, parameters)
+        return answer(self._forecaster, history, parameters, self._identity)
 
     def close(self) -> None:
         if isinstance(self._forecaster, Worker):

@@ -22,7 +22,7 @@ from registry.forecast import names
 from registry.forecast.model_folder import read_spec
 from registry.forecast.spec import ModelSpec
 from registry.settings import CHECKOUT, Settings
-from registry.versions import artifacts, manifest, signature, tracking
+from registry.versions import artifacts, manifest, registration, signature, tracking
 from registry.versions.loaded import LoadedVersion
 from registry.versions.manifest import MANIFEST_TAG
 from registry.versions.version import Version
@@ -233,7 +233,7 @@ class Store:
 
     @contextlib.contextmanager
     def private_copy(self, version: Version) -> Iterator[Path]:
-        """Folder with the verified files of a version, and nothing else, for the time being.
+        """Folder with the verified files of a version, and its number, for the time being.
 
         Raises as `fetch`.
         """
@@ -242,6 +242,7 @@ class Store:
         prefix = f"{version.name}-{version.version}-"
         with TemporaryDirectory(prefix=prefix, dir=self.settings.state_dir) as folder:
             manifest.private_copy(root, Path(folder), version.tags[MANIFEST_TAG])
+            registration.write(Path(folder), version.name, version.version)
             yield Path(folder)
 
     def spec(self, version: Version) -> ModelSpec:

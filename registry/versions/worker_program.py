@@ -55,22 +55,18 @@ def _arrow(frame: pd.DataFrame) -> bytes:
 
 
 def _request(head: bytes, body: bytes) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """History and parameters of a request. Raises ValueError for any other message."""
-    try:
-        parameters = json.loads(head)["params"]
-        return pa.ipc.open_stream(body).read_all().to_pandas(), dict(parameters)
-    except (ValueError, KeyError, TypeError, OSError) as error:  # Arrow's OSError: bytes are cut
-        raise ValueError(
-            f"{type(error).__name__} in a message of {len(head)}, {len(body)} bytes"
-        ) from error
+    """History and parameters of a request. Raises an error of JSON or Arrow for other messages."""
+    parameters = json.loads(head)["params"]
+    return pa.ipc.open_stream(body).read_all().to_pandas(), dict(parameters)
 
 
 def _reply(model: Any, head: bytes, body: bytes) -> dict[str, Any]:
     """The version's reply: a value, or an error's code, status and message."""
     try:
         history, parameters = _request(head, body)
-    except ValueError as error:
-        return {"code": BAD_MESSAGE, "status": 500, "message": f"not a request: {error}"}
+    except Exception as error:  # any message is answered; otherwise the program would end
+        reason = f"{type(error).__name__} in a message of {len(head)}, {len(body)} bytes"
+        return {"code": BAD_MESSAGE, "status": 500, "message": f"not a request: {reason}"}
     try:
         return {"value": model.predict(history, params=parameters)}
     except Exception as error:

@@ -392,7 +392,10 @@ def test_packed_answer_holds_the_frame(case: Case) -> None:
     npt.assert_array_equal(values, frame[packed["columns"]].to_numpy())
     assert packed["unique_id"] == list(History.of(case.history).ids)
     assert np.ravel(packed["ds"]).tolist() == frame["ds"].dt.strftime("%Y-%m-%d").tolist()
-    assert "; ".join(packed["notes"].values()) == frame.get(names.NOTES, pd.Series([""])).iloc[0]
+    version = case.loaded.version
+    assert (packed["model"], packed["version"]) == (version.name, version.version)
+    notes = [*packed["notes"].values(), f"{version.name} version {version.version}"]
+    assert frame[names.NOTES].unique().tolist() == ["; ".join(notes)]
     assert ("price_paths" in packed) == case.spec.has_prices
 
 

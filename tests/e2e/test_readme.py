@@ -198,6 +198,7 @@ def test_curl_answers_five_steps(outputs: list[str]) -> None:
     rows = json.loads(output_of(outputs, "127.0.0.1:5001/invocations"))["predictions"]
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]
     assert rows[0].keys() >= {"unique_id", "ds", "mean", "q0.05", "q0.5", "q0.95"}
+    assert rows[0]["notes"].startswith("nbeats version ")
 
 
 def test_promotion_block_tells_its_story(outputs: list[str]) -> None:

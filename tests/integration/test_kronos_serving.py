@@ -81,7 +81,9 @@ def test_served_numbers_are_those_of_a_direct_predict(served: Served) -> None:
     with served.store.load("kronos") as version:
         direct = version.forecast(served.history, **params)
     numbers = ["mean", "q0.01", "q0.5", "q0.99"]
-    assert list(frame.columns) == list(direct.columns) == ["unique_id", "step", "ds", *numbers]
+    columns = ["unique_id", "step", "ds", *numbers, "notes"]
+    assert list(frame.columns) == list(direct.columns) == columns
+    assert set(frame["notes"]) == set(direct["notes"]) == {"kronos version 1"}
     npt.assert_allclose(frame[numbers], direct[numbers], rtol=0, atol=1e-9)
     assert frame["ds"].str[:10].tolist()[:3] == ["2013-03-04", "2013-03-05", "2013-03-06"]
 
@@ -135,6 +137,10 @@ def test_eight_clients_get_what_one_gets(served: Served) -> None:
         ({}, {"top_p": 1.5}, "BAD_OPTION"),
         ({}, {"overflow": "wrap"}, "BAD_OPTION"),
         ({}, {"horizon": 6}, "BAD_HORIZON"),
+        ({}, {"num_samples": None}, "BAD_OPTION"),
+        ({}, {"num_samples": 2**70}, "BAD_OPTION"),
+        ({}, {"num_samples": "30"}, "BAD_OPTION"),
+        ({}, {"num_samples": [30]}, "BAD_OPTION"),
     ],
     ids=str,
 )

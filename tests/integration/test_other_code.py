@@ -20,17 +20,20 @@ from typing import Any
 import numpy as np
 import numpy.testing as npt
 import pandas as pd
+import pyarrow as pa
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.pyfunc import PyFuncModel, load_model
 
 from jobs.training import configs, evaluate, families, planning
 from jobs.training.references import References, Unwatched
 from mlprojects.ensemble.model import Ensemble
-from registry.errors import BadHistory, Corrupt, KronosError, NotAvailable
+from registry.errors import BadHistory, BadParameter, Corrupt, KronosError, NotAvailable
 from registry.forecast import names
 from registry.forecast.history import History, check_history
 from registry.settings import CHECKOUT, Settings
 from registry.training import Trained
-from registry.versions import artifacts, tracking, worker_program
+from registry.versions import artifacts, manifest, tracking, worker_program
 from registry.versions.loaded import LoadedVersion
 from registry.versions.store import Store, example_history
 from registry.versions.version import Version
@@ -157,7 +160,7 @@ print(json.dumps(imported))
         assert imported == set(artifacts.code_files(CHECKOUT, *used[name])), name
 
 
-# --- a worker ---------------------------------------------------------------------------------
+# --- a worker, and MLflow's own loading -------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -197,6 +200,122 @@ def history(panel: pd.DataFrame, settings: Settings, ewma: tuple[Version, Versio
     return check_history(frame.reset_index(drop=True), Store(settings).spec(ewma[0]))
 
 
+@pytest.fixture(scope="module")
+def plain(ewma: tuple[Version, Version], local: LoadedVersion) -> Iterator[PyFuncModel]:  # noqa: ARG001
+    """The version of this code, as MLflow alone loads it."""
+    path = list(sys.path)
+    yield load_model(ewma[0].uri)
+    sys.path[:] = path  # MLflow adds the version's code folder
+
+
+Change = Callable[[pd.DataFrame], Any]
+SAME: dict[str, Change] = {
+    "as it is": lambda f: f,
+    "categories": lambda f: f.assign(unique_id=f["unique_id"].astype("category")),
+    "a dictionary": lambda f: f.assign(
+        unique_id=f["unique_id"].astype(pd.ArrowDtype(pa.dictionary(pa.int8(), pa.string())))
+    ),
+    "nullable": lambda f: f.assign(
+        unique_id=f["unique_id"].astype("string"), y=f["y"].astype("Float64")
+    ),
+    "objects": lambda f: f.astype(object),
+    "date objects": lambda f: f.assign(ds=f["ds"].dt.date),
+    "ISO text": lambda f: f.assign(ds=f["ds"].dt.strftime("%Y-%m-%d")),
+    "another order of columns, and one more": lambda f: f[f.columns[::-1]].assign(sector="?"),
+}
+
+
+@pytest.mark.parametrize("change", SAME.values(), ids=SAME.keys())
+def test_a_type_that_holds_the_same_values_gets_the_same_reply_in_every_process(
+    local: LoadedVersion,
+    remote: LoadedVersion,
+    plain: PyFuncModel,
+    worker: Worker,
+    history: History,
+    change: Change,
+) -> None:
+    frame, pid = change(history.frame()), worker._process.pid
+    expected = local.forecast(history.frame(), horizon=2)
+    pd.testing.assert_frame_equal(local.forecast(frame, horizon=2), expected)
+    params = {"horizon": np.array(2)}
+    pd.testing.assert_frame_equal(plain.predict(frame, params=params), expected)
+    of_worker = remote.forecast(frame, horizon=np.int64(2))
+    numbers = expected.drop(columns=names.NOTES)
+    pd.testing.assert_frame_equal(of_worker.drop(columns=names.NOTES), numbers)
+    assert worker._process.pid == pid
+
+
+REFUSED: dict[str, tuple[Change, dict[str, Any], str]] = {
+    "truth values": (lambda f: f.assign(y=True), {}, "NOT_A_NUMBER"),
+    "numbers as text": (lambda f: f.assign(y=f["y"].astype(str)), {}, "NOT_A_NUMBER"),
+    "epoch numbers": (lambda f: f.assign(ds=f["ds"].astype("int64")), {}, "BAD_TIMESTAMP"),
+    "a time zone": (lambda f: f.assign(ds=f["ds"].dt.tz_localize("UTC")), {}, "BAD_TIMESTAMP"),
+    "names as numbers": (lambda f: f.assign(unique_id=7), {}, "BAD_SYMBOL"),
+    "no names": (lambda f: f.drop(columns="unique_id"), {}, "MISSING_COLUMN"),
+    "no table": (lambda _: 7, {}, "NOT_A_TABLE"),
+    "null": (lambda f: f, {"horizon": None}, "BAD_HORIZON"),
+    "a fraction": (lambda f: f, {"horizon": 1.5}, "BAD_HORIZON"),
+    "an array": (lambda f: f, {"horizon": np.array([2])}, "BAD_HORIZON"),
+    "a large number": (lambda f: f, {"seed": 2**70}, "BAD_SEED"),
+    "no levels": (lambda f: f, {"levels": [None]}, "BAD_LEVELS"),
+    "ragged levels": (lambda f: f, {"levels": [0.1, [0.5]]}, "BAD_LEVELS"),
+    "no output": (lambda f: f, {"output": None}, "BAD_OUTPUT"),
+    "an unknown parameter": (lambda f: f, {"colour": "red"}, "UNKNOWN_PARAM"),
+}
+
+
+@pytest.mark.parametrize(("change", "params", "code"), REFUSED.values(), ids=REFUSED.keys())
+def test_a_request_is_refused_with_the_same_code_in_every_process(
+    local: LoadedVersion,
+    remote: LoadedVersion,
+    plain: PyFuncModel,
+    worker: Worker,
+    history: History,
+    change: Change,
+    params: dict[str, Any],
+    code: str,
+) -> None:
+    frame, pid = change(history.frame()), worker._process.pid
+    messages = set()
+    for version in (local, remote):
+        with pytest.raises(KronosError) as caught:
+            version.forecast(frame, **params)
+        assert (caught.value.code, caught.value.status) == (code, 400)
+        messages.add(caught.value.message)
+    with pytest.raises(MlflowException) as served:
+        plain.predict(frame, params=params)
+    assert served.value.json_kwargs == {"code": code}
+    assert served.value.get_http_status_code() == 400
+    assert code == "NOT_A_TABLE" or messages == {served.value.message}
+    assert worker._process.pid == pid
+
+
+def test_a_reply_names_the_version_wherever_it_runs(
+    settings: Settings,
+    ewma: tuple[Version, Version],
+    local: LoadedVersion,
+    remote: LoadedVersion,
+    plain: PyFuncModel,
+    history: History,
+    tmp_path: Path,
+) -> None:
+    frame = history.frame()
+    assert set(local.forecast(frame)[names.NOTES]) == {"ewma version 1"}
+    assert set(remote.forecast(frame)[names.NOTES]) == {"ewma version 2"}
+    assert set(plain.predict(frame)[names.NOTES]) == {"ewma version 1"}
+    digest = manifest.sha256(Store(settings).fetch(ewma[1]) / manifest.MANIFEST)
+    packed = remote.forecast(frame, output="packed")
+    fields = {name: packed[name] for name in ("model", "version", "manifest")}
+    assert fields == {"model": "ewma", "version": 2, "manifest": digest[:12]}
+    # Files without the registry.
+    root = tmp_path / "files"
+    shutil.copytree(Store(settings).fetch(ewma[0]), root)
+    (root / manifest.MLFLOWS).unlink()
+    of_files = load_model(str(root)).predict(frame)
+    digest = manifest.sha256(root / manifest.MANIFEST)
+    assert set(of_files[names.NOTES]) == {f"ewma manifest {digest[:12]}"}
+
+
 def test_a_worker_says_the_same_bits(
     local: LoadedVersion, remote: LoadedVersion, history: History
 ) -> None:
@@ -226,10 +345,23 @@ def test_an_error_keeps_class_code_and_status_out_of_a_worker(
     with pytest.raises(NotAvailable, match="it knows no prices") as unavailable:
         worker._ask({"params": {"output": "prices"}}, history)
     assert (unavailable.value.code, unavailable.value.status) == ("NOT_AVAILABLE", 422)
-    with pytest.raises(KronosError) as refused:  # by MLflow; our code does not check this
+    with pytest.raises(BadParameter, match=r"horizon is 1\.5") as refused:
         worker._ask({"params": {"horizon": 1.5}}, history)
-    assert (refused.value.code, refused.value.status) == ("MLFLOW", 500)
+    assert (refused.value.code, refused.value.status) == ("BAD_HORIZON", 400)
     worker.predict(history, request)
+
+
+NO_PANDAS = pa.UnionArray.from_sparse(pa.array([0], pa.int8()), [pa.array([1]), pa.array(["A"])])
+
+
+def stream_of(column: pa.Array) -> bytes:
+    """An Arrow stream with one column."""
+    table = pa.table({"y": column})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
 
 
 @pytest.mark.parametrize(
@@ -239,8 +371,9 @@ def test_an_error_keeps_class_code_and_status_out_of_a_worker(
         (b"{}", b""),
         (b'{"params": {}}', b"not Arrow"),
         (b'{"params": 7}', b"\x00" * 64),
+        (b'{"params": {}}', stream_of(NO_PANDAS)),
     ],
-    ids=["header", "no parameters", "body", "parameters"],
+    ids=["header", "no parameters", "body", "parameters", "a type that pandas does not have"],
 )
 def test_a_worker_that_hears_nonsense_answers_with_an_error_and_lives(
     worker: Worker, history: History, message: tuple[bytes, bytes]

@@ -41,9 +41,16 @@ class Served:
         body = {"dataframe_split": _split(rows) if isinstance(rows, pd.DataFrame) else _raw(rows)}
         if params:
             body["params"] = params
-        text = json.dumps(body)  # with NaN and Infinity as Python writes them
-        headers = {"Content-Type": "application/json"}
-        return httpx.post(f"{self.url}/invocations", content=text, headers=headers, timeout=60)
+        return self.invoke(json.dumps(body))  # with NaN and Infinity as Python writes them
+
+    def invoke(self, body: str | bytes, content_type: str = "application/json") -> httpx.Response:
+        headers = {"Content-Type": content_type} if content_type else {}
+        return httpx.post(f"{self.url}/invocations", content=body, headers=headers, timeout=60)
+
+    def columns(self, orient: Any) -> Any:
+        """The history as plain values: records, or a list for each column."""
+        dated = self.history.assign(ds=self.history["ds"].dt.strftime("%Y-%m-%d"))
+        return dated.to_dict(orient)
 
 
 def _split(frame: pd.DataFrame) -> dict[str, Any]:
@@ -88,7 +95,9 @@ def test_served_numbers_are_those_of_a_direct_predict(served: Served) -> None:
     with served.store.load(MODEL) as version:
         direct = version.forecast(served.history, horizon=3, levels=levels)
     numbers = ["mean", "q0.05", "q0.25", "q0.5", "q0.95"]
-    assert list(frame.columns) == ["unique_id", "step", "ds", *numbers]
+    assert list(frame.columns) == ["unique_id", "step", "ds", *numbers, "notes"]
+    number = served.store.resolve(MODEL).version
+    assert set(frame["notes"]) == set(direct["notes"]) == {f"{MODEL} version {number}"}
     assert frame["unique_id"].tolist() == direct["unique_id"].tolist()
     assert frame["step"].tolist() == [1, 2, 3] * 3
     assert frame["ds"].str[:10].tolist() == ["2022-12-29", "2022-12-30", "2023-01-03"] * 3
@@ -129,6 +138,17 @@ def test_stage_uri_of_mlflow_loads_the_promoted_version(
         (lambda h: h, {"seed": -1}, "BAD_SEED"),
         (lambda h: h, {"output": "poem"}, "BAD_OUTPUT"),
         (lambda h: h, {"output": "prices"}, "NOT_AVAILABLE"),
+        (lambda h: h, {"horizon": None}, "BAD_HORIZON"),
+        (lambda h: h, {"horizon": 1.5}, "BAD_HORIZON"),
+        (lambda h: h, {"horizon": [2]}, "BAD_HORIZON"),
+        (lambda h: h, {"horizon": 2**70}, "BAD_HORIZON"),
+        (lambda h: h, {"seed": None}, "BAD_SEED"),
+        (lambda h: h, {"seed": "1"}, "BAD_SEED"),
+        (lambda h: h, {"levels": None}, "BAD_LEVELS"),
+        (lambda h: h, {"levels": [None]}, "BAD_LEVELS"),
+        (lambda h: h, {"levels": [0.1, [0.5]]}, "BAD_LEVELS"),
+        (lambda h: h, {"output": None}, "BAD_OUTPUT"),
+        (lambda h: h, {"colour": "red"}, "UNKNOWN_PARAM"),
     ],
 )
 def test_a_bad_request_gets_our_code_and_its_status_and_nothing_of_its_data(
@@ -144,39 +164,75 @@ def test_a_bad_request_gets_our_code_and_its_status_and_nothing_of_its_data(
     body = json.loads(reply.text, parse_constant=refuse)
     assert body["code"] == code
     assert body["message"]
-    for secret in ("Traceback", "stack_trace", "AAPL", "2022-", str(CHECKOUT), "dataframe"):
+    secrets = {"Traceback", "stack_trace", "AAPL", "2022-", str(CHECKOUT), "dataframe"}
+    if code == "NOT_A_SESSION":
+        assert body["message"] == "2022-10-01 is not a session of XNYS"
+        secrets.remove("2022-")
+    for secret in secrets:
         assert secret not in reply.text
 
 
 @pytest.mark.parametrize(
-    "body",
+    ("change", "code"),
     [
-        {"dataframe_split": {"columns": ["unique_id", "ds"], "data": [["AAPL", "2022-12-28"]]}},
-        {
-            "dataframe_split": {
-                "columns": ["unique_id", "ds", "y"],
-                "data": [["AAPL", "2022-12-28", "much"]],
-            }
-        },
-        {
-            "dataframe_split": {"columns": ["unique_id", "ds", "y"], "data": []},
-            "params": {"horizon": 1.5},
-        },
+        ({"y": None}, "MISSING_COLUMN"),
+        ({"y": "much"}, "NOT_A_NUMBER"),
+        ({"y": "0.01"}, "NOT_A_NUMBER"),
+        ({"y": True}, "NOT_A_NUMBER"),
+        ({"ds": 1672185600000}, "BAD_TIMESTAMP"),
+        ({"ds": "2022-12-28T00:00:00Z"}, "BAD_TIMESTAMP"),
+        ({"unique_id": 7}, "BAD_SYMBOL"),
     ],
+    ids=str,
 )
-def test_what_mlflow_refuses_itself_is_a_400_in_its_own_words(
-    served: Served, body: dict[str, Any]
+def test_a_value_is_not_cast_before_it_is_checked(
+    served: Served, change: dict[str, Any], code: str
 ) -> None:
-    """A record of what MLflow does before it calls our code; the README says so."""
-    reply = httpx.post(f"{served.url}/invocations", json=body, timeout=60)
+    """MLflow's own reading takes truth values, numbers in text and nanoseconds."""
+    records = []
+    for record in served.columns("records"):
+        changed = record | change
+        records.append({name: value for name, value in changed.items() if value is not None})
+    reply = served.invoke(json.dumps({"dataframe_records": records}))
     assert reply.status_code == 400
-    assert "code" not in reply.json()
+    assert reply.json()["code"] == code
+    assert "AAPL" not in reply.text
 
 
-def test_unknown_parameter_is_dropped_by_the_stock_server(served: Served) -> None:
-    """A record of what MLflow does: the parameter never reaches our code. Direct calls and the
-    gateway refuse it."""
-    assert served.post(served.history, colour="red").status_code == 200
+def test_every_form_of_a_request_gets_the_same_reply(served: Served) -> None:
+    expected = served.post(served.history).text
+    columns, records = served.columns("list"), served.columns("records")
+    for form, data in (
+        ("dataframe_records", records),
+        ("inputs", columns),
+        ("instances", records),
+    ):
+        assert served.invoke(json.dumps({form: data})).text == expected, form
+    table = served.history.assign(unique_id=served.history["unique_id"].astype("category"))
+    assert served.invoke(served.history.to_csv(index=False), "text/csv").text == expected
+    assert served.invoke(table.to_parquet(), "application/vnd.apache.parquet").text == expected
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "status"),
+    [
+        ("unique_id,ds,y\nAAPL,2022-12-28\n", "text/csv", 400),
+        (b"PAR1", "application/vnd.apache.parquet", 400),
+        ("{", "application/json", 400),
+        ("[" * 100_000, "application/json", 400),
+        ("{}", "text/plain", 415),
+        ("{}", "", 415),
+    ],
+    ids=["CSV", "Parquet", "JSON", "depth", "another type", "no type"],
+)
+def test_a_body_that_cannot_be_read_is_refused_without_a_trace(
+    served: Served, body: str | bytes, content_type: str, status: int
+) -> None:
+    reply = served.invoke(body, content_type)
+    assert reply.status_code == status
+    assert status == 415 or reply.json()["code"] == "NOT_A_TABLE"
+    for secret in ("Traceback", "stack_trace", "AAPL", "site-packages", str(CHECKOUT)):
+        assert secret not in reply.text
 
 
 def test_concurrent_clients_each_get_their_own_forecast(served: Served) -> None:
@@ -211,7 +267,9 @@ def test_serving_start_says_where_answers_and_stops_with_its_children(promoted: 
         assert ready["version"] == Store(promoted).resolve(MODEL).version
         body = Store(promoted).example_request(Store(promoted).resolve(MODEL))
         reply = httpx.post(f"{ready['url']}/invocations", json=body, timeout=60)
-        assert [row["step"] for row in reply.json()["predictions"]] == [1, 2, 3, 4, 5]
+        rows = reply.json()["predictions"]
+        assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]
+        assert {row["notes"] for row in rows} == {f"{MODEL} version {ready['version']}"}
         # The second and third signal change nothing.
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
             process.send_signal(number)

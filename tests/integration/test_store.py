@@ -20,7 +20,7 @@ from mlprojects.baselines import settings as settings_of
 from registry.errors import BadInput, Corrupt, KronosError, NotFound
 from registry.forecast import names
 from registry.settings import CHECKOUT, Settings
-from registry.versions import tracking
+from registry.versions import registration, tracking
 from registry.versions.store import Store, example_history, pins
 from registry.versions.version import Version
 
@@ -165,6 +165,7 @@ def test_a_version_survives_being_loaded_by_a_python_that_writes_bytecode(
     with store.private_copy(store.version("cached", 1)) as folder:
         assert not list(folder.rglob("__pycache__"))
         assert (folder / "code" / "registry" / "errors.py").is_file()
+        assert registration.identity(folder, "").note == "cached version 1"
     assert not folder.exists()
 
 

@@ -16,7 +16,7 @@ KINDS = {name: kind for name, kind in vars(errors).items() if isinstance(kind, t
 PASSED_ON = {
     ("registry/forecast/bars.py", "_refuse"),
     ("registry/codes.py", "from_code"),
-    ("registry/versions/pyfunc.py", "__init__"),
+    ("registry/versions/served.py", "__init__"),
 }
 
 

@@ -374,7 +374,7 @@ def test_optional_columns_are_taken_where_they_are_sent(frame: pd.DataFrame, col
     [
         (without("low"), "MISSING_COLUMN", "history lacks low; prices needs unique_id, ds"),
         (bar_history().assign(volume="many"), "NOT_A_NUMBER", "volume must be numbers"),
-        (bar_history().assign(volume=None), "NOT_A_NUMBER", "volume must be numbers"),
+        (bar_history().assign(volume=None), "NON_FINITE", "volume is not finite in 18 rows"),
         (
             bar_history().assign(volume=np.nan),
             "NON_FINITE",
@@ -455,6 +455,9 @@ BAD_REQUESTS: list[tuple[str, int, Any, dict[str, Any], str]] = [
     ("a double of NaN", 1, MEDIAN, {"temperature": np.nan}, "BAD_OPTION"),
     ("an infinite double without a maximum", 1, MEDIAN, {"temperature": np.inf}, "BAD_OPTION"),
     ("a choice that is none", 1, MEDIAN, {"overflow": "explode"}, "BAD_OPTION"),
+    ("a number beyond every type", 1, MEDIAN, {"num_samples": 2**70}, "BAD_OPTION"),
+    ("an array for a number", 1, MEDIAN, {"num_samples": np.array([3])}, "BAD_OPTION"),
+    ("an array among the levels", 1, [np.array([0.1]), 0.5], {}, "BAD_LEVELS"),
     (
         "one bad option among good ones",
         1,
@@ -512,6 +515,27 @@ def test_numbers_of_numpy_and_a_bare_level_are_read_as_what_they_are():
     assert (request.horizon, request.levels, request.seed) == (2, (0.1, 0.9), 7)
     assert request.options["fast"] is True
     assert SPEC.request({"levels": 0.5}).levels == (0.5,)
+    mixed = [np.float32(0.25), np.float64(0.5), np.array(0.75)]
+    assert SPEC.request({"levels": mixed}).levels == (0.25, 0.5, 0.75)
+    scalars = SPEC.request({"horizon": np.array(2), "num_samples": np.uint8(9)})
+    assert (scalars.horizon, scalars.options["num_samples"]) == (2, 9)
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("horizon", "BAD_HORIZON"),
+        ("levels", "BAD_LEVELS"),
+        ("seed", "BAD_SEED"),
+        ("num_samples", "BAD_OPTION"),
+        ("overflow", "BAD_OPTION"),
+        ("fast", "BAD_OPTION"),
+    ],
+)
+def test_null_is_no_default_and_the_message_says_to_leave_it_out(name: str, code: str):
+    with pytest.raises(BadParameter, match=r"null \(leave it out for the default\)") as caught:
+        SPEC.request({name: None})
+    assert caught.value.code == code
 
 
 def test_an_option_has_its_own_type():

@@ -17,11 +17,14 @@ from mlflow.utils.proto_json_utils import dataframe_from_parsed_json
 
 from registry.errors import BadHistory, BadParameter, NotAvailable
 from registry.forecast import bars, calendars, names
+from registry.forecast.answer import answer
 from registry.forecast.forecast import Forecast
 from registry.forecast.history import History
+from registry.forecast.identity import Identity
 from registry.forecast.spec import ModelSpec, Option, Request
 from registry.versions import signature
-from registry.versions.pyfunc import ForecastModel, ServedError, answer
+from registry.versions.pyfunc import ForecastModel
+from registry.versions.served import ServedError
 
 SPEC = ModelSpec(
     name="faulty",
@@ -212,6 +215,37 @@ def test_a_model_of_returns_has_no_prices_and_packs_none() -> None:
     with pytest.raises(NotAvailable, match="faulty forecasts returns; it knows no prices"):
         answer(Faulty(np.zeros((1, 2, 3))), history, {"output": "prices"})
     assert "price_paths" not in answer(Faulty(np.zeros((1, 2, 3))), history, {"output": "packed"})
+
+
+@pytest.mark.parametrize(
+    ("params", "code"),
+    [
+        ([1], "BAD_PARAMETER"),
+        ("horizon", "BAD_PARAMETER"),
+        ({"output": None}, "BAD_OUTPUT"),
+        ({"output": np.array(["frame", "packed"])}, "BAD_OUTPUT"),
+        ({"output": ["frame"]}, "BAD_OUTPUT"),
+    ],
+    ids=str,
+)
+def test_parameters_of_another_kind_are_refused_by_code(params: Any, code: str) -> None:
+    with pytest.raises(BadParameter) as caught:
+        answer(Bootstrap(), bar_history(), params)
+    assert caught.value.code == code
+
+
+def test_a_reply_names_the_version_that_answered() -> None:
+    identity = Identity("bootstrap", 3, "0123456789abcdef" * 4)
+    frame, prices, packed = (
+        answer(Bootstrap(), bar_history("volume", "amount"), {"output": output}, identity)
+        for output in names.OUTPUTS
+    )
+    filled_in = "; ".join(packed["notes"].values())
+    assert filled_in.startswith("volume was missing")
+    assert set(frame[names.NOTES]) == set(prices[names.NOTES])
+    assert set(frame[names.NOTES]) == {f"{filled_in}; bootstrap version 3"}
+    fields = {name: packed[name] for name in ("model", "version", "manifest")}
+    assert fields == {"model": "bootstrap", "version": 3, "manifest": "0123456789ab"}
 
 
 def test_bad_bars_and_bad_options_are_refused_by_code() -> None:

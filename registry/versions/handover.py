@@ -1,0 +1,85 @@
+"""MLflow hands a request to our models as it was sent. The only place that changes MLflow.
+
+MLflow 3.17 casts table and parameters to the signature before it calls a model. It drops parameters
+that it does not know, and refuses what does not fit: in words that repeat the request, without our
+codes, and for CSV with a stack trace. A model cannot ask for anything else. So two functions are
+wrapped when a version is loaded. For every other model they do what they did.
+"""
+
+import inspect
+import logging
+from collections.abc import Callable
+from functools import wraps
+from io import StringIO
+from typing import Any
+
+from mlflow.pyfunc import PyFuncModel, scoring_server
+
+from registry.versions import requests
+from registry.versions.served import served
+
+READERS: dict[str, Callable[[bytes], requests.Parts]] = {
+    scoring_server.CONTENT_TYPE_JSON: requests.from_json,
+    scoring_server.CONTENT_TYPE_CSV: requests.from_csv,
+    scoring_server.CONTENT_TYPE_PARQUET: requests.from_parquet,
+}
+PREDICT = ["self", "data", "params"]  # parameters of the two functions
+INVOCATIONS = ["data", "content_type", "model", "input_schema"]
+
+
+def install(kind: type) -> None:
+    """Hand requests for models of this kind to them unchanged. A second call does nothing.
+
+    If another MLflow has other functions, they stay, and MLflow checks requests before we do.
+    """
+    if hasattr(PyFuncModel._predict, "__wrapped__"):
+        return
+    predict, invocations = PyFuncModel._predict, scoring_server.invocations
+    if _parameters(predict) != PREDICT or _parameters(invocations) != INVOCATIONS:
+        logging.getLogger(__name__).warning("this MLflow casts requests before they are checked")
+        return
+    PyFuncModel._predict = _predicting(predict, kind)
+    scoring_server.invocations = _answering(invocations, kind)
+
+
+def _parameters(function: Callable[..., Any]) -> list[str]:
+    return list(inspect.signature(function).parameters)
+
+
+def _is(model: Any, kind: type) -> bool:
+    return isinstance(getattr(model._model_impl, "python_model", None), kind)
+
+
+def _predicting(original: Callable[..., Any], kind: type) -> Callable[..., Any]:
+    """PyFuncModel._predict, without MLflow's schema checks for models of a kind."""
+
+    @wraps(original)
+    def _predict(self: Any, data: Any, params: Any = None) -> Any:
+        if not _is(self, kind):
+            return original(self, data, params)
+        return self._predict_fn(data, params=params)
+
+    return _predict
+
+
+def _answering(original: Callable[..., Any], kind: type) -> Callable[..., Any]:
+    """The scoring server's `invocations`, with our reading of the body for models of a kind.
+
+    Other content types are refused by MLflow.
+    """
+
+    @wraps(original)
+    def invocations(data: bytes, content_type: str | None, model: Any, input_schema: Any) -> Any:
+        if not _is(model, kind):
+            return original(data, content_type, model, input_schema)
+        header = content_type or ""  # MLflow answers 500 where there is none
+        reader = READERS.get(header.replace(" ", "").lower().removesuffix(";charset=utf-8"))
+        if reader is None:
+            return original(data, header, model, input_schema)
+        with served("the reader of requests"):
+            table, parameters = reader(data)
+        reply = StringIO()
+        scoring_server.predictions_to_json(model.predict(table, params=parameters), reply)
+        return scoring_server.InvocationsResponse(reply.getvalue(), 200, "application/json")
+
+    return invocations
