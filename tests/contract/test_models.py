@@ -18,8 +18,9 @@ from jobs.training import configs, families, planning, train
 from jobs.training.references import References
 from registry.errors import BadInput, NotAvailable
 from registry.forecast import calendars, names
+from registry.forecast.checks import check_history
 from registry.forecast.forecast import Forecaster, check_forecast, quantile_mean
-from registry.forecast.history import History, check_history
+from registry.forecast.history import History
 from registry.forecast.model_folder import load_forecaster, write_spec
 from registry.forecast.spec import ModelSpec
 from registry.scoring.rolling import rolling

@@ -22,8 +22,8 @@ from mlprojects.baselines import settings as family_settings
 from registry.errors import BadConfig, BadHistory
 from registry.forecast import calendars, names, volatility
 from registry.forecast.answer import forecast_of
+from registry.forecast.checks import check_history
 from registry.forecast.forecast import Forecast, quantile_mean
-from registry.forecast.history import check_history
 from registry.scoring.difference import against
 from registry.scoring.rolling import origins_between, rolling
 from registry.scoring.scores import means, scores

@@ -25,8 +25,8 @@ from mlprojects.baselines import settings as family_settings
 from registry.errors import BadHistory
 from registry.forecast import calendars, names
 from registry.forecast.answer import forecast_of
+from registry.forecast.checks import check_history
 from registry.forecast.forecast import Forecast
-from registry.forecast.history import check_history
 from registry.forecast.spec import ModelSpec
 from registry.scoring.difference import against
 from registry.scoring.rolling import origins_between, rolling

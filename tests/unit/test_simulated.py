@@ -25,8 +25,9 @@ from registry.errors import BadConfig, BadHistory, BadParameter
 from registry.forecast import calendars, names, rendering
 from registry.forecast.answer import forecast_of
 from registry.forecast.arrays import Floats
+from registry.forecast.checks import check_history
 from registry.forecast.forecast import Forecast
-from registry.forecast.history import MAX_ABS_RETURN, check_history
+from registry.forecast.history import MAX_ABS_RETURN
 from registry.forecast.spec import ModelSpec
 from registry.scoring.difference import against
 from registry.scoring.rolling import origins_between, rolling
