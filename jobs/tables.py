@@ -69,10 +69,19 @@ def print_evaluation(result: dict[str, Any]) -> None:
     for version in result["versions"]:
         for line in _remarks(version):
             stdout.print(line)
+    if result["refused"]["left_out"]:
+        stdout.print(_left_out(result["refused"]))
 
 
 def _larger_p(row: dict[str, float]) -> float:
     return max(row["dm_p_hln"], row["dm_p_bartlett"])
+
+
+def _left_out(refused: dict[str, Any]) -> str:
+    """How many pairs of series and origin have no score, and the codes of their checks."""
+    codes = ", ".join(f"{code} {count}" for code, count in refused["codes"].items())
+    number = refused["left_out"]
+    return f"left out of all: {number} pairs of series and origin ({codes}); see tables/refused"
 
 
 def _remarks(version: dict[str, Any]) -> list[str]:

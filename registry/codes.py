@@ -50,7 +50,9 @@ CODES: dict[str, Code] = {
     ),
     "NOT_A_NUMBER": Code(BadHistory, REQUEST, "a column that must hold numbers does not"),
     "NON_FINITE": Code(BadHistory, REQUEST, "NaN or infinity"),
-    "BAD_RETURN": Code(BadHistory, REQUEST, "a log return beyond 1 in size"),
+    "BAD_RETURN": Code(
+        BadHistory, REQUEST, "a log return beyond 1 in size: a fall of 63 %, a rise of 172 %"
+    ),
     "UNSORTED": Code(BadHistory, REQUEST, "rows are not sorted by name, then session"),
     "DUPLICATE_SESSION": Code(BadHistory, REQUEST, "a series has a session twice"),
     "NOT_A_SESSION": Code(BadHistory, REQUEST, "a date on which the exchange was closed"),
@@ -60,8 +62,11 @@ CODES: dict[str, Code] = {
     ),
     "UNKNOWN_CALENDAR": Code(NotFound, REQUEST, "no calendar has this name"),
     "TOO_SHORT": Code(BadHistory, REQUEST, "fewer sessions than the model or its training needs"),
-    "CONSTANT": Code(
-        BadHistory, REQUEST, "a series that does not move: returns of 0, or one close, throughout"
+    "GAP": Code(BadHistory, REQUEST, "more than 5 sessions in a row are missing, or more than 5 %"),
+    "HALTED": Code(
+        BadHistory,
+        REQUEST,
+        "a series does not move any more: returns of 0, or hardly any, at its end",
     ),
     "UNIVERSE": Code(
         BadHistory, REQUEST, "a symbol that the model does not know, or lacks; another universe"
@@ -73,9 +78,13 @@ CODES: dict[str, Code] = {
         BadHistory, REQUEST, "series of a joint model differ in their last sessions"
     ),
     "BAD_PRICE": Code(BadHistory, REQUEST, "bars: a price that is not positive, or beyond 1e18"),
-    "BAD_BAR": Code(BadHistory, REQUEST, "bars: high below low, open or close outside them"),
+    "BAD_BAR": Code(
+        BadHistory, REQUEST, "bars: high below low, open or close outside them, beyond rounding"
+    ),
     "BAD_VOLUME": Code(BadHistory, REQUEST, "bars: negative volume or amount, or beyond 1e18"),
-    "PRICE_BASIS": Code(BadHistory, REQUEST, "bars: y is not the log return of close"),
+    "PRICE_BASIS": Code(
+        BadHistory, REQUEST, "bars: y is not the log return of close, beyond rounding"
+    ),
     "BAD_COUNT": Code(BadHistory, REQUEST, "a negative count"),
     "BAD_HORIZON": Code(BadParameter, REQUEST, "horizon out of range"),
     "BAD_LEVELS": Code(BadParameter, REQUEST, "levels out of range, out of order, or no numbers"),
@@ -98,6 +107,9 @@ CODES: dict[str, Code] = {
     "BAD_CONFIG": Code(BadConfig, TRAINING, "a setting is wrong"),
     "BAD_DEVICE": Code(BadConfig, TRAINING, "KRONOS_DEVICE names no device of this machine"),
     "BAD_SOURCE": Code(BadHistory, TRAINING, "source prices break their schema"),
+    "CONSTANT": Code(
+        BadHistory, TRAINING, "a series that does not move: returns of 0, or one close, in a window"
+    ),
     "BAD_SECTOR": Code(BadHistory, TRAINING, "a series has no sector, or several"),
     "NOT_FITTED": Code(BadHistory, TRAINING, "no series can be fitted"),
     "NO_ORIGINS": Code(BadHistory, TRAINING, "no session to report or choose from"),

@@ -1,16 +1,19 @@
 """Models and references, scored on the same rows of the report period."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
 from jobs.running.progress import Progress
 from jobs.training.references import FHS, NAIVE, References
-from jobs.training.task import Scored, Task
+from jobs.training.task import PAIR, REFUSED, Scored, Task
+from registry.errors import BadHistory
 from registry.forecast import names
 from registry.forecast.forecast import Forecaster
 from registry.scoring.difference import against
+from registry.scoring.rolling import ORIGIN
 from registry.scoring.scores import means, rank_ic
 
 COLUMNS = ("crps", "coverage_50", "coverage_80", "coverage_90", "direction", "rank_ic",
@@ -22,7 +25,12 @@ Metrics = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Comparison:
-    """Scores by model; `table` has all models and references, best CRPS first."""
+    """Scores by model; `table` has all models and references, best CRPS first.
+
+    `refused` has the series that failed a check at an origin: model, unique_id, origin, code,
+    message. Whatever one model or reference refuses is scored for none, so that all have the same
+    rows; `left_out` counts these pairs of series and origin.
+    """
 
     task: Task
     origins: pd.DatetimeIndex
@@ -30,6 +38,13 @@ class Comparison:
     references: Mapping[str, Scored]
     metrics: Mapping[str, Metrics]  # of each model
     table: pd.DataFrame
+    refused: pd.DataFrame
+    left_out: int
+
+    def refusals(self) -> dict[str, Any]:
+        """How many pairs of series and origin were left out, and why; JSON-ready."""
+        pairs = self.refused.drop_duplicates([*PAIR, "code"])
+        return {"left_out": self.left_out, "codes": pairs["code"].value_counts().to_dict()}
 
     def by_step(self, model: str) -> dict[str, dict[int, float]]:
         """Metrics of each step ahead, by name."""
@@ -56,9 +71,46 @@ def compare(
     for name, forecaster in models.items():
         scored[name] = task.score(forecaster, context, progress, f"evaluating {name}")
     reference_scores = references.scored(task, context, progress)
+    refused = _refused(scored, reference_scores)
+    left_out = 0
+    if len(refused):
+        common, left_out = _common([*scored.values(), *reference_scores.values()], refused)
+        scored = {name: result.on(common) for name, result in scored.items()}
+        reference_scores = {name: result.on(common) for name, result in reference_scores.items()}
+        codes = ", ".join(sorted(refused["code"].unique()))
+        progress(f"left out of all: {left_out} pairs of series and origin ({codes})", 1.0)
     metrics = {name: measure(result, reference_scores, every) for name, result in scored.items()}
     table = _table(metrics, reference_scores, every)
-    return Comparison(task, task.origins(context), scored, reference_scores, metrics, table)
+    origins = pd.DatetimeIndex(next(iter(scored.values())).scores[ORIGIN].unique())
+    return Comparison(task, origins, scored, reference_scores, metrics, table, refused, left_out)
+
+
+def _refused(models: Mapping[str, Scored], references: Mapping[str, Scored]) -> pd.DataFrame:
+    """The refused series of all models and references; `model` says by whom."""
+    tables = [scored.refused.assign(model=name) for name, scored in models.items()]
+    for name, scored in references.items():
+        tables.append(scored.refused.assign(model=_label(name, models)))
+    return pd.concat(tables, ignore_index=True)[["model", *REFUSED]]
+
+
+def _common(every: Sequence[Scored], refused: pd.DataFrame) -> tuple[pd.MultiIndex, int]:
+    """Pairs of series and origin that all can score, and the number of the other ones.
+
+    Raises BadHistory if there is no common one.
+    """
+    common = every[0].pairs.unique()
+    tried = common.union(pd.MultiIndex.from_frame(refused[PAIR]))
+    for scored in every[1:]:
+        pairs = scored.pairs.unique()
+        common, tried = common.intersection(pairs), tried.union(pairs)
+    if common.empty:
+        first = refused.iloc[0]
+        raise BadHistory(
+            "no series can be scored by all at any origin; evaluate the models one by one. "
+            f"{first['model']} refused: {first['message']}",
+            code=str(first["code"]),
+        )
+    return common, len(tried.unique()) - len(common)
 
 
 def measure(scored: Scored, references: Mapping[str, Scored], every: int) -> dict[str, float]:
@@ -85,9 +137,13 @@ def _table(
     """One row for each model and reference, best CRPS first; without COLUMNS that nobody has."""
     rows = dict(models)
     for name, scored in references.items():
-        label = f"{name} (reference)" if name in models else name
-        rows[label] = measure(scored, references, every)
+        rows[_label(name, models)] = measure(scored, references, every)
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
     table = table.sort_values("crps", kind="stable")
     shown = [column for column in COLUMNS if column in table.columns]
     return table[shown].reset_index()
+
+
+def _label(reference: str, models: Collection[str]) -> str:
+    """Name of a reference in a table that may have a model of the same name."""
+    return f"{reference} (reference)" if reference in models else reference

@@ -61,7 +61,7 @@ class Result:
     seconds: float
 
     def summary(self) -> dict[str, Any]:
-        """Versions, data, origins and the table, JSON-ready."""
+        """Versions, data, origins, refused series and the table, JSON-ready."""
         origins = self.comparison.origins
         rows = self.comparison.table.set_index("model").to_dict(orient="index")
         compared = {}
@@ -75,6 +75,7 @@ class Result:
                 "last": f"{origins[-1]:%Y-%m-%d}",
                 "number": len(origins),
             },
+            "refused": self.comparison.refusals(),
             "compared": compared,
             "seconds": round(self.seconds, 1),
         }

@@ -15,8 +15,8 @@ from jobs.training.references import FHS
 from jobs.training.task import Task
 from registry import training
 from registry.forecast import names
+from registry.forecast.checks import check_history
 from registry.forecast.forecast import Forecaster
-from registry.forecast.history import History, numeric_columns
 from registry.scoring.rolling import ORIGIN
 from registry.scoring.scores import means, reliability
 from registry.training import Trained
@@ -158,6 +158,8 @@ def log_comparison(run: Run, comparison: Comparison, name: str, forecaster: Fore
     run.table(means(scored.scores, names.UNIQUE_ID).reset_index(), "tables/scores_by_series")
     run.table(means(scored.scores, names.STEP).reset_index(), "tables/scores_by_step")
     run.table(reliability(forecasts), "tables/reliability")
+    if len(comparison.refused):
+        run.table(comparison.refused, "tables/refused")
     series = str(forecasts[names.UNIQUE_ID].iloc[0])
     run.figure(figures.fan_chart(forecasts, name, series), "figures/fan_chart.png")
     shown = {name: forecasts, FHS: comparison.references[FHS].forecasts}
@@ -174,7 +176,7 @@ def _paths(name: str, forecaster: Forecaster, task: Task, series: str, origin: p
     of_series = history[history[names.UNIQUE_ID] == series]
     until_origin = of_series[of_series[names.DS] <= origin].tail(spec.max_context)
     request = spec.request({"horizon": task.config.horizon})
-    checked = History.of(until_origin, numeric_columns(until_origin, spec))
+    checked = check_history(until_origin, spec)
     forecast = forecaster.predict(checked, request).at(task.config.levels)
     closes = of_series.set_index(names.DS)[names.OHLC[3]]
     return figures.path_chart(forecast, closes, name, series)

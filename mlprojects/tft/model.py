@@ -22,7 +22,6 @@ from mlprojects.blocks.passes import ROWS, steady
 from mlprojects.tft import inputs
 from mlprojects.tft.direct import Direct
 from mlprojects.tft.inputs import DataParameters, Days, Inputs
-from registry.errors import BadHistory
 from registry.forecast import calendars, volatility
 from registry.forecast.arrays import Floats
 from registry.forecast.forecast import Forecast
@@ -46,7 +45,7 @@ class TFT:
     weights: Mapping[str, torch.Tensor]
 
     def predict(self, history: History, request: Request) -> Forecast:
-        """Forecast of every series. Raises BadHistory for a negative count."""
+        """Forecast of every series."""
         quantiles = self.quantiles(history)[:, : request.horizon]
         return Forecast.of_quantiles(history, self.spec, quantiles, self._notes(history))
 
@@ -75,11 +74,6 @@ class TFT:
         self, values: Floats, days: Days, coming: Days, sector: npt.NDArray[np.int64]
     ) -> tuple[Inputs, Floats]:
         """Inputs and EWMA volatilities [n] of series of equal length; `values` [n, T, 3 + K]."""
-        if (values[:, :, 3:] < 0).any():
-            covariates = ", ".join(self.known.covariates)
-            raise BadHistory(
-                f"found a negative count in {covariates}, expected 0 or more", code="BAD_COUNT"
-            )
         market = values[:, :, :3]
         columns = np.ascontiguousarray(np.moveaxis(market, 2, 0))
         sigma = np.stack([volatility.ewma_volatility(column)[:, -1] for column in columns], axis=1)

@@ -16,7 +16,8 @@ from mlprojects.tft.inputs import UNKNOWN, DataParameters, Inputs
 from registry.errors import BadHistory
 from registry.forecast import calendars, names, volatility
 from registry.forecast.arrays import Floats
-from registry.forecast.history import History, check_history
+from registry.forecast.checks import check_training
+from registry.forecast.history import History
 from registry.forecast.spec import ModelSpec
 
 Rows = npt.NDArray[np.int64]
@@ -54,11 +55,10 @@ class Windows:
         panel that cannot be fitted.
         """
         sector_of = _sectors(frame)
-        history = check_history(frame, spec)
+        history = check_training(frame, spec)
         sectors = (UNKNOWN, *sorted(set(sector_of.values())))
         unscaled = DataParameters(sectors, sector_of, covariates, (), (), (), ())
         values = np.stack([history.columns[name] for name in unscaled.columns], axis=1)
-        _check_counts(values[:, 3:], covariates)
         sigma, daily = _past(history)
         fit, chosen = _cutoffs(history, spec, fit_until)
         _check_moves(history, np.concatenate([fit, chosen]), context)
@@ -132,13 +132,6 @@ def _sectors(frame: pd.DataFrame) -> dict[str, str]:
             code="BAD_SECTOR",
         )
     return dict(zip(named[names.UNIQUE_ID], named[names.SECTOR], strict=True))
-
-
-def _check_counts(counts: Floats, columns: tuple[str, ...]) -> None:
-    if (counts < 0).any():
-        raise BadHistory(
-            f"found a negative count in {', '.join(columns)}, expected 0 or more", code="BAD_COUNT"
-        )
 
 
 def _past(history: History) -> tuple[Floats, Floats]:

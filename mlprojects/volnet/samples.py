@@ -11,7 +11,7 @@ from mlprojects.volnet.inputs import Inputs
 from registry.errors import BadHistory
 from registry.forecast import names
 from registry.forecast.arrays import Floats
-from registry.forecast.history import check_history
+from registry.forecast.checks import check_training
 from registry.forecast.spec import ModelSpec
 
 
@@ -41,7 +41,7 @@ def split(history: pd.DataFrame, spec: ModelSpec, fit_until: str) -> tuple[Sampl
     Raises BadHistory when the history breaks the contract, when a series has no row to fit or does
     not move up to `fit_until`, or when there is no row to choose on.
     """
-    whole = check_history(history, spec)
+    whole = check_training(history, spec)
     columns = [names.UNIQUE_ID, names.DS, *features.COLUMNS]
     early = history[names.DS] <= pd.Timestamp(fit_until)
     _check_fitted(history.loc[early, columns], whole.ids, spec, fit_until)

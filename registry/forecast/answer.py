@@ -6,10 +6,11 @@ from typing import Any
 
 from registry.errors import BadParameter, NotAvailable
 from registry.forecast import names
+from registry.forecast.checks import check_history
 from registry.forecast.forecast import Forecast, Forecaster, check_forecast
-from registry.forecast.history import History, check_history
+from registry.forecast.history import History
 from registry.forecast.identity import Identity
-from registry.forecast.rendering import FRAME, PRICES, render
+from registry.forecast.rendering import FRAME, PACKED, PRICES, refused, render
 from registry.forecast.spec import ModelSpec, Request, shown
 
 
@@ -30,18 +31,23 @@ def answer(
     request = spec.request(request_parameters)
     checked_history = check_history(history, spec)
     forecast = forecast_of(forecaster, checked_history, request)
-    return render(forecast.at(request.levels), spec.calendar, output, identity)
+    reply = render(forecast.at(request.levels), spec.calendar, output, identity)
+    if output == PACKED and checked_history.refused:
+        reply[names.REFUSED] = refused(checked_history)
+    return reply
 
 
 def forecast_of(forecaster: Forecaster, history: History, request: Request) -> Forecast:
-    """A model's checked forecast at spec.levels, with a note if training columns were synthetic."""
+    """A model's checked forecast at spec.levels, with the notes of its spec and of its history."""
     spec = forecaster.spec
     forecast = forecaster.predict(history, request)
     check_forecast(forecast, spec, request)
-    if not spec.synthetic:
-        return forecast
-    synthetic = {"synthetic": f"trained on synthetic {', '.join(spec.synthetic)}"}
-    return replace(forecast, notes={**forecast.notes, **synthetic})
+    notes = dict(forecast.notes)
+    if spec.synthetic:
+        notes["synthetic"] = f"trained on synthetic {', '.join(spec.synthetic)}"
+    for name in history.notes:  # a worker has checked the history, too, and said the same
+        notes.pop(name, None)
+    return replace(forecast, notes={**notes, **history.notes})
 
 
 def _output(output: Any, spec: ModelSpec) -> str:

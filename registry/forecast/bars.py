@@ -1,73 +1,112 @@
 """Daily bars: check their columns, fill missing ones, correct sampled bars."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 
-from registry.errors import BadHistory
 from registry.forecast import names
-from registry.forecast.arrays import Floats, Places
+from registry.forecast.arrays import Floats
+from registry.forecast.faults import Fault, in_rows
+from registry.forecast.history import History
 
-BASIS = 1e-4  # log return; y may differ this much from that of the closes: senders round prices
+BASIS = 1e-4  # log return; y may differ this much from that of the closes: senders round returns
+ROUNDING = 5e-7  # of a price; four units in the last place of float32, as products have
+TICKS = tuple(10.0**-digits for digits in range(9))  # what senders round prices to
 LARGEST = 1e18  # a larger price, volume or amount is a typing error, and its square overflows
 FLOOR = 0.01  # of the last close of the history; the lowest price of a sampled path
 
 
-def check(columns: Mapping[str, Floats], ids: Sequence[str], bounds: Places) -> None:
-    """Raise BadHistory unless the bars [rows] are possible. Series i: bounds[i] .. bounds[i + 1].
+def prices(history: History) -> Iterator[Fault]:
+    """Prices must be positive, and not beyond LARGEST."""
+    values = np.stack([history.columns[name] for name in names.OHLC])  # [4, rows]
+    lowest, highest = values.min(axis=0), values.max(axis=0)
+    yield from in_rows(history, lowest <= 0, "a price that is not positive", "BAD_PRICE")
+    yield from in_rows(history, highest > LARGEST, f"a price beyond {LARGEST:g}", "BAD_PRICE")
 
-    Prices must be positive with low <= open, close <= high. Volume and amount must not be negative.
-    y must be the log return of the closes; otherwise the bars are not on one price basis. A series
-    of two or more sessions must have two different closes. The caller has checked that all numbers
-    are finite.
-    """
-    prices = np.stack([columns[name] for name in names.OHLC])  # [4, rows]
-    open_, high, low, close = prices
-    _refuse(np.any(prices <= 0, axis=0), "a price that is not positive", "BAD_PRICE")
-    _refuse(np.any(prices > LARGEST, axis=0), f"a price beyond {LARGEST:g}", "BAD_PRICE")
-    _refuse(high < low, "high below low", "BAD_BAR")
-    outside = (np.minimum(open_, close) < low) | (np.maximum(open_, close) > high)
-    _refuse(outside, "open or close outside low..high", "BAD_BAR")
+
+def volumes(history: History) -> Iterator[Fault]:
+    """Volume and amount must not be negative, nor beyond LARGEST."""
     for name in (names.VOLUME, names.AMOUNT):
-        if name in columns:
-            _refuse(columns[name] < 0, f"negative {name}", "BAD_VOLUME")
-            _refuse(columns[name] > LARGEST, f"{name} beyond {LARGEST:g}", "BAD_VOLUME")
-    _check_basis(columns[names.Y], close, bounds)
-    _check_closes(close, ids, bounds)
+        if name in history.columns:
+            values = history.columns[name]
+            yield from in_rows(history, values < 0, f"negative {name}", "BAD_VOLUME")
+            yield from in_rows(
+                history, values > LARGEST, f"{name} beyond {LARGEST:g}", "BAD_VOLUME"
+            )
 
 
-def _check_basis(y: Floats, close: Floats, bounds: Places) -> None:
-    """y is the log return of close, except in the first row of a series."""
-    differs = np.zeros(len(close), dtype=bool)
-    differs[1:] = np.abs(y[1:] - np.diff(np.log(close))) > BASIS
-    differs[bounds[:-1]] = False
-    fault = (
-        "y that is not the log return of close; "
-        "put the bars on one price basis: multiply them by adj_close / close"
-    )
-    _refuse(differs, fault, "PRICE_BASIS")
+def order(history: History) -> Iterator[Fault]:
+    """low <= open, close <= high, but for what rounding can do. Prices are positive."""
+    open_, high, low, close = (history.columns[name] for name in names.OHLC)
+    top, bottom = np.maximum(open_, close), np.minimum(open_, close)
+    if not ((top > high) | (bottom < low)).any():
+        return
+    allowed = ROUNDING * top + np.repeat(_coarsest_tick(history) / 2, history.lengths)
+    outside = (top - high > allowed) | (low - bottom > allowed)
+    yield from in_rows(history, low - high > allowed, "high below low", "BAD_BAR")
+    yield from in_rows(history, outside, "open or close outside low..high", "BAD_BAR")
 
 
-def _check_closes(close: Floats, ids: Sequence[str], bounds: Places) -> None:
-    """A series of two or more sessions has two or more different closes."""
-    lowest = np.minimum.reduceat(close, bounds[:-1])
-    highest = np.maximum.reduceat(close, bounds[:-1])
-    sessions = np.diff(bounds)
-    constant = np.flatnonzero((lowest == highest) & (sessions > 1))
-    if constant.size:
-        first = constant[0]
-        raise BadHistory(
-            f"series {first + 1} of {len(ids)} has the same close in all "
-            f"{sessions[first]} sessions; such a series has no scale to forecast",
-            code="CONSTANT",
-        )
+def basis(history: History) -> Iterator[Fault]:
+    """y is the log return of close, but for what rounding can do. Prices are positive."""
+    difference = _from_closes(history)
+    if not (difference > BASIS).any():
+        return
+    half_tick = np.repeat(ticks(history, names.OHLC[3]) / 2, history.lengths)
+    rounding = -np.log1p(-half_tick / history.columns[names.OHLC[3]])  # of each log close
+    allowed = BASIS + rounding
+    allowed[1:] += rounding[:-1]
+    advice = "; put the bars on one price basis: multiply them by adj_close / close"
+    what = "y that is not the log return of close"
+    yield from in_rows(history, difference > allowed, what, "PRICE_BASIS", advice)
 
 
-def _refuse(wrong: Any, fault: str, code: str) -> None:
-    rows = np.flatnonzero(wrong)
-    if rows.size:
-        raise BadHistory(f"{rows.size} rows have {fault}, first row {rows[0]}", code=code)
+def _from_closes(history: History) -> Floats:
+    """Size [rows] of the difference of y and the return of the closes; 0 in first sessions."""
+    difference = np.zeros(len(history.ds))
+    returns = np.diff(np.log(history.columns[names.OHLC[3]]))
+    difference[1:] = np.abs(history.columns[names.Y][1:] - returns)
+    difference[history.bounds[:-1]] = 0.0
+    return difference
+
+
+def ticks(history: History, column: str) -> Floats:
+    """Coarsest of TICKS [N] of which all prices of a series are multiples; 0 if there is none."""
+    values = history.columns[column]
+    found = np.zeros(len(history.ids))
+    for tick in TICKS:
+        count = values / tick
+        broken = np.abs(count - np.rint(count)) > ROUNDING * count
+        whole = ~np.logical_or.reduceat(broken, history.bounds[:-1])
+        found = np.where(whole & (found == 0), tick, found)
+    return found
+
+
+def _coarsest_tick(history: History) -> Floats:
+    """Coarsest tick [N] of the four prices. Each may be rounded by itself."""
+    coarsest: Floats = np.max([ticks(history, name) for name in names.OHLC], axis=0)
+    return coarsest
+
+
+def rounded(history: History) -> History:
+    """Checked bars with high and low widened to include open and close.
+
+    Notes say how many bars were widened, and how many y fit their closes only by the rounding of
+    prices. Bars without a rounding error stay as they are.
+    """
+    open_, high, low, close = (history.columns[name] for name in names.OHLC)
+    top = np.maximum(high, np.maximum(open_, close))
+    bottom = np.minimum(low, np.minimum(open_, close))
+    widened = np.count_nonzero((top != high) | (bottom != low))
+    loose = np.count_nonzero(_from_closes(history) > BASIS)
+    columns, notes = dict(history.columns), dict(history.notes)
+    if widened:
+        columns |= {"high": top, "low": bottom}
+        notes["bars"] = f"high or low was widened by a rounding error in {widened} bars"
+    if loose:
+        notes["basis"] = f"y fits close only within the rounding of prices in {loose} sessions"
+    return replace(history, columns=columns, notes=notes)
 
 
 def complete(columns: Mapping[str, Floats]) -> tuple[Floats, dict[str, str]]:

@@ -9,14 +9,12 @@ built, because exchanges publish their holidays no further ahead.
 from functools import lru_cache
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from registry.errors import BadHistory, BadParameter, NotFound
-from registry.forecast.arrays import Dates
+from registry.forecast.arrays import Dates, Places
 
 START = "1980-01-01"  # before any history; some exchanges are recorded only from a later day
-SHOWN = 5  # dates in a message
 
 
 @lru_cache(maxsize=64)
@@ -79,30 +77,37 @@ def next_sessions_many(name: str, cutoffs: Dates | pd.DatetimeIndex, horizon: in
 def not_sessions(name: str, dates: Dates | pd.DatetimeIndex) -> Dates:
     """The `dates` on which the exchange was closed: datetime64[D], ascending, without repeats."""
     days = _inside(name, np.asarray(dates).astype("datetime64[D]", copy=False))
-    first, is_session = _table(name)
-    is_open = is_session[days.view(np.int64) - first]
-    if is_open.all():
-        return days[:0]
-    return np.unique(days[~is_open])
+    closed = numbers(name, days) < 0
+    return np.unique(days[closed]) if closed.any() else days[:0]
 
 
-def closed_message(name: str, closed: Dates) -> str:
-    """Message about dates on which the exchange was closed. It shows the first ones."""
-    shown = ", ".join(str(day) for day in closed[:SHOWN])
-    more = f" and {closed.size - SHOWN} more" if closed.size > SHOWN else ""
-    if closed.size == 1:
-        return f"{shown} is not a session of {name}"
-    return f"{closed.size} dates are not sessions of {name}: {shown}{more}"
+def span(name: str) -> tuple[np.datetime64, np.datetime64]:
+    """First and last session of the calendar, datetime64[D]."""
+    calendar = _calendar(name)
+    return calendar[0], calendar[-1]
+
+
+def numbers(name: str, days: Dates) -> Places:
+    """Number of each day (datetime64[D], within the span) among all sessions; -1: closed."""
+    first, table = _table(name)
+    found: Places = table[days.view(np.int64) - first]
+    return found
+
+
+def dates(name: str, numbers: Places) -> Dates:
+    """The sessions with these numbers, datetime64[D]."""
+    days: Dates = _calendar(name)[numbers]
+    return days
 
 
 @lru_cache(maxsize=64)
-def _table(name: str) -> tuple[int, npt.NDArray[np.bool_]]:
-    """First day of the calendar (days since 1970); from it on, whether each day is a session."""
+def _table(name: str) -> tuple[int, Places]:
+    """First day of the calendar (days since 1970); number of the session of each day from it on."""
     days = _calendar(name).view(np.int64)
-    is_session = np.zeros(days[-1] - days[0] + 1, dtype=bool)
-    is_session[days - days[0]] = True
-    is_session.setflags(write=False)
-    return int(days[0]), is_session
+    table = np.full(days[-1] - days[0] + 1, -1)
+    table[days - days[0]] = np.arange(len(days))
+    table.setflags(write=False)
+    return int(days[0]), table
 
 
 def _inside(name: str, days: Dates) -> Dates:

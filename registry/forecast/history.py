@@ -1,12 +1,10 @@
-"""Histories: returns of series by session, as arrays, and every check of them.
+"""Histories: returns of series by session, as arrays, and how a caller's table becomes one.
 
-N series lie one after the other, sorted by name, then session. Each caller's table passes through
-`check_history`: a frame, a worker's message or an HTTP request.
+N series lie one after the other, sorted by name, then session. `checks.check_history` checks them.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,12 +13,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from registry.errors import BadHistory
-from registry.forecast import bars, calendars, names, reading
+from registry.forecast import names, reading
 from registry.forecast.arrays import Dates, Floats, Places
 from registry.forecast.spec import ModelSpec
 
 MAX_ABS_RETURN = 1.0  # a larger log return is a split or a typing error
 TEXT = pd.StringDtype(na_value=np.nan)  # pandas' own default for text
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A series of a caller's table that is not answered, and why."""
+
+    series: int  # its place in the table, from 1
+    unique_id: str
+    code: str
+    message: str  # does not repeat the table's data
 
 
 @dataclass(frozen=True)
@@ -31,6 +39,8 @@ class History:
     bounds: Places  # [N + 1]
     ds: Dates  # [rows] sessions, datetime64[D]
     columns: Mapping[str, Floats]  # y and the other columns of the model, each [rows]
+    refused: tuple[Refused, ...] = ()  # other series of the table, which failed a check
+    notes: Mapping[str, str] = field(default_factory=dict)  # remarks of the checks, for the reply
 
     @classmethod
     def of(cls, frame: pd.DataFrame, columns: Sequence[str] = (names.Y,)) -> "History":
@@ -93,6 +103,26 @@ class History:
             rows = self.bounds[1:][series, None] - length + np.arange(length)
             yield series, np.stack([self.columns[name][rows] for name in columns], axis=2)
 
+    def recent(self, sessions: int) -> "History":
+        """The last `sessions` sessions of each series, or all where it has fewer."""
+        if self.lengths.max(initial=0) <= sessions:
+            return self
+        starts = np.maximum(self.bounds[:-1], self.bounds[1:] - sessions)
+        return self.part(np.arange(len(self.ids)), starts, self.bounds[1:])
+
+    def only(self, series: Places) -> "History":
+        """These series [n], in this order."""
+        return self.part(series, self.bounds[series], self.bounds[series + 1])
+
+    def part(self, series: Places, starts: Places, ends: Places) -> "History":
+        """These series [n], each with its rows starts[i] .. ends[i]."""
+        lengths = ends - starts
+        bounds = np.concatenate([[0], np.cumsum(lengths)])
+        rows = np.arange(bounds[-1]) + np.repeat(starts - bounds[:-1], lengths)
+        columns = {name: values[rows] for name, values in self.columns.items()}
+        ids = tuple(self.ids[i] for i in series)
+        return replace(self, ids=ids, bounds=bounds, ds=self.ds[rows], columns=columns)
+
     def named(self, index: int) -> str:
         """Position of a series for a message. Its name is the caller's data and is not repeated."""
         return f"series {index + 1} of {len(self.ids)}"
@@ -114,37 +144,10 @@ def numeric_columns(frame: pd.DataFrame, spec: ModelSpec) -> list[str]:
     return [*spec.columns[2:], *optional]
 
 
-# --- the front door ---------------------------------------------------------------------------
+# --- reading ----------------------------------------------------------------------------------
 
 
-def check_history(frame: Any, spec: ModelSpec) -> History:
-    """The checked history of a caller's table.
-
-    Types whose conversion cannot change a value are accepted: whole and nullable numbers, Arrow
-    columns, categories of text, dates as objects or ISO text. Raises BadHistory for everything
-    else: a missing column, rows out of order, a session twice or on a holiday, numbers that are not
-    finite, |y| > 1, too few sessions, only returns of 0, another universe, impossible bars.
-    """
-    history = _read(frame, spec)
-    _check_order(history)
-    _check_numbers(history)
-    _check_lengths(history, spec)
-    _check_moves(history, spec)
-    if spec.universe is not None:
-        _check_universe(history, spec, spec.universe)
-    if spec.joint and len(np.unique(history.cutoffs)) > 1:
-        raise BadHistory(
-            f"{spec.name} needs one common last session for all series", code="CUTOFFS_DIFFER"
-        )
-    if set(names.OHLC) <= set(spec.columns):
-        bars.check(history.columns, history.ids, history.bounds)
-    closed = calendars.not_sessions(spec.calendar, history.ds)
-    if closed.size:
-        raise BadHistory(calendars.closed_message(spec.calendar, closed), code="NOT_A_SESSION")
-    return history
-
-
-def _read(frame: Any, spec: ModelSpec) -> History:
+def read_history(frame: Any, spec: ModelSpec) -> History:
     """Arrays of a caller's table. Raises BadHistory for a missing column or a wrong type."""
     if not isinstance(frame, pd.DataFrame):
         raise BadHistory(
@@ -175,94 +178,3 @@ def _check_columns(columns: "pd.Index[str]", spec: ModelSpec) -> None:
     twice = [name for name in columns[columns.duplicated()].unique() if name in used]
     if twice:
         raise BadHistory(f"history has {', '.join(twice)} more than once", code="DUPLICATE_COLUMN")
-
-
-# --- checks -----------------------------------------------------------------------------------
-
-
-def _check_order(history: History) -> None:
-    """Series are sorted by name; within a series, sessions ascend without repeats."""
-    if any(name >= next_name for name, next_name in pairwise(history.ids)):
-        raise BadHistory("history must be sorted by unique_id, then ds", code="UNSORTED")
-    step = np.diff(history.ds.view(np.int64))
-    step[history.bounds[1:-1] - 1] = 1  # the step from a series to the next one is free
-    if not len(step) or step.min() > 0:
-        return
-    row = int(np.flatnonzero(step <= 0)[0])
-    index = int(np.searchsorted(history.bounds, row, side="right")) - 1
-    series = history.named(index)
-    repeats = step[row] == 0
-    raise BadHistory(
-        f"{series} has {'the same session twice' if repeats else 'sessions out of order'} "
-        f"(row {row + 1}); sort by unique_id, ds and send each session once",
-        code="DUPLICATE_SESSION" if repeats else "UNSORTED",
-    )
-
-
-def _check_numbers(history: History) -> None:
-    for name, values in history.columns.items():
-        finite = np.isfinite(values)
-        if not finite.all():
-            rows = np.flatnonzero(~finite)
-            raise BadHistory(
-                f"{name} is not finite in {rows.size} rows, first in row {rows[0]}",
-                code="NON_FINITE",
-            )
-    size = np.abs(history.columns[names.Y])
-    if size.max() > MAX_ABS_RETURN:
-        rows = np.flatnonzero(size > MAX_ABS_RETURN)
-        raise BadHistory(
-            f"|y| exceeds {MAX_ABS_RETURN:g} in {rows.size} rows, first in row {rows[0]}; "
-            "y is a log return",
-            code="BAD_RETURN",
-        )
-
-
-def _check_lengths(history: History, spec: ModelSpec) -> None:
-    lengths = history.lengths
-    if lengths.min() >= spec.min_context:
-        return
-    short = np.flatnonzero(lengths < spec.min_context)
-    more = f"; {short.size} series are too short" if short.size > 1 else ""
-    raise BadHistory(
-        f"{history.named(short[0])} has {lengths[short[0]]} sessions, "
-        f"{spec.name} needs {spec.min_context}{more}",
-        code="TOO_SHORT",
-    )
-
-
-def _check_moves(history: History, spec: ModelSpec) -> None:
-    """Each series has a return other than 0 in its last `max_context` sessions."""
-    if (history.last(names.Y) != 0).all():
-        return
-    moves = np.concatenate([[0], np.cumsum(history.columns[names.Y] != 0)])  # moves before each row
-    ends = history.bounds[1:]
-    starts = np.maximum(history.bounds[:-1], ends - spec.max_context)
-    still = np.flatnonzero(moves[ends] == moves[starts])
-    if still.size:
-        sessions = min(history.lengths[still[0]], spec.max_context)
-        raise BadHistory(
-            f"{history.named(still[0])} has a return of 0 in each of its last {sessions} sessions; "
-            "such a series has no scale to forecast",
-            code="CONSTANT",
-        )
-
-
-def _check_universe(history: History, spec: ModelSpec, universe: tuple[str, ...]) -> None:
-    """Only series of the universe, and all of them unless the model accepts a part (`subset`)."""
-    members = set(universe)
-    unknown = [i for i, name in enumerate(history.ids) if name not in members]
-    if unknown:
-        others = f", nor are {len(unknown) - 1} others" if len(unknown) > 1 else ""
-        raise BadHistory(
-            f"{history.named(unknown[0])} is none of the {len(universe)} that {spec.name} knows"
-            f"{others}; the version's tag `symbols` lists them",
-            code="UNIVERSE",
-        )
-    missing = sorted(members - set(history.ids))
-    if missing and not spec.subset:
-        raise BadHistory(
-            f"{spec.name} forecasts its {len(universe)} series together; "
-            f"the history lacks {', '.join(missing)}",
-            code="UNIVERSE",
-        )

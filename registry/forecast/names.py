@@ -11,6 +11,7 @@ Y = "y"
 STEP = "step"
 MEAN = "mean"
 NOTES = "notes"  # remarks of a reply beside its numbers: simulated, truncated, filled in
+REFUSED = "refused"  # in a packed reply: series that were not answered, with code and message
 
 HISTORY = (UNIQUE_ID, DS, Y)
 

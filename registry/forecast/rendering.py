@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pandas as pd
 from pandas.api.internals import create_dataframe_from_blocks
 
-from registry.errors import BadForecast, NotAvailable
+from registry.errors import BadForecast, BadHistory, NotAvailable
 from registry.forecast import bars, calendars, names
 from registry.forecast.arrays import Dates, Floats, Places
 from registry.forecast.forecast import Forecast, path_quantiles
@@ -125,11 +126,19 @@ def packed(forecast: Forecast, sessions: Dates, identity: Identity | None = None
     return reply
 
 
+def refused(history: History) -> list[dict[str, Any]]:
+    """The refused series of a caller's table: place from 1, unique_id, code, message."""
+    return [asdict(series) for series in history.refused]
+
+
 def unpacked(reply: Mapping[str, Any], history: History, levels: Sequence[float]) -> Forecast:
     """The forecast of `history`, at `levels`, from a reply of `packed`, bit for bit.
 
-    The first versions wrote no notes. Raises BadForecast for a reply with other series.
+    The first versions wrote no notes. Raises BadHistory if the version refuses a series, and
+    BadForecast for a reply with other series.
     """
+    for series in reply.get(names.REFUSED, []):
+        raise BadHistory(f"the version's own check: {series['message']}", code=series["code"])
     ids = tuple(reply[names.UNIQUE_ID])
     if ids != history.ids:
         raise BadForecast(

@@ -10,9 +10,12 @@ from registry.errors import BadHistory
 from registry.forecast import names
 from registry.forecast.answer import forecast_of
 from registry.forecast.arrays import Dates, Places
+from registry.forecast.checks import refusal, screened
 from registry.forecast.forecast import Forecast, Forecaster
-from registry.forecast.history import History, numeric_columns
+from registry.forecast.history import History, Refused, numeric_columns
 from registry.forecast.spec import ModelSpec
+
+OnRefused = Callable[[pd.Timestamp, Refused], None]
 
 ORIGIN = "origin"
 KEYS = [names.UNIQUE_ID, ORIGIN, names.STEP]
@@ -60,6 +63,7 @@ def rolling(
     levels: Sequence[float] | None = None,
     context: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    on_refused: OnRefused | None = None,
 ) -> pd.DataFrame:
     """Forecasts from every origin, with their outcomes.
 
@@ -69,7 +73,9 @@ def rolling(
     A series takes part at an origin if it has that session, at least `context` sessions up to it
     and `horizon` sessions after it. The default of `context` is the model's min_context; models
     that are compared need the same one. The forecaster gets rows up to the origin, at most
-    `max_context` a series. `progress(done, all)` is called after each origin.
+    `max_context` a series, after the checks of a request. `on_refused(origin, series)` is called
+    for a series that fails them, which is left out there; without `on_refused`, and if nothing is
+    left, BadHistory is raised. `progress(done, all)` is called after each origin.
     """
     spec = forecaster.spec
     request = spec.request({"horizon": horizon, "levels": levels or spec.levels})
@@ -82,13 +88,27 @@ def rolling(
     places = _places(whole, origins.to_numpy().astype("datetime64[D]"), context, horizon)
     _check_places(places, origins, spec, context, horizon)
     forecasts = []
-    for done, place in enumerate(places, 1):
-        until_origin = _until_origin(whole, place, spec.max_context)
-        forecast = forecast_of(forecaster, until_origin, request)
-        forecasts.append(forecast.at(request.levels))
+    for done, (origin, place) in enumerate(zip(origins, places, strict=True), 1):
+        until_origin = screened(_until_origin(whole, place, spec.max_context), spec)
+        if until_origin.refused:
+            _report(until_origin, origin, on_refused)
+            place[~np.isin(whole.ids, until_origin.ids)] = -1  # a row of `places`
+        if until_origin.ids:
+            forecast = forecast_of(forecaster, until_origin, request)
+            forecasts.append(forecast.at(request.levels))
         if progress:
             progress(done, len(origins))
+    if not forecasts:
+        raise refusal(until_origin)
     return _with_outcomes(whole, places, origins, forecasts)
+
+
+def _report(history: History, origin: pd.Timestamp, on_refused: OnRefused | None) -> None:
+    """Hand over the refused series of an origin. Raises BadHistory if nobody listens."""
+    if on_refused is None:
+        raise refusal(history)
+    for series in history.refused:
+        on_refused(origin, series)
 
 
 def _with_outcomes(
@@ -147,8 +167,4 @@ def _until_origin(whole: History, place: Places, max_context: int) -> History:
     """The history up to an origin: at most `max_context` sessions of each series taking part."""
     series = np.flatnonzero(place >= 0)
     ends = place[series] + 1
-    starts = np.maximum(whole.bounds[series], ends - max_context)
-    rows = np.concatenate([np.arange(start, end) for start, end in zip(starts, ends, strict=True)])
-    bounds = np.concatenate([[0], np.cumsum(ends - starts)])
-    columns = {name: values[rows] for name, values in whole.columns.items()}
-    return History(tuple(whole.ids[i] for i in series), bounds, whole.ds[rows], columns)
+    return whole.part(series, np.maximum(whole.bounds[series], ends - max_context), ends)

@@ -18,8 +18,9 @@ from jobs.training import configs, families, planning, train
 from jobs.training.references import References
 from registry.errors import BadInput, NotAvailable
 from registry.forecast import calendars, names
+from registry.forecast.checks import check_history
 from registry.forecast.forecast import Forecaster, check_forecast, quantile_mean
-from registry.forecast.history import History, check_history
+from registry.forecast.history import History
 from registry.forecast.model_folder import load_forecaster, write_spec
 from registry.forecast.spec import ModelSpec
 from registry.scoring.rolling import rolling
@@ -223,7 +224,7 @@ def test_optional_columns_may_be_left_out_and_others_change_nothing(case: Case) 
     columns = list(frame.drop(columns=names.NOTES, errors="ignore").columns)
     assert list(bare.drop(columns=names.NOTES).columns) == columns
     assert bare[names.NOTES].str.contains("volume was missing").all()
-    broken = case.history.assign(volume=case.history["volume"].where(case.history.index > 0))
+    broken = case.history.assign(volume=np.nan)
     with pytest.raises(BadInput) as caught:
         case.forecast(broken)
     assert caught.value.code == "NON_FINITE"
@@ -314,13 +315,21 @@ def test_a_part_of_a_universe_is_answered_or_what_is_missing_is_named(case: Case
     assert case.loaded.version.tags["symbols"].split(",") == [missing, *present]
 
 
-def test_a_series_that_does_not_move_is_refused(case: Case) -> None:
-    symbol = case.place.series[0]
-    others = case.history[names.UNIQUE_ID] != symbol
-    constant = case.history.assign(y=case.history["y"].where(others, 0.0))
+def test_a_series_that_does_not_move_is_refused_and_the_others_are_answered(case: Case) -> None:
+    others = case.history[names.UNIQUE_ID] != case.place.series[0]
+    history = rebuilt(case.history, case.history["y"].where(others, 0.0))
+    needs_all = case.spec.joint and not case.spec.subset
     with pytest.raises(BadInput) as caught:
-        case.forecast(constant)
-    assert caught.value.code == "CONSTANT"
+        case.forecast(history if needs_all else history[~others])
+    assert caught.value.code == "HALTED"
+    if needs_all:
+        return
+    reply = case.forecast(history)
+    assert reply[names.NOTES].str.contains("series were refused: series 1 HALTED").all()
+    expected = case.forecast(case.history[others].reset_index(drop=True))
+    pd.testing.assert_frame_equal(
+        reply.drop(columns=names.NOTES), expected.drop(columns=names.NOTES, errors="ignore")
+    )
 
 
 def test_a_covariate_that_the_model_needs_is_refused_where_it_is_missing_or_not_a_number(
@@ -329,7 +338,7 @@ def test_a_covariate_that_the_model_needs_is_refused_where_it_is_missing_or_not_
     for name in set(case.spec.columns) - {*names.HISTORY, *names.OHLC}:
         with pytest.raises(BadInput, match=name):
             case.forecast(case.history.drop(columns=name))
-        broken = case.history.assign(**{name: case.history[name].where(case.history.index != 3)})
+        broken = case.history.assign(**{name: np.nan})
         with pytest.raises(BadInput) as caught:
             case.forecast(broken)
         assert caught.value.code == "NON_FINITE"

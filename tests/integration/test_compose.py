@@ -34,8 +34,8 @@ from shared import SHARED
 from mlprojects.baselines import model as baselines
 from mlprojects.baselines.train import Config, spec
 from registry.forecast import calendars, names
+from registry.forecast.checks import check_history
 from registry.forecast.forecast import Forecaster
-from registry.forecast.history import check_history
 from registry.settings import CHECKOUT, Settings
 from registry.versions import tracking
 from registry.versions.store import DESCRIPTION_LIMIT, Store

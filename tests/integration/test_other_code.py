@@ -30,7 +30,8 @@ from jobs.training.references import References, Unwatched
 from mlprojects.ensemble.model import Ensemble
 from registry.errors import BadHistory, BadParameter, Corrupt, KronosError, NotAvailable
 from registry.forecast import names
-from registry.forecast.history import History, check_history
+from registry.forecast.checks import check_history
+from registry.forecast.history import History
 from registry.settings import CHECKOUT, Settings
 from registry.training import Trained
 from registry.versions import artifacts, manifest, tracking, worker_program

@@ -166,7 +166,8 @@ def test_a_bad_request_gets_our_code_and_its_status_and_nothing_of_its_data(
     assert body["message"]
     secrets = {"Traceback", "stack_trace", "AAPL", "2022-", str(CHECKOUT), "dataframe"}
     if code == "NOT_A_SESSION":
-        assert body["message"] == "2022-10-01 is not a session of XNYS"
+        closed = "has dates on which XNYS was closed: 2022-10-01; leave them out"
+        assert body["message"] == f"series 1 of 1 {closed}"
         secrets.remove("2022-")
     for secret in secrets:
         assert secret not in reply.text

@@ -1,6 +1,5 @@
 """Daily bars: every check with a bar that breaks it, the filled values and the corrections."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,22 +8,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.errors import BadHistory
 from registry.forecast import bars, names
+from registry.forecast.faults import Fault
+from registry.forecast.history import History
 
 Columns = dict[str, np.ndarray]
-IDS = ("ALFA", "BRAVO")
-BOUNDS = np.array([0, 3, 6])
+DAYS = np.array(["2020-01-06", "2020-01-07", "2020-01-08"], dtype="datetime64[D]")
+CHECKS = (bars.prices, bars.volumes, bars.order, bars.basis)
 
 # Two series of three sessions. The first y of a series is free, the others follow from the closes.
-CLOSE = [100.0, 110.0, 99.0, 50.0, 50.0, 51.0]
+CLOSE = [100.01, 110.02, 99.03, 50.01, 50.01, 51.02]
 
 
 def columns(**changes: Any) -> Columns:
     """Possible bars of both series; `changes` replace whole columns."""
     close = np.array(CLOSE)
     possible = {
-        "y": np.array([0.3, np.log(1.1), np.log(0.9), -0.2, 0.0, np.log(1.02)]),
+        "y": np.array([0.3, *np.diff(np.log(CLOSE))]),
         "open": close - 1.0,
         "high": close + 2.0,
         "low": close - 3.0,
@@ -42,55 +42,63 @@ def with_value(column: str, row: int, value: float) -> Columns:
     return {**possible, column: changed}
 
 
-NOT_POSITIVE = "1 rows have a price that is not positive"
-OUTSIDE = "1 rows have open or close outside low..high"
+def history(sent: Columns) -> History:
+    return History(("ALFA", "BRAVO"), np.array([0, 3, 6]), np.tile(DAYS, 2), sent)
+
+
+def faults(sent: Columns) -> list[Fault]:
+    """What the first check finds that finds something."""
+    for check in CHECKS:
+        found = [*check(history(sent))]
+        if found:
+            return found
+    return []
+
+
+NOT_POSITIVE = "has a price that is not positive in 1 of 3 sessions, first on"
+OUTSIDE = "has open or close outside low..high in 1 of 3 sessions, first on"
 
 
 def test_possible_bars_pass_with_and_without_volume_and_amount():
-    bars.check(columns(), IDS, BOUNDS)
-    bars.check({name: columns()[name] for name in ("y", *names.OHLC)}, IDS, BOUNDS)
+    assert faults(columns()) == []
+    assert faults({name: columns()[name] for name in ("y", *names.OHLC)}) == []
 
 
 def test_a_bar_whose_four_prices_are_one_is_possible():
     flat = np.array(CLOSE)
-    bars.check(columns(open=flat, high=flat, low=flat), IDS, BOUNDS)
+    assert faults(columns(open=flat, high=flat, low=flat)) == []
 
 
 @pytest.mark.parametrize(
-    ("broken", "code", "message"),
+    ("broken", "fault"),
     [
-        (lambda: with_value("low", 1, 0.0), "BAD_PRICE", f"{NOT_POSITIVE}, first row 1"),
-        (lambda: with_value("open", 4, -1.0), "BAD_PRICE", f"{NOT_POSITIVE}, first row 4"),
+        (with_value("low", 1, 0.0), Fault(0, "BAD_PRICE", f"{NOT_POSITIVE} 2020-01-07")),
+        (with_value("open", 4, -1.0), Fault(1, "BAD_PRICE", f"{NOT_POSITIVE} 2020-01-07")),
+        (with_value("open", 2, 102.0), Fault(0, "BAD_BAR", f"{OUTSIDE} 2020-01-08")),
+        (with_value("open", 3, 46.0), Fault(1, "BAD_BAR", f"{OUTSIDE} 2020-01-06")),
+        (with_value("high", 1, 109.5), Fault(0, "BAD_BAR", f"{OUTSIDE} 2020-01-07")),
+        (with_value("low", 5, 51.5), Fault(1, "BAD_BAR", f"{OUTSIDE} 2020-01-08")),
         (
-            lambda: columns(high=columns()["low"], low=columns()["high"]),
-            "BAD_BAR",
-            "6 rows have high below low, first row 0",
-        ),
-        (lambda: with_value("open", 2, 102.0), "BAD_BAR", f"{OUTSIDE}, first row 2"),
-        (lambda: with_value("open", 3, 46.0), "BAD_BAR", f"{OUTSIDE}, first row 3"),
-        (lambda: with_value("high", 1, 109.5), "BAD_BAR", f"{OUTSIDE}, first row 1"),
-        (lambda: with_value("low", 5, 51.5), "BAD_BAR", f"{OUTSIDE}, first row 5"),
-        (
-            lambda: with_value("volume", 5, -1.0),
-            "BAD_VOLUME",
-            "1 rows have negative volume, first row 5",
+            with_value("volume", 5, -1.0),
+            Fault(1, "BAD_VOLUME", "has negative volume in 1 of 3 sessions, first on 2020-01-08"),
         ),
         (
-            lambda: with_value("amount", 0, -0.5),
-            "BAD_VOLUME",
-            "1 rows have negative amount, first row 0",
+            with_value("amount", 0, -0.5),
+            Fault(0, "BAD_VOLUME", "has negative amount in 1 of 3 sessions, first on 2020-01-06"),
         ),
         (
-            lambda: with_value("y", 2, np.log(0.9) + 2e-4),
-            "PRICE_BASIS",
-            "1 rows have y that is not the log return of close; put the bars on one price basis: "
-            "multiply them by adj_close / close, first row 2",
+            with_value("y", 2, np.log(99.03 / 110.02) + 3e-4),
+            Fault(
+                0,
+                "PRICE_BASIS",
+                "has y that is not the log return of close in 1 of 3 sessions, first on "
+                "2020-01-08; put the bars on one price basis: multiply them by adj_close / close",
+            ),
         ),
     ],
     ids=[
         "a price of 0",
         "a negative price",
-        "high and low exchanged",
         "open above high",
         "open below low",
         "close above high",
@@ -100,42 +108,106 @@ def test_a_bar_whose_four_prices_are_one_is_possible():
         "y of another price basis",
     ],
 )
-def test_an_impossible_bar_is_refused_by_code_and_row(
-    broken: Callable[[], Columns], code: str, message: str
-):
-    with pytest.raises(BadHistory) as caught:
-        bars.check(broken(), IDS, BOUNDS)
-    assert (caught.value.code, caught.value.message, caught.value.status) == (code, message, 400)
+def test_an_impossible_bar_is_found_by_series_code_and_date(broken: Columns, fault: Fault):
+    assert faults(broken) == [fault]
+
+
+def test_high_and_low_exchanged_is_said_first():
+    exchanged = columns(high=columns()["low"], low=columns()["high"])
+    text = "has high below low in 3 of 3 sessions, first on 2020-01-06"
+    assert faults(exchanged)[:2] == [Fault(0, "BAD_BAR", text), Fault(1, "BAD_BAR", text)]
 
 
 def test_a_split_that_was_not_adjusted_is_another_price_basis():
-    halved = np.array([100.0, 110.0, 49.5, 50.0, 50.0, 51.0])
-    split = columns(open=halved, high=halved + 1, low=halved - 1, close=halved)
-    with pytest.raises(BadHistory, match="first row 2") as caught:
-        bars.check(split, IDS, BOUNDS)
-    assert caught.value.code == "PRICE_BASIS"
+    halved = np.array([100.01, 110.02, 49.51, 50.01, 50.01, 51.02])
+    [fault] = faults(columns(open=halved, high=halved + 1, low=halved - 1, close=halved))
+    assert (fault.series, fault.code) == (0, "PRICE_BASIS")
+    assert "first on 2020-01-08" in fault.text
 
 
 def test_y_may_differ_from_the_closes_as_rounding_makes_it_and_is_free_in_a_first_session():
-    bars.check(with_value("y", 2, np.log(0.9) + 0.9e-4), IDS, BOUNDS)
-    bars.check(with_value("y", 0, -0.7), IDS, BOUNDS)
-    bars.check(with_value("y", 3, 0.7), IDS, BOUNDS)
+    assert faults(with_value("y", 2, np.log(99.03 / 110.02) + 0.9e-4)) == []
+    assert faults(with_value("y", 0, -0.7)) == []
+    assert faults(with_value("y", 3, 0.7)) == []
 
 
-def test_a_series_of_one_close_is_refused_and_said_by_its_place():
-    close = np.array([100.0, 110.0, 99.0, 50.0, 50.0, 50.0])
-    y = columns()["y"] * [1, 1, 1, 1, 1, 0]
-    constant = columns(y=y, open=close, high=close, low=close, close=close)
-    with pytest.raises(BadHistory) as caught:
-        bars.check(constant, IDS, BOUNDS)
-    assert caught.value.code == "CONSTANT"
-    assert caught.value.message == (
-        "series 2 of 2 has the same close in all 3 sessions; such a series has no scale to forecast"
-    )
+# --- rounding -----------------------------------------------------------------------------------
 
 
-def test_a_series_of_one_session_is_not_called_constant():
-    bars.check({name: values[:4] for name, values in columns().items()}, IDS, np.array([0, 3, 4]))
+def test_bars_without_a_rounding_error_stay_as_they_are():
+    sent = columns()
+    same = bars.rounded(history(sent))
+    assert same.notes == {}
+    for name, values in sent.items():
+        assert same.columns[name] is values
+
+
+@pytest.mark.parametrize("unit", [np.float64, np.float32])
+def test_a_high_or_low_off_by_units_in_the_last_place_is_widened_and_said(unit: Any):
+    close = np.array(CLOSE)
+    high, low = close.copy(), close.copy()
+    high[1] = np.nextafter(unit(110.02), unit(0))
+    low[4] = np.nextafter(unit(50.01), unit(100))
+    sent = columns(open=close, high=high, low=low)
+    assert faults(sent) == []
+    widened = bars.rounded(history(sent))
+    assert widened.notes == {"bars": "high or low was widened by a rounding error in 2 bars"}
+    npt.assert_array_equal(widened.columns["high"], close)
+    npt.assert_array_equal(widened.columns["low"], close)
+    npt.assert_array_equal(high[1] < close[1], True)  # the sender's arrays are left alone
+
+
+def test_a_high_in_cents_may_lie_half_a_cent_below_a_close_of_more_digits():
+    """Half a tick of the coarser price, and no more."""
+    close = np.array([100.014, 110.0249, 99.031, 50.0101, 50.0123, 51.0217])
+    y = np.concatenate([[0.3], np.diff(np.log(close))])
+    cents = np.round(close, 2)
+    sent = columns(y=y, close=close, open=cents, high=cents, low=cents - 1)
+    assert faults(sent) == []
+    npt.assert_array_equal(bars.rounded(history(sent)).columns["high"], np.maximum(cents, close))
+    further = columns(y=y, close=close, open=cents, high=cents - 0.01, low=cents - 1)
+    assert {fault.code for fault in faults(further)} == {"BAD_BAR"}
+
+
+def test_a_close_of_one_tick_above_the_high_is_a_contradiction():
+    cents = np.array(CLOSE)
+    [fault, _] = faults(columns(high=cents - 0.01, open=cents - 0.01))
+    assert fault.code == "BAD_BAR"
+
+
+@pytest.mark.parametrize(
+    ("prices", "tick"),
+    [
+        ([100.0, 7.0, 53.0], 1.0),
+        ([100.25, 7.13, 53.0], 0.01),
+        ([1.1234, 1.1238, 1.13], 1e-4),
+        ([np.float32(100.25), np.float32(7.13), np.float32(53.01)], 0.01),
+        ([0.00012345, 0.00012399, 0.0001], 1e-8),
+    ],
+)
+def test_the_tick_of_prices_is_the_coarsest_of_which_all_are_multiples(prices: Any, tick: float):
+    sent = {"close": np.array([*prices, 1.0, 2.0, 3.0], dtype=np.float64)}
+    npt.assert_allclose(bars.ticks(history(sent), "close"), [tick, 1.0])
+
+
+def test_prices_of_many_digits_have_no_tick_that_counts():
+    sent = {"close": np.array([np.pi, np.e, np.sqrt(2), 1e5 / 3, 2e5 / 7, 1e5 / 9])}
+    assert (bars.ticks(history(sent), "close") <= [1e-5, 0.1]).all()
+
+
+def test_closes_in_cents_fit_returns_of_more_digits_and_it_is_said():
+    exact = np.array([0.873, 0.8816, 0.8747, 0.51, 0.52, 0.5344])
+    y = np.concatenate([[0.0], np.diff(np.log(exact))])
+    y[3] = 0.0
+    cents = np.round(exact, 2)
+    assert np.abs(np.diff(np.log(cents))[:2] - y[1:3]).max() > 10 * bars.BASIS
+    sent = columns(y=y, open=cents, high=cents, low=cents, close=cents)
+    assert faults(sent) == []
+    note = "y fits close only within the rounding of prices in 3 sessions"
+    assert bars.rounded(history(sent)).notes == {"basis": note}
+    # Half a cent at each of two closes of about 0.87 is 1.15 %.
+    [fault] = faults({**sent, "y": y + np.array([0, 0.02, 0, 0, 0, 0])})
+    assert (fault.series, fault.code) == (0, "PRICE_BASIS")
 
 
 # --- filled values ------------------------------------------------------------------------------
@@ -163,8 +235,8 @@ def test_missing_amount_is_the_mean_of_the_four_prices_times_volume():
     del sent["amount"]
     filled, notes = bars.complete(sent)
     assert notes == {"amount": "amount was missing and taken as mean price x volume"}
-    # The first session: (99 + 102 + 97 + 100) / 4 x 10 = 995; the second has no volume
-    npt.assert_allclose(filled[:2, 5], [995.0, 0.0], rtol=1e-15)
+    # The first session: (99.01 + 102.01 + 97.01 + 100.01) / 4 x 10; the second has no volume
+    npt.assert_allclose(filled[:2, 5], [995.1, 0.0], rtol=1e-15)
     npt.assert_array_equal(filled[:, 4], columns()["volume"])
 
 

@@ -14,7 +14,8 @@ from registry.settings import CHECKOUT
 KINDS = {name: kind for name, kind in vars(errors).items() if isinstance(kind, type)}
 # Functions that take a code as an argument; the tests check their callers.
 PASSED_ON = {
-    ("registry/forecast/bars.py", "_refuse"),
+    ("registry/forecast/checks.py", "refusal"),
+    ("registry/forecast/rendering.py", "unpacked"),
     ("registry/codes.py", "from_code"),
     ("registry/versions/served.py", "__init__"),
 }
@@ -70,20 +71,29 @@ def test_every_code_that_is_raised_stands_in_the_table_with_its_class() -> None:
                 f"{place}: {code} is a {CODES[code].kind.__name__}"
             )
         raised_codes |= codes
-    raised_codes |= {"BAD_PRICE", "BAD_BAR", "BAD_VOLUME", "PRICE_BASIS"}  # through bars._refuse
+    raised_codes |= {ast.literal_eval(code) for _, code in faults()}
     raised_codes |= {kind.code for kind in KINDS.values()}
     raised_codes |= {"WORKER", "TRIAL"}
     assert raised_codes == set(CODES), "a code that nobody raises"
 
 
-def test_codes_that_are_handed_on_stand_in_the_table() -> None:
-    tree = ast.parse((CHECKOUT / "registry" / "forecast" / "bars.py").read_text())
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    calls = [call for call in calls if ast.unparse(call.func) == "_refuse"]
-    codes = {call.args[2].value for call in calls if isinstance(call.args[2], ast.Constant)}
-    assert len(calls) == 7
-    assert codes == {"BAD_PRICE", "BAD_BAR", "BAD_VOLUME", "PRICE_BASIS"}
-    assert all(CODES[str(code)].kind is errors.BadHistory for code in codes)
+def faults() -> Iterator[tuple[str, ast.expr]]:
+    """(file, code) of every fault of a series that a check finds."""
+    places = {"Fault": 1, "in_rows": 3}  # of the code among the arguments
+    for name in ("bars", "checks"):
+        tree = ast.parse((CHECKOUT / "registry" / "forecast" / f"{name}.py").read_text())
+        for call in [node for node in ast.walk(tree) if isinstance(node, ast.Call)]:
+            function = ast.unparse(call.func)
+            if function in places:
+                yield name, call.args[places[function]]
+
+
+def test_codes_of_refused_series_stand_in_the_table() -> None:
+    found = list(faults())
+    assert all(isinstance(code, ast.Constant) for _, code in found)
+    codes = {ast.literal_eval(code) for _, code in found}
+    assert {"GAP", "HALTED", "TOO_SHORT", "BAD_BAR", "PRICE_BASIS"} < codes
+    assert all(CODES[code].kind is errors.BadHistory for code in codes)
 
 
 def test_every_class_has_its_own_code_in_the_table() -> None:

@@ -25,8 +25,9 @@ from mlprojects.baselines import settings as family_settings
 from registry.errors import BadHistory
 from registry.forecast import calendars, names
 from registry.forecast.answer import forecast_of
+from registry.forecast.checks import check_history
 from registry.forecast.forecast import Forecast
-from registry.forecast.history import check_history
+from registry.forecast.history import History
 from registry.forecast.spec import ModelSpec
 from registry.scoring.difference import against
 from registry.scoring.rolling import origins_between, rolling
@@ -256,7 +257,8 @@ def test_a_series_that_stopped_moving_is_forecast_all_the_same(kind: str):
     y = np.zeros((2, 900))
     y[:, :3] = 0.05
     forecaster = with_parameters(kind, STOCKS[:1])  # of the two, B is unknown
-    quantiles = predict(forecaster, as_history(y)).quantiles
+    history = History.of(as_history(y))  # a request may not bring it
+    quantiles = forecaster.predict(history, forecaster.spec.request()).quantiles
     if kind == "gjr":
         npt.assert_array_equal(quantiles, 0.0)  # its last 500 residuals are 0
     else:

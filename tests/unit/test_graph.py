@@ -20,8 +20,8 @@ from registry.errors import BadConfig, BadHistory
 from registry.forecast import names
 from registry.forecast.answer import forecast_of
 from registry.forecast.arrays import Floats
+from registry.forecast.checks import check_history
 from registry.forecast.forecast import Forecast
-from registry.forecast.history import check_history
 from registry.forecast.spec import ModelSpec
 
 SESSIONS = 6

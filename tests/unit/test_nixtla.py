@@ -20,8 +20,8 @@ from registry import training
 from registry.errors import BadConfig, BadHistory, KronosError
 from registry.forecast import names
 from registry.forecast.answer import forecast_of
+from registry.forecast.checks import check_history
 from registry.forecast.forecast import Forecast
-from registry.forecast.history import check_history
 from registry.training import Trained
 
 SERIES = ("AAPL", "JNJ", "XOM")

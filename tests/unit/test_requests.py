@@ -13,7 +13,7 @@ from mlflow.pyfunc import PyFuncModel, scoring_server
 from mlflow.types import ColSpec, Schema
 
 from registry.errors import BadHistory
-from registry.forecast.history import check_history
+from registry.forecast.checks import check_history
 from registry.forecast.spec import ModelSpec
 from registry.versions import handover, requests
 from registry.versions.pyfunc import ForecastModel

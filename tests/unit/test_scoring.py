@@ -22,7 +22,8 @@ from registry.scoring.rolling import KEYS, origins_between, rolling
 from registry.scoring.scores import levels_of, means, rank_ic, reliability, scores
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
-EWMA = Ewma(ModelSpec("ewma", "baselines", min_context=60, max_context=100, max_horizon=5))
+EVERY_DAY = "24/7"  # the calendar of `simulated`
+EWMA = Ewma(ModelSpec("ewma", "baselines", 60, 100, 5, calendar=EVERY_DAY))
 
 
 def simulated(
@@ -52,8 +53,9 @@ class Constant:
     def spec(self) -> ModelSpec:
         option = Option("num_samples", "long", 7)
         return ModelSpec(
-            "constant", "fake", 1, self.max_context, 5, levels=self.levels, options=(option,)
-        )
+            "constant", "fake", 1, self.max_context, 5, levels=self.levels, options=(option,),
+            calendar=EVERY_DAY,
+        )  # fmt: skip
 
     def predict(self, history: History, request: Request) -> Forecast:
         self.histories.append(history)
@@ -78,10 +80,9 @@ def test_outcomes_of_origins_do_not_pass_the_end_of_the_period():
 
 
 def uneven() -> pd.DataFrame:
-    """S0 from 1 to 20 January, S1 from the 6th to the 15th without the 10th, S2 from the 11th to
-    the 20th."""
+    """S0 from 1 to 20 January, S1 from the 6th to the 15th, S2 from the 11th to the 20th."""
     history = simulated(length=20)
-    days_of = {"S0": [*range(1, 21)], "S1": [6, 7, 8, 9, *range(11, 16)], "S2": [*range(11, 21)]}
+    days_of = {"S0": [*range(1, 21)], "S1": [*range(6, 16)], "S2": [*range(11, 21)]}
     parts = []
     for name, series in history.groupby(names.UNIQUE_ID):
         parts.append(series[series[names.DS].dt.day.isin(days_of[name])])
@@ -93,7 +94,7 @@ def test_origins_are_sessions_from_which_some_series_can_be_scored():
     assert list(origins.day) == list(range(4, 18))
     only_later = uneven()[uneven()[names.UNIQUE_ID] != "S0"]
     origins = origins_between(only_later, "2020-01-03", None, 3)
-    assert list(origins.day) == [6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17]
+    assert list(origins.day) == list(range(6, 18))
 
 
 def test_origins_have_the_context_that_was_asked_for():
@@ -269,9 +270,18 @@ def test_a_series_takes_part_where_it_has_the_session_the_context_and_the_outcom
     first_steps = forecasts[forecasts["step"] == 1]
     days = first_steps.groupby("unique_id")["origin"].apply(lambda origin: list(origin.dt.day))
     assert days["S0"] == [*range(4, 18)]
-    # From its second session, without the 10th, with three more sessions up to the 15th.
-    assert days["S1"] == [7, 8, 9, 11, 12]
+    # From its second session, with three more sessions up to the 15th.
+    assert days["S1"] == [7, 8, 9, 10, 11, 12]
     assert days["S2"] == [*range(12, 18)]
+
+
+def test_a_series_takes_no_part_at_a_session_that_it_lacks():
+    history = simulated(length=40)
+    lacking = (history[names.UNIQUE_ID] == "S1") & (history[names.DS] == "2020-01-30")
+    constant, origins = Constant(), pd.DatetimeIndex(["2020-01-29", "2020-01-30", "2020-01-31"])
+    rolling(constant, history[~lacking], origins, 3)
+    ids = [passed.ids for passed in constant.histories]
+    assert ids == [("S0", "S1", "S2"), ("S0", "S2"), ("S0", "S1", "S2")]
 
 
 def test_the_forecaster_is_shown_those_that_take_part_and_no_others():
@@ -281,7 +291,7 @@ def test_the_forecaster_is_shown_those_that_take_part_and_no_others():
     assert ids == [("S0",), ("S0", "S1", "S2"), ("S0", "S2")]
     second = constant.histories[1]
     expected = history[history[names.DS] <= "2020-01-11"]
-    npt.assert_array_equal(second.lengths, [11, 5, 1])
+    npt.assert_array_equal(second.lengths, [11, 6, 1])
     npt.assert_array_equal(second.ds, expected[names.DS])
     npt.assert_array_equal(second.columns[names.Y], expected[names.Y])
 
@@ -307,8 +317,9 @@ class Joint(Constant):
     @property
     def spec(self) -> ModelSpec:
         return ModelSpec(
-            "joint", "fake", 1, 30, 5, levels=self.levels, joint=True, universe=("S0", "S1", "S2")
-        )
+            "joint", "fake", 1, 30, 5, levels=self.levels, joint=True,
+            universe=("S0", "S1", "S2"), calendar=EVERY_DAY,
+        )  # fmt: skip
 
 
 def test_a_joint_model_needs_all_of_its_series():
@@ -332,8 +343,9 @@ class Measuring(Constant):
     @property
     def spec(self) -> ModelSpec:
         return ModelSpec(
-            "measuring", "fake", 1, 30, 5, levels=self.levels, optional=("volume", "amount")
-        )
+            "measuring", "fake", 1, 30, 5, levels=self.levels, optional=("volume", "amount"),
+            calendar=EVERY_DAY,
+        )  # fmt: skip
 
     def predict(self, *args: Any) -> Forecast:
         forecast = super().predict(*args)
@@ -480,7 +492,7 @@ def test_means_under_published_names_over_all_and_by_group():
 
 
 def test_coverage_of_a_true_forecast_is_nominal():
-    history = simulated(n=2, length=4000).assign(y=np.random.default_rng(0).normal(0, 0.01, 8000))
+    history = simulated(n=4, length=2000).assign(y=np.random.default_rng(0).normal(0, 0.01, 8000))
     averages = means(scored_constant(0.01, history, horizon=1)).iloc[0]
     npt.assert_allclose(
         averages[["coverage_50", "coverage_90"]].astype(float), [0.5, 0.9], atol=0.015

@@ -23,8 +23,8 @@ from mlprojects.ssm.windows import SHARED, Windows
 from registry.errors import BadConfig, BadHistory
 from registry.forecast import names, volatility
 from registry.forecast.answer import forecast_of
+from registry.forecast.checks import check_history
 from registry.forecast.forecast import Forecast
-from registry.forecast.history import check_history
 from registry.training import Trained
 
 SERIES = ("AAPL", "JNJ", "XOM")

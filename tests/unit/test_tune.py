@@ -30,7 +30,7 @@ from jobs.tuning.study import METRICS, STARTUP, WARMUP, Study, open_study
 from jobs.tuning.trial import Outcome
 from registry import training
 from registry.errors import BadConfig, BadInput, KronosError
-from registry.forecast import names, volatility
+from registry.forecast import calendars, names, volatility
 from registry.forecast.forecast import Forecast
 from registry.forecast.history import History
 from registry.forecast.spec import ModelSpec, Request
@@ -150,7 +150,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 @pytest.fixture(scope="module")
 def history() -> pd.DataFrame:
     """Two series of normal returns, volatility 1 % and 2 %; 900 sessions to the end of 2020."""
-    sessions = pd.bdate_range(end="2020-12-31", periods=900)
+    sessions = calendars.sessions("XNYS", "2016-01-04", "2020-12-31")[-900:]
     draw = np.random.default_rng(0)
     parts = [
         pd.DataFrame({names.UNIQUE_ID: name, names.DS: sessions, names.Y: draw.normal(0, sd, 900)})
