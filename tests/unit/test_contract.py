@@ -382,7 +382,11 @@ def test_optional_columns_are_taken_where_they_are_sent(frame: pd.DataFrame, col
     [
         (without("low"), "MISSING_COLUMN", "history lacks low; prices needs unique_id, ds"),
         (bar_history().assign(volume="many"), "NOT_A_NUMBER", "volume must be numbers"),
-        (bar_history().assign(volume=None), "NON_FINITE", "volume is not finite in 18 rows"),
+        (
+            bar_history().assign(volume=None),
+            "NON_FINITE",
+            "series 1 of 3 has volume that is not finite in 6 of 6 sessions, first on 2020-01-06",
+        ),
         (
             bar_history().assign(volume=np.nan),
             "NON_FINITE",
