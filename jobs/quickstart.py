@@ -16,7 +16,7 @@ from jobs.training.references import References
 from registry.errors import KronosError
 from registry.ledger.claims import user
 from registry.promotion import moves
-from registry.promotion.audit import open_ledger
+from registry.promotion.opening import open_ledger
 from registry.settings import CHECKOUT, Settings
 from registry.versions import tracking
 from registry.versions.store import Store

@@ -129,7 +129,7 @@ def promote(
     """
     from registry.ledger.claims import user
     from registry.promotion import moves
-    from registry.promotion.audit import open_ledger
+    from registry.promotion.opening import open_ledger
 
     store = _store()
     number = store.resolve(f"{model}/{version}").version
@@ -162,7 +162,7 @@ def rollback(model: Model, why: Why = "", as_json: Json = False) -> None:
     """
     from registry.ledger.claims import user
     from registry.promotion import moves
-    from registry.promotion.audit import open_ledger
+    from registry.promotion.opening import open_ledger
 
     store = _store()
     with open_ledger(store) as ledger:
@@ -190,20 +190,21 @@ def history(
     Example: python -m registry history nbeats --at 2026-11-22T10:00
     """
     from registry.promotion import audit, moves
+    from registry.promotion.opening import open_ledger
 
     instant = _instant(at) if at else None
     broken: Corrupt | None = None
     store = _store()
-    with audit.open_ledger(store) as ledger:
+    with open_ledger(store) as ledger:
         records = moves.history(ledger, model, instant)
+        if model not in ledger.models():
+            store.aliases(model)  # raises NotFound for an unknown model
         try:
             audit.check(store, ledger, model)
         except Corrupt as error:
             broken = error
-    if not records:
-        store.aliases(model)  # raises NotFound for an unknown model
-        if instant is not None:
-            raise NotFound(f"nothing was in Production of {model} at {at}")
+    if not records and instant is not None:
+        raise NotFound(f"nothing was in Production of {model} at {at}")
     columns = ("sequence", "moved_at", "action", "stage", "version", "from_version", "who", "why")
     rows = []
     for record in records:
@@ -230,7 +231,7 @@ def verify(
     Example: python -m registry verify nbeats/3
     """
     from registry.promotion import evidence
-    from registry.promotion.audit import open_ledger
+    from registry.promotion.opening import open_ledger
 
     store = _store()
     rows = []
@@ -257,8 +258,8 @@ def doctor(
 
     Example: python -m registry doctor nbeats --repair
     """
-    from registry.promotion.audit import open_ledger
     from registry.promotion.doctor import examine
+    from registry.promotion.opening import open_ledger
 
     store = _store()
     with open_ledger(store) as ledger:

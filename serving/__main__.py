@@ -42,7 +42,7 @@ def start(
     KRONOS_MODE decides which model `kronos` means: kronos, simulated (kronos_simulated), or auto
     (kronos if it can be served, else kronos_simulated).
     """
-    from registry.promotion.audit import open_ledger
+    from registry.promotion.opening import open_ledger
     from registry.settings import Settings
     from registry.versions.store import Store
     from serving.modes import choose
@@ -103,7 +103,7 @@ def request(
 
     Example: python -m serving request nbeats > request.json
     """
-    from registry.promotion.audit import open_ledger
+    from registry.promotion.opening import open_ledger
     from registry.settings import Settings
     from registry.versions.store import Store
     from serving.modes import choose

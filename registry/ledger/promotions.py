@@ -30,7 +30,8 @@ _DECIDED = (
     "model", "sequence", "action", "stage", "version", "from_version", "who", "why", "evidence",
     "claimed_at", "previous_hash",
 )  # fmt: skip
-# Columns that the hash covers. By rule 1 all registries shared one chain, and there was no seal.
+# Columns that the hash covers. By rule 1 all registries shared one chain without seals; those rows
+# are sealed when their registry is known.
 HASHED = {1: _DECIDED, RULE: (*_DECIDED, "registry", "rule")}
 _COMPLETION = ("hash", "moved_at", "completed_at", "audit_run_id")  # columns that the seal covers
 
@@ -67,7 +68,7 @@ class Record(Claim):
     hash: Annotated[str, sa.String(64)]
     registry: str | None  # id of the registry; None in a row of rule 1 that found none yet
     rule: int
-    seal: str | None  # empty until the row is completed, and by rule 1
+    seal: str | None  # empty until the row is completed and its registry is known
 
     @property
     def end(self) -> str:
@@ -102,6 +103,16 @@ promotions = database.table(
 )
 
 
+def _record(row: Mapping[str, Any]) -> Record:
+    """A row whose values have the types of its columns. Raises ValueError."""
+    for column in promotions.columns:
+        value = row[column.name]
+        missing = value is None and column.nullable
+        if not missing and not isinstance(value, column.type.python_type):
+            raise ValueError(f"{column.name} is {type(value).__name__}")
+    return Record(**row)
+
+
 # --- hash chain -------------------------------------------------------------------------------
 
 
@@ -115,11 +126,14 @@ def chain_hash(decided: Mapping[str, Any]) -> str:
     return _sha256({key: decided[key] for key in HASHED[decided["rule"]]})
 
 
-def seal_of(completed: Mapping[str, Any]) -> str | None:
-    """sha256 over the hash and the completion of a row; None by rule 1, which has no seal."""
-    if completed["rule"] == 1:
-        return None
+def seal_of(completed: Mapping[str, Any]) -> str:
+    """sha256 over the hash and the completion of a row."""
     return _sha256({key: completed[key] for key in _COMPLETION})
+
+
+def sealed(completed: Record) -> Record:
+    """A completed row with its seal."""
+    return replace(completed, seal=seal_of(asdict(completed)))
 
 
 def _sha256(values: Mapping[str, Any]) -> str:
@@ -152,6 +166,7 @@ def _check_links(records: Sequence[Record], sequence: int, previous: str) -> Non
     """Raise Corrupt unless the rows continue a row of this sequence number and end."""
     for number, record in enumerate(records, start=sequence + 1):
         row = f"promotion {record.sequence} of {record.model}"
+        unfinished = record.completed_at is None
         if record.sequence != number:
             raise _broken(f"{row} follows promotion {number - 1}: a row of the ledger is missing")
         if record.previous_hash != previous:
@@ -159,10 +174,10 @@ def _check_links(records: Sequence[Record], sequence: int, previous: str) -> Non
         values = asdict(record)
         if record.rule not in HASHED or chain_hash(values) != record.hash:
             raise _broken(f"{row} was changed after it was written: its hash differs")
-        seal = None if record.completed_at is None else seal_of(values)
-        if record.seal != seal:
+        seal = None if unfinished or record.registry is None else seal_of(values)
+        if record.seal != seal or (unfinished and record is not records[-1]):
             raise _broken(f"{row} was changed after it was completed: its seal differs")
-        previous = record.end
+        previous = record.hash if record.rule == 1 else record.end
 
 
 def _broken(message: str) -> Corrupt:
@@ -205,7 +220,7 @@ class Ledger:
         """Names of the models that have promotions, sorted."""
         query = sa.select(promotions.c.model).where(self._own).distinct()
         with database.read(self.engine) as connection:
-            return sorted(connection.scalars(query))
+            return sorted(connection.scalars(query), key=str)
 
     def records(self, model: str) -> list[Record]:
         """All promotions of a model in sequence, including unfinished and withdrawn ones."""
@@ -219,15 +234,27 @@ class Ledger:
         """Raise Corrupt unless every row of the model is as it was written."""
         check_chain(self._select(model, self._own | (promotions.c.rule == 1)), self.registry)
 
+    def other_registries(self) -> dict[str, str]:
+        """Id of each other registry -> an audit run of its newest promotions."""
+        c = promotions.c
+        query = sa.select(c.registry, c.audit_run_id).order_by(c.id)
+        others = query.where(c.registry != self.registry, c.audit_run_id.is_not(None))
+        with database.read(self.engine) as connection:
+            return {row.registry: row.audit_run_id for row in connection.execute(others)}
+
     def unassigned_models(self) -> list[str]:
         """Names of the models with rows of rule 1 that name no registry yet, sorted."""
-        query = sa.select(promotions.c.model).where(promotions.c.registry.is_(None)).distinct()
+        query = sa.select(promotions.c.model).where(self._unassigned).distinct()
         with database.read(self.engine) as connection:
-            return sorted(connection.scalars(query))
+            return sorted(connection.scalars(query), key=str)
 
     def unassigned(self, model: str) -> list[Record]:
         """Rows of rule 1 that name no registry yet, in sequence."""
-        return self._select(model, promotions.c.registry.is_(None))
+        return self._select(model, self._unassigned)
+
+    @property
+    def _unassigned(self) -> sa.ColumnElement[bool]:
+        return promotions.c.registry.is_(None) & (promotions.c.rule == 1)
 
     @property
     def _own(self) -> sa.ColumnElement[bool]:
@@ -238,8 +265,8 @@ class Ledger:
         ordered = query.order_by(promotions.c.sequence)
         try:
             with database.read(self.engine) as connection:
-                return [Record(**row) for row in connection.execute(ordered).mappings()]
-        except ValueError as error:  # SQLite keeps any text as a time
+                return [_record(dict(row)) for row in connection.execute(ordered).mappings()]
+        except (TypeError, ValueError) as error:  # SQLite keeps a value of any type
             raise _broken(f"a promotion of {model} cannot be read: {error}") from error
 
     def _taken(self, record: Record) -> Conflict:
@@ -282,12 +309,6 @@ class Ledger:
     def audited(self, record: Record, run_id: str) -> None:
         self.claims.update(record, audit_run_id=run_id)
 
-    def completed(self, record: Record) -> Record:
-        """The row as `complete` writes it if it is completed now."""
-        at = now()
-        times = replace(record, moved_at=record.moved_at or at, completed_at=at)
-        return replace(times, seal=seal_of(asdict(times)))
-
     def complete(self, completed: Record) -> None:
         """Write the completion of a row from `completed`."""
         self.claims.update(
@@ -299,15 +320,23 @@ class Ledger:
 
     def withdraw(self, record: Record) -> None:
         """Complete a claim that moved nothing; its empty `moved_at` marks it as withdrawn."""
-        withdrawn = replace(record, moved_at=None, completed_at=now())
-        self.complete(replace(withdrawn, seal=seal_of(asdict(withdrawn))))
+        self.complete(sealed(replace(record, moved_at=None, completed_at=now())))
 
     def assign(self, record: Record) -> None:
-        """Write that a row of rule 1 is of this registry. Its hash does not cover that."""
+        """Write that a row of rule 1 is of this registry, and seal it if it is completed.
+
+        Raises Corrupt if this registry has a row of this sequence number already.
+        """
+        seal = sealed(record).seal if record.completed_at is not None else None
         c = promotions.c
         statement = sa.update(promotions).where(c.id == record.id, c.registry.is_(None))
-        with database.write(self.engine) as connection:
-            connection.execute(statement.values(registry=self.registry))
+        try:
+            with database.write(self.engine) as connection:
+                connection.execute(statement.values(registry=self.registry, seal=seal))
+        except IntegrityError as error:
+            raise _broken(
+                f"promotion {record.sequence} of {record.model} is there twice"
+            ) from error
 
     @contextmanager
     def holding(self, record: Record) -> Iterator[None]:

@@ -47,7 +47,9 @@ def examine(
 
 
 def _examine(store: Store, ledger: Ledger, name: str, repair: bool) -> Iterator[Finding]:
-    if name not in store.names() and ledger.records(name):
+    if name not in store.names() and name in ledger.models():
+        for case in _chain(store, ledger, name):
+            yield case.finding
         message = f"the ledger has promotions of {name}, which is no longer registered"
         advice = "none needed if it was deleted on purpose; its history is kept"
         yield Finding(name, "MODEL_GONE", message, advice)
@@ -97,20 +99,26 @@ def _missing_rows(store: Store, ledger: Ledger, name: str) -> Iterator[_Case]:
     missing = audit.compare(store, ledger, name).without_row
     if not missing:
         return
-    last = missing[-1].tags
+    action, version, stage = (missing[-1].tags.get(key) for key in ("action", "version", "stage"))
     message = (
-        f"{len(missing)} promotions have an audit run but no row in the ledger, the last: "
-        f"{last['action']} of version {last['version']} to {last['stage']} by {last['who']}"
+        f"promotions with an audit run in MLflow, but without a row in the ledger: {len(missing)}; "
+        f"the last is a {action} of version {version} to {stage}"
     )
-    repair = "restore the ledger from a backup, or record that these rows are missing"
+    repair = (
+        "restore the ledger that KRONOS_LEDGER_URI names from a backup, "
+        "or record that these rows are missing"
+    )
     remedy = partial(moves.adopt_after_loss, store, ledger, name)
     yield _Case(Finding(name, "ROWS_MISSING", message, repair), remedy)
 
 
 def _missing_runs(store: Store, ledger: Ledger, name: str) -> Iterator[_Case]:
     for row in audit.compare(store, ledger, name).without_run:
-        message = f"promotion {row.sequence} is whole, but its audit run is gone from MLflow"
-        repair = "none: restore the run from a backup; without it, nobody can confirm the row"
+        message = (
+            f"promotion {row.sequence} has no audit run in MLflow: the run was deleted there, or "
+            "the row was inserted"
+        )
+        repair = "none: compare with a backup of MLflow"
         yield _Case(Finding(name, "AUDIT_GONE", message, repair))
 
 

@@ -26,7 +26,7 @@ def fetch(store: Store, records: Sequence[Record], version: Version) -> Path:
         if promoted != registered:
             raise Corrupt(
                 f"{version.uri} is not what promotion {record.sequence} saw: its manifest was "
-                f"{promoted[:12]}, now it is {registered[:12]}; files and tag were exchanged "
+                f"{str(promoted)[:12]}, now it is {registered[:12]}; files and tag were exchanged "
                 "together, so do not load it; restore both from a backup"
             )
     return root

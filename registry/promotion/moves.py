@@ -214,11 +214,17 @@ def _outdated(store: Store, record: Record) -> bool:
     """Whether a claim must be withdrawn.
 
     It must be if its alias was moved outside before the claim moved it, or if the alias has yet to
-    move and the version is corrupt or no longer exists.
+    move and the version is corrupt or no longer exists. With an audit run, all but the completion
+    was done.
     """
     alias = ALIASES.get(record.stage)
     aliased = store.aliases(record.model).get(alias or "")
-    if alias is None or record.action == stages.ADOPT or aliased == record.version:
+    if (
+        alias is None
+        or record.audit_run_id
+        or record.action == stages.ADOPT
+        or aliased == record.version
+    ):
         return False
     if aliased not in (None, record.from_version):
         return record.moved_at is None
@@ -230,47 +236,50 @@ def _outdated(store: Store, record: Record) -> bool:
 
 
 def adopt(
+    store: Store, ledger: Ledger, records: list[Record], name: str, stage: str, version: int
+) -> Record:
+    """Record that an alias was moved outside, so that history and roll-back include it."""
+    why = f"alias {ALIASES[stage]} was moved outside the registry"
+    return _adopt(store, ledger, records, name, stage, version, why, {})
+
+
+def adopt_after_loss(store: Store, ledger: Ledger, name: str) -> None:
+    """Record that rows of the ledger are missing, and what the aliases name since.
+
+    Without an alias, the version of the last missing row counts as archived. The last adoption
+    names the missing rows: if this is killed before, they are still missing.
+    """
+    missing = audit.compare(store, ledger, name).without_row
+    if not missing:
+        return
+    why = f"rows of the ledger are missing; audit runs without a row: {len(missing)}"
+    aliases = store.aliases(name)
+    places = [(stage, aliases[alias]) for stage, alias in ALIASES.items() if alias in aliases]
+    *others, last = places or [(ARCHIVED, int(missing[-1].tags["version"]))]
+    for place in others:
+        _adopt(store, ledger, ledger.records(name), name, *place, why, {})
+    _adopt(store, ledger, ledger.records(name), name, *last, why, audit.loss(missing))
+
+
+def _adopt(
     store: Store,
     ledger: Ledger,
     records: list[Record],
     name: str,
     stage: str,
     version: int,
-    *,
-    why: str = "",
-    evidence: Mapping[str, Any] | None = None,
+    why: str,
+    facts: Mapping[str, Any],
 ) -> Record:
-    """Record in which stage a version is, so that history and roll-back include it.
-
-    By default its alias was moved outside.
-    """
     decision = Decision(
         model=name,
         action=stages.ADOPT,
         stage=stage,
         version=version,
         from_version=stages.expected(records).holder(stage),
-        evidence=evidence or {},
+        evidence=facts,
     )
-    why = why or f"alias {ALIASES[stage]} was moved outside the registry"
     return _carry_out(store, ledger, records, decision, who=user(), why=why)
-
-
-def adopt_after_loss(store: Store, ledger: Ledger, name: str) -> None:
-    """Record that rows of the ledger are missing, and what the aliases name since.
-
-    Without an alias, the version of the last missing row counts as archived.
-    """
-    missing = audit.compare(store, ledger, name).without_row
-    if not missing:
-        return
-    why = f"{len(missing)} rows are missing from the ledger; their audit runs exist"
-    aliases = store.aliases(name)
-    holders = {stage: aliases[alias] for stage, alias in ALIASES.items() if alias in aliases}
-    for stage, version in (holders or {ARCHIVED: int(missing[-1].tags["version"])}).items():
-        records = ledger.records(name)
-        facts = audit.loss(missing)
-        adopt(store, ledger, records, name, stage, version, why=why, evidence=facts)
 
 
 def _carry_out(
@@ -367,9 +376,7 @@ def write_audit(move: Move) -> None:
 def complete(move: Move) -> None:
     """Seal the row: first its audit run, then the row itself."""
     row = move.ledger.record(move.record.model, move.record.sequence)
-    completed = move.ledger.completed(row)
-    audit.seal(move.store, completed)
-    move.ledger.complete(completed)
+    move.ledger.complete(audit.completed(move.store, row))
 
 
 STEPS: tuple[Callable[[Move], None], ...] = (

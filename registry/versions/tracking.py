@@ -20,6 +20,7 @@ from mlflow.entities import LifecycleStage, Metric, ViewType
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
+from registry.errors import Conflict
 from registry.settings import CHECKOUT, Settings
 
 # With this tag the UI shows runs and metrics first, not the tools for language models.
@@ -244,13 +245,13 @@ def has_run(settings: Settings, run_id: str) -> bool:
     try:
         connect(settings).get_run(run_id)
     except mlflow.MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
         return False
     return True
 
 
-def identity(settings: Settings, experiment: str, tag: str) -> str:
+def server_id(settings: Settings, experiment: str, tag: str) -> str:
     """Lasting id of a tracking server: a tag of one of its experiments."""
     client = connect(settings)
     number = _experiment(settings, client, experiment, {tag: uuid.uuid4().hex})
@@ -301,12 +302,20 @@ def _experiment(
 ) -> str:
     """Id of an experiment, which is created with these tags if it is new.
 
+    Raises Conflict for one that was deleted.
+
     In a database store, a new one keeps its artifacts under settings.artifacts. A tracking server
     chooses the place itself.
     """
     experiment = client.get_experiment_by_name(name)
     if experiment is not None:
-        return str(experiment.experiment_id)
+        number = str(experiment.experiment_id)
+        if experiment.lifecycle_stage != LifecycleStage.ACTIVE:
+            raise Conflict(
+                f"the experiment {name} was deleted in MLflow; restore it: "
+                f"`python -m mlflow experiments restore --experiment-id {number}`"
+            )
+        return number
     in_database = settings.tracking.startswith(_DATABASES)
     location = f"{settings.artifacts}/{name}" if in_database else None
     tags = {**_TRAINING, **(tags or {})}

@@ -20,7 +20,7 @@ import pytest
 from registry.forecast import calendars
 from registry.forecast.spec import ModelSpec
 from registry.ledger.promotions import Ledger
-from registry.promotion.audit import open_ledger
+from registry.promotion.opening import open_ledger
 from registry.settings import Settings
 from registry.versions import tracking
 from registry.versions.manifest import MANIFEST_TAG

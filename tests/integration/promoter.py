@@ -23,7 +23,7 @@ from registry.errors import Conflict
 from registry.ledger.claims import Claims
 from registry.ledger.promotions import Ledger
 from registry.promotion import moves
-from registry.promotion.audit import open_ledger
+from registry.promotion.opening import open_ledger
 from registry.settings import Settings
 from registry.versions.store import Store
 

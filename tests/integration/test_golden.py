@@ -21,7 +21,7 @@ from registry.errors import BadHistory
 from registry.forecast.history import History
 from registry.forecast.rendering import unpacked
 from registry.promotion import doctor, moves
-from registry.promotion.audit import open_ledger
+from registry.promotion.opening import open_ledger
 from registry.settings import CHECKOUT, Settings
 from registry.versions import tracking
 from registry.versions.store import Store

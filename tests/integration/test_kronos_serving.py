@@ -20,7 +20,7 @@ from jobs.training.references import References
 from registry.errors import Corrupt, KronosError
 from registry.forecast import names
 from registry.promotion import moves
-from registry.promotion.audit import open_ledger
+from registry.promotion.opening import open_ledger
 from registry.settings import Settings
 from registry.versions.store import Store
 from serving.scorer import Scorer

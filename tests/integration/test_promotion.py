@@ -13,8 +13,9 @@ import sqlalchemy as sa
 
 from registry.errors import BadParameter, Conflict, Corrupt, KronosError, NotFound
 from registry.ledger import database
-from registry.ledger.promotions import GENESIS, Ledger, Record, chain_hash, seal_of
+from registry.ledger.promotions import GENESIS, Decision, Ledger, Record, chain_hash, seal_of
 from registry.promotion import audit, doctor, moves
+from registry.promotion.opening import REGISTRY_TAG, open_ledger
 from registry.settings import Settings
 from registry.versions import manifest, tracking
 from registry.versions.manifest import MANIFEST_TAG
@@ -497,6 +498,37 @@ def last_sealed_anew(bench, name):
     bench.ledger.verify_chain(name)
 
 
+def withdrawn_anew(bench, name):
+    """The last row, forged as one that moved nothing."""
+    record = bench.ledger.records(name)[-1]
+    seal = seal_of(asdict(record) | {"moved_at": None})
+    execute(bench, name, f"update promotions set moved_at = null, seal = '{seal}'")
+    bench.ledger.verify_chain(name)
+
+
+def unfinished_at_another_time(bench, name):
+    """The last row, forged as one of a killed process, with another time."""
+    time = "'2020-01-01 00:00:00.000000'"
+    values = f"moved_at = {time}, completed_at = null, seal = null, host = null"
+    execute(bench, name, f"update promotions set {values}")
+    bench.ledger.verify_chain(name)
+
+
+def lost_by_a_forged_row(bench, name):
+    """All rows replaced by a forged adoption which says that they were missing."""
+    hashes = [record.hash for record in bench.ledger.records(name)]
+    execute(bench, name, "delete from promotions")
+    decision = Decision(
+        model=name,
+        action="adopt",
+        stage="Archived",
+        version=2,
+        from_version=None,
+        evidence={audit.LOST: hashes},
+    )
+    bench.ledger.withdraw(bench.ledger.claim(decision, None, who="eve@desk", why=""))
+
+
 def update(change):
     return lambda bench, name: execute(bench, name, f"update promotions set {change}")
 
@@ -510,8 +542,19 @@ def update(change):
         (update("completed_at = null"), "its seal differs"),
         (hashed_anew, "its hash differs from those of the audit runs"),
         (last_sealed_anew, "its audit run holds another seal"),
+        (withdrawn_anew, "by its audit run, it moved"),
+        (unfinished_at_another_time, "its audit run holds another time"),
     ],
-    ids=["moved", "not moved", "audit run", "unfinished", "hashed anew", "sealed anew"],
+    ids=[
+        "moved",
+        "not moved",
+        "audit run",
+        "unfinished",
+        "hashed anew",
+        "sealed anew",
+        "withdrawn anew",
+        "unfinished anew",
+    ],
 )
 def test_an_edit_of_the_ledger_is_found_and_stops_promotions(bench, environment_of, forge, reason):
     name = bench.model(2)
@@ -535,18 +578,25 @@ def test_an_edit_of_the_ledger_is_found_and_stops_promotions(bench, environment_
 def test_rows_cut_off_at_the_end_are_found_and_their_loss_is_recorded(bench, moved):
     lost = bench.ledger.records(moved)[-1].hash
     execute(bench, f"{moved}' and sequence = '2", "delete from promotions")
-    with pytest.raises(Corrupt, match=r"rows are missing; restore the ledger .*--repair"):
+    with pytest.raises(Corrupt, match=r"without a row in the ledger: 1; .*--repair"):
         promote(bench, moved, 3)
     (finding,) = examine(bench, moved)
     assert finding.code == "ROWS_MISSING"
-    assert finding.message.endswith("the last: promote of version 2 to Production by ann@desk")
+    assert finding.message.endswith("1; the last is a promote of version 2 to Production")
     assert codes(examine(bench, moved, repair=True)) == ["ROWS_MISSING"]
     record = bench.ledger.records(moved)[-1]
     assert (record.action, record.version, record.from_version) == ("adopt", 2, 1)
-    assert record.why == "1 rows are missing from the ledger; their audit runs exist"
+    assert record.why == "rows of the ledger are missing; audit runs without a row: 1"
     assert record.facts == {"rows_missing": [lost]}
     assert examine(bench, moved) == []
     assert promote(bench, moved, 3).from_version == 2
+
+
+def test_a_row_without_an_audit_run_explains_no_missing_rows(bench, moved):
+    lost_by_a_forged_row(bench, moved)
+    with pytest.raises(Corrupt, match="without a row in the ledger: 2"):
+        promote(bench, moved, 3)
+    assert codes(examine(bench, moved)) == ["ROWS_MISSING"]
 
 
 def test_a_ledger_that_was_lost_is_said_and_settled_for_models_without_an_alias_too(bench):
@@ -568,6 +618,56 @@ def test_an_audit_run_that_is_gone_is_a_finding_and_no_obstacle(bench):
     (finding,) = examine(bench, name, repair=True)
     assert (finding.code, finding.repaired) == ("AUDIT_GONE", False)
     assert promote(bench, name, 2).from_version == 1
+
+
+def test_a_run_that_is_gone_and_a_row_that_was_lost_are_two_findings_and_no_forgery(bench, moved):
+    first = bench.ledger.records(moved)[0]
+    bench.store.client._tracking_client.store._hard_delete_run(first.audit_run_id)
+    execute(bench, f"{moved}' and sequence = '2", "delete from promotions")
+    assert codes(examine(bench, moved, repair=True)) == ["ROWS_MISSING", "AUDIT_GONE"]
+    assert promote(bench, moved, 3).from_version == 2
+
+
+@pytest.mark.parametrize(
+    "garbled",
+    ["why = x'00ff'", "moved_at = '5'", "version = 9e999", "evidence = 'null'", "rule = 'x'"],
+)
+def test_a_garbled_row_is_a_finding_and_other_models_are_served(bench, moved, garbled):
+    of_another_type = garbled.partition(" ")[0] in ("moved_at", "version", "rule")
+    if bench.ledger.engine.dialect.name == "postgresql" and of_another_type:
+        with pytest.raises(KronosError):
+            update(garbled)(bench, moved)
+        assert_in_line(bench, moved)
+        return
+    other = bench.model(1)
+    promote(bench, other, 1)
+    update(garbled)(bench, moved)
+    assert codes(examine(bench, moved, repair=True)) == ["BROKEN_CHAIN"]
+    with pytest.raises(Corrupt):
+        promote(bench, moved, 3)
+    with open_ledger(bench.store) as ledger:
+        assert choose(bench.store, ledger, other, "auto").version.version == 1
+
+
+def test_an_experiment_that_was_renamed_or_tagged_anew_is_said_before_anything_moves(bench, moved):
+    client, store = bench.store.client, bench.store
+    experiment = client.get_experiment_by_name("promotions")
+    client.rename_experiment(experiment.experiment_id, "audits")
+    with pytest.raises(Corrupt, match="it was renamed or its tag was changed; undo that"):
+        open_ledger(store)
+    created = client.get_experiment_by_name("promotions")
+    client.rename_experiment(created.experiment_id, f"empty {moved}")
+    client.rename_experiment(experiment.experiment_id, "promotions")
+    client.set_experiment_tag(experiment.experiment_id, REGISTRY_TAG, "another")
+    with pytest.raises(Corrupt, match="it was renamed or its tag was changed; undo that"):
+        open_ledger(store)
+    client.set_experiment_tag(experiment.experiment_id, REGISTRY_TAG, bench.ledger.registry)
+    client.delete_experiment(experiment.experiment_id)
+    with pytest.raises(Conflict, match="mlflow experiments restore --experiment-id"):
+        open_ledger(store)
+    client.restore_experiment(experiment.experiment_id)
+    open_ledger(store).close()
+    assert_in_line(bench, moved)
 
 
 # --- one ledger, several registries -----------------------------------------------------------
@@ -615,8 +715,9 @@ def test_rows_of_the_older_rule_take_the_registry_of_their_audit_run(bench, seco
         execute(bench, f"{name}' and hash = '{record.hash}", statement)
         client = connected(registry).store.client
         client.set_tag(record.audit_run_id, audit.PROMOTION_TAG, older["hash"])
+        client.delete_tag(record.audit_run_id, audit.SEAL_TAG)
     for sequence, registry in enumerate((bench, second), 1):
-        with audit.open_ledger(connected(registry).store) as ledger:
+        with open_ledger(connected(registry).store) as ledger:
             (record,) = ledger.records(name)
             assert (record.sequence, record.rule) == (sequence, 1)
             assert doctor.examine(registry.store, ledger, name) == []

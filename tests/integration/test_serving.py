@@ -20,7 +20,7 @@ from jobs.training.references import References
 from registry.codes import CODES
 from registry.forecast import names
 from registry.promotion import moves
-from registry.promotion.audit import open_ledger
+from registry.promotion.opening import open_ledger
 from registry.settings import CHECKOUT, Settings
 from registry.versions import tracking
 from registry.versions.store import Store

@@ -24,7 +24,7 @@ from registry.forecast import calendars, names
 from registry.forecast.forecast import Forecaster
 from registry.forecast.spec import ModelSpec
 from registry.ledger.promotions import Ledger
-from registry.promotion.audit import open_ledger
+from registry.promotion.opening import open_ledger
 from registry.settings import CHECKOUT, Settings
 from registry.versions import tracking
 from registry.versions.store import Store, example_history

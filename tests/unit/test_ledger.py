@@ -28,6 +28,7 @@ from registry.ledger.promotions import (
     metadata,
     now,
     seal_of,
+    sealed,
 )
 from registry.promotion import stages
 from registry.promotion.stages import ARCHIVED, PRODUCTION, STAGING
@@ -201,11 +202,14 @@ def test_rows_of_rule_1_are_checked_by_it_across_registries_and_continued_in_eac
     first = row(1, "promote", 1, **old)
     second = row(2, "promote", 1, previous=first.hash, registry="another", **old)
     third = row(3, "promote", 2, previous=second.hash, **old)
-    here = row(4, "promote", 3, previous=third.hash)
-    there = row(3, "promote", 4, previous=second.hash, registry="another")
+    here = row(4, "promote", 3, previous=third.end)
+    there = row(3, "promote", 4, previous=second.end, registry="another")
     check_chain([first, second, third, here], REGISTRY)
     check_chain([first, second, third, there], "another")
-    check_chain([replace(first, moved_at=NOON), second, third], REGISTRY)
+    not_sealed = replace(first, registry=None, seal=None)  # until its registry opens the ledger
+    check_chain([replace(not_sealed, moved_at=NOON), second, third], REGISTRY)
+    with pytest.raises(Corrupt, match="promotion 1 of nbeats was changed after it was completed"):
+        check_chain([replace(first, moved_at=NOON), second, third], REGISTRY)
     with pytest.raises(Corrupt, match="promotion 2 of nbeats was changed"):
         check_chain([first, replace(second, version=9), third, here], REGISTRY)
     with pytest.raises(Corrupt, match="promotion 4 of nbeats follows promotion 2"):
@@ -243,7 +247,8 @@ def test_a_row_changed_in_the_database_is_detected(settings):
 
 
 def complete(ledger: Ledger, record: Record) -> Record:
-    ledger.complete(ledger.completed(record))
+    at = now()
+    ledger.complete(sealed(replace(record, moved_at=at, completed_at=at)))
     return ledger.record(record.model, record.sequence)
 
 
@@ -306,10 +311,9 @@ def test_whoever_lost_its_claim_may_not_go_on(settings):
     with Ledger(settings, REGISTRY) as ledger:
         first_claim = claim(ledger)
         second_claim = ledger.take(first_claim)
-        lost = ledger.completed(first_claim)
         for forbidden in (ledger.claims.check, ledger.moving, ledger.complete, ledger.take):
             with pytest.raises(Conflict):
-                forbidden(lost if forbidden == ledger.complete else first_claim)
+                forbidden(first_claim)
         complete(ledger, second_claim)
         ledger.verify_chain("nbeats")
 
