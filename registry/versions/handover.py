@@ -19,9 +19,9 @@ from registry.versions import requests
 from registry.versions.served import served
 
 READERS: dict[str, Callable[[bytes], requests.Parts]] = {
-    scoring_server.CONTENT_TYPE_JSON: requests.from_json,
-    scoring_server.CONTENT_TYPE_CSV: requests.from_csv,
-    scoring_server.CONTENT_TYPE_PARQUET: requests.from_parquet,
+    "application/json": requests.from_json,
+    "text/csv": requests.from_csv,
+    "application/vnd.apache.parquet": requests.from_parquet,
 }
 PREDICT = ["self", "data", "params"]  # parameters of the two functions
 INVOCATIONS = ["data", "content_type", "model", "input_schema"]
@@ -32,18 +32,19 @@ def install(kind: type) -> None:
 
     If another MLflow has other functions, they stay, and MLflow checks requests before we do.
     """
-    if hasattr(PyFuncModel._predict, "__wrapped__"):
+    predict: Any = getattr(PyFuncModel, "_predict", None)
+    invocations: Any = getattr(scoring_server, "invocations", None)
+    if hasattr(predict, "__wrapped__"):
         return
-    predict, invocations = PyFuncModel._predict, scoring_server.invocations
-    if _parameters(predict) != PREDICT or _parameters(invocations) != INVOCATIONS:
+    if not (_takes(predict, PREDICT) and _takes(invocations, INVOCATIONS)):
         logging.getLogger(__name__).warning("this MLflow casts requests before they are checked")
         return
     PyFuncModel._predict = _predicting(predict, kind)
     scoring_server.invocations = _answering(invocations, kind)
 
 
-def _parameters(function: Callable[..., Any]) -> list[str]:
-    return list(inspect.signature(function).parameters)
+def _takes(function: Any, parameters: list[str]) -> bool:
+    return callable(function) and list(inspect.signature(function).parameters) == parameters
 
 
 def _is(model: Any, kind: type) -> bool:

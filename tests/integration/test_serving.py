@@ -198,6 +198,8 @@ def test_a_value_is_not_cast_before_it_is_checked(
     assert reply.status_code == 400
     assert reply.json()["code"] == code
     assert "AAPL" not in reply.text
+    of_numbers = "a number is read as nanoseconds; send dates as in 2022-12-28"
+    assert (of_numbers in reply.json()["message"]) == (change == {"ds": 1672185600000})
 
 
 def test_every_form_of_a_request_gets_the_same_reply(served: Served) -> None:

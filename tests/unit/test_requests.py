@@ -1,5 +1,6 @@
 """Bodies of requests: every form gives the same table, and what cannot be read is refused."""
 
+import inspect
 import io
 import json
 from typing import Any
@@ -165,6 +166,20 @@ def test_models_of_others_are_called_by_mlflow_as_before() -> None:
     assert reply.response == '{"predictions": [{"y": 1.0}, {"y": 1.0}]}'
     with pytest.raises(MlflowException, match="Can not safely convert int64 to float64"):
         model.predict(pd.DataFrame({"y": [2, 3]}))
+
+
+def test_functions_of_another_mlflow_stay_as_they_are_and_a_warning_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def invocations(request: Any, model: Any) -> Any:
+        return model.predict(request)
+
+    predict = inspect.unwrap(PyFuncModel._predict)
+    monkeypatch.setattr(PyFuncModel, "_predict", predict)
+    monkeypatch.setattr(scoring_server, "invocations", invocations)
+    handover.install(ForecastModel)
+    assert (PyFuncModel._predict, scoring_server.invocations) == (predict, invocations)
+    assert "this MLflow casts requests before they are checked" in caplog.text
 
 
 def test_a_second_installation_wraps_nothing_again() -> None:
