@@ -103,7 +103,7 @@ def rounded(history: History) -> History:
     columns, notes = dict(history.columns), dict(history.notes)
     if widened:
         columns |= {"high": top, "low": bottom}
-        notes["bars"] = f"high or low was widened by a rounding error in {widened} bars"
+        notes["widened"] = f"high or low was widened by a rounding error in {widened} bars"
     if loose:
         notes["basis"] = f"y fits close only within the rounding of prices in {loose} sessions"
     return replace(history, columns=columns, notes=notes)

@@ -255,19 +255,21 @@ def _missing(history: History, calendar: str) -> Places:
 def _holes(calendar: str, history: History) -> Iterator[Fault]:
     """Few sessions are missing, and few in a row. All dates are sessions."""
     missing = _missing(history, calendar)
-    for series in np.flatnonzero(missing):
+    if not missing.any():
+        return
+    numbers = calendars.numbers(calendar, history.ds)
+    holes = np.diff(numbers, prepend=numbers[0]) - 1  # sessions missing before each row
+    holes[history.bounds[:-1]] = 0
+    longest = np.maximum.reduceat(holes, history.bounds[:-1])
+    total = history.lengths + missing
+    for series in np.flatnonzero((longest > MAX_HOLE) | (missing > MAX_MISSING * total)):
         start, end = history.bounds[series], history.bounds[series + 1]
-        numbers = calendars.numbers(calendar, history.ds[start:end])
-        holes = np.diff(numbers) - 1
-        total = missing[series] + end - start
-        if holes.max() <= MAX_HOLE and missing[series] <= MAX_MISSING * total:
-            continue
-        before = np.argmax(holes > 0)
-        ends_of_hole = np.array([numbers[before] + 1, numbers[before + 1] - 1])
-        first, last = calendars.dates(calendar, ends_of_hole)
+        after = start + np.argmax(holes[start:end] > 0)
+        hole = np.array([numbers[after - 1] + 1, numbers[after] - 1])
+        first, last = calendars.dates(calendar, hole)
         text = (
-            f"has {missing[series]} of {total} sessions of {calendar} missing, the first from "
-            f"{first} to {last}; at most {MAX_HOLE} in a row and {MAX_MISSING:.0%} may be: "
+            f"has {missing[series]} of {total[series]} sessions of {calendar} missing, the first "
+            f"from {first} to {last}; at most {MAX_HOLE} in a row and {MAX_MISSING:.0%} may be: "
             "send each session, or only those after the hole"
         )
         yield Fault(int(series), "GAP", text)

@@ -147,7 +147,8 @@ def test_eight_clients_get_what_one_gets(served: Served) -> None:
 def test_bad_input_is_a_400_with_our_code(
     served: Served, change: dict[str, float], params: dict[str, Any], code: str
 ) -> None:
-    broken = served.history.copy()
+    history = served.history
+    broken = history[history["unique_id"] == history["unique_id"].iloc[0]].copy()
     for name, value in change.items():
         broken.loc[3, name] = value
     reply = served.post(broken, **params)

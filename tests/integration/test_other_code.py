@@ -24,10 +24,14 @@ import pyarrow as pa
 import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PyFuncModel, load_model
+from typer.testing import CliRunner
 
+from jobs.__main__ import app
+from jobs.data import catalog, processed
 from jobs.training import configs, evaluate, families, planning
 from jobs.training.references import References, Unwatched
 from mlprojects.ensemble.model import Ensemble
+from registry import compiled
 from registry.errors import BadHistory, BadParameter, Corrupt, KronosError, NotAvailable
 from registry.forecast import names
 from registry.forecast.checks import check_history
@@ -333,6 +337,71 @@ def test_a_worker_says_the_same_bits(
     npt.assert_array_equal(forecast.cutoffs, expected.cutoffs)
 
 
+def test_a_worker_refuses_the_same_series_and_says_the_same(
+    local: LoadedVersion, remote: LoadedVersion, panel: pd.DataFrame
+) -> None:
+    """AAPL is halted, KO lacks a session, PG is sound."""
+    frame = panel[panel[names.UNIQUE_ID].isin(["AAPL", "KO", "PG"])].groupby("unique_id").tail(80)
+    frame = frame.assign(y=frame["y"].where(frame[names.UNIQUE_ID] != "AAPL", 0.0))
+    frame = frame.drop(index=frame.index[100]).reset_index(drop=True)
+    reply = remote.forecast(frame)
+    pd.testing.assert_frame_equal(reply, local.forecast(frame), check_exact=True)
+    assert reply[names.UNIQUE_ID].unique().tolist() == ["KO", "PG"]
+    assert set(reply[names.NOTES]) == {
+        "1 sessions are missing in 1 series; 1 of 3 series were refused: series 1 HALTED"
+    }
+    packed = remote.forecast(frame, output="packed")
+    assert packed == local.forecast(frame, output="packed")
+    assert [series["code"] for series in packed["refused"]] == ["HALTED"]
+    checked = check_history(frame, local.spec)
+    request = local.spec.request()
+    assert remote.predict(checked, request).notes == local.predict(checked, request).notes
+
+
+@pytest.fixture
+def halted(settings: Settings, tmp_path: Path) -> Settings:
+    """The same registry over other compiled data: AAPL is halted from 10 January 2020 on."""
+    frames, stored = {}, {}
+    for file in catalog.PANEL.files:
+        frames[file], stored[file] = processed.read(settings, file)
+    returns = frames[processed.RETURNS]
+    late = (returns[names.UNIQUE_ID] == "AAPL") & (returns[names.DS] >= "2020-01-10")
+    frames[processed.RETURNS] = returns.assign(y=returns["y"].where(~late, 0.0))
+    with_halt = Settings(var_dir=tmp_path, tracking_uri=f"sqlite:///{settings.var_dir}/mlflow.db")
+    contents = {}
+    for file, frame in frames.items():
+        contents[with_halt.processed_dir / file] = processed.encode(frame, stored[file])
+    compiled.write(with_halt, contents)
+    return with_halt
+
+
+def test_evaluate_leaves_out_a_halted_symbol_and_says_so_wherever_a_version_runs(
+    halted: Settings, ewma: tuple[Version, Version], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in tracking.environment(halted).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("KRONOS_VAR_DIR", str(halted.var_dir))
+    names_of_both = [version.reference for version in ewma]
+    command = ["evaluate", *names_of_both, "--report_until", "2020-03-31", "--report_every", "30"]
+    done = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert done.exit_code == 0
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert [version["in_this_process"] for version in result["versions"]] == [True, False]
+    assert result["origins"] == {"first": "2020-01-02", "last": "2020-02-14", "number": 2}
+    assert result["refused"] == {"left_out": 1, "codes": {"HALTED": 1}}
+    line = "left out of all: 1 pairs of series and origin (HALTED"
+    assert line in done.stderr
+    assert f"{line} 1); see tables/refused" in done.stdout
+    of_here, of_worker = (result["compared"][name] for name in names_of_both)
+    assert of_here == of_worker
+    path = Store(halted).client.download_artifacts(
+        result["versions"][1]["run_id"], "tables/refused.csv"
+    )
+    refused = pd.read_csv(path)
+    assert set(refused["model"]) == {*names_of_both, "fhs", "har", "naive"}
+    assert set(refused[names.UNIQUE_ID]) == {"AAPL"}
+
+
 def test_an_error_keeps_class_code_and_status_out_of_a_worker(
     worker: Worker, history: History
 ) -> None:
@@ -340,7 +409,7 @@ def test_an_error_keeps_class_code_and_status_out_of_a_worker(
     request = worker.spec.request()
     y = np.where(np.arange(160) == 5, np.nan, history.columns[names.Y])
     broken = replace(history, columns={names.Y: y})
-    with pytest.raises(BadHistory, match="y is not finite in 1 rows") as caught:
+    with pytest.raises(BadHistory, match="own check: series 1 of 2 has y that is not f") as caught:
         worker.predict(broken, request)
     assert (caught.value.code, caught.value.status) == ("NON_FINITE", 400)
     with pytest.raises(NotAvailable, match="it knows no prices") as unavailable:

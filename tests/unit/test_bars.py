@@ -151,7 +151,7 @@ def test_a_high_or_low_off_by_units_in_the_last_place_is_widened_and_said(unit: 
     sent = columns(open=close, high=high, low=low)
     assert faults(sent) == []
     widened = bars.rounded(history(sent))
-    assert widened.notes == {"bars": "high or low was widened by a rounding error in 2 bars"}
+    assert widened.notes == {"widened": "high or low was widened by a rounding error in 2 bars"}
     npt.assert_array_equal(widened.columns["high"], close)
     npt.assert_array_equal(widened.columns["low"], close)
     npt.assert_array_equal(high[1] < close[1], True)  # the sender's arrays are left alone

@@ -1,9 +1,11 @@
 """Data sets by name: what they say of themselves, and which of them a model gets."""
 
 import ast
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from jobs.data import catalog, processed
@@ -11,6 +13,9 @@ from jobs.data.catalog import BARS, DATASETS, PANEL, Dataset
 from jobs.training import configs, families, planning
 from registry.compiled import write
 from registry.errors import BadConfig, BadHistory, Corrupt
+from registry.forecast import checks
+from registry.forecast.history import History
+from registry.forecast.spec import ModelSpec
 from registry.settings import CHECKOUT, Settings
 
 PACKAGES = ("registry", "mlprojects", "serving", "jobs")
@@ -41,6 +46,28 @@ def test_the_columns_of_a_data_set_are_those_of_its_history(compiled: Settings, 
     assert set(data.history.columns) == set(dataset.columns)
     assert set(dataset.synthetic) <= set(dataset.columns)
     assert len(data.digest) == 64
+
+
+def test_no_built_in_series_has_a_hole_or_a_halt_by_a_margin_of_15(compiled: Settings):
+    """Mean |y| of 20 sessions over that of the window before: of every session and window."""
+    ratios, means = [], []
+    for dataset in DATASETS:
+        history = History.of(dataset.load(compiled).history)
+        spec = ModelSpec("whole", "tests", 1, len(history.ds), 1, calendar=dataset.calendar)
+        screened = checks.screened(history, spec)
+        assert (screened.refused, dict(screened.notes)) == ((), {})
+        for start, end in pairwise(history.bounds):
+            total = np.concatenate([[0.0], np.cumsum(np.abs(history.columns["y"][start:end]))])
+            ends = np.arange(32, end - start + 1)
+            tails = ends - checks.TAIL
+            mean = (total[ends] - total[tails]) / checks.TAIL
+            means.append(mean.min())
+            for window in (32, 60, 120, 252, 500, 1000, end - start):
+                starts = np.maximum(ends - window, 0)
+                ratio = mean / ((total[tails] - total[starts]) / (tails - starts))
+                ratios.append(ratio.min())
+    assert min(ratios) > 15 * checks.COLLAPSED
+    assert min(means) > 1e4 * checks.STILL
 
 
 @pytest.mark.parametrize("model", families.all_models())

@@ -322,7 +322,7 @@ def test_the_usual_adjustment_is_taken_and_its_rounding_error_said(raw: pd.DataF
         (top > window["high"]) | (window[["open", "close"]].min(axis=1) < window["low"])
     ).sum()
     note = f"high or low was widened by a rounding error in {widened} bars"
-    assert (checked.refused, checked.notes) == ((), {"bars": note})
+    assert (checked.refused, checked.notes) == ((), {"widened": note})
     npt.assert_array_equal(checked.columns["high"], np.maximum(window["high"], top))
     npt.assert_array_equal(checked.columns["close"], window["close"])
 
