@@ -52,8 +52,9 @@ $(READY):
 demo: setup
 	@$(BIN)/python -m jobs quickstart
 
+# Ctrl-C is how it is meant to end: the shell waits for the server, and 130 is no error.
 serve: setup
-	@$(BIN)/python -m serving start $(MODEL)
+	@trap : INT; $(BIN)/python -m serving start $(MODEL) || test $$? -eq 130
 
 ui: setup
 	@$(BIN)/python -m registry ui

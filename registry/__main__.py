@@ -252,13 +252,18 @@ def doctor(
 ) -> None:
     """Find differences between MLflow, the ledger and the files; exit 1 if any remains.
 
+    Without MODEL, also what killed processes of this host left behind.
+
     Example: python -m registry doctor nbeats --repair
     """
+    from registry.promotion import litter
     from registry.promotion.doctor import examine
 
     store = _store()
     with _ledger() as ledger:
         findings = examine(store, ledger, model or None, repair=repair)
+    if not model:
+        findings += litter.examine(store, repair=repair)
     _emit([asdict(finding) for finding in findings], as_json, empty="all in line")
     if not all(finding.repaired for finding in findings):
         raise typer.Exit(1)

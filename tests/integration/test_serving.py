@@ -216,7 +216,7 @@ def test_serving_start_says_where_answers_and_stops_with_its_children(promoted: 
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
             process.send_signal(number)
             time.sleep(0.05)
-        assert process.wait(30) == 130
+        assert process.wait(30) == 143
     with pytest.raises(httpx.TransportError):
         httpx.get(f"{ready['url']}/ping", timeout=2)
 
