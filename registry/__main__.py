@@ -364,8 +364,10 @@ def ui(
 
     Example: python -m registry ui --port 5000
     """
-    import os
+    import subprocess
 
+    from registry import interrupts
+    from registry.attached import attached
     from registry.settings import Settings
     from registry.versions.tracking import process_environment
 
@@ -379,7 +381,14 @@ def ui(
     command = [sys.executable, "-m", "mlflow", *serve, "--workers", "1"]
     # A database URI may hold a password. The process list shows arguments, so it is in a variable.
     environment = {**process_environment(settings), "MLFLOW_BACKEND_STORE_URI": settings.tracking}
-    os.execve(sys.executable, command, environment)
+    with interrupts.no_ctrl_c_for_children():
+        server = subprocess.Popen(attached(command), env=environment)
+    with server:
+        try:
+            code = server.wait()
+        finally:
+            server.terminate()
+    raise typer.Exit(code)
 
 
 # --- shared by the verbs ----------------------------------------------------------------------

@@ -45,7 +45,7 @@ def lives(process: Process) -> bool | None:
     """Whether a process of this host lives; None for another host, which cannot be checked."""
     if process.host != socket.gethostname():
         return None
-    if Path("/proc/self/stat").exists():
+    if process.started:
         return started(process.pid) == process.started
     try:
         os.kill(process.pid, 0)

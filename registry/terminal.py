@@ -39,8 +39,9 @@ def run(
         number = interrupts.received()
         if number is not None:
             code = 128 + number
-            print(interrupts.ENDING[number], file=sys.stderr)
             _kill_runs(project_run)
+            with suppress(OSError):  # after a hang-up there is no terminal
+                print(interrupts.ENDING[number], file=sys.stderr)
     sys.exit(code)
 
 

@@ -134,12 +134,12 @@ class Scorer:
         """
         if self._process is None:
             return
-        for number in (signal.SIGTERM, signal.SIGKILL):
+        for number, timeout_s in ((signal.SIGTERM, STOP_TIMEOUT_S), (signal.SIGKILL, 5.0)):
             if self._log.ended():
                 break
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, number)
-            self._log.ended(STOP_TIMEOUT_S)
+            self._log.ended(timeout_s)
         self._process.wait()
 
     def _last_error(self) -> str:

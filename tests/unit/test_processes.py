@@ -42,6 +42,9 @@ def test_the_process_of_a_mark_lives_until_it_ends() -> None:
     assert process.host == this_process().host
     assert lives(process) is False
     assert lives(Process("another host", process.pid, process.started)) is None
+    # Without a start, the number decides: a living process is never taken for a dead one.
+    assert lives(Process(process.host, this_process().pid, "")) is True
+    assert lives(Process(process.host, process.pid, "")) is False
 
 
 def test_an_attached_command_ends_when_its_parent_is_killed() -> None:
