@@ -79,6 +79,18 @@ def allowed() -> Iterator[None]:
 
 
 @contextmanager
+def handlers_kept() -> Iterator[None]:
+    """Give back the signals that a library takes in this block, as Ray does when it starts."""
+    handlers = {number: signal.getsignal(number) for number in ENDING}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            if _in_main_thread():
+                signal.signal(number, handler)
+
+
+@contextmanager
 def no_ctrl_c_for_children() -> Iterator[None]:
     """Programs started in this block never get Ctrl-C, which a terminal sends to them, too.
 

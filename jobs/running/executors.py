@@ -297,7 +297,11 @@ def _cluster(jobs: int) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage reports to Ray's makers
     import ray
 
-    with interrupts.deferred(), interrupts.no_ctrl_c_for_children():
+    with (
+        interrupts.deferred(),
+        interrupts.handlers_kept(),
+        interrupts.no_ctrl_c_for_children(),
+    ):
         ray.init(
             include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
             runtime_env={"env_vars": {"PYTHONPATH": str(CHECKOUT)}},

@@ -251,7 +251,8 @@ def record(
 def kill(settings: Settings, project_run: str) -> None:
     """End as KILLED the runs that an interrupted program has open.
 
-    `project_run` is the run that `mlflow run` opened for it, if any: MLflow would call it FAILED.
+    `project_run` is the run that `mlflow run` opened for it, if any. If `mlflow run` survives the
+    signal, it calls that run FAILED afterwards: MLflow 3.17 compares a status with a number there.
     """
     while mlflow.active_run() is not None:
         mlflow.end_run(KILLED)

@@ -94,6 +94,15 @@ def test_a_signal_that_the_program_was_started_to_ignore_stays_ignored() -> None
         signal.signal(signal.SIGHUP, old)
 
 
+def test_a_signal_that_a_library_took_is_given_back() -> None:
+    with interrupts.raised():
+        with interrupts.handlers_kept():
+            for number in interrupts.ENDING:
+                signal.signal(number, signal.SIG_IGN)
+        with pytest.raises(Interrupted, match="terminated"):
+            signal.raise_signal(signal.SIGTERM)
+
+
 def swallows() -> None:
     try:
         signal.raise_signal(signal.SIGTERM)
