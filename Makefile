@@ -52,11 +52,12 @@ $(READY):
 demo: setup
 	@$(BIN)/python -m jobs quickstart
 
+# Ctrl-C is how these two are meant to end: the shell waits for the server, and 130 is no error.
 serve: setup
-	@$(BIN)/python -m serving start $(MODEL)
+	@trap : INT; $(BIN)/python -m serving start $(MODEL) || test $$? -eq 130
 
 ui: setup
-	@$(BIN)/python -m registry ui
+	@trap : INT; $(BIN)/python -m registry ui || test $$? -eq 130
 
 check: setup
 	$(BIN)/ruff format --check .

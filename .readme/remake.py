@@ -1,6 +1,6 @@
 """Remake the tables, the reply and the pictures of the five READMEs from the output of programs.
 
-make readme                        reads the demo's last line
+make readme                        reads the file that the demo's last line names
 make readme-kronos                 reads a line for each evaluation of kronos and its simulator
 make readme-models                 reads a line for each model of the panel and period
 make readme-errors                 reads nothing: registry/codes.py has the table of codes
@@ -211,7 +211,7 @@ def main() -> None:
         KRONOS.write_text(json.dumps(evaluations, indent=1) + "\n")
         fetch_picture("kronos")
     else:
-        DEMO.write_text(json.dumps(results[-1], indent=1) + "\n")
+        DEMO.write_text(Path(results[-1]["report"]).read_text())
         fetch_picture("nbeats")
     write()
 

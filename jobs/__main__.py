@@ -193,7 +193,8 @@ def quick_start(
 ) -> None:
     """Compile, train the baselines and N-BEATS, promote, serve, ask; on real prices, offline.
 
-    The last line on stdout is one JSON object. Example: python -m jobs quickstart
+    The last line on stdout is a JSON object that names the file of the whole report.
+    Example: python -m jobs quickstart
     """
     from jobs import quickstart
     from registry.settings import Settings
@@ -204,7 +205,8 @@ def quick_start(
             settings, quickstart.MODELS, quickstart.SERVED, seed, advance
         )
     tables.print_quickstart(result)
-    print(json.dumps(result))
+    report = str(quickstart.report_path(settings))
+    print(json.dumps({"report": report, "seconds": result["seconds"]}))
 
 
 def _pairs(arguments: list[str]) -> dict[str, str]:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,7 +14,10 @@ from jobs.data.compile import compile_builtin
 from jobs.running.progress import Progress
 from jobs.training import planning, train
 from jobs.training.references import References
+from registry import interrupts
+from registry.attached import attached
 from registry.errors import KronosError
+from registry.files import write_together
 from registry.ledger.claims import user
 from registry.promotion import moves
 from registry.promotion.opening import open_ledger
@@ -30,7 +34,7 @@ METRICS = ("crps", "coverage_90", "skill_vs_fhs", "dm_p_hln", "dm_p_bartlett")
 def quickstart(
     settings: Settings, models: Sequence[str], served: str, seed: int, progress: Progress
 ) -> dict[str, Any]:
-    """Run the main job and return its report.
+    """Run the main job, write its report to `report_path` and return it.
 
     Steps already done with the same data, code and settings are skipped.
     """
@@ -60,12 +64,19 @@ def quickstart(
         run.json(rows, "models.json")
     progress(f"serving {served}", 0.0)
     forecast = ask(settings, served, store.example_request(store.resolve(served)))
-    return {
+    report = {
         "models": rows,
         "served": served,
         "forecast": forecast,
         "seconds": round(time.monotonic() - start_time, 1),
     }
+    text = json.dumps(report, indent=1) + "\n"
+    write_together({report_path(settings): lambda path: path.write_text(text)})
+    return report
+
+
+def report_path(settings: Settings) -> Path:
+    return settings.logs_dir / "quickstart.json"
 
 
 def _prefixed(progress: Progress, prefix: str) -> Progress:
@@ -75,21 +86,32 @@ def _prefixed(progress: Progress, prefix: str) -> Progress:
 def ask(settings: Settings, model: str, body: dict[str, Any]) -> list[dict[str, Any]]:
     """Start `python -m serving start`, send one request, stop it. Returns the forecast's rows."""
     command = [sys.executable, "-m", "serving", "start", model, "--port", "0"]
-    environment = tracking.process_environment(settings)
-    with subprocess.Popen(
-        command, cwd=CHECKOUT, env=environment, stdout=subprocess.PIPE, text=True
-    ) as server:
+    with interrupts.no_ctrl_c_for_children():
+        server = subprocess.Popen(
+            attached(command),
+            cwd=CHECKOUT,
+            env=tracking.process_environment(settings),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,  # it tells a person to press Ctrl-C
+            text=True,
+        )
+    with server:
         try:
             line = server.stdout.readline() if server.stdout else ""
             if not line:
                 raise KronosError(
-                    f"`python -m serving start {model}` ended before it was ready; see its message "
-                    "above"
+                    f"`python -m serving start {model}` ended before it was ready: "
+                    f"{_last_line(server.communicate()[1])}"
                 )
             answer = httpx.post(f"{json.loads(line)['url']}/invocations", json=body, timeout=60)
         finally:
             server.terminate()
+            server.communicate()
     if answer.status_code != 200:
         raise KronosError(f"{model} answered {answer.status_code}: {answer.text[:500]}")
     rows: list[dict[str, Any]] = answer.json()["predictions"]
     return rows
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or ["it printed nothing"])[-1]

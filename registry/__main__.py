@@ -256,14 +256,19 @@ def doctor(
 ) -> None:
     """Find differences between MLflow, the ledger and the files; exit 1 if any remains.
 
+    Without MODEL, also what killed processes of this host left behind.
+
     Example: python -m registry doctor nbeats --repair
     """
+    from registry.promotion import litter
     from registry.promotion.doctor import examine
     from registry.promotion.opening import open_ledger
 
     store = _store()
     with open_ledger(store) as ledger:
         findings = examine(store, ledger, model or None, repair=repair)
+    if not model:
+        findings += litter.examine(store, repair=repair)
     _emit([asdict(finding) for finding in findings], as_json, empty="all in line")
     if not all(finding.repaired for finding in findings):
         raise typer.Exit(1)
@@ -364,8 +369,10 @@ def ui(
 
     Example: python -m registry ui --port 5000
     """
-    import os
+    import subprocess
 
+    from registry import interrupts
+    from registry.attached import attached
     from registry.settings import Settings
     from registry.versions.tracking import process_environment
 
@@ -379,7 +386,14 @@ def ui(
     command = [sys.executable, "-m", "mlflow", *serve, "--workers", "1"]
     # A database URI may hold a password. The process list shows arguments, so it is in a variable.
     environment = {**process_environment(settings), "MLFLOW_BACKEND_STORE_URI": settings.tracking}
-    os.execve(sys.executable, command, environment)
+    with interrupts.no_ctrl_c_for_children():
+        server = subprocess.Popen(attached(command), env=environment)
+    with server:
+        try:
+            code = server.wait()
+        finally:
+            server.terminate()
+    raise typer.Exit(code)
 
 
 # --- shared by the verbs ----------------------------------------------------------------------

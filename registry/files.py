@@ -1,18 +1,25 @@
-"""Files shared with other processes: atomic replacement and locks."""
+"""Files shared with other processes: atomic replacement, temporary folders and locks.
+
+Temporary files and folders have the mark of their process in the name, so that those of a killed
+process can be told from those of a living one.
+"""
 
 import errno
 import os
 import secrets
-import time
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from filelock import FileLock, Timeout
 
+from registry import interrupts
 from registry.errors import Conflict, KronosError
+from registry.processes import lives, marked, this_process
 
-Writer = Callable[[Path], None]  # writes the whole file to the given path
+Writer = Callable[[Path], object]  # writes the whole file to the given path
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -31,9 +38,10 @@ def write_together(writers: Mapping[Path, Writer]) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             writer(temporaries[path])
             _sync(temporaries[path])
-        for path, temporary in temporaries.items():
-            temporary.replace(path)
-            _sync(path.parent)
+        with interrupts.deferred():
+            for path, temporary in temporaries.items():
+                temporary.replace(path)
+                _sync(path.parent)
     except OSError as error:
         raise _explain(error, path) from error
     finally:
@@ -42,19 +50,34 @@ def write_together(writers: Mapping[Path, Writer]) -> None:
                 temporary.unlink(missing_ok=True)
 
 
-def sweep(directory: Path, older_than_s: float = 3600.0) -> list[Path]:
-    """Remove and return the old temporary files of killed writers in `directory`.
+def temporary_folder(directory: Path, purpose: str) -> TemporaryDirectory[str]:
+    """A new folder below `directory`, deleted afterwards; `purpose` begins its name."""
+    directory.mkdir(parents=True, exist_ok=True)
+    prefix = f"{purpose}@{this_process().mark}@"
+    return TemporaryDirectory(prefix=prefix, dir=directory)
 
-    Younger files may still be in use and stay.
-    """
-    limit = time.time() - older_than_s
-    removed = []
-    for path in sorted(directory.glob(".*.tmp")):
-        with suppress(FileNotFoundError):  # its writer has just finished
-            if path.stat().st_mtime < limit:
-                path.unlink()
-                removed.append(path)
+
+def abandoned(directory: Path) -> list[Path]:
+    """Temporary files and folders in `directory` whose process died on this host."""
+    if not directory.is_dir():
+        return []
+    return [path for path in sorted(directory.iterdir()) if _is_abandoned(path)]
+
+
+def sweep(directory: Path) -> list[Path]:
+    """Remove and return what is abandoned in `directory`."""
+    removed = abandoned(directory)
+    for path in removed:
+        remove(path)
     return removed
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all in it, that may be gone already."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -72,14 +95,18 @@ def locked(path: Path, busy: str = "") -> Iterator[None]:
     try:
         yield
     finally:
+        # Whoever waits for this very file notices that its name is gone, and makes a new one.
+        path.unlink(missing_ok=True)
         lock.release()
 
 
 def is_locked(path: Path) -> bool:
     """Whether a process or thread holds the lock of `locked(path)`.
 
-    The lock is taken for an instant, so do not ask for one that others take with `busy`.
+    A free lock is taken for an instant, in which one that asks for it with `busy` is refused.
     """
+    if not path.exists():
+        return False
     try:
         with FileLock(path, timeout=0):
             return False
@@ -87,8 +114,15 @@ def is_locked(path: Path) -> bool:
         return True
 
 
+def _is_abandoned(path: Path) -> bool:
+    """Whether the name has the mark of a process of this host that is gone."""
+    parts = path.name.split("@")
+    process = marked(parts[1]) if len(parts) == 3 else None
+    return process is not None and lives(process) is False
+
+
 def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    return path.with_name(f".{path.name}@{this_process().mark}@{secrets.token_hex(4)}.tmp")
 
 
 def _sync(path: Path) -> None:

@@ -1,14 +1,21 @@
 """Output of our command lines: results on stdout, messages on stderr, one line for an error."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 
 from pydantic import ValidationError
 
+from registry import interrupts
 from registry.errors import BadConfig, BadInput, KronosError, NotFound
 
-EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 wrong usage or input, 130 interrupted."
+EXIT_CODES = (
+    "Exit codes: 0 done, 1 failed, 2 wrong usage or input, "
+    "129, 130 or 143 ended by hang-up, Ctrl-C or SIGTERM."
+)
+_PROJECT_RUN = "MLFLOW_RUN_ID"  # set by `mlflow run`
 
 
 def exit_code(error: KronosError) -> int:
@@ -19,24 +26,66 @@ def exit_code(error: KronosError) -> int:
 def run(
     main: Callable[[], object], on_error: Callable[[KronosError], None] = lambda _: None
 ) -> None:
-    """Call a typer app; print an error as `error: CODE: message` on stderr, without a traceback."""
+    """Call a typer app; print an error as `error: CODE: message` on stderr, without a traceback.
+
+    A program that got a signal never ends with 0, whatever a library made of the signal.
+    """
+    project_run = os.environ.get(_PROJECT_RUN, "")
+    with interrupts.raised():
+        try:
+            code = _called(main, on_error)
+        except interrupts.Interrupted as raised:
+            code = 128 + raised.number
+        number = interrupts.received()
+        if number is not None:
+            code = 128 + number
+            _kill_runs(project_run)
+            with suppress(OSError):  # after a hang-up there is no terminal
+                print(interrupts.ENDING[number], file=sys.stderr)
+    sys.exit(code)
+
+
+def _called(
+    main: Callable[[], object], on_error: Callable[[KronosError], None]
+) -> int | str | None:
+    """The exit code of an app, which ends by SystemExit."""
     try:
         main()
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as ended:
+        return ended.code
+    except KeyboardInterrupt:  # not from a signal: those are raised as Interrupted
+        print(interrupts.ENDING[signal.SIGINT], file=sys.stderr)
+        return 128 + signal.SIGINT
     except Exception as raised:
+        if interrupts.received():  # the consequence of a signal
+            return 1
         error = _translated(raised)
         if error is None:
             raise
         on_error(error)
         print(f"error: {error.code}: {error.message}", file=sys.stderr)
-        sys.exit(exit_code(error))
+        return exit_code(error)
+    return 0
+
+
+def _kill_runs(project_run: str) -> None:
+    """End the runs of an interrupted program as KILLED, as far as MLflow answers.
+
+    The exit code must be that of the signal, so no error counts here; `registry doctor` finds what
+    is left. If MLflow was not even imported, there is only the run that `mlflow run` opened.
+    """
+    if not project_run and "registry.versions.tracking" not in sys.modules:
+        return
+    with suppress(Exception):
+        from registry.settings import Settings
+        from registry.versions import tracking
+
+        tracking.kill(Settings(), project_run)
 
 
 def tag_run(error: KronosError) -> None:
     """Under `mlflow run`, write the error to its run as a tag."""
-    if os.environ.get("MLFLOW_RUN_ID"):
+    if os.environ.get(_PROJECT_RUN):
         from registry.settings import Settings
         from registry.versions import tracking
 

@@ -1,7 +1,6 @@
 """python -m serving start|request MODEL: the Production version behind MLflow's scoring server."""
 
 import json
-import signal
 import time
 from contextlib import ExitStack
 from typing import Annotated
@@ -11,7 +10,6 @@ from rich.console import Console
 
 from registry import terminal
 
-STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
 )
@@ -60,8 +58,6 @@ def start(
     if chosen.mode == "simulated":
         mode = f"KRONOS_MODE={settings.mode}"
         _warn(stderr, f"serving {version.uri} for {model} ({mode}): simulated, not Kronos")
-    for number in STOPPING:
-        signal.signal(number, _interrupt)
     with ExitStack() as stack:
         folder = stack.enter_context(store.private_copy(version))
         scorer = Scorer(
@@ -117,16 +113,6 @@ def request(
 
 def _warn(stderr: Console, text: str) -> None:
     stderr.print(f"warning: {text}", style="bold yellow", markup=False, soft_wrap=True)
-
-
-def _interrupt(*_: object) -> None:
-    """Stop on the first signal and ignore later ones.
-
-    `make` repeats a signal that the terminal has already sent; it must not interrupt the stop.
-    """
-    for number in STOPPING:
-        signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """One `mlflow models serve` process for one version: start, wait until ready, watch, stop."""
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -13,13 +14,17 @@ from types import TracebackType
 
 import httpx
 
+from registry import interrupts
+from registry.attached import attached
 from registry.errors import BadParameter, KronosError
 from registry.settings import Settings
 from registry.versions.tracking import process_environment
 from registry.versions.version import Version
+from serving.log import Log
 
 READY_TIMEOUT_S = 120.0
-STOP_TIMEOUT_S = 15.0
+STOP_TIMEOUT_S = 70.0  # MLflow gives up a request after 60 s; docker-compose.yml waits for longer
+HEADER = "kronos-server"  # of every reply: which server it came from
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -35,9 +40,13 @@ class Scorer:
         self.host = host
         self.port = port or _free_port(host)
         check_free(host, self.port)
-        self.log = settings.logs_dir / f"serve_{version.name}_{version.version}.log"
+        self._log = Log(settings.logs_dir / f"serve_{version.name}_{version.version}.log")
+        self._token = secrets.token_hex(8)
         self.command = serve_command(str(folder), host, self.port)
         self._environment = process_environment(settings)
+        # uvicorn reads its options from UVICORN_...; headers are parted by spaces.
+        headers = (os.environ.get("UVICORN_HEADERS", ""), f"{HEADER}:{self._token}")
+        self._environment["UVICORN_HEADERS"] = " ".join(headers).strip()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -50,16 +59,26 @@ class Scorer:
         return self._process.pid if self._process else 0
 
     def __enter__(self) -> "Scorer":
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        with self.log.open("wb") as log:
-            self._process = subprocess.Popen(
-                self.command,
-                env=self._environment,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        try:
+            with interrupts.deferred():
+                self._start()
+        except BaseException:
+            self.stop()
+            raise
         return self
+
+    def _start(self) -> None:
+        self._process = subprocess.Popen(
+            attached(self.command),
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        if self._process.stdout is not None:
+            title = f"{self.version.uri} on {self.url}"
+            self._log.follow(self._process.stdout, self._process.pid, title)
 
     def __exit__(
         self,
@@ -70,25 +89,31 @@ class Scorer:
         self.stop()
 
     def wait_ready(self, tick: Callable[[float], None] = lambda _: None) -> None:
-        """Return once /ping answers; call `tick(seconds)` while waiting.
+        """Return once this very server answers /ping; call `tick(seconds)` while waiting.
 
         Raises KronosError with the last error of the log, if the server ends or is not ready in
-        READY_TIMEOUT_S.
+        READY_TIMEOUT_S; BadParameter (PORT_TAKEN) if another one took the port meanwhile.
         """
         begun = time.monotonic()
         while (waited := time.monotonic() - begun) < READY_TIMEOUT_S:
             if self.exit_code() is not None:
+                check_free(self.host, self.port)
                 self.raise_ended()
-            try:
-                if httpx.get(f"{self.url}/ping", timeout=2).status_code == 200:
-                    return
-            except httpx.TransportError:
-                pass
+            if self._answers():
+                return
             tick(waited)
             time.sleep(0.2)
         raise KronosError(
             f"{self.version.uri} was not ready in {READY_TIMEOUT_S:.0f} s: {self._last_error()}"
         )
+
+    def _answers(self) -> bool:
+        """Whether the port is answered, and by this server."""
+        try:
+            reply = httpx.get(f"{self.url}/ping", timeout=2)
+        except httpx.TransportError:
+            return False
+        return reply.status_code == 200 and reply.headers.get(HEADER) == self._token
 
     def raise_ended(self) -> None:
         """Raise KronosError with the server's exit code and the last error of its log."""
@@ -100,39 +125,26 @@ class Scorer:
     def exit_code(self) -> int | None:
         return self._process.poll() if self._process else None
 
+    @interrupts.deferred()
     def stop(self) -> None:
         """Send SIGTERM to the process group, then SIGKILL after STOP_TIMEOUT_S.
 
-        SIGTERM lets the server answer the requests in flight.
+        At SIGTERM, uvicorn takes no more connections and answers the requests that it has. The port
+        is free by then, so the end is known from the pipe that all processes of the group hold.
         """
         if self._process is None:
             return
-        for number in (signal.SIGTERM, signal.SIGKILL):
+        for number, timeout_s in ((signal.SIGTERM, STOP_TIMEOUT_S), (signal.SIGKILL, 5.0)):
+            if self._log.ended():
+                break
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, number)
-            deadline = time.monotonic() + STOP_TIMEOUT_S
-            while time.monotonic() < deadline and self._group_runs():
-                time.sleep(0.05)
+            self._log.ended(timeout_s)
         self._process.wait()
 
-    def _group_runs(self) -> bool:
-        """Whether the server still runs, or one of its processes still holds the port."""
-        return self._process is not None and (self._process.poll() is None or self._port_held())
-
-    def _port_held(self) -> bool:
-        try:
-            check_free(self.host, self.port)
-        except BadParameter:
-            return True
-        return False
-
     def _last_error(self) -> str:
-        """The last error of `registry` in the log, or the last line if it has none."""
-        text = self.log.read_text(errors="replace")
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
-        errors = [line.partition(": ")[2] for line in lines if line.startswith("registry.errors.")]
-        last = (errors or lines or ["the log is empty"])[-1]
-        return f"{last} (full log: {self.log})"
+        self._log.ended(1.0)  # so that its last lines are there, if it has ended
+        return f"{self._log.last_error()} (full log: {self._log.path})"
 
 
 def serve_command(uri: str, host: str, port: int) -> list[str]:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,9 @@ os.environ.update(KRONOS_TRACKING_URI="", KRONOS_LEDGER_URI="", KRONOS_ARTIFACTS
 # here and in the programs that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 Settings.model_config["env_file"] = None
+
+# A shell ignores Ctrl-C for its background jobs, and every program that tests start would, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples in every run, and no deadline: a busy machine is slow.
 hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, database=None)

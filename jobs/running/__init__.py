@@ -1,1 +1,1 @@
-"""How work is run: workers, interrupts, progress."""
+"""How work is run: workers, progress."""

@@ -16,11 +16,13 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
+from registry import interrupts
 from registry.codes import from_code
 from registry.errors import BadParameter, KronosError
 from registry.settings import CHECKOUT
 
 LOCAL, RAY = "local", "ray"
+POLL_S = 0.5  # how long a signal waits for Ray
 THREADS = "OMP_NUM_THREADS"  # read by torch, BLAS and LightGBM when they are loaded
 
 # Gets a step and its losses; True means: give the work up.
@@ -134,7 +136,8 @@ class _Processes:
             for _ in range(jobs):
                 connection, worker_end = context.Pipe()
                 process = context.Process(target=_serve, args=(worker_end,), daemon=True)
-                process.start()
+                with interrupts.no_ctrl_c_for_children():
+                    process.start()
                 worker_end.close()  # or recv() would not notice that the worker ended
                 self._connections.append(connection)
                 self._processes.append(process)
@@ -170,14 +173,15 @@ class _Processes:
 
     def stop(self) -> None:
         for process in self._processes:
-            process.terminate()
+            process.kill()  # Lightning would turn SIGTERM into an error of the trial
         for process in self._processes:
             process.join()
 
 
 def _serve(connection: Connection) -> None:
     """A worker process: runs trial after trial until its parent ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
+    # For a SIGTERM to the whole group; Lightning, which catches it, calls the handler before it.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
     work: Work = connection.recv()
@@ -232,16 +236,25 @@ class _OnRay:
         self._actors: list[Any] = [actor.remote(shared) for _ in range(jobs)]
 
     def run(self, worker: int, settings: Mapping[str, Any], listen: Listen) -> Any:
-        actor, ray = self._actors[worker], self._ray
+        actor = self._actors[worker]
         try:
-            ray.get(actor.begin.remote(dict(settings)))
+            self._get(actor.begin.remote(dict(settings)))
             return _follow(
-                lambda: ray.get(actor.event.remote()),
-                lambda stop: ray.get(actor.answer.remote(stop)),
+                lambda: self._get(actor.event.remote()),
+                lambda stop: self._get(actor.answer.remote(stop)),
                 listen,
             )
-        except ray.exceptions.RayError as error:
+        except self._ray.exceptions.RayError as error:
             raise KronosError(f"a worker on Ray ended: {error}"[:500], code="WORKER") from error
+
+    def _get(self, reference: Any) -> Any:
+        """The value of a reference. While it waits, Ray would lose the exception of a signal."""
+        ready: list[Any] = []
+        while not ready:
+            with interrupts.deferred():
+                ready, _ = self._ray.wait([reference], timeout=POLL_S)
+        with interrupts.deferred():
+            return self._ray.get(reference)
 
     def stop(self) -> None:
         for actor in self._actors:
@@ -284,10 +297,15 @@ def _cluster(jobs: int) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage reports to Ray's makers
     import ray
 
-    ray.init(
-        include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
-        runtime_env={"env_vars": {"PYTHONPATH": str(CHECKOUT)}},
-    )  # fmt: skip
+    with (
+        interrupts.deferred(),
+        interrupts.handlers_kept(),
+        interrupts.no_ctrl_c_for_children(),
+    ):
+        ray.init(
+            include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
+            runtime_env={"env_vars": {"PYTHONPATH": str(CHECKOUT)}},
+        )  # fmt: skip
     try:
         cpus = int(ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
         if jobs > cpus:

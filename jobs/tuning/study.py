@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from jobs.tuning import space
 from jobs.tuning.trial import Outcome
 from registry.files import is_locked, locked
+from registry.processes import this_process
 from registry.training import Space
 
 DATABASE = "studies.db"
@@ -45,7 +46,7 @@ class Study:
         on_lost: Callable[[FrozenTrial], None],
     ) -> None:
         self.optuna = study
-        self.token = secrets.token_hex(6)  # of this process
+        self.token = f"study@{this_process().mark}@{secrets.token_hex(4)}"  # of this process
         self._folder, self._space, self._first = folder, space, first
         self._seed, self._on_lost = seed, on_lost
 

@@ -60,8 +60,6 @@ class Setup:
                 result = score(
                     trained.forecaster, self.history, self.origins, self.config, self.context
                 )
-            except SystemExit as error:  # Lightning raises it on Ctrl-C
-                raise KeyboardInterrupt from error
             except KronosError as error:
                 if isinstance(error, BadInput) or error.code == DIVERGED:
                     return Outcome(given_up=f"{error.code}: {error.message}")

@@ -17,7 +17,6 @@ from optuna.trial import FrozenTrial, TrialState
 
 from jobs.running import executors
 from jobs.running.executors import Executor
-from jobs.running.interrupts import Interrupts
 from jobs.running.progress import Progress, Say, silent
 from jobs.training import members, planning, record
 from jobs.training.references import FHS
@@ -25,6 +24,7 @@ from jobs.tuning import results, space
 from jobs.tuning.results import COMPLETE, FAILED, PRUNED, Result, score_text
 from jobs.tuning.study import GIVEN_UP, METRICS, RUN, Study, open_study
 from jobs.tuning.trial import Setup, TrialRun, score
+from registry import interrupts
 from registry.errors import BadParameter
 from registry.forecast import names
 from registry.scoring.rolling import origins_between
@@ -92,7 +92,7 @@ def tune(
     config = training.config
     client = tracking.connect(settings)
     with ExitStack() as stack:
-        interrupts = stack.enter_context(Interrupts())
+        stack.enter_context(interrupts.deferred())
 
         def close_lost(trial: FrozenTrial) -> None:
             if RUN in trial.user_attrs:
@@ -118,7 +118,7 @@ def tune(
         data = training.data
         run.dataset(setup.history, data.dataset.name, data.digest, "tuning")
         steps = getattr(config, "max_steps", 0)
-        _Tuning(study, run, workers, interrupts, trials, deadline, steps, progress, say).run()
+        _Tuning(study, run, workers, trials, deadline, steps, progress, say).run()
         return results.record(study, run, setup, search.fixed)
 
 
@@ -149,10 +149,10 @@ class _Tuning:
     """Workers that run trials until the study has enough of them."""
 
     def __init__(
-        self, study: Study, run: tracking.Run, executor: Executor, interrupts: Interrupts,
-        total: int, deadline: float, steps: int, progress: Progress, say: Say,
+        self, study: Study, run: tracking.Run, executor: Executor, total: int, deadline: float,
+        steps: int, progress: Progress, say: Say,
     ) -> None:  # fmt: skip
-        self._study, self._run, self._executor, self._interrupts = study, run, executor, interrupts
+        self._study, self._run, self._executor = study, run, executor
         self._total, self._deadline, self._steps = total, deadline, steps
         self._progress, self._say = progress, say
         self._shares: dict[int, float] = {}  # share done of each trial that runs here
@@ -169,7 +169,7 @@ class _Tuning:
             try:
                 workers = range(self._executor.workers)
                 futures = [threads.submit(self._work, worker) for worker in workers]
-                with self._interrupts.allowed():
+                with interrupts.allowed():
                     for future in as_completed(futures):
                         future.result()
             except BaseException:
@@ -183,7 +183,7 @@ class _Tuning:
             if trial is not None:
                 self._run_trial(worker, trial)
             elif self._study.running():  # if another process dies, its trials are run here
-                with self._interrupts.allowed():
+                with interrupts.allowed():
                     time.sleep(POLL_S)
             else:
                 return
@@ -203,7 +203,7 @@ class _Tuning:
             nonlocal looks
             self._shares[trial.number] = min(step / self._steps, 1.0) if self._steps else 0.0
             self._show()
-            with self._interrupts.deferred():
+            with interrupts.deferred():
                 if losses:
                     child.metrics(losses, step)
                 if CHOICE not in losses:
@@ -213,11 +213,11 @@ class _Tuning:
                 return trial.should_prune()
 
         try:
-            with self._interrupts.allowed():
+            with interrupts.allowed():
                 outcome = self._executor.run(worker, settings, listen)
         except BaseException as error:
             reason = f"{type(error).__name__}: {error}"
-            if self._ended.is_set():
+            if self._ended.is_set() or interrupts.received():
                 reason = "interrupted"
             child.tags({tracking.ERROR_TAG: reason[:5000]})
             raise
@@ -253,9 +253,10 @@ def _listed(settings: Mapping[str, Any]) -> str:
 
 
 def _close(run: tracking.Run, state: str) -> None:
-    """End the run of a trial."""
+    """End the run of a trial; in MLflow, one that a signal ended is KILLED."""
     run.tags({"state": state})
-    run.end({COMPLETE: "FINISHED", PRUNED: "KILLED", FAILED: "FAILED"}[state])
+    status = {COMPLETE: tracking.FINISHED, PRUNED: tracking.KILLED, FAILED: tracking.FAILED}[state]
+    run.end(tracking.KILLED if interrupts.received() and state == FAILED else status)
 
 
 def _tags(search: Search) -> dict[str, str]:

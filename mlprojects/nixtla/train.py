@@ -1,6 +1,9 @@
 """Training of NeuralForecast networks, with early stopping on the choice period."""
 
+import signal
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -39,7 +42,8 @@ def train(
             # A loss that is not finite is never the best; see the check of watcher.best.
             warnings.filterwarnings("ignore", message="Validation loss is not finite")
             # Not NeuralForecast.fit: it trains a deep copy of network, callbacks and run.
-            net.fit(panel.dataset(history), val_size=choice_sessions, random_seed=seed)
+            with _interruptible():
+                net.fit(panel.dataset(history), val_size=choice_sessions, random_seed=seed)
     if not watcher.best:
         raise KronosError(
             f"the loss of {name} was never a finite number; lower learning_rate", code="DIVERGED"
@@ -50,6 +54,21 @@ def train(
         WindowForecaster(model_spec, config.shape, net.eval().cpu()),
         params={"parameters": parameters, "best_step": watcher.best_step},
     )
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the training as KeyboardInterrupt, and the next Ctrl-C counts again.
+
+    Lightning 2.6 makes SystemExit of KeyboardInterrupt and of a SIGTERM that the program does not
+    handle itself, which would be success to a shell. It ignores every later Ctrl-C.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt from error
 
 
 def _options(config: Training, series: int, seed: int, watcher: pl.Callback) -> dict[str, Any]:

@@ -4,18 +4,19 @@ import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from registry.errors import BadParameter, NotAvailable
+from registry.files import temporary_folder
 from registry.forecast import names
 from registry.forecast.model_folder import read_spec
 from registry.forecast.spec import ModelSpec
 from registry.hub.client import CARD, CONFIG, WEIGHTS, Hub, Progress, check_name
 from registry.hub.mirror import LIBRARY, Official
 from registry.settings import Settings
-from registry.versions import tracking
 from registry.versions.manifest import MODEL_DIR
 from registry.versions.store import Store
 from registry.versions.version import Version
@@ -95,7 +96,8 @@ def push(
     message = f"{version.name} version {version.version} of a Kronos Registry"
 
     def send(part: str, target: str, card: str) -> str:
-        with tracking.scratch() as folder:
+        with temporary_folder(settings.state_dir, "push") as temporary:
+            folder = Path(temporary)
             for name in (CONFIG, WEIGHTS):
                 shutil.copyfile(model_dir / part / name, folder / name)
             (folder / CARD).write_text(card)

@@ -11,13 +11,13 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
 from registry.errors import Conflict
 from registry.ledger import database
+from registry.processes import Process, lives, this_process
 
 TIMEOUT = timedelta(minutes=15)  # a claim held longer by another host counts as abandoned
 
@@ -41,7 +41,7 @@ class Claim:
         """
         if self.host is None or self.pid is None:
             return True
-        alive = lives(Claimant(self.host, self.pid, self.process_started or ""))
+        alive = lives(Process(self.host, self.pid, self.process_started or ""))
         if alive is None:
             return now() - self.held_since > TIMEOUT
         return not alive
@@ -99,48 +99,6 @@ def held_by_this_process(since: datetime) -> dict[str, Any]:
 
 def now() -> datetime:
     return datetime.now(UTC)
-
-
-# --- processes ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Claimant:
-    """A process. On Linux `started` is "boot id/clock ticks since boot"; elsewhere it is empty."""
-
-    host: str
-    pid: int
-    started: str
-
-
-def this_process() -> Claimant:
-    return Claimant(socket.gethostname(), os.getpid(), _started(os.getpid()) or "")
-
-
-def lives(claimant: Claimant) -> bool | None:
-    """Whether a process of this host lives; None for another host, which cannot be checked."""
-    if claimant.host != socket.gethostname():
-        return None
-    if Path("/proc/self/stat").exists():
-        return _started(claimant.pid) == claimant.started
-    try:
-        os.kill(claimant.pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # it exists and belongs to another user
-        return True
-    return True
-
-
-def _started(pid: int) -> str | None:
-    """Identity of a running process. None if it ended, is a zombie, or there is no /proc."""
-    try:
-        # The name in parentheses may hold any character; the state follows the last parenthesis.
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return None
-    return None if fields[0] in "ZX" else f"{boot}/{fields[19]}"
 
 
 def user() -> str:

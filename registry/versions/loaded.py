@@ -1,10 +1,10 @@
 """A registered version as a Forecaster, in this process or in a separate one."""
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from registry.errors import CodeMismatch
+from registry.files import temporary_folder
 from registry.forecast.answer import answer, forecast_of
 from registry.forecast.forecast import Forecast, Forecaster
 from registry.forecast.history import History
@@ -28,15 +28,18 @@ class LoadedVersion:
         self._identity = identity
 
     @classmethod
-    def of(cls, version: Version, root: Path) -> "LoadedVersion":
-        """The verified version at `root`; in this process if it runs the version's own code."""
+    def of(cls, version: Version, root: Path, scratch: Path) -> "LoadedVersion":
+        """The verified version at `root`; in this process if it runs the version's own code.
+
+        Otherwise a private copy of it is made below `scratch`.
+        """
         model_dir = root / manifest.MODEL_DIR
         digest = manifest.sha256(root / manifest.MANIFEST)
         identity = Identity(version.name, version.version, digest)
         try:
             manifest.check_code(manifest.read(root))
         except CodeMismatch:
-            return cls(version, _worker(version, root), identity)
+            return cls(version, _worker(version, root, scratch), identity)
         return cls(version, load_forecaster(model_dir), identity)
 
     @property
@@ -70,9 +73,9 @@ class LoadedVersion:
         self.close()
 
 
-def _worker(version: Version, root: Path) -> Worker:
+def _worker(version: Version, root: Path, scratch: Path) -> Worker:
     """A process of its own, on a private copy of the version's files."""
-    folder = TemporaryDirectory(prefix=f"{version.name}-{version.version}-")
+    folder = temporary_folder(scratch, version.folder_name)
     try:
         copied = Path(folder.name)
         manifest.private_copy(root, copied, version.tags[manifest.MANIFEST_TAG])

@@ -7,20 +7,22 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import mlflow
 import pandas as pd
-from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.tracking import MlflowClient
 
+from registry import interrupts
 from registry.errors import BadParameter, Corrupt, KronosError, NotFound
+from registry.files import temporary_folder
 from registry.forecast import names
 from registry.forecast.model_folder import read_spec
 from registry.forecast.spec import ModelSpec
+from registry.processes import this_process
 from registry.settings import CHECKOUT, Settings
 from registry.versions import artifacts, manifest, registration, signature, tracking
 from registry.versions.loaded import LoadedVersion
@@ -143,11 +145,11 @@ class Store:
                 "found no active run to log the model on; open one with "
                 "registry.versions.tracking.start"
             )
-        model = self.client.create_logged_model(
-            run.info.experiment_id, name=spec.name, source_run_id=run.info.run_id
-        )
-        with tracking.scratch() as folder:
-            root = folder / "version"
+        with (
+            self._logged_model(run, spec.name) as model,
+            temporary_folder(self.settings.state_dir, spec.name) as folder,
+        ):
+            root = Path(folder) / "version"
             pinned = pins((*BASE_REQUIREMENTS, *requirements), checkout / "requirements.lock")
             mlflow_model = Model(
                 run_id=run.info.run_id, model_id=model.model_id, model_uuid=model.model_id
@@ -160,38 +162,66 @@ class Store:
                 signature=signature.build(spec),
                 input_example=example,
                 pip_requirements=pinned,
-                **artifacts.stage(folder / "staged", checkout, spec, save),
+                **artifacts.stage(Path(folder) / "staged", checkout, spec, save),
             )
             version_tags = {**tags, MANIFEST_TAG: manifest.seal(root)}
             self.client.log_model_artifacts(model.model_id, str(root))
-        self.client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
-        self.client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, step=0)])
+        with interrupts.deferred():
+            return self._register(run.info.run_id, spec.name, model, version_tags, description)
+
+    @contextlib.contextmanager
+    def _logged_model(self, run: mlflow.ActiveRun, name: str) -> Iterator[LoggedModel]:
+        """A new logged model: READY after the block, FAILED if it ends in an error or a signal."""
+        model: LoggedModel | None = None
+        try:
+            with interrupts.deferred():
+                model = self.client.create_logged_model(
+                    run.info.experiment_id,
+                    name=name,
+                    source_run_id=run.info.run_id,
+                    tags={tracking.PROCESS_TAG: this_process().mark},
+                )
+            yield model
+        except BaseException:
+            if model is not None:
+                with interrupts.deferred(), contextlib.suppress(MlflowException):
+                    self.client.finalize_logged_model(model.model_id, LoggedModelStatus.FAILED)
+            raise
+        with interrupts.deferred():
+            self.client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+
+    def _register(
+        self, run_id: str, name: str, model: LoggedModel, tags: Mapping[str, str], description: str
+    ) -> Version:
+        """Register a logged model as a version."""
+        self.client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
         with contextlib.suppress(MlflowException):  # it exists already
-            self.client.create_registered_model(spec.name)
+            self.client.create_registered_model(name)
         registered = self.client.create_model_version(
-            spec.name,
-            f"models:/{model.model_id}",
-            run.info.run_id,
-            tags=version_tags,
-            model_id=model.model_id,
+            name, f"models:/{model.model_id}", run_id, tags=dict(tags), model_id=model.model_id
         )
         if description:
             text = shortened(description)
-            self.client.update_model_version(spec.name, registered.version, text)
-        return self.version(spec.name, int(registered.version))
+            self.client.update_model_version(name, registered.version, text)
+        return self.version(name, int(registered.version))
 
+    @interrupts.deferred()
     def set_alias(self, name: str, alias: str, number: int) -> None:
         self.client.set_registered_model_alias(name, alias, str(number))
 
+    @interrupts.deferred()
     def delete_alias(self, name: str, alias: str) -> None:
         self.client.delete_registered_model_alias(name, alias)
 
+    @interrupts.deferred()
     def set_tag(self, name: str, number: int, key: str, value: str) -> None:
         self.client.set_model_version_tag(name, str(number), key, value)
 
+    @interrupts.deferred()
     def delete_tag(self, name: str, number: int, key: str) -> None:
         self.client.delete_model_version_tag(name, str(number), key)
 
+    @interrupts.deferred()
     def set_stage(self, name: str, number: int, stage: str) -> None:
         """Set MLflow's own stage, for models:/NAME/Production.
 
@@ -238,9 +268,7 @@ class Store:
         Raises as `fetch`.
         """
         root = self.fetch(version)
-        self.settings.state_dir.mkdir(parents=True, exist_ok=True)
-        prefix = f"{version.name}-{version.version}-"
-        with TemporaryDirectory(prefix=prefix, dir=self.settings.state_dir) as folder:
+        with temporary_folder(self.settings.state_dir, version.folder_name) as folder:
             manifest.private_copy(root, Path(folder), version.tags[MANIFEST_TAG])
             registration.write(Path(folder), version.name, version.version)
             yield Path(folder)
@@ -258,7 +286,7 @@ class Store:
     def load(self, reference: str) -> LoadedVersion:
         """A verified version, ready to forecast. Raises NotFound, Corrupt."""
         version = self.resolve(reference)
-        return LoadedVersion.of(version, self.fetch(version))
+        return LoadedVersion.of(version, self.fetch(version), self.settings.state_dir)
 
 
 def _reraise_unless_missing(error: MlflowException) -> None:

@@ -6,7 +6,6 @@ import logging
 import os
 import subprocess
 import sys
-import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,12 +19,16 @@ from mlflow.entities import LifecycleStage, Metric, ViewType
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
+from registry import interrupts
 from registry.errors import Conflict
+from registry.processes import this_process
 from registry.settings import CHECKOUT, Settings
 
 # With this tag the UI shows runs and metrics first, not the tools for language models.
 _TRAINING = {"mlflow.experimentKind": "custom_model_development"}
 ERROR_TAG = "kronos.error"
+PROCESS_TAG = "kronos.process"  # of runs and logged models: the mark of the process that made them
+RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
 _URIS = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
 _ATTACHED = "MLFLOW_RUN_ID"
 _SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # the Hub's token and its older name
@@ -84,11 +87,12 @@ def connect(settings: Settings) -> MlflowClient:
 
 @dataclass(frozen=True)
 class Run:
-    """An open run. Every call writes immediately."""
+    """An open run. Every call writes immediately and whole: a signal is raised after it."""
 
     run_id: str
     client: MlflowClient
 
+    @interrupts.deferred()
     def params(self, values: Mapping[str, Any]) -> None:
         """Log parameters.
 
@@ -102,11 +106,13 @@ class Run:
             elif logged[key].strip("'") != str(value):  # MLflow quotes values for the shell
                 self.client.log_param(self.run_id, f"used_{key}", value)
 
+    @interrupts.deferred()
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         now = int(pd.Timestamp.now("UTC").timestamp() * 1000)
         batch = [Metric(key, float(value), now, step) for key, value in values.items()]
         self.client.log_batch(self.run_id, metrics=batch)
 
+    @interrupts.deferred()
     def series(self, key: str, values: Mapping[int, float]) -> None:
         """Log one metric over integer steps."""
         now = int(pd.Timestamp.now("UTC").timestamp() * 1000)
@@ -114,35 +120,43 @@ class Run:
         for start in range(0, len(batch), 1000):
             self.client.log_batch(self.run_id, metrics=batch[start : start + 1000])
 
+    @interrupts.deferred()
     def tags(self, values: Mapping[str, str]) -> None:
         for key, value in values.items():
             self.client.set_tag(self.run_id, key, value)
 
+    @interrupts.deferred()
     def figure(self, figure: Any, path: str) -> None:
         self.client.log_figure(self.run_id, figure, path)
 
+    @interrupts.deferred()
     def text(self, text: str, path: str) -> None:
         self.client.log_text(self.run_id, text, path)
 
+    @interrupts.deferred()
     def table(self, frame: pd.DataFrame, stem: str) -> None:
         """Log a frame as CSV, which the UI can show."""
         self.client.log_text(self.run_id, frame.to_csv(index=False), f"{stem}.csv")
 
+    @interrupts.deferred()
     def json(self, data: Any, path: str) -> None:
         text = json.dumps(data, indent=2, sort_keys=True, default=str)
         self.client.log_text(self.run_id, text, path)
 
+    @interrupts.deferred()
     def child(self, name: str, tags: Mapping[str, str]) -> "Run":
         """A new child run, which does not become an active run. `end` closes it."""
         experiment = self.client.get_run(self.run_id).info.experiment_id
-        child_tags = {MLFLOW_PARENT_RUN_ID: self.run_id, **tags}
+        child_tags = {MLFLOW_PARENT_RUN_ID: self.run_id, PROCESS_TAG: this_process().mark, **tags}
         created = self.client.create_run(experiment, run_name=name, tags=child_tags)
         return Run(str(created.info.run_id), self.client)
 
+    @interrupts.deferred()
     def end(self, status: str) -> None:
         """Close a `child` with status FINISHED, KILLED or FAILED."""
         self.client.set_terminated(self.run_id, status)
 
+    @interrupts.deferred()
     def dataset(self, frame: pd.DataFrame, name: str, digest: str, context: str) -> None:
         """Log a dataset input with our digest: MLflow's hashes only 10,000 rows and drops dates."""
         source = mlflow.data.from_pandas(frame.head(1000), name=name, digest=digest[:36])
@@ -162,9 +176,25 @@ def start(
 ) -> Iterator[Run]:
     """A new run in `experiment`, or the run that `mlflow run` opened for this process.
 
-    An error makes the run fail and is written in a tag. `again` is the id of an earlier run to
-    continue, in whatever state it ended; if that run was deleted, a new run is started.
+    An error makes the run fail and is written in a tag; a signal or Ctrl-C makes it KILLED.
+    `again` is the id of an earlier run to continue, in whatever state it ended; if that run was
+    deleted, a new run is started.
     """
+    run: Run | None = None
+    try:
+        with interrupts.deferred():  # once the run is open, `run` is set
+            run = _open(settings, experiment, name, nested, again)
+            run.tags({PROCESS_TAG: this_process().mark, **(tags or {})})
+        yield run
+    except BaseException as error:
+        if run is not None:
+            _end_with(run, error)
+        raise
+    with interrupts.deferred():
+        mlflow.end_run(FINISHED)
+
+
+def _open(settings: Settings, experiment: str, name: str, nested: bool, again: str | None) -> Run:
     client = connect(settings)
     attached = _attachable(settings, client)
     if again is not None and _exists(client, again):
@@ -172,23 +202,28 @@ def start(
             client.set_tag(attached, "goes_on_in", again)
         if ERROR_TAG in client.get_run(again).data.tags:
             client.delete_tag(again, ERROR_TAG)
-        context = mlflow.start_run(run_id=again)
+        active = mlflow.start_run(run_id=again)
     elif attached is None or nested:
         identity = _experiment(settings, client, experiment)
-        context = mlflow.start_run(experiment_id=identity, run_name=name, nested=nested)
+        active = mlflow.start_run(experiment_id=identity, run_name=name, nested=nested)
     else:
-        context = mlflow.start_run(run_id=attached)
-    with context as active:
-        run = Run(active.info.run_id, client)
-        run.tags(tags or {})
-        try:
-            yield run
-        except BaseException as error:
-            message = f"{type(error).__name__}: {error}"
-            run.tags({ERROR_TAG: message[:5000]})
-            raise
+        active = mlflow.start_run(run_id=attached)
+    return Run(active.info.run_id, client)
 
 
+@interrupts.deferred()
+def _end_with(run: Run, error: BaseException) -> None:
+    """End the active run as KILLED or FAILED, with the error in a tag."""
+    number = interrupts.received()  # also if a library made another error of the signal
+    message = interrupts.ENDING[number] if number else f"{type(error).__name__}: {error}"
+    killed = number is not None or isinstance(error, KeyboardInterrupt)
+    try:
+        run.tags({ERROR_TAG: message[:5000]})
+    finally:
+        mlflow.end_run(KILLED if killed else FAILED)
+
+
+@interrupts.deferred()
 def record(
     settings: Settings,
     experiment: str,
@@ -261,6 +296,19 @@ def server_id(settings: Settings, experiment: str, tag: str) -> str:
         client.set_experiment_tag(number, tag, hashlib.sha256(facts.encode()).hexdigest()[:32])
         entity = client.get_experiment(number)
     return str(entity.tags[tag])
+
+
+def kill(settings: Settings, project_run: str) -> None:
+    """End as KILLED the runs that an interrupted program has open.
+
+    `project_run` is the run that `mlflow run` opened for it, if any. If `mlflow run` survives the
+    signal, it calls that run FAILED afterwards: MLflow 3.17 compares a status with a number there.
+    """
+    while mlflow.active_run() is not None:
+        mlflow.end_run(KILLED)
+    client = connect(settings)
+    if project_run and _exists(client, project_run):
+        client.set_terminated(project_run, KILLED)
 
 
 def _exists(client: MlflowClient, run_id: str) -> bool:
@@ -337,10 +385,3 @@ def git_commit(checkout: Path = CHECKOUT) -> str:
     except (OSError, subprocess.SubprocessError):
         return "unknown"
     return done.stdout.strip()
-
-
-@contextmanager
-def scratch() -> Iterator[Path]:
-    """A temporary folder, deleted afterwards."""
-    with tempfile.TemporaryDirectory(prefix="kronos-") as folder:
-        yield Path(folder)

@@ -43,3 +43,8 @@ class Version:
     def reference(self) -> str:
         """The form that people write: nbeats/3."""
         return f"{self.name}/{self.version}"
+
+    @property
+    def folder_name(self) -> str:
+        """The form that begins the name of a folder: nbeats-3."""
+        return f"{self.name}-{self.version}"

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, cast
 
+from registry import interrupts
 from registry.codes import from_code
 from registry.errors import KronosError
 from registry.forecast.forecast import Forecast
@@ -76,13 +77,14 @@ class Worker:
 
     def _start(self) -> None:
         program = Path(worker_program.__file__).resolve()
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", str(program), str(self._root)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            cwd=self._root,
-            env={**inherited(), "PYTHONDONTWRITEBYTECODE": "1"},
-        )
+        with interrupts.no_ctrl_c_for_children():
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", str(program), str(self._root)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                cwd=self._root,
+                env={**inherited(), "PYTHONDONTWRITEBYTECODE": "1"},
+            )
         try:
             _value(self._hear())
         except KronosError:

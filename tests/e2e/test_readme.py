@@ -11,6 +11,7 @@ import time
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -159,8 +160,22 @@ def output_of(outputs: list[str], command: str) -> str:
     return outputs[index]
 
 
-def test_demo_ends_with_one_json_object_about_every_model(outputs: list[str]) -> None:
-    result = json.loads(output_of(outputs, "make demo").splitlines()[-1])
+def report_of(output: str) -> Any:
+    """The whole report of a demo, from the file that its last line names."""
+    last = output.splitlines()[-1]
+    assert len(last) < 200
+    return json.loads(Path(json.loads(last)["report"]).read_text())
+
+
+@pytest.fixture(scope="module")
+def first_demo(outputs: list[str]) -> Any:
+    """The report of the first demo, which a second one replaces."""
+    return report_of(output_of(outputs, "make demo"))
+
+
+def test_demo_ends_with_a_line_that_names_its_report(first_demo: Any, copy: Path) -> None:
+    result = first_demo
+    assert (copy / "var" / "logs" / "quickstart.json").is_file()
     assert set(result["models"]) == {"naive", "ewma", "fhs", "har", "nbeats"}
     for row in result["models"].values():
         assert row["version"] == 1
@@ -176,8 +191,7 @@ def test_demo_ends_with_one_json_object_about_every_model(outputs: list[str]) ->
     assert result["seconds"] > 0
 
 
-def test_second_demo_trains_nothing_again(outputs: list[str], copy: Path) -> None:
-    first = json.loads(output_of(outputs, "make demo").splitlines()[-1])
+def test_second_demo_trains_nothing_again(first_demo: Any, copy: Path) -> None:
     again = subprocess.run(
         ["make", "demo"],
         cwd=copy,
@@ -187,11 +201,14 @@ def test_second_demo_trains_nothing_again(outputs: list[str], copy: Path) -> Non
         timeout=300,
         check=True,
     )
-    second = json.loads(again.stdout.splitlines()[-1])
+    second = report_of(again.stdout)
     assert {row["trained"] for row in second["models"].values()} == {"before"}
-    assert set(second["models"]) == set(first["models"])
+    assert set(second["models"]) == set(first_demo["models"])
     for name, row in second["models"].items():
-        assert row["crps"] == first["models"][name]["crps"], name
+        assert row["crps"] == first_demo["models"][name]["crps"], name
+    stages = again.stderr.splitlines()
+    assert len(stages) == len(set(stages))
+    assert "Ctrl-C" not in again.stdout + again.stderr
 
 
 def test_curl_answers_five_steps(outputs: list[str]) -> None:

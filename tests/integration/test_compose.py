@@ -610,7 +610,7 @@ def test_told_to_stop_scorer_and_mlflow_end_with_all_their_processes(
     scorer: Service, mlflow_server: Service
 ):
     """The last test: it ends the services that the others use."""
-    for service, code in ((scorer, 130), (mlflow_server, 0)):
+    for service, code in ((scorer, 143), (mlflow_server, 0)):
         family = service.family()
         service.process.terminate()
         assert service.process.wait(STOP_TIMEOUT_S) == code

@@ -1,18 +1,25 @@
 """The stock `mlflow models serve` on the stage, and `python -m serving start` around it."""
 
 import json
+import os
+import pty
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import numpy.testing as npt
 import pandas as pd
+import psutil
 import pytest
 
 from jobs.training import planning, train
@@ -22,9 +29,9 @@ from registry.forecast import names
 from registry.promotion import moves
 from registry.promotion.opening import open_ledger
 from registry.settings import CHECKOUT, Settings
-from registry.versions import tracking
 from registry.versions.store import Store
-from serving.scorer import Scorer
+from registry.versions.tracking import process_environment
+from serving.scorer import Scorer, _free_port
 
 MODEL = "nbeats"
 
@@ -253,8 +260,6 @@ def test_a_body_that_cannot_be_read_is_refused_without_a_trace(
 
 
 def test_concurrent_clients_each_get_their_own_forecast(served: Served) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
     with served.store.load(MODEL) as version:
         scaled = [served.history.assign(y=served.history["y"] * (1 - i / 40)) for i in range(32)]
         expected = [version.forecast(history)["q0.95"].to_numpy() for history in scaled]
@@ -267,7 +272,7 @@ def test_concurrent_clients_each_get_their_own_forecast(served: Served) -> None:
 
 def _start(settings: Settings, *arguments: str) -> subprocess.Popen[str]:
     environment = {
-        **tracking.process_environment(settings),
+        **process_environment(settings),
         "KRONOS_VAR_DIR": str(settings.var_dir),
     }
     return subprocess.Popen(
@@ -276,24 +281,133 @@ def _start(settings: Settings, *arguments: str) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def test_serving_start_says_where_answers_and_stops_with_its_children(promoted: Settings) -> None:
-    with _start(promoted, MODEL, "--port", "0") as process:
-        assert process.stdout is not None
-        ready = json.loads(process.stdout.readline())
-        assert ready["model"] == MODEL
-        assert ready["version"] == Store(promoted).resolve(MODEL).version
-        body = Store(promoted).example_request(Store(promoted).resolve(MODEL))
-        reply = httpx.post(f"{ready['url']}/invocations", json=body, timeout=60)
-        rows = reply.json()["predictions"]
-        assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]
-        assert {row["notes"] for row in rows} == {f"{MODEL} version {ready['version']}"}
-        # The second and third signal change nothing.
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
-            process.send_signal(number)
-            time.sleep(0.05)
-        assert process.wait(30) == 130
-    with pytest.raises(httpx.TransportError):
-        httpx.get(f"{ready['url']}/ping", timeout=2)
+class Terminal:
+    """`make serve` in a terminal of its own."""
+
+    def __init__(self, settings: Settings, **variables: str) -> None:
+        environment = process_environment(settings) | variables
+        environment["KRONOS_VAR_DIR"] = str(settings.var_dir)
+        self.pid, self._terminal = pty.fork()
+        if self.pid == 0:
+            os.chdir(CHECKOUT)
+            os.execvpe("make", ["make", "serve", f"MODEL={MODEL}"], environment)
+        self.output = ""
+
+    def read_until(self, text: str) -> None:
+        """Read what is printed; raises OSError at its end."""
+        while text not in self.output:
+            self.output += os.read(self._terminal, 4096).decode()
+
+    def press_ctrl_c(self) -> None:
+        os.write(self._terminal, b"\x03")
+
+    def close(self) -> int:
+        """Read to the end; the exit code of make, negative for a signal."""
+        with suppress(OSError):
+            self.read_until("there is no such text")
+        os.close(self._terminal)
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+def _unread(port: int) -> list[int]:
+    """Bytes that wait to be read on each connection to a server on this machine."""
+    unread = []
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, _, state, queues, *_ = line.split()
+        if int(local.split(":")[1], 16) == port and state == "01":  # established
+            unread.append(int(queues.split(":")[1], 16))
+    return unread
+
+
+def _refused(url: str) -> bool:
+    try:
+        httpx.get(f"{url}/ping", timeout=5)
+    except httpx.ConnectError:
+        return True
+    return False
+
+
+def test_make_serve_answers_and_ctrl_c_ends_it_quietly_after_the_requests_in_flight(
+    promoted: Settings,
+) -> None:
+    terminal = Terminal(promoted, KRONOS_SERVE_PORT="0")
+    terminal.read_until("Ctrl-C stops it.")
+    line = next(line for line in terminal.output.splitlines() if '{"url"' in line)
+    ready = json.loads(line[line.index("{") :])
+    store = Store(promoted)
+    version = store.resolve(MODEL)
+    assert (ready["model"], ready["version"]) == (MODEL, version.version)
+    split = store.example_request(version)["dataframe_split"]
+    series = [[f"S{n:03d}", *row[1:]] for n in range(100) for row in split["data"]]
+    body = {"dataframe_split": {**split, "data": series}}
+    replies: list[httpx.Response] = []
+
+    def post() -> None:
+        replies.append(httpx.post(f"{ready['url']}/invocations", json=body, timeout=100))
+
+    port = int(ready["url"].rpartition(":")[2])
+    with ThreadPoolExecutor(24) as pool:
+        posted = [pool.submit(post) for _ in range(24)]
+        while len(_unread(port)) + len(replies) < len(posted) or any(_unread(port)):
+            time.sleep(0.01)
+        assert len(replies) < len(posted)
+        terminal.press_ctrl_c()
+        terminal.press_ctrl_c()  # changes nothing
+        while not _refused(ready["url"]):
+            time.sleep(0.01)
+    assert [future.exception() for future in posted] == [None] * len(posted)
+    assert [reply.status_code for reply in replies] == [200] * len(posted)
+    rows = replies[-1].json()["predictions"]
+    assert [row["step"] for row in rows[:5]] == [1, 2, 3, 4, 5]
+    assert {row["notes"] for row in rows} == {f"{MODEL} version {version.version}"}
+    # make passes on to itself the signal that ended it, as shells expect, and reports no error.
+    assert terminal.close() == -signal.SIGINT
+    last = terminal.output[terminal.output.index("Ctrl-C stops it.") :].split()
+    assert last == ["Ctrl-C", "stops", "it.", "^C^Cinterrupted"]
+
+
+def test_of_two_servers_on_one_port_one_is_ready_and_it_ends_with_its_parent(
+    promoted: Settings,
+) -> None:
+    port = _free_port("127.0.0.1")
+    url = f"http://127.0.0.1:{port}"
+    log = promoted.logs_dir / f"serve_{MODEL}_{Store(promoted).resolve(MODEL).version}.log"
+    before = log.read_text()
+    with (
+        _start(promoted, MODEL, "--port", str(port)) as one,
+        _start(promoted, MODEL, "--port", str(port)) as other,
+    ):
+        lines = {one: "", other: ""}
+        with ThreadPoolExecutor(2) as pool:
+            for process, line in zip(lines, pool.map(_first_line, lines), strict=True):
+                lines[process] = line
+        [ready] = [process for process, line in lines.items() if line]
+        [refused] = [process for process in lines if process is not ready]
+        assert json.loads(lines[ready])["url"] == url
+        assert refused.wait(60) == 2
+        assert refused.stderr is not None
+        assert f"error: PORT_TAKEN: port {port} of 127.0.0.1" in refused.stderr.read()
+        assert not _refused(url)
+        family = psutil.Process(ready.pid).children(recursive=True)
+        assert family
+        ready.kill()
+        _, alive = psutil.wait_procs(family, timeout=30)
+        assert alive == []
+        assert _refused(url)
+    text = log.read_text()
+    assert text.startswith(before)
+    added = text[len(before) :].splitlines()
+    headers = [line for line in added if line.endswith(f"--- models:/{MODEL}/1 on {url}")]
+    assert 1 <= len(headers) <= 2  # the second may have been refused before it began
+    for line in added:
+        time_text, pid, _ = line.split(" ", 2)
+        assert datetime.fromisoformat(time_text).utcoffset() == timedelta(0)
+        assert pid.isdigit()
+
+
+def _first_line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline()
 
 
 @pytest.mark.parametrize(

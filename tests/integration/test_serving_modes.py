@@ -271,7 +271,7 @@ def test_a_corrupt_kronos_is_replaced_loudly_and_every_row_says_simulated(
         environment = Path(f"/proc/{ready['pid']}/environ").read_text().split("\0")
         process.send_signal(signal.SIGTERM)
         err = process.stderr.read()
-        assert process.wait(30) == 130
+        assert process.wait(30) == 143
     facts = {"model": "kronos_simulated", "version": 1, "asked": "kronos", "mode": "simulated"}
     assert {key: ready[key] for key in ready if key not in ("url", "pid")} == facts
     with store.load("kronos_simulated") as version:

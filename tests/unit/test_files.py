@@ -5,13 +5,15 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from registry.errors import KronosError
-from registry.files import sweep, write_together
+from registry.errors import Conflict, KronosError
+from registry.files import is_locked, locked, sweep, temporary_folder, write_together
+from registry.processes import Process, this_process
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -74,7 +76,7 @@ def test_a_full_disk_leaves_all_old_files_and_says_so(tmp_path):
     script = """
 import resource, sys
 from pathlib import Path
-from registry.errors import KronosError
+from registry.errors import Conflict, KronosError
 from registry.files import write_together
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 a, b = Path(sys.argv[1], "a"), Path(sys.argv[1], "b")
@@ -121,13 +123,60 @@ for n in itertools.count():
 
 
 def test_sweep_removes_what_killed_writers_left_and_no_other_file(tmp_path):
-    for name in (".a.txt.1-00.tmp", ".b.txt.2-00.tmp", "a.txt", ".hidden"):
-        (tmp_path / name).write_text("")
-        os.utime(tmp_path / name, (0, 0))
-    (tmp_path / ".b.txt.2-00.tmp").touch()  # still being written
-    assert sweep(tmp_path) == [tmp_path / ".a.txt.1-00.tmp"]
-    assert names(tmp_path) == [".b.txt.2-00.tmp", ".hidden", "a.txt"]
+    program = """
+import os, sys
+from pathlib import Path
+from registry.files import temporary_folder, write_together
+folder = temporary_folder(Path(sys.argv[1]), "nbeats-3")
+Path(folder.name, "weights").write_text("half")
+write_together({Path(sys.argv[1], "a.txt"): lambda path: path.write_text("") and os._exit(9)})
+write_together({Path(sys.argv[1], "b.txt"): lambda path: path.touch() or os._exit(9)})
+"""
+    subprocess.run([sys.executable, "-c", program, tmp_path], cwd=ROOT)
+    ours = temporary_folder(tmp_path, "live")
+    elsewhere = Path(ours.name.replace(f"@{this_process().host}-", "@elsewhere-"))
+    for path in (elsewhere, tmp_path / "kronos-abc", tmp_path / "mail@desk-1@x"):
+        path.mkdir()
+    kept = {Path(ours.name).name, elsewhere.name, "kronos-abc", "mail@desk-1@x", "a.txt"}
+    removed = {path.name.split("@")[0] for path in sweep(tmp_path)}
+    assert removed == {"nbeats-3", ".b.txt"}
+    assert set(names(tmp_path)) == kept
+    ours.cleanup()
 
 
 def test_sweep_of_a_missing_folder_finds_nothing(tmp_path):
     assert sweep(tmp_path / "nowhere") == []
+
+
+def test_sweep_follows_no_link(tmp_path):
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "file").write_text("kept")
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    dead = Process(this_process().host, child.pid, "")
+    (tmp_path / f"x@{dead.mark}@y").symlink_to(tmp_path / "precious")
+    assert len(sweep(tmp_path)) == 1
+    assert (tmp_path / "precious" / "file").read_text() == "kept"
+    assert names(tmp_path) == ["precious"]
+
+
+def test_a_lock_leaves_no_file_and_whoever_waited_for_it_gets_a_new_one(tmp_path):
+    lock = tmp_path / "lock"
+    order = []
+
+    def wait_for_it():
+        with locked(lock):
+            order.append("second")
+            with pytest.raises(Conflict, match="held"), locked(lock, busy="held"):
+                pytest.fail("two held one lock")
+
+    waiter = threading.Thread(target=wait_for_it)
+    with locked(lock):
+        waiter.start()
+        assert is_locked(lock)
+        order.append("first")
+    waiter.join()
+    assert order == ["first", "second"]
+    assert names(tmp_path) == []
+    assert not is_locked(lock)
+    assert names(tmp_path) == []

@@ -14,9 +14,9 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
+from registry import processes
 from registry.errors import BadConfig, Conflict, Corrupt, KronosError
 from registry.ledger import claims, database
-from registry.ledger.claims import Claimant
 from registry.ledger.promotions import (
     GENESIS,
     RULE,
@@ -30,6 +30,7 @@ from registry.ledger.promotions import (
     seal_of,
     sealed,
 )
+from registry.processes import Process
 from registry.promotion import stages
 from registry.promotion.stages import ARCHIVED, PRODUCTION, STAGING
 from registry.settings import Settings
@@ -282,21 +283,21 @@ def test_a_claim_is_abandoned_when_its_process_is_gone(settings):
         assert not record.abandoned
         assert replace(record, process_started="an older process with this pid").abandoned
         child = subprocess.Popen([sys.executable, "-c", ""])
-        this_process = claims.this_process()
-        dead = Claimant(this_process.host, child.pid, "")
+        this_process = processes.this_process()
+        dead = Process(this_process.host, child.pid, "")
         child.wait()
-        assert claims.lives(dead) is False
+        assert processes.lives(dead) is False
         assert replace(record, host=None, pid=None).abandoned
 
 
 def test_a_killed_process_that_nobody_waited_for_is_dead():
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    started = claims._started(child.pid)
-    assert claims.lives(Claimant(claims.this_process().host, child.pid, started)) is True
+    started = processes.started(child.pid)
+    assert processes.lives(Process(processes.this_process().host, child.pid, started)) is True
     child.kill()
-    while claims._started(child.pid):  # a zombie until wait() below
+    while processes.started(child.pid):  # a zombie until wait() below
         pass
-    assert claims.lives(Claimant(claims.this_process().host, child.pid, started)) is False
+    assert processes.lives(Process(processes.this_process().host, child.pid, started)) is False
     child.wait()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -433,3 +434,17 @@ def test_settings_that_make_no_network_are_refused(
 ):
     with pytest.raises(BadConfig, match=re.escape(message)):
         tiny(name, **settings)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_training_that_nobody_else_watches_and_the_next_counts_again(
+    slice_of_panel: pd.DataFrame, tmp_path: Path, number: signal.Signals
+) -> None:
+    class Interrupting(Run):
+        def report(self, step: int, **losses: float) -> None:  # noqa: ARG002
+            signal.raise_signal(number)
+
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(KeyboardInterrupt):
+        fitted(slice_of_panel, tmp_path, run=Interrupting(tmp_path))
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before

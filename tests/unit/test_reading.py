@@ -1,6 +1,7 @@
 """Columns of a caller's table: types that hold the same values, and types that are refused."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 

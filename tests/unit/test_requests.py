@@ -3,6 +3,7 @@
 import inspect
 import io
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np

@@ -22,7 +22,6 @@ from scipy.stats import norm
 from shared import SHARED
 
 from jobs.data import catalog
-from jobs.running import interrupts
 from jobs.training import configs, families, planning
 from jobs.training.families import Model
 from jobs.tuning import space, trial, tune
@@ -233,16 +232,6 @@ def test_every_value_that_a_model_declares_can_be_tried_and_its_own_config_is_am
         for value in values if isinstance(values, tuple) else (values.low, values.high):
             dataclasses.replace(config, **{setting: value})
     assert space.as_configured(searched, config) is not None
-
-
-def test_each_deferred_interrupt_is_raised_where_it_is_next_allowed() -> None:
-    with interrupts.Interrupts() as calls:
-        signal.raise_signal(signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt), calls.allowed():
-            pytest.fail("it was due at once")
-        signal.raise_signal(signal.SIGINT)  # deferred until calls.allowed()
-        with pytest.raises(KeyboardInterrupt), calls.allowed():
-            pytest.fail("it was due at once")
 
 
 def test_a_study_is_another_one_with_another_seed_setting_or_space(

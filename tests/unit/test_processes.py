@@ -1,0 +1,70 @@
+"""Processes: their marks, and commands that end with their parent."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from registry import attached
+from registry.processes import Process, lives, marked, this_process
+from registry.settings import CHECKOUT
+
+BOOT = "05750b97-50ae-4502-94ac-8141085e0a7e"
+
+
+@pytest.mark.parametrize(
+    "process",
+    [
+        Process("desk", 12, f"{BOOT}/345"),
+        Process("a-b-7-c.example.org", 12, f"{BOOT}/345"),
+        Process("mac", 12, ""),
+    ],
+)
+def test_a_mark_names_its_process(process: Process) -> None:
+    assert marked(process.mark) == process
+    assert "/" not in process.mark
+
+
+@pytest.mark.parametrize("text", ["", "desk", "desk-12", f"desk-x-{BOOT}-345", "kronos-3-abcdef"])
+def test_other_text_is_no_mark(text: str) -> None:
+    assert marked(text) is None
+
+
+def test_the_process_of_a_mark_lives_until_it_ends() -> None:
+    assert lives(this_process()) is True
+    program = "from registry.processes import this_process; print(this_process().mark)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=CHECKOUT, capture_output=True, text=True, check=True
+    )
+    process = marked(done.stdout.strip())
+    assert process is not None
+    assert process.host == this_process().host
+    assert lives(process) is False
+    assert lives(Process("another host", process.pid, process.started)) is None
+    # Without a start, the number decides: a living process is never taken for a dead one.
+    assert lives(Process(process.host, this_process().pid, "")) is True
+    assert lives(Process(process.host, process.pid, "")) is False
+
+
+def test_an_attached_command_ends_when_its_parent_is_killed() -> None:
+    program = """
+import subprocess, sys
+from registry.attached import attached
+child = "import signal; print('begun', flush=True); signal.pause()"
+subprocess.Popen(attached([sys.executable, "-c", child])).wait()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", program], cwd=CHECKOUT, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "begun\n"
+        parent.kill()
+        assert parent.stdout.read() == ""  # the end of the pipe, which the child held
+
+
+def test_a_command_whose_parent_is_gone_already_is_not_started() -> None:
+    words = attached.attached([sys.executable, "-c", "print('begun')"])
+    words[words.index(attached.__file__) + 1] = "1"
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (128 + signal.SIGTERM, "")

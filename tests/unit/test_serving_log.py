@@ -1,0 +1,77 @@
+"""The log of a scoring server: times, a header, a bound, and no loss to a second server."""
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from serving import log
+from serving.log import Log
+
+
+def followed(path: Path, text: bytes, pid: int = 7) -> Log:
+    """A log that has read this output to its end."""
+    read, write = os.pipe()
+    written = Log(path)
+    written.follow(os.fdopen(read, "rb"), pid, "models:/nbeats/1")
+    assert not written.ended()
+    os.write(write, text)
+    os.close(write)
+    assert written.ended(10)
+    return written
+
+
+def test_every_line_has_a_time_and_a_process_and_a_second_server_appends(tmp_path: Path) -> None:
+    path = tmp_path / "logs" / "serve.log"
+    before = datetime.now(UTC)
+    followed(path, b"one\n\ntwo \xff", pid=7)
+    followed(path, b"three\n", pid=8)
+    rows = [line.split(" ", 2) for line in path.read_text().splitlines()]
+    assert [(pid, text) for _, pid, text in rows] == [
+        ("7", "--- models:/nbeats/1"),
+        ("7", "one"),
+        ("7", ""),
+        ("7", "two \N{REPLACEMENT CHARACTER}"),
+        ("8", "--- models:/nbeats/1"),
+        ("8", "three"),
+    ]
+    times = [datetime.fromisoformat(time) for time, _, _ in rows]
+    assert times == sorted(times)
+    assert (times[0] - before).total_seconds() > -0.001
+
+
+def test_the_files_stay_below_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log, "LIMIT", 2000)
+    path = tmp_path / "serve.log"
+    lines = [f"{n:04d} {'x' * 45}" for n in range(200)]
+    followed(path, "\n".join(lines).encode())
+    older = tmp_path / "serve.log.1"
+    assert sorted(tmp_path.iterdir()) == [path, older]
+    assert older.stat().st_size < 2200
+    assert path.stat().st_size < 2200
+    kept = [line.split(" ", 2)[2] for line in (older.read_text() + path.read_text()).splitlines()]
+    assert kept == lines[-len(kept) :]
+    assert len(kept) > 20
+
+
+def test_the_last_error_is_that_of_this_server(tmp_path: Path) -> None:
+    path = tmp_path / "serve.log"
+    output = b"registry.errors.Corrupt: weights differ\nINFO: bye\n"
+    assert followed(path, output).last_error() == "weights differ"
+    assert followed(path, b"INFO: hello\n\n").last_error() == "INFO: hello"
+    assert followed(path, b"").last_error() == "it printed nothing"
+
+
+def test_a_log_that_cannot_be_written_does_not_stop_the_server(tmp_path: Path) -> None:
+    path = tmp_path / "serve.log"
+    read, write = os.pipe()
+    written = Log(path)
+    written.follow(os.fdopen(read, "rb"), 7, "models:/nbeats/1")
+    path.unlink()
+    path.mkdir()
+    for _ in range(100):  # more than the pipe holds
+        os.write(write, b"x" * 1000 + b"\n")
+    os.close(write)
+    assert written.ended(10)
+    assert written.last_error() == "x" * 1000
