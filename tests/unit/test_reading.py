@@ -171,9 +171,10 @@ REFUSED: dict[str, tuple[Change, str, str]] = {
         "NOT_A_NUMBER", "y must be numbers, found object",
     ),
     "a missing number as an object": (
-        lambda f: {"y": objects([*f["y"][:-1], None])},
+        lambda f: {"y": objects([None, 0.01] * (len(f) // 2))},
         "NON_FINITE",
-        "series 2 of 2 has y that is not finite in 1 of 5 sessions, first on 2022-12-28",
+        "series 1 of 2 has y that is not finite in 2 of 5 sessions, first on 2022-12-22; "
+        "2 series were refused",
     ),
 }  # fmt: skip
 
