@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -270,19 +270,25 @@ def test_concurrent_clients_each_get_their_own_forecast(served: Served) -> None:
         npt.assert_allclose(quantiles, numbers, rtol=0, atol=1e-9)
 
 
-def _start(settings: Settings, *arguments: str) -> subprocess.Popen[str]:
+@contextmanager
+def _start(settings: Settings, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """`python -m serving start`; terminated at the end, if it still runs."""
     environment = {
         **process_environment(settings),
         "KRONOS_VAR_DIR": str(settings.var_dir),
     }
-    return subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", "serving", "start", *arguments],
         cwd=CHECKOUT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    ) as process:  # fmt: skip
+        try:
+            yield process
+        finally:
+            process.terminate()
 
 
 class Terminal:
-    """`make serve` in a terminal of its own."""
+    """`make serve` in a terminal of its own, which is closed at the end."""
 
     def __init__(self, settings: Settings, **variables: str) -> None:
         environment = process_environment(settings) | variables
@@ -305,8 +311,13 @@ class Terminal:
         """Read to the end; the exit code of make, negative for a signal."""
         with suppress(OSError):
             self.read_until("there is no such text")
-        os.close(self._terminal)
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+    def __enter__(self) -> "Terminal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._terminal)  # what still runs in it gets a hang-up
 
 
 def _unread(port: int) -> list[int]:
@@ -330,40 +341,40 @@ def _refused(url: str) -> bool:
 def test_make_serve_answers_and_ctrl_c_ends_it_quietly_after_the_requests_in_flight(
     promoted: Settings,
 ) -> None:
-    terminal = Terminal(promoted, KRONOS_SERVE_PORT="0")
-    terminal.read_until("Ctrl-C stops it.")
-    line = next(line for line in terminal.output.splitlines() if '{"url"' in line)
-    ready = json.loads(line[line.index("{") :])
-    store = Store(promoted)
-    version = store.resolve(MODEL)
-    assert (ready["model"], ready["version"]) == (MODEL, version.version)
-    split = store.example_request(version)["dataframe_split"]
-    series = [[f"S{n:03d}", *row[1:]] for n in range(100) for row in split["data"]]
-    body = {"dataframe_split": {**split, "data": series}}
-    replies: list[httpx.Response] = []
+    with Terminal(promoted, KRONOS_SERVE_PORT="0") as terminal:
+        terminal.read_until("Ctrl-C stops it.")
+        line = next(line for line in terminal.output.splitlines() if '{"url"' in line)
+        ready = json.loads(line[line.index("{") :])
+        store = Store(promoted)
+        version = store.resolve(MODEL)
+        assert (ready["model"], ready["version"]) == (MODEL, version.version)
+        split = store.example_request(version)["dataframe_split"]
+        series = [[f"S{n:03d}", *row[1:]] for n in range(100) for row in split["data"]]
+        body = {"dataframe_split": {**split, "data": series}}
+        replies: list[httpx.Response] = []
 
-    def post() -> None:
-        replies.append(httpx.post(f"{ready['url']}/invocations", json=body, timeout=100))
+        def post() -> None:
+            replies.append(httpx.post(f"{ready['url']}/invocations", json=body, timeout=100))
 
-    port = int(ready["url"].rpartition(":")[2])
-    with ThreadPoolExecutor(24) as pool:
-        posted = [pool.submit(post) for _ in range(24)]
-        while len(_unread(port)) + len(replies) < len(posted) or any(_unread(port)):
-            time.sleep(0.01)
-        assert len(replies) < len(posted)
-        terminal.press_ctrl_c()
-        terminal.press_ctrl_c()  # changes nothing
-        while not _refused(ready["url"]):
-            time.sleep(0.01)
-    assert [future.exception() for future in posted] == [None] * len(posted)
-    assert [reply.status_code for reply in replies] == [200] * len(posted)
-    rows = replies[-1].json()["predictions"]
-    assert [row["step"] for row in rows[:5]] == [1, 2, 3, 4, 5]
-    assert {row["notes"] for row in rows} == {f"{MODEL} version {version.version}"}
-    # make passes on to itself the signal that ended it, as shells expect, and reports no error.
-    assert terminal.close() == -signal.SIGINT
-    last = terminal.output.partition("Ctrl-C stops it.")[2]
-    assert last.replace("^C", "").split() == ["interrupted"]
+        port = int(ready["url"].rpartition(":")[2])
+        with ThreadPoolExecutor(24) as pool:
+            posted = [pool.submit(post) for _ in range(24)]
+            while len(_unread(port)) + len(replies) < len(posted) or any(_unread(port)):
+                time.sleep(0.01)
+            assert len(replies) < len(posted)
+            terminal.press_ctrl_c()
+            terminal.press_ctrl_c()  # changes nothing
+            while not _refused(ready["url"]):
+                time.sleep(0.01)
+        assert [future.exception() for future in posted] == [None] * len(posted)
+        assert [reply.status_code for reply in replies] == [200] * len(posted)
+        rows = replies[-1].json()["predictions"]
+        assert [row["step"] for row in rows[:5]] == [1, 2, 3, 4, 5]
+        assert {row["notes"] for row in rows} == {f"{MODEL} version {version.version}"}
+        # make passes on to itself the signal that ended it, as shells expect, and reports no error.
+        assert terminal.close() == -signal.SIGINT
+        last = terminal.output.partition("Ctrl-C stops it.")[2]
+        assert last.replace("^C", "").split() == ["interrupted"]
 
 
 def test_of_two_servers_on_one_port_one_is_ready_and_it_ends_with_its_parent(
