@@ -29,8 +29,10 @@ os.environ.update(KRONOS_TRACKING_URI="", KRONOS_LEDGER_URI="", KRONOS_ARTIFACTS
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 Settings.model_config["env_file"] = None
 
-# A shell ignores Ctrl-C for its background jobs, and every program that tests start would, too.
+# A shell ignores Ctrl-C for its background jobs, and nohup the hang-up; every program that tests
+# start would, too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # The same examples in every run, and no deadline: a busy machine is slow.
 hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, database=None)

@@ -50,7 +50,7 @@ def order(history: History) -> Iterator[Fault]:
 
 def basis(history: History) -> Iterator[Fault]:
     """y is the log return of close, but for what rounding can do. Prices are positive."""
-    difference = _from_closes(history)
+    difference = np.abs(_from_closes(history))
     if not (difference > BASIS).any():
         return
     half_tick = np.repeat(ticks(history, names.OHLC[3]) / 2, history.lengths)
@@ -58,15 +58,35 @@ def basis(history: History) -> Iterator[Fault]:
     allowed = BASIS + rounding
     allowed[1:] += rounding[:-1]
     advice = "; put the bars on one price basis: multiply them by adj_close / close"
-    what = "y that is not the log return of close"
-    yield from in_rows(history, difference > allowed, what, "PRICE_BASIS", advice)
+    phrase = "y that is not the log return of close"
+    beyond = difference > allowed
+    yield from in_rows(history, beyond, phrase, "PRICE_BASIS", advice)
+    each_fits = ~np.logical_or.reduceat(beyond, history.bounds[:-1])
+    drifts = _drift(history) > _rounding_drift(history, rounding)
+    for series in np.flatnonzero(each_fits & drifts):
+        text = "has returns y that part from those of close over time, beyond rounding"
+        yield Fault(int(series), "PRICE_BASIS", text + advice)
+
+
+def _drift(history: History) -> Floats:
+    """Range [N] of the sum of y less the log close over the sessions of each series."""
+    total = np.cumsum(_from_closes(history))
+    starts = history.bounds[:-1]
+    drift: Floats = np.maximum.reduceat(total, starts) - np.minimum.reduceat(total, starts)
+    return drift
+
+
+def _rounding_drift(history: History, rounding: Floats) -> Floats:
+    """What rounding can add to the drift [N]: errors of closes do not add up, those of y do."""
+    of_closes = 2 * np.maximum.reduceat(rounding, history.bounds[:-1])
+    return of_closes + BASIS * np.sqrt(history.lengths)
 
 
 def _from_closes(history: History) -> Floats:
-    """Size [rows] of the difference of y and the return of the closes; 0 in first sessions."""
+    """Difference [rows] of y and the return of the closes; 0 in first sessions."""
     difference = np.zeros(len(history.ds))
     returns = np.diff(np.log(history.columns[names.OHLC[3]]))
-    difference[1:] = np.abs(history.columns[names.Y][1:] - returns)
+    difference[1:] = history.columns[names.Y][1:] - returns
     difference[history.bounds[:-1]] = 0.0
     return difference
 
@@ -74,13 +94,13 @@ def _from_closes(history: History) -> Floats:
 def ticks(history: History, column: str) -> Floats:
     """Coarsest of TICKS [N] of which all prices of a series are multiples; 0 if there is none."""
     values = history.columns[column]
-    found = np.zeros(len(history.ids))
+    coarsest = np.zeros(len(history.ids))
     for tick in TICKS:
         count = values / tick
         broken = np.abs(count - np.rint(count)) > ROUNDING * count
         whole = ~np.logical_or.reduceat(broken, history.bounds[:-1])
-        found = np.where(whole & (found == 0), tick, found)
-    return found
+        coarsest = np.where(whole & (coarsest == 0), tick, coarsest)
+    return coarsest
 
 
 def _coarsest_tick(history: History) -> Floats:
@@ -99,7 +119,7 @@ def rounded(history: History) -> History:
     top = np.maximum(high, np.maximum(open_, close))
     bottom = np.minimum(low, np.minimum(open_, close))
     widened = np.count_nonzero((top != high) | (bottom != low))
-    loose = np.count_nonzero(_from_closes(history) > BASIS)
+    loose = np.count_nonzero(np.abs(_from_closes(history)) > BASIS)
     columns, notes = dict(history.columns), dict(history.notes)
     if widened:
         columns |= {"high": top, "low": bottom}

@@ -90,8 +90,8 @@ def span(name: str) -> tuple[np.datetime64, np.datetime64]:
 def numbers(name: str, days: Dates) -> Places:
     """Number of each day (datetime64[D], within the span) among all sessions; -1: closed."""
     first, table = _table(name)
-    found: Places = table[days.view(np.int64) - first]
-    return found
+    places: Places = table[days.view(np.int64) - first]
+    return places
 
 
 def dates(name: str, numbers: Places) -> Dates:

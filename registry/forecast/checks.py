@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from registry.errors import BadHistory
 from registry.forecast import bars, calendars, names
@@ -110,6 +111,10 @@ def _remarked(history: History, spec: ModelSpec) -> History:
     if missing.any():
         series = np.count_nonzero(missing)
         notes["gaps"] = f"{missing.sum()} sessions are missing in {series} series"
+    still = np.add.reduceat(_ends_still_run(history), history.bounds[:-1], dtype=np.int64)
+    if still.any():
+        series = np.count_nonzero(still)
+        notes["still"] = f"{TAIL} or more returns of 0 follow each other in {series} series"
     history = replace(history, notes=notes)
     return bars.rounded(history) if _has_bars(spec) else history
 
@@ -183,6 +188,7 @@ def _checks(spec: ModelSpec) -> tuple[Check, ...]:
         partial(_lengths, spec),
         _numbers,
         partial(_returns, spec),
+        _market,
         _counts,
         partial(_dates, spec.calendar),
         partial(_sessions, spec.calendar),
@@ -201,19 +207,32 @@ def _lengths(spec: ModelSpec, history: History) -> Iterator[Fault]:
 
 def _numbers(history: History) -> Iterator[Fault]:
     for name, values in history.columns.items():
-        what = f"{name} that is not finite"
-        yield from in_rows(history, ~np.isfinite(values), what, "NON_FINITE")
+        phrase = f"{name} that is not finite"
+        yield from in_rows(history, ~np.isfinite(values), phrase, "NON_FINITE")
 
 
 def _returns(spec: ModelSpec, history: History) -> Iterator[Fault]:
     fall, rise = 1 - np.exp(-MAX_ABS_RETURN), np.exp(MAX_ABS_RETURN) - 1
-    what = f"|y| beyond {MAX_ABS_RETURN:g} (a fall of {fall:.0%}, a rise of {rise:.0%})"
-    advice = (
-        "; y is a log return: mend splits, percentages and typing errors. A genuine move passes "
-        f"once it is older than the {spec.max_context} sessions that {spec.name} looks at"
-    )
+    phrase = f"|y| beyond {MAX_ABS_RETURN:g} (a fall of {fall:.0%}, a rise of {rise:.0%})"
+    advice = "; y is a log return: mend splits, percentages and typing errors"
+    if history.lengths.max() <= spec.max_context:
+        advice += (
+            ". A genuine move passes "
+            f"once it is older than the {spec.max_context} sessions that {spec.name} looks at"
+        )
     wrong = np.abs(history.columns[names.Y]) > MAX_ABS_RETURN
-    yield from in_rows(history, wrong, what, "BAD_RETURN", advice)
+    yield from in_rows(history, wrong, phrase, "BAD_RETURN", advice)
+
+
+def _market(history: History) -> Iterator[Fault]:
+    """Columns of the market are log returns and their sizes, too."""
+    for name in names.MARKET:
+        if name in history.columns:
+            least = 0.0 if name == names.MARKET_ABS_RETURN else -MAX_ABS_RETURN
+            values = history.columns[name]
+            wrong = (values < least) | (values > MAX_ABS_RETURN)
+            phrase = f"{name} outside {least:g}..{MAX_ABS_RETURN:g}"
+            yield from in_rows(history, wrong, phrase, "BAD_RETURN")
 
 
 def _counts(history: History) -> Iterator[Fault]:
@@ -226,8 +245,8 @@ def _dates(calendar: str, history: History) -> Iterator[Fault]:
     """Dates within the calendar, so that it can be asked about them."""
     first, last = calendars.span(calendar)
     wrong = (history.ds < first) | (history.ds > last)
-    what = f"a date outside {calendar}, which is known from {first} to {last},"
-    yield from in_rows(history, wrong, what, "OUTSIDE_CALENDAR")
+    phrase = f"a date outside {calendar}, which is known from {first} to {last},"
+    yield from in_rows(history, wrong, phrase, "OUTSIDE_CALENDAR")
 
 
 def _sessions(calendar: str, history: History) -> Iterator[Fault]:
@@ -264,13 +283,14 @@ def _holes(calendar: str, history: History) -> Iterator[Fault]:
     total = history.lengths + missing
     for series in np.flatnonzero((longest > MAX_HOLE) | (missing > MAX_MISSING * total)):
         start, end = history.bounds[series], history.bounds[series + 1]
-        after = start + np.argmax(holes[start:end] > 0)
+        too_long = longest[series] > MAX_HOLE
+        after = start + np.argmax(holes[start:end] > (MAX_HOLE if too_long else 0))
         hole = np.array([numbers[after - 1] + 1, numbers[after] - 1])
         first, last = calendars.dates(calendar, hole)
         text = (
             f"has {missing[series]} of {total[series]} sessions of {calendar} missing, the first "
-            f"from {first} to {last}; at most {MAX_HOLE} in a row and {MAX_MISSING:.0%} may be: "
-            "send each session, or only those after the hole"
+            f"{'long hole ' if too_long else ''}from {first} to {last}; at most {MAX_HOLE} in a "
+            f"row and {MAX_MISSING:.0%} may be: send each session, or only those after such holes"
         )
         yield Fault(int(series), "GAP", text)
 
@@ -294,8 +314,24 @@ def _movement(spec: ModelSpec, history: History) -> Iterator[Fault]:
         lowest = np.minimum.reduceat(close, edges)[1::2]
         highest = np.maximum.reduceat(close, edges)[1::2]
         texts["the same close throughout"] = (lowest == highest) & (ends - tails > 1)
-    for what, halted in texts.items():
+    ends_of_runs = np.where(_ends_still_run(history), np.arange(len(history.ds)), -1)
+    last_run = np.maximum.reduceat(ends_of_runs, starts)
+    phrase = f"{TAIL} or more returns of 0 in a row, and fewer than {TAIL} returns since, in"
+    texts[phrase] = (last_run >= 0) & (ends - 1 - last_run < TAIL)
+    for phrase, halted in texts.items():
         for series in np.flatnonzero(halted):
-            text = f"has {what} its last {ends[series] - tails[series]} sessions"
+            text = f"has {phrase} its last {ends[series] - tails[series]} sessions"
             advice = "; it is halted or its prices are stale: leave it out until it moves"
             yield Fault(int(series), "HALTED", text + advice)
+
+
+def _ends_still_run(history: History) -> NDArray[np.bool_]:
+    """Whether each row [rows] is the last of TAIL or more returns of 0 in a row of its series."""
+    zero = history.columns[names.Y] == 0
+    ends = np.zeros(len(zero), dtype=bool)
+    if np.count_nonzero(zero) < TAIL:
+        return ends
+    zeros = np.concatenate([[0], np.cumsum(zero)])  # before each row
+    ends[TAIL - 1 :] = zeros[TAIL:] - zeros[:-TAIL] == TAIL
+    place = np.arange(len(zero)) - np.repeat(history.bounds[:-1], history.lengths)
+    return ends & (place >= TAIL - 1)

@@ -19,7 +19,7 @@ class Fault:
 
 
 def in_rows(
-    history: History, wrong: Any, what: str, code: str, advice: str = ""
+    history: History, wrong: Any, phrase: str, code: str, advice: str = ""
 ) -> Iterator[Fault]:
     """A fault for each series with a wrong row: how many, and the first one's date."""
     if not wrong.any():
@@ -28,5 +28,7 @@ def in_rows(
     for series in np.flatnonzero(counts):
         start, end = history.bounds[series], history.bounds[series + 1]
         first = history.ds[start + np.argmax(wrong[start:end])]
-        text = f"has {what} in {counts[series]} of {end - start} sessions, first on {first}{advice}"
+        text = (
+            f"has {phrase} in {counts[series]} of {end - start} sessions, first on {first}{advice}"
+        )
         yield Fault(int(series), code, text)

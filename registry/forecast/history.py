@@ -151,7 +151,7 @@ def read_history(frame: Any, spec: ModelSpec) -> History:
     """Arrays of a caller's table. Raises BadHistory for a missing column or a wrong type."""
     if not isinstance(frame, pd.DataFrame):
         raise BadHistory(
-            f"history must be a table, found {type(frame).__name__}", code="NOT_A_TABLE"
+            f"history must be a pandas table, found {type(frame).__name__}", code="NOT_A_TABLE"
         )
     _check_columns(frame.columns, spec)
     if not len(frame):
@@ -165,7 +165,12 @@ def read_history(frame: Any, spec: ModelSpec) -> History:
 
 
 def _check_columns(columns: "pd.Index[str]", spec: ModelSpec) -> None:
-    """No required column is missing, and no used column appears twice."""
+    """The columns have plain names; no required one is missing, and no used one appears twice."""
+    if columns.nlevels > 1:
+        raise BadHistory(
+            "the columns have names of several levels; flatten them to unique_id, ds, y",
+            code="NOT_A_TABLE",
+        )
     missing = [name for name in spec.columns if name not in columns]
     if missing:
         raise BadHistory(

@@ -1,4 +1,4 @@
-"""Columns of a caller's table as arrays. Every type that holds the values exactly is taken."""
+"""Columns of a caller's table as arrays. Types that hold the values exactly are taken."""
 
 from datetime import date
 from typing import Any
@@ -28,6 +28,7 @@ def symbols(column: pd.Series) -> pa.Array:
     """Names [rows] as Arrow text. Raises BadHistory if one is missing, empty or not text."""
     try:
         array = text(column)
+        array.validate(full=True)
     except UNREADABLE as error:  # mixed types, half a character
         raise BadHistory("unique_id must be text", code="BAD_SYMBOL") from error
     if array.null_count:
@@ -120,12 +121,12 @@ def _no_dates(column: pd.Series) -> BadHistory:
     """Error for a column that holds no dates."""
     contents = pd.api.types.infer_dtype(column)
     if contents in NUMERIC or column.astype(str).str.isdecimal().all():
-        found = "holds numbers, and a number is read as nanoseconds"
+        reason = "holds numbers, and a number is read as nanoseconds"
     elif contents == "string":
-        found = "holds text that is not an ISO date without a time zone"
+        reason = "holds text that is not an ISO date without a time zone"
     else:
-        found = "must be tz-naive session dates"
-    return BadHistory(f"ds {found}; send dates as in 2022-12-28", code="BAD_TIMESTAMP")
+        reason = "must be tz-naive session dates"
+    return BadHistory(f"ds {reason}; send dates as in 2022-12-28", code="BAD_TIMESTAMP")
 
 
 def _no_midnight(days: npt.NDArray[np.int64]) -> BadHistory:

@@ -13,6 +13,7 @@ OptionType = Literal["long", "double", "string", "boolean"]
 
 MAX_LEVELS = 99
 MAX_HORIZON = 60
+SHOWN = 40  # characters of an unknown name
 MAX_SEED = 2**63 - 1  # MLflow sends a seed as a long
 
 
@@ -85,8 +86,7 @@ class ModelSpec:
         if unknown:
             parameters = sorted({"horizon", "levels", "seed", "output", *options})
             raise BadParameter(
-                f"{self.name} has no parameter {', '.join(unknown)}; "
-                f"it has {', '.join(parameters)}",
+                f"{self.name} has no parameter {_listed(unknown)}; it has {', '.join(parameters)}",
                 code="UNKNOWN_PARAM",
             )
         return {name: check_option(options[name], value) for name, value in values.items()}
@@ -206,6 +206,12 @@ def _is_number(value: Any) -> bool:
 
 def _is_whole(value: Any) -> bool:
     return _is_number(value) and value == int(value)
+
+
+def _listed(unknown: Sequence[str]) -> str:
+    """The first unknown names, cut short, so that a typing error is seen."""
+    listed = ", ".join(name[:SHOWN] for name in unknown[:3])
+    return listed if len(unknown) <= 3 else f"{listed} and {len(unknown) - 3} more"
 
 
 def shown(value: Any) -> str:

@@ -23,8 +23,10 @@ READERS: dict[str, Callable[[bytes], requests.Parts]] = {
     "text/csv": requests.from_csv,
     "application/vnd.apache.parquet": requests.from_parquet,
 }
+UNSUPPORTED = f"Content-Type must be one of {', '.join(READERS)}, in UTF-8"
 PREDICT = ["self", "data", "params"]  # parameters of the two functions
 INVOCATIONS = ["data", "content_type", "model", "input_schema"]
+OURS = "_kronos_handover"  # marks the functions that wrap MLflow's
 
 
 def install(kind: type) -> None:
@@ -34,13 +36,15 @@ def install(kind: type) -> None:
     """
     predict: Any = getattr(PyFuncModel, "_predict", None)
     invocations: Any = getattr(scoring_server, "invocations", None)
-    if hasattr(predict, "__wrapped__"):
+    if hasattr(predict, OURS) and hasattr(invocations, OURS):
         return
     if not (_takes(predict, PREDICT) and _takes(invocations, INVOCATIONS)):
         logging.getLogger(__name__).warning("this MLflow casts requests before they are checked")
         return
     PyFuncModel._predict = _predicting(predict, kind)
     scoring_server.invocations = _answering(invocations, kind)
+    for wrapper in (PyFuncModel._predict, scoring_server.invocations):
+        setattr(wrapper, OURS, True)
 
 
 def _takes(function: Any, parameters: list[str]) -> bool:
@@ -48,7 +52,8 @@ def _takes(function: Any, parameters: list[str]) -> bool:
 
 
 def _is(model: Any, kind: type) -> bool:
-    return isinstance(getattr(model._model_impl, "python_model", None), kind)
+    implementation = getattr(model, "_model_impl", None)
+    return isinstance(getattr(implementation, "python_model", None), kind)
 
 
 def _predicting(original: Callable[..., Any], kind: type) -> Callable[..., Any]:
@@ -66,17 +71,17 @@ def _predicting(original: Callable[..., Any], kind: type) -> Callable[..., Any]:
 def _answering(original: Callable[..., Any], kind: type) -> Callable[..., Any]:
     """The scoring server's `invocations`, with our reading of the body for models of a kind.
 
-    Other content types are refused by MLflow.
+    Other content types are refused as MLflow does, without its words, which repeat them.
     """
 
     @wraps(original)
     def invocations(data: bytes, content_type: str | None, model: Any, input_schema: Any) -> Any:
         if not _is(model, kind):
             return original(data, content_type, model, input_schema)
-        header = content_type or ""  # MLflow answers 500 where there is none
-        reader = READERS.get(header.replace(" ", "").lower().removesuffix(";charset=utf-8"))
-        if reader is None:
-            return original(data, header, model, input_schema)
+        kind_of_body, *options = [part.strip().lower() for part in (content_type or "").split(";")]
+        reader = READERS.get(kind_of_body)
+        if reader is None or not set(options) <= {"charset=utf-8"}:
+            return scoring_server.InvocationsResponse(UNSUPPORTED, 415, "text/plain")
         with served("the reader of requests"):
             table, parameters = reader(data)
         reply = StringIO()

@@ -14,13 +14,13 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import csv, parquet
 
-from registry.errors import BadHistory
+from registry.errors import BadHistory, BadParameter
 from registry.forecast import names
 
 FORMS = ("dataframe_split", "dataframe_records", "inputs", "instances")
 SPLIT = {"columns", "data", "index"}
 # What pandas and Arrow raise for a body that holds no table.
-UNREADABLE = (pa.ArrowException, OSError, TypeError, ValueError, KeyError)
+UNREADABLE = (pa.ArrowException, OSError, TypeError, ValueError, KeyError, OverflowError)
 
 Parts = tuple[Any, Any]  # table and parameters; our checks refuse what is neither
 
@@ -34,6 +34,11 @@ def from_json(body: bytes) -> Parts:
     forms = [form for form in FORMS if isinstance(content, dict) and form in content]
     if len(forms) != 1:
         raise _no_table(f"expected one of {', '.join(FORMS)} in a JSON object")
+    if not set(content) <= {forms[0], "params"}:
+        raise BadParameter(
+            f"the request has keys beside {forms[0]} and params; a parameter belongs into params",
+            code="UNKNOWN_PARAM",
+        )
     data = content[forms[0]]
     parameters = content.get("params")
     if forms[0] == "dataframe_split":

@@ -348,7 +348,8 @@ def test_a_worker_refuses_the_same_series_and_says_the_same(
     pd.testing.assert_frame_equal(reply, local.forecast(frame), check_exact=True)
     assert reply[names.UNIQUE_ID].unique().tolist() == ["KO", "PG"]
     assert set(reply[names.NOTES]) == {
-        "1 sessions are missing in 1 series; 1 of 3 series were refused: series 1 HALTED"
+        "1 sessions are missing in 1 series; 1 of 3 series were refused: series 1 HALTED; "
+        f"{local.version.name} version {local.version.version}"
     }
     packed = remote.forecast(frame, output="packed")
     assert packed == local.forecast(frame, output="packed")

@@ -245,9 +245,10 @@ def test_every_form_of_a_request_gets_the_same_reply(served: Served) -> None:
         ("{", "application/json", 400),
         ("[" * 100_000, "application/json", 400),
         ("{}", "text/plain", 415),
+        ("AAPL", "text/csv;\tcharset=utf-8; charset=latin-1", 415),
         ("{}", "", 415),
     ],
-    ids=["CSV", "Parquet", "JSON", "depth", "another type", "no type"],
+    ids=["CSV", "Parquet", "JSON", "depth", "another type", "another charset", "no type"],
 )
 def test_a_body_that_cannot_be_read_is_refused_without_a_trace(
     served: Served, body: str | bytes, content_type: str, status: int

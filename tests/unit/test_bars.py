@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import numpy.testing as npt
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -208,6 +209,20 @@ def test_closes_in_cents_fit_returns_of_more_digits_and_it_is_said():
     # Half a cent at each of two closes of about 0.87 is 1.15 %.
     [fault] = faults({**sent, "y": y + np.array([0, 0.02, 0, 0, 0, 0])})
     assert (fault.series, fault.code) == (0, "PRICE_BASIS")
+
+
+@pytest.mark.parametrize("dividends", [0, 8])
+def test_dividends_that_whole_dollars_hide_one_by_one_are_seen_together(dividends: int):
+    y = np.random.default_rng(3).normal(0, 0.012, 500)
+    close = 25 * np.exp(np.cumsum(y) - np.sum(y) * np.arange(1, 501) / 500)
+    y = np.diff(np.log(close), prepend=np.log(close[0]))
+    y[np.linspace(30, 470, dividends, dtype=int)] += 0.01
+    whole = np.round(close)
+    frame = pd.DataFrame(dict.fromkeys(names.OHLC, whole))
+    frame = frame.assign(unique_id="A", ds=pd.date_range("2020-01-01", periods=500), y=y)
+    sent = History.of(frame, (names.Y, *names.OHLC))
+    codes = [(fault.code, "over time" in fault.text) for fault in bars.basis(sent)]
+    assert codes == ([("PRICE_BASIS", True)] if dividends else [])
 
 
 # --- filled values ------------------------------------------------------------------------------

@@ -65,11 +65,12 @@ def refusal(frame: pd.DataFrame, spec: ModelSpec = SPEC) -> str:
     [
         (series().iloc[::5], "has 716 of 896 sessions of XNYS missing, the first from 2019-06-06 "),
         (series().iloc[::2], "has 449 of 899 sessions of XNYS missing, the first from 2019-06-06 "),
-        (without(range(500, 800)), "has 300 of 800 sessions of XNYS missing, the first from "),
+        (without(range(500, 800)), "has 300 of 800 sessions of XNYS missing, the first long hole "),
         (
             without(range(600, 606), 700),
-            "has 7 of 507 sessions of XNYS missing, the first from 2021-10-20 to 2021-10-27; at "
-            "most 5 in a row and 5% may be: send each session, or only those after the hole",
+            "has 7 of 507 sessions of XNYS missing, the first long hole from 2021-10-20 to "
+            "2021-10-27; at most 5 in a row and 5% may be: send each session, or only those after "
+            "such holes",
         ),
         (without(range(450, 890, 16)), "has 28 of 528 sessions of XNYS missing, the first from "),
     ],
@@ -145,9 +146,47 @@ def test_a_series_that_moves_a_little_passes(frame: pd.DataFrame):
     assert check_history(frame, SPEC).refused == ()
 
 
-def test_a_halt_beyond_the_end_is_not_the_end():
-    halted_before = series().assign(y=lambda f: f[names.Y].where(~f.index.isin(range(450, 800)), 0))
-    assert check_history(halted_before, SPEC).refused == ()
+@pytest.mark.parametrize("since", [1, 19, 20])
+def test_a_halt_within_the_window_is_said_and_refused_if_it_has_just_ended(since):
+    """A filled hole is a halt, too."""
+    end = len(series()) - since
+    halted = series().assign(y=lambda f: f[names.Y].where(~f.index.isin(range(450, end)), 0))
+    if since < 20:
+        text = "20 or more returns of 0 in a row, and fewer than 20 returns since, in its last 20"
+        assert refusal(halted, SPEC).startswith(f"HALTED: series 1 of 1 has {text} sessions")
+        return
+    history = check_history(halted, SPEC)
+    assert history.notes["still"] == "20 or more returns of 0 follow each other in 1 series"
+
+
+def test_zeros_of_two_series_are_no_run_of_one():
+    ending = series().assign(y=lambda f: f[names.Y].where(f.index < len(f) - 12, 0))
+    beginning = series().assign(y=lambda f: f[names.Y].where(f.index >= 12, 0))
+    history = check_history(table(ending, beginning), replace(SPEC, max_context=len(ending)))
+    assert (history.refused, "still" in history.notes) == ((), False)
+
+
+def test_columns_of_the_market_are_bounded_like_returns():
+    spec = replace(SPEC, columns=(*names.HISTORY, names.MARKET_ABS_RETURN))
+    for value in (-0.01, 1.5, 1e308):
+        frame = series().assign(market_abs_return=0.01)
+        frame.loc[len(frame) - 3, names.MARKET_ABS_RETURN] = value
+        text = "BAD_RETURN: series 1 of 1 has market_abs_return outside 0..1 in 1 of"
+        assert refusal(frame, spec).startswith(text)
+
+
+def test_the_hole_that_is_named_is_one_that_is_too_long():
+    frame = series().drop(index=[500, *range(700, 720)]).reset_index(drop=True)
+    first, last = (f"{SESSIONS[row]:%Y-%m-%d}" for row in (700, 719))
+    text = f"has 21 of 900 sessions of XNYS missing, the first long hole from {first} to {last};"
+    assert text in refusal(frame, replace(SPEC, max_context=900))
+
+
+def test_a_training_is_not_told_that_a_move_passes_once_it_is_old():
+    frame = series().assign(y=lambda f: f[names.Y].where(f.index != 3, 2.0))
+    with pytest.raises(BadHistory) as caught:
+        check_training(frame, replace(SPEC, max_context=100))
+    assert "once it is older" not in caught.value.message
 
 
 def test_bars_whose_close_stands_still_are_halted_whatever_their_returns():

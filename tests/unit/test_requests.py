@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.pyfunc import PyFuncModel, scoring_server
 from mlflow.types import ColSpec, Schema
+from pyarrow.parquet import write_table
 
-from registry.errors import BadHistory
+from registry.errors import BadHistory, BadParameter
 from registry.forecast.checks import check_history
 from registry.forecast.spec import ModelSpec
 from registry.versions import handover, requests
@@ -188,3 +190,34 @@ def test_a_second_installation_wraps_nothing_again() -> None:
     before = PyFuncModel._predict, scoring_server.invocations
     handover.install(ForecastModel)
     assert (PyFuncModel._predict, scoring_server.invocations) == before
+
+
+def test_a_key_beside_the_table_and_params_is_refused() -> None:
+    body = json.dumps({"inputs": {"y": [0.1]}, "parms": {"horizon": 1}}).encode()
+    with pytest.raises(BadParameter, match="a parameter belongs into params") as caught:
+        requests.from_json(body)
+    assert caught.value.code == "UNKNOWN_PARAM"
+
+
+def test_a_number_beyond_float64_is_refused() -> None:
+    huge = {"columns": ["unique_id", "ds", "y"], "data": [["A", "2022-12-28", 10**400]]}
+    with pytest.raises(BadHistory, match="do not fit its columns") as caught:
+        requests.from_json(json.dumps({"dataframe_split": huge}).encode())
+    assert caught.value.code == "NOT_A_TABLE"
+
+
+def test_bytes_that_are_no_text_are_no_names() -> None:
+    names_of_bytes = pa.array([b"\xff", b"B"], pa.binary()).view(pa.string())
+    columns = {"unique_id": names_of_bytes, "ds": ["2022-12-27", "2022-12-28"], "y": [0.1, 0.2]}
+    file = io.BytesIO()
+    write_table(pa.table(columns), file)
+    with pytest.raises(BadHistory, match=r"the body is not Parquet|must be text"):
+        check_history(requests.from_parquet(file.getvalue())[0], replace(SPEC, min_context=1))
+
+
+def test_columns_with_names_of_several_levels_are_no_table() -> None:
+    frame = history()
+    frame.columns = pd.MultiIndex.from_product([["AAPL"], frame.columns])
+    with pytest.raises(BadHistory, match="flatten them") as caught:
+        check_history(frame, SPEC)
+    assert caught.value.code == "NOT_A_TABLE"
