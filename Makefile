@@ -54,10 +54,10 @@ demo: setup
 
 # Ctrl-C is how these two are meant to end: the shell waits for the server, and 130 is no error.
 serve: setup
-	@trap : INT; $(BIN)/python -m serving start $(MODEL) || test $$? -eq 130
+	@trap : INT; $(ATTACHED) -m serving start $(MODEL) || test $$? -eq 130
 
 ui: setup
-	@trap : INT; $(BIN)/python -m registry ui || test $$? -eq 130
+	@trap : INT; $(ATTACHED) -m registry ui || test $$? -eq 130
 
 check: setup
 	$(BIN)/ruff format --check .

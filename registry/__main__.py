@@ -514,7 +514,7 @@ def _emit(rows: Sequence[Mapping[str, Any]], as_json: bool, *, empty: str = "") 
         print(json.dumps(rows))
     elif not rows:
         _say(empty)
-    elif sys.stdout.isatty():
+    elif sys.stdout is not None and sys.stdout.isatty():
         table = Table(*rows[0])
         for row in rows:
             table.add_row(*map(_text, row.values()))

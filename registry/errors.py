@@ -13,7 +13,7 @@
        └─ CodeMismatch    CODE_MISMATCH  500   the running code differs from the version's code
 
 A message names what was found, what was expected, the series or file, and what to do. It never
-repeats a name or number of the caller's data; it may say the date of a session at fault.
+repeats a name or number of the caller's table; it may say the date of a session at fault.
 """
 
 

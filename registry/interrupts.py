@@ -5,8 +5,10 @@ something else of that: Lightning raises SystemExit(1) and ignores every later C
 signal handlers in the main thread, so nothing happens in other threads. Standard library only.
 """
 
+import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -17,6 +19,8 @@ ENDING = {
     signal.SIGTERM: "terminated",
     signal.SIGHUP: "hung up",
 }
+
+PATIENCE_S = 5.0
 
 
 class Interrupted(BaseException):
@@ -31,13 +35,17 @@ class _State:
     """Signals belong to the process, and so does this."""
 
     received: signal.Signals | None = None
+    since = 0.0  # when, on the monotonic clock
     pending = False  # received and not raised yet
     allowed = True
 
 
 @contextmanager
 def raised() -> Iterator[None]:
-    """Within this block the first signal is raised as `Interrupted`; later ones change nothing.
+    """Within this block the first signal is raised as `Interrupted`.
+
+    Those that follow within PATIENCE_S change nothing, because `make` and init repeat a signal. A
+    later one ends the process at once, whatever it waits for.
 
     A signal that the process was started to ignore (nohup, a background job) stays ignored.
     """
@@ -119,9 +127,13 @@ def _allow(allowed: bool) -> Iterator[None]:
 
 
 def _handle(number: int, _: FrameType | None) -> None:
+    now = time.monotonic()
     if _State.received is None:
-        _State.received, _State.pending = signal.Signals(number), True
+        _State.received, _State.pending, _State.since = signal.Signals(number), True, now
         _raise_if_due()
+    elif now - _State.since > PATIENCE_S:
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
 
 
 def _raise_if_due() -> None:

@@ -1,16 +1,21 @@
 """Processes: which one made something, and whether it still lives. Standard library only.
 
 A number alone does not name a process, since the system gives it to another one later. The time of
-its start does, as Linux tells it: "boot id/clock ticks since boot". Elsewhere it is empty.
+its start does, as Linux tells it: "boot id/clock ticks since boot/place". The place is the machine
+and its namespace of processes: containers and machines may share a host name. Elsewhere than on
+Linux all this is empty.
 """
 
+import hashlib
 import os
 import re
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-_MARK = re.compile(r"(.+)-(\d+)-([0-9a-f-]{36}|0)-(\d+)")
+_MARK = re.compile(r"(.+)-(\d+)-([0-9a-f-]{36}-\d+-[0-9a-f]{8}|0)")
+_PLACE = 8  # digits
 
 
 @dataclass(frozen=True)
@@ -23,9 +28,8 @@ class Process:
 
     @property
     def mark(self) -> str:
-        """The process as text that may be part of a file name: host-pid-boot-ticks."""
-        boot, _, ticks = self.started.partition("/")
-        return f"{self.host}-{self.pid}-{boot or 0}-{ticks or 0}"
+        """The process as text that may be part of a file name: host-pid-boot-ticks-place."""
+        return f"{self.host}-{self.pid}-{self.started.replace('/', '-') or 0}"
 
 
 def this_process() -> Process:
@@ -37,23 +41,31 @@ def marked(text: str) -> Process | None:
     match = _MARK.fullmatch(text)
     if match is None:
         return None
-    host, pid, boot, ticks = match.groups()
-    return Process(host, int(pid), "" if boot == "0" else f"{boot}/{ticks}")
+    host, pid, start = match.groups()
+    return Process(host, int(pid), "" if start == "0" else "/".join(start.rsplit("-", 2)))
 
 
 def lives(process: Process) -> bool | None:
-    """Whether a process of this host lives; None for another host, which cannot be checked."""
+    """Whether a process lives; None if that cannot be known from here: another host or container.
+
+    Nor can it be of another user's process, where the system hides those.
+    """
     if process.host != socket.gethostname():
         return None
-    if process.started:
-        return started(process.pid) == process.started
+    start, _, place = process.started.rpartition("/")
+    if "/" in start and place != _place():
+        return None
+    current = started(process.pid)
+    if current is not None and process.started:
+        # Older claims have no place.
+        return process.started in (current, current.rpartition("/")[0])
     try:
         os.kill(process.pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:  # it exists and belongs to another user
-        return True
-    return True
+        return None if process.started else True
+    return not process.started  # on Linux, one that can be signalled but not seen is a zombie
 
 
 def started(pid: int) -> str | None:
@@ -64,4 +76,14 @@ def started(pid: int) -> str | None:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return None
-    return None if fields[0] in "ZX" else f"{boot}/{fields[19]}"
+    return None if fields[0] in "ZX" else f"{boot}/{fields[19]}/{_place()}"
+
+
+def _place() -> str:
+    """Digits for this machine and its namespace of processes."""
+    parts = []
+    with suppress(OSError):  # a container may have none
+        parts.append(Path("/etc/machine-id").read_text())
+    with suppress(OSError):
+        parts.append(str(Path("/proc/self/ns/pid").readlink()))
+    return hashlib.sha256("".join(parts).encode()).hexdigest()[:_PLACE]

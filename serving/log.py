@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
+from registry.errors import KronosError
+
 LIMIT = 10_000_000  # bytes; then the file becomes NAME.1, in place of the one before
 LINE = 65_536  # bytes; a longer line is cut in two
 REMEMBERED = 1000  # lines
@@ -21,10 +23,18 @@ class Log:
         self._lines: deque[str] = deque(maxlen=REMEMBERED)
         self._reader: threading.Thread | None = None
 
-    def follow(self, output: IO[bytes], pid: int, title: str) -> None:
-        """Write `title`, then what comes out of this pipe, until every process has closed it."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._append(pid, f"--- {title}")
+    def begin(self, title: str) -> None:
+        """Write the title of a server that is about to start. Raises KronosError, NOT_WRITABLE."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._append(os.getpid(), f"--- {title}")
+        except OSError as error:
+            raise KronosError(
+                f"the log {self.path} cannot be written: {error.strerror}", code="NOT_WRITABLE"
+            ) from error
+
+    def follow(self, output: IO[bytes], pid: int) -> None:
+        """Write what comes out of this pipe, until every process has closed it."""
         self._reader = threading.Thread(target=self._read, args=(output, pid), daemon=True)
         self._reader.start()
 
@@ -54,7 +64,7 @@ class Log:
         with self.path.open("ab") as file:
             file.write(f"{time} {pid} {line}\n".encode())
             file.flush()
-            # Another server may have renamed the file in between.
-            same = os.path.samestat(os.fstat(file.fileno()), self.path.stat())
-            if file.tell() > LIMIT and same:
-                self.path.replace(self.path.with_name(f"{self.path.name}.1"))
+            with suppress(FileNotFoundError):  # another server may have renamed the file
+                same = os.path.samestat(os.fstat(file.fileno()), self.path.stat())
+                if file.tell() > LIMIT and same:
+                    self.path.replace(self.path.with_name(f"{self.path.name}.1"))

@@ -68,6 +68,7 @@ class Scorer:
         return self
 
     def _start(self) -> None:
+        self._log.begin(f"{self.version.uri} on {self.url}")
         self._process = subprocess.Popen(
             attached(self.command),
             env=self._environment,
@@ -77,8 +78,7 @@ class Scorer:
             start_new_session=True,
         )
         if self._process.stdout is not None:
-            title = f"{self.version.uri} on {self.url}"
-            self._log.follow(self._process.stdout, self._process.pid, title)
+            self._log.follow(self._process.stdout, self._process.pid)
 
     def __exit__(
         self,

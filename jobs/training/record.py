@@ -24,9 +24,7 @@ from registry.versions import tracking
 from registry.versions.manifest import MANIFEST_TAG
 from registry.versions.store import Store, example_history
 from registry.versions.tracking import Run
-from registry.versions.version import Version
-
-RECIPE_TAG = "recipe"
+from registry.versions.version import RECIPE_TAG, Version
 
 
 def data_tags(data: Data) -> dict[str, str]:

@@ -21,7 +21,7 @@ from registry.settings import Settings
 from registry.training import Trained
 from registry.versions import tracking
 from registry.versions.store import Store
-from registry.versions.version import Version
+from registry.versions.version import RECIPE_TAG, Version, checkpoint_dir
 
 EXPERIMENT = "forecasters"
 SUMMARY = ("crps", "coverage_50", "coverage_80", "coverage_90", "skill_vs_fhs", "dm_p_hln",
@@ -65,10 +65,10 @@ def train(
     """
     start_time = time.monotonic()
     store, name = Store(settings), plan.model.name
-    if reuse and (version := store.find(name, {record.RECIPE_TAG: plan.recipe})) is not None:
+    if reuse and (version := store.find(name, {RECIPE_TAG: plan.recipe})) is not None:
         metrics = store.client.get_run(version.run_id).data.metrics
         return Result(version, metrics, True, time.monotonic() - start_time)
-    checkpoints = settings.state_dir / "checkpoints" / plan.recipe[:16]
+    checkpoints = checkpoint_dir(settings, plan.recipe)
     tags = record.training_tags(plan)
     with tracking.start(settings, EXPERIMENT, name, tags=tags, nested=nested) as run:
         record.log_plan(run, plan)

@@ -60,6 +60,7 @@ def train(
 def _interruptible() -> Iterator[None]:
     """Ctrl-C and SIGTERM end the training as KeyboardInterrupt, and the next Ctrl-C counts again.
 
+    That is for callers from Python; Lightning lets pass what our programs make of a signal.
     Lightning 2.6 makes SystemExit of KeyboardInterrupt and of a SIGTERM that the program does not
     handle itself, which would be success to a shell. It ignores every later Ctrl-C.
     """

@@ -29,10 +29,9 @@ from registry.settings import CHECKOUT, Settings
 from registry.versions import artifacts, tracking
 from registry.versions.manifest import sha256
 from registry.versions.store import Store, example_history
-from registry.versions.version import Version
+from registry.versions.version import RECIPE_TAG, Version
 
 EXPERIMENT = "mirrors"
-RECIPE_TAG = "recipe"  # training writes the same tag
 LIBRARY = "kronos-registry"  # library_name of the cards that `push` writes
 LICENCES = (
     "apache-2.0",

@@ -7,6 +7,7 @@ files and folders name their process; a lock that nobody holds is free.
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -16,8 +17,7 @@ from registry.promotion.doctor import Finding
 from registry.settings import Settings
 from registry.versions import abandoned
 from registry.versions.store import Store
-
-RECIPE_TAG = "recipe"  # of a version; its training's checkpoints lie in a folder named after it
+from registry.versions.version import RECIPE_TAG, Version, checkpoint_dir
 
 _Litter = tuple[Finding, Callable[[], object]]  # with what sweeps it
 
@@ -50,39 +50,60 @@ def _temporary(settings: Settings) -> Iterator[_Litter]:
 
 
 def _checkpoints(store: Store) -> Iterator[_Litter]:
-    """Checkpoints of trainings that are complete; any other may still be continued."""
-    folders = [path for path in _checkpoint_dir(store.settings).glob("*") if path.is_dir()]
-    recipes = _recipes(store) if folders else {}
-    for folder in sorted(folders):
+    """Checkpoints of trainings that were registered since; any other may still be continued."""
+    folders = _checkpoint_folders(store.settings)
+    versions = _by_checkpoints(store) if folders else {}
+    for folder in folders:
         lock = folder.with_suffix(".lock")
-        names = [name for recipe, name in recipes.items() if recipe.startswith(folder.name)]
-        if names and not files.is_locked(lock):
-            message = f"{folder} has checkpoints of a training that was registered"
-            finding = Finding(names[0], "CHECKPOINT_LEFT", message, "remove it")
-            yield finding, partial(_remove_under, lock, folder)
+        version = versions.get(folder)
+        if version is None or _changed_at(folder) > version.created_at or _is_held(lock):
+            continue
+        message = f"{folder} has checkpoints of the training of {version.uri}"
+        finding = Finding(version.name, "CHECKPOINT_LEFT", message, "remove it")
+        yield finding, partial(_remove_under, lock, folder)
 
 
-def _recipes(store: Store) -> dict[str, str]:
-    """The model of each registered recipe."""
-    recipes = {}
+def _checkpoint_folders(settings: Settings) -> list[Path]:
+    paths = checkpoint_dir(settings, "").glob("*")
+    return sorted(path for path in paths if path.is_dir() and not path.is_symlink())
+
+
+def _by_checkpoints(store: Store) -> dict[Path, Version]:
+    """Folder of checkpoints -> newest version of that recipe."""
+    newest: dict[Path, Version] = {}
     for name in store.names():
-        for version in store.versions(name):
-            if RECIPE_TAG in version.tags:
-                recipes[version.tags[RECIPE_TAG]] = name
-    return recipes
+        for version in reversed(store.versions(name)):
+            recipe = version.tags.get(RECIPE_TAG)
+            if recipe is not None:
+                newest[checkpoint_dir(store.settings, recipe)] = version
+    return newest
+
+
+def _changed_at(folder: Path) -> datetime:
+    """When a folder or anything in it was last changed."""
+    times = [path.lstat().st_mtime for path in (folder, *folder.rglob("*"))]
+    return datetime.fromtimestamp(max(times), UTC)
 
 
 def _locks(settings: Settings) -> Iterator[_Litter]:
     """Files of locks that nobody holds: their holder removes them, unless it is killed."""
     paths = [
-        *_checkpoint_dir(settings).glob("*.lock"),
+        *checkpoint_dir(settings, "").glob("*.lock"),
         *settings.var_dir.glob("hub/**/*.lock"),
         *settings.var_dir.glob("tuning/**/lock"),
     ]
     for path in sorted(paths):
-        if not files.is_locked(path):
+        if path.is_file() and not path.is_symlink() and not _is_held(path):
             message = f"{path} is a lock that nobody holds"
             yield Finding("", "LOCK_LEFT", message, "remove it"), partial(_remove_under, path)
+
+
+def _is_held(lock: Path) -> bool:
+    """Whether a lock is held, or may be: one of another user cannot be opened."""
+    try:
+        return files.is_locked(lock)
+    except OSError:
+        return True
 
 
 def _remove_under(lock: Path, folder: Path | None = None) -> None:
@@ -90,7 +111,3 @@ def _remove_under(lock: Path, folder: Path | None = None) -> None:
     with suppress(Conflict), files.locked(lock, busy=f"{lock} is held"):
         if folder is not None:
             files.remove(folder)
-
-
-def _checkpoint_dir(settings: Settings) -> Path:
-    return settings.state_dir / "checkpoints"

@@ -3,7 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
+
+from registry.settings import Settings
+
+RECIPE_TAG = "recipe"  # hash of data, config, code and seed of a training
 
 
 @dataclass(frozen=True)
@@ -48,3 +53,8 @@ class Version:
     def folder_name(self) -> str:
         """The form that begins the name of a folder: nbeats-3."""
         return f"{self.name}-{self.version}"
+
+
+def checkpoint_dir(settings: Settings, recipe: str) -> Path:
+    """Folder of the checkpoints of a training; its lock lies beside it."""
+    return settings.state_dir / "checkpoints" / recipe[:16]

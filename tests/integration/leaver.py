@@ -43,10 +43,10 @@ def die(path: Path) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+for name in ("0123456789abcdef", "fedcba9876543210"):  # the first of them gets registered
+    (checkpoints / name).mkdir(parents=True)
 with tracking.start(settings, "train", "complete"):
     log(lambda folder: baselines.save(baselines.Ewma(spec), folder))
-for name in ("0123456789abcdef", "fedcba9876543210"):  # the first of them is registered
-    (checkpoints / name).mkdir(parents=True)
 with tracking.start(settings, "train", "cut") as run, locked(checkpoints / "0123456789abcdef.lock"):
     run.child("trial 0", {})
     log(lambda _: write_together({settings.logs_dir / "qa.json": die}))

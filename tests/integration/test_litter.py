@@ -1,5 +1,6 @@
 """What a killed process leaves: nothing of a living one is touched, the rest is swept."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -46,6 +47,13 @@ def test_doctor_sweeps_what_a_killed_process_left_and_nothing_of_a_living_one(
         assert codes(store, repair=True) == []
         assert len(list(settings.state_dir.glob("*@*"))) == 1
         process.communicate("die\n")
+    registered = settings.state_dir / "checkpoints" / "0123456789abcdef"
+    (registered / "newer.ckpt").write_text("of a training that began since, and may be continued")
+    assert "CHECKPOINT_LEFT" not in codes(store)
+    (registered / "newer.ckpt").unlink()
+    os.utime(registered, (0, 0))
+    link = settings.state_dir / "checkpoints" / "link.lock"
+    link.symlink_to(link)
     untagged = store.client.create_run("0", run_name="of somebody else").info.run_id
     assert codes(store) == LEFT
     assert codes(store) == LEFT  # to look changes nothing
@@ -69,8 +77,9 @@ def test_doctor_sweeps_what_a_killed_process_left_and_nothing_of_a_living_one(
     assert sorted(str(model.status) for model in models) == ["FAILED", "READY"]
     assert store.client.get_run(untagged).info.status == "RUNNING"
     # What may be continued is kept.
-    assert [path.name for path in settings.state_dir.rglob("*")] == [
+    assert sorted(path.name for path in settings.state_dir.rglob("*")) == [
         "checkpoints",
         "fedcba9876543210",
+        "link.lock",
     ]
     assert list(settings.logs_dir.iterdir()) == []

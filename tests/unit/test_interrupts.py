@@ -10,6 +10,7 @@ import pytest
 from registry import interrupts, terminal
 from registry.errors import KronosError
 from registry.interrupts import Interrupted
+from registry.settings import CHECKOUT
 
 
 def test_each_signal_is_raised_and_the_handlers_of_before_return() -> None:
@@ -29,6 +30,22 @@ def test_only_the_first_signal_is_raised() -> None:
         for number in interrupts.ENDING:
             signal.raise_signal(number)
         assert interrupts.received() is signal.SIGTERM
+
+
+def test_a_later_signal_ends_a_program_that_waits_for_something_else() -> None:
+    program = """
+import signal
+from registry import interrupts
+interrupts.PATIENCE_S = -1.0
+with interrupts.raised(), interrupts.deferred():
+    signal.raise_signal(signal.SIGINT)
+    print("waiting", flush=True)
+    signal.raise_signal(signal.SIGTERM)
+    print("still waiting", flush=True)
+"""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (-signal.SIGTERM, "waiting\n")
 
 
 def test_a_signal_in_a_deferred_block_is_raised_after_it() -> None:

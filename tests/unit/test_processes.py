@@ -16,8 +16,8 @@ BOOT = "05750b97-50ae-4502-94ac-8141085e0a7e"
 @pytest.mark.parametrize(
     "process",
     [
-        Process("desk", 12, f"{BOOT}/345"),
-        Process("a-b-7-c.example.org", 12, f"{BOOT}/345"),
+        Process("desk", 12, f"{BOOT}/345/0123abcd"),
+        Process("a-b-7-c.example.org", 12, f"{BOOT}/345/0123abcd"),
         Process("mac", 12, ""),
     ],
 )
@@ -42,6 +42,11 @@ def test_the_process_of_a_mark_lives_until_it_ends() -> None:
     assert process.host == this_process().host
     assert lives(process) is False
     assert lives(Process("another host", process.pid, process.started)) is None
+    # A container or machine of the same name, and an older claim, which does not name its place.
+    boot, ticks, _ = this_process().started.split("/")
+    assert lives(Process(process.host, process.pid, f"{boot}/{ticks}/01234567")) is None
+    assert lives(Process(process.host, this_process().pid, f"{boot}/{ticks}")) is True
+    assert lives(Process(process.host, process.pid, f"{boot}/{ticks}")) is False
     # Without a start, the number decides: a living process is never taken for a dead one.
     assert lives(Process(process.host, this_process().pid, "")) is True
     assert lives(Process(process.host, process.pid, "")) is False

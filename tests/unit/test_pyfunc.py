@@ -1,7 +1,6 @@
 """The wrapper's answers: of a model that samples bars, and for a faulty model or request."""
 
 import base64
-import json
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,9 +10,6 @@ import numpy as np
 import numpy.testing as npt
 import pandas as pd
 import pytest
-from mlflow.exceptions import MlflowException
-from mlflow.models.utils import _enforce_schema
-from mlflow.utils.proto_json_utils import dataframe_from_parsed_json
 
 from registry.errors import BadHistory, BadParameter, NotAvailable
 from registry.forecast import bars, calendars, names
@@ -265,27 +261,3 @@ def test_a_signature_asks_for_required_columns_and_allows_the_optional_ones_and_
     required = {column.name: column.required for column in built.inputs.inputs}
     assert required == dict.fromkeys(PRICES.columns, True) | dict.fromkeys(PRICES.optional, False)
     assert {c.name: c.required for c in built.outputs.inputs}[names.NOTES] is False
-
-
-@pytest.mark.parametrize(
-    "drop", [(), ("amount",), ("volume", "amount")], ids=["whole", "no amount", "no volume"]
-)
-def test_the_scoring_server_hands_on_the_optional_columns_that_were_sent(
-    drop: tuple[str, ...],
-) -> None:
-    """MLflow's parser and schema check read a JSON request with whole numbers for volume, and add
-    nothing."""
-    history = bar_history(*drop)
-    schema = signature.build(PRICES).inputs
-    dated = history.assign(ds=history["ds"].dt.strftime("%Y-%m-%d"))
-    body = json.loads(dated.to_json(orient="split", double_precision=15))
-    parsed = dataframe_from_parsed_json(body, pandas_orient="split", schema=schema)
-    received = _enforce_schema(parsed, schema)
-    assert list(received.columns) == list(history.columns)
-    expected = answer(Bootstrap(), history, {})
-    pd.testing.assert_frame_equal(answer(Bootstrap(), received, {}), expected, rtol=1e-9)
-
-
-def test_a_request_without_a_required_column_does_not_reach_the_model() -> None:
-    with pytest.raises(MlflowException, match="low"):
-        _enforce_schema(bar_history("low"), signature.build(PRICES).inputs)

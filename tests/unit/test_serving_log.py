@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from registry.errors import KronosError
 from serving import log
 from serving.log import Log
 
@@ -14,7 +15,8 @@ def followed(path: Path, text: bytes, pid: int = 7) -> Log:
     """A log that has read this output to its end."""
     read, write = os.pipe()
     written = Log(path)
-    written.follow(os.fdopen(read, "rb"), pid, "models:/nbeats/1")
+    written.begin("models:/nbeats/1")
+    written.follow(os.fdopen(read, "rb"), pid)
     assert not written.ended()
     os.write(write, text)
     os.close(write)
@@ -29,11 +31,11 @@ def test_every_line_has_a_time_and_a_process_and_a_second_server_appends(tmp_pat
     followed(path, b"three\n", pid=8)
     rows = [line.split(" ", 2) for line in path.read_text().splitlines()]
     assert [(pid, text) for _, pid, text in rows] == [
-        ("7", "--- models:/nbeats/1"),
+        (str(os.getpid()), "--- models:/nbeats/1"),
         ("7", "one"),
         ("7", ""),
         ("7", "two \N{REPLACEMENT CHARACTER}"),
-        ("8", "--- models:/nbeats/1"),
+        (str(os.getpid()), "--- models:/nbeats/1"),
         ("8", "three"),
     ]
     times = [datetime.fromisoformat(time) for time, _, _ in rows]
@@ -67,7 +69,8 @@ def test_a_log_that_cannot_be_written_does_not_stop_the_server(tmp_path: Path) -
     path = tmp_path / "serve.log"
     read, write = os.pipe()
     written = Log(path)
-    written.follow(os.fdopen(read, "rb"), 7, "models:/nbeats/1")
+    written.begin("models:/nbeats/1")
+    written.follow(os.fdopen(read, "rb"), 7)
     path.unlink()
     path.mkdir()
     for _ in range(100):  # more than the pipe holds
@@ -75,3 +78,17 @@ def test_a_log_that_cannot_be_written_does_not_stop_the_server(tmp_path: Path) -
     os.close(write)
     assert written.ended(10)
     assert written.last_error() == "x" * 1000
+
+
+@pytest.mark.parametrize("obstacle", ["folder", "file"])
+def test_a_log_that_cannot_be_begun_is_an_error_before_the_server_starts(
+    tmp_path: Path, obstacle: str
+) -> None:
+    path = tmp_path / "logs" / "serve.log"
+    if obstacle == "folder":
+        path.mkdir(parents=True)
+    else:
+        path.parent.write_text("")
+    with pytest.raises(KronosError, match="cannot be written") as caught:
+        Log(path).begin("models:/nbeats/1")
+    assert caught.value.code == "NOT_WRITABLE"
