@@ -52,6 +52,9 @@ $(READY):
 demo: setup
 	@$(BIN)/python -m jobs quickstart
 
+# Ends with the shell of its recipe, which is all that make passes SIGTERM to.
+ATTACHED = $(BIN)/python registry/attached.py $$$$ $(BIN)/python
+
 # Ctrl-C is how these two are meant to end: the shell waits for the server, and 130 is no error.
 serve: setup
 	@trap : INT; $(ATTACHED) -m serving start $(MODEL) || test $$? -eq 130

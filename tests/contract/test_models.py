@@ -124,7 +124,7 @@ def poisoned(history: pd.DataFrame, after: pd.Timestamp) -> pd.DataFrame:
     turn = future.groupby(history[names.UNIQUE_ID]).cumsum() % 2
     numeric = [name for name in history.columns if history[name].dtype.kind == "f"]
     frame = rebuilt(history, history[names.Y].where(~future, turn - 0.5))
-    nonsense = frame.assign(**dict.fromkeys(set(numeric) - {names.Y, *names.OHLC}, 9.0))
+    nonsense = frame.assign(**dict.fromkeys(set(numeric) - {names.Y, *names.OHLC}, 1.0))
     return history.assign(
         **{name: history[name].where(~future, nonsense[name]) for name in numeric}
     )

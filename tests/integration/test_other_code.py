@@ -344,16 +344,17 @@ def test_a_worker_refuses_the_same_series_and_says_the_same(
     frame = panel[panel[names.UNIQUE_ID].isin(["AAPL", "KO", "PG"])].groupby("unique_id").tail(80)
     frame = frame.assign(y=frame["y"].where(frame[names.UNIQUE_ID] != "AAPL", 0.0))
     frame = frame.drop(index=frame.index[100]).reset_index(drop=True)
-    reply = remote.forecast(frame)
-    pd.testing.assert_frame_equal(reply, local.forecast(frame), check_exact=True)
-    assert reply[names.UNIQUE_ID].unique().tolist() == ["KO", "PG"]
-    assert set(reply[names.NOTES]) == {
-        "1 sessions are missing in 1 series; 1 of 3 series were refused: series 1 HALTED; "
-        f"{local.version.name} version {local.version.version}"
-    }
-    packed = remote.forecast(frame, output="packed")
-    assert packed == local.forecast(frame, output="packed")
-    assert [series["code"] for series in packed["refused"]] == ["HALTED"]
+    said = "1 sessions are missing in 1 series; 1 of 3 series were refused: series 1 HALTED"
+    replies = [version.forecast(frame) for version in (remote, local)]
+    for version, reply in zip((remote, local), replies, strict=True):
+        assert set(reply[names.NOTES]) == {f"{said}; ewma version {version.version.version}"}
+        assert reply[names.UNIQUE_ID].unique().tolist() == ["KO", "PG"]
+    numbers = [reply.drop(columns=names.NOTES) for reply in replies]
+    pd.testing.assert_frame_equal(*numbers, check_exact=True)
+    packed = [version.forecast(frame, output="packed") for version in (remote, local)]
+    for field in ("data", "refused", "notes", "unique_id"):
+        assert packed[0][field] == packed[1][field]
+    assert [series["code"] for series in packed[0]["refused"]] == ["HALTED"]
     checked = check_history(frame, local.spec)
     request = local.spec.request()
     assert remote.predict(checked, request).notes == local.predict(checked, request).notes
