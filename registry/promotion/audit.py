@@ -85,7 +85,7 @@ def _seal_tag(row: Record) -> str:
 
 @dataclass(frozen=True)
 class Differences:
-    """Rows whose audit runs are gone, and audit runs whose rows are missing from the ledger."""
+    """Rows without an audit run, and audit runs whose rows are missing from the ledger."""
 
     without_run: Sequence[Record]
     without_row: Sequence[Recorded]

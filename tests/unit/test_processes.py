@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -73,3 +74,22 @@ def test_a_command_whose_parent_is_gone_already_is_not_started() -> None:
     words[words.index(attached.__file__) + 1] = "1"
     done = subprocess.run(words, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (128 + signal.SIGTERM, "")
+
+
+def test_a_server_of_make_ends_when_make_is_told_to_end(tmp_path: Path) -> None:
+    """make passes SIGTERM to the shell of a recipe only."""
+    child = "import signal; print('begun', flush=True); signal.pause()"
+    makefile = tmp_path / "Makefile"
+    recipe = f'probe:\n\t@trap : INT; $(ATTACHED) -c "{child}" || test $$? -eq 130\n'
+    makefile.write_text(f"include Makefile\n{recipe}")
+    with subprocess.Popen(
+        ["make", "-f", str(makefile), "probe"],
+        cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        process.terminate()
+        assert process.communicate(timeout=60)[0] == ""  # the child held the pipe until its end
+    lines = (CHECKOUT / "Makefile").read_text().splitlines()
+    servers = [line for line in lines if "serving start" in line or "registry ui" in line]
+    assert [line.startswith("\t@trap : INT; $(ATTACHED) -m ") for line in servers] == [True, True]

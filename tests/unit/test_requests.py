@@ -1,5 +1,6 @@
 """Bodies of requests: every form gives the same table, and what cannot be read is refused."""
 
+import functools
 import inspect
 import io
 import json
@@ -190,6 +191,24 @@ def test_a_second_installation_wraps_nothing_again() -> None:
     before = PyFuncModel._predict, scoring_server.invocations
     handover.install(ForecastModel)
     assert (PyFuncModel._predict, scoring_server.invocations) == before
+
+
+def test_a_wrapper_of_somebody_else_is_not_taken_for_ours(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Tracing tools wrap MLflow's functions in the same way, with functools.wraps."""
+    original = inspect.unwrap(PyFuncModel._predict)
+
+    @functools.wraps(original)
+    def traced(*arguments: Any, **options: Any) -> Any:
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(PyFuncModel, "_predict", traced)
+    monkeypatch.setattr(scoring_server, "invocations", inspect.unwrap(scoring_server.invocations))
+    handover.install(ForecastModel)
+    assert PyFuncModel._predict is not traced
+    assert PyFuncModel._predict.__wrapped__ is traced
+    assert caplog.text == ""
 
 
 def test_a_key_beside_the_table_and_params_is_refused() -> None:
