@@ -111,9 +111,9 @@ def _remarked(history: History, spec: ModelSpec) -> History:
     if missing.any():
         series = np.count_nonzero(missing)
         notes["gaps"] = f"{missing.sum()} sessions are missing in {series} series"
-    still = np.add.reduceat(_ends_still_run(history), history.bounds[:-1], dtype=np.int64)
+    still = _ends_still_run(history)
     if still.any():
-        series = np.count_nonzero(still)
+        series = np.count_nonzero(np.logical_or.reduceat(still, history.bounds[:-1]))
         notes["still"] = f"{TAIL} or more returns of 0 follow each other in {series} series"
     history = replace(history, notes=notes)
     return bars.rounded(history) if _has_bars(spec) else history
@@ -314,10 +314,11 @@ def _movement(spec: ModelSpec, history: History) -> Iterator[Fault]:
         lowest = np.minimum.reduceat(close, edges)[1::2]
         highest = np.maximum.reduceat(close, edges)[1::2]
         texts["the same close throughout"] = (lowest == highest) & (ends - tails > 1)
-    ends_of_runs = np.where(_ends_still_run(history), np.arange(len(history.ds)), -1)
-    last_run = np.maximum.reduceat(ends_of_runs, starts)
-    phrase = f"{TAIL} or more returns of 0 in a row, and fewer than {TAIL} returns since, in"
-    texts[phrase] = (last_run >= 0) & (ends - 1 - last_run < TAIL)
+    still = _ends_still_run(history)
+    if still.any():
+        last_run = np.maximum.reduceat(np.where(still, np.arange(len(still)), -1), starts)
+        phrase = f"{TAIL} or more returns of 0 in a row, and fewer than {TAIL} returns since, in"
+        texts[phrase] = (last_run >= 0) & (ends - 1 - last_run < TAIL)
     for phrase, halted in texts.items():
         for series in np.flatnonzero(halted):
             text = f"has {phrase} its last {ends[series] - tails[series]} sessions"
