@@ -1,5 +1,6 @@
 """Processes: their marks, and commands that end with their parent."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from registry import attached
 from registry.processes import Process, lives, marked, this_process
 from registry.settings import CHECKOUT
 
+# What a make hands to the makes that it starts.
+SUB_MAKE = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")
 BOOT = "05750b97-50ae-4502-94ac-8141085e0a7e"
 
 
@@ -78,13 +81,16 @@ def test_a_command_whose_parent_is_gone_already_is_not_started() -> None:
 
 def test_a_server_of_make_ends_when_make_is_told_to_end(tmp_path: Path) -> None:
     """make passes SIGTERM to the shell of a recipe only."""
+    # Under `make test` this make is a sub-make, which would announce its folder on stdout.
+    environment = {name: value for name, value in os.environ.items() if name not in SUB_MAKE}
     child = "import signal; print('begun', flush=True); signal.pause()"
     makefile = tmp_path / "Makefile"
     recipe = f'probe:\n\t@trap : INT; $(ATTACHED) -c "{child}" || test $$? -eq 130\n'
     makefile.write_text(f"include Makefile\n{recipe}")
     with subprocess.Popen(
         ["make", "-f", str(makefile), "probe"],
-        cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        cwd=CHECKOUT, env=environment,
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     ) as process:  # fmt: skip
         assert process.stdout is not None
         assert process.stdout.readline() == "begun\n"
