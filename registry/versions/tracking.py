@@ -4,10 +4,11 @@ import hashlib
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,8 @@ _URIS = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
 _ATTACHED = "MLFLOW_RUN_ID"
 _SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # the Hub's token and its older name
 _DATABASES = ("sqlite:", "postgresql", "mysql", "mssql")
+PAGE = 1000  # results; every search of MLflow allows that many
+_QUOTE = re.compile(r"['\\]")  # a backslash quotes the next character on PostgreSQL
 
 
 def environment(settings: Settings) -> dict[str, str]:
@@ -83,6 +86,28 @@ def connect(settings: Settings) -> MlflowClient:
         if value is not None:
             os.environ[name] = value
     return MlflowClient()
+
+
+def every(search: Callable[..., Any], *arguments: Any, **options: Any) -> Iterator[Any]:
+    """The results of all pages of a search, a method of MlflowClient."""
+    token = None
+    while True:
+        page = search(*arguments, max_results=PAGE, page_token=token, **options)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def clause(key: str, value: str) -> str:
+    """Filter of a search: `key` is `value`. Look at the results again if it may hold a quote.
+
+    Between quotes MLflow knows no quote, so any character passes in its place.
+    """
+    if "'" not in value:
+        return f"{key} = '{value}'"
+    pattern = _QUOTE.sub("_", value)
+    return f"{key} LIKE '{pattern}'"
 
 
 @dataclass(frozen=True)
@@ -241,7 +266,7 @@ def record(
     client = connect(settings)
     identity = _experiment(settings, client, experiment)
     tag, value = key
-    runs = client.search_runs([identity], f"tags.`{tag}` = '{value}'", max_results=1)
+    runs = client.search_runs([identity], clause(f"tags.`{tag}`", value), max_results=1)
     tags = {**facts, tag: value}
     entity = runs[0] if runs else client.create_run(identity, run_name=name, tags=tags)
     run = Run(str(entity.info.run_id), client)
@@ -263,16 +288,13 @@ def recorded(settings: Settings, experiment: str, facts: Mapping[str, str]) -> l
     """Runs of `record` in an experiment that have these facts, oldest first."""
     client = connect(settings)
     identity = _experiment(settings, client, experiment)
-    filters = " and ".join(f"tags.`{key}` = '{value}'" for key, value in facts.items())
-    runs: list[Recorded] = []
-    page: str | None = ""
-    while page is not None:
-        batch = client.search_runs(
-            [identity], filters, ViewType.ALL, order_by=["start_time"], page_token=page or None
-        )
-        runs += [Recorded(run.info.run_id, run.data.tags) for run in batch]
-        page = batch.token
-    return runs
+    filters = " and ".join(clause(f"tags.`{key}`", value) for key, value in facts.items())
+    runs = every(client.search_runs, [identity], filters, ViewType.ALL, order_by=["start_time"])
+    return [
+        Recorded(run.info.run_id, run.data.tags)
+        for run in runs
+        if facts.items() <= run.data.tags.items()
+    ]
 
 
 def has_run(settings: Settings, run_id: str) -> bool:
