@@ -43,7 +43,7 @@ def examine(
     With `repair`, each finding that has a remedy is repaired. The order of the checks is such that
     no repair undoes an earlier one.
     """
-    names = [name] if name else sorted(_logged_names(store) | set(ledger.models()))
+    names = [name] if name else _names(store, ledger)
     findings: list[Finding] = []
     for model in names:
         findings += _examine(store, ledger, model, repair)
@@ -62,10 +62,14 @@ def _examine(store: Store, ledger: Ledger, name: str, repair: bool) -> Iterator[
                 return
 
 
-def _logged_names(store: Store) -> set[str]:
-    """Models with a version that Kronos Registry logged; not its copies under odd names."""
-    names = {version.name for version in store.logged()}
-    return {name for name in names if is_our_name(name)}
+def _names(store: Store, ledger: Ledger) -> list[str]:
+    """Models that we promoted or logged, without copies under names that ours may not have.
+
+    Models that are gone come first: they are compared with those that have no rows yet.
+    """
+    logged = {version.name for version in store.logged()}
+    ours = {name for name in logged if is_our_name(name)} | set(ledger.models())
+    return sorted(ours, key=lambda name: (name in logged, name))
 
 
 def _checks(store: Store, ledger: Ledger, name: str) -> Sequence[_Check]:
@@ -243,13 +247,13 @@ def _lost_aliases(store: Store, ledger: Ledger, name: str) -> Iterator[_Case]:
 
 def _deleted(store: Store, ledger: Ledger, name: str, version: int) -> _Case:
     """The version in Production was deleted, maybe with its model, which was registered anew."""
-    records = ledger.records(name)
-    kept = False
-    for other in store.versions(name):
-        kept = kept or any(evidence.concerns(record, other) for record in records)
-    what = "the version" if kept else "its model"
+    records, others = ledger.records(name), store.versions(name)
+    kept = any(evidence.concerns(record, other) for record in records for other in others)
+    deleted = "the version was deleted"
+    if others and not kept:
+        deleted = "its model was deleted and registered anew"
     message = (
-        f"the ledger has version {version} in {PRODUCTION}, but {what} was deleted: "
+        f"the ledger has version {version} in {PRODUCTION}, but {deleted}: "
         f"nothing is in {PRODUCTION}"
     )
     repair = f"record in the ledger that nothing is in {PRODUCTION}; or promote another version"

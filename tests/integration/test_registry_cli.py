@@ -89,6 +89,7 @@ def test_list_and_show_name_the_stages(bench, cli, answer):
         "production": 1,
         "previous": None,
         "staging": None,
+        "origin": "kronos",
     }
     assert listed[name] == expected
     stages = [(row["version"], row["stage"]) for row in answer("show", name)]
