@@ -80,7 +80,7 @@ def _checks(store: Store, ledger: Ledger, name: str) -> Sequence[_Check]:
         if name not in ledger.models():
             raise
         return _CHECKS_OF_GONE
-    return _CHECKS
+    return _CHECKS if is_our_name(name) else ()
 
 
 def _chain(store: Store, ledger: Ledger, name: str) -> Iterator[_Case]:
@@ -126,7 +126,11 @@ def _gone(store: Store, ledger: Ledger, name: str) -> Iterator[_Case]:
     renamed = gone.new_name(store, ledger, records)
     if renamed is not None:
         message += f"; {renamed} has its versions: it was renamed"
-        repair += f"; then {renamed} has a history of its own; or rename it back in MLflow"
+        if is_our_name(renamed):
+            repair += f"; then {renamed} has a history of its own"
+        else:
+            repair += f"; nothing can be promoted under the name {renamed}"
+        repair += f"; or rename it back to {name} in MLflow"
         why = f"{name} was renamed outside, to {renamed}"
     remedy = partial(gone.close, store, ledger, name, why)
     yield _Case(Finding(name, "MODEL_GONE", message, repair), remedy)

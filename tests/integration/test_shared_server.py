@@ -333,10 +333,16 @@ def test_a_renamed_model_is_settled_under_both_names_and_back(bench: Any, promot
 @on_sqlite
 def test_a_model_renamed_without_a_version_in_production_is_settled(bench: Any) -> None:
     name = bench.model(1)
-    promote(bench, name, 1, "Archived")
-    bench.store.client.rename_registered_model(name, f"{name}_renamed")
+    promote(bench, name, 1, "Staging")
+    renamed = f"{name}-Renamed"
+    bench.store.client.rename_registered_model(name, renamed)
+    [finding] = doctor.examine(bench.store, bench.ledger, name)
+    assert f"nothing can be promoted under the name {renamed}" in finding.repair
     assert repaired(bench, name) == ["MODEL_GONE"]
-    assert repaired(bench, f"{name}_renamed") == []
+    with pytest.raises(BadParameter, match="a model's name is"):
+        promote(bench, renamed, 1)
+    assert doctor.examine(bench.store, bench.ledger, renamed, repair=True) == []
+    assert bench.ledger.records(renamed) == []
 
 
 @on_sqlite
