@@ -79,6 +79,7 @@ def show(
     version = store.resolve(reference)
     facts = asdict(version) | {"uri": version.uri, "created_at": version.created_at.isoformat()}
     facts["metrics"] = store.metrics(version)
+    facts["provenance"] = _provenance(store, version)
     if as_json:
         print(json.dumps(facts))
         return
@@ -432,6 +433,16 @@ def _row(version: "Version") -> dict[str, Any]:
         "stage": version.tags.get("stage"),
         "aliases": list(version.aliases),
     }
+
+
+def _provenance(store: "Store", version: "Version") -> dict[str, str]:
+    """Facts of a version that are no tags; empty, with a warning, if its files are damaged."""
+    try:
+        facts = store.facts(version)
+    except Corrupt as error:
+        _say(f"warning: {error.message}")
+        return {}
+    return {key: value for key, value in facts.items() if key not in version.tags}
 
 
 def _warn_unless_comparable(scored: Sequence[Mapping[str, str]]) -> None:

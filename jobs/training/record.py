@@ -38,7 +38,7 @@ def data_tags(data: Data) -> dict[str, str]:
 
 
 def training_tags(plan: Plan) -> dict[str, str]:
-    """Tags of the run of a training, and of the version that it registers."""
+    """Tags of the run of a training, and provenance of the version."""
     config = plan.config
     tags = {
         "family": plan.model.family.name,
@@ -65,13 +65,13 @@ def _origin(start: Start | None) -> dict[str, str]:
             "weight_source": "trained here",
             "weight_revision": "none",
         }
-    tags, name = start.version.tags, f"{start.version.name}/{start.version.version}"
-    weights = f"{tags['weight_source']}@{tags['weight_revision']}"
+    facts, name = start.facts, start.version.reference
+    weights = f"{facts['weight_source']}@{facts['weight_revision']}"
     return {
-        "pretrained_until": tags["pretrained_until"],
-        "licence": tags["licence"],
+        "pretrained_until": facts["pretrained_until"],
+        "licence": facts["licence"],
         "weight_source": f"fine-tuned from {name} ({weights})",
-        "weight_revision": tags[MANIFEST_TAG],
+        "weight_revision": facts[MANIFEST_TAG],
     }
 
 

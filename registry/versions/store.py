@@ -24,7 +24,14 @@ from registry.forecast.model_folder import read_spec
 from registry.forecast.spec import ModelSpec
 from registry.processes import this_process
 from registry.settings import CHECKOUT, Settings
-from registry.versions import artifacts, manifest, registration, signature, tracking
+from registry.versions import (
+    artifacts,
+    manifest,
+    provenance,
+    registration,
+    signature,
+    tracking,
+)
 from registry.versions.loaded import LoadedVersion
 from registry.versions.manifest import MANIFEST_TAG
 from registry.versions.version import Version
@@ -137,7 +144,8 @@ class Store:
     ) -> Version:
         """Log a model with its manifest on the active run, then register it.
 
-        The version is registered last, so that it is complete when it appears.
+        `tags` say where it comes from. All go into its provenance; of those, provenance.TAGS
+        become its tags. The version is registered last, so that it is complete when it appears.
         """
         run = mlflow.active_run()
         if run is None:
@@ -164,10 +172,11 @@ class Store:
                 pip_requirements=pinned,
                 **artifacts.stage(Path(folder) / "staged", checkout, spec, save),
             )
-            version_tags = {**tags, MANIFEST_TAG: manifest.seal(root)}
+            provenance.write(root, tags)
+            shown = {**provenance.tags(tags), MANIFEST_TAG: manifest.seal(root)}
             self.client.log_model_artifacts(model.model_id, str(root))
         with interrupts.deferred():
-            return self._register(run.info.run_id, spec.name, model, version_tags, description)
+            return self._register(run.info.run_id, spec.name, model, shown, description)
 
     @contextlib.contextmanager
     def _logged_model(self, run: mlflow.ActiveRun, name: str) -> Iterator[LoggedModel]:
@@ -250,14 +259,8 @@ class Store:
             raise NotFound(
                 f"{version.uri} has no {MANIFEST_TAG} tag: it was not logged by Kronos Registry"
             )
-        try:
+        with _corrupt_if_missing(version):
             root = Path(mlflow.artifacts.download_artifacts(version.uri))
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            raise Corrupt(
-                f"the files of {version.uri} are missing from the artifact store"
-            ) from error
         manifest.verify(root, manifest_sha256=expected)
         return root
 
@@ -273,6 +276,35 @@ class Store:
             registration.write(Path(folder), version.name, version.version)
             yield Path(folder)
 
+    def facts(self, version: Version) -> dict[str, str]:
+        """All facts of a version: its provenance and its tags; a tag counts where both have a key.
+
+        Only two small files are downloaded, and compared with the registered manifest. Raises
+        Corrupt.
+        """
+        registered = version.tags.get(MANIFEST_TAG)
+        if registered is None:
+            return dict(version.tags)
+        with temporary_folder(self.settings.state_dir, version.folder_name) as folder:
+            root = Path(folder)
+            self._download(version, manifest.MANIFEST, registered, root)
+            entry = manifest.read(root)["files"].get(provenance.PROVENANCE)
+            if entry is None:
+                return dict(version.tags)
+            path = self._download(version, provenance.PROVENANCE, entry["sha256"], root)
+            return {**provenance.read(path), **version.tags}
+
+    def _download(self, version: Version, name: str, sha256: str, folder: Path) -> Path:
+        """One file of a version, compared with its sha256. Raises Corrupt."""
+        uri = f"{version.uri}/{name}"
+        with _corrupt_if_missing(version):
+            path = Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(folder)))
+        if manifest.sha256(path) != sha256:
+            raise Corrupt(
+                f"{uri} differs from what was registered (sha256); do not load this version"
+            )
+        return path
+
     def spec(self, version: Version) -> ModelSpec:
         """The spec of a version, after its bytes were verified. Raises as `fetch`."""
         return read_spec(self.fetch(version) / manifest.MODEL_DIR)
@@ -287,6 +319,17 @@ class Store:
         """A verified version, ready to forecast. Raises NotFound, Corrupt."""
         version = self.resolve(reference)
         return LoadedVersion.of(version, self.fetch(version), self.settings.state_dir)
+
+
+@contextlib.contextmanager
+def _corrupt_if_missing(version: Version) -> Iterator[None]:
+    """Raise Corrupt if files of a version are missing from the artifact store."""
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        raise Corrupt(f"the files of {version.uri} are missing from the artifact store") from error
 
 
 def _reraise_unless_missing(error: MlflowException) -> None:

@@ -65,7 +65,7 @@ def test_a_project_run_is_the_run_that_trains_and_registers(
     assert figures | {"tables/scores_by_series.csv", "model_card.md"} <= artifacts
     [dataset] = run.inputs.dataset_inputs
     dataset_tags = {tag.key: tag.value for tag in dataset.tags}
-    assert dataset_tags["kronos.data_digest"] == version.tags["data_digest"]
+    assert dataset_tags["kronos.data_digest"] == store.facts(version)["data_digest"]
     assert not (tmp_path / "mlruns").exists()
 
 
