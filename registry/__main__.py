@@ -314,6 +314,7 @@ def mirror(
     sentence = f"{result.version.uri} is {result.predictor} with {result.tokenizer}"
     if not result.registered:
         sentence += " already: nothing was registered"
+        terminal.tag_project_run({"registered_before": result.version.uri})
     _emit_one(result.summary(), sentence, as_json)
 
 

@@ -24,6 +24,7 @@ from registry.promotion.stages import (
     STAGING,
     State,
 )
+from registry.versions import describing
 from registry.versions.manifest import MANIFEST_TAG
 from registry.versions.store import Store
 from registry.versions.version import Version
@@ -367,6 +368,11 @@ def write_stages(move: Move) -> None:
         move.store.set_stage(move.record.model, version, stage)
 
 
+def describe(move: Move) -> None:
+    """Say in the descriptions that people read in MLflow what is in Production now."""
+    describing.update(move.store, move.record.model)
+
+
 def write_audit(move: Move) -> None:
     """Write one MLflow run per row."""
     row = move.ledger.record(move.record.model, move.record.sequence)
@@ -380,7 +386,8 @@ def complete(move: Move) -> None:
 
 
 STEPS: tuple[Callable[[Move], None], ...] = (
-    move_alias, move_previous, leave_staging, write_tags, write_stages, write_audit, complete,
+    move_alias, move_previous, leave_staging, write_tags, write_stages, describe, write_audit,
+    complete,
 )  # fmt: skip
 
 
