@@ -15,30 +15,30 @@ NOTE_TAG = "mlflow.note.content"  # of an experiment; the UI shows it as its des
 STAGES = {"production": "Production", "staging": "Staging"}  # by alias
 TRAININGS = "forecasters"  # the experiment whose description has what is in Production
 OF_RUNS = {  # experiments in which programs open runs
-    TRAININGS: "Trainings: one run for each `jobs train` or `mlflow run . -e train_<model>`, with "
-    "its scores on the report period. Columns to show: the metrics crps, skill_vs_fhs and "
-    "coverage_90, the parameters model and horizon, the tag trained_until.",
-    "evaluations": "Evaluations: one run for each version of a `jobs evaluate`, scored on the same "
-    "rows as the others of that command. The tags model and version name it.",
-    "tuning": "Studies: one run for each `jobs tune`; its child runs are the trials.",
-    "mirrors": "Weights from the Hugging Face Hub: one run for each version of `registry mirror`.",
-    "quickstart": "Main jobs: one run for each `make demo`. Its trainings are in `forecasters`.",
+    TRAININGS: "Trainings, one run each: `jobs train` and `mlflow run . -e train_<model>`. Columns "
+    "to show: the metrics crps, skill_vs_fhs and coverage_90 (on the report period), the parameter "
+    "horizon, the tag trained_until.",
+    "evaluations": "Evaluations, one run for each version: `jobs evaluate`. The versions of one "
+    "command are scored on the same rows.",
+    "tuning": "Studies, one run each: `jobs tune`. The child runs are the trials.",
+    "mirrors": "Weights from the Hugging Face Hub, one run each: `registry mirror`.",
+    "quickstart": "Main jobs, one run each: `make demo`. Their trainings are in forecasters.",
 }
 EXPERIMENTS = {
     **OF_RUNS,
-    "promotions": "Audit runs: one for each promotion and roll-back, with who, when and why. "
-    "`registry history` and `registry doctor` compare them with the ledger: do not delete them.",
+    "promotions": "Promotions and roll-backs, one run each, with who, when and why. Keep them: "
+    "`registry history` and `registry doctor` compare them with the ledger.",
 }
 _HEADLINE = "In Production: "
 _PARAGRAPH = 1000  # characters
 _ROWS = 30  # models in a description; more would not fit
-_SEAL = re.compile(r"\n\n\*Kept by Kronos Registry until you edit it \(([0-9a-f]{12})\)\.\*$")
+_SEAL = re.compile(r"\n\n\*Kept by Kronos Registry until edited \(([0-9a-f]{12})\)\.\*$")
 _COLUMNS = ("stage", "version", "CRPS", "skill vs fhs", "coverage 90", "data", "trained until")
 
 
 def sealed(text: str) -> str:
     """A text of ours, with the line that tells it from a person's."""
-    return f"{text}\n\n*Kept by Kronos Registry until you edit it ({_hash(text)}).*"
+    return f"{text}\n\n*Kept by Kronos Registry until edited ({_hash(text)}).*"
 
 
 def is_ours(description: str) -> bool:

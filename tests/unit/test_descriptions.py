@@ -55,7 +55,7 @@ def test_every_model_has_a_purpose_also_from_a_versions_description(name: str) -
     purpose = descriptions.purpose(f"CRPS 0.01.\n\n# {name}\n\n| needs | 60 |\n\n{card}", name)
     assert 40 <= len(purpose) <= 2002
     assert not purpose.startswith(("#", "|"))
-    staged = {alias: (VERSION, METRICS) for alias in descriptions.STAGES}
+    staged = dict.fromkeys(descriptions.STAGES, (VERSION, METRICS))
     assert len(descriptions.of_model(purpose, staged)) <= LIMIT
 
 
