@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import uuid
@@ -33,6 +34,7 @@ RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
 _URIS = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
 _ATTACHED = "MLFLOW_RUN_ID"
 _SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # the Hub's token and its older name
+_RANDOM_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")  # of MLflow, for a run without `--run-name`
 _DATABASES = ("sqlite:", "postgresql", "mysql", "mssql")
 
 
@@ -208,6 +210,8 @@ def _open(settings: Settings, experiment: str, name: str, nested: bool, again: s
         active = mlflow.start_run(experiment_id=identity, run_name=name, nested=nested)
     else:
         active = mlflow.start_run(run_id=project_run.info.run_id)
+        if _RANDOM_NAME.fullmatch(project_run.info.run_name or ""):
+            client.update_run(active.info.run_id, name=name)
     if project_run is not None and project_run.info.run_id != active.info.run_id:
         client.set_tag(project_run.info.run_id, "goes_on_in", active.info.run_id)
     if project_run is not None and project_run.info.experiment_id != identity:

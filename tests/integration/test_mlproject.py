@@ -63,12 +63,14 @@ def test_a_project_run_elsewhere_holds_the_results_and_a_line_says_what_to_add(
     run_id = project_run(store, monkeypatch)
     with tracking.start(settings, "evaluations", "har/1") as run:
         assert run.run_id == run_id
+        assert store.client.get_run(run_id).info.run_name == "har/1"
     note = capsys.readouterr().err
     assert "opened its run in the experiment Default, the others of this kind are in ev" in note
     assert "`--experiment-name evaluations`" in note
-    project_run(store, monkeypatch, experiment_id(store, "evaluations"))
+    named = project_run(store, monkeypatch, experiment_id(store, "evaluations"))
+    store.client.update_run(named, name="the third try")  # as `mlflow run --run-name` does
     with tracking.start(settings, "evaluations", "har/1"):
-        pass
+        assert store.client.get_run(named).info.run_name == "the third try"
     assert capsys.readouterr().err == ""
 
 
