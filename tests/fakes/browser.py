@@ -64,10 +64,17 @@ class Page:
             time.sleep(0.2)
 
     def save(self, path: Path) -> None:
-        """Write a picture of the page."""
-        shot = self._send("Page.captureScreenshot", format="png")
+        """Write a picture of the page, once it looks the same as a second before."""
+        before, shot = None, self._picture()
+        deadline = time.monotonic() + TIMEOUT_S
+        while shot != before and time.monotonic() < deadline:
+            time.sleep(1.0)
+            before, shot = shot, self._picture()
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(base64.b64decode(shot["data"]))
+        path.write_bytes(base64.b64decode(shot))
+
+    def _picture(self) -> str:
+        return str(self._send("Page.captureScreenshot", format="png")["data"])
 
     def close(self) -> None:
         """End the browser with all of its processes."""
