@@ -37,6 +37,8 @@ def compile_data(
     settings = Settings()
     with bar_per_label() as advance:
         summary = compile_builtin(settings, force=force, progress=advance)
+    digests = {f"data_digest.{data}": digest for data, digest in summary["digests"].items()}
+    terminal.tag_project_run({**digests, "skipped": str(summary["skipped"]).lower()})
     print(json.dumps({key: summary[key] for key in ("skipped", "files", "digests")}))
 
 

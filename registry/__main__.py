@@ -25,6 +25,7 @@ from registry.errors import BadParameter, Corrupt, NotFound
 
 if TYPE_CHECKING:  # importing mlflow and SQLAlchemy takes seconds; --help must be fast
     from registry.hub.mirror import Official
+    from registry.ledger.promotions import Ledger
     from registry.versions.store import Store
     from registry.versions.version import Version
 
@@ -42,16 +43,19 @@ COMPARED = ("crps", "coverage_90", "skill_vs_fhs", "dm_p_hln", "dm_p_bartlett")
 def list_models(as_json: Json = False) -> None:
     """List registered models and the versions in their stages.
 
+    The origin is kronos, foreign (logged by other programs), mixed, or empty.
+
     Example: python -m registry list
     """
     store = _store()
     rows = []
-    for name in store.names():
-        aliases = store.aliases(name)
-        numbers = [version.version for version in store.versions(name)]
-        row = {"model": name, "versions": len(numbers), "latest": max(numbers, default=None)}
+    for model in store.models():
+        numbers = [version.version for version in model.versions]
+        row: dict[str, Any] = {"model": model.name, "versions": len(numbers)}
+        row["latest"] = max(numbers, default=None)
         for alias in ("production", "previous", "staging"):
-            row[alias] = aliases.get(alias)
+            row[alias] = model.aliases.get(alias)
+        row["origin"] = model.origin
         rows.append(row)
     _emit(rows, as_json, empty="no model is registered; `make demo` trains the first ones")
 
@@ -73,12 +77,15 @@ def show(
         rows = []
         for version in store.versions(reference):
             created = f"{version.created_at:%Y-%m-%d %H:%M}"
-            rows.append(_row(version) | {"created": created, "run": version.run_id})
+            row = {"created": created, "run": version.run_id, "foreign": version.foreign}
+            rows.append(_row(version) | row)
         _emit(rows, as_json, empty=f"{reference} has no versions")
         return
     version = store.resolve(reference)
-    facts = asdict(version) | {"uri": version.uri, "created_at": version.created_at.isoformat()}
+    facts: dict[str, Any] = asdict(version) | {"foreign": version.foreign}
+    facts |= {"uri": version.uri, "created_at": version.created_at.isoformat()}
     facts["metrics"] = store.metrics(version)
+    facts["provenance"] = _provenance(store, version)
     if as_json:
         print(json.dumps(facts))
         return
@@ -226,25 +233,20 @@ def verify(
 ) -> None:
     """Compare every byte of versions with the registered checksums; exit 1 if one differs.
 
-    Versions that were promoted are also compared with the manifest in the ledger.
+    Versions that were promoted are also compared with the manifest in the ledger. Foreign ones have
+    no checksums: beside ours they are passed over, by number they are refused.
 
     Example: python -m registry verify nbeats/3
     """
-    from registry.promotion import evidence
     from registry.promotion.opening import open_ledger
 
     store = _store()
     rows = []
     with open_ledger(store) as ledger:
-        for version in _versions(store, references):
-            row = {"model": version.name, "version": version.version}
-            try:
-                evidence.fetch(store, ledger.records(version.name), version)
-                rows.append(row | {"ok": True, "message": ""})
-            except (Corrupt, NotFound) as error:
-                rows.append(row | {"ok": False, "message": error.message})
+        for reference in references:
+            rows += _verified(store, ledger, _versions(store, [reference]))
     _emit(rows, as_json)
-    if not all(row["ok"] for row in rows):
+    if any(row["ok"] is False for row in rows):
         raise typer.Exit(1)
 
 
@@ -269,7 +271,8 @@ def doctor(
         findings = examine(store, ledger, model or None, repair=repair)
     if not model:
         findings += litter.examine(store, repair=repair)
-    _emit([asdict(finding) for finding in findings], as_json, empty="all in line")
+    empty = _nothing_found(store, model) if model and not findings else "all in line"
+    _emit([asdict(finding) for finding in findings], as_json, empty=empty)
     if not all(finding.repaired for finding in findings):
         raise typer.Exit(1)
 
@@ -313,6 +316,7 @@ def mirror(
     sentence = f"{result.version.uri} is {result.predictor} with {result.tokenizer}"
     if not result.registered:
         sentence += " already: nothing was registered"
+        terminal.tag_project_run({"registered_before": result.version.uri})
     _emit_one(result.summary(), sentence, as_json)
 
 
@@ -425,13 +429,59 @@ def _versions(store: "Store", references: Sequence[str]) -> list["Version"]:
     return versions
 
 
+def _nothing_found(store: "Store", model: str) -> str:
+    """What doctor says of a model without findings."""
+    try:
+        versions = store.versions(model)
+    except NotFound:
+        return f"{model} is no longer registered; its history is kept"
+    if versions and all(version.foreign for version in versions):
+        return f"no version of {model} was logged by Kronos Registry: it is left alone"
+    return "all in line"
+
+
+def _verified(
+    store: "Store", ledger: "Ledger", versions: Sequence["Version"]
+) -> list[dict[str, Any]]:
+    """Rows of `verify`; `ok` is None for a foreign version beside some of ours."""
+    from registry.promotion import evidence
+
+    without_checksums = False if all(version.foreign for version in versions) else None
+    rows = []
+    for version in versions:
+        ok: bool | None = True
+        message = ""
+        try:
+            evidence.fetch(store, ledger.records(version.name), version)
+        except NotFound as error:
+            ok, message = without_checksums, error.message
+        except Corrupt as error:
+            ok, message = False, error.message
+        rows.append(
+            {"model": version.name, "version": version.version, "ok": ok, "message": message}
+        )
+    return rows
+
+
 def _row(version: "Version") -> dict[str, Any]:
+    from registry.promotion import stages
+
     return {
         "model": version.name,
         "version": version.version,
-        "stage": version.tags.get("stage"),
+        "stage": stages.shown(version.aliases, version.tags.get(stages.TAG)),
         "aliases": list(version.aliases),
     }
+
+
+def _provenance(store: "Store", version: "Version") -> dict[str, str]:
+    """Facts of a version that are no tags; empty, with a warning, if its files are damaged."""
+    try:
+        facts = store.facts(version)
+    except Corrupt as error:
+        _say(f"warning: {error.message}")
+        return {}
+    return {key: value for key, value in facts.items() if key not in version.tags}
 
 
 def _warn_unless_comparable(scored: Sequence[Mapping[str, str]]) -> None:

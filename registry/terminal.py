@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from pydantic import ValidationError
@@ -16,6 +16,7 @@ EXIT_CODES = (
     "129, 130 or 143 ended by hang-up, Ctrl-C or SIGTERM."
 )
 _PROJECT_RUN = "MLFLOW_RUN_ID"  # set by `mlflow run`
+_ERROR_TAG = "kronos.error"  # tracking.ERROR_TAG; importing MLflow takes seconds
 
 
 def exit_code(error: KronosError) -> int:
@@ -85,11 +86,16 @@ def _kill_runs(project_run: str) -> None:
 
 def tag_run(error: KronosError) -> None:
     """Under `mlflow run`, write the error to its run as a tag."""
+    tag_project_run({_ERROR_TAG: f"{error.code}: {error.message}"})
+
+
+def tag_project_run(tags: Mapping[str, str]) -> None:
+    """Under `mlflow run`, tag its run, unless this program logged to it."""
     if os.environ.get(_PROJECT_RUN):
         from registry.settings import Settings
         from registry.versions import tracking
 
-        tracking.tag_project_run(Settings(), f"{error.code}: {error.message}")
+        tracking.tag_project_run(Settings(), tags)
 
 
 def _translated(error: Exception) -> KronosError | None:

@@ -7,7 +7,7 @@ from registry.forecast.spec import ModelSpec
 _SHOWN = ("crps", "coverage_50", "coverage_80", "coverage_90", "winkler_90", "mae_median", "bias",
           "direction", "rank_ic", "skill_vs_fhs", "skill_vs_naive", "dm_p_hln", "dm_p_bartlett",
           "bars_corrected")  # fmt: skip
-_TAGS = ("trained_until", "universe", "data_digest", "git_commit", "licence")
+_TAGS = ("data", "trained_until", "universe", "licence")
 
 
 def model_card(

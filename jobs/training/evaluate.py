@@ -113,7 +113,7 @@ def evaluate(
         data = catalog.find(config.data).load(settings)
         for model in loaded.values():
             catalog.check_columns(data.dataset, model.spec.columns, model.spec.name)
-            _check_universe(model.version, model.spec, data)
+            _check_universe(store.facts(model.version), model.spec, data)
         comparison = compare(loaded, Task(data, config), references, progress)
         evaluated = []
         for name, model in loaded.items():
@@ -189,10 +189,10 @@ def _levels(specs: Sequence[ModelSpec]) -> tuple[float, ...]:
     return levels
 
 
-def _check_universe(version: Version, spec: ModelSpec, data: Data) -> None:
+def _check_universe(facts: Mapping[str, str], spec: ModelSpec, data: Data) -> None:
     """Raise BadHistory (UNIVERSE) if the market columns have another universe than in training."""
     dataset = data.dataset
-    trained_on = version.tags.get("universe", dataset.universe.tag)
+    trained_on = facts.get("universe", dataset.universe.tag)
     if set(names.MARKET) & set(spec.columns) and trained_on != dataset.universe.tag:
         raise BadHistory(
             f"{spec.name} was trained on market columns over {trained_on}, "

@@ -28,9 +28,10 @@ MAX_SEED = 2**32 - 1  # numpy's and Lightning's
 
 @dataclass(frozen=True)
 class Start:
-    """The version whose weights a training starts from, and its verified model folder."""
+    """The version whose weights a training starts from, its facts and verified model folder."""
 
     version: Version
+    facts: Mapping[str, str]  # see Store.facts
     model_dir: Path
 
 
@@ -93,7 +94,7 @@ def plan(
         artifacts.code_digest(CHECKOUT, *code),
         recipe(name, config, member_configs, seed, **inputs),
         member_configs,
-        leakage(start.version.tags, config) if start else "",
+        leakage(start.facts, config) if start else "",
     )
 
 
@@ -133,4 +134,4 @@ def _start(settings: Settings, model: Model, start_from: str) -> Start | None:
             f"start_from is {version.uri} of family {family}, expected one of family "
             f"{model.family.name}"
         )
-    return Start(version, model_dir)
+    return Start(version, store.facts(version), model_dir)

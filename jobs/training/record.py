@@ -20,7 +20,7 @@ from registry.forecast.forecast import Forecaster
 from registry.scoring.rolling import ORIGIN
 from registry.scoring.scores import means, reliability
 from registry.training import Trained
-from registry.versions import tracking
+from registry.versions import describing, tracking
 from registry.versions.manifest import MANIFEST_TAG
 from registry.versions.store import Store, example_history
 from registry.versions.tracking import Run
@@ -38,7 +38,7 @@ def data_tags(data: Data) -> dict[str, str]:
 
 
 def training_tags(plan: Plan) -> dict[str, str]:
-    """Tags of the run of a training, and of the version that it registers."""
+    """Tags of the run of a training, and provenance of the version."""
     config = plan.config
     tags = {
         "family": plan.model.family.name,
@@ -65,13 +65,13 @@ def _origin(start: Start | None) -> dict[str, str]:
             "weight_source": "trained here",
             "weight_revision": "none",
         }
-    tags, name = start.version.tags, f"{start.version.name}/{start.version.version}"
-    weights = f"{tags['weight_source']}@{tags['weight_revision']}"
+    facts, name = start.facts, start.version.reference
+    weights = f"{facts['weight_source']}@{facts['weight_revision']}"
     return {
-        "pretrained_until": tags["pretrained_until"],
-        "licence": tags["licence"],
+        "pretrained_until": facts["pretrained_until"],
+        "licence": facts["licence"],
         "weight_source": f"fine-tuned from {name} ({weights})",
-        "weight_revision": tags[MANIFEST_TAG],
+        "weight_revision": facts[MANIFEST_TAG],
     }
 
 
@@ -126,7 +126,7 @@ def register(
     run: Run, store: Store, plan: Plan, trained: Trained, tags: Mapping[str, str],
     metrics: Mapping[str, float],
 ) -> Version:  # fmt: skip
-    """Log the model card and the version; `metrics` are those of the card."""
+    """Log the model card and the version, and describe the model; `metrics` are the card's."""
     model, forecaster = plan.model, trained.forecaster
     spec = dataclasses.replace(forecaster.spec, synthetic=plan.synthetic(forecaster.spec))
     text = card.model_card(model.card, model.name, spec, tags, metrics)
@@ -135,7 +135,7 @@ def register(
     for family in families.families_of(spec):
         requirements += family.requirements
     symbols = {"symbols": ",".join(spec.universe)} if spec.universe else {}
-    return store.log(
+    version = store.log(
         spec,
         partial(model.family.save, forecaster),
         requirements=requirements,
@@ -143,6 +143,8 @@ def register(
         tags={**tags, **symbols},
         description=text,
     )
+    describing.update(store, model.name)
+    return version
 
 
 def log_comparison(run: Run, comparison: Comparison, name: str, forecaster: Forecaster) -> None:

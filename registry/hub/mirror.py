@@ -26,7 +26,7 @@ from registry.forecast.model_folder import family_module
 from registry.forecast.spec import ModelSpec
 from registry.hub.client import CARD, CONFIG, WEIGHTS, Hub, Progress, Snapshot
 from registry.settings import CHECKOUT, Settings
-from registry.versions import artifacts, tracking
+from registry.versions import artifacts, describing, tracking
 from registry.versions.manifest import sha256
 from registry.versions.store import Store, example_history
 from registry.versions.version import RECIPE_TAG, Version
@@ -228,6 +228,7 @@ def mirror(
                 tags=tags,
                 description=description,
             )
+            describing.update(store, official.NAME)
             total = sum(file["size"] for file in files)
             run.metrics({"bytes": total, "seconds": time.monotonic() - start})
     return Mirrored(version, predictor, tokenizer, registered=True, ruined=damage)

@@ -3,7 +3,7 @@
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ _FACTS = ("weights", "weight_source", "weight_revision", "tokenizer_source", "to
           "max_context", "clip", "git_commit", "lock_sha256", "code_digest")  # fmt: skip
 _SCORES = ("crps", "pinball", "coverage_", "winkler_", "mae_", "bias", "direction", "rank_ic",
            "skill_", "dm_p_", "bars_corrected")  # fmt: skip
-_SCORED_ROWS = {  # "data" is a tag of the version, the others are parameters of its run
+_SCORED_ROWS = {  # "data" is a tag, the others are parameters of the run
     "data": "the data set {}",
     "choose_until": "sessions after {}",
     "report_until": "up to {}",
@@ -85,6 +85,7 @@ def push(
         )
     store, hub = Store(settings), Hub(settings)
     version = store.resolve(reference)
+    version = replace(version, tags=store.facts(version))  # the cards have them all
     model_dir = store.fetch(version) / MODEL_DIR
     missing = [part for part in official.PARTS if not (model_dir / part / WEIGHTS).is_file()]
     if missing:
@@ -116,15 +117,17 @@ def push(
 def scored_rows(store: Store, version: Version) -> dict[str, str]:
     """Data set and settings that define the scored rows; unknown ones are left out.
 
-    They come from the version's tags and its run. A version with metrics has a run.
+    They come from the version's tags and its run: its parameters, and tags that the version has in
+    its provenance. A version with metrics has a run.
     """
-    params = store.client.get_run(version.run_id).data.params
+    run = store.client.get_run(version.run_id).data
+    params, tags = run.params, {**run.tags, **version.tags}
     facts = {}
     for key in _SCORED_ROWS:
         facts[key] = params.get(f"used_{key}", params.get(key))  # see tracking.Run.params
     for key in ("data", "data_digest"):
-        if key in version.tags:
-            facts[key] = version.tags[key]
+        if key in tags:
+            facts[key] = tags[key]
     return {key: value.strip("'") for key, value in facts.items() if value}
 
 

@@ -1,14 +1,15 @@
 """Find and repair disagreements between MLflow, the ledger and the stored files."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 from registry.errors import Corrupt, NotFound
 from registry.ledger.promotions import Ledger, Record
-from registry.promotion import audit, evidence, moves, stages
+from registry.promotion import audit, evidence, gone, moves, stages
 from registry.promotion.stages import ALIASES, PREVIOUS, PRODUCTION, State
-from registry.versions.store import Store
+from registry.versions.manifest import MANIFEST_TAG
+from registry.versions.store import Store, is_our_name
 from registry.versions.version import Version
 
 
@@ -31,15 +32,18 @@ class _Case:
     remedy: Callable[[], object] | None = None
 
 
+_Check = Callable[[Store, Ledger, str], Iterator[_Case]]
+
+
 def examine(
     store: Store, ledger: Ledger, name: str | None = None, *, repair: bool = False
 ) -> list[Finding]:
-    """Findings of one model or of all.
+    """Findings of one model or of all that are ours: we logged a version of it, or promoted one.
 
     With `repair`, each finding that has a remedy is repaired. The order of the checks is such that
     no repair undoes an earlier one.
     """
-    names = [name] if name else sorted(set(store.names()) | set(ledger.models()))
+    names = [name] if name else _names(store, ledger)
     findings: list[Finding] = []
     for model in names:
         findings += _examine(store, ledger, model, repair)
@@ -47,15 +51,7 @@ def examine(
 
 
 def _examine(store: Store, ledger: Ledger, name: str, repair: bool) -> Iterator[Finding]:
-    if name not in store.names() and name in ledger.models():
-        for case in _chain(store, ledger, name):
-            yield case.finding
-        message = f"the ledger has promotions of {name}, which is no longer registered"
-        advice = "none needed if it was deleted on purpose; its history is kept"
-        yield Finding(name, "MODEL_GONE", message, advice)
-        return
-    store.aliases(name)  # NotFound for an unknown model
-    for check in _CHECKS:
+    for check in _checks(store, ledger, name):
         for case in check(store, ledger, name):
             if repair and case.remedy is not None:
                 case.remedy()
@@ -64,6 +60,27 @@ def _examine(store: Store, ledger: Ledger, name: str, repair: bool) -> Iterator[
             yield case.finding
             if check in _FIRST:  # the other checks would report consequences only
                 return
+
+
+def _names(store: Store, ledger: Ledger) -> list[str]:
+    """Models that we promoted or logged, without copies under names that ours may not have.
+
+    Models that are gone come first: they are compared with those that have no rows yet.
+    """
+    logged = {version.name for version in store.logged()}
+    ours = {name for name in logged if is_our_name(name)} | set(ledger.models())
+    return sorted(ours, key=lambda name: (name in logged, name))
+
+
+def _checks(store: Store, ledger: Ledger, name: str) -> Sequence[_Check]:
+    """The checks of a model. Raises NotFound if neither MLflow nor the ledger knows it."""
+    try:
+        store.aliases(name)
+    except NotFound:
+        if name not in ledger.models():
+            raise
+        return _CHECKS_OF_GONE
+    return _CHECKS if is_our_name(name) else ()
 
 
 def _chain(store: Store, ledger: Ledger, name: str) -> Iterator[_Case]:
@@ -95,6 +112,30 @@ def _unfinished(store: Store, ledger: Ledger, name: str) -> Iterator[_Case]:
         yield _Case(Finding(name, "IN_PROGRESS", message, "wait, then look again"))
 
 
+def _gone(store: Store, ledger: Ledger, name: str) -> Iterator[_Case]:
+    """A model with promotions that is no longer registered: deleted or renamed."""
+    records = ledger.records(name)
+    if gone.is_closed(records):
+        return
+    if records[-1].completed_at is None and not records[-1].abandoned:
+        yield from _unfinished(store, ledger, name)
+        return
+    message = f"the ledger has promotions of {name}, which is no longer registered"
+    repair = "record in the ledger that it is gone; its history is kept"
+    why = f"{name} was deleted outside"
+    renamed = gone.new_name(store, ledger, records)
+    if renamed is not None:
+        message += f"; {renamed} has its versions: it was renamed"
+        if is_our_name(renamed):
+            repair += f"; then {renamed} has a history of its own"
+        else:
+            repair += f"; nothing can be promoted under the name {renamed}"
+        repair += f"; or rename it back to {name} in MLflow"
+        why = f"{name} was renamed outside, to {renamed}"
+    remedy = partial(gone.close, store, ledger, name, why)
+    yield _Case(Finding(name, "MODEL_GONE", message, repair), remedy)
+
+
 def _missing_rows(store: Store, ledger: Ledger, name: str) -> Iterator[_Case]:
     missing = audit.compare(store, ledger, name).without_row
     if not missing:
@@ -122,15 +163,49 @@ def _missing_runs(store: Store, ledger: Ledger, name: str) -> Iterator[_Case]:
         yield _Case(Finding(name, "AUDIT_GONE", message, repair))
 
 
+def _lost_tags(store: Store, ledger: Ledger, name: str) -> Iterator[_Case]:
+    """Promoted versions whose manifest tag was deleted, so that they look foreign."""
+    records = ledger.records(name)
+    for version in store.versions(name):
+        promoted = evidence.promoted_manifest(records, version)
+        if version.foreign and promoted is not None:
+            message = f"version {version.version} lost its tag {MANIFEST_TAG}"
+            repair = f"set it to {promoted[:12]}..., which its last promotion saw"
+            remedy = partial(store.set_tag, name, version.version, MANIFEST_TAG, promoted)
+            yield _Case(Finding(name, "TAG_LOST", message, repair), remedy)
+
+
+def _capital_aliases(store: Store, _: Ledger, name: str) -> Iterator[_Case]:
+    """Aliases as `Production`, which MLflow takes for another one than `production`."""
+    aliases = store.aliases(name)
+    for alias, version in aliases.items():
+        meant = alias.lower()
+        is_ours = meant in (*ALIASES.values(), PREVIOUS)
+        if alias == meant or not is_ours or aliases.get(meant) == version:
+            continue
+        message = (
+            f"alias {alias} names version {version}, {meant} names {_version(aliases.get(meant))}; "
+            f"models:/{name}@{alias} and models:/{name}@{meant} are two aliases in MLflow"
+        )
+        repair = f"delete alias {alias}; a promotion sets {meant}"
+        remedy = partial(moves.point, store, name, alias, None)
+        yield _Case(Finding(name, "ALIAS_CAPITALS", message, repair), remedy)
+
+
 def _moved_aliases(store: Store, ledger: Ledger, name: str) -> Iterator[_Case]:
-    """Aliases that were moved outside. The alias is the truth; the repair adopts it."""
+    """Aliases that were moved outside. The alias is the truth; the repair adopts it.
+
+    An alias of a foreign version is its owner's, until one of ours was in the stage.
+    """
+    foreign = {version.version for version in store.versions(name) if version.foreign}
     for stage, alias in ALIASES.items():
         # Read the records before the alias: if a promotion comes in between, the repair fails
         # instead of recording a false move.
         records = ledger.records(name)
         expected_version = stages.expected(records).holder(stage)
         aliased = store.aliases(name).get(alias)
-        if aliased is not None and aliased != expected_version:
+        owners = aliased in foreign and expected_version is None
+        if aliased is not None and aliased != expected_version and not owners:
             message = (
                 f"alias {alias} names version {aliased}, "
                 f"the ledger has {_version(expected_version)} in {stage}"
@@ -149,12 +224,13 @@ def _lost_aliases(store: Store, ledger: Ledger, name: str) -> Iterator[_Case]:
         holder = state.holder(stage)
         if holder is None or alias in aliases:
             continue
-        if holder in existing:
+        records = ledger.records(name)
+        promoted = holder in existing and any(
+            evidence.concerns(record, existing[holder]) for record in records
+        )
+        if promoted:
             message = f"alias {alias} is missing, the ledger has version {holder} in {stage}"
-            records = ledger.records(name)
             fault = _fault(store, records, existing[holder])
-            if not any(evidence.concerns(record, existing[holder]) for record in records):
-                fault = f"version {holder} was registered after that promotion"
             if fault:
                 repair = f"none: promote another version; {fault}"
                 yield _Case(Finding(name, "ALIAS_LOST", message, repair))
@@ -162,11 +238,7 @@ def _lost_aliases(store: Store, ledger: Ledger, name: str) -> Iterator[_Case]:
             finding = Finding(name, "ALIAS_LOST", message, f"set {alias} to version {holder} again")
             yield _Case(finding, partial(moves.point, store, name, alias, holder))
         else:
-            message = (
-                f"the ledger has version {holder} in {stage}, but the version was deleted: "
-                f"nothing is in {stage}"
-            )
-            yield _Case(Finding(name, "VERSION_GONE", message, "promote another version"))
+            yield _deleted(store, ledger, name, holder)
     aliased = aliases.get(PREVIOUS)
     # If `production` was moved outside, that is reported above and settled first.
     unsettled = aliases.get(ALIASES[PRODUCTION]) not in (None, state.production)
@@ -175,6 +247,23 @@ def _lost_aliases(store: Store, ledger: Ledger, name: str) -> Iterator[_Case]:
         message = f"alias {PREVIOUS} names {_version(aliased)}, a roll-back goes to {target}"
         finding = Finding(name, "WRONG_PREVIOUS", message, f"make it name {target}")
         yield _Case(finding, partial(moves.point, store, name, PREVIOUS, state.previous))
+
+
+def _deleted(store: Store, ledger: Ledger, name: str, version: int) -> _Case:
+    """The version in Production was deleted, maybe with its model, which was registered anew."""
+    records, others = ledger.records(name), store.versions(name)
+    kept = any(evidence.concerns(record, other) for record in records for other in others)
+    deleted = "the version was deleted"
+    if others and not kept:
+        deleted = "its model was deleted and registered anew"
+    message = (
+        f"the ledger has version {version} in {PRODUCTION}, but {deleted}: "
+        f"nothing is in {PRODUCTION}"
+    )
+    repair = f"record in the ledger that nothing is in {PRODUCTION}; or promote another version"
+    stage = PRODUCTION if kept else stages.ARCHIVED
+    remedy = partial(moves.vacate, store, ledger, name, version, stage)
+    return _Case(Finding(name, "VERSION_GONE", message, repair), remedy)
 
 
 def _fault(store: Store, records: list[Record], version: Version) -> str:
@@ -190,16 +279,24 @@ def _tags(store: Store, ledger: Ledger, name: str) -> Iterator[_Case]:
     state = _state(store, ledger, name)
     for version, stage in moves.wrong_tags(store, name, state).items():
         message = f"the ledger has version {version} in {stage}, its tag `{stages.TAG}` differs"
-        finding = Finding(name, "WRONG_TAG", message, f"set it to {stage}")
-        yield _Case(finding, partial(store.set_tag, name, version, stages.TAG, stage))
+        repair = f"set it to {stage}"
+        if not stage:
+            message = (
+                f"version {version} was never promoted, but has a tag `{stages.TAG}`: MLflow "
+                "copied it with the version, or it was set outside"
+            )
+            repair = "remove the tag"
+        remedy = partial(moves.tag, store, name, version, stage)
+        yield _Case(Finding(name, "WRONG_TAG", message, repair), remedy)
 
 
 def _mlflow_stages(store: Store, ledger: Ledger, name: str) -> Iterator[_Case]:
     in_mlflow = {version.version: version.stage for version in store.versions(name)}
     state = _state(store, ledger, name)
     for version, stage in moves.wrong_stages(store, name, state).items():
+        in_ledger = state.stages.get(version, "no stage")
         message = (
-            f"MLflow has version {version} in stage {in_mlflow[version]}, the ledger in {stage}"
+            f"MLflow has version {version} in stage {in_mlflow[version]}, the ledger in {in_ledger}"
         )
         finding = Finding(name, "WRONG_STAGE", message, f"move it to {stage}")
         yield _Case(finding, partial(store.set_stage, name, version, stage))
@@ -207,18 +304,36 @@ def _mlflow_stages(store: Store, ledger: Ledger, name: str) -> Iterator[_Case]:
 
 def _files(store: Store, ledger: Ledger, name: str) -> Iterator[_Case]:
     records = ledger.records(name)
+    in_use = stages.expected(records)
     for version in store.versions(name):
+        if version.foreign and evidence.promoted_manifest(records, version) is None:
+            yield from _foreign(version, in_use)
+            continue
         fault = _fault(store, records, version)
         if fault:
             repair = "none: do not serve it; restore its files from a backup, or train it again"
             yield _Case(Finding(name, "BAD_FILES", fault, repair))
 
 
+def _foreign(version: Version, state: State) -> Iterator[_Case]:
+    """A version that Kronos Registry did not log is left alone, unless it is in a stage."""
+    for stage in ALIASES:
+        if state.holder(stage) == version.version:
+            message = (
+                f"version {version.version} is in {stage}, but was not logged by Kronos Registry: "
+                "it cannot be verified or served"
+            )
+            repair = "none: promote another version, or roll back"
+            yield _Case(Finding(version.name, "FOREIGN_VERSION", message, repair))
+
+
 # Each check reads the store and the ledger anew, after the repairs of the checks before it.
 _FIRST = (_chain, _unfinished, _missing_rows)
 _CHECKS = (
-    *_FIRST, _missing_runs, _moved_aliases, _lost_aliases, _tags, _mlflow_stages, _files,
+    *_FIRST, _missing_runs, _lost_tags, _capital_aliases, _moved_aliases, _lost_aliases, _tags,
+    _mlflow_stages, _files,
 )  # fmt: skip
+_CHECKS_OF_GONE = (_chain, _gone)
 
 
 def _state(store: Store, ledger: Ledger, name: str) -> State:

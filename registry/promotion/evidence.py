@@ -15,8 +15,13 @@ def fetch(store: Store, records: Sequence[Record], version: Version) -> Path:
 
     `records` are the ledger's rows of the model. Whoever exchanges files, manifest and tag together
     deceives the registry alone. Rows from before the version was registered are of another one: the
-    model was deleted meanwhile. Raises as `Store.fetch`, and Corrupt for another manifest.
+    model was deleted meanwhile. Raises as `Store.fetch`, and Corrupt for another manifest or none.
     """
+    if version.foreign and promoted_manifest(records, version) is not None:
+        raise Corrupt(
+            f"{version.uri} lost its tag {MANIFEST_TAG}, which a promotion saw; "
+            f"`python -m registry doctor {version.name} --repair` sets it again"
+        )
     root = store.fetch(version)
     registered = version.tags[MANIFEST_TAG]
     for record in records:
@@ -30,6 +35,14 @@ def fetch(store: Store, records: Sequence[Record], version: Version) -> Path:
                 "together, so do not load it; restore both from a backup"
             )
     return root
+
+
+def promoted_manifest(records: Sequence[Record], version: Version) -> str | None:
+    """Hash of the manifest that the last promotion of a version saw, or None."""
+    for record in reversed(records):
+        if concerns(record, version) and MANIFEST_TAG in record.facts:
+            return str(record.facts[MANIFEST_TAG])
+    return None
 
 
 def concerns(record: Record, version: Version) -> bool:

@@ -71,11 +71,10 @@ def _checkpoint_folders(settings: Settings) -> list[Path]:
 def _by_checkpoints(store: Store) -> dict[Path, Version]:
     """Folder of checkpoints -> newest version of that recipe."""
     newest: dict[Path, Version] = {}
-    for name in store.names():
-        for version in reversed(store.versions(name)):
-            recipe = version.tags.get(RECIPE_TAG)
-            if recipe is not None:
-                newest[checkpoint_dir(store.settings, recipe)] = version
+    for version in store.logged():
+        recipe = version.tags.get(RECIPE_TAG)
+        if recipe is not None:
+            newest[checkpoint_dir(store.settings, recipe)] = version
     return newest
 
 

@@ -24,8 +24,9 @@ from registry.promotion.stages import (
     STAGING,
     State,
 )
+from registry.versions import describing
 from registry.versions.manifest import MANIFEST_TAG
-from registry.versions.store import Store
+from registry.versions.store import Store, check_name, not_ours
 from registry.versions.version import Version
 
 METRICS = ("crps", "coverage_90", "skill_vs_fhs")
@@ -53,7 +54,7 @@ def promote(
     """
     _check_words(who, why)
     _check_stage(stage)
-    store.version(name, version)
+    _check_ours(store, ledger, name, version)
     records = settle(store, ledger, name)
     decision = decide(store, records, name, version, stage)
     if decision is None:
@@ -73,7 +74,7 @@ def plan(store: Store, ledger: Ledger, name: str, version: int, stage: str) -> D
     Nothing is changed. Raises the errors of `promote`.
     """
     _check_stage(stage)
-    store.version(name, version)
+    _check_ours(store, ledger, name, version)
     audit.check(store, ledger, name)
     return decide(store, ledger.records(name), name, version, stage)
 
@@ -108,7 +109,7 @@ def rollback(store: Store, ledger: Ledger, name: str, *, who: str, why: str) -> 
     Raises Conflict if there is no previous version, and NotFound and Corrupt as `promote` does.
     """
     _check_words(who, why)
-    store.aliases(name)  # NotFound for an unknown model
+    _check_ours(store, ledger, name)
     records = settle(store, ledger, name)
     state = expected(store, name, records)
     if state.previous is None:
@@ -155,6 +156,19 @@ def admit(store: Store, records: Sequence[Record], version: Version, stage: str)
     facts: dict[str, Any] = {key: metrics[key] for key in METRICS if key in metrics}
     facts[MANIFEST_TAG] = version.tags[MANIFEST_TAG]
     return facts
+
+
+def _check_ours(store: Store, ledger: Ledger, name: str, number: int | None = None) -> None:
+    """Raise NotFound unless we logged or moved this version, or any version if `number` is None.
+
+    So a model of another team is left alone. Also raises BadParameter if our models may not have
+    this name: a version of ours can be copied to any.
+    """
+    versions = store.versions(name) if number is None else [store.version(name, number)]
+    moved = {record.version for record in ledger.records(name)}
+    if all(version.foreign and version.version not in moved for version in versions):
+        raise not_ours(versions[0]) if versions else NotFound(f"{name} has no versions")
+    check_name(name)
 
 
 def _check_stage(stage: str) -> None:
@@ -219,6 +233,8 @@ def _outdated(store: Store, record: Record) -> bool:
     """
     alias = ALIASES.get(record.stage)
     aliased = store.aliases(record.model).get(alias or "")
+    if record.action == stages.GONE:  # it is there: its model is
+        return record.audit_run_id is None
     if (
         alias is None
         or record.audit_run_id
@@ -241,6 +257,23 @@ def adopt(
     """Record that an alias was moved outside, so that history and roll-back include it."""
     why = f"alias {ALIASES[stage]} was moved outside the registry"
     return _adopt(store, ledger, records, name, stage, version, why, {})
+
+
+def vacate(store: Store, ledger: Ledger, name: str, version: int, stage: str) -> Record:
+    """Record that the version in Production was deleted outside, so that nothing is in it.
+
+    With stage Archived, all other versions that the ledger knows were deleted, too.
+    """
+    decision = Decision(
+        model=name,
+        action=stages.GONE,
+        stage=stage,
+        version=version,
+        from_version=version,
+        evidence={},
+    )
+    why = f"version {version} was deleted outside"
+    return _carry_out(store, ledger, ledger.records(name), decision, who=user(), why=why)
 
 
 def adopt_after_loss(store: Store, ledger: Ledger, name: str) -> None:
@@ -303,8 +336,8 @@ def _finish(store: Store, ledger: Ledger, records: list[Record]) -> Record:
 
 
 def expected(store: Store, name: str, records: list[Record]) -> State:
-    """The state that the records prescribe for the versions that still exist."""
-    existing = {version.version for version in store.versions(name)}
+    """The state that the records prescribe for those of our versions that still exist."""
+    existing = {version.version for version in store.versions(name) if not version.foreign}
     return stages.expected(records).among(existing)
 
 
@@ -330,7 +363,8 @@ def move_alias(move: Move) -> None:
     row = move.record
     alias = ALIASES.get(row.stage)
     aliased = move.store.aliases(row.model).get(alias or "")
-    if alias is None or row.action == stages.ADOPT or aliased == row.version:
+    outside = row.action in (stages.ADOPT, stages.GONE)
+    if alias is None or outside or aliased == row.version:
         return
     if aliased in (None, row.from_version):
         move.ledger.moving(row)
@@ -358,13 +392,18 @@ def leave_staging(move: Move) -> None:
 def write_tags(move: Move) -> None:
     """Set the tag that makes a version's stage searchable."""
     for version, stage in wrong_tags(move.store, move.record.model, move.state).items():
-        move.store.set_tag(move.record.model, version, stages.TAG, stage)
+        tag(move.store, move.record.model, version, stage)
 
 
 def write_stages(move: Move) -> None:
     """Set MLflow's own stages, for models:/NAME/Production."""
     for version, stage in wrong_stages(move.store, move.record.model, move.state).items():
         move.store.set_stage(move.record.model, version, stage)
+
+
+def describe(move: Move) -> None:
+    """Say in the descriptions that people read in MLflow what is in Production now."""
+    describing.update(move.store, move.record.model)
 
 
 def write_audit(move: Move) -> None:
@@ -380,7 +419,8 @@ def complete(move: Move) -> None:
 
 
 STEPS: tuple[Callable[[Move], None], ...] = (
-    move_alias, move_previous, leave_staging, write_tags, write_stages, write_audit, complete,
+    move_alias, move_previous, leave_staging, write_tags, write_stages, describe, write_audit,
+    complete,
 )  # fmt: skip
 
 
@@ -393,13 +433,34 @@ def point(store: Store, name: str, alias: str, version: int | None) -> None:
         store.delete_alias(name, alias)
 
 
+def tag(store: Store, name: str, version: int, stage: str) -> None:
+    """Set the tag of a version's stage; remove it if the stage is empty."""
+    if stage:
+        store.set_tag(name, version, stages.TAG, stage)
+    else:
+        store.delete_tag(name, version, stages.TAG)
+
+
 def wrong_tags(store: Store, name: str, state: State) -> Mapping[int, str]:
-    """Version -> right stage, for each version whose tag is wrong."""
-    tagged = {v.version: v.tags.get(stages.TAG, "") for v in store.versions(name)}
-    return stages.corrections(state, tagged)
+    """Version -> right stage, empty for none, of each version whose tag is wrong.
+
+    Tags of foreign versions that the ledger never moved mean what their owners say.
+    """
+    tagged = {}
+    for version in store.versions(name):
+        if not version.foreign or version.version in state.stages:
+            tagged[version.version] = version.tags.get(stages.TAG, "")
+    return stages.corrections(state, tagged, unmoved="")
 
 
 def wrong_stages(store: Store, name: str, state: State) -> Mapping[int, str]:
-    """Version -> right stage, for each version whose stage in MLflow is wrong."""
-    in_mlflow = {v.version: v.stage for v in store.versions(name)}
-    return stages.corrections(state, in_mlflow)
+    """Version -> right stage, of each version whose stage in MLflow is wrong.
+
+    A foreign version that the ledger never moved may stay where none of ours is.
+    """
+    in_mlflow = {}
+    for version in store.versions(name):
+        contested = state.holder(version.stage) is not None
+        if not version.foreign or version.version in state.stages or contested:
+            in_mlflow[version.version] = version.stage
+    return stages.corrections(state, in_mlflow, unmoved=ARCHIVED)

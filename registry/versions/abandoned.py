@@ -7,13 +7,12 @@ alone: whether their process lives cannot be known from here.
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from mlflow.entities import LoggedModelStatus
 from mlflow.tracking import MlflowClient
 
 from registry.processes import lives, marked
-from registry.versions.tracking import ERROR_TAG, KILLED, PROCESS_TAG, RUNNING
+from registry.versions.tracking import ERROR_TAG, KILLED, PROCESS_TAG, RUNNING, every
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Left:
 def runs(client: MlflowClient) -> Iterator[Left]:
     """Runs that are RUNNING without their process."""
     status = f"attributes.status = '{RUNNING}'"
-    for run in _all(client.search_runs, _experiments(client), filter_string=status):
+    for run in every(client.search_runs, _experiments(client), filter_string=status):
         if _is_dead(run.data.tags):
             run_id = run.info.run_id
             yield Left(
@@ -40,7 +39,7 @@ def runs(client: MlflowClient) -> Iterator[Left]:
 
 def logged_models(client: MlflowClient) -> Iterator[Left]:
     """Logged models that are PENDING without their process."""
-    for model in _all(client.search_logged_models, _experiments(client)):
+    for model in every(client.search_logged_models, _experiments(client)):
         if model.status == LoggedModelStatus.PENDING and _is_dead(model.tags):
             model_id = model.model_id
             yield Left(
@@ -64,15 +63,4 @@ def _is_dead(tags: Mapping[str, str]) -> bool:
 
 
 def _experiments(client: MlflowClient) -> list[str]:
-    return [str(experiment.experiment_id) for experiment in _all(client.search_experiments)]
-
-
-def _all(search: Callable[..., Any], *arguments: Any, **options: Any) -> Iterator[Any]:
-    """The results of all pages of a search."""
-    token = None
-    while True:
-        page = search(*arguments, page_token=token, **options)
-        yield from page
-        token = page.token
-        if not token:
-            return
+    return [str(experiment.experiment_id) for experiment in every(client.search_experiments)]

@@ -24,12 +24,24 @@ from registry.forecast.model_folder import read_spec
 from registry.forecast.spec import ModelSpec
 from registry.processes import this_process
 from registry.settings import CHECKOUT, Settings
-from registry.versions import artifacts, manifest, registration, signature, tracking
+from registry.versions import (
+    artifacts,
+    manifest,
+    provenance,
+    registration,
+    signature,
+    tracking,
+)
 from registry.versions.loaded import LoadedVersion
 from registry.versions.manifest import MANIFEST_TAG
-from registry.versions.version import Version
+from registry.versions.tracking import clause, every
+from registry.versions.version import RegisteredModel, Version
 
 _NAME = re.compile(r"[a-z0-9_]{1,64}")
+_LONGEST_NAME = 256  # characters; MLflow's limit for names of all programs
+_STAGES = ("production", "staging")  # models:/NAME/Production is a stage in MLflow, too
+_BY_NUMBER = ("name ASC", "version_number ASC")  # registering moves no row to an earlier page
+_LOGGED = f"tags.`{MANIFEST_TAG}` LIKE '%'"  # has the tag
 _REQUIREMENT = re.compile(r"^([A-Za-z0-9_.-]+)==(\S+)")
 DESCRIPTION_LIMIT = 5000  # characters; the size of MLflow's column on PostgreSQL
 BASE_REQUIREMENTS = ("mlflow", "numpy", "pandas", "pyarrow", "exchange_calendars")
@@ -45,14 +57,37 @@ class Store:
     # --- find -----------------------------------------------------------------------------
 
     def names(self) -> list[str]:
-        models = self.client.search_registered_models(max_results=1000)
-        return sorted(model.name for model in models)
+        """Names of all registered models, also of those that others registered."""
+        return sorted(model.name for model in every(self.client.search_registered_models))
+
+    def models(self) -> list[RegisteredModel]:
+        """All registered models with their versions, sorted by name."""
+        aliases = {}
+        for model in every(self.client.search_registered_models):
+            aliases[model.name] = _numbers(model.aliases)
+        versions: dict[str, list[Version]] = {name: [] for name in aliases}
+        for entity in every(self.client.search_model_versions, order_by=_BY_NUMBER):
+            if entity.name in aliases:  # else it was registered after the first search
+                versions[entity.name].append(Version.of(entity, aliases[entity.name]))
+        return [
+            RegisteredModel(name, aliases[name], tuple(reversed(versions[name])))
+            for name in sorted(aliases)
+        ]
+
+    def logged(self) -> list[Version]:
+        """The versions of all models that Kronos Registry logged, by name and number.
+
+        Their aliases are not filled in.
+        """
+        entities = every(self.client.search_model_versions, _LOGGED, order_by=_BY_NUMBER)
+        return [Version.of(entity, {}) for entity in entities]
 
     def versions(self, name: str) -> list[Version]:
         """All versions of a model, newest first. Raises NotFound."""
         aliases = self.aliases(name)
-        entities = self.client.search_model_versions(f"name='{name}'", max_results=10_000)
-        versions = [Version.of(entity, aliases) for entity in entities]
+        search = self.client.search_model_versions
+        entities = every(search, clause("name", name), order_by=_BY_NUMBER)
+        versions = [Version.of(entity, aliases) for entity in entities if entity.name == name]
         return sorted(versions, key=lambda version: -version.version)
 
     def version(self, name: str, number: int) -> Version:
@@ -67,49 +102,63 @@ class Store:
             ) from error
 
     def aliases(self, name: str) -> dict[str, int]:
-        """Alias -> version of a model. Raises NotFound."""
-        if not _NAME.fullmatch(name):
-            raise BadParameter("a model's name is 1..64 of a-z, 0-9 and _", code="BAD_MODEL_NAME")
+        """Alias -> version of a model. Raises NotFound, and BadParameter for no name at all."""
+        if not (name.isprintable() and 0 < len(name) <= _LONGEST_NAME):
+            check_name(name)
         try:
             model = self.client.get_registered_model(name)
         except MlflowException as error:
             _reraise_unless_missing(error)
+            check_name(name)
             raise NotFound(
                 f"no model {name!r} is registered; `python -m registry list` shows all models"
             ) from error
-        return {alias: int(version) for alias, version in model.aliases.items()}
+        return _numbers(model.aliases)
 
     def resolve(self, reference: str) -> Version:
         """Version that a reference names.
 
         References are 'nbeats' (Production), 'nbeats/3', 'nbeats/latest', 'nbeats@staging' and
-        'nbeats/Staging'. Raises NotFound.
+        'nbeats/Staging'. Aliases may have capitals, as 'nbeats@Champion'. Raises NotFound.
         """
         reference = reference.removeprefix("models:/")
         name, _, alias = reference.partition("@")
         name, _, selector = name.partition("/")
         if selector.isdigit():
             return self.version(name, int(selector))
-        alias = (alias or selector or "production").lower()
-        if alias == "latest":
+        if (alias or selector).lower() == "latest":
             versions = self.versions(name)
             if not versions:
                 raise NotFound(f"{name} has no versions")
             return versions[0]
-        number = self.aliases(name).get(alias)
-        if number is None:
-            raise NotFound(
-                f"{name} has nothing in {alias}; "
-                f"promote one: `python -m registry promote {name} VERSION`"
-            )
-        return self.version(name, number)
+        stage = selector if selector.lower() in _STAGES else ""
+        return self.version(name, self._aliased(name, alias or stage.lower() or selector))
+
+    def _aliased(self, name: str, alias: str) -> int:
+        """The version that an alias names, Production by default. Raises NotFound.
+
+        MLflow tells capitals apart. An alias in the very words comes before one in small letters.
+        """
+        aliases = self.aliases(name)
+        wanted = alias or "production"
+        number = aliases.get(wanted, aliases.get(wanted.lower()))
+        if number is not None:
+            return number
+        others = f"; it has {', '.join(sorted(aliases))}" if aliases else ""
+        raise NotFound(
+            f"{name} has nothing in {wanted.lower()}{others}; "
+            f"promote one: `python -m registry promote {name} VERSION`"
+        )
 
     def find(self, name: str, tags: Mapping[str, str]) -> Version | None:
-        """Newest version that has all these tags, or None."""
-        if name not in self.names():
+        """Newest version that Kronos Registry logged with all these tags, or None."""
+        try:
+            versions = self.versions(name)
+        except NotFound:
             return None
-        for version in self.versions(name):
-            if all(version.tags.get(key) == value for key, value in tags.items()):
+        for version in versions:
+            tagged = all(version.tags.get(key) == value for key, value in tags.items())
+            if tagged and not version.foreign:
                 return version
         return None
 
@@ -137,7 +186,8 @@ class Store:
     ) -> Version:
         """Log a model with its manifest on the active run, then register it.
 
-        The version is registered last, so that it is complete when it appears.
+        `tags` say where it comes from. All go into its provenance; of those, provenance.TAGS
+        become its tags. The version is registered last, so that it is complete when it appears.
         """
         run = mlflow.active_run()
         if run is None:
@@ -164,10 +214,11 @@ class Store:
                 pip_requirements=pinned,
                 **artifacts.stage(Path(folder) / "staged", checkout, spec, save),
             )
-            version_tags = {**tags, MANIFEST_TAG: manifest.seal(root)}
+            provenance.write(root, tags)
+            shown = {**provenance.tags(tags), MANIFEST_TAG: manifest.seal(root)}
             self.client.log_model_artifacts(model.model_id, str(root))
         with interrupts.deferred():
-            return self._register(run.info.run_id, spec.name, model, version_tags, description)
+            return self._register(run.info.run_id, spec.name, model, shown, description)
 
     @contextlib.contextmanager
     def _logged_model(self, run: mlflow.ActiveRun, name: str) -> Iterator[LoggedModel]:
@@ -247,17 +298,9 @@ class Store:
         """
         expected = version.tags.get(MANIFEST_TAG)
         if expected is None:
-            raise NotFound(
-                f"{version.uri} has no {MANIFEST_TAG} tag: it was not logged by Kronos Registry"
-            )
-        try:
+            raise not_ours(version)
+        with _corrupt_if_missing(version):
             root = Path(mlflow.artifacts.download_artifacts(version.uri))
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            raise Corrupt(
-                f"the files of {version.uri} are missing from the artifact store"
-            ) from error
         manifest.verify(root, manifest_sha256=expected)
         return root
 
@@ -273,6 +316,35 @@ class Store:
             registration.write(Path(folder), version.name, version.version)
             yield Path(folder)
 
+    def facts(self, version: Version) -> dict[str, str]:
+        """All facts of a version: its provenance and its tags; a tag counts where both have a key.
+
+        Only two small files are downloaded, and compared with the registered manifest. Raises
+        Corrupt.
+        """
+        registered = version.tags.get(MANIFEST_TAG)
+        if registered is None:
+            return dict(version.tags)
+        with temporary_folder(self.settings.state_dir, version.folder_name) as folder:
+            root = Path(folder)
+            self._download(version, manifest.MANIFEST, registered, root)
+            entry = manifest.read(root)["files"].get(provenance.PROVENANCE)
+            if entry is None:
+                return dict(version.tags)
+            path = self._download(version, provenance.PROVENANCE, entry["sha256"], root)
+            return {**provenance.read(path), **version.tags}
+
+    def _download(self, version: Version, name: str, sha256: str, folder: Path) -> Path:
+        """One file of a version, compared with its sha256. Raises Corrupt."""
+        uri = f"{version.uri}/{name}"
+        with _corrupt_if_missing(version):
+            path = Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(folder)))
+        if manifest.sha256(path) != sha256:
+            raise Corrupt(
+                f"{uri} differs from what was registered (sha256); do not load this version"
+            )
+        return path
+
     def spec(self, version: Version) -> ModelSpec:
         """The spec of a version, after its bytes were verified. Raises as `fetch`."""
         return read_spec(self.fetch(version) / manifest.MODEL_DIR)
@@ -287,6 +359,40 @@ class Store:
         """A verified version, ready to forecast. Raises NotFound, Corrupt."""
         version = self.resolve(reference)
         return LoadedVersion.of(version, self.fetch(version), self.settings.state_dir)
+
+
+def is_our_name(name: str) -> bool:
+    """Whether our models may have this name."""
+    return _NAME.fullmatch(name) is not None
+
+
+def check_name(name: str) -> None:
+    """Raise BadParameter unless our models may have this name."""
+    if not is_our_name(name):
+        raise BadParameter("a model's name is 1..64 of a-z, 0-9 and _", code="BAD_MODEL_NAME")
+
+
+def not_ours(version: Version) -> NotFound:
+    """The error about a version that Kronos Registry did not log."""
+    return NotFound(
+        f"{version.uri} has no {MANIFEST_TAG} tag: it was not logged by Kronos Registry"
+    )
+
+
+def _numbers(aliases: Mapping[str, Any]) -> dict[str, int]:
+    """MLflow's aliases with version numbers: the REST client has them as text."""
+    return {alias: int(version) for alias, version in aliases.items()}
+
+
+@contextlib.contextmanager
+def _corrupt_if_missing(version: Version) -> Iterator[None]:
+    """Raise Corrupt if files of a version are missing from the artifact store."""
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        raise Corrupt(f"the files of {version.uri} are missing from the artifact store") from error
 
 
 def _reraise_unless_missing(error: MlflowException) -> None:

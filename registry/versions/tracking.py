@@ -4,11 +4,12 @@ import hashlib
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from registry import interrupts
 from registry.errors import Conflict
 from registry.processes import this_process
 from registry.settings import CHECKOUT, Settings
+from registry.versions import descriptions
 
 # With this tag the UI shows runs and metrics first, not the tools for language models.
 _TRAINING = {"mlflow.experimentKind": "custom_model_development"}
@@ -32,7 +34,10 @@ RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
 _URIS = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
 _ATTACHED = "MLFLOW_RUN_ID"
 _SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # the Hub's token and its older name
+_RANDOM_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")  # of MLflow, for a run without `--run-name`
 _DATABASES = ("sqlite:", "postgresql", "mysql", "mssql")
+PAGE = 1000  # results; every search of MLflow allows that many
+_QUOTE = re.compile(r"['\\]")  # a backslash quotes the next character on PostgreSQL
 
 
 def environment(settings: Settings) -> dict[str, str]:
@@ -83,6 +88,28 @@ def connect(settings: Settings) -> MlflowClient:
         if value is not None:
             os.environ[name] = value
     return MlflowClient()
+
+
+def every(search: Callable[..., Any], *arguments: Any, **options: Any) -> Iterator[Any]:
+    """The results of all pages of a search, a method of MlflowClient."""
+    token = None
+    while True:
+        page = search(*arguments, max_results=PAGE, page_token=token, **options)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def clause(key: str, value: str) -> str:
+    """Filter of a search: `key` is `value`. Look at the results again if it may hold a quote.
+
+    Between quotes MLflow knows no quote, so any character passes in its place.
+    """
+    if "'" not in value:
+        return f"{key} = '{value}'"
+    pattern = _QUOTE.sub("_", value)
+    return f"{key} LIKE '{pattern}'"
 
 
 @dataclass(frozen=True)
@@ -196,19 +223,34 @@ def start(
 
 def _open(settings: Settings, experiment: str, name: str, nested: bool, again: str | None) -> Run:
     client = connect(settings)
-    attached = _attachable(settings, client)
+    project_run = _project_run(client)
+    identity = _experiment(settings, client, experiment)
+    _create_all(settings, client)
     if again is not None and _exists(client, again):
-        if attached is not None:
-            client.set_tag(attached, "goes_on_in", again)
         if ERROR_TAG in client.get_run(again).data.tags:
             client.delete_tag(again, ERROR_TAG)
         active = mlflow.start_run(run_id=again)
-    elif attached is None or nested:
-        identity = _experiment(settings, client, experiment)
+    elif project_run is None or not _keeps_artifacts(settings, project_run, identity):
         active = mlflow.start_run(experiment_id=identity, run_name=name, nested=nested)
     else:
-        active = mlflow.start_run(run_id=attached)
+        active = mlflow.start_run(run_id=project_run.info.run_id)
+        if _RANDOM_NAME.fullmatch(project_run.info.run_name or ""):
+            client.update_run(active.info.run_id, name=name)
+    if project_run is not None and project_run.info.run_id != active.info.run_id:
+        client.set_tag(project_run.info.run_id, "goes_on_in", active.info.run_id)
+    if project_run is not None and project_run.info.experiment_id != identity:
+        print(_elsewhere(client, project_run, experiment), file=sys.stderr)
     return Run(active.info.run_id, client)
+
+
+def _elsewhere(client: MlflowClient, project_run: mlflow.entities.Run, experiment: str) -> str:
+    """What to do so that `mlflow run` opens its run where the program would."""
+    chosen = client.get_experiment(project_run.info.experiment_id).name
+    return (
+        f"note: `mlflow run` opened its run in the experiment {chosen}, the others of this kind "
+        f"are in {experiment}; add `--experiment-name {experiment}` or "
+        f"`export MLFLOW_EXPERIMENT_NAME={experiment}`"
+    )
 
 
 @interrupts.deferred()
@@ -241,7 +283,7 @@ def record(
     client = connect(settings)
     identity = _experiment(settings, client, experiment)
     tag, value = key
-    runs = client.search_runs([identity], f"tags.`{tag}` = '{value}'", max_results=1)
+    runs = client.search_runs([identity], clause(f"tags.`{tag}`", value), max_results=1)
     tags = {**facts, tag: value}
     entity = runs[0] if runs else client.create_run(identity, run_name=name, tags=tags)
     run = Run(str(entity.info.run_id), client)
@@ -263,16 +305,13 @@ def recorded(settings: Settings, experiment: str, facts: Mapping[str, str]) -> l
     """Runs of `record` in an experiment that have these facts, oldest first."""
     client = connect(settings)
     identity = _experiment(settings, client, experiment)
-    filters = " and ".join(f"tags.`{key}` = '{value}'" for key, value in facts.items())
-    runs: list[Recorded] = []
-    page: str | None = ""
-    while page is not None:
-        batch = client.search_runs(
-            [identity], filters, ViewType.ALL, order_by=["start_time"], page_token=page or None
-        )
-        runs += [Recorded(run.info.run_id, run.data.tags) for run in batch]
-        page = batch.token
-    return runs
+    filters = " and ".join(clause(f"tags.`{key}`", value) for key, value in facts.items())
+    runs = every(client.search_runs, [identity], filters, ViewType.ALL, order_by=["start_time"])
+    return [
+        Recorded(run.info.run_id, run.data.tags)
+        for run in runs
+        if facts.items() <= run.data.tags.items()
+    ]
 
 
 def has_run(settings: Settings, run_id: str) -> bool:
@@ -318,43 +357,49 @@ def _exists(client: MlflowClient, run_id: str) -> bool:
         return False
 
 
-def tag_project_run(settings: Settings, message: str) -> None:
-    """Tag the run that `mlflow run` opened with the error that ended it."""
+def tag_project_run(settings: Settings, tags: Mapping[str, str]) -> None:
+    """Tag the run that `mlflow run` opened for this process, if it has not become our own run."""
     client = connect(settings)
-    run_id = _attachable(settings, client)
-    if run_id is not None:
-        client.set_tag(run_id, ERROR_TAG, message)
+    project_run = _project_run(client)
+    if project_run is not None:
+        Run(project_run.info.run_id, client).tags(tags)
 
 
-def _attachable(settings: Settings, client: MlflowClient) -> str | None:
-    """The run that `mlflow run` opened for this process, if it uses our store and artifact folder.
+def _project_run(client: MlflowClient) -> mlflow.entities.Run | None:
+    """The run that `mlflow run` opened for this process in our store, the first time it is asked.
 
-    Without MLFLOW_TRACKING_URI, `mlflow run` opens a run in ./mlflow.db with artifacts under
-    ./mlruns. That run is ignored, so that the results go where `make ui` and `make serve` look.
+    Without MLFLOW_TRACKING_URI, `mlflow run` opens a run in ./mlflow.db. That run is ignored, so
+    that the results go where `make ui` and `make serve` look.
     """
     run_id = os.environ.pop(_ATTACHED, None) if mlflow.active_run() is None else None
     if run_id is None:
         return None
     try:
-        run = client.get_run(run_id)
+        return client.get_run(run_id)
     except mlflow.MlflowException:
         return None
+
+
+def _keeps_artifacts(settings: Settings, run: mlflow.entities.Run, experiment: str) -> bool:
+    """Whether the artifacts of a run go where those of this experiment or all others go.
+
+    If `mlflow run` made the database, its experiment Default has them in ./mlruns.
+    """
     in_database = settings.tracking.startswith(_DATABASES)
-    if in_database and not run.info.artifact_uri.startswith(settings.artifacts):
-        return None
-    return run_id
+    in_folder = run.info.artifact_uri.startswith(settings.artifacts)
+    return not in_database or in_folder or run.info.experiment_id == experiment
 
 
 def _experiment(
     settings: Settings, client: MlflowClient, name: str, tags: Mapping[str, str] | None = None
 ) -> str:
-    """Id of an experiment, which is created with these tags if it is new.
-
-    Raises Conflict for one that was deleted.
+    """Id of an experiment, which is created with a description and these tags if it is new.
 
     In a database store, a new one keeps its artifacts under settings.artifacts. A tracking server
-    chooses the place itself.
+    chooses the place itself. Raises Conflict for one that was deleted, or that another program
+    created with its artifacts elsewhere.
     """
+    in_database = settings.tracking.startswith(_DATABASES)
     experiment = client.get_experiment_by_name(name)
     if experiment is not None:
         number = str(experiment.experiment_id)
@@ -363,10 +408,21 @@ def _experiment(
                 f"the experiment {name} was deleted in MLflow; restore it: "
                 f"`python -m mlflow experiments restore --experiment-id {number}`"
             )
+        ours = _TRAINING.keys() <= experiment.tags.keys()
+        outside = not experiment.artifact_location.startswith(settings.artifacts)
+        if in_database and outside and not ours:
+            raise Conflict(
+                f"another program created the experiment {name}, with its artifacts in "
+                f"{experiment.artifact_location}, expected under {settings.artifacts}; rename it: "
+                f"`python -m mlflow experiments rename --experiment-id {number} "
+                f"--new-name {name}-elsewhere`, then start this once without `mlflow run`"
+            )
+        if descriptions.NOTE_TAG not in experiment.tags:
+            for tag, text in _note(name).items():
+                client.set_experiment_tag(number, tag, text)
         return number
-    in_database = settings.tracking.startswith(_DATABASES)
     location = f"{settings.artifacts}/{name}" if in_database else None
-    tags = {**_TRAINING, **(tags or {})}
+    tags = {**_TRAINING, **_note(name), **(tags or {})}
     try:
         return str(client.create_experiment(name, artifact_location=location, tags=tags))
     except mlflow.MlflowException:  # another process created it in between
@@ -374,6 +430,20 @@ def _experiment(
         if experiment is None:
             raise
         return str(experiment.experiment_id)
+
+
+def _note(name: str) -> dict[str, str]:
+    """The tag with the description of a new experiment; none for those of tests."""
+    if name not in descriptions.EXPERIMENTS:
+        return {}
+    return {descriptions.NOTE_TAG: descriptions.of_experiment(name, {})}
+
+
+def _create_all(settings: Settings, client: MlflowClient) -> None:
+    """Create the experiments of runs: `mlflow run` would keep their artifacts in ./mlruns."""
+    for name in descriptions.OF_RUNS:
+        with suppress(Conflict):  # raised when it is needed
+            _experiment(settings, client, name)
 
 
 def git_commit(checkout: Path = CHECKOUT) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from registry.settings import Settings
+from registry.versions.manifest import MANIFEST_TAG
 
 RECIPE_TAG = "recipe"  # hash of data, config, code and seed of a training
 
@@ -41,6 +42,11 @@ class Version:
         )
 
     @property
+    def foreign(self) -> bool:
+        """Whether it lacks the tag of every version that Kronos Registry logs."""
+        return MANIFEST_TAG not in self.tags
+
+    @property
     def uri(self) -> str:
         return f"models:/{self.name}/{self.version}"
 
@@ -53,6 +59,23 @@ class Version:
     def folder_name(self) -> str:
         """The form that begins the name of a folder: nbeats-3."""
         return f"{self.name}-{self.version}"
+
+
+@dataclass(frozen=True)
+class RegisteredModel:
+    """A name in MLflow's registry and its versions, newest first. It may be another team's."""
+
+    name: str
+    aliases: Mapping[str, int]
+    versions: tuple[Version, ...]
+
+    @property
+    def origin(self) -> str:
+        """Who logged its versions: kronos, foreign, mixed, or empty if there are none."""
+        origins = {"foreign" if version.foreign else "kronos" for version in self.versions}
+        if len(origins) > 1:
+            return "mixed"
+        return origins.pop() if origins else "empty"
 
 
 def checkpoint_dir(settings: Settings, recipe: str) -> Path:

@@ -56,6 +56,7 @@ class Case:
     plan: planning.Plan
     root: Path
     loaded: LoadedVersion
+    facts: Mapping[str, str]  # of the version: provenance and tags
     forecaster: Forecaster
     # Up to the cut: the place's series, or the whole universe of a model that has one.
     history: pd.DataFrame
@@ -101,7 +102,8 @@ def case(request: pytest.FixtureRequest, compiled: Settings) -> Iterator[Case]:
     history = until_cut.groupby(names.UNIQUE_ID).tail(spec.max_context).reset_index(drop=True)
     forecaster = load_forecaster(root / manifest.MODEL_DIR)
     with store.load(f"{version.name}/{version.version}") as loaded:
-        yield Case(training_plan, root, loaded, forecaster, history, later)
+        facts = store.facts(version)
+        yield Case(training_plan, root, loaded, facts, forecaster, history, later)
 
 
 def rebuilt(history: pd.DataFrame, y: pd.Series) -> pd.DataFrame:
@@ -303,7 +305,7 @@ def test_an_unknown_symbol_is_answered_unless_the_model_has_a_universe(case: Cas
 
 def test_a_part_of_a_universe_is_answered_or_what_is_missing_is_named(case: Case) -> None:
     if case.spec.universe is None:
-        assert "symbols" not in case.loaded.version.tags
+        assert "symbols" not in case.facts
         return
     missing, *present = case.spec.universe
     part = case.history[case.history[names.UNIQUE_ID] != missing].reset_index(drop=True)
@@ -312,7 +314,7 @@ def test_a_part_of_a_universe_is_answered_or_what_is_missing_is_named(case: Case
     else:
         with pytest.raises(BadInput, match=rf"the history lacks {missing}$"):
             case.forecast(part)
-    assert case.loaded.version.tags["symbols"].split(",") == [missing, *present]
+    assert case.facts["symbols"].split(",") == [missing, *present]
 
 
 def test_a_series_that_does_not_move_is_refused_and_the_others_are_answered(case: Case) -> None:
@@ -422,7 +424,7 @@ def test_artifact_holds_its_code_its_spec_and_nothing_of_the_jobs(case: Case) ->
     assert f"code/mlprojects/{case.spec.family}/model.py" in code
     assert "code/mlprojects/__init__.py" not in code
     assert not [name for name in code if name.startswith(("code/jobs", "code/serving"))]
-    assert manifest.verify(case.root)["code_digest"] == case.loaded.version.tags["code_digest"]
+    assert manifest.verify(case.root)["code_digest"] == case.facts["code_digest"]
 
 
 def test_artifact_holds_nothing_of_training(case: Case) -> None:
@@ -452,16 +454,18 @@ def test_signature_is_the_contract(case: Case) -> None:
 
 
 def test_version_says_where_it_comes_from(case: Case) -> None:
-    tags = case.loaded.version.tags
-    expected = {
-        "family", "contract", "data_digest", "git_commit", "lock_sha256", "recipe",
-        "trained_until", "pretrained_until", "horizon", "levels", "calendar", "universe",
-        "licence", "weight_source", "weight_revision", "manifest_sha256",
+    facts, tags = case.facts, case.loaded.version.tags
+    read = {"family", "data", "trained_until", "pretrained_until", "horizon", "licence"}
+    flags = {"simulated", "synthetic", "leakage"}
+    assert set(tags) - flags == read | {"recipe", "manifest_sha256"}
+    provenance = {
+        "contract", "data_digest", "git_commit", "lock_sha256", "code_digest", "levels", "calendar",
+        "universe", "weight_source", "weight_revision",
     }  # fmt: skip
-    assert expected <= set(tags)
+    assert set(tags) | provenance <= set(facts)
     config = case.plan.config
     assert (tags["trained_until"], tags["data"]) == (config.choose_until, config.data)
-    assert tags["calendar"] == case.spec.calendar == case.plan.data.dataset.calendar
+    assert facts["calendar"] == case.spec.calendar == case.plan.data.dataset.calendar
 
 
 def test_description_says_the_limits_even_where_it_is_shortened(

@@ -17,6 +17,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from registry import __main__ as program
+from registry import terminal
 from registry.forecast import calendars
 from registry.forecast.spec import ModelSpec
 from registry.ledger.promotions import Ledger
@@ -190,3 +192,32 @@ def promoter(backend: tuple[Settings, Version]) -> Iterator[Promoter]:
 
     yield ask
     program.communicate()
+
+
+@pytest.fixture
+def cli(bench, environment_of, capsys, monkeypatch):
+    """Run a verb in this process, as `python -m registry` does: (exit code, stdout, stderr)."""
+    for key, value in environment_of(bench.settings).items():
+        monkeypatch.setenv(key, value)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["registry", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            terminal.run(program.app)
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return run
+
+
+@pytest.fixture
+def answer(cli):
+    """Run a verb with --json that must succeed: the JSON on its stdout."""
+
+    def run(*arguments):
+        code, out, err = cli(*arguments, "--json")
+        assert code == 0, err
+        return json.loads(out)
+
+    return run

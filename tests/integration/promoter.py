@@ -34,6 +34,8 @@ WRITES = {
         "delete_registered_model_alias",
         "set_model_version_tag",
         "transition_model_version_stage",
+        "update_registered_model",
+        "set_experiment_tag",
         "create_run",
         "set_tag",
         "log_param",

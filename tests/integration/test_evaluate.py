@@ -194,7 +194,7 @@ def test_market_columns_of_another_universe_are_refused(
     panel = {"data": "panel", "report_every": 200}
     evaluation = evaluate.evaluate(settings, ["nbeats/1"], panel, reference)
     assert evaluation.comparison.task.data.dataset.name == "panel"
-    assert versions["har"].tags["universe"].startswith("us-index-2@")
+    assert Store(settings).facts(versions["har"])["universe"].startswith("us-index-2@")
 
 
 def test_mlflow_run_evaluates_and_its_last_line_is_json(

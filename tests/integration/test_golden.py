@@ -81,6 +81,7 @@ def example(store: Store, version: Version) -> pd.DataFrame:
 def test_its_spec_is_read_by_its_contract_number(settings: Settings, version: Version) -> None:
     spec = Store(settings).spec(version)
     assert version.tags["contract"] == "1"
+    assert Store(settings).facts(version) == version.tags  # it was logged without provenance.json
     assert (spec.name, spec.family) == ("har", "baselines")
     assert (spec.min_context, spec.max_horizon) == (564, 5)
     assert spec.columns == ("unique_id", "ds", "y", "market_abs_return")

@@ -228,7 +228,10 @@ def test_a_mirror_registers_the_bytes_of_the_hub_with_where_they_are_from(
         "data_digest": "none",
         "universe": "none",
     }
-    assert {key: version.tags[key] for key in expected} == expected
+    facts = Store(settings).facts(version)
+    assert {key: facts[key] for key in expected} == expected
+    shown = {"family", "weights", "trained_until", "pretrained_until", "pretrained_until_source"}
+    assert set(version.tags) == shown | {"horizon", "licence", "recipe", "manifest_sha256"}
 
 
 def test_the_run_of_a_mirror_holds_params_cards_and_the_sha256_of_every_file(
@@ -318,7 +321,7 @@ def test_another_window_of_the_same_commits_is_another_version(settings, monkeyp
     monkeypatch.setenv("KRONOS_MAX_CONTEXT", "80")
     other = mirrored(Settings(), SOURCE)
     assert (other.version.version, other.registered) == (2, True)
-    assert other.version.tags["max_context"] == "80"
+    assert Store(settings).facts(other.version)["max_context"] == "80"
 
 
 def test_a_commit_that_arrives_while_we_mirror_is_not_mixed_in(loopback, settings, weights):
@@ -336,7 +339,8 @@ def test_a_commit_that_arrives_while_we_mirror_is_not_mixed_in(loopback, setting
     model_dir = Store(settings).fetch(result.version) / manifest.MODEL_DIR
     assert (model_dir / "predictor" / CONFIG).read_bytes() == weights[CONFIG]
     second = mirrored(settings, SOURCE)
-    assert (second.version.version, second.version.tags["weight_revision"]) == (2, moved[0])
+    revision = Store(settings).facts(second.version)["weight_revision"]
+    assert (second.version.version, revision) == (2, moved[0])
     pinned = mirrored(settings, Source(MODEL, first, TOKENIZER))
     assert (pinned.version.version, pinned.registered) == (1, False)
 
@@ -358,9 +362,9 @@ def test_only_commits_that_are_known_say_until_when_they_saw_the_market(
     loopback.commit("NeoQuasar/Kronos-Tokenizer-base", tokens)
     source = Source("NeoQuasar/Kronos-small")
     assert pretrained(settings, source) == ("2024-06-30", "known commit")
-    tags = Store(settings).version("kronos", 1).tags
-    assert tags["weights"] == "small"
-    assert tags["tokenizer_source"] == "NeoQuasar/Kronos-Tokenizer-base"
+    facts = Store(settings).facts(Store(settings).version("kronos", 1))
+    assert facts["weights"] == "small"
+    assert facts["tokenizer_source"] == "NeoQuasar/Kronos-Tokenizer-base"
     loopback.commit("NeoQuasar/Kronos-small", {**weights, CARD: card("apache-2.0")})
     assert pretrained(settings, source) == ("unknown", "unknown")
     with_date = Source("NeoQuasar/Kronos-small", SMALL, pretrained_until="2024-05-31")
@@ -448,7 +452,8 @@ def test_the_entry_point_of_mlflow_run_mirrors_what_the_settings_name(settings, 
     assert words[:4] == ["python", "-m", "registry", "mirror"]
     code, out, err = cli(*words[3:])
     assert (code, out.partition(" at ")[0]) == (0, f"models:/kronos/1 is {MODEL}"), err
-    assert Store(settings).version("kronos", 1).tags["tokenizer_source"] == TOKENIZER
+    store = Store(settings)
+    assert store.facts(store.version("kronos", 1))["tokenizer_source"] == TOKENIZER
 
 
 # --- downloads that go wrong ------------------------------------------------------------------
@@ -876,9 +881,10 @@ def test_what_was_pushed_can_be_mirrored_back_byte_for_byte(
             assert owned.files(repo)[name] == files[name]
     back = mirrored(with_token, Source("acme/mine", tokenizer_id="acme/mine-Tokenizer")).version
     assert back.version == 2
-    assert back.tags["weight_revision"] == answer["revision"]
-    assert back.tags["weight_sha256"] == sha256(weights[WEIGHTS])
-    assert back.tags["tokenizer_sha256"] == sha256(tokens[WEIGHTS])
+    facts = Store(with_token).facts(back)
+    assert facts["weight_revision"] == answer["revision"]
+    assert facts["weight_sha256"] == sha256(weights[WEIGHTS])
+    assert facts["tokenizer_sha256"] == sha256(tokens[WEIGHTS])
     assert (back.tags["licence"], back.tags["pretrained_until"]) == ("mit", "2023-12-29")
 
 

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from jobs import __main__ as jobs
+from jobs.training import train
+from registry.errors import Conflict
 from registry.settings import CHECKOUT, Settings
 from registry.versions import tracking
 from registry.versions.store import Store
@@ -19,7 +22,7 @@ def settings(compiled: Settings, tmp_path: Path) -> Settings:
 
 
 def mlflow_run(
-    settings: Settings, cwd: Path, *arguments: str, uri: str | None
+    settings: Settings, cwd: Path, *arguments: str, uri: str | None, experiment: str | None = None
 ) -> subprocess.CompletedProcess[str]:
     environment = {
         **tracking.process_environment(settings),
@@ -29,6 +32,8 @@ def mlflow_run(
         environment.pop(name)
     if uri:
         environment["MLFLOW_TRACKING_URI"] = uri
+    if experiment:
+        environment["MLFLOW_EXPERIMENT_NAME"] = experiment
     command = [sys.executable, "-m", "mlflow", "run", str(CHECKOUT), "--env-manager", "local"]
     return subprocess.run(
         [*command, *arguments],
@@ -40,13 +45,77 @@ def mlflow_run(
     )
 
 
+def experiment_id(store: Store, name: str) -> str:
+    return str(store.client.get_experiment_by_name(name).experiment_id)
+
+
+def project_run(store: Store, monkeypatch: pytest.MonkeyPatch, experiment: str = "0") -> str:
+    """A run as `mlflow run` opens it for this process."""
+    run_id = str(store.client.create_run(experiment).info.run_id)
+    monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
+    return run_id
+
+
+def test_a_project_run_elsewhere_holds_the_results_and_a_line_says_what_to_add(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(settings)
+    run_id = project_run(store, monkeypatch)
+    with tracking.start(settings, "evaluations", "har/1") as run:
+        assert run.run_id == run_id
+        assert store.client.get_run(run_id).info.run_name == "har/1"
+    note = capsys.readouterr().err
+    assert "opened its run in the experiment Default, the others of this kind are in ev" in note
+    assert "`--experiment-name evaluations`" in note
+    named = project_run(store, monkeypatch, experiment_id(store, "evaluations"))
+    store.client.update_run(named, name="the third try")  # as `mlflow run --run-name` does
+    with tracking.start(settings, "evaluations", "har/1"):
+        assert store.client.get_run(named).info.run_name == "the third try"
+    assert capsys.readouterr().err == ""
+
+
+def test_an_experiment_that_mlflow_run_created_with_its_artifacts_elsewhere_is_refused(
+    settings: Settings, tmp_path: Path
+) -> None:
+    store = Store(settings)
+    number = store.client.create_experiment("forecasters", str(tmp_path / "mlruns"))
+    with (
+        pytest.raises(Conflict, match=f"mlruns, expected under .*--experiment-id {number} "),
+        tracking.start(settings, "forecasters", "har"),
+    ):
+        pass
+    assert store.client.search_runs([number]) == []
+
+
+def test_compile_leaves_the_digests_of_its_data_on_the_project_run(
+    compiled: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(compiled)
+    run_id = project_run(store, monkeypatch)
+    monkeypatch.setenv("KRONOS_VAR_DIR", str(compiled.var_dir))
+    jobs.compile_data()
+    tags = store.client.get_run(run_id).data.tags
+    assert tags["skipped"] == "true"
+    assert len(tags["data_digest.panel"]) == len(tags["data_digest.bars"]) == 64
+
+
 def test_a_project_run_is_the_run_that_trains_and_registers(
     settings: Settings, tmp_path: Path
 ) -> None:
-    store = Store(settings)  # creates the database with its artifacts under var
+    """It is where `jobs train` puts its runs, with the variables that the README exports."""
+    store = Store(settings)
+    with tracking.start(settings, "quickstart", "before"):  # creates the experiments
+        pass
     arguments = ("-e", "train_ewma", "-P", "horizon=3", "-P", "report_until=2020-02-28")
-    done = mlflow_run(settings, tmp_path, *arguments, uri=settings.tracking)
+    uri, experiment = settings.tracking, train.EXPERIMENT
+    readme = (CHECKOUT / "README.md").read_text()
+    assert f"export MLFLOW_EXPERIMENT_NAME={experiment} " in readme
+    done = mlflow_run(settings, tmp_path, *arguments, uri=uri, experiment=experiment)
     assert done.returncode == 0, done.stderr
+    assert "note: " not in done.stderr
+    assert store.client.search_runs(["0"]) == []
+    [trained] = store.client.search_runs([experiment_id(store, experiment)])
+    assert trained.info.run_id == store.versions("ewma")[0].run_id
     version = store.versions("ewma")[0]
     run = store.client.get_run(version.run_id)
     assert run.data.tags["mlflow.project.entryPoint"] == "train_ewma"
@@ -65,7 +134,7 @@ def test_a_project_run_is_the_run_that_trains_and_registers(
     assert figures | {"tables/scores_by_series.csv", "model_card.md"} <= artifacts
     [dataset] = run.inputs.dataset_inputs
     dataset_tags = {tag.key: tag.value for tag in dataset.tags}
-    assert dataset_tags["kronos.data_digest"] == version.tags["data_digest"]
+    assert dataset_tags["kronos.data_digest"] == store.facts(version)["data_digest"]
     assert not (tmp_path / "mlruns").exists()
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
 
 from registry.errors import BadParameter, Conflict, Corrupt, KronosError, NotFound
 from registry.ledger import database
@@ -62,6 +64,13 @@ def assert_in_line(bench, name):
     run_ids = {run.info.run_id for run in runs}
     assert run_ids == {record.audit_run_id for record in records}
     assert {run.info.status for run in runs} <= {"FINISHED"}
+    production = bench.aliases(name).get("production")
+    expected = f"In Production: version {production}," if production else "Nothing is in Production"
+    assert description(bench, name).startswith(expected)
+
+
+def description(bench, name):
+    return bench.store.client.get_registered_model(name).description or ""
 
 
 # --- promote ----------------------------------------------------------------------------------
@@ -76,6 +85,48 @@ def test_promoting_moves_alias_tag_and_mlflow_stage_and_archives_the_rest(bench)
     assert (record.version, record.from_version) == (2, 1)
     assert (record.who, record.why) == ("ann@desk", "better")
     assert record.claimed_at <= record.moved_at <= record.completed_at
+    assert_in_line(bench, name)
+
+
+def test_descriptions_say_what_is_in_production_until_a_person_edits_them(bench):
+    name, client = bench.model(2), bench.store.client
+    found = client.get_experiment_by_name("forecasters")
+    experiment = found.experiment_id if found else client.create_experiment("forecasters")
+
+    def note():
+        return client.get_experiment(experiment).tags["mlflow.note.content"]
+
+    promote(bench, name, 1)
+    line = "In Production: version 1, CRPS 0.005000, +2.00 % against fhs."
+    assert description(bench, name).splitlines()[0] == line
+    row = f"| {name} | version 1, CRPS 0.005000, +2.00 % against fhs |"
+    assert row in note().splitlines()
+    promote(bench, name, 2)
+    assert description(bench, name).startswith("In Production: version 2,")
+    rollback(bench, name)
+    assert description(bench, name).startswith("In Production: version 1,")
+    by_hand = description(bench, name).replace("CRPS", "Ann's CRPS", 1)
+    client.update_registered_model(name, by_hand)
+    client.set_experiment_tag(experiment, "mlflow.note.content", "Ann's")
+    promote(bench, name, 2)
+    assert (description(bench, name), note()) == (by_hand, "Ann's")
+    client.set_experiment_tag(experiment, "mlflow.note.content", "")
+
+
+def test_a_description_that_cannot_be_written_is_no_obstacle_and_the_next_promotion_writes_it(
+    bench, monkeypatch, caplog
+):
+    name = bench.model(2)
+
+    def refused(*_):
+        raise MlflowException("read-only")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "update_registered_model", refused)
+        assert promote(bench, name, 1).completed_at is not None
+    assert f"the descriptions of {name} are not up to date: read-only" in caplog.text
+    assert description(bench, name) == ""
+    promote(bench, name, 2)
     assert_in_line(bench, name)
 
 
@@ -369,7 +420,7 @@ def test_two_versions_in_mlflow_production_are_repaired(bench, moved):
         )
     (finding,) = examine(bench, moved)
     assert (finding.code, finding.repair) == ("WRONG_STAGE", "move it to Archived")
-    assert finding.message == "MLflow has version 3 in stage Production, the ledger in Archived"
+    assert finding.message == "MLflow has version 3 in stage Production, the ledger in no stage"
     assert examine(bench, moved, repair=True)[0].repaired
     assert bench.mlflow_stages(moved) == {1: "Archived", 2: "Production", 3: "Archived", 4: "None"}
     assert_in_line(bench, moved)
@@ -416,9 +467,7 @@ def test_deleted_aliases_and_wrong_tags_are_restored(bench, moved):
 
 def test_a_deleted_production_version_is_reported_and_the_next_promotion_skips_it(bench, moved):
     bench.store.client.delete_model_version(moved, "2")
-    (finding,) = examine(bench, moved, repair=True)
-    assert (finding.code, finding.repair) == ("VERSION_GONE", "promote another version")
-    assert finding.repaired is False
+    assert codes(examine(bench, moved)) == ["VERSION_GONE"]
     promote(bench, moved, 3)
     assert bench.aliases(moved) == {"production": 3, "previous": 1}
     assert_in_line(bench, moved)
@@ -790,11 +839,11 @@ def test_a_model_that_was_deleted_and_registered_anew_starts_anew(bench):
     bench.store.client.delete_registered_model(name)
     new = bench.model_of_its_own(name)
     assert (new.version, new.tags[MANIFEST_TAG] != old.tags[MANIFEST_TAG]) == (1, True)
-    findings = examine(bench, name, repair=True)
-    lost = next(finding for finding in findings if finding.code == "ALIAS_LOST")
-    assert "version 1 was registered after that promotion" in lost.repair
-    assert lost.repaired is False
+    (finding,) = examine(bench, name, repair=True)
+    assert (finding.code, finding.repaired) == ("VERSION_GONE", True)
+    assert "its model was deleted" in finding.message
     assert bench.aliases(name) == {}
-    assert promote(bench, name, 1).sequence == 2
+    assert examine(bench, name) == []
+    assert promote(bench, name, 1).sequence == 3
     assert bench.aliases(name) == {"production": 1}
     assert choose(bench.store, bench.ledger, name, "auto").version.version == 1

@@ -26,35 +26,6 @@ VERBS = (
 )
 
 
-@pytest.fixture
-def cli(bench, environment_of, capsys, monkeypatch):
-    """Run a verb in this process, as `python -m registry` does: (exit code, stdout, stderr)."""
-    for key, value in environment_of(bench.settings).items():
-        monkeypatch.setenv(key, value)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["registry", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            terminal.run(program.app)
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return run
-
-
-@pytest.fixture
-def answer(cli):
-    """Run a verb with --json that must succeed: the JSON on its stdout."""
-
-    def run(*arguments):
-        code, out, err = cli(*arguments, "--json")
-        assert code == 0, err
-        return json.loads(out)
-
-    return run
-
-
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help_with_an_example_and_its_exit_codes(verb):
     done = subprocess.run(
@@ -118,6 +89,7 @@ def test_list_and_show_name_the_stages(bench, cli, answer):
         "production": 1,
         "previous": None,
         "staging": None,
+        "origin": "kronos",
     }
     assert listed[name] == expected
     stages = [(row["version"], row["stage"]) for row in answer("show", name)]

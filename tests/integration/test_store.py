@@ -1,5 +1,6 @@
 """Logging, finding and loading versions; what happens when bytes, code or processes fail."""
 
+import json
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,8 @@ from registry.errors import BadInput, Corrupt, KronosError, NotFound
 from registry.forecast import names
 from registry.settings import CHECKOUT, Settings
 from registry.versions import registration, tracking
+from registry.versions.manifest import MANIFEST_TAG
+from registry.versions.provenance import PROVENANCE
 from registry.versions.store import Store, example_history, pins
 from registry.versions.version import Version
 
@@ -55,7 +58,7 @@ def log(settings: Settings, history: pd.DataFrame, name: str, checkout: Path = C
             lambda directory: baselines.save(forecaster, directory),
             requirements=baselines.REQUIREMENTS,
             example=example_history(history, spec),
-            tags={"colour": "blue"},
+            tags={"recipe": "blue", "colour": "green"},
             checkout=checkout,
         )
 
@@ -69,15 +72,37 @@ def test_a_version_is_found_by_its_tags_number_and_alias(
     assert store.resolve("found") == store.version("found", 1)
     assert store.resolve("models:/found@production") == store.version("found", 1)
     assert [v.version for v in store.versions("found")] == [2, 1]
-    assert store.find("found", {"colour": "blue"}) == store.version("found", second.version)
-    assert store.find("found", {"colour": "red"}) is None
-    assert store.find("nobody", {"colour": "blue"}) is None
+    assert store.find("found", {"recipe": "blue"}) == store.version("found", second.version)
+    assert store.find("found", {"recipe": "red"}) is None
+    assert store.find("nobody", {"recipe": "blue"}) is None
     with pytest.raises(NotFound, match="has nothing in staging"):
         store.resolve("found@staging")
     with pytest.raises(NotFound, match="has no version 9"):
         store.resolve("found/9")
     with pytest.raises(BadInput, match="name"):
         store.resolve("../etc/passwd")
+
+
+def test_provenance_holds_the_facts_that_are_no_tags_and_its_bytes_are_checked(
+    settings: Settings, history: pd.DataFrame
+) -> None:
+    store = Store(settings)
+    version = log(settings, history, "provenance")
+    manifest_sha256 = version.tags[MANIFEST_TAG]
+    assert version.tags == {"recipe": "blue", MANIFEST_TAG: manifest_sha256}
+    facts = {"recipe": "blue", "colour": "green", MANIFEST_TAG: manifest_sha256}
+    assert store.facts(version) == facts
+    root = store.fetch(version)
+    content = (root / PROVENANCE).read_text()
+    assert json.loads(content) == {"recipe": "blue", "colour": "green"}
+    store.set_tag("provenance", 1, "colour", "red")  # what a person wrote counts
+    assert store.facts(store.version("provenance", 1))["colour"] == "red"
+    (root / PROVENANCE).write_text(content.replace("green", "white"))
+    with pytest.raises(Corrupt, match=r"provenance/1/provenance\.json differs"):
+        store.facts(version)
+    (root / PROVENANCE).unlink()
+    with pytest.raises(Corrupt, match="missing from the artifact store"):
+        store.facts(version)
 
 
 def test_requirements_are_the_locks_pins_and_nothing_else(
@@ -241,7 +266,7 @@ def test_training_killed_at_any_point_leaves_whole_versions_only_and_a_rerun_fin
         ("nbeats", {"horizon": "0"}, "BAD_HORIZON"),
         ("nbeats", {"levels": "1.2"}, "BAD_LEVELS"),
         ("nbeats", {"levels": "a,b"}, "BAD_CONFIG"),
-        ("nbeats", {"colour": "red"}, "UNKNOWN_PARAM"),
+        ("nbeats", {"recipe": "red"}, "UNKNOWN_PARAM"),
         ("nbeats", {"width": "wide"}, "BAD_CONFIG"),
         ("nbeats", {"width": "["}, "BAD_CONFIG"),
         ("ewma", {"fit_until": "2030-01-01"}, "BAD_CONFIG"),

@@ -61,7 +61,7 @@ def test_what_training_measured_is_logged_to_its_run(
     run = run_of(settings, versions["kronos"])
     assert {"choice_nats", "choice_nats_untrained", "bars_corrected", "rank_ic"} <= set(run.metrics)
     assert run.params["data"] == "bars"
-    assert versions["kronos"].tags["universe"].startswith("us-index-2@")
+    assert Store(settings).facts(versions["kronos"])["universe"].startswith("us-index-2@")
 
 
 def test_a_simulator_says_so_wherever_it_is_looked_at(
@@ -85,9 +85,9 @@ def test_fine_tuning_starts_from_a_verified_version_and_says_from_which(
     fine_tuning = plan(settings, "kronos", start_from="kronos/1")
     assert fine_tuning.recipe != plan(settings, "kronos").recipe
     tuned = train.train(settings, fine_tuning, reference).version
-    tags = tuned.tags
-    assert tags["weight_source"] == "fine-tuned from kronos/1 (trained here@none)"
-    assert tags["weight_revision"] == start.tags[MANIFEST_TAG]
+    facts, tags = store.facts(tuned), tuned.tags
+    assert facts["weight_source"] == "fine-tuned from kronos/1 (trained here@none)"
+    assert facts["weight_revision"] == start.tags[MANIFEST_TAG]
     assert tags["pretrained_until"] == "2024-06-30"
     assert tags["leakage"] == "pretrained until 2024-06-30; reported are sessions after 2010-12-31"
     assert run_of(settings, tuned).params["start_from"] == "kronos/1"

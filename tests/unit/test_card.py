@@ -7,7 +7,7 @@ from registry.forecast import names
 def test_card_begins_with_the_headline_and_ends_with_the_familys_card() -> None:
     ewma = families.find("ewma")
     spec = ewma.spec(configs.load_config(ewma, {}))
-    keys = ("levels", "trained_until", "universe", "data_digest", "git_commit", "licence")
+    keys = ("levels", "data", "trained_until", "universe", "licence")
     tags = {key: f"<{key}>" for key in keys}
     metrics = {"crps": 0.0112983, "skill_vs_fhs": -0.00083, "coverage_90": 0.894}
     lines = card.model_card(ewma.card, "ewma", spec, tags, metrics).splitlines()

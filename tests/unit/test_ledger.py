@@ -89,6 +89,10 @@ def settings(tmp_path: Path) -> Settings:
         ([("promote", 1), ("promote", 1)], (1,)),
         # version 2 had been deleted
         ([("promote", 1), ("promote", 2), ("promote", 3), ("rollback", 1)], (1,)),
+        ([("promote", 1), ("promote", 2), ("gone", 2)], (1, 2, None)),
+        ([("promote", 1), ("promote", 2), ("gone", 2), ("rollback", 1)], (1,)),
+        ([("promote", 1), ("gone", 1, ARCHIVED)], ()),
+        ([("promote", 1), ("gone", 1, ARCHIVED), ("promote", 2)], (2,)),
     ],
 )
 def test_promotions_push_and_roll_backs_pop(moves, stack):
@@ -124,8 +128,23 @@ def test_deleted_versions_are_no_longer_gone_back_to():
 def test_a_version_that_never_had_a_stage_may_be_archived_but_not_in_production():
     state = stages.expected(rows(("promote", 1), ("promote", 2)))
     in_mlflow = {1: "Production", 2: "Archived", 3: "Archived", 4: "None", 5: "Staging"}
-    corrections = list(stages.corrections(state, in_mlflow).items())
+    corrections = list(stages.corrections(state, in_mlflow, unmoved=ARCHIVED).items())
     assert corrections == [(2, PRODUCTION), (1, ARCHIVED), (5, ARCHIVED)]
+    corrections = list(stages.corrections(state, in_mlflow, unmoved="").items())
+    assert corrections == [(2, PRODUCTION), (1, ARCHIVED), (5, "")]
+
+
+def test_nothing_is_in_production_after_its_version_was_deleted():
+    state = stages.expected(rows(("promote", 1), ("promote", 2), ("gone", 2)))
+    assert (state.production, state.previous) == (None, 2)
+    assert state.among({1}).previous == 1
+    assert PRODUCTION not in state.stages.values()
+
+
+def test_a_tag_alone_puts_no_version_into_production():
+    assert stages.shown(["champion", "production"], ARCHIVED) == PRODUCTION
+    assert stages.shown([], PRODUCTION) is None
+    assert stages.shown([], ARCHIVED) == ARCHIVED
 
 
 def test_production_at_an_instant_is_the_last_row_that_had_moved():
@@ -134,6 +153,13 @@ def test_production_at_an_instant_is_the_last_row_that_had_moved():
     for hour, version in ((1, 1), (2.5, 2), (3.5, 2), (9, 1)):
         record = stages.in_production(records, NOON + timedelta(hours=hour))
         assert record.version == version
+
+
+@pytest.mark.parametrize("stage", [PRODUCTION, ARCHIVED])
+def test_nothing_is_in_production_after_it_was_deleted_outside(stage):
+    records = rows(("promote", 1), ("gone", 1, stage))
+    assert stages.in_production(records, NOON + timedelta(hours=1.5)) == records[0]
+    assert stages.in_production(records, NOON + timedelta(hours=9)) is None
 
 
 # --- the chain --------------------------------------------------------------------------------

@@ -1,0 +1,78 @@
+"""Keep the descriptions of registered models and of the experiment of trainings up to date."""
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+from mlflow.entities import LifecycleStage
+from mlflow.exceptions import MlflowException
+
+from registry import interrupts
+from registry.versions import descriptions
+from registry.versions.store import Store
+from registry.versions.version import Version
+
+_log = logging.getLogger(__name__)
+
+
+@interrupts.deferred()
+def update(store: Store, name: str) -> None:
+    """Bring the descriptions of a model and of the experiment of trainings up to date.
+
+    Those that a person wrote or edited stay. Nothing depends on a description: a failure is a
+    warning, and the next promotion or registration tries again.
+    """
+    try:
+        _update_model(store, name)
+        _update_trainings(store)
+    except MlflowException as error:
+        _log.warning("the descriptions of %s are not up to date: %s", name, error.message)
+
+
+def _update_model(store: Store, name: str) -> None:
+    model = store.client.get_registered_model(name)
+    old = model.description or ""
+    if not descriptions.is_ours(old):
+        return
+    aliases = {alias: int(version) for alias, version in model.aliases.items()}
+    entities = {}
+    for alias in descriptions.STAGES.keys() & aliases.keys():
+        entities[alias] = store.client.get_model_version(name, str(aliases[alias]))
+    staged = {}
+    for alias, entity in entities.items():
+        version = Version.of(entity, aliases)
+        staged[alias] = (version, store.metrics(version))
+    shown = entities.get("production") or _newest(store, name)
+    card = shown.description if shown else ""
+    new = descriptions.of_model(descriptions.purpose(card or "", name), staged)
+    if new != old:
+        store.client.update_registered_model(name, new)
+
+
+def _newest(store: Store, name: str) -> Any:
+    """The version with the highest number; None if all were deleted."""
+    order = ["version_number DESC"]
+    found = store.client.search_model_versions(f"name='{name}'", max_results=1, order_by=order)
+    return found[0] if found else None
+
+
+def _update_trainings(store: Store) -> None:
+    experiment = store.client.get_experiment_by_name(descriptions.TRAININGS)
+    if experiment is None or experiment.lifecycle_stage != LifecycleStage.ACTIVE:
+        return
+    old = experiment.tags.get(descriptions.NOTE_TAG, "")
+    if not descriptions.is_ours(old):
+        return
+    models = {model.name: model.description or "" for model in _models(store)}
+    new = descriptions.of_experiment(descriptions.TRAININGS, models)
+    if new != old:
+        store.client.set_experiment_tag(experiment.experiment_id, descriptions.NOTE_TAG, new)
+
+
+def _models(store: Store) -> Iterator[Any]:
+    """All registered models, page by page."""
+    page: str | None = ""
+    while page is not None:
+        batch = store.client.search_registered_models(max_results=1000, page_token=page or None)
+        yield from batch
+        page = batch.token
