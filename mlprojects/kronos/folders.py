@@ -105,9 +105,7 @@ def _load(module: Tokenizer | Predictor, path: Path, header: Mapping[str, _Entry
     module.eval()
 
 
-def _check_header(
-    path: Path, header: Mapping[str, _Entry], expected: Mapping[str, Tensor]
-) -> None:
+def _check_header(path: Path, header: Mapping[str, _Entry], expected: Mapping[str, Tensor]) -> None:
     """Raise BadConfig unless keys, shapes and types are those of the network."""
     missing = sorted(set(expected) - set(header))
     unknown = sorted(set(header) - set(expected))

@@ -135,9 +135,7 @@ class PredictorConfig(_Shape):
 def _check_heads(d_model: int, n_heads: int) -> None:
     """Raise BadConfig unless heads have the same, even width: rotary positions turn pairs."""
     if d_model % (2 * n_heads):
-        raise BadConfig(
-            f"d_model is {d_model}, expected a multiple of 2 * n_heads = {2 * n_heads}"
-        )
+        raise BadConfig(f"d_model is {d_model}, expected a multiple of 2 * n_heads = {2 * n_heads}")
 
 
 @dataclass(frozen=True)

@@ -677,9 +677,7 @@ def test_weights_that_make_no_forecast_are_not_registered(loopback, settings, tm
     assert nothing_registered(settings)
 
 
-def test_quantized_weights_and_blocks_that_are_not_there_are_refused(
-    loopback, settings, weights, tmp_path
-):
+def test_quantized_weights_and_blocks_that_are_not_there_are_refused(loopback, settings, weights):
     tensors = {key: tensor.to(torch.int8) for key, tensor in predictor().state_dict().items()}
     quantized = {**weights, WEIGHTS: safetensors.torch.save(tensors)}
     deep = {**weights, CONFIG: weights[CONFIG].replace(b'"n_layers": 1', b'"n_layers": 65536')}
