@@ -1,6 +1,7 @@
 """python -m jobs <verb>: compile data, train, tune and evaluate models, run the quick start."""
 
 import json
+import sys
 from typing import Annotated
 
 import typer
@@ -66,6 +67,7 @@ def train_model(
 
     settings = Settings()
     plan = planning.plan(settings, model, _pairs(context.args), seed=seed, tiny=tiny)
+    _warn(plan.leakage)
     with bar_per_label() as advance:
         result = train.train(settings, plan, References(), reuse=reuse, progress=advance)
     print(json.dumps(result.summary()))
@@ -106,6 +108,7 @@ def tune_model(
 
     settings = Settings()
     search = tune.plan(settings, model, _pairs(context.args), seed=seed, tiny=tiny)
+    _warn(search.plan.leakage)
     with one_bar() as (advance, say):
         result = tune.tune(
             settings,
@@ -209,6 +212,11 @@ def quick_start(
     tables.print_quickstart(result)
     report = str(quickstart.report_path(settings))
     print(json.dumps({"report": report, "seconds": result["seconds"]}))
+
+
+def _warn(leakage: str) -> None:
+    if leakage:
+        print(f"warning: leakage: {leakage}", file=sys.stderr)
 
 
 def _pairs(arguments: list[str]) -> dict[str, str]:

@@ -146,6 +146,7 @@ CODES: dict[str, Code] = {
     "HUB_DENIED": Code(BadInput, HUB, "the Hub refuses the token or the repository"),
     "PICKLE_ONLY": Code(BadInput, HUB, "a repository with pickled weights only"),
     "LICENCE": Code(BadInput, HUB, "a licence that is not on the list"),
+    "NO_FORECAST": Code(BadInput, HUB, "weights that make no forecast"),
     # --- serving
     "NOT_LOOPBACK": Code(BadParameter, SERVING, "an address beyond loopback"),
     "PORT_TAKEN": Code(BadParameter, SERVING, "something listens on the port already"),

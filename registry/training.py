@@ -180,6 +180,13 @@ class Family(Protocol):
         """Packages that a version needs in addition to those of the wrapper."""
         ...
 
+    def inherited(self, start_dir: Path) -> Mapping[str, Any]:
+        """Settings that a fine-tune takes from the version in `start_dir`, its `kind` included.
+
+        Only called for settings with a key `start_from`.
+        """
+        ...
+
     def spec(self, name: str, config: Any) -> ModelSpec:
         """Inputs and outputs of the model, as far as they are known before training."""
         ...

@@ -33,6 +33,8 @@ def model_card(
         f"CRPS {metrics['crps']:.6f}, {100 * metrics['skill_vs_fhs']:+.2f} % against fhs, "
         f"on the sessions after {tags['trained_until']}."
     )
+    if "leakage" in tags:
+        headline += f" Leakage: {tags['leakage']}."
     return (
         f"{headline}\n\n# {name}\n\n| | |\n|---|---|\n{rows}\n\n"
         f"Report period after {tags['trained_until']}, log returns of single sessions:\n\n"

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -23,21 +24,26 @@ def load_config(
     *,
     tiny: bool = False,
     defaults: Mapping[str, Any] | None = None,
+    start_dir: Path | None = None,
 ) -> training.Config:
     """The model's Config: its file, its `tiny` section with `tiny`, then `overrides`.
 
     Text in `overrides` is read as YAML. `defaults` replace values of the file; keys that the Config
-    lacks are ignored. If no data set is named, the first with the model's columns is used. Calendar
-    and dates default to those of the data set. Raises BadParameter for an unknown key, BadConfig
-    for a wrong type or calendar, and the errors of the Config's own checks.
+    lacks are ignored. With `start_dir`, the model folder of the version to fine-tune, settings of
+    that version replace both. If no data set is named, the first with the model's columns is used.
+    Calendar and dates default to those of the data set. Raises BadParameter for an unknown key,
+    BadConfig for a wrong type or calendar, and the errors of the Config's own checks.
     """
     values = model.stored()
     tiny_values = values.pop(TINY)
     if tiny:
         values |= tiny_values
-    config_type = model.family.configs[model.kind({**values, **overrides})]
-    types = {field.name: field.type for field in dataclasses.fields(config_type)}
+    types = _types(model, {**values, **overrides})
     values |= {key: value for key, value in (defaults or {}).items() if key in types}
+    if start_dir is not None:
+        values = _inheriting(model, values, overrides, start_dir)
+    config_type = model.config_type({**values, **overrides})
+    types = _types(model, {**values, **overrides})
     values |= {key: _parse(key, value) for key, value in overrides.items()}
     unknown = sorted(set(values) - set(types))
     if unknown:
@@ -55,6 +61,30 @@ def load_config(
         config = _of_dataset(model, config_type, undated, catalog.DATASETS[0])
         dataset = catalog.first_with(model.columns(config), model.name)
     return _of_dataset(model, config_type, values, dataset)
+
+
+def _types(model: Model, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Type by setting, for values with a `kind`."""
+    return {field.name: field.type for field in dataclasses.fields(model.config_type(values))}
+
+
+def _inheriting(
+    model: Model, values: Mapping[str, Any], overrides: Mapping[str, Any], start_dir: Path
+) -> dict[str, Any]:
+    """`values` for a fine-tune: without those that the version in `start_dir` decides, and with its
+    own settings. Raises BadConfig if `overrides` set what that version decides.
+    """
+    inherited = model.family.inherited(start_dir)
+    types = _types(model, inherited)
+    decided = set(_types(model, values)) - set(types)
+    refused = sorted(decided & set(overrides))
+    if refused:
+        raise BadConfig(
+            f"{', '.join(refused)} cannot be set with start_from: the version that it names "
+            f"decides that; set {', '.join(types)}, or train without start_from"
+        )
+    kept = {key: value for key, value in values.items() if key not in decided}
+    return {**kept, **inherited}
 
 
 def _of_dataset(

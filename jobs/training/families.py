@@ -41,6 +41,10 @@ class Folder:
         requirements: tuple[str, ...] = self._module("model").REQUIREMENTS
         return requirements
 
+    def inherited(self, start_dir: Path) -> Mapping[str, Any]:
+        inherited: Mapping[str, Any] = self._module("settings").inherited(start_dir)
+        return inherited
+
     def spec(self, name: str, config: Any) -> ModelSpec:
         spec: ModelSpec = self._module("settings").spec(name, config)
         return spec
@@ -93,9 +97,14 @@ class Model:
         settings: dict[str, Any] = yaml.safe_load(self.config.read_text())
         return settings
 
-    def searched(self) -> Space:
-        """Settings of the model that a study searches."""
-        return self.family.search.get(self.kind(self.stored()), {})
+    def config_type(self, settings: Mapping[str, Any]) -> type[training.Config]:
+        """The type of these settings. Raises BadConfig for an unknown `kind`."""
+        return self.family.configs[self.kind(settings)]
+
+    def searched(self, settings: Mapping[str, Any] | None = None) -> Space:
+        """Settings of the model that a study searches; those of the file have a kind by default."""
+        kind = self.kind(self.stored() if settings is None else settings)
+        return self.family.search.get(kind, {})
 
     def kind(self, settings: Mapping[str, Any]) -> str:
         """Key of these settings' type in the family's CONFIGS. Raises BadConfig for an unknown one.

@@ -16,6 +16,7 @@ from jobs.training.leakage import leakage
 from jobs.training.task import Task
 from registry import training
 from registry.errors import BadConfig, BadParameter
+from registry.forecast.model_folder import read_spec
 from registry.forecast.spec import ModelSpec
 from registry.settings import CHECKOUT, Settings
 from registry.versions import artifacts
@@ -64,7 +65,16 @@ def plan(
     completeness.check(model)
     if not 0 <= seed <= MAX_SEED:
         raise BadParameter(f"seed is {seed}, expected 0..{MAX_SEED}", code="BAD_SEED")
-    config = configs.load_config(model, overrides, tiny=tiny, defaults=_frozen(settings))
+    start = _start(settings, model, overrides)
+    config = configs.load_config(
+        model,
+        overrides,
+        tiny=tiny,
+        defaults=_frozen(settings),
+        start_dir=start.model_dir if start else None,
+    )
+    if start is not None:
+        _check_window(model.spec(config), start)
     dataset = catalog.find(config.data)
     catalog.check_columns(dataset, model.columns(config), name)
     member_configs = members.configs(config)
@@ -73,7 +83,6 @@ def plan(
         catalog.check_columns(dataset, columns, member)
     data = dataset.load(settings)
     Task.of(data, config).origins(context=1)  # raises if there is nothing to report
-    start = _start(settings, model, str(getattr(config, "start_from", "")))
     code = (model.family.name, *model.spec(config).uses)
     lock_sha256 = sha256(CHECKOUT / "requirements.lock")
     inputs = {
@@ -121,9 +130,14 @@ def _frozen(settings: Settings) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value}
 
 
-def _start(settings: Settings, model: Model, start_from: str) -> Start | None:
-    """The version that config.start_from names, fetched and verified."""
-    if not start_from:
+def _start(settings: Settings, model: Model, overrides: Mapping[str, Any]) -> Start | None:
+    """The version that the setting start_from names, fetched and verified."""
+    values = {**model.stored(), **overrides}
+    start_from = str(values.get("start_from") or "")
+    has_setting = any(
+        field.name == "start_from" for field in dataclasses.fields(model.config_type(values))
+    )
+    if not start_from or not has_setting:
         return None
     store = Store(settings)
     version = store.resolve(start_from)
@@ -135,3 +149,13 @@ def _start(settings: Settings, model: Model, start_from: str) -> Start | None:
             f"{model.family.name}"
         )
     return Start(version, store.facts(version), model_dir)
+
+
+def _check_window(spec: ModelSpec, start: Start) -> None:
+    """Raise BadConfig if the model would look at more sessions than its start was trained with."""
+    window = read_spec(start.model_dir).max_context
+    if spec.max_context > window:
+        raise BadConfig(
+            f"max_context is {spec.max_context}, expected at most {window}, "
+            f"the window of {start.version.uri}"
+        )

@@ -46,6 +46,7 @@ class Result:
             "run_id": version.run_id,
             "data": tags["data"],
             "trained_until": tags["trained_until"],
+            "leakage": tags.get("leakage", ""),
             **{key: self.metrics[key] for key in SUMMARY if key in self.metrics},
         }
 

@@ -29,7 +29,7 @@ def space(model: families.Model, config: training.Config, fixed: Collection[str]
     Raises BadParameter (code NO_SEARCH) when nothing is declared or all of it is fixed, BadConfig
     when SEARCH has something else than the family's own settings.
     """
-    declared = model.searched()
+    declared = model.searched(dataclasses.asdict(config))
     if not declared:
         searchable = [name for name, other in families.all_models().items() if other.searched()]
         raise BadParameter(

@@ -13,12 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mlprojects.kronos.shapes import DEPENDENCY_HEADS as DEPENDENCY_HEADS
 from mlprojects.kronos.shapes import PredictorConfig, TokenizerConfig
-from registry.errors import BadConfig
 
 EPS = 1e-5  # of RMSNorm
 THETA = 1e4  # base of the rotary frequencies
-DEPENDENCY_HEADS = 4  # of the cross attention; n_heads does not change it
 # Number of values of each stamp; weekday 0 is Monday.
 STAMPS = {"minute": 60, "hour": 24, "weekday": 7, "day": 32, "month": 13}
 
@@ -177,10 +176,6 @@ class Tokenizer(nn.Module):
         super().__init__()
         self.config = config
         self.bits = config.s1_bits + config.s2_bits
-        if self.bits % config.group_size:
-            raise BadConfig(
-                f"group_size is {config.group_size}, expected a divisor of the {self.bits} bits"
-            )
         self.embed = nn.Linear(config.d_in, config.d_model)
         self.head = nn.Linear(config.d_model, config.d_in)
         self.encoder = _blocks(config, config.n_enc_layers - 1)

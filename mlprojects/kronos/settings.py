@@ -1,42 +1,37 @@
 """Settings of Kronos and its simulator, the search space of a study, and specs of the models."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from mlprojects.kronos import specs
+from mlprojects.kronos.shapes import CONFIG
 from registry import training
 from registry.errors import BadConfig
+from registry.forecast.model_folder import read_spec
 from registry.forecast.spec import ModelSpec
 from registry.training import Count, Range, Space
 
+FINE_TUNING: Literal["fine_tuning"] = "fine_tuning"
+TARGETS = 16  # bars
+
 
 @dataclass(frozen=True, kw_only=True)
-class Config(training.Config):
-    """Shapes and training of tokenizer and predictor.
+class Shared(training.Config):
+    """What training from scratch and fine-tuning share.
 
     `max_context` is the window in bars. A training window has `context` bars, as many as a forecast
     uses, and then `targets` bars. Mean and deviation of the context scale the whole window. Only
     targets are learnt, because later bars affect the scale of a bar in the context. `anchor` and
     `num_samples` are defaults of the options with these names. `start_from` names a version to
-    fine-tune, such as kronos/3: its shapes and clip are used, and only the predictor is trained.
+    fine-tune, such as kronos/3; the settings are those of FineTuning then.
     """
 
-    kind: Literal["kronos"] = "kronos"
     start_from: str = ""
     max_context: int = 36
-    targets: Count = 16
-    s1_bits: Count = 8
-    s2_bits: Count = 8
-    group_size: Count = 4
-    tokenizer_width: Count = 64
-    tokenizer_layers: Count = 2
-    tokenizer_steps: int = 500
-    tokenizer_rate: float = 2e-3
-    width: Count = 96
-    layers: Count = 3
-    heads: Count = 4
-    dropout: float = 0.1
+    targets: int = TARGETS
     steps: Count = 500
     learning_rate: float = 2e-3
     batch: Count = 64
@@ -48,10 +43,6 @@ class Config(training.Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.tokenizer_steps < 1 and not self.start_from:
-            raise BadConfig(
-                "tokenizer_steps is 0, and without start_from there is no tokenizer to start from"
-            )
         shortest = specs.MIN_CONTEXT + self.horizon - 1
         if self.max_context < shortest:
             raise BadConfig(f"max_context is {self.max_context}, expected {shortest} or more bars")
@@ -59,6 +50,34 @@ class Config(training.Config):
             raise BadConfig(
                 f"targets is {self.targets}, expected the horizon ({self.horizon}) or more"
             )
+
+    @property
+    def context(self) -> int:
+        """Bars of history that a forecast of the whole horizon uses."""
+        return self.max_context - self.horizon + 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Shared):
+    """Shapes and training of tokenizer and predictor, from scratch."""
+
+    kind: Literal["kronos"] = "kronos"
+    s1_bits: Count = 8
+    s2_bits: Count = 8
+    group_size: Count = 4
+    tokenizer_width: Count = 64
+    tokenizer_layers: Count = 2
+    tokenizer_steps: Count = 500
+    tokenizer_rate: float = 2e-3
+    width: Count = 96
+    layers: Count = 3
+    heads: Count = 4
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.start_from:
+            raise BadConfig(f"start_from is {self.start_from!r}, which goes with {FINE_TUNING}")
         bits = self.s1_bits + self.s2_bits
         if bits % self.group_size:
             raise BadConfig(
@@ -72,14 +91,61 @@ class Config(training.Config):
                 )
 
     @property
-    def context(self) -> int:
-        """Bars of history that a forecast of the whole horizon uses."""
-        return self.max_context - self.horizon + 1
+    def max_steps(self) -> int:
+        """Steps of both trainings together, for the progress bar."""
+        return self.steps + self.tokenizer_steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuning(Shared):
+    """Training of the predictor of a version, which keeps its tokenizer and its shape.
+
+    What `inherited` gives is that of the version, unless it is set. `targets` 0 is 16, or the
+    horizon if that is longer.
+    """
+
+    kind: Literal["fine_tuning"] = FINE_TUNING
+    targets: int = 0
+    learning_rate: float = 1e-5
+    batch: Count = 16  # a window may be many times longer than those of a training from scratch
+
+    def __post_init__(self) -> None:
+        if not self.targets:
+            # The run logs the number, not the 0.
+            object.__setattr__(self, "targets", max(TARGETS, self.horizon))
+        super().__post_init__()
+        if not self.start_from:
+            raise BadConfig(f"kind is {FINE_TUNING}, expected start_from=MODEL/VERSION with it")
 
     @property
     def max_steps(self) -> int:
-        """Steps of both trainings together, for the progress bar."""
-        return self.steps + (0 if self.start_from else self.tokenizer_steps)
+        """Steps of the training, for the progress bar."""
+        return self.steps
+
+
+def inherited(start_dir: Path) -> Mapping[str, Any]:
+    """Settings that a fine-tune takes from the version in `start_dir`, if they are not set.
+
+    Raises BadConfig for a simulator, which has no weights.
+    """
+    start = json.loads((start_dir / CONFIG).read_text())
+    if start["kind"] != "kronos":
+        raise BadConfig(
+            "start_from names a simulator, which has no weights to start from; "
+            "expected a version of kronos"
+        )
+    spec = read_spec(start_dir)
+    options = {option.name: option.default for option in spec.options}
+    return {
+        "kind": FINE_TUNING,
+        "horizon": spec.max_horizon,
+        "levels": spec.levels,
+        "max_context": spec.max_context,
+        "clip": start["clip"],
+        "anchor": options["anchor"],
+        "num_samples": options["num_samples"],
+        "targets": 0,
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +160,11 @@ class SimulatedConfig(training.Config):
             raise BadConfig(f"kind is {self.kind!r}, expected 'simulated'")
 
 
-CONFIGS: Mapping[str, type[training.Config]] = {"kronos": Config, "simulated": SimulatedConfig}
+CONFIGS: Mapping[str, type[training.Config]] = {
+    "kronos": Config,
+    FINE_TUNING: FineTuning,
+    "simulated": SimulatedConfig,
+}
 
 # Settings of the tokenizer are not searched: the choice loss is in nats per token, so losses under
 # different tokenizers cannot be compared.
@@ -105,11 +175,12 @@ SEARCH: Mapping[str, Space] = {
         "learning_rate": Range(5e-4, 5e-3, log=True),
         "dropout": Range(0.0, 0.3),
         "batch": (32, 64, 128),
-    }
+    },
+    FINE_TUNING: {"learning_rate": Range(1e-6, 1e-3, log=True), "batch": (8, 16, 32)},
 }
 
 
-def spec(name: str, config: Config | SimulatedConfig) -> ModelSpec:
+def spec(name: str, config: Shared | SimulatedConfig) -> ModelSpec:
     """What the model needs and answers."""
     if isinstance(config, SimulatedConfig):
         simulator = specs.simulator_spec(name, config.horizon, config.levels)

@@ -1,7 +1,7 @@
 """Shapes of tokenizers and predictors: their config.json, the official sizes, valid pairs."""
 
 import json
-import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
@@ -11,6 +11,8 @@ from registry.errors import BadConfig, NotFound
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 PREDICTOR, TOKENIZER = "predictor", "tokenizer"  # folders of a version's model
 FIELDS = 6  # of a bar: open high low close volume amount
+DEPENDENCY_HEADS = 4  # of the predictor's cross attention; n_heads does not change it
+LARGEST_COUNT, LARGEST_BITS, LARGEST_WEIGHT = 1 << 16, 16, 1e6
 
 
 def _fits(kind: Any, name: str, value: Any) -> bool:
@@ -22,8 +24,8 @@ def _fits(kind: Any, name: str, value: Any) -> bool:
     if kind is float and name.endswith("_dropout_p"):
         return 0 <= value < 1
     if kind is float:
-        return math.isfinite(value)
-    largest = 16 if name.endswith("_bits") else 1 << 16
+        return abs(value) <= LARGEST_WEIGHT
+    largest = LARGEST_BITS if name.endswith("_bits") else LARGEST_COUNT
     return isinstance(value, int) and 1 <= value <= largest
 
 
@@ -38,7 +40,7 @@ class _Shape:
             values = json.loads(path.read_text())
         except FileNotFoundError as error:
             raise NotFound(f"no {path}; an official folder holds {CONFIG} and {WEIGHTS}") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BadConfig(f"{path} is not JSON") from error
         keys = set(values) if isinstance(values, dict) else set()
         expected = {field.name for field in fields(cls)}
@@ -51,7 +53,10 @@ class _Shape:
                 raise BadConfig(
                     f"{path}: {field.name} is {value!r}, not a valid value for {cls.__name__}"
                 )
-        return cls(**values)
+        try:
+            return cls(**values)
+        except BadConfig as error:
+            raise BadConfig(f"{path}: {error.message}") from error
 
     def write(self, path: Path) -> None:
         """Write it as huggingface_hub does: sorted, indented by 2, no newline at the end."""
@@ -79,6 +84,23 @@ class TokenizerConfig(_Shape):
     zeta: float = 0.05
     group_size: int = 4
 
+    def __post_init__(self) -> None:
+        _check_heads(self.d_model, self.n_heads)
+        if self.d_in != FIELDS:
+            raise BadConfig(f"d_in is {self.d_in}, expected {FIELDS}, the columns of a bar")
+        if self.n_dec_layers < 2:
+            raise BadConfig(f"n_dec_layers is {self.n_dec_layers}, expected 2 or more")
+        bits = self.s1_bits + self.s2_bits
+        if bits % self.group_size:
+            raise BadConfig(
+                f"group_size is {self.group_size}, expected a divisor of the {bits} bits"
+            )
+
+    @property
+    def blocks(self) -> Mapping[str, int]:
+        """Number of blocks of each stack, by the stack's name in the keys of the weights."""
+        return {"encoder": self.n_enc_layers - 1, "decoder": self.n_dec_layers - 1}
+
 
 @dataclass(frozen=True, kw_only=True)
 class PredictorConfig(_Shape):
@@ -95,6 +117,25 @@ class PredictorConfig(_Shape):
     resid_dropout_p: float = 0.2
     token_dropout_p: float = 0.0
     learn_te: bool = True
+
+    def __post_init__(self) -> None:
+        _check_heads(self.d_model, self.n_heads)
+        if self.d_model % DEPENDENCY_HEADS:
+            raise BadConfig(
+                f"d_model is {self.d_model}, expected a multiple of {DEPENDENCY_HEADS}, "
+                "the heads of the cross attention"
+            )
+
+    @property
+    def blocks(self) -> Mapping[str, int]:
+        """Number of blocks of the only stack, by its name in the keys of the weights."""
+        return {"transformer": self.n_layers}
+
+
+def _check_heads(d_model: int, n_heads: int) -> None:
+    """Raise BadConfig unless heads have the same, even width: rotary positions turn pairs."""
+    if d_model % (2 * n_heads):
+        raise BadConfig(f"d_model is {d_model}, expected a multiple of 2 * n_heads = {2 * n_heads}")
 
 
 @dataclass(frozen=True)

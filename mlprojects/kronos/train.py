@@ -1,8 +1,7 @@
 """Training of Kronos on daily bars: the tokenizer, then the predictor."""
 
-import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +16,11 @@ from mlprojects.kronos import model, simulated
 from mlprojects.kronos.architecture import Predictor, Tokenizer
 from mlprojects.kronos.folders import load_predictor, load_tokenizer, save_official
 from mlprojects.kronos.sampler import scales
-from mlprojects.kronos.settings import Config, SimulatedConfig, spec
-from mlprojects.kronos.shapes import CONFIG, PREDICTOR, TOKENIZER, PredictorConfig, TokenizerConfig
+from mlprojects.kronos.settings import Config, FineTuning, Shared, SimulatedConfig, spec
+from mlprojects.kronos.shapes import PREDICTOR, TOKENIZER, PredictorConfig, TokenizerConfig
 from registry.errors import BadConfig, BadHistory
 from registry.forecast import bars, names
 from registry.forecast.history import History
-from registry.forecast.model_folder import read_spec
 from registry.training import Trained, TrainRun
 
 # Share of training windows without volume, because histories without it are answered too.
@@ -33,9 +31,16 @@ CHOICE_BATCH = 64  # windows
 
 
 def train(
-    history: pd.DataFrame, config: Config | SimulatedConfig, *, name: str, seed: int, run: TrainRun
+    history: pd.DataFrame,
+    config: Config | FineTuning | SimulatedConfig,
+    *,
+    name: str,
+    seed: int,
+    run: TrainRun,
 ) -> Trained:
-    """Train the tokenizer, then the predictor; the simulator needs no training.
+    """Train the tokenizer, then the predictor; fine-tuning trains the predictor alone.
+
+    The simulator needs no training.
 
     Windows to fit have targets that end by config.fit_until. Windows to choose on have targets
     that begin after it.
@@ -45,8 +50,6 @@ def train(
         run.report(1)
         simulator = simulated.Simulator(model_spec)
         return Trained(simulator, params={"parameters": 0, "simulated": True})
-    if config.start_from:
-        config = _with_start_clip(config, run.start_dir)
     windows = Windows.of(history, config)
     fingerprint = loop.fingerprint(history, config, seed)
     tokenizer_dir, predictor_dir = run.checkpoint_dir / TOKENIZER, run.checkpoint_dir / PREDICTOR
@@ -54,9 +57,11 @@ def train(
         torch.manual_seed(seed)
         tokenizer = _tokenizer(config, run.start_dir)
         predictor = _predictor(config, run.start_dir)
-    params = {}
+    params: dict[str, object] = {}
     steps_before = 0
-    if not config.start_from:
+    if isinstance(config, FineTuning):
+        params |= _shape_params(tokenizer, predictor)
+    else:
 
         def report_tokenizer(step: int, losses: Mapping[str, float]) -> None:
             run.report(step, **{f"tokenizer_{key}": loss for key, loss in losses.items()})
@@ -106,12 +111,20 @@ def train(
     return Trained(forecaster, params=params, metrics=metrics)
 
 
-def _schedule(config: Config, steps: int, rate: float) -> loop.Schedule:
+def _shape_params(tokenizer: Tokenizer, predictor: Predictor) -> dict[str, object]:
+    """The shapes of a fine-tuned version as parameters of its run; no setting says them."""
+    params = {f"tokenizer.{key}": value for key, value in asdict(tokenizer.config).items()}
+    for key, value in asdict(predictor.config).items():
+        params[f"predictor.{key}"] = value
+    return params
+
+
+def _schedule(config: Shared, steps: int, rate: float) -> loop.Schedule:
     return loop.Schedule(steps, rate, check_every=config.check_every, patience=config.patience)
 
 
-def _tokenizer(config: Config, start_dir: Path | None) -> Tokenizer:
-    if config.start_from:
+def _tokenizer(config: Config | FineTuning, start_dir: Path | None) -> Tokenizer:
+    if isinstance(config, FineTuning):
         return load_tokenizer(_require(start_dir) / TOKENIZER)
     shape = TokenizerConfig(
         d_model=config.tokenizer_width,
@@ -126,8 +139,8 @@ def _tokenizer(config: Config, start_dir: Path | None) -> Tokenizer:
     return Tokenizer(shape)
 
 
-def _predictor(config: Config, start_dir: Path | None) -> Predictor:
-    if config.start_from:
+def _predictor(config: Config | FineTuning, start_dir: Path | None) -> Predictor:
+    if isinstance(config, FineTuning):
         return load_predictor(_require(start_dir) / PREDICTOR)
     shape = PredictorConfig(
         s1_bits=config.s1_bits,
@@ -148,21 +161,6 @@ def _require(start_dir: Path | None) -> Path:
     if start_dir is None:
         raise BadConfig("start_from is set, but the run has no folder of that version")
     return start_dir
-
-
-def _with_start_clip(config: Config, start_dir: Path | None) -> Config:
-    """The settings with the clip of the version in `start_dir`.
-
-    Raises BadConfig if max_context is larger than the window of that version.
-    """
-    folder = _require(start_dir)
-    window = read_spec(folder).max_context
-    if config.max_context > window:
-        raise BadConfig(
-            f"max_context is {config.max_context}, expected at most {window}, "
-            f"the window that {config.start_from} was trained with"
-        )
-    return replace(config, clip=json.loads((folder / CONFIG).read_text())["clip"])
 
 
 # --- windows ----------------------------------------------------------------------------------
@@ -193,7 +191,7 @@ class Windows:
     clip: float
 
     @classmethod
-    def of(cls, history: pd.DataFrame, config: Config) -> "Windows":
+    def of(cls, history: pd.DataFrame, config: Shared) -> "Windows":
         """Raises BadHistory if no window is left to fit or to choose on."""
         columns = [name for name in names.BAR if name in history]
         series = History.of(history, [names.Y, *columns])
@@ -264,11 +262,12 @@ class Windows:
 
 
 def tokenizer_loss(tokenizer: Tokenizer, scaled: Tensor) -> Tensor:
-    """Loss of the tokenizer: (MSE of s1 + MSE of all bits + BSQ) / 2, as Kronos uses it.
+    """Loss of the tokenizer: (MSE of s1 + MSE of all bits + BSQ) / 2.
 
     The first MSE reconstructs bars from the s1 bits alone. BSQ, binary spherical quantization, adds
     a commitment and two entropies. It lowers the entropy of each sample, so that bits are certain.
-    It raises the entropy of the codebook, by groups of bits, so that all codes are used.
+    It raises the entropy of the codebook, by groups of bits, so that all codes are used. Upstream's
+    code takes that entropy bit by bit: it overwrites the shares of the groups with those of bits.
 
     Zhao, Xiong and Krähenbühl, Image and Video Tokenization with Binary Spherical Quantization
     (arXiv 2406.07548), eq. 8 to 10.

@@ -11,6 +11,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,8 +20,10 @@ from huggingface_hub import metadata_load
 
 from registry import compiled
 from registry.compiled import COMMAND, KEY
-from registry.errors import BadInput, BadParameter, Corrupt, NotFound
+from registry.errors import BadInput, BadParameter, Corrupt, KronosError, NotFound
 from registry.forecast import names
+from registry.forecast.answer import forecast_of
+from registry.forecast.checks import check_history
 from registry.forecast.forecast import Forecaster
 from registry.forecast.model_folder import family_module
 from registry.forecast.spec import ModelSpec
@@ -177,7 +180,8 @@ def mirror(
     """Register the commits of `source`.
 
     An intact version of the same commits, code and settings is returned instead. Raises NotFound,
-    BadInput (licence, pickled weights, pairing), Corrupt, and KronosError without a connection.
+    BadInput (licence, pickled weights, pairing, no forecast), Corrupt, and KronosError without a
+    connection.
     """
     start = time.monotonic()
     store, hub = Store(settings), Hub(settings, official.PINNED)
@@ -198,6 +202,8 @@ def mirror(
         forecaster = official.forecaster(
             predictor.folder, tokenizer.folder, max_context=settings.max_context, clip=settings.clip
         )
+        example = example_history(bars, forecaster.spec)
+        _try_forecast(forecaster, example, predictor, tokenizer)
 
         def save(directory: Path) -> None:
             """Save the family's files, byte for byte the Hub's, with the Hub's cards."""
@@ -224,7 +230,7 @@ def mirror(
                 forecaster.spec,
                 save,
                 requirements=family.REQUIREMENTS,
-                example=example_history(bars, forecaster.spec),
+                example=example,
                 tags=tags,
                 description=description,
             )
@@ -304,6 +310,28 @@ def _licence(snapshot: Snapshot, card: Mapping[str, Any]) -> str:
             code="LICENCE",
         )
     return ", ".join(licences)
+
+
+def _try_forecast(
+    forecaster: Forecaster, example: pd.DataFrame, predictor: Snapshot, tokenizer: Snapshot
+) -> None:
+    """Sample one path, so that weights which cannot answer are never registered.
+
+    Raises BadInput (NO_FORECAST), and KronosError (OUT_OF_MEMORY) if memory runs out.
+    """
+    history = check_history(example, forecaster.spec)
+    request = forecaster.spec.request({"num_samples": 1})
+    try:
+        with np.errstate(all="ignore"):  # the error says it
+            forecast_of(forecaster, history, request)
+    except (KronosError, RuntimeError) as error:  # torch raises RuntimeError
+        if isinstance(error, KronosError) and error.code == "OUT_OF_MEMORY":
+            raise
+        raise BadInput(
+            f"{predictor} with {tokenizer} made no forecast of {len(example)} bars, so nothing was "
+            f"registered ({error}); ask the owner for weights that work",
+            code="NO_FORECAST",
+        ) from error
 
 
 # --- facts of the version ---------------------------------------------------------------------

@@ -21,6 +21,7 @@ import huggingface_hub
 import numpy as np
 import pandas as pd
 import pytest
+import safetensors.torch
 import torch
 import yaml
 
@@ -667,6 +668,28 @@ def test_a_tokenizer_of_other_bits_is_refused(loopback, settings, tmp_path):
     with pytest.raises(BadConfig) as caught:
         mirrored(settings, SOURCE)
     assert caught.value.code == "PAIRING"
+    assert nothing_registered(settings)
+
+
+def test_weights_that_make_no_forecast_are_not_registered(loopback, settings, tmp_path):
+    """All weights are finite, but the sums of a product are not."""
+    broken = tokenizer()
+    torch.nn.init.constant_(broken.head.weight, 3e38)
+    loopback.commit(TOKENIZER, repository(broken, tmp_path / "broken"))
+    with pytest.raises(BadInput, match=f"{MODEL} .* made no forecast of 32 bars") as caught:
+        mirrored(settings, SOURCE)
+    assert caught.value.code == "NO_FORECAST"
+    assert nothing_registered(settings)
+
+
+def test_quantized_weights_and_blocks_that_are_not_there_are_refused(loopback, settings, weights):
+    tensors = {key: tensor.to(torch.int8) for key, tensor in predictor().state_dict().items()}
+    quantized = {**weights, WEIGHTS: safetensors.torch.save(tensors)}
+    deep = {**weights, CONFIG: weights[CONFIG].replace(b'"n_layers": 1', b'"n_layers": 65536')}
+    for files, message in ((quantized, "type I8"), (deep, "1 blocks, expected 65536")):
+        loopback.commit(MODEL, files)
+        with pytest.raises(BadConfig, match=message):
+            mirrored(settings, SOURCE)
     assert nothing_registered(settings)
 
 

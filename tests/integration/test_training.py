@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
+from jobs import __main__ as jobs_main
 from jobs.training import evaluate, planning, train
 from jobs.training.references import References
-from registry.errors import BadConfig, BadInput, Conflict, NotFound
+from registry import terminal
+from registry.errors import BadConfig, BadInput, BadParameter, Conflict, NotFound
 from registry.files import locked
 from registry.settings import CHECKOUT, Settings
 from registry.versions.manifest import MANIFEST_TAG
@@ -90,9 +92,38 @@ def test_fine_tuning_starts_from_a_verified_version_and_says_from_which(
     assert facts["weight_revision"] == start.tags[MANIFEST_TAG]
     assert tags["pretrained_until"] == "2024-06-30"
     assert tags["leakage"] == "pretrained until 2024-06-30; reported are sessions after 2010-12-31"
-    assert run_of(settings, tuned).params["start_from"] == "kronos/1"
+    params = run_of(settings, tuned).params
+    assert (params["start_from"], params["kind"]) == ("kronos/1", "fine_tuning")
+    assert (params["predictor.d_model"], params["tokenizer.s1_bits"]) == ("16", "4")
+    assert "width" not in params
     evaluation = evaluate.evaluate(settings, [f"kronos/{tuned.version}"], SHORT, reference)
     assert evaluation.versions[0].leakage == tags["leakage"]
+
+
+def test_pretraining_on_the_report_period_is_said_aloud(
+    settings: Settings,
+    versions: Mapping[str, Version],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Any,
+) -> None:
+    """On stderr, in the result, and in the first line of the version's description."""
+    Store(settings).set_tag("kronos", versions["kronos"].version, "pretrained_until", "2024-06-30")
+    options = [word for key, value in SHORT.items() for word in (f"--{key}", str(value))]
+    command = ["jobs", "train", "kronos", "--tiny", "--start_from", "kronos/1", "--reuse"]
+    monkeypatch.setenv("KRONOS_VAR_DIR", str(settings.var_dir))
+    monkeypatch.setattr(sys, "argv", [*command, *options])
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        terminal.run(jobs_main.app)
+    out, err = capsys.readouterr()
+    assert not ended.value.code, err
+    leakage = "pretrained until 2024-06-30; reported are sessions after 2010-12-31"
+    assert f"warning: leakage: {leakage}\n" in err
+    result = json.loads(out)
+    assert result["leakage"] == leakage
+    version = Store(settings).version("kronos", result["version"])
+    described = Store(settings).client.get_model_version("kronos", str(version.version))
+    assert f"Leakage: {leakage}." in described.description.splitlines()[0]
 
 
 def test_the_recipe_is_that_of_the_version_that_the_start_names_now(
@@ -116,6 +147,12 @@ def test_a_start_that_cannot_be_is_refused_before_anything_is_trained(
     message = r"start_from is models:/ewma/1 of family baselines, expected one of family kronos"
     with pytest.raises(BadConfig, match=message):
         plan(settings, "kronos", start_from="ewma/1")
+    with pytest.raises(BadConfig, match="expected at most 40, the window of models:/kronos/1"):
+        plan(settings, "kronos", start_from="kronos/1", max_context=41)
+    with pytest.raises(BadConfig, match="start_from names a simulator"):
+        plan(settings, "kronos", start_from="kronos_simulated/1")
+    with pytest.raises(BadParameter, match="ewma has no setting start_from"):
+        plan(settings, "ewma", start_from="ewma/1")
     earlier = {"fit_until": "2008-12-31", "choose_until": "2009-12-31"}
     with pytest.raises(BadInput) as caught:  # kronos/1 was chosen on 2010
         plan(settings, "kronos", start_from="kronos/1", **earlier)

@@ -165,6 +165,126 @@ def test_a_missing_an_unknown_and_a_misshapen_weight_are_refused(tmp_path: Path)
         load_predictor(tmp_path)
 
 
+def config_of(folder: Path, **changes: Any) -> None:
+    """Change keys of a folder's config.json."""
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"n_layers": 1 << 16}, "transformer has 3 blocks, expected 65536"),
+        ({"d_model": 1 << 14}, r"has shape \(1024, 32\), config.json says \(1024, 16384\)"),
+        ({"s1_bits": 16}, r"has shape \(1024, 32\), config.json says \(65536, 32\)"),
+    ],
+    ids=str,
+)
+def test_weights_are_compared_with_their_config_before_a_network_is_made(
+    tmp_path: Path, change: dict[str, int], message: str
+) -> None:
+    """A network in memory would draw its first weights."""
+    save_official(pair()[1], tmp_path)
+    config_of(tmp_path, **change)
+    before = torch.get_rng_state()
+    with pytest.raises(BadConfig, match=message) as caught:
+        load_predictor(tmp_path)
+    assert caught.value.code == "PAIRING"
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_blocks_of_a_tokenizer_are_counted_too(tmp_path: Path) -> None:
+    save_official(pair()[0], tmp_path)
+    config_of(tmp_path, n_dec_layers=5)
+    with pytest.raises(BadConfig, match="decoder has 2 blocks, expected 4"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_load_makes_every_tensor_and_draws_no_random_number(tmp_path: Path) -> None:
+    tokenizer, predictor = pair()
+    save_official(tokenizer, tmp_path / "t")
+    save_official(predictor, tmp_path / "p")
+    before = torch.get_rng_state()
+    loaded = (load_tokenizer(tmp_path / "t"), load_predictor(tmp_path / "p"))
+    assert torch.equal(torch.get_rng_state(), before)
+    for module in loaded:
+        tensors = [*module.parameters(), *module.buffers()]
+        assert not any(tensor.is_meta for tensor in tensors)
+        assert all(parameter.requires_grad for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_other_float_weights_are_computed_in_float32(tmp_path: Path, dtype: torch.dtype) -> None:
+    predictor = pair()[1].to(dtype)
+    save_official(predictor, tmp_path)
+    loaded = load_predictor(tmp_path).state_dict()
+    for key, weight in predictor.state_dict().items():
+        assert loaded[key].dtype == torch.float32
+        assert torch.equal(loaded[key], weight.float()), key
+
+
+@pytest.mark.parametrize(
+    ("dtype", "name"),
+    [
+        (torch.int8, "I8"),
+        (torch.bool, "BOOL"),
+        (torch.complex64, "C64"),
+        (torch.float8_e4m3fn, "F8_E4M3"),
+        (torch.int64, "I64"),
+    ],
+    ids=str,
+)
+def test_weights_of_other_types_are_refused(tmp_path: Path, dtype: torch.dtype, name: str) -> None:
+    save_official(pair()[1], tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["head.proj_s1.weight"] = weights["head.proj_s1.weight"].to(dtype)
+    save_file(weights, tmp_path / "model.safetensors")
+    message = f"head.proj_s1.weight has type {name}, expected F32 or F16 or BF16 or F64"
+    with pytest.raises(BadConfig, match=message):
+        load_predictor(tmp_path)
+
+
+def test_a_weight_beyond_float32_is_not_finite(tmp_path: Path) -> None:
+    save_official(pair()[1], tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["norm.weight"] = torch.full_like(weights["norm.weight"], 1e300, dtype=torch.float64)
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(Corrupt, match=r"norm.weight holds a value that is not finite"):
+        load_predictor(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "message"),
+    [
+        (PredictorConfig, {"n_heads": 5}, r"d_model is 256, expected a multiple of 2 \* n_heads"),
+        (TokenizerConfig, {"n_heads": 5}, r"d_model is 256, expected a multiple of 2 \* n_heads"),
+        (PredictorConfig, {"d_model": 12}, "expected a multiple of 2 .* = 8"),  # heads of width 3
+        (PredictorConfig, {"d_model": 6, "n_heads": 3}, "expected a multiple of 4, the heads"),
+        (TokenizerConfig, {"d_in": 7}, "d_in is 7, expected 6, the columns of a bar"),
+        (TokenizerConfig, {"n_dec_layers": 1}, "n_dec_layers is 1, expected 2 or more"),
+        (TokenizerConfig, {"group_size": 3}, "group_size is 3, expected a divisor of the 20 bits"),
+        (TokenizerConfig, {"beta": 10**400}, "beta is 1"),
+    ],
+    ids=str,
+)
+def test_a_shape_that_no_network_can_have_is_refused(
+    tmp_path: Path,
+    kind: type[PredictorConfig | TokenizerConfig],
+    change: dict[str, int],
+    message: str,
+) -> None:
+    kind().write(tmp_path / "config.json")
+    config_of(tmp_path, **change)
+    with pytest.raises(BadConfig, match=f"config.json: .*{message}"):
+        kind.read(tmp_path / "config.json")
+
+
+def test_a_config_that_is_nested_without_end_is_not_json(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    with pytest.raises(BadConfig, match=r"config.json is not JSON"):
+        PredictorConfig.read(tmp_path / "config.json")
+
+
 def test_an_unknown_or_missing_key_of_a_config_is_named(tmp_path: Path) -> None:
     save_official(pair()[1], tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())

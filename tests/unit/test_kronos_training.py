@@ -1,7 +1,6 @@
 """Training of Kronos: windows without the future, losses, refusals, resuming."""
 
-import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +13,19 @@ from watched import Run
 
 from jobs.data import catalog
 from jobs.training import configs, families
+from jobs.tuning import space
 from mlprojects.blocks import loop
-from mlprojects.kronos import model
+from mlprojects.kronos import model, settings
 from mlprojects.kronos import train as training
 from mlprojects.kronos.architecture import Predictor, Tokenizer
-from mlprojects.kronos.folders import load_predictor
-from mlprojects.kronos.settings import Config
+from mlprojects.kronos.folders import load_predictor, save_official
+from mlprojects.kronos.settings import Config, FineTuning, SimulatedConfig
 from mlprojects.kronos.shapes import PredictorConfig, TokenizerConfig
+from mlprojects.kronos.simulated import Simulator
 from mlprojects.kronos.train import Windows
-from registry.errors import BadConfig, BadHistory
+from registry.errors import BadConfig, BadHistory, BadParameter
 from registry.forecast import names
+from registry.forecast.model_folder import read_spec, save_forecaster
 from registry.settings import Settings
 
 
@@ -203,20 +205,14 @@ def test_fine_tuning_keeps_the_tokenizer_and_moves_the_predictor(
     first = training.train(
         history, tiny, name="kronos", seed=1, run=Run(tmp_path / "first")
     ).forecaster
-    first = replace(first, clip=4.0)
-    model.save(first, _made(tmp_path / "version"))
-    (tmp_path / "version" / "spec.json").write_text(json.dumps(first.spec.to_json()))
-    config = replace(tiny, start_from="kronos/1", tokenizer_steps=0)
-    wide = replace(config, max_context=41)
-    with pytest.raises(
-        BadConfig, match="expected at most 40, the window that kronos/1 was trained with"
-    ):
-        training.train(
-            history, wide, name="kronos", seed=1, run=Run(tmp_path / "wide", tmp_path / "version")
-        )
+    save_forecaster(replace(first, clip=4.0), tmp_path / "version")
+    config = fine_tuning(tmp_path / "version", tiny=True, learning_rate=2e-3)
     run = Run(tmp_path / "tuned", start_dir=tmp_path / "version")
     tuned = training.train(history, config, name="kronos", seed=1, run=run)
     assert tuned.forecaster.clip == 4.0  # type: ignore[attr-defined]
+    assert tuned.forecaster.spec == first.spec
+    shape = {"tokenizer.d_model": 16, "predictor.n_layers": 1, "predictor.ffn_dropout_p": 0.1}
+    assert {key: tuned.params[key] for key in shape} == shape
     assert tuned.metrics["choice_nats"] < tuned.metrics["choice_nats_untrained"]
     weights = "model.safetensors"
     tokenizers = (tmp_path / "tuned/tokenizer" / weights, tmp_path / "first/tokenizer" / weights)
@@ -227,9 +223,100 @@ def test_fine_tuning_keeps_the_tokenizer_and_moves_the_predictor(
     assert not torch.equal(*predictors)
 
 
-def _made(folder: Path) -> Path:
-    folder.mkdir()
-    return folder
+def fine_tuning(start_dir: Path, *, tiny: bool = False, **overrides: object) -> FineTuning:
+    """Settings of a fine-tune of the version in `start_dir`, in a shell with KRONOS_MAX_CONTEXT."""
+    config = configs.load_config(
+        families.find("kronos"),
+        {"start_from": "kronos/1"} | overrides,
+        tiny=tiny,
+        defaults={"max_context": 48},
+        start_dir=start_dir,
+    )
+    assert isinstance(config, FineTuning)
+    return config
+
+
+@pytest.fixture(scope="module")
+def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model folder of a mirrored version, with random weights."""
+    folder = tmp_path_factory.mktemp("official")
+    with torch.random.fork_rng():
+        save_official(Predictor(PredictorConfig(d_model=16, n_heads=2)), folder / "p")
+        save_official(Tokenizer(TokenizerConfig(d_model=16, n_heads=2)), folder / "t")
+    kronos = model.from_official(
+        folder / "p", folder / "t", name="kronos", max_context=70, clip=3.0
+    )
+    levels = replace(kronos.spec, levels=(0.1, 0.5, 0.9))
+    save_forecaster(replace(kronos, spec=levels), folder / "version")
+    return folder / "version"
+
+
+@pytest.mark.parametrize("is_tiny", [False, True], ids=["whole", "tiny"])
+def test_a_fine_tune_inherits_what_it_does_not_set(official: Path, is_tiny: bool) -> None:
+    config = fine_tuning(official, tiny=is_tiny)
+    assert (config.max_context, config.horizon, config.clip) == (70, 38, 3.0)
+    assert (config.anchor, config.num_samples, config.levels) == (False, 100, (0.1, 0.5, 0.9))
+    assert config.targets == config.horizon
+    assert (config.steps, config.report_every) == ((6, 40) if is_tiny else (500, 5))
+    assert config.max_steps == config.steps
+
+
+def test_a_fine_tuned_official_version_needs_and_answers_what_its_start_did(
+    history: pd.DataFrame, official: Path, tmp_path: Path
+) -> None:
+    config = fine_tuning(official, tiny=True, steps=2, batch=2)
+    run = Run(tmp_path, start_dir=official)
+    tuned = training.train(history, config, name="kronos", seed=1, run=run)
+    assert tuned.forecaster.spec == read_spec(official)
+
+
+def test_what_a_fine_tune_sets_wins(official: Path) -> None:
+    chosen = {"max_context": "60", "horizon": "5", "clip": "4", "anchor": "true", "levels": "0.5"}
+    config = fine_tuning(official, **chosen)
+    assert (config.max_context, config.horizon, config.clip) == (60, 5, 4.0)
+    assert (config.anchor, config.levels, config.targets) == (True, (0.5,), 16)
+
+
+@pytest.mark.parametrize(
+    "key",
+    sorted({field.name for field in fields(Config)} - {field.name for field in fields(FineTuning)}),
+)
+def test_a_fine_tune_refuses_what_its_start_decides(official: Path, key: str) -> None:
+    message = f"{key} cannot be set with start_from: the version that it names decides that"
+    with pytest.raises(BadConfig, match=message):
+        fine_tuning(official, **{key: "8"})
+
+
+def test_a_misspelt_setting_of_a_fine_tune_is_unknown(official: Path) -> None:
+    with pytest.raises(BadParameter, match="kronos has no setting widht; it has ") as caught:
+        fine_tuning(official, widht="8")
+    assert caught.value.code == "UNKNOWN_PARAM"
+
+
+def test_a_simulator_is_no_start(tmp_path: Path) -> None:
+    simulated = SimulatedConfig(
+        kind="simulated",
+        data="bars",
+        calendar="XNYS",
+        fit_until="2009-12-31",
+        choose_until="2010-12-31",
+    )
+    simulator = Simulator(settings.spec("kronos_simulated", simulated))
+    save_forecaster(simulator, tmp_path / "version")
+    with pytest.raises(BadConfig, match="start_from names a simulator, which has no weights"):
+        fine_tuning(tmp_path / "version")
+
+
+def test_a_study_of_a_fine_tune_searches_no_shape(official: Path) -> None:
+    searched = space.space(families.find("kronos"), fine_tuning(official), ("start_from",))
+    assert set(searched) == {"learning_rate", "batch"}
+
+
+def test_the_two_kinds_of_training_are_not_mixed(tiny: Config, official: Path) -> None:
+    with pytest.raises(BadConfig, match="'kronos/1', which goes with fine_tuning"):
+        replace(tiny, start_from="kronos/1")
+    with pytest.raises(BadConfig, match="kind is fine_tuning, expected start_from"):
+        replace(fine_tuning(official), start_from="")
 
 
 @pytest.mark.parametrize(
@@ -237,7 +324,7 @@ def _made(folder: Path) -> Path:
     [
         ({"max_context": 20}, "max_context is 20, expected 36 or more"),
         ({"targets": 4}, r"targets is 4, expected the horizon \(5\)"),
-        ({"tokenizer_steps": 0}, "there is no tokenizer to start from"),
+        ({"tokenizer_steps": 0}, "tokenizer_steps is 0, expected 1 or more"),
         ({"width": 20}, "width is 20, expected a multiple of 8"),
         ({"batch": 0}, "batch is 0"),
         ({"group_size": 3}, "group_size is 3, expected a divisor of the 8 bits"),
