@@ -5,7 +5,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,8 +19,9 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from registry import terminal
-from registry.errors import BadParameter, Corrupt, NotFound
+from registry import dates, terminal
+from registry.errors import Corrupt, NotFound
+from registry.text import printable
 
 if TYPE_CHECKING:  # importing mlflow and SQLAlchemy takes seconds; --help must be fast
     from registry.hub.mirror import Official
@@ -192,7 +192,7 @@ def history(
     from registry.promotion import audit, moves
     from registry.promotion.opening import open_ledger
 
-    instant = _instant(at) if at else None
+    instant = dates.read_time(at, "--at") if at else None
     broken: Corrupt | None = None
     store = _store()
     with open_ledger(store) as ledger:
@@ -363,7 +363,9 @@ def push(
 
 @app.command(epilog=terminal.EXIT_CODES)
 def ui(
-    port: Annotated[int | None, typer.Option(help="Port. [default: KRONOS_UI_PORT]")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port. [default: KRONOS_UI_PORT]")
+    ] = None,
 ) -> None:
     """Serve the MLflow UI on loopback until interrupted.
 
@@ -456,15 +458,6 @@ def _state(row: Mapping[str, Any]) -> str:
     return "done" if row["moved_at"] else "withdrawn"
 
 
-def _instant(text: str) -> datetime:
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError as error:
-        raise BadParameter(
-            f"--at is {text!r}, expected a time like 2026-11-22T10:00", code="BAD_TIME"
-        ) from error
-
-
 def _flat(facts: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """Pairs of key and value; nested facts get keys like tags.family and metrics.crps."""
     pairs: list[tuple[str, Any]] = []
@@ -480,7 +473,7 @@ def _flat(facts: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def _say(text: str) -> None:
-    Console(stderr=True, highlight=False, soft_wrap=True).print(text, markup=False)
+    Console(stderr=True, highlight=False, soft_wrap=True).print(printable(text), markup=False)
 
 
 @contextmanager
@@ -529,8 +522,8 @@ def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, list | tuple):
-        return ", ".join(map(str, value))
-    return "" if value is None else str(value)
+        return printable(", ".join(map(str, value)))
+    return "" if value is None else printable(str(value))
 
 
 if __name__ == "__main__":

@@ -9,10 +9,13 @@ from typing import Annotated, Any, Protocol, get_type_hints
 import pandas as pd
 from pydantic import Field
 
+from registry.dates import check_date
 from registry.errors import BadConfig, BadParameter
 from registry.forecast import names
 from registry.forecast.forecast import Forecaster
 from registry.forecast.spec import MAX_HORIZON, ModelSpec, check_levels
+
+DATES = ("fit_until", "choose_until", "report_until")
 
 # Types of settings with their bounds; Config refuses values outside them.
 Count = Annotated[int, Field(ge=1)]
@@ -92,19 +95,14 @@ def bounds_of(config_type: type[Config]) -> Mapping[str, Bounds]:
 
 
 def _check_dates(fit_until: str, choose_until: str, report_until: str | None) -> None:
-    """Raise BadConfig unless the dates have no time zone and each is later than the previous."""
-    dates = [fit_until, choose_until]
+    """Raise BadParameter for no ISO date, BadConfig unless each is later than the previous."""
+    until = [fit_until, choose_until]
     if report_until:
-        dates.append(report_until)
-    message = f"fit_until, choose_until and report_until are dates like 2018-12-31, found {dates}"
-    try:
-        stamps = [pd.Timestamp(date) for date in dates]
-    except ValueError as error:
-        raise BadConfig(message) from error
-    if any(pd.isna(stamp) or stamp.tz is not None for stamp in stamps):
-        raise BadConfig(message)
-    if stamps != sorted(set(stamps)):
-        raise BadConfig(f"expected fit_until < choose_until < report_until, found {dates}")
+        until.append(report_until)
+    for key, value in zip(DATES, until, strict=False):
+        check_date(value, key)
+    if until != sorted(set(until)):
+        raise BadConfig(f"expected fit_until < choose_until < report_until, found {until}")
 
 
 @dataclass(frozen=True)

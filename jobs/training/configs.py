@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from datetime import date
 from typing import Any
 
 import yaml
@@ -39,6 +40,9 @@ def load_config(
     types = {field.name: field.type for field in dataclasses.fields(config_type)}
     values |= {key: value for key, value in (defaults or {}).items() if key in types}
     values |= {key: _parse(key, value) for key, value in overrides.items()}
+    for key in training.DATES:  # YAML makes dates of unquoted ones
+        if isinstance(values.get(key), date):
+            values[key] = values[key].isoformat()
     unknown = sorted(set(values) - set(types))
     if unknown:
         raise BadParameter(
@@ -94,10 +98,12 @@ def _validated(
 def _parse(key: str, value: Any) -> Any:
     if not isinstance(value, str):
         return value
+    if key in training.DATES:
+        return value
     if key == "levels":
         return [part.strip() for part in value.split(",")]
     try:
         parsed = yaml.safe_load(value)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
         raise BadConfig(f"{key} cannot be read: {value[:64]!r}") from error
-    return str(parsed) if hasattr(parsed, "isoformat") else parsed
+    return str(parsed) if isinstance(parsed, date) else parsed

@@ -61,8 +61,7 @@ def plan(
     """Check everything that can be wrong. Raises BadInput, BadConfig or NotFound."""
     model = families.find(name)
     completeness.check(model)
-    if not 0 <= seed <= MAX_SEED:
-        raise BadParameter(f"seed is {seed}, expected 0..{MAX_SEED}", code="BAD_SEED")
+    check_seed(seed)
     config = configs.load_config(model, overrides, tiny=tiny, defaults=_frozen(settings))
     dataset = catalog.find(config.data)
     catalog.check_columns(dataset, model.columns(config), name)
@@ -95,6 +94,12 @@ def plan(
         member_configs,
         leakage(start.version.tags, config) if start else "",
     )
+
+
+def check_seed(seed: int) -> None:
+    """Raise BadParameter (BAD_SEED) for a seed out of range."""
+    if not 0 <= seed <= MAX_SEED:
+        raise BadParameter(f"seed is {str(seed)[:64]}, expected 0..{MAX_SEED}", code="BAD_SEED")
 
 
 def recipe(

@@ -30,6 +30,7 @@ from registry.versions.manifest import MANIFEST_TAG
 from registry.versions.version import Version
 
 _NAME = re.compile(r"[a-z0-9_]{1,64}")
+_NUMBER = re.compile(r"[0-9]{1,9}")  # of a version; databases keep 32 bits
 _REQUIREMENT = re.compile(r"^([A-Za-z0-9_.-]+)==(\S+)")
 DESCRIPTION_LIMIT = 5000  # characters; the size of MLflow's column on PostgreSQL
 BASE_REQUIREMENTS = ("mlflow", "numpy", "pandas", "pyarrow", "exchange_calendars")
@@ -88,7 +89,7 @@ class Store:
         reference = reference.removeprefix("models:/")
         name, _, alias = reference.partition("@")
         name, _, selector = name.partition("/")
-        if selector.isdigit():
+        if _NUMBER.fullmatch(selector):
             return self.version(name, int(selector))
         alias = (alias or selector or "production").lower()
         if alias == "latest":
@@ -99,7 +100,7 @@ class Store:
         number = self.aliases(name).get(alias)
         if number is None:
             raise NotFound(
-                f"{name} has nothing in {alias}; "
+                f"{name} has nothing in {alias[:64]}; "
                 f"promote one: `python -m registry promote {name} VERSION`"
             )
         return self.version(name, number)
