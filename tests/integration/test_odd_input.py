@@ -68,7 +68,9 @@ def command_lines(program: str, verb: str) -> Iterator[list[str]]:
     for odd in ODD:
         for chosen in command.params:
             if not getattr(chosen, "is_flag", False):
-                yield [word for other in command.params for word in given(other, chosen, odd, model)]
+                yield [
+                    word for other in command.params for word in given(other, chosen, odd, model)
+                ]
         yield [model or "ewma", f"--x{odd}"]
     for setting in SETTINGS if verb == "train" else ():
         for odd in ("²", "1" * 5000, "[/red]", "[" * 3000, "2020-02-30", "&a [*a]"):
