@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
@@ -13,6 +14,7 @@ from jobs.data.catalog import Dataset
 from jobs.training.families import TINY, Model
 from registry import training
 from registry.errors import BadConfig, BadParameter
+from registry.training import Range
 
 # Settings for which a data set has defaults or bounds.
 OF_DATASET = ("calendar", "fit_until", "choose_until", "report_until")
@@ -61,6 +63,32 @@ def load_config(
     return _of_dataset(model, config_type, values, dataset)
 
 
+@dataclass(frozen=True)
+class Setting:
+    """One key of a model's config: what a training takes, what tests take, what a study tries."""
+
+    key: str
+    default: Any
+    tiny: Any  # None: as the default
+    searched: Range | tuple[Any, ...] | None
+    meaning: str
+
+
+def settings_of(model: Model) -> list[Setting]:
+    """Every key that can be set, its own before those of all families; `kind` is the model."""
+    config = load_config(model, {})
+    meanings = training.meanings_of(type(config))
+    tiny, searched = model.stored()[TINY], model.searched()
+    shared = {field.name for field in dataclasses.fields(training.Config)}
+    keys = [field.name for field in dataclasses.fields(config) if field.name != "kind"]
+    keys.sort(key=lambda key: key in shared)
+    settings = []
+    for key in keys:
+        default, values = getattr(config, key), searched.get(key)
+        settings.append(Setting(key, default, tiny.get(key), values, meanings[key]))
+    return settings
+
+
 def _of_dataset(
     model: Model, config_type: type[training.Config], values: Mapping[str, Any], dataset: Dataset
 ) -> training.Config:
@@ -99,9 +127,9 @@ def _parse(key: str, value: Any) -> Any:
     if not isinstance(value, str):
         return value
     if key in training.DATES:
-        return value
+        return None if value == "none" else value
     if key == "levels":
-        return [part.strip() for part in value.split(",")]
+        return [part.strip() for part in value.strip("[]").split(",")]
     try:
         parsed = yaml.safe_load(value)
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:

@@ -15,11 +15,33 @@ from registry.training import Count, Range, Space
 class Config(training.Config):
     """Shapes and training of tokenizer and predictor.
 
-    `max_context` is the window in bars. A training window has `context` bars, as many as a forecast
-    uses, and then `targets` bars. Mean and deviation of the context scale the whole window. Only
-    targets are learnt, because later bars affect the scale of a bar in the context. `anchor` and
-    `num_samples` are defaults of the options with these names. `start_from` names a version to
-    fine-tune, such as kronos/3: its shapes and clip are used, and only the predictor is trained.
+    A training window has `context` bars, as many as a forecast uses, and then `targets` bars. Mean
+    and deviation of the context scale the whole window. Only targets are learnt, because later bars
+    affect the scale of a bar in the context.
+
+    start_from: version to fine-tune, such as kronos/3: its shapes and clip are used, and only the
+      predictor is trained.
+    max_context: the window in bars.
+    targets: bars of a training window that are learnt.
+    s1_bits: bits of a bar's first token.
+    s2_bits: bits of a bar's second token.
+    group_size: bits whose entropy is taken together.
+    tokenizer_width: width of the tokenizer's layers.
+    tokenizer_layers: layers of the tokenizer's encoder, and of its decoder.
+    tokenizer_steps: training steps of the tokenizer.
+    tokenizer_rate: its learning rate.
+    width: width of the predictor's layers.
+    layers: its layers.
+    heads: attention heads of both.
+    dropout: share of hidden units left out in a training step.
+    steps: most training steps of the predictor.
+    learning_rate: its learning rate.
+    batch: windows in a training step.
+    check_every: steps between two checks of the choice loss.
+    patience: training stops after this many checks without a lower loss.
+    clip: standard deviations at which the input is clipped.
+    anchor: default of the option anchor.
+    num_samples: default of the option num_samples: paths per series.
     """
 
     kind: Literal["kronos"] = "kronos"

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import click
 import pytest
 import typer
 
@@ -83,7 +82,7 @@ def given(parameter: Any, chosen: Any, odd: str, model: str | None) -> list[str]
     word = odd if parameter is chosen else good
     if word is None:
         return []
-    return [parameter.opts[0], word] if isinstance(parameter, click.Option) else [word]
+    return [parameter.opts[0], word] if parameter.opts[0].startswith("-") else [word]
 
 
 @pytest.fixture(scope="module")
