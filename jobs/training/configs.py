@@ -127,7 +127,7 @@ def _parse(key: str, value: Any) -> Any:
     if not isinstance(value, str):
         return value
     if key in training.DATES:
-        return None if value == "none" else value
+        return None if value in ("none", "null") else value
     if key == "levels":
         return [part.strip() for part in value.strip("[]").split(",")]
     try:

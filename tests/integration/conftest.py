@@ -137,6 +137,11 @@ def log_version(
         )
 
 
+@pytest.fixture(scope="session")
+def log_a_version() -> Callable[..., Version]:
+    return log_version
+
+
 @pytest.fixture(scope="session", params=["sqlite", "postgresql"])
 def backend(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
