@@ -85,7 +85,7 @@ def settings_of(model: Model) -> list[Setting]:
     settings = []
     for key in keys:
         default, values = getattr(config, key), searched.get(key)
-        settings.append(Setting(key, default, tiny.get(key), values, meanings[key]))
+        settings.append(Setting(key, default, tiny.get(key), values, meanings.get(key, "")))
     return settings
 
 
