@@ -1,10 +1,13 @@
-# Two commands do everything on a fresh machine with Python 3.11 and make: `make demo`, `make test`.
+# Two commands do everything on a fresh machine with make and Python 3.11 (or uv): `make demo`, `make test`.
 
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 # The interpreter that makes .venv: never one that lies in it.
 PYTHON ?= $(shell PATH="$$(printf %s "$$PATH" | tr ':' '\n' | grep -vxF '$(BIN)' | paste -sd: -)"; \
   command -v python3.11 2>/dev/null || command -v python3 2>/dev/null)
+IS_311 = '$(PYTHON)' -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2> /dev/null
+# A virtual environment with pip. uv finds or downloads Python 3.11 where PYTHON is another.
+new_venv = if $(IS_311); then '$(PYTHON)' -m venv $(1); else uv venv --quiet --seed --python 3.11 $(1); fi
 # Named after what the lock holds, so that dates of files do not matter.
 READY := $(VENV)/installed-$(shell cksum < requirements.lock | cut -d' ' -f1)
 MODEL ?= nbeats
@@ -40,12 +43,11 @@ help:
 setup: $(READY)
 
 $(READY):
-	@test -n '$(PYTHON)' || { echo 'error: Python 3.11 is needed and no python3 was found; install it or set PYTHON=' >&2; exit 1; }
-	@'$(PYTHON)' -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
-	  || { echo "error: Python 3.11 is needed, $(PYTHON) is $$('$(PYTHON)' --version 2>&1); set PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(IS_311) || command -v uv > /dev/null || { echo "error: Python 3.11 is needed, found $$('$(PYTHON)' --version 2> /dev/null || echo none); \
+	install python3.11 (if it is not on PATH, set PYTHON=/path/to/python3.11), or install uv, which brings it: https://docs.astral.sh/uv" >&2; exit 1; }
 	@echo 'installing requirements.lock into $(VENV) (a few minutes, once)' >&2
 	@rm -rf $(VENV)
-	@'$(PYTHON)' -m venv $(VENV)
+	@$(call new_venv,$(VENV))
 	@$(VENV)/bin/python -m pip install --disable-pip-version-check --progress-bar on -q -r requirements.lock
 	@touch $@
 
@@ -112,7 +114,7 @@ bench: setup
 	@for file in tests/bench/$(or $(ONLY),*).py; do PYTHONPATH=.:tests/reference $(BIN)/python $$file || exit 1; done
 
 lock:
-	@'$(PYTHON)' -m venv var/lock
+	@$(call new_venv,var/lock)
 	@var/lock/bin/python -m pip install --disable-pip-version-check -q -r requirements.in
 	@var/lock/bin/python -m pip freeze | sed -E '/^(nvidia-|cuda-|triton)/d; s/\+[a-z0-9.]+$$//' > requirements.lock
 	@{ printf 'name: kronos-registry\nchannels:\n  - conda-forge\ndependencies:\n  - python=3.11\n  - pip\n  - pip:\n'; \

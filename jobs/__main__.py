@@ -2,9 +2,10 @@
 
 import json
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from jobs import tables
 from jobs.running.progress import bar_per_label, one_bar
@@ -14,6 +15,24 @@ from registry.errors import BadConfig, BadParameter
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
 )
+
+
+class OfModel(TyperCommand):
+    """A command whose first word is a model: `MODEL --help` shows the keys of its config."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.meta["model"] = next((word for word in args if not word.startswith("-")), "")
+        return super().parse_args(ctx, args)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        super().format_help(ctx, formatter)
+        from jobs.training import configs, families
+
+        model = families.all_models().get(ctx.meta["model"])
+        if model is not None:
+            tables.print_settings(model.name, configs.settings_of(model))
+
+
 EXTRA = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
@@ -43,7 +62,7 @@ def compile_data(
     print(json.dumps({key: summary[key] for key in ("skipped", "files", "digests")}))
 
 
-@app.command("train", context_settings=EXTRA, epilog=terminal.EXIT_CODES)
+@app.command("train", cls=OfModel, context_settings=EXTRA, epilog=terminal.EXIT_CODES)
 def train_model(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="A config under mlprojects/*/configs, e.g. nbeats.")],
@@ -59,6 +78,8 @@ def train_model(
 ) -> None:
     """Train, evaluate, log and register a model; every key of its config is an option.
 
+    `python -m jobs train MODEL --help` lists the keys, with defaults and meanings.
+
     Example: python -m jobs train nbeats --horizon 5 --levels 0.05,0.5,0.95 --max_steps 200
     """
     from jobs.training import planning, train
@@ -73,7 +94,7 @@ def train_model(
     print(json.dumps(result.summary()))
 
 
-@app.command("tune", context_settings=EXTRA, epilog=terminal.EXIT_CODES)
+@app.command("tune", cls=OfModel, context_settings=EXTRA, epilog=terminal.EXIT_CODES)
 def tune_model(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="A config under mlprojects/*/configs, e.g. nbeats.")],
@@ -97,9 +118,9 @@ def tune_model(
 ) -> None:
     """Search a model's hyperparameters on its choice period.
 
-    Each config key is an option; setting it excludes it from the search. The same command continues
-    the study after an interruption and joins it while it runs. The last line on stdout is one JSON
-    object; the study's MLflow run holds best.yaml.
+    Each config key is an option; setting it excludes it from the search. `MODEL --help` lists
+    them. The same command continues the study after an interruption and joins it while it runs.
+    The last line on stdout is one JSON object; the study's MLflow run holds best.yaml.
 
     Example: python -m jobs tune nbeats --trials 20 --jobs 2
     """

@@ -38,6 +38,7 @@ def quickstart(
 
     Steps already done with the same data, code and settings are skipped.
     """
+    planning.check_seed(seed)
     start_time = time.monotonic()
     compile_builtin(settings, progress=_prefixed(progress, "compile"))
     store = Store(settings)

@@ -1,10 +1,15 @@
 """Tables that verbs print for people, on stdout."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Column, Table
+
+from jobs.training.configs import Setting
+from registry.text import printable
+from registry.training import Range
 
 # Columns of an evaluation: metric and its format.
 EVALUATION = {
@@ -16,6 +21,40 @@ EVALUATION = {
     "vs naive": ("skill_vs_naive", "{:+.2%}"),
 }
 FORECAST_COLUMNS = ("mean", "q0.05", "q0.5", "q0.95")  # columns of the forecast that are shown
+
+
+def print_settings(model: str, settings: Sequence[Setting]) -> None:
+    """The keys of a model's config, as the last part of a help."""
+    table = Table(
+        Column("key", no_wrap=True),
+        Column("default", overflow="fold"),
+        "tiny",
+        "searched",
+        "meaning",
+        title=f"Settings of {model}: --KEY VALUE",
+        title_justify="left",
+        box=box.SIMPLE,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    for setting in settings:
+        tiny = "" if setting.tiny is None else _value(setting.tiny)
+        searched = "" if setting.searched is None else _searched(setting.searched)
+        table.add_row(setting.key, _value(setting.default), tiny, searched, setting.meaning)
+    Console(highlight=False, markup=False).print(table)
+
+
+def _value(value: Any) -> str:
+    """A value as it is written after its key: as YAML."""
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_value, value))}]"
+    return {"None": "none", "True": "true", "False": "false"}.get(str(value), str(value))
+
+
+def _searched(values: Range | tuple[Any, ...]) -> str:
+    if isinstance(values, tuple):
+        return ", ".join(map(_value, values))
+    return f"{values.low:g} to {values.high:g}{', log' if values.log else ''}"
 
 
 def print_quickstart(result: dict[str, Any]) -> None:
@@ -68,7 +107,7 @@ def print_evaluation(result: dict[str, Any]) -> None:
     stdout.print(table)
     for version in result["versions"]:
         for line in _remarks(version):
-            stdout.print(line)
+            stdout.print(printable(line), markup=False)
     if result["refused"]["left_out"]:
         stdout.print(_left_out(result["refused"]))
 

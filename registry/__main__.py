@@ -5,7 +5,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,8 +19,9 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from registry import terminal
-from registry.errors import BadParameter, Corrupt, NotFound
+from registry import dates, terminal
+from registry.errors import Corrupt, NotFound
+from registry.text import printable
 
 if TYPE_CHECKING:  # importing mlflow and SQLAlchemy takes seconds; --help must be fast
     from registry.hub.mirror import Official
@@ -99,21 +99,25 @@ def compare(
     ],
     as_json: Json = False,
 ) -> None:
-    """Compare versions by the metrics of their runs, sorted by data set, best CRPS first.
+    """Compare versions by the metrics of their runs, best CRPS first among the same rows.
+
+    Versions that were scored on the same rows are one group, in which they are ranked.
 
     Example: python -m registry compare nbeats fhs
     """
-    from registry.hub.push import scored_rows
+    from registry.versions import scored
 
     store = _store()
-    rows, scored = [], []
+    rows: list[dict[str, Any]] = []
     for version in _versions(store, references):
         metrics = {key: store.metrics(version).get(key) for key in COMPARED}
-        rows.append(_row(version) | {"data": version.tags.get("data")} | metrics)
-        if any(value is not None for value in metrics.values()):
-            scored.append(scored_rows(store, version))
-    rows.sort(key=lambda row: (row["data"] is None, row["data"], row["crps"] is None, row["crps"]))
-    _warn_unless_comparable(scored)
+        scores = scored.of_training(store, version)
+        row = _row(version) | {"data": version.tags.get("data")} | metrics
+        rows.append(row | {"scored_on": dict(scores.rows) if scores else None})
+    rows = _ranked(rows)
+    _say_groups({row["group"]: row["scored_on"] for row in rows if row["group"]})
+    if not as_json:
+        rows = [{key: row[key] for key in row if key != "scored_on"} for row in rows]
     _emit(rows, as_json)
 
 
@@ -139,13 +143,16 @@ def promote(
     from registry.promotion.opening import open_ledger
 
     store = _store()
-    number = store.resolve(f"{model}/{version}").version
+    newcomer = store.resolve(f"{model}/{version}")
+    number = newcomer.version
     stage = stage.capitalize()
     with open_ledger(store) as ledger:
+        judgement = _standing(store, newcomer, stage)
         if dry_run:
             decision = moves.plan(store, ledger, model, number, stage)
             if decision:
-                plan = {"changes": True, **asdict(decision)}
+                plan = {"changes": True, "standing": judgement, **asdict(decision)}
+                _say(judgement)
                 sentence = f"{model} version {number} would go to {stage}"
             else:
                 plan = {"changes": False}
@@ -156,9 +163,12 @@ def promote(
         record = moves.promote(store, ledger, model, number, stage, who=user(), why=why)
         changed = record.sequence not in before
         sentence = f"{model} version {number} is in {stage}"
-        if not changed:
+        if changed:
+            _say(judgement)
+        else:
             sentence += " already: nothing was changed"
-        _emit_one({"changed": changed, **record.to_json()}, sentence, as_json)
+        facts = {"changed": changed, "standing": judgement, **record.to_json()}
+        _emit_one(facts, sentence, as_json)
 
 
 @app.command(epilog=terminal.EXIT_CODES)
@@ -199,7 +209,7 @@ def history(
     from registry.promotion import audit, moves
     from registry.promotion.opening import open_ledger
 
-    instant = _instant(at) if at else None
+    instant = dates.read_time(at, "--at") if at else None
     broken: Corrupt | None = None
     store = _store()
     with open_ledger(store) as ledger:
@@ -367,7 +377,9 @@ def push(
 
 @app.command(epilog=terminal.EXIT_CODES)
 def ui(
-    port: Annotated[int | None, typer.Option(help="Port. [default: KRONOS_UI_PORT]")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port. [default: KRONOS_UI_PORT]")
+    ] = None,
 ) -> None:
     """Serve the MLflow UI on loopback until interrupted.
 
@@ -416,6 +428,17 @@ def _store() -> "Store":
     from registry.versions.store import Store
 
     return Store(Settings())
+
+
+def _standing(store: "Store", newcomer: "Version", stage: str) -> str:
+    """How a version stands against the one in Production; empty if it is archived."""
+    from registry.promotion.standing import standing
+
+    number = store.aliases(newcomer.name).get("production")
+    if stage == "Archived" or number == newcomer.version:
+        return ""
+    incumbent = store.version(newcomer.name, number) if number is not None else None
+    return standing(store, newcomer, incumbent)
 
 
 def _versions(store: "Store", references: Sequence[str]) -> list["Version"]:
@@ -484,35 +507,48 @@ def _provenance(store: "Store", version: "Version") -> dict[str, str]:
     return {key: value for key, value in facts.items() if key not in version.tags}
 
 
-def _warn_unless_comparable(scored: Sequence[Mapping[str, str]]) -> None:
-    """Warn if the known facts about the scored rows differ between versions."""
-    values: dict[str, set[str]] = {}
-    for facts in scored:
-        for key, value in facts.items():
-            values.setdefault(key, set()).add(value)
-    differing = [key for key in values if len(values[key]) > 1]
-    if differing:
-        _say(
-            "warning: these versions were scored on different rows "
-            f"({', '.join(differing)} differ), so their numbers cannot be compared, "
-            "only skill_vs_fhs within one data set; "
-            "`python -m jobs evaluate` scores on equal rows"
-        )
+def _ranked(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows by group and CRPS, numbered; those without scores come last, without a group.
+
+    A group was scored on the same rows. There is no rank where nothing is known of these.
+    """
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for row in sorted(rows, key=lambda row: (row["scored_on"] is None, row["crps"] or 0.0)):
+        groups.setdefault(json.dumps(row["scored_on"], sort_keys=True), []).append(row)
+    ranked = []
+    for number, key in enumerate(sorted(groups, key=_group_order), start=1):
+        for rank, row in enumerate(groups[key], start=1):
+            group = None if key == "null" else number
+            place = {"group": group, "rank": None if key in ("null", "{}") else rank}
+            ranked.append(place | dict(row))
+    return ranked
+
+
+def _group_order(key: str) -> tuple[bool, bool, str, str]:
+    """By data set; unknown rows later, versions without scores last."""
+    scored_on = json.loads(key)
+    return scored_on is None, not scored_on, (scored_on or {}).get("data", "~"), key
+
+
+def _say_groups(groups: Mapping[int, Mapping[str, str]]) -> None:
+    """Say which rows each group was scored on, if there are several."""
+    from registry.versions import scored
+
+    if len(groups) < 2:
+        return
+    for number, scored_on in groups.items():
+        _say(f"group {number}: {scored.described(scored_on) or 'unknown rows'}")
+    facts = ", ".join(scored.differing(groups.values()))
+    _say(
+        f"the groups were scored on different rows ({facts} differ): compare within a group only; "
+        "`python -m jobs evaluate` scores on equal rows"
+    )
 
 
 def _state(row: Mapping[str, Any]) -> str:
     if row["completed_at"] is None:
         return "unfinished"
     return "done" if row["moved_at"] else "withdrawn"
-
-
-def _instant(text: str) -> datetime:
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError as error:
-        raise BadParameter(
-            f"--at is {text!r}, expected a time like 2026-11-22T10:00", code="BAD_TIME"
-        ) from error
 
 
 def _flat(facts: Mapping[str, Any]) -> list[tuple[str, Any]]:
@@ -530,7 +566,9 @@ def _flat(facts: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def _say(text: str) -> None:
-    Console(stderr=True, highlight=False, soft_wrap=True).print(text, markup=False)
+    if not text:
+        return
+    Console(stderr=True, highlight=False, soft_wrap=True).print(printable(text), markup=False)
 
 
 @contextmanager
@@ -579,8 +617,8 @@ def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, list | tuple):
-        return ", ".join(map(str, value))
-    return "" if value is None else str(value)
+        return printable(", ".join(map(str, value)))
+    return "" if value is None else printable(str(value))
 
 
 if __name__ == "__main__":

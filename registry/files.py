@@ -22,6 +22,9 @@ from registry.processes import lives, marked, this_process
 Writer = Callable[[Path], object]  # writes the whole file to the given path
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# What the user of a path can mend, beside a full disk.
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
+            errno.ENAMETOOLONG, errno.ELOOP, errno.EIO}  # fmt: skip
 
 
 def write_together(writers: Mapping[Path, Writer]) -> None:
@@ -43,7 +46,7 @@ def write_together(writers: Mapping[Path, Writer]) -> None:
                 temporary.replace(path)
                 _sync(path.parent)
     except OSError as error:
-        raise _explain(error, path) from error
+        raise explained(error, path) from error
     finally:
         for temporary in temporaries.values():
             with suppress(OSError):
@@ -134,7 +137,13 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _explain(error: OSError, path: Path) -> KronosError:
+def of_the_disk(error: OSError) -> bool:
+    """Whether a full disk, or a path that cannot be used, is the reason."""
+    return error.errno in _FULL or (error.errno in _REFUSED and error.filename is not None)
+
+
+def explained(error: OSError, path: Path) -> KronosError:
+    """The error of writing to a path, for people: code NO_SPACE or NOT_WRITABLE."""
     if error.errno in _FULL:
         return KronosError(
             f"no space left for {path}; every file is whole, as it was before or new",

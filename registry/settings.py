@@ -22,6 +22,24 @@ def _device(name: str) -> str:
     return name
 
 
+def _folder(path: Path) -> Path:
+    """Check that the path is, or can become, a folder whose files MLflow finds."""
+    existing = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if not existing.is_dir():
+        raise PydanticCustomError("folder", "Input should be a folder, and a file has this path")
+    if re.search("%[0-9a-fA-F]{2}", str(path.absolute())):
+        raise PydanticCustomError(
+            "folder", "Input should be a folder without % codes like %25, which MLflow would decode"
+        )
+    return path
+
+
+def sqlite_uri(path: Path) -> str:
+    """SQLAlchemy's URI of a database file; in it, `?` ends a path and `%` begins a code."""
+    quoted = str(path.resolve()).replace("%", "%25").replace("?", "%3F")
+    return f"sqlite:///{quoted}"
+
+
 class Settings(BaseSettings):
     """Frozen settings; a main reads them once and passes them down."""
 
@@ -29,8 +47,9 @@ class Settings(BaseSettings):
         env_prefix="KRONOS_", env_file=CHECKOUT / ".env", frozen=True, extra="ignore"
     )
 
-    var_dir: Path = Field(
+    var_dir: Annotated[Path, AfterValidator(_folder)] = Field(
         default=CHECKOUT / "var",
+        validate_default=True,
         description="Databases, artifacts, processed data, logs and state.",
     )
     tracking_uri: str = Field(
@@ -103,11 +122,11 @@ class Settings(BaseSettings):
         defaults = {MLFLOW_DEFAULT_URI, f"sqlite:///{CHECKOUT / 'mlflow.db'}"}
         if mlflow_uri and mlflow_uri not in defaults:
             return mlflow_uri
-        return f"sqlite:///{self.var_dir.resolve() / 'mlflow.db'}"
+        return sqlite_uri(self.var_dir / "mlflow.db")
 
     @property
     def ledger(self) -> str:
-        return self.ledger_uri or f"sqlite:///{self.var_dir.resolve() / 'ledger.db'}"
+        return self.ledger_uri or sqlite_uri(self.var_dir / "ledger.db")
 
     @property
     def artifacts(self) -> str:

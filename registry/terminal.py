@@ -1,15 +1,19 @@
 """Output of our command lines: results on stdout, messages on stderr, one line for an error."""
 
+import io
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from pathlib import Path
 
 from pydantic import ValidationError
 
-from registry import interrupts
-from registry.errors import BadConfig, BadInput, KronosError, NotFound
+from registry import files, interrupts
+from registry.errors import BadConfig, BadInput, BadParameter, KronosError, NotFound
+from registry.text import is_text, printable
 
 EXIT_CODES = (
     "Exit codes: 0 done, 1 failed, 2 wrong usage or input, "
@@ -17,6 +21,10 @@ EXIT_CODES = (
 )
 _PROJECT_RUN = "MLFLOW_RUN_ID"  # set by `mlflow run`
 _ERROR_TAG = "kronos.error"  # tracking.ERROR_TAG; importing MLflow takes seconds
+_PREFIXES = ("KRONOS_", "MLFLOW_", "HF_")  # of the environment variables that programs read
+_OF_SQLITE = re.compile(r"\(sqlite3\.OperationalError\) ([^\[(]+)")
+_FULL = ("database or disk is full", "disk I/O error")  # the second: beyond a limit of a file
+_LONGEST = 2000  # characters of an error line
 
 
 def exit_code(error: KronosError) -> int:
@@ -32,6 +40,7 @@ def run(
     A program that got a signal never ends with 0, whatever a library made of the signal.
     """
     project_run = os.environ.get(_PROJECT_RUN, "")
+    _escape_unknown_characters()
     with interrupts.raised():
         try:
             code = _called(main, on_error)
@@ -51,6 +60,7 @@ def _called(
 ) -> int | str | None:
     """The exit code of an app, which ends by SystemExit."""
     try:
+        _check_text()
         main()
     except SystemExit as ended:
         return ended.code
@@ -64,9 +74,34 @@ def _called(
         if error is None:
             raise
         on_error(error)
-        print(f"error: {error.code}: {error.message}", file=sys.stderr)
+        print(_line(error), file=sys.stderr)
         return exit_code(error)
     return 0
+
+
+def _line(error: KronosError) -> str:
+    text = printable(f"error: {error.code}: {error.message}")
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
+
+
+def _escape_unknown_characters() -> None:
+    """Print what the terminal's encoding lacks as an escape, not as a UnicodeEncodeError."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _check_text() -> None:
+    """Raise BadParameter for an argument, BadConfig for a setting, whose bytes are not UTF-8.
+
+    Python has surrogates for such bytes, which no database, URL or file of JSON takes.
+    """
+    for number, argument in enumerate(sys.argv[1:], start=1):
+        if not is_text(argument):
+            raise BadParameter(f"argument {number} is not UTF-8 text: {argument[:100]}")
+    for name, value in os.environ.items():
+        if name.startswith(_PREFIXES) and not is_text(value):
+            raise BadConfig(f"{printable(name)} is not UTF-8 text")
 
 
 def _kill_runs(project_run: str) -> None:
@@ -109,7 +144,21 @@ def _translated(error: Exception) -> KronosError | None:
         first = error.errors()[0]
         name = "KRONOS_" + "_".join(str(part) for part in first["loc"]).upper()
         return BadConfig(f"{name}: {first['msg']}; .env.example lists all settings")
-    # The class is not named, because importing MLflow takes seconds.
-    if type(error).__module__.startswith("mlflow."):
-        return KronosError(" ".join(str(error).split())[:500], code="MLFLOW")
-    return None
+    if isinstance(error, OSError) and files.of_the_disk(error):
+        return files.explained(error, Path(error.filename or "a file"))
+    # The classes are not named, because importing MLflow or SQLAlchemy takes seconds.
+    if not type(error).__module__.startswith(("mlflow.", "sqlalchemy.")):
+        return None
+    text = " ".join(str(error).split())
+    reason = _OF_SQLITE.search(text)
+    return _of_database(reason[1].strip()) if reason else KronosError(text[:500], code="MLFLOW")
+
+
+def _of_database(reason: str) -> KronosError:
+    """SQLite's reason, with the file: MLflow's. The ledger names its own."""
+    from registry.settings import Settings
+
+    file = Settings().tracking.removeprefix("sqlite:///")
+    if reason in _FULL:
+        return KronosError(f"no space left for {file}: {reason}; free some", code="NO_SPACE")
+    return KronosError(f"{file} cannot be used: {reason}", code="MLFLOW")

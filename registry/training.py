@@ -1,6 +1,8 @@
 """Interfaces of training: settings, runs, results, families. No version contains this file."""
 
+import inspect
 import operator
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -9,10 +11,14 @@ from typing import Annotated, Any, Protocol, get_type_hints
 import pandas as pd
 from pydantic import Field
 
+from registry.dates import check_date
 from registry.errors import BadConfig, BadParameter
 from registry.forecast import names
 from registry.forecast.forecast import Forecaster
 from registry.forecast.spec import MAX_HORIZON, ModelSpec, check_levels
+
+_MEANING = re.compile(r"^(\w+): (.+(?:\n[ ]+.+)*)", re.MULTILINE)
+DATES = ("fit_until", "choose_until", "report_until")
 
 # Types of settings with their bounds; Config refuses values outside them.
 Count = Annotated[int, Field(ge=1)]
@@ -24,10 +30,16 @@ Rate = Annotated[float, Field(gt=0, lt=1)]
 class Config:
     """Training settings of every family; a family's own Config adds its hyperparameters.
 
-    `data` names a data set, `calendar` is its calendar. Sessions up to `fit_until` fit the model.
-    Those up to `choose_until` choose between models (early stopping, hyperparameters). Later ones
-    up to `report_until` (None: the end of the data) are only for the report, which uses every
-    `report_every`-th of them.
+    In the docstring of a Config, a line `key: meaning` describes each setting; `--help` shows it.
+
+    horizon: sessions ahead.
+    levels: levels of the forecast quantiles.
+    fit_until: last session that fits the model.
+    choose_until: last session that chooses between models (early stopping, hyperparameters).
+    report_until: last session of the report; none: the end of the data.
+    report_every: the report forecasts from every n-th session.
+    data: name of a data set.
+    calendar: the data set's exchange calendar.
     """
 
     horizon: int = 5
@@ -91,20 +103,28 @@ def bounds_of(config_type: type[Config]) -> Mapping[str, Bounds]:
     return bounds
 
 
+def meanings_of(config_type: type[Config]) -> Mapping[str, str]:
+    """Meaning by setting, from the lines `key: meaning` in the docstrings of a Config.
+
+    Lines that go on are indented. A class overrides the lines of its bases.
+    """
+    meanings: dict[str, str] = {}
+    for base in reversed(config_type.__mro__):
+        lines = inspect.cleandoc(vars(base).get("__doc__") or "")
+        for key, meaning in _MEANING.findall(lines):
+            meanings[key] = " ".join(meaning.split())
+    return meanings
+
+
 def _check_dates(fit_until: str, choose_until: str, report_until: str | None) -> None:
-    """Raise BadConfig unless the dates have no time zone and each is later than the previous."""
-    dates = [fit_until, choose_until]
+    """Raise BadParameter for no ISO date, BadConfig unless each is later than the previous."""
+    until = [fit_until, choose_until]
     if report_until:
-        dates.append(report_until)
-    message = f"fit_until, choose_until and report_until are dates like 2018-12-31, found {dates}"
-    try:
-        stamps = [pd.Timestamp(date) for date in dates]
-    except ValueError as error:
-        raise BadConfig(message) from error
-    if any(pd.isna(stamp) or stamp.tz is not None for stamp in stamps):
-        raise BadConfig(message)
-    if stamps != sorted(set(stamps)):
-        raise BadConfig(f"expected fit_until < choose_until < report_until, found {dates}")
+        until.append(report_until)
+    for key, value in zip(DATES, until, strict=False):
+        check_date(value, key)
+    if until != sorted(set(until)):
+        raise BadConfig(f"expected fit_until < choose_until < report_until, found {until}")
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from registry import terminal
+from registry.text import printable
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
@@ -30,7 +32,10 @@ def start(
         str | None, typer.Option(help="Address to listen on. [default: KRONOS_SERVE_HOST]")
     ] = None,
     port: Annotated[
-        int | None, typer.Option(help="Port; 0 takes a free one. [default: KRONOS_SERVE_PORT]")
+        int | None,
+        typer.Option(
+            min=0, max=65535, help="Port; 0 takes a free one. [default: KRONOS_SERVE_PORT]"
+        ),
     ] = None,
 ) -> None:
     """Verify the version in Production and serve it until interrupted.
@@ -48,7 +53,7 @@ def start(
 
     stderr = Console(stderr=True, highlight=False)
     settings = Settings()
-    with stderr.status(f"verifying {model}"):
+    with stderr.status(escape(printable(f"verifying {model}"))):
         store = Store(settings)
         with open_ledger(store) as ledger:
             chosen = choose(store, ledger, model, settings.mode)
@@ -112,7 +117,7 @@ def request(
 
 
 def _warn(stderr: Console, text: str) -> None:
-    stderr.print(f"warning: {text}", style="bold yellow", markup=False, soft_wrap=True)
+    stderr.print(printable(f"warning: {text}"), style="bold yellow", markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Models and references, scored on the same rows of the report period."""
 
+import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -40,6 +41,13 @@ class Comparison:
     table: pd.DataFrame
     refused: pd.DataFrame
     left_out: int
+
+    @property
+    def rows(self) -> str:
+        """Number and hash of the scored pairs of series and origin, the same for all."""
+        pairs = next(iter(self.models.values())).scores[PAIR].drop_duplicates().sort_values(PAIR)
+        digest = hashlib.sha256(pairs.to_csv(index=False).encode()).hexdigest()
+        return f"{len(pairs)} {digest[:16]}"
 
     def refusals(self) -> dict[str, Any]:
         """How many pairs of series and origin were left out, and why; JSON-ready."""

@@ -2,6 +2,8 @@
 
 import dataclasses
 from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from jobs.data.catalog import Dataset
 from jobs.training.families import TINY, Model
 from registry import training
 from registry.errors import BadConfig, BadParameter
+from registry.training import Range
 
 # Settings for which a data set has defaults or bounds.
 OF_DATASET = ("calendar", "fit_until", "choose_until", "report_until")
@@ -45,6 +48,9 @@ def load_config(
     config_type = model.config_type({**values, **overrides})
     types = _types(model, {**values, **overrides})
     values |= {key: _parse(key, value) for key, value in overrides.items()}
+    for key in training.DATES:  # YAML makes dates of unquoted ones
+        if isinstance(values.get(key), date):
+            values[key] = values[key].isoformat()
     unknown = sorted(set(values) - set(types))
     if unknown:
         raise BadParameter(
@@ -87,6 +93,32 @@ def _inheriting(
     return {**kept, **inherited}
 
 
+@dataclass(frozen=True)
+class Setting:
+    """One key of a model's config: what a training takes, what tests take, what a study tries."""
+
+    key: str
+    default: Any
+    tiny: Any  # None: as the default
+    searched: Range | tuple[Any, ...] | None
+    meaning: str
+
+
+def settings_of(model: Model) -> list[Setting]:
+    """Every key that can be set, its own before those of all families; `kind` is the model."""
+    config = load_config(model, {})
+    meanings = training.meanings_of(type(config))
+    tiny, searched = model.stored()[TINY], model.searched()
+    shared = {field.name for field in dataclasses.fields(training.Config)}
+    keys = [field.name for field in dataclasses.fields(config) if field.name != "kind"]
+    keys.sort(key=lambda key: key in shared)
+    settings = []
+    for key in keys:
+        default, values = getattr(config, key), searched.get(key)
+        settings.append(Setting(key, default, tiny.get(key), values, meanings.get(key, "")))
+    return settings
+
+
 def _of_dataset(
     model: Model, config_type: type[training.Config], values: Mapping[str, Any], dataset: Dataset
 ) -> training.Config:
@@ -124,10 +156,12 @@ def _validated(
 def _parse(key: str, value: Any) -> Any:
     if not isinstance(value, str):
         return value
+    if key in training.DATES:
+        return None if value in ("none", "null") else value
     if key == "levels":
-        return [part.strip() for part in value.split(",")]
+        return [part.strip() for part in value.strip("[]").split(",")]
     try:
         parsed = yaml.safe_load(value)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
         raise BadConfig(f"{key} cannot be read: {value[:64]!r}") from error
-    return str(parsed) if hasattr(parsed, "isoformat") else parsed
+    return str(parsed) if isinstance(parsed, date) else parsed

@@ -23,10 +23,10 @@ from registry.forecast.spec import ModelSpec
 from registry.settings import Settings
 from registry.versions import tracking
 from registry.versions.loaded import LoadedVersion
+from registry.versions.scored import EVALUATIONS
 from registry.versions.store import Store
 from registry.versions.version import Version
 
-EXPERIMENT = "evaluations"
 # Tags that the run of an evaluation takes over from the version.
 CARRIED = ("trained_until", "pretrained_until", "simulated", "synthetic")
 
@@ -141,7 +141,7 @@ def _record(settings: Settings, loaded: LoadedVersion, comparison: Comparison, l
     }
     if leak:
         tags["leakage"] = leak
-    with tracking.start(settings, EXPERIMENT, version.reference, tags=tags) as run:
+    with tracking.start(settings, EVALUATIONS, version.reference, tags=tags) as run:
         run.params(record.params_of(task.config))
         record.log_data(run, task.data, "evaluation")
         record.log_comparison(run, comparison, version.reference, loaded)

@@ -2,9 +2,8 @@
 
 from collections.abc import Mapping
 
-import pandas as pd
-
 from registry import training
+from registry.dates import is_date
 from registry.errors import BadInput
 
 
@@ -14,11 +13,10 @@ def leakage(tags: Mapping[str, str], config: training.Config, *, allowed: bool =
     Raises BadInput (code LEAKAGE) when it was trained on reported sessions, unless `allowed`.
     Pretraining elsewhere is only described, since nobody here can undo it.
     """
-    reported_after = pd.Timestamp(config.choose_until)
     reasons = []
     for key, verb in (("trained_until", "trained"), ("pretrained_until", "pretrained")):
         until = tags.get(key, "none")
-        if until == "none" or pd.to_datetime(until, errors="coerce") <= reported_after:
+        if until == "none" or (is_date(until) and until <= config.choose_until):
             continue
         if key == "trained_until" and not allowed:
             raise BadInput(

@@ -63,8 +63,7 @@ def plan(
     """Check everything that can be wrong. Raises BadInput, BadConfig or NotFound."""
     model = families.find(name)
     completeness.check(model)
-    if not 0 <= seed <= MAX_SEED:
-        raise BadParameter(f"seed is {seed}, expected 0..{MAX_SEED}", code="BAD_SEED")
+    check_seed(seed)
     start = _start(settings, model, overrides)
     config = configs.load_config(
         model,
@@ -105,6 +104,12 @@ def plan(
         member_configs,
         leakage(start.facts, config) if start else "",
     )
+
+
+def check_seed(seed: int) -> None:
+    """Raise BadParameter (BAD_SEED) for a seed out of range."""
+    if not 0 <= seed <= MAX_SEED:
+        raise BadParameter(f"seed is {str(seed)[:64]}, expected 0..{MAX_SEED}", code="BAD_SEED")
 
 
 def recipe(

@@ -22,6 +22,7 @@ from registry.scoring.scores import means, reliability
 from registry.training import Trained
 from registry.versions import describing, tracking
 from registry.versions.manifest import MANIFEST_TAG
+from registry.versions.scored import ROWS_TAG
 from registry.versions.store import Store, example_history
 from registry.versions.tracking import Run
 from registry.versions.version import RECIPE_TAG, Version
@@ -152,6 +153,7 @@ def log_comparison(run: Run, comparison: Comparison, name: str, forecaster: Fore
     scored = comparison.models[name]
     forecasts = scored.forecasts
     run.metrics(comparison.metrics[name])
+    run.tags({ROWS_TAG: comparison.rows})
     for key, by_step in comparison.by_step(name).items():
         run.series(f"{key}_by_step", by_step)
     run.table(comparison.table, "tables/compared")

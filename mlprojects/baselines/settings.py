@@ -17,7 +17,10 @@ TARGETED = 252  # sessions that garch needs for the variance of an unknown serie
 
 @dataclass(frozen=True, kw_only=True)
 class Config(training.Config):
-    """`kind` is the baseline; har does not fit the first `warmup` sessions of a series."""
+    """`kind` is the baseline.
+
+    warmup: first sessions of a series that har does not fit.
+    """
 
     kind: Literal["naive", "ewma", "fhs", "har", "garch", "gjr"]
     warmup: Annotated[int, Field(ge=volatility.WARMUP)] = 252

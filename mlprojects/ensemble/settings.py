@@ -13,9 +13,10 @@ from registry.training import Space
 
 @dataclass(frozen=True, kw_only=True)
 class Config(training.Config):
-    """`members` are <family>/<model>. Each is fitted with its own config.
+    """The average of several models.
 
-    With `tiny_members`, each is fitted with its own tiny config.
+    members: averaged models as <family>/<model>; each is fitted with its own config.
+    tiny_members: fit each with its own tiny config.
     """
 
     kind: Literal["ensemble"] = "ensemble"

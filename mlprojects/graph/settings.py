@@ -18,15 +18,22 @@ Isolated = Literal["refuse", "loop"]
 
 @dataclass(frozen=True, kw_only=True)
 class Config(training.Config):
-    """graph: how neighbours are found.
+    """The network and its training. Series are left out so that part of a universe can be forecast.
 
-    k: neighbours in a correlation graph; embedding: width of the embeddings of a learned graph;
-    isolated: a series without a neighbour is refused ("refuse") or is its own neighbour ("loop").
-    context: sessions in the recurrence; hidden: units of its state.
-
-    The rest is training: each step removes the share `series_dropout` of the series from the graph,
-    so that a part of the universe can be forecast; `batch` origins a step; the choice loss is
-    checked every `check_every` steps; training stops after `patience` checks without a better loss.
+    graph: how neighbours are found: correlation, partial, sector, learned or none.
+    k: neighbours in a correlation graph.
+    embedding: width of the embeddings of a learned graph.
+    isolated: a series without a neighbour is refused (refuse) or its own neighbour (loop).
+    context: sessions in the recurrence.
+    hidden: units of its state.
+    dropout: share of hidden units left out in a training step.
+    series_dropout: share of the series left out of the graph in a training step.
+    max_steps: most training steps.
+    learning_rate: of AdamW.
+    weight_decay: of AdamW.
+    batch: origins in a training step.
+    check_every: steps between two checks of the choice loss.
+    patience: training stops after this many checks without a lower loss.
     """
 
     graph: Kind = "learned"

@@ -22,11 +22,22 @@ TARGETS = 16  # bars
 class Shared(training.Config):
     """What training from scratch and fine-tuning share.
 
-    `max_context` is the window in bars. A training window has `context` bars, as many as a forecast
-    uses, and then `targets` bars. Mean and deviation of the context scale the whole window. Only
-    targets are learnt, because later bars affect the scale of a bar in the context. `anchor` and
-    `num_samples` are defaults of the options with these names. `start_from` names a version to
-    fine-tune, such as kronos/3; the settings are those of FineTuning then.
+    A training window has `context` bars, as many as a forecast uses, and then `targets` bars. Mean
+    and deviation of the context scale the whole window. Only targets are learnt, because later bars
+    affect the scale of a bar in the context.
+
+    start_from: version to fine-tune, such as kronos/3. It decides the shape; window, horizon,
+      levels, clip, anchor and num_samples are its own unless they are set.
+    max_context: the window in bars.
+    targets: bars of a training window that are learnt.
+    steps: most training steps of the predictor.
+    learning_rate: its learning rate; 1e-5 with start_from.
+    batch: windows in a training step; 16 with start_from.
+    check_every: steps between two checks of the choice loss.
+    patience: training stops after this many checks without a lower loss.
+    clip: standard deviations at which the input is clipped.
+    anchor: default of the option anchor.
+    num_samples: default of the option num_samples: paths per series.
     """
 
     start_from: str = ""
@@ -59,7 +70,20 @@ class Shared(training.Config):
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Shared):
-    """Shapes and training of tokenizer and predictor, from scratch."""
+    """Shapes and training of tokenizer and predictor, from scratch.
+
+    s1_bits: bits of a bar's first token.
+    s2_bits: bits of a bar's second token.
+    group_size: bits whose entropy is taken together.
+    tokenizer_width: width of the tokenizer's layers.
+    tokenizer_layers: layers of the tokenizer's encoder, and of its decoder.
+    tokenizer_steps: training steps of the tokenizer.
+    tokenizer_rate: its learning rate.
+    width: width of the predictor's layers.
+    layers: its layers.
+    heads: attention heads of both.
+    dropout: share of hidden units left out in a training step.
+    """
 
     kind: Literal["kronos"] = "kronos"
     s1_bits: Count = 8

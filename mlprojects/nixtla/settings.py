@@ -15,8 +15,10 @@ class Training(training.Config):
     """Settings of every kind of network.
 
     context: sessions in a window.
-    windows_batch_size: windows in a batch; a network of all series takes as many of each series.
+    max_steps: most training steps.
+    learning_rate: of AdamW.
     weight_decay: of AdamW; with 0 it is Adam.
+    windows_batch_size: windows in a batch; a network of all series takes as many of each series.
     val_check_steps: steps between two checks of the loss on the choice period.
     patience: training stops after this many checks without a lower loss.
     """
@@ -49,7 +51,11 @@ class Training(training.Config):
 
 @dataclass(frozen=True, kw_only=True)
 class NBeatsConfig(Training):
-    """width: units per layer; stacks: number of stacks, each with one block."""
+    """A stack has one block.
+
+    width: units per layer.
+    stacks: number of stacks.
+    """
 
     kind: Literal["nbeats"] = "nbeats"
     width: Count = 32
@@ -58,9 +64,11 @@ class NBeatsConfig(Training):
 
 @dataclass(frozen=True, kw_only=True)
 class NHitsConfig(Training):
-    """Block i pools every `pools[i]` sessions to their largest.
+    """The settings of a block have its place in the lists.
 
-    It forecasts one of every `downsample[i]` steps.
+    width: units per layer.
+    pools: a block pools every so many sessions to their largest.
+    downsample: a block forecasts one of every so many steps.
     """
 
     kind: Literal["nhits"] = "nhits"
@@ -86,7 +94,13 @@ class NHitsConfig(Training):
 
 @dataclass(frozen=True, kw_only=True)
 class Transformer(Training):
-    """width: width of a token, a multiple of `heads`; the feed-forward layers are twice as wide."""
+    """The feed-forward layers are twice as wide as a token.
+
+    width: width of a token, a multiple of heads.
+    heads: attention heads.
+    layers: encoder layers.
+    dropout: share of hidden units left out in a training step.
+    """
 
     width: Count = 32
     heads: Count = 4
@@ -101,7 +115,11 @@ class Transformer(Training):
 
 @dataclass(frozen=True, kw_only=True)
 class PatchTSTConfig(Transformer):
-    """A token is a patch of `patch` sessions; a patch begins every `stride` sessions."""
+    """A token is a patch of sessions.
+
+    patch: sessions of a patch.
+    stride: sessions between the beginnings of two patches.
+    """
 
     kind: Literal["patchtst"] = "patchtst"
     patch: Count = 16
@@ -124,9 +142,10 @@ class ITransformerConfig(Transformer):
 
 @dataclass(frozen=True, kw_only=True)
 class StemGNNConfig(Training):
-    """multiplier: the layers in the frequency domain are 4 * context * `multiplier` wide.
+    """A network of all series.
 
-    The library's default is 5.
+    multiplier: layers in the frequency domain are 4 * context * multiplier wide; the library's
+      default is 5.
     """
 
     joint: ClassVar[bool] = True

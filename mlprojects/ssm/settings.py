@@ -19,11 +19,20 @@ SETTLED = 64  # sessions in a state before its forecasts count, in training and 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(training.Config):
-    """context: sessions in the recurrence.
+    """The network and its training.
 
-    width, states (of each channel), layers, start: the network.
-    The rest is training: `batch` windows a step; the choice loss is checked every `check_every`
-    steps; training stops after `patience` checks without a better loss.
+    context: sessions in the recurrence.
+    width: channels of a layer.
+    states: states of each channel.
+    layers: number of S4D layers.
+    start: first values of a layer's modes: lin, inv or real.
+    dropout: share of hidden units left out in a training step.
+    max_steps: most training steps.
+    learning_rate: of AdamW.
+    weight_decay: of AdamW.
+    batch: windows in a training step.
+    check_every: steps between two checks of the choice loss.
+    patience: training stops after this many checks without a lower loss.
     """
 
     context: Annotated[int, Field(ge=SETTLED)] = 512

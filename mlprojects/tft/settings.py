@@ -18,10 +18,20 @@ CONTEXT = 1000  # sessions used, for the slow averages of the state
 
 @dataclass(frozen=True, kw_only=True)
 class Config(training.Config):
-    """context: sessions that the network reads one by one; width: hidden size.
+    """The network and its training.
 
-    inner: size of a number's embedding; heads: attention heads; covariates: counts that a history
-    must have; unknown_share: share of training windows with a hidden sector. The rest is training.
+    context: sessions that the network reads one by one.
+    width: hidden size, a multiple of 8 and of heads.
+    inner: size of a number's embedding, a multiple of 4 below width.
+    heads: attention heads.
+    dropout: share of hidden units left out in a training step.
+    covariates: counts that a history must have.
+    unknown_share: share of training windows with a hidden sector.
+    max_steps: most training steps.
+    learning_rate: of AdamW.
+    batch: windows in a training step.
+    check_every: steps between two checks of the choice loss.
+    patience: training stops after this many checks without a lower loss.
     """
 
     context: Annotated[int, Field(ge=1, le=features.WARMUP)] = 60

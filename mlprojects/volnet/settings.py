@@ -19,7 +19,14 @@ CONTEXT = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class LinearConfig(training.Config):
-    """A network without hidden units. A training step takes `batch` rows, with all their steps."""
+    """A network without hidden units.
+
+    steps: training steps.
+    learning_rate: of AdamW.
+    weight_decay: of AdamW.
+    batch: rows in a training step, with all their steps ahead.
+    check_every: steps between two checks of the choice loss.
+    """
 
     kind: Literal["linear"]
     steps: Count = 600
@@ -39,7 +46,13 @@ class LinearConfig(training.Config):
 
 @dataclass(frozen=True, kw_only=True)
 class MlpConfig(LinearConfig):
-    """`seeds` networks with one hidden layer of `width` units beside the linear part, averaged."""
+    """Networks with one hidden layer beside the linear part, averaged.
+
+    steps: training steps of each network.
+    width: units of the hidden layer.
+    seeds: number of networks.
+    dropout: share of hidden units left out in a training step.
+    """
 
     kind: Literal["mlp"]  # type: ignore[assignment]
     learning_rate: Rate = 0.002
@@ -52,7 +65,16 @@ class MlpConfig(LinearConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class TreesConfig(training.Config):
-    """LightGBM's settings; training stops after `patience` rounds without a lower choice loss."""
+    """LightGBM's settings.
+
+    rounds: most rounds; each adds a tree.
+    learning_rate: share of a tree that is added.
+    leaves: most leaves of a tree.
+    least_rows: fewest training rows in a leaf.
+    share: share of features per tree, and of rows per round.
+    penalty: L2 penalty of the leaves' values.
+    patience: training stops after this many rounds without a lower choice loss.
+    """
 
     kind: Literal["lightgbm"]
     rounds: Count = 400

@@ -7,7 +7,6 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +19,7 @@ from huggingface_hub import metadata_load
 
 from registry import compiled
 from registry.compiled import COMMAND, KEY
+from registry.dates import check_date, is_date
 from registry.errors import BadInput, BadParameter, Corrupt, KronosError, NotFound
 from registry.forecast import names
 from registry.forecast.answer import forecast_of
@@ -120,10 +120,8 @@ class Source:
     pretrained_until: str = ""
 
     def __post_init__(self) -> None:
-        if self.pretrained_until and not _is_date(self.pretrained_until):
-            raise BadParameter(
-                f"--pretrained-until is {self.pretrained_until!r}, expected a date like 2024-06-30"
-            )
+        if self.pretrained_until:
+            check_date(self.pretrained_until, "--pretrained-until")
 
 
 @dataclass(frozen=True)
@@ -371,7 +369,7 @@ def _tags(
         "git_commit": tracking.git_commit(),
         "lock_sha256": sha256(CHECKOUT / "requirements.lock"),
         "code_digest": artifacts.code_digest(CHECKOUT, official.FAMILY),
-        "trained_until": trained_until if _is_date(trained_until) else "none",
+        "trained_until": trained_until if is_date(trained_until) else "none",
         "pretrained_until": pretrained_until,
         "pretrained_until_source": date_source,
         "horizon": str(spec.max_horizon),
@@ -401,7 +399,7 @@ def _pretrained_until(source: Source, official: Official, predictor: Part) -> tu
     if predictor.snapshot.commit in official.PRETRAINED_UNTIL:
         return official.PRETRAINED_UNTIL[predictor.snapshot.commit], "known commit"
     claimed = str(predictor.card.get("pretrained_until"))
-    if _is_date(claimed) or (claimed == "none" and predictor.card.get("library_name") == LIBRARY):
+    if is_date(claimed) or (claimed == "none" and predictor.card.get("library_name") == LIBRARY):
         return claimed, "card"
     return "unknown", "unknown"
 
@@ -411,13 +409,6 @@ def _weights(official: Official, predictor: Part) -> str:
     size = official.size(predictor.path(CONFIG))
     repo_name = predictor.snapshot.repo.lower().rpartition("/")[2]
     return size or repo_name.removeprefix(f"{official.NAME}-")
-
-
-def _is_date(text: str) -> bool:
-    try:
-        return date.fromisoformat(text).isoformat() == text
-    except ValueError:
-        return False
 
 
 def _files(part: Part) -> list[dict[str, Any]]:

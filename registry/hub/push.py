@@ -17,7 +17,9 @@ from registry.forecast.spec import ModelSpec
 from registry.hub.client import CARD, CONFIG, WEIGHTS, Hub, Progress, check_name
 from registry.hub.mirror import LIBRARY, Official
 from registry.settings import Settings
+from registry.versions import scored
 from registry.versions.manifest import MODEL_DIR
+from registry.versions.scored import Scores
 from registry.versions.store import Store
 from registry.versions.version import Version
 
@@ -26,14 +28,6 @@ _FACTS = ("weights", "weight_source", "weight_revision", "tokenizer_source", "to
           "max_context", "clip", "git_commit", "lock_sha256", "code_digest")  # fmt: skip
 _SCORES = ("crps", "pinball", "coverage_", "winkler_", "mae_", "bias", "direction", "rank_ic",
            "skill_", "dm_p_", "bars_corrected")  # fmt: skip
-_SCORED_ROWS = {  # "data" is a tag, the others are parameters of the run
-    "data": "the data set {}",
-    "choose_until": "sessions after {}",
-    "report_until": "up to {}",
-    "report_every": "origins {} session(s) apart",
-    "horizon": "{} session(s) ahead",
-    "levels": "at the levels {}",
-}
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -107,28 +101,10 @@ def push(
     card = tokenizer_card(version, tokenizer_repo, repo)
     tokenizer_revision = send("tokenizer", tokenizer_repo, card)
     tokenizer = f"{tokenizer_repo}@{tokenizer_revision}"
-    metrics = store.metrics(version)
-    rows = scored_rows(store, version) if metrics else {}
-    card = predictor_card(version, spec, metrics, rows, repo, tokenizer)
+    scores = scored.of_training(store, version) or Scores({}, {})
+    card = predictor_card(version, spec, scores.metrics, scores.rows, repo, tokenizer)
     revision = send("predictor", repo, card)
     return Pushed(version, repo, revision, tokenizer_repo, tokenizer_revision)
-
-
-def scored_rows(store: Store, version: Version) -> dict[str, str]:
-    """Data set and settings that define the scored rows; unknown ones are left out.
-
-    They come from the version's tags and its run: its parameters, and tags that the version has in
-    its provenance. A version with metrics has a run.
-    """
-    run = store.client.get_run(version.run_id).data
-    params, tags = run.params, {**run.tags, **version.tags}
-    facts = {}
-    for key in _SCORED_ROWS:
-        facts[key] = params.get(f"used_{key}", params.get(key))  # see tracking.Run.params
-    for key in ("data", "data_digest"):
-        if key in tags:
-            facts[key] = tags[key]
-    return {key: value.strip("'") for key, value in facts.items() if value}
 
 
 # --- cards ------------------------------------------------------------------------------------
@@ -144,7 +120,7 @@ def predictor_card(
 ) -> str:
     """Model card of the weights.
 
-    `rows` comes from `scored_rows`. `tokenizer` is a repository at a commit: ORG/NAME@0a1b...
+    `rows` comes from `scored.rows_of`. `tokenizer` is a repository at a commit: ORG/NAME@0a1b...
     """
     name, _, commit = tokenizer.partition("@")
     scores = []
@@ -201,12 +177,8 @@ or news. Not investment advice.
 
 def _measured(rows: Mapping[str, str]) -> str:
     """A line that describes the scored rows; empty if nothing is known of them."""
-    phrases = []
-    for key, phrase in _SCORED_ROWS.items():
-        if key in rows:
-            value = "the end of the data" if rows[key] == "None" else rows[key]
-            phrases.append(phrase.format(value))
-    return f"\nMeasured on {', '.join(phrases)}." if phrases else ""
+    words = scored.described(rows)
+    return f"\nMeasured on {words}." if words else ""
 
 
 def tokenizer_card(version: Version, repo: str, predictor: str) -> str:

@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from registry.errors import Conflict
 from registry.ledger import database
 from registry.processes import Process, lives, this_process
+from registry.text import printable
 
 TIMEOUT = timedelta(minutes=15)  # a claim held longer by another host counts as abandoned
 
@@ -107,4 +108,4 @@ def user() -> str:
         name = getpass.getuser()
     except (KeyError, OSError):  # in a container the user may have no name
         name = f"uid{os.getuid()}"
-    return f"{name}@{socket.gethostname()}"
+    return f"{printable(name)}@{socket.gethostname()}"

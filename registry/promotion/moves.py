@@ -24,6 +24,7 @@ from registry.promotion.stages import (
     STAGING,
     State,
 )
+from registry.text import is_text
 from registry.versions import describing
 from registry.versions.manifest import MANIFEST_TAG
 from registry.versions.store import Store, check_name, not_ours
@@ -180,9 +181,10 @@ def _check_stage(stage: str) -> None:
 
 def _check_words(who: str, why: str) -> None:
     for key, words in (("who", who), ("why", why)):
-        if len(words) > _MAX_WORDS or "\0" in words:
+        if len(words) > _MAX_WORDS or "\0" in words or not is_text(words):
             raise BadParameter(
-                f"{key} is at most {_MAX_WORDS} characters without NUL, found {len(words)}"
+                f"{key} is UTF-8 text of at most {_MAX_WORDS} characters without NUL, "
+                f"found {len(words)}"
             )
     if not who.strip():
         raise BadParameter("who is empty; a change is signed by user@host")

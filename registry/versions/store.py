@@ -42,6 +42,7 @@ _LONGEST_NAME = 256  # characters; MLflow's limit for names of all programs
 _STAGES = ("production", "staging")  # models:/NAME/Production is a stage in MLflow, too
 _BY_NUMBER = ("name ASC", "version_number ASC")  # registering moves no row to an earlier page
 _LOGGED = f"tags.`{MANIFEST_TAG}` LIKE '%'"  # has the tag
+_NUMBER = re.compile(r"[0-9]{1,9}")  # of a version; databases keep 32 bits
 _REQUIREMENT = re.compile(r"^([A-Za-z0-9_.-]+)==(\S+)")
 DESCRIPTION_LIMIT = 5000  # characters; the size of MLflow's column on PostgreSQL
 BASE_REQUIREMENTS = ("mlflow", "numpy", "pandas", "pyarrow", "exchange_calendars")
@@ -124,7 +125,7 @@ class Store:
         reference = reference.removeprefix("models:/")
         name, _, alias = reference.partition("@")
         name, _, selector = name.partition("/")
-        if selector.isdigit():
+        if _NUMBER.fullmatch(selector):
             return self.version(name, int(selector))
         if (alias or selector).lower() == "latest":
             versions = self.versions(name)
@@ -146,7 +147,7 @@ class Store:
             return number
         others = f"; it has {', '.join(sorted(aliases))}" if aliases else ""
         raise NotFound(
-            f"{name} has nothing in {wanted.lower()}{others}; "
+            f"{name} has nothing in {wanted.lower()[:64]}{others}; "
             f"promote one: `python -m registry promote {name} VERSION`"
         )
 

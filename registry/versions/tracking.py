@@ -22,8 +22,9 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from registry import interrupts
 from registry.errors import Conflict
+from registry.files import temporary_folder
 from registry.processes import this_process
-from registry.settings import CHECKOUT, Settings
+from registry.settings import CHECKOUT, Settings, sqlite_uri
 from registry.versions import descriptions
 
 # With this tag the UI shows runs and metrics first, not the tools for language models.
@@ -75,10 +76,11 @@ def inherited() -> dict[str, str]:
 
 def connect(settings: Settings) -> MlflowClient:
     """Client of the configured tracking store and registry. They become MLflow's defaults here."""
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
     settings.var_dir.mkdir(parents=True, exist_ok=True)
+    _make_database(settings)
     before = {name: os.environ.get(name) for name in _URIS}
     os.environ.update(environment(settings))
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
     mlflow.set_tracking_uri(settings.tracking)
     mlflow.set_registry_uri(settings.tracking)
     # MLflow keeps the URIs in its module. Left in the environment, they would become the defaults
@@ -110,6 +112,19 @@ def clause(key: str, value: str) -> str:
         return f"{key} = '{value}'"
     pattern = _QUOTE.sub("_", value)
     return f"{key} LIKE '{pattern}'"
+
+
+def _make_database(settings: Settings) -> None:
+    """Make the database in var/, whole or not at all: MLflow cannot go on with a half-made one."""
+    path = settings.var_dir.resolve() / "mlflow.db"
+    if settings.tracking != sqlite_uri(path) or (path.exists() and path.stat().st_size):
+        return
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    with temporary_folder(settings.var_dir, path.name) as folder:
+        made = Path(folder).resolve() / path.name
+        SqlAlchemyStore(sqlite_uri(made), settings.artifacts).engine.dispose()
+        made.replace(path)
 
 
 @dataclass(frozen=True)

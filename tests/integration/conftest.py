@@ -60,6 +60,16 @@ def new_registry(compiled: Settings, database: Path) -> Callable[[Path], Setting
     return create
 
 
+@pytest.fixture(scope="module")
+def registered(database: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Settings of a registry on SQLite with the version ewma/1, without any data."""
+    folder = tmp_path_factory.mktemp("registered")
+    shutil.copy(database, folder)
+    settings = Settings(var_dir=folder)
+    log_version(settings, Store(settings), {"crps": 0.005})
+    return settings
+
+
 @dataclass
 class Bench:
     """A backend under test: settings, store, ledger, and a version whose files all models share."""
@@ -129,6 +139,11 @@ def log_version(
         )
 
 
+@pytest.fixture(scope="session")
+def log_a_version() -> Callable[..., Version]:
+    return log_version
+
+
 @pytest.fixture(scope="session", params=["sqlite", "postgresql"])
 def backend(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
@@ -166,7 +181,7 @@ def second(bench: Bench, database: Path, tmp_path: Path) -> Iterator[Bench]:
         yield Bench(settings, store, ledger, template)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def environment_of() -> Callable[[Settings], dict[str, str]]:
     return environment
 

@@ -10,6 +10,8 @@ import pytest
 from registry import __main__ as program
 from registry import terminal
 from registry.versions import tracking
+from registry.versions.manifest import MANIFEST_TAG
+from registry.versions.scored import EVALUATIONS
 
 VERBS = (
     "list",
@@ -109,8 +111,8 @@ def test_compare_puts_versions_side_by_side_and_marks_their_stage(bench, cli, an
     assert rows[0]["skill_vs_fhs"] == 0.02
     code, out, _ = cli("compare", name)
     assert code == 0
-    columns = out.splitlines()[0].split("\t")[:6]
-    assert columns == ["model", "version", "stage", "aliases", "data", "crps"]
+    columns = out.splitlines()[0].split("\t")[:8]
+    assert columns == ["group", "rank", "model", "version", "stage", "aliases", "data", "crps"]
 
 
 SCORED = {
@@ -126,11 +128,13 @@ SCORED = {
 def scored(bench):
     """Register a version with a new run: crps None gives no metrics, `params` override SCORED."""
 
-    def register(name, crps, tags, **params):
+    def register(name, crps, tags, skill=None, **params):
         client = bench.store.client
         with tracking.start(bench.settings, "train", name) as run:
             run.params(SCORED | params)
             run.metrics({"crps": crps} if crps else {"seconds": 1.0})
+            if skill is not None:
+                run.metrics({"skill_vs_fhs": skill})
         if name not in bench.store.names():
             client.create_registered_model(name)
         client.create_model_version(name, bench.template.source, run.run_id, tags=tags)
@@ -138,32 +142,39 @@ def scored(bench):
     return register
 
 
-def test_compare_sorts_by_data_set_and_warns_that_other_rows_give_other_numbers(scored, cli):
+def test_compare_ranks_within_groups_that_were_scored_on_the_same_rows(scored, cli):
     """A worse CRPS can be the better forecast: 20 stocks move more than two indices."""
     scored("of_the_panel", 0.0113, {"data": "panel", "data_digest": "0a"})
     for crps in (0.0065, None, 0.0061):
         scored("of_bars", crps, {"data": "bars", "data_digest": "1b"})
     scored("of_old_days", 0.0050, {})
     code, out, err = cli("compare", "of_the_panel", "of_old_days", "of_bars", "--json")
-    rows = [(row["data"], row["model"], row["crps"]) for row in json.loads(out)]
+    keys = ("group", "rank", "data", "model", "crps")
+    rows = [tuple(row[key] for key in keys) for row in json.loads(out)]
     assert code == 0
     assert rows == [
-        ("bars", "of_bars", 0.0061),
-        ("bars", "of_bars", 0.0065),
-        ("bars", "of_bars", None),
-        ("panel", "of_the_panel", 0.0113),
-        (None, "of_old_days", 0.0050),
+        (1, 1, "bars", "of_bars", 0.0061),
+        (1, 2, "bars", "of_bars", 0.0065),
+        (2, 1, "panel", "of_the_panel", 0.0113),
+        (3, 1, None, "of_old_days", 0.0050),
+        (None, None, "bars", "of_bars", None),
     ]
-    assert err == (
-        "warning: these versions were scored on different rows (data, data_digest differ), "
-        "so their numbers cannot be compared, only skill_vs_fhs within one data set; "
-        "`python -m jobs evaluate` scores on equal rows\n"
+    period = (
+        "sessions after 2019-12-31, up to the end of the data, origins 1 session(s) apart, "
+        "5 session(s) ahead, at the levels 0.1,0.9"
     )
+    assert err.splitlines() == [
+        f"group 1: the data set bars, {period}",
+        f"group 2: the data set panel, {period}",
+        f"group 3: {period}",
+        "the groups were scored on different rows (data, data_digest differ): compare within a "
+        "group only; `python -m jobs evaluate` scores on equal rows",
+    ]
     assert cli("compare", "of_bars")[2] == ""
 
 
 @pytest.mark.parametrize("params", [{"report_every": "5"}, {"levels": "0.05,0.95"}])
-def test_compare_warns_of_another_report_on_the_same_data(scored, cli, params):
+def test_another_report_on_the_same_data_is_a_group_of_its_own(scored, cli, params):
     tags = {"data": "bars", "data_digest": "1b"}
     name = f"report_of_{next(iter(params))}"
     scored(name, 0.0065, tags)
@@ -171,8 +182,71 @@ def test_compare_warns_of_another_report_on_the_same_data(scored, cli, params):
     scored(name, 0.0064, tags, levels="''", used_levels=SCORED["levels"])
     scored(name, None, tags | {"data_digest": "2c"}, **params)  # without scores to compare
     assert cli("compare", name)[2] == ""
-    scored(name, 0.0066, tags, **params)
-    assert f" different rows ({next(iter(params))} differ), " in cli("compare", name)[2]
+    scored(name, 0.0050, tags, **params)
+    _, out, err = cli("compare", name, "--json")
+    assert f" different rows ({next(iter(params))} differ): " in err
+    rows = [row for row in json.loads(out) if row["group"]]
+    ranks = {row["crps"]: row["rank"] for row in rows}
+    assert ranks == {0.0050: 1, 0.0064: 1, 0.0065: 2}
+    assert len({row["group"] for row in rows}) == 2
+
+
+def test_promote_says_how_the_newcomer_stands_against_production_and_fhs(
+    bench, scored, cli, answer
+):
+    name = "newcomers"
+    tags = {"data": "bars", "data_digest": "1b", MANIFEST_TAG: bench.template.tags[MANIFEST_TAG]}
+    scored(name, 0.0064, tags, skill=0.021)
+    scored(name, 0.0060, tags, skill=-0.003)
+    scored(name, 0.0050, tags, report_every="5")
+    scored(name, None, tags)
+    first = "newcomers/1 has CRPS 0.006400, 2.10% better than fhs"
+    assert cli("promote", name, 1)[2] == f"{first}; nothing is in Production to compare it with\n"
+    assert cli("promote", name, 1)[2] == ""
+    second = (
+        "newcomers/2 has CRPS 0.006000, 0.30% worse than fhs; on the same rows newcomers/1 in "
+        "Production has 0.006400, so the newcomer is 6.25% better"
+    )
+    assert cli("promote", name, 2, "--dry-run")[2] == f"{second}\n"
+    assert answer("promote", name, 2)["standing"] == second
+    evaluate = "`python -m jobs evaluate newcomers/{} newcomers/2` scores on equal rows"
+    assert cli("promote", name, 3, "--stage", "Staging")[2] == (
+        "newcomers/3 has CRPS 0.005000; newcomers/2 in Production was scored on other rows "
+        f"(report_every); {evaluate.format(3)}\n"
+    )
+    assert cli("promote", name, 4, "--stage", "Staging")[2] == (
+        f"newcomers/4 was never scored; {evaluate.format(4)}\n"
+    )
+    for number, crps in ((2, 0.0040), (3, 0.0041)):
+        evaluation(bench, name, number, crps)
+    assert answer("promote", name, 3)["standing"] == (
+        "newcomers/3 has CRPS 0.004100; on the same rows newcomers/2 in Production has 0.004000, "
+        "so the newcomer is 2.50% worse"
+    )
+
+
+def evaluation(bench, name, number, crps):
+    """The run of an evaluation of a version."""
+    version = bench.store.version(name, number)
+    tags = {"model": name, "version": str(number), "source_run": version.run_id, "data": "panel"}
+    with tracking.start(bench.settings, EVALUATIONS, version.reference, tags=tags) as run:
+        run.params(SCORED)
+        run.metrics({"crps": crps})
+
+
+def test_words_of_users_are_escaped_where_they_are_printed(bench, cli, answer):
+    name = bench.model(1)
+    why = "line\nfeed\t\x1b[31mred\u202e"
+    promoted = answer("promote", name, 1, "--why", why)
+    bench.store.set_tag(name, 1, "note", why)
+    escaped = "line\\nfeed\\t\\x1b[31mred\\u202e"
+    for verb, reference in (("history", name), ("show", f"{name}/1")):
+        code, out, _ = cli(verb, reference)
+        assert code == 0
+        assert escaped in out
+        assert "\x1b" not in out
+    assert promoted["why"] == why
+    assert answer("history", name)[0]["why"] == why  # in JSON as it was written
 
 
 def test_history_answers_what_was_in_production_then(bench, cli, answer):
