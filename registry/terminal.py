@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -10,6 +11,7 @@ from pydantic import ValidationError
 
 from registry import interrupts
 from registry.errors import BadConfig, BadInput, KronosError, NotFound
+from registry.masking import masked
 
 EXIT_CODES = (
     "Exit codes: 0 done, 1 failed, 2 wrong usage or input, "
@@ -61,9 +63,11 @@ def _called(
             return 1
         error = _translated(raised)
         if error is None:
-            raise
-        on_error(error)
-        print(f"error: {error.code}: {error.message}", file=sys.stderr)
+            print(masked(traceback.format_exc()), end="", file=sys.stderr)
+            return 1
+        print(f"error: {error.code}: {masked(error.message)}", file=sys.stderr)
+        with suppress(Exception):  # the error is told; MLflow may be what failed
+            on_error(error)
         return exit_code(error)
     return 0
 
@@ -84,8 +88,8 @@ def _kill_runs(project_run: str) -> None:
 
 
 def tag_run(error: KronosError) -> None:
-    """Under `mlflow run`, write the error to its run as a tag."""
-    if os.environ.get(_PROJECT_RUN):
+    """Under `mlflow run`, write the error to its run as a tag, if MLflow can be reached."""
+    if os.environ.get(_PROJECT_RUN) and error.code != "TRACKING_UNAVAILABLE":
         from registry.settings import Settings
         from registry.versions import tracking
 

@@ -88,6 +88,7 @@ def _changed_at(folder: Path) -> datetime:
 def _locks(settings: Settings) -> Iterator[_Litter]:
     """Files of locks that nobody holds: their holder removes them, unless it is killed."""
     paths = [
+        *settings.var_dir.glob("*.lock"),  # of a database that was made
         *checkpoint_dir(settings, "").glob("*.lock"),
         *settings.var_dir.glob("hub/**/*.lock"),
         *settings.var_dir.glob("tuning/**/lock"),

@@ -25,6 +25,7 @@ from registry.forecast.spec import ModelSpec
 from registry.processes import this_process
 from registry.settings import CHECKOUT, Settings
 from registry.versions import artifacts, manifest, registration, signature, tracking
+from registry.versions.connection import connect
 from registry.versions.loaded import LoadedVersion
 from registry.versions.manifest import MANIFEST_TAG
 from registry.versions.version import Version
@@ -40,7 +41,7 @@ class Store:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.client: MlflowClient = tracking.connect(settings)
+        self.client: MlflowClient = connect(settings)
 
     # --- find -----------------------------------------------------------------------------
 

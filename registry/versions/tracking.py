@@ -2,10 +2,8 @@
 
 import hashlib
 import json
-import logging
 import os
 import subprocess
-import sys
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,72 +15,22 @@ import mlflow
 import pandas as pd
 from mlflow.entities import LifecycleStage, Metric, ViewType
 from mlflow.tracking import MlflowClient
+from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from registry import interrupts
 from registry.errors import Conflict
+from registry.masking import masked
 from registry.processes import this_process
 from registry.settings import CHECKOUT, Settings
+from registry.versions.connection import DATABASES, connect
 
 # With this tag the UI shows runs and metrics first, not the tools for language models.
 _TRAINING = {"mlflow.experimentKind": "custom_model_development"}
 ERROR_TAG = "kronos.error"
 PROCESS_TAG = "kronos.process"  # of runs and logged models: the mark of the process that made them
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
-_URIS = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
 _ATTACHED = "MLFLOW_RUN_ID"
-_SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # the Hub's token and its older name
-_DATABASES = ("sqlite:", "postgresql", "mysql", "mssql")
-
-
-def environment(settings: Settings) -> dict[str, str]:
-    """Variables for all our processes and for the MLflow programs that we start."""
-    return {
-        "MLFLOW_TRACKING_URI": settings.tracking,
-        "MLFLOW_REGISTRY_URI": settings.tracking,
-        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-        "MLFLOW_LOGGING_LEVEL": "WARNING",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        # MLflow's database store (3.17) reads it: the folder for the Default experiment of a new
-        # database, instead of ./mlruns.
-        "_MLFLOW_SERVER_ARTIFACT_ROOT": settings.artifacts,
-        # A version reads it when it is loaded, in any process. The setting may come from .env.
-        "KRONOS_DEVICE": settings.device,
-    }
-
-
-def process_environment(settings: Settings) -> dict[str, str]:
-    """Environment of a program that we start, with our stores.
-
-    The programs of the running interpreter come first on PATH, because `mlflow models serve` starts
-    `uvicorn` by name. No bytecode is written into a version's folder.
-    """
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    return {**inherited(), **environment(settings), "PATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
-
-
-def inherited() -> dict[str, str]:
-    """This process's environment without the Hub's token, for processes with a version's code."""
-    return {name: value for name, value in os.environ.items() if name not in _SECRETS}
-
-
-def connect(settings: Settings) -> MlflowClient:
-    """Client of the configured tracking store and registry. They become MLflow's defaults here."""
-    settings.var_dir.mkdir(parents=True, exist_ok=True)
-    before = {name: os.environ.get(name) for name in _URIS}
-    os.environ.update(environment(settings))
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    mlflow.set_tracking_uri(settings.tracking)
-    mlflow.set_registry_uri(settings.tracking)
-    # MLflow keeps the URIs in its module. Left in the environment, they would become the defaults
-    # of the next Settings.
-    for name, value in before.items():
-        os.environ.pop(name)
-        if value is not None:
-            os.environ[name] = value
-    return MlflowClient()
 
 
 @dataclass(frozen=True)
@@ -101,10 +49,11 @@ class Run:
         """
         logged = self.client.get_run(self.run_id).data.params
         for key, value in values.items():
+            text = masked(str(value))
             if key not in logged:
-                self.client.log_param(self.run_id, key, value)
-            elif logged[key].strip("'") != str(value):  # MLflow quotes values for the shell
-                self.client.log_param(self.run_id, f"used_{key}", value)
+                self.client.log_param(self.run_id, key, text)
+            elif logged[key].strip("'") != text:  # MLflow quotes values for the shell
+                self.client.log_param(self.run_id, f"used_{key}", text)
 
     @interrupts.deferred()
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
@@ -123,7 +72,7 @@ class Run:
     @interrupts.deferred()
     def tags(self, values: Mapping[str, str]) -> None:
         for key, value in values.items():
-            self.client.set_tag(self.run_id, key, value)
+            self.client.set_tag(self.run_id, key, masked(value))
 
     @interrupts.deferred()
     def figure(self, figure: Any, path: str) -> None:
@@ -205,10 +154,18 @@ def _open(settings: Settings, experiment: str, name: str, nested: bool, again: s
         active = mlflow.start_run(run_id=again)
     elif attached is None or nested:
         identity = _experiment(settings, client, experiment)
-        active = mlflow.start_run(experiment_id=identity, run_name=name, nested=nested)
+        active = mlflow.start_run(
+            experiment_id=identity, run_name=name, nested=nested, tags=_context()
+        )
     else:
         active = mlflow.start_run(run_id=attached)
     return Run(active.info.run_id, client)
+
+
+def _context() -> dict[str, str]:
+    """MLflow's own tags of a new run. The address of the git remote may hold a token."""
+    tags = resolve_tags()
+    return {key: masked(value) for key, value in tags.items()}
 
 
 @interrupts.deferred()
@@ -306,8 +263,10 @@ def kill(settings: Settings, project_run: str) -> None:
     """
     while mlflow.active_run() is not None:
         mlflow.end_run(KILLED)
+    if not project_run:
+        return
     client = connect(settings)
-    if project_run and _exists(client, project_run):
+    if _exists(client, project_run):
         client.set_terminated(project_run, KILLED)
 
 
@@ -323,7 +282,7 @@ def tag_project_run(settings: Settings, message: str) -> None:
     client = connect(settings)
     run_id = _attachable(settings, client)
     if run_id is not None:
-        client.set_tag(run_id, ERROR_TAG, message)
+        client.set_tag(run_id, ERROR_TAG, masked(message))
 
 
 def _attachable(settings: Settings, client: MlflowClient) -> str | None:
@@ -339,7 +298,7 @@ def _attachable(settings: Settings, client: MlflowClient) -> str | None:
         run = client.get_run(run_id)
     except mlflow.MlflowException:
         return None
-    in_database = settings.tracking.startswith(_DATABASES)
+    in_database = settings.tracking.startswith(DATABASES)
     if in_database and not run.info.artifact_uri.startswith(settings.artifacts):
         return None
     return run_id
@@ -364,7 +323,7 @@ def _experiment(
                 f"`python -m mlflow experiments restore --experiment-id {number}`"
             )
         return number
-    in_database = settings.tracking.startswith(_DATABASES)
+    in_database = settings.tracking.startswith(DATABASES)
     location = f"{settings.artifacts}/{name}" if in_database else None
     tags = {**_TRAINING, **(tags or {})}
     try:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from registry.settings import CHECKOUT, Settings
-from registry.versions import tracking
+from registry.versions import environments, tracking
 from registry.versions.store import Store
 
 
@@ -22,7 +22,7 @@ def mlflow_run(
     settings: Settings, cwd: Path, *arguments: str, uri: str | None
 ) -> subprocess.CompletedProcess[str]:
     environment = {
-        **tracking.process_environment(settings),
+        **environments.of_programs(settings),
         "KRONOS_VAR_DIR": str(settings.var_dir),
     }
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):

@@ -29,8 +29,8 @@ from registry.forecast import names
 from registry.promotion import moves
 from registry.promotion.opening import open_ledger
 from registry.settings import CHECKOUT, Settings
+from registry.versions.environments import of_programs
 from registry.versions.store import Store
-from registry.versions.tracking import process_environment
 from serving.scorer import Scorer, _free_port
 
 MODEL = "nbeats"
@@ -275,7 +275,7 @@ def test_concurrent_clients_each_get_their_own_forecast(served: Served) -> None:
 def _start(settings: Settings, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """`python -m serving start`; terminated at the end, if it still runs."""
     environment = {
-        **process_environment(settings),
+        **of_programs(settings),
         "KRONOS_VAR_DIR": str(settings.var_dir),
     }
     with subprocess.Popen(
@@ -292,7 +292,7 @@ class Terminal:
     """`make serve` in a terminal of its own, which is closed at the end."""
 
     def __init__(self, settings: Settings, **variables: str) -> None:
-        environment = process_environment(settings) | variables
+        environment = of_programs(settings) | variables
         environment["KRONOS_VAR_DIR"] = str(settings.var_dir)
         self.pid, self._terminal = pty.fork()
         if self.pid == 0:

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from registry import terminal
 from registry.settings import Settings
-from registry.versions import tracking
+from registry.versions import environments
 
 TOKEN = "hf_secret_of_a_test"
 
@@ -87,7 +87,7 @@ def test_programs_that_we_start_get_the_device_and_not_the_token(
     monkeypatch.delenv("KRONOS_DEVICE", raising=False)
     file = tmp_path / ".env"
     file.write_text("KRONOS_DEVICE=cuda:1\n")
-    handed_on = tracking.process_environment(Settings(_env_file=file, var_dir=tmp_path))
+    handed_on = environments.of_programs(Settings(_env_file=file, var_dir=tmp_path))
     assert handed_on["KRONOS_DEVICE"] == "cuda:1"
     assert name not in handed_on
     assert TOKEN not in handed_on.values()
