@@ -59,24 +59,25 @@ def make_once(path: Path, make: Writer) -> None:
     """
     if _has_content(path):
         return
+    waiting = f"waiting for another process, which makes {path}"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with locked(lock_of(path), waiting=f"waiting for another process, which makes {path}"):
+        # The folder first: where it cannot be made, FileLock might wait forever.
+        with (
+            temporary_folder(path.parent, path.name) as folder,
+            locked(lock_of(path), waiting=waiting),
+        ):
             if not _has_content(path):
                 sweep(path.parent)
-                _make_whole(path, make)
+                _make_whole(path, Path(folder) / path.name, make)
     except OSError as error:
         raise _explain(error, path) from error
 
 
-def _make_whole(path: Path, make: Writer) -> None:
-    """Make a file, with all that a library writes beside it, in a folder that is removed."""
-    with temporary_folder(path.parent, path.name) as folder:
-        made = Path(folder) / path.name
-        make(made)
-        _sync(made)
-        made.replace(path)
-        _sync(path.parent)
+def _make_whole(path: Path, new: Path, make: Writer) -> None:
+    make(new)
+    _sync(new)
+    new.replace(path)
+    _sync(path.parent)
 
 
 def lock_of(path: Path) -> Path:

@@ -94,7 +94,7 @@ def engine_of(uri: str, setting: str) -> sa.Engine:
         url = sa.make_url(uri)
         if "@" in f"{url.host}{url.database if url.host else ''}":
             raise BadConfig(f"{setting} cannot be read: {ESCAPE}")
-        return sa.create_engine(url, pool_pre_ping=True, connect_args=_timeout(url))
+        return sa.create_engine(url, pool_pre_ping=True, connect_args=connect_timeout(url))
     except (SQLAlchemyError, ValueError) as error:
         raise BadConfig(
             f"{setting} is not a database URI like sqlite:////srv/kronos/data.db"
@@ -115,7 +115,7 @@ def sqlite_file(url: sa.URL) -> Path | None:
     return Path(url.database)
 
 
-def _timeout(url: sa.URL) -> dict[str, Any]:
+def connect_timeout(url: sa.URL) -> dict[str, Any]:
     """Seconds to wait for a lock of SQLite, or for a connection unless the user set that."""
     if url.drivername == "sqlite":
         return {"timeout": _BUSY_TIMEOUT_S}

@@ -43,7 +43,8 @@ def _in_mlflow(store: Store) -> Iterator[_Litter]:
 
 def _temporary(settings: Settings) -> Iterator[_Litter]:
     studies = sorted(settings.var_dir.glob("tuning/*"))
-    for folder in (settings.processed_dir, settings.logs_dir, settings.state_dir, *studies):
+    own = (settings.var_dir, settings.processed_dir, settings.logs_dir, settings.state_dir)
+    for folder in (*own, *studies):
         for path in files.abandoned(folder):
             message = f"{path} was left by a process that is gone"
             yield Finding("", "TEMPORARY_LEFT", message, "remove it"), partial(files.remove, path)

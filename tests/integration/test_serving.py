@@ -29,6 +29,7 @@ from registry.forecast import names
 from registry.promotion import moves
 from registry.promotion.opening import open_ledger
 from registry.settings import CHECKOUT, Settings
+from registry.versions import environments
 from registry.versions.environments import of_programs
 from registry.versions.store import Store
 from serving.scorer import Scorer, _free_port
@@ -89,6 +90,7 @@ def served(promoted: Settings, panel: pd.DataFrame) -> Iterator[Served]:
     version = store.resolve(MODEL)
     scorer = Scorer(promoted, version, store.fetch(version), host="127.0.0.1", port=0)
     scorer.command[scorer.command.index("-m", 3) + 1] = f"models:/{MODEL}/Production"
+    scorer._environment |= environments.of_mlflow(promoted)
     with scorer:
         scorer.wait_ready()
         yield Served(scorer.url, store, history[list(names.HISTORY)].reset_index(drop=True))
