@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.testing as npt
 import pandas as pd
+import psutil
 import pyarrow as pa
 import pytest
 from mlflow.exceptions import MlflowException
@@ -467,6 +468,9 @@ def test_a_worker_that_died_is_started_again_by_the_next_request(
 ) -> None:
     request = worker.spec.request()
     before = worker.predict(history, request)
+    variables = psutil.Process(worker._process.pid).environ()
+    assert "KRONOS_TRACKING_URI" in os.environ
+    assert {"KRONOS_TRACKING_URI", "MLFLOW_TRACKING_URI"}.isdisjoint(variables)
     os.kill(worker._process.pid, signal.SIGKILL)
     worker._process.wait()
     npt.assert_array_equal(worker.predict(history, request).quantiles, before.quantiles)

@@ -381,8 +381,9 @@ def test_make_serve_answers_and_ctrl_c_ends_it_quietly_after_the_requests_in_fli
 
 
 def test_of_two_servers_on_one_port_one_is_ready_and_it_ends_with_its_parent(
-    promoted: Settings,
+    promoted: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "s3cret")
     port = _free_port("127.0.0.1")
     url = f"http://127.0.0.1:{port}"
     log = promoted.logs_dir / f"serve_{MODEL}_{Store(promoted).resolve(MODEL).version}.log"
@@ -404,6 +405,7 @@ def test_of_two_servers_on_one_port_one_is_ready_and_it_ends_with_its_parent(
         assert not _refused(url)
         family = psutil.Process(ready.pid).children(recursive=True)
         assert family
+        _check_knows_no_store(family)
         ready.kill()
         _, alive = psutil.wait_procs(family, timeout=30)
         assert alive == []
@@ -417,6 +419,15 @@ def test_of_two_servers_on_one_port_one_is_ready_and_it_ends_with_its_parent(
         time_text, pid, _ = line.split(" ", 2)
         assert datetime.fromisoformat(time_text).utcoffset() == timedelta(0)
         assert pid.isdigit()
+
+
+def _check_knows_no_store(family: list[psutil.Process]) -> None:
+    """The processes of a scoring server know neither stores nor passwords."""
+    stores = {"MLFLOW_TRACKING_URI", "KRONOS_TRACKING_URI", "KRONOS_LEDGER_URI"}
+    for process in family:
+        variables = process.environ()
+        assert stores.isdisjoint(variables)
+        assert "s3cret" not in " ".join([*variables.values(), *process.cmdline()])
 
 
 def _first_line(process: subprocess.Popen[str]) -> str:
