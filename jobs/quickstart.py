@@ -22,7 +22,7 @@ from registry.ledger.claims import user
 from registry.promotion import moves
 from registry.promotion.opening import open_ledger
 from registry.settings import CHECKOUT, Settings
-from registry.versions import tracking
+from registry.versions import environments, tracking
 from registry.versions.store import Store
 
 MODELS = ("naive", "ewma", "fhs", "har", "nbeats")
@@ -91,7 +91,7 @@ def ask(settings: Settings, model: str, body: dict[str, Any]) -> list[dict[str, 
         server = subprocess.Popen(
             attached(command),
             cwd=CHECKOUT,
-            env=tracking.process_environment(settings),
+            env=environments.of_programs(settings),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,  # it tells a person to press Ctrl-C
             text=True,

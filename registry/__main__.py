@@ -21,6 +21,7 @@ from rich.table import Table
 
 from registry import dates, terminal
 from registry.errors import Corrupt, NotFound
+from registry.masking import masked
 from registry.text import printable
 
 if TYPE_CHECKING:  # importing mlflow and SQLAlchemy takes seconds; --help must be fast
@@ -390,18 +391,23 @@ def ui(
     from registry import interrupts
     from registry.attached import attached
     from registry.settings import Settings
-    from registry.versions.tracking import process_environment
+    from registry.versions import environments
+    from registry.versions.connection import connect
 
     settings = Settings()
+    connect(settings)
     if settings.tracking.startswith("http"):
-        print(settings.tracking)  # a server is running already
+        print(masked(settings.tracking))  # a server is running already
         return
     port = settings.ui_port if port is None else port
     print(f"http://127.0.0.1:{port}", flush=True)
     serve = ["server", "--host", "127.0.0.1", "--port", str(port)]
     command = [sys.executable, "-m", "mlflow", *serve, "--workers", "1"]
     # A database URI may hold a password. The process list shows arguments, so it is in a variable.
-    environment = {**process_environment(settings), "MLFLOW_BACKEND_STORE_URI": settings.tracking}
+    environment = {
+        **environments.of_programs(settings),
+        "MLFLOW_BACKEND_STORE_URI": settings.tracking,
+    }
     with interrupts.no_ctrl_c_for_children():
         server = subprocess.Popen(attached(command), env=environment)
     with server:

@@ -136,6 +136,9 @@ CODES: dict[str, Code] = {
     "BROKEN_CHAIN": Code(
         Corrupt, REGISTRY, "a promotion's row does not follow from the one before"
     ),
+    "TRACKING_UNAVAILABLE": Code(
+        KronosError, REGISTRY, "MLflow's server or database cannot be reached"
+    ),
     "LEDGER_UNAVAILABLE": Code(KronosError, REGISTRY, "the ledger's database cannot be reached"),
     "NEWER_LEDGER": Code(Conflict, REGISTRY, "the ledger was written by newer code"),
     "MLFLOW": Code(KronosError, REGISTRY, "MLflow's own words"),

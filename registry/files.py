@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 from registry import interrupts
 from registry.errors import Conflict, KronosError
 from registry.processes import lives, marked, this_process
+from registry.waiting import said
 
 Writer = Callable[[Path], object]  # writes the whole file to the given path
 
@@ -53,6 +54,44 @@ def write_together(writers: Mapping[Path, Writer]) -> None:
                 temporary.unlink(missing_ok=True)
 
 
+def make_once(path: Path, make: Writer) -> None:
+    """Make a file unless it exists, in one process at a time. It appears whole or not at all.
+
+    An empty file counts as none. What a killed process left of it is removed. Raises KronosError,
+    as `write_together`.
+    """
+    if _has_content(path):
+        return
+    waiting = f"waiting for another process, which makes {path}"
+    try:
+        # The folder first: where it cannot be made, FileLock might wait forever.
+        with (
+            temporary_folder(path.parent, path.name) as folder,
+            locked(lock_of(path), waiting=waiting),
+        ):
+            if not _has_content(path):
+                sweep(path.parent)
+                _make_whole(path, Path(folder) / path.name, make)
+    except OSError as error:
+        raise explained(error, path) from error
+
+
+def _make_whole(path: Path, new: Path, make: Writer) -> None:
+    make(new)
+    _sync(new)
+    new.replace(path)
+    _sync(path.parent)
+
+
+def lock_of(path: Path) -> Path:
+    """The lock under which a file that several processes share is made."""
+    return path.with_name(f"{path.name}.lock")
+
+
+def _has_content(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
+
+
 def temporary_folder(directory: Path, purpose: str) -> TemporaryDirectory[str]:
     """A new folder below `directory`, deleted afterwards; `purpose` begins its name."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -84,15 +123,17 @@ def remove(path: Path) -> None:
 
 
 @contextmanager
-def locked(path: Path, busy: str = "") -> Iterator[None]:
+def locked(path: Path, busy: str = "", waiting: str = "") -> Iterator[None]:
     """Run a block in one process and thread of this machine at a time.
 
-    Waits for the lock. With a message `busy`, raises Conflict at once instead. The system frees the
-    lock when its process ends, even if killed. A thread that already holds it must not ask again.
+    Waits for the lock and says `waiting` if that takes long. With a message `busy`, raises Conflict
+    at once instead. The system frees the lock when its process ends, even if killed. A thread that
+    already holds it must not ask again.
     """
     lock = FileLock(path, timeout=0 if busy else -1, thread_local=False)
     try:
-        lock.acquire()
+        with said(waiting or f"waiting for {path}"):
+            lock.acquire()
     except Timeout as error:
         raise Conflict(busy) from error
     try:

@@ -54,10 +54,13 @@ class Settings(BaseSettings):
     )
     tracking_uri: str = Field(
         default="",
+        repr=False,  # it may hold a password
         description="MLflow tracking and registry; empty: MLFLOW_TRACKING_URI, else var/mlflow.db.",
     )
     ledger_uri: str = Field(
-        default="", description="SQLAlchemy URI of the ledger; empty: var/ledger.db."
+        default="",
+        repr=False,
+        description="SQLAlchemy URI of the ledger; empty: var/ledger.db.",
     )
     artifacts_uri: str = Field(
         default="", description="Where experiments keep artifacts; empty: var/artifacts."

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +14,7 @@ from pydantic import ValidationError
 
 from registry import files, interrupts
 from registry.errors import BadConfig, BadInput, BadParameter, KronosError, NotFound
+from registry.masking import masked
 from registry.text import is_text, printable
 
 EXIT_CODES = (
@@ -72,15 +74,17 @@ def _called(
             return 1
         error = _translated(raised)
         if error is None:
-            raise
-        on_error(error)
+            print(masked(traceback.format_exc()), end="", file=sys.stderr)
+            return 1
         print(_line(error), file=sys.stderr)
+        with suppress(Exception):  # the error is told; MLflow may be what failed
+            on_error(error)
         return exit_code(error)
     return 0
 
 
 def _line(error: KronosError) -> str:
-    text = printable(f"error: {error.code}: {error.message}")
+    text = printable(f"error: {error.code}: {masked(error.message)}")
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
 
 
@@ -120,8 +124,9 @@ def _kill_runs(project_run: str) -> None:
 
 
 def tag_run(error: KronosError) -> None:
-    """Under `mlflow run`, write the error to its run as a tag."""
-    tag_project_run({_ERROR_TAG: f"{error.code}: {error.message}"})
+    """Under `mlflow run`, write the error to its run as a tag, if MLflow can be reached."""
+    if error.code != "TRACKING_UNAVAILABLE":
+        tag_project_run({_ERROR_TAG: f"{error.code}: {masked(error.message)}"})
 
 
 def tag_project_run(tags: Mapping[str, str]) -> None:

@@ -18,7 +18,7 @@ from registry import interrupts
 from registry.attached import attached
 from registry.errors import BadParameter, KronosError
 from registry.settings import Settings
-from registry.versions.tracking import process_environment
+from registry.versions import environments
 from registry.versions.version import Version
 from serving.log import Log
 
@@ -43,7 +43,7 @@ class Scorer:
         self._log = Log(settings.logs_dir / f"serve_{version.name}_{version.version}.log")
         self._token = secrets.token_hex(8)
         self.command = serve_command(str(folder), host, self.port)
-        self._environment = process_environment(settings)
+        self._environment = environments.of_versions() | {"KRONOS_DEVICE": settings.device}
         # uvicorn reads its options from UVICORN_...; headers are parted by spaces.
         headers = (os.environ.get("UVICORN_HEADERS", ""), f"{HEADER}:{self._token}")
         self._environment["UVICORN_HEADERS"] = " ".join(headers).strip()

@@ -31,6 +31,7 @@ from registry.scoring.rolling import origins_between
 from registry.settings import Settings
 from registry.training import Space
 from registry.versions import tracking
+from registry.versions.connection import connect
 
 EXPERIMENT = "tuning"
 POLL_S = 1.0
@@ -90,7 +91,7 @@ def tune(
     deadline = time.monotonic() + timeout_s if timeout_s else float("inf")
     training = search.plan
     config = training.config
-    client = tracking.connect(settings)
+    client = connect(settings)
     with ExitStack() as stack:
         stack.enter_context(interrupts.deferred())
 

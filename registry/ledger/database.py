@@ -1,5 +1,6 @@
 """The ledger's database (SQLite or PostgreSQL): connections, transactions and migrations."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
@@ -10,7 +11,11 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
+from registry import files
 from registry.errors import BadConfig, Conflict, KronosError
+from registry.masking import masked
+from registry.settings import sqlite_uri
+from registry.waiting import said
 
 # Not `alembic_version`: MLflow owns that table if both share one database.
 VERSION_TABLE = "kronos_ledger_version"
@@ -18,6 +23,9 @@ REVISION = "0002"  # the newest migration
 MIGRATIONS = Path(__file__).parent / "migrations"
 _LOCK = 5_203_117_402  # PostgreSQL advisory lock that is held during a migration
 _BUSY_TIMEOUT_S = 30
+_CONNECT_TIMEOUT_S = 8
+SETTING = "KRONOS_LEDGER_URI"
+PSYCOPG2 = "postgresql+psycopg2:// (with the driver: SQLAlchemy's default may not be installed)"
 
 
 class UtcTime(sa.TypeDecorator[datetime]):
@@ -62,27 +70,60 @@ def _column(name: str, annotation: Any) -> "sa.Column[Any]":
     return sa.Column(name, column_type, primary_key=name == "id", nullable=nullable)
 
 
+ESCAPE = "write @, / and other special characters of a password as %40, %2F and so on"
+
+
 def connect(uri: str) -> sa.Engine:
     """Engine for a ledger's URI; it opens no connection yet. Raises BadConfig for a wrong URI."""
+    ledger = engine_of(uri, SETTING)
+    if ledger.url.drivername == "sqlite":
+        path = sqlite_file(ledger.url)
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        sa.event.listen(ledger, "connect", _prepare_sqlite)
+        sa.event.listen(ledger, "begin", _begin_sqlite)
+    elif ledger.url.drivername != "postgresql+psycopg2":
+        raise BadConfig(
+            f"{SETTING} begins with {ledger.url.drivername}://, expected sqlite:/// or {PSYCOPG2}"
+        )
+    return ledger
+
+
+def engine_of(uri: str, setting: str) -> sa.Engine:
+    """Engine for the URI of a setting; it opens no connection yet. Raises BadConfig."""
     try:
         url = sa.make_url(uri)
-    except SQLAlchemyError as error:
+        if "@" in f"{url.host}{url.database if url.host else ''}":
+            raise BadConfig(f"{setting} cannot be read: {ESCAPE}")
+        return sa.create_engine(url, pool_pre_ping=True, connect_args=connect_timeout(url))
+    except (SQLAlchemyError, ValueError) as error:
         raise BadConfig(
-            "KRONOS_LEDGER_URI is not a database URI like sqlite:////srv/kronos/ledger.db"
+            f"{setting} is not a database URI like sqlite:////srv/kronos/data.db"
         ) from error
-    if url.drivername == "postgresql+psycopg2":
-        return sa.create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 10})
-    if url.drivername != "sqlite":
+    except ImportError as error:
         raise BadConfig(
-            f"KRONOS_LEDGER_URI begins with {url.drivername}://, expected sqlite:/// or "
-            "postgresql+psycopg2:// (with the driver: SQLAlchemy's default may not be installed)"
-        )
-    if url.database:
-        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = sa.create_engine(url, connect_args={"timeout": _BUSY_TIMEOUT_S})
-    sa.event.listen(engine, "connect", _prepare_sqlite)
-    sa.event.listen(engine, "begin", _begin_sqlite)
-    return engine
+            f"{setting} begins with {url.drivername}://, whose driver is not installed; "
+            f"expected sqlite:/// or {PSYCOPG2}"
+        ) from error
+
+
+def sqlite_file(url: sa.URL) -> Path | None:
+    """The file of an SQLite database; None for a database in memory or elsewhere."""
+    if url.get_backend_name() != "sqlite" or not url.database:
+        return None
+    if url.database == ":memory:" or url.database.startswith("file:"):
+        return None
+    return Path(url.database)
+
+
+def connect_timeout(url: sa.URL) -> dict[str, Any]:
+    """Seconds to wait for a lock of SQLite, or for a connection unless the user set that."""
+    if url.drivername == "sqlite":
+        return {"timeout": _BUSY_TIMEOUT_S}
+    chosen = "connect_timeout" in url.query or "PGCONNECT_TIMEOUT" in os.environ
+    if url.drivername != "postgresql+psycopg2" or chosen:
+        return {}
+    return {"connect_timeout": _CONNECT_TIMEOUT_S}
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:
@@ -124,8 +165,8 @@ def _explained(engine: sa.Engine) -> Iterator[None]:
     except IntegrityError:
         raise
     except DBAPIError as error:
-        where = engine.url.render_as_string(hide_password=True)
-        reason = " ".join(str(error.orig).split())
+        where = masked(str(engine.url))
+        reason = masked(" ".join(str(error.orig).split()))
         raise KronosError(
             f"the ledger at {where} cannot be used: {reason}", code="LEDGER_UNAVAILABLE"
         ) from error
@@ -136,11 +177,22 @@ def bring_up_to_date(engine: sa.Engine) -> None:
 
     Raises Conflict if newer code wrote the ledger.
     """
-    with read(engine) as connection:
+    path = sqlite_file(engine.url)
+    if path is not None:
+        files.make_once(path, _make)
+    with said(f"waiting for the ledger at {masked(str(engine.url))}"), read(engine) as connection:
         if _revision(connection) == REVISION:
             return
     with write(engine) as connection:
         _migrate(connection)
+
+
+def _make(path: Path) -> None:
+    """Make the file of a new ledger. Its last connection writes the log of SQLite into it."""
+    new = connect(sqlite_uri(path))
+    with write(new) as connection:
+        _migrate(connection)
+    new.dispose()
 
 
 def _revision(connection: sa.Connection) -> str | None:
@@ -158,7 +210,8 @@ def _migrate(connection: sa.Connection) -> None:
     from alembic.util import CommandError
 
     if connection.dialect.name == "postgresql":
-        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+        with said("waiting for another process, which makes the ledger's tables"):
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection

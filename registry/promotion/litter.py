@@ -43,7 +43,8 @@ def _in_mlflow(store: Store) -> Iterator[_Litter]:
 
 def _temporary(settings: Settings) -> Iterator[_Litter]:
     studies = sorted(settings.var_dir.glob("tuning/*"))
-    for folder in (settings.processed_dir, settings.logs_dir, settings.state_dir, *studies):
+    own = (settings.var_dir, settings.processed_dir, settings.logs_dir, settings.state_dir)
+    for folder in (*own, *studies):
         for path in files.abandoned(folder):
             message = f"{path} was left by a process that is gone"
             yield Finding("", "TEMPORARY_LEFT", message, "remove it"), partial(files.remove, path)
@@ -87,6 +88,7 @@ def _changed_at(folder: Path) -> datetime:
 def _locks(settings: Settings) -> Iterator[_Litter]:
     """Files of locks that nobody holds: their holder removes them, unless it is killed."""
     paths = [
+        *settings.var_dir.glob("*.lock"),  # of a database that was made
         *checkpoint_dir(settings, "").glob("*.lock"),
         *settings.var_dir.glob("hub/**/*.lock"),
         *settings.var_dir.glob("tuning/**/lock"),

@@ -32,6 +32,7 @@ from registry.versions import (
     signature,
     tracking,
 )
+from registry.versions.connection import connect
 from registry.versions.loaded import LoadedVersion
 from registry.versions.manifest import MANIFEST_TAG
 from registry.versions.tracking import clause, every
@@ -53,7 +54,7 @@ class Store:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.client: MlflowClient = tracking.connect(settings)
+        self.client: MlflowClient = connect(settings)
 
     # --- find -----------------------------------------------------------------------------
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import logging
 import os
 import re
 import subprocess
@@ -18,78 +17,26 @@ import mlflow
 import pandas as pd
 from mlflow.entities import LifecycleStage, Metric, ViewType
 from mlflow.tracking import MlflowClient
+from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from registry import interrupts
 from registry.errors import Conflict
-from registry.files import temporary_folder
+from registry.masking import masked
 from registry.processes import this_process
-from registry.settings import CHECKOUT, Settings, sqlite_uri
+from registry.settings import CHECKOUT, Settings
 from registry.versions import descriptions
+from registry.versions.connection import DATABASES, connect
 
 # With this tag the UI shows runs and metrics first, not the tools for language models.
 _TRAINING = {"mlflow.experimentKind": "custom_model_development"}
 ERROR_TAG = "kronos.error"
 PROCESS_TAG = "kronos.process"  # of runs and logged models: the mark of the process that made them
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
-_URIS = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
 _ATTACHED = "MLFLOW_RUN_ID"
-_SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # the Hub's token and its older name
 _RANDOM_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")  # of MLflow, for a run without `--run-name`
-_DATABASES = ("sqlite:", "postgresql", "mysql", "mssql")
 PAGE = 1000  # results; every search of MLflow allows that many
 _QUOTE = re.compile(r"['\\]")  # a backslash quotes the next character on PostgreSQL
-
-
-def environment(settings: Settings) -> dict[str, str]:
-    """Variables for all our processes and for the MLflow programs that we start."""
-    return {
-        "MLFLOW_TRACKING_URI": settings.tracking,
-        "MLFLOW_REGISTRY_URI": settings.tracking,
-        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-        "MLFLOW_LOGGING_LEVEL": "WARNING",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        # MLflow's database store (3.17) reads it: the folder for the Default experiment of a new
-        # database, instead of ./mlruns.
-        "_MLFLOW_SERVER_ARTIFACT_ROOT": settings.artifacts,
-        # A version reads it when it is loaded, in any process. The setting may come from .env.
-        "KRONOS_DEVICE": settings.device,
-    }
-
-
-def process_environment(settings: Settings) -> dict[str, str]:
-    """Environment of a program that we start, with our stores.
-
-    The programs of the running interpreter come first on PATH, because `mlflow models serve` starts
-    `uvicorn` by name. No bytecode is written into a version's folder.
-    """
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    return {**inherited(), **environment(settings), "PATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
-
-
-def inherited() -> dict[str, str]:
-    """This process's environment without the Hub's token, for processes with a version's code."""
-    return {name: value for name, value in os.environ.items() if name not in _SECRETS}
-
-
-def connect(settings: Settings) -> MlflowClient:
-    """Client of the configured tracking store and registry. They become MLflow's defaults here."""
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    settings.var_dir.mkdir(parents=True, exist_ok=True)
-    _make_database(settings)
-    before = {name: os.environ.get(name) for name in _URIS}
-    os.environ.update(environment(settings))
-    mlflow.set_tracking_uri(settings.tracking)
-    mlflow.set_registry_uri(settings.tracking)
-    # MLflow keeps the URIs in its module. Left in the environment, they would become the defaults
-    # of the next Settings.
-    for name, value in before.items():
-        os.environ.pop(name)
-        if value is not None:
-            os.environ[name] = value
-    return MlflowClient()
 
 
 def every(search: Callable[..., Any], *arguments: Any, **options: Any) -> Iterator[Any]:
@@ -114,19 +61,6 @@ def clause(key: str, value: str) -> str:
     return f"{key} LIKE '{pattern}'"
 
 
-def _make_database(settings: Settings) -> None:
-    """Make the database in var/, whole or not at all: MLflow cannot go on with a half-made one."""
-    path = settings.var_dir.resolve() / "mlflow.db"
-    if settings.tracking != sqlite_uri(path) or (path.exists() and path.stat().st_size):
-        return
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-    with temporary_folder(settings.var_dir, path.name) as folder:
-        made = Path(folder).resolve() / path.name
-        SqlAlchemyStore(sqlite_uri(made), settings.artifacts).engine.dispose()
-        made.replace(path)
-
-
 @dataclass(frozen=True)
 class Run:
     """An open run. Every call writes immediately and whole: a signal is raised after it."""
@@ -143,10 +77,11 @@ class Run:
         """
         logged = self.client.get_run(self.run_id).data.params
         for key, value in values.items():
+            text = masked(str(value))
             if key not in logged:
-                self.client.log_param(self.run_id, key, value)
-            elif logged[key].strip("'") != str(value):  # MLflow quotes values for the shell
-                self.client.log_param(self.run_id, f"used_{key}", value)
+                self.client.log_param(self.run_id, key, text)
+            elif logged[key].strip("'") != text:  # MLflow quotes values for the shell
+                self.client.log_param(self.run_id, f"used_{key}", text)
 
     @interrupts.deferred()
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
@@ -165,7 +100,7 @@ class Run:
     @interrupts.deferred()
     def tags(self, values: Mapping[str, str]) -> None:
         for key, value in values.items():
-            self.client.set_tag(self.run_id, key, value)
+            self.client.set_tag(self.run_id, key, masked(value))
 
     @interrupts.deferred()
     def figure(self, figure: Any, path: str) -> None:
@@ -246,7 +181,9 @@ def _open(settings: Settings, experiment: str, name: str, nested: bool, again: s
             client.delete_tag(again, ERROR_TAG)
         active = mlflow.start_run(run_id=again)
     elif project_run is None or not _keeps_artifacts(settings, project_run, identity):
-        active = mlflow.start_run(experiment_id=identity, run_name=name, nested=nested)
+        active = mlflow.start_run(
+            experiment_id=identity, run_name=name, nested=nested, tags=_context()
+        )
     else:
         active = mlflow.start_run(run_id=project_run.info.run_id)
         if _RANDOM_NAME.fullmatch(project_run.info.run_name or ""):
@@ -266,6 +203,12 @@ def _elsewhere(client: MlflowClient, project_run: mlflow.entities.Run, experimen
         f"are in {experiment}; add `--experiment-name {experiment}` or "
         f"`export MLFLOW_EXPERIMENT_NAME={experiment}`"
     )
+
+
+def _context() -> dict[str, str]:
+    """MLflow's own tags of a new run. The address of the git remote may hold a token."""
+    tags = resolve_tags()
+    return {key: masked(value) for key, value in tags.items()}
 
 
 @interrupts.deferred()
@@ -360,8 +303,10 @@ def kill(settings: Settings, project_run: str) -> None:
     """
     while mlflow.active_run() is not None:
         mlflow.end_run(KILLED)
+    if not project_run:
+        return
     client = connect(settings)
-    if project_run and _exists(client, project_run):
+    if _exists(client, project_run):
         client.set_terminated(project_run, KILLED)
 
 
@@ -400,7 +345,7 @@ def _keeps_artifacts(settings: Settings, run: mlflow.entities.Run, experiment: s
 
     If `mlflow run` made the database, its experiment Default has them in ./mlruns.
     """
-    in_database = settings.tracking.startswith(_DATABASES)
+    in_database = settings.tracking.startswith(DATABASES)
     in_folder = run.info.artifact_uri.startswith(settings.artifacts)
     return not in_database or in_folder or run.info.experiment_id == experiment
 
@@ -414,7 +359,7 @@ def _experiment(
     chooses the place itself. Raises Conflict for one that was deleted, or that another program
     created with its artifacts elsewhere.
     """
-    in_database = settings.tracking.startswith(_DATABASES)
+    in_database = settings.tracking.startswith(DATABASES)
     experiment = client.get_experiment_by_name(name)
     if experiment is not None:
         number = str(experiment.experiment_id)

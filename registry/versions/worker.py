@@ -16,8 +16,7 @@ from registry.forecast.forecast import Forecast
 from registry.forecast.history import History
 from registry.forecast.rendering import PACKED, unpacked
 from registry.forecast.spec import ModelSpec, Request
-from registry.versions import worker_program
-from registry.versions.tracking import inherited
+from registry.versions import environments, worker_program
 
 STOP_TIMEOUT_S = 30.0
 
@@ -83,7 +82,7 @@ class Worker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 cwd=self._root,
-                env={**inherited(), "PYTHONDONTWRITEBYTECODE": "1"},
+                env=environments.of_versions(),
             )
         try:
             _value(self._hear())

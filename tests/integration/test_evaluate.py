@@ -20,7 +20,7 @@ from registry.errors import BadInput, BadParameter
 from registry.forecast.spec import ModelSpec
 from registry.settings import CHECKOUT, Settings
 from registry.training import Config
-from registry.versions import tracking
+from registry.versions import environments
 from registry.versions.store import Store
 from registry.versions.version import Version
 
@@ -201,7 +201,7 @@ def test_mlflow_run_evaluates_and_its_last_line_is_json(
     settings: Settings, versions: Mapping[str, Version], tmp_path: Path
 ) -> None:
     environment = {
-        **tracking.process_environment(settings),
+        **environments.of_programs(settings),
         "KRONOS_VAR_DIR": str(settings.var_dir),
     }
     command = [sys.executable, "-m", "mlflow", "run", str(CHECKOUT), "--env-manager", "local"]

@@ -23,7 +23,7 @@ from registry.forecast.rendering import unpacked
 from registry.promotion import doctor, moves
 from registry.promotion.opening import open_ledger
 from registry.settings import CHECKOUT, Settings
-from registry.versions import tracking
+from registry.versions import environments, tracking
 from registry.versions.store import Store
 from registry.versions.version import Version
 
@@ -148,7 +148,7 @@ def test_it_is_evaluated_beside_a_newer_version_in_one_table_by_one_command(
     newer = train.train(settings, plan, References()).version
     command = [sys.executable, "-m", "jobs", "evaluate", "har/1", newer.reference]
     command += ["--report_until", SHORT["report_until"]]
-    environment = tracking.process_environment(settings) | {"KRONOS_VAR_DIR": str(settings.var_dir)}
+    environment = environments.of_programs(settings) | {"KRONOS_VAR_DIR": str(settings.var_dir)}
     done = subprocess.run(
         command, cwd=CHECKOUT, env=environment, capture_output=True, text=True, timeout=300
     )

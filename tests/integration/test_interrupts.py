@@ -14,8 +14,9 @@ import pytest
 
 from registry.settings import CHECKOUT, Settings
 from registry.versions import tracking
+from registry.versions.environments import of_programs
 from registry.versions.store import Store
-from registry.versions.tracking import ERROR_TAG, process_environment
+from registry.versions.tracking import ERROR_TAG
 
 RUN = "select run_uuid from runs where name = ?"
 LOSS = f"select 1 from metrics where run_uuid in ({RUN}) and key like '%loss'"
@@ -48,7 +49,7 @@ def training(settings: Settings, model: str, **environment: str) -> Iterator[sub
     variables = {"KRONOS_VAR_DIR": str(settings.var_dir), **environment}
     with subprocess.Popen(
         [sys.executable, "-m", "jobs", "train", model, *options],
-        cwd=CHECKOUT, env=process_environment(settings) | variables,
+        cwd=CHECKOUT, env=of_programs(settings) | variables,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
         try:

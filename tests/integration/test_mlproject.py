@@ -10,7 +10,7 @@ from jobs import __main__ as jobs
 from jobs.training import train
 from registry.errors import Conflict
 from registry.settings import CHECKOUT, Settings
-from registry.versions import tracking
+from registry.versions import environments, tracking
 from registry.versions.store import Store
 
 
@@ -25,7 +25,7 @@ def mlflow_run(
     settings: Settings, cwd: Path, *arguments: str, uri: str | None, experiment: str | None = None
 ) -> subprocess.CompletedProcess[str]:
     environment = {
-        **tracking.process_environment(settings),
+        **environments.of_programs(settings),
         "KRONOS_VAR_DIR": str(settings.var_dir),
     }
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):

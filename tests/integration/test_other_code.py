@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.testing as npt
 import pandas as pd
+import psutil
 import pyarrow as pa
 import pytest
 from mlflow.exceptions import MlflowException
@@ -38,7 +39,7 @@ from registry.forecast.checks import check_history
 from registry.forecast.history import History
 from registry.settings import CHECKOUT, Settings
 from registry.training import Trained
-from registry.versions import artifacts, manifest, tracking, worker_program
+from registry.versions import artifacts, environments, manifest, tracking, worker_program
 from registry.versions.loaded import LoadedVersion
 from registry.versions.store import Store, example_history
 from registry.versions.version import Version
@@ -380,7 +381,7 @@ def halted(settings: Settings, tmp_path: Path) -> Settings:
 def test_evaluate_leaves_out_a_halted_symbol_and_says_so_wherever_a_version_runs(
     halted: Settings, ewma: tuple[Version, Version], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in tracking.environment(halted).items():
+    for name, value in environments.of_mlflow(halted).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("KRONOS_VAR_DIR", str(halted.var_dir))
     names_of_both = [version.reference for version in ewma]
@@ -467,6 +468,9 @@ def test_a_worker_that_died_is_started_again_by_the_next_request(
 ) -> None:
     request = worker.spec.request()
     before = worker.predict(history, request)
+    variables = psutil.Process(worker._process.pid).environ()
+    assert "KRONOS_TRACKING_URI" in os.environ
+    assert {"KRONOS_TRACKING_URI", "MLFLOW_TRACKING_URI"}.isdisjoint(variables)
     os.kill(worker._process.pid, signal.SIGKILL)
     worker._process.wait()
     npt.assert_array_equal(worker.predict(history, request).quantiles, before.quantiles)

@@ -19,7 +19,7 @@ from registry.ledger.promotions import GENESIS, Decision, Ledger, Record, chain_
 from registry.promotion import audit, doctor, moves
 from registry.promotion.opening import REGISTRY_TAG, open_ledger
 from registry.settings import Settings
-from registry.versions import manifest, tracking
+from registry.versions import connection, manifest
 from registry.versions.manifest import MANIFEST_TAG
 from serving.modes import choose
 
@@ -724,7 +724,7 @@ def test_an_experiment_that_was_renamed_or_tagged_anew_is_said_before_anything_m
 
 def connected(bench):
     """A process works on one registry at a time: MLflow's default is set again."""
-    tracking.connect(bench.settings)
+    connection.connect(bench.settings)
     return bench
 
 

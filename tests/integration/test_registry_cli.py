@@ -319,7 +319,9 @@ def test_an_mlflow_that_does_not_answer_is_one_line_and_exit_code_1(cli, monkeyp
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     code, out, err = cli("list")
     assert (code, out) == (1, "")
-    assert err.splitlines()[-1].startswith("error: MLFLOW: API request to http://127.0.0.1:9/")
+    assert err.splitlines()[-1].startswith(
+        "error: TRACKING_UNAVAILABLE: the MLflow server at http://127"
+    )
 
 
 def test_an_interrupted_verb_is_exit_code_130(cli, monkeypatch):

@@ -29,8 +29,9 @@ from registry.forecast import names
 from registry.promotion import moves
 from registry.promotion.opening import open_ledger
 from registry.settings import CHECKOUT, Settings
+from registry.versions import environments
+from registry.versions.environments import of_programs
 from registry.versions.store import Store
-from registry.versions.tracking import process_environment
 from serving.scorer import Scorer, _free_port
 
 MODEL = "nbeats"
@@ -89,6 +90,7 @@ def served(promoted: Settings, panel: pd.DataFrame) -> Iterator[Served]:
     version = store.resolve(MODEL)
     scorer = Scorer(promoted, version, store.fetch(version), host="127.0.0.1", port=0)
     scorer.command[scorer.command.index("-m", 3) + 1] = f"models:/{MODEL}/Production"
+    scorer._environment |= environments.of_mlflow(promoted)
     with scorer:
         scorer.wait_ready()
         yield Served(scorer.url, store, history[list(names.HISTORY)].reset_index(drop=True))
@@ -275,7 +277,7 @@ def test_concurrent_clients_each_get_their_own_forecast(served: Served) -> None:
 def _start(settings: Settings, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """`python -m serving start`; terminated at the end, if it still runs."""
     environment = {
-        **process_environment(settings),
+        **of_programs(settings),
         "KRONOS_VAR_DIR": str(settings.var_dir),
     }
     with subprocess.Popen(
@@ -292,7 +294,7 @@ class Terminal:
     """`make serve` in a terminal of its own, which is closed at the end."""
 
     def __init__(self, settings: Settings, **variables: str) -> None:
-        environment = process_environment(settings) | variables
+        environment = of_programs(settings) | variables
         environment["KRONOS_VAR_DIR"] = str(settings.var_dir)
         self.pid, self._terminal = pty.fork()
         if self.pid == 0:
@@ -379,8 +381,9 @@ def test_make_serve_answers_and_ctrl_c_ends_it_quietly_after_the_requests_in_fli
 
 
 def test_of_two_servers_on_one_port_one_is_ready_and_it_ends_with_its_parent(
-    promoted: Settings,
+    promoted: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "s3cret")
     port = _free_port("127.0.0.1")
     url = f"http://127.0.0.1:{port}"
     log = promoted.logs_dir / f"serve_{MODEL}_{Store(promoted).resolve(MODEL).version}.log"
@@ -402,6 +405,7 @@ def test_of_two_servers_on_one_port_one_is_ready_and_it_ends_with_its_parent(
         assert not _refused(url)
         family = psutil.Process(ready.pid).children(recursive=True)
         assert family
+        _check_knows_no_store(family)
         ready.kill()
         _, alive = psutil.wait_procs(family, timeout=30)
         assert alive == []
@@ -415,6 +419,15 @@ def test_of_two_servers_on_one_port_one_is_ready_and_it_ends_with_its_parent(
         time_text, pid, _ = line.split(" ", 2)
         assert datetime.fromisoformat(time_text).utcoffset() == timedelta(0)
         assert pid.isdigit()
+
+
+def _check_knows_no_store(family: list[psutil.Process]) -> None:
+    """The processes of a scoring server know neither stores nor passwords."""
+    stores = {"MLFLOW_TRACKING_URI", "KRONOS_TRACKING_URI", "KRONOS_LEDGER_URI"}
+    for process in family:
+        variables = process.environ()
+        assert stores.isdisjoint(variables)
+        assert "s3cret" not in " ".join([*variables.values(), *process.cmdline()])
 
 
 def _first_line(process: subprocess.Popen[str]) -> str:

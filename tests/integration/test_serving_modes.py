@@ -329,5 +329,5 @@ def test_a_registry_out_of_reach_is_no_reason_to_simulate(settings: Settings) ->
     }
     code, out, err = run_serving(settings, "start", "kronos", "--port", "0", **unreachable)
     assert (code, out) == (1, "")
-    assert "error: MLFLOW: " in err
+    assert "error: TRACKING_UNAVAILABLE: " in err
     assert "simulated" not in err

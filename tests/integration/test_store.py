@@ -21,7 +21,7 @@ from mlprojects.baselines import settings as settings_of
 from registry.errors import BadInput, Corrupt, KronosError, NotFound
 from registry.forecast import names
 from registry.settings import CHECKOUT, Settings
-from registry.versions import registration, tracking
+from registry.versions import environments, registration, tracking
 from registry.versions.manifest import MANIFEST_TAG
 from registry.versions.provenance import PROVENANCE
 from registry.versions.store import Store, example_history, pins
@@ -230,7 +230,7 @@ def test_same_commit_data_and_seed_give_the_same_weights_file(settings: Settings
 
 def _train(settings: Settings, *arguments: str) -> subprocess.Popen[str]:
     environment = {
-        **tracking.process_environment(settings),
+        **environments.of_programs(settings),
         "KRONOS_VAR_DIR": str(settings.var_dir),
     }
     return subprocess.Popen(

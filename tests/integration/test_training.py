@@ -19,9 +19,9 @@ from registry import terminal
 from registry.errors import BadConfig, BadInput, BadParameter, Conflict, NotFound
 from registry.files import locked
 from registry.settings import CHECKOUT, Settings
+from registry.versions.environments import of_programs
 from registry.versions.manifest import MANIFEST_TAG
 from registry.versions.store import Store
-from registry.versions.tracking import process_environment
 from registry.versions.version import Version
 
 SHORT: dict[str, Any] = {"report_until": "2011-03-31", "report_every": 20}
@@ -185,7 +185,7 @@ def program() -> list[str]:
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    return process_environment(settings) | {"KRONOS_VAR_DIR": str(settings.var_dir)}
+    return of_programs(settings) | {"KRONOS_VAR_DIR": str(settings.var_dir)}
 
 
 def test_a_training_that_was_killed_goes_on_and_gives_the_same_weights(

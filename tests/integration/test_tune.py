@@ -24,8 +24,9 @@ from jobs.tuning.results import Result
 from jobs.tuning.trial import Outcome
 from registry.errors import BadInput, KronosError, NotFound
 from registry.settings import CHECKOUT, Settings
+from registry.versions.environments import of_programs
 from registry.versions.store import Store
-from registry.versions.tracking import ERROR_TAG, process_environment
+from registry.versions.tracking import ERROR_TAG
 
 # A barely trained kronos: the search is over learning rate and dropout.
 SMALL: dict[str, Any] = {"report_every": 40, "width": 16, "layers": 1, "batch": 8}
@@ -199,7 +200,7 @@ def program(*words: str) -> list[str]:
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    return process_environment(settings) | {"KRONOS_VAR_DIR": str(settings.var_dir)}
+    return of_programs(settings) | {"KRONOS_VAR_DIR": str(settings.var_dir)}
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from jobs.training.references import References
 from registry.promotion import moves
 from registry.promotion.opening import open_ledger
 from registry.settings import CHECKOUT, Settings
-from registry.versions import tracking
+from registry.versions import environments
 from registry.versions.store import Store
 from registry.versions.version import Version
 
@@ -60,7 +60,7 @@ def url(settings: Settings, versions: list[Version]) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "registry", "ui", "--port", str(port)]
-    environment = tracking.process_environment(settings)
+    environment = environments.of_programs(settings)
     environment |= {"KRONOS_VAR_DIR": str(settings.var_dir), "KRONOS_TRACKING_URI": ""}
     server = subprocess.Popen(command, cwd=CHECKOUT, env=environment, stdout=subprocess.DEVNULL)
     address = f"http://127.0.0.1:{port}"

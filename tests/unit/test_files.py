@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from registry import waiting
 from registry.errors import Conflict, KronosError
-from registry.files import is_locked, locked, sweep, temporary_folder, write_together
+from registry.files import is_locked, locked, make_once, sweep, temporary_folder, write_together
 from registry.processes import Process, this_process
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -180,3 +181,75 @@ def test_a_lock_leaves_no_file_and_whoever_waited_for_it_gets_a_new_one(tmp_path
     assert names(tmp_path) == []
     assert not is_locked(lock)
     assert names(tmp_path) == []
+
+
+# --- files that are made once -----------------------------------------------------------------
+
+
+def test_a_file_that_exists_is_not_made_again(tmp_path):
+    path = tmp_path / "new" / "a.db"
+    make_once(path, text("one"))
+    make_once(path, text("two"))
+    assert path.read_text() == "one"
+    assert names(path.parent) == ["a.db"]
+
+
+def test_an_empty_file_is_none(tmp_path):
+    path = tmp_path / "a.db"
+    path.touch()
+    make_once(path, text("one"))
+    assert path.read_text() == "one"
+
+
+def test_a_file_that_cannot_be_made_leaves_nothing_of_it(tmp_path):
+    def failing(path: Path) -> None:
+        path.with_name("a.db-journal").write_text("beside it")
+        path.write_text("half")
+        raise ValueError("failed")
+
+    with pytest.raises(ValueError, match="failed"):
+        make_once(tmp_path / "a.db", failing)
+    assert names(tmp_path) == []
+
+
+def test_of_several_processes_one_makes_the_file_and_the_others_wait(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(waiting, "AFTER_S", 0.01)
+    path, makers = tmp_path / "a.db", []
+
+    def slow(new: Path) -> None:
+        makers.append(threading.get_ident())
+        while not caplog.messages:
+            time.sleep(0.01)
+        new.write_text("whole")
+
+    threads = [threading.Thread(target=make_once, args=(path, slow)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert path.read_text() == "whole"
+    assert len(makers) == 1
+    assert caplog.messages[0] == f"waiting for another process, which makes {path}"
+    assert names(tmp_path) == ["a.db"]
+
+
+def test_what_a_killed_maker_left_is_removed_by_the_next(tmp_path):
+    path = tmp_path / "a.db"
+    program = (
+        "import os, signal, sys; from pathlib import Path; from registry.files import make_once\n"
+        "def killed(path): path.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)\n"
+        "make_once(Path(sys.argv[1]), killed)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(path)], cwd=ROOT)
+    assert done.returncode == -signal.SIGKILL
+    assert len(names(tmp_path)) == 2  # its folder and its lock
+    make_once(path, text("whole"))
+    assert path.read_text() == "whole"
+    assert names(tmp_path) == ["a.db"]
+
+
+def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(KronosError, match="cannot write") as caught:
+        make_once(tmp_path / "file" / "a.db", text("one"))
+    assert caught.value.code == "NOT_WRITABLE"

@@ -392,6 +392,28 @@ def test_a_wrong_uri_is_refused_with_the_right_form(uri):
 
 
 def test_a_ledger_that_cannot_be_opened_is_one_clear_error():
-    with pytest.raises(KronosError, match="unable to open database file") as caught:
+    with pytest.raises(KronosError, match=r"cannot write /proc/ledger\.db") as caught:
         Ledger(Settings(ledger_uri="sqlite:////proc/ledger.db"), REGISTRY)
+    assert caught.value.code == "NOT_WRITABLE"
+
+
+def test_a_file_that_is_no_database_is_one_clear_error(tmp_path):
+    (tmp_path / "ledger.db").write_text("no database " * 100)
+    with pytest.raises(KronosError, match="file is not a database") as caught:
+        Ledger(Settings(var_dir=tmp_path), REGISTRY)
     assert caught.value.code == "LEDGER_UNAVAILABLE"
+
+
+def test_a_password_that_would_be_taken_for_the_host_is_refused():
+    uri = "postgresql+psycopg2://u:se@cret@127.0.0.1:9/kronos"
+    with pytest.raises(BadConfig, match="%40") as caught:
+        Ledger(Settings(ledger_uri=uri), REGISTRY)
+    assert "cret" not in caught.value.message
+
+
+def test_the_time_for_a_connection_is_ours_unless_the_user_chose_one(monkeypatch):
+    uri = "postgresql+psycopg2://u:p@db/kronos"
+    assert database.connect_timeout(sa.make_url(uri)) == {"connect_timeout": 8}
+    assert database.connect_timeout(sa.make_url(f"{uri}?connect_timeout=60")) == {}
+    monkeypatch.setenv("PGCONNECT_TIMEOUT", "60")
+    assert database.connect_timeout(sa.make_url(uri)) == {}

@@ -1,6 +1,7 @@
 """Settings: wrong ones are refused in one line, and the token stays secret."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from pydantic import ValidationError
 
 from registry import terminal
 from registry.settings import Settings
-from registry.versions import tracking
+from registry.versions import environments
 
 TOKEN = "hf_secret_of_a_test"
 
@@ -79,6 +80,55 @@ def test_the_token_is_not_in_what_settings_print(tmp_path: Path, monkeypatch: py
     assert TOKEN not in str(caught.value)
 
 
+def test_the_uris_are_not_in_what_settings_print(tmp_path: Path):
+    uri = "postgresql+psycopg2://kronos:secret@db/kronos"
+    settings = Settings(var_dir=tmp_path, tracking_uri=uri, ledger_uri=uri)
+    assert "secret" not in repr(settings)
+    assert "secret" not in str(settings)
+
+
+SECRETS = (
+    "KRONOS_LEDGER_URI",
+    "KRONOS_TRACKING_URI",
+    "KRONOS_POSTGRES_PASSWORD",
+    "MLFLOW_TRACKING_URI",
+    "MLFLOW_REGISTRY_URI",
+    "MLFLOW_BACKEND_STORE_URI",
+    "MLFLOW_TRACKING_USERNAME",
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN",
+    "PGPASSWORD",
+    "DATABASE_URL",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AZURE_STORAGE_ACCESS_KEY",
+    "GOOGLE_APPLICATION_CREDENTIALS",
+    "HF_TOKEN",
+    "HUGGING_FACE_HUB_TOKEN",
+    "A_SECRET_OF_ANOTHER_PROGRAM",
+)
+
+
+def test_a_process_with_a_versions_code_gets_no_store_and_no_secret(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    for name in SECRETS:
+        monkeypatch.setenv(name, TOKEN)
+    needed = ("HOME", "LC_ALL", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "PYTHONHASHSEED")
+    for name in (*needed, "KRONOS_DEVICE", "UVICORN_LOG_LEVEL"):
+        monkeypatch.setenv(name, "needed")
+    handed_on = environments.of_versions()
+    assert set(SECRETS).isdisjoint(handed_on)
+    assert TOKEN not in handed_on.values()
+    assert {handed_on[name] for name in (*needed, "KRONOS_DEVICE")} == {"needed"}
+    assert handed_on["UVICORN_LOG_LEVEL"] == "needed"
+    assert handed_on["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "false"
+    assert handed_on["PATH"].startswith(str(Path(sys.executable).parent))
+
+
 @pytest.mark.parametrize("name", ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"])
 def test_programs_that_we_start_get_the_device_and_not_the_token(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -87,7 +137,7 @@ def test_programs_that_we_start_get_the_device_and_not_the_token(
     monkeypatch.delenv("KRONOS_DEVICE", raising=False)
     file = tmp_path / ".env"
     file.write_text("KRONOS_DEVICE=cuda:1\n")
-    handed_on = tracking.process_environment(Settings(_env_file=file, var_dir=tmp_path))
+    handed_on = environments.of_programs(Settings(_env_file=file, var_dir=tmp_path))
     assert handed_on["KRONOS_DEVICE"] == "cuda:1"
     assert name not in handed_on
     assert TOKEN not in handed_on.values()

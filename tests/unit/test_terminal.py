@@ -3,10 +3,13 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from registry import terminal
+from registry.errors import KronosError, NotFound
 from registry.settings import CHECKOUT
 
 
@@ -41,5 +44,38 @@ def test_a_registry_out_of_reach_is_not_a_model_that_does_not_exist(tmp_path: Pa
     }
     done = run("registry", "show", "nbeats", **settings)
     assert done.returncode == 1
-    assert done.stderr.startswith("error: MLFLOW: ")
+    assert done.stderr.startswith("error: TRACKING_UNAVAILABLE: ")
     assert "Traceback" not in done.stderr
+
+
+def failing(error: Exception) -> Callable[[], None]:
+    def main() -> None:
+        raise RuntimeError("http://me:secret@host failed") from error
+
+    return main
+
+
+def test_a_traceback_shows_no_password(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        terminal.run(failing(ValueError("postgresql://me:secret@db")))
+    printed = capsys.readouterr().err
+    assert ended.value.code == 1
+    assert "Traceback (most recent call last)" in printed
+    assert "ValueError: postgresql://***@db" in printed
+    assert printed.endswith("RuntimeError: http://***@host failed\n")
+    assert "secret" not in printed
+
+
+def test_an_error_shows_no_password_and_outlives_a_failure_to_record_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def main() -> None:
+        raise NotFound("nothing at http://me:secret@host")
+
+    def on_error(_: KronosError) -> None:
+        raise ConnectionError("MLflow is gone")
+
+    with pytest.raises(SystemExit) as ended:
+        terminal.run(main, on_error=on_error)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "error: NOT_FOUND: nothing at http://***@host\n"
