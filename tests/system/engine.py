@@ -52,11 +52,7 @@ def say(text: str) -> None:
 
 @contextmanager
 def folder() -> Iterator[Path]:
-    """A temporary folder, removed at the end; those of runs that were killed are removed, too."""
-    for left in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        with (left / "lock").open("a") as lock, suppress(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            remove(left)
+    """A temporary folder, locked while it is used and removed at the end."""
     path = Path(tempfile.mkdtemp(prefix=PREFIX))
     with (path / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -64,6 +60,14 @@ def folder() -> Iterator[Path]:
             yield path
         finally:
             remove(path)
+
+
+def sweep() -> None:
+    """Remove the folders of runs that were killed: nobody holds their locks."""
+    for left in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with (left / "lock").open("a") as lock, suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            remove(left)
 
 
 def remove(path: Path) -> None:
@@ -107,7 +111,8 @@ def prepare(path: Path) -> None:
     subprocess.run(["chmod", "-R", "go=", str(context)], check=True)
     _database(root / "srv/stand-ins/postgres")
     _python(path / "python")
-    subprocess.run(["tar", "-C", str(path / "python"), "-cf", str(root / "srv/python.tar"), "."])
+    packed = ["tar", "-C", str(path / "python"), "-cf", str(root / "srv/python.tar"), "."]
+    subprocess.run(packed, check=True)
     shutil.rmtree(path / "python")
 
 
@@ -128,7 +133,8 @@ def _python(system: Path) -> None:
     shutil.copy(f"/{certificates}", system / certificates)
     settings = {"cert": f"/{certificates}", "timeout": "180"}
     for key in ("index-url", "trusted-host"):
-        settings |= {key: value for value in [_pip(key)] if value}
+        if value := _pip(key):
+            settings[key] = value
     wheels = Path(_pip("find-links") or "/nowhere")
     if wheels.is_dir():
         shutil.copytree(wheels, system / "srv/wheels")

@@ -1,8 +1,8 @@
 """docker-compose.yml on a real Docker engine: `make test-system` (tests/system/run.py).
 
 The tests are one story, in this order. The Python and PostgreSQL base images are stand-ins, which
-tests/system/engine.py makes of Debian's packages; nothing else is replaced. The model is trained and
-promoted from the host, as the README says.
+tests/system/engine.py makes; nothing else is replaced. The model is trained and promoted from the
+host, as the README says.
 """
 
 import json
