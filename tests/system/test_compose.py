@@ -33,6 +33,8 @@ SERVICES = ("postgres", "mlflow", "scorer")
 UI = "http://127.0.0.1:5000"
 SCORER = "http://127.0.0.1:5001"
 MODELS = f"{UI}/api/2.0/mlflow/registered-models/search?max_results=1"
+# docker-init; the server; mlflow's resource tracker and workers, and the two servers around a model.
+PROGRAMS = {"postgres": 2, "mlflow": 4, "scorer": 4}
 START_TIMEOUT_S = 240.0  # of a service, until it is healthy
 FAMILIES = sorted(path.parent.name for path in (CHECKOUT / "mlprojects").glob("*/model.py"))
 
@@ -87,10 +89,10 @@ def container(service: str) -> dict[str, Any]:
     return dict(facts)
 
 
-def processes(service: str) -> list[psutil.Process]:
-    """Processes of a service, parents first."""
+def processes(service: str, everyone: bool = True) -> list[psutil.Process]:
+    """Processes of a service, parents first; the first one and its children, or all."""
     first = psutil.Process(container(service)["State"]["Pid"])
-    return [first, *first.children(recursive=True)]
+    return [first, *first.children(recursive=everyone)]
 
 
 class Host:
@@ -102,6 +104,7 @@ class Host:
             "KRONOS_TRACKING_URI": UI,
             "KRONOS_VAR_DIR": str(var_dir),
         }
+        self.request = ""  # body of a request to nbeats, once there is a version
 
     def run(self, *command: str) -> str:
         done = subprocess.run(
@@ -119,7 +122,8 @@ class Host:
 
     def promoted(self, seed: int) -> None:
         """Train a tiny nbeats and put it into Production."""
-        self.run("jobs", "train", "nbeats", "--tiny", "--seed", str(seed))
+        train = ["jobs", "train", "nbeats", "--tiny", "--report_every", "20"]
+        self.run(*train, "--seed", str(seed))
         self.run("registry", "promote", "nbeats", "latest", "--why", f"seed {seed}")
 
 
@@ -199,19 +203,19 @@ def test_a_model_trained_and_promoted_from_the_host_is_served(host: Host):
     up("mlflow")
     host.run("jobs", "compile")
     host.promoted(seed=1)
+    host.request = host.run("serving", "request", "nbeats")
     before = container("mlflow")["Id"]
     up()
     assert container("mlflow")["Id"] == before  # a healthy service is left alone
-    request = host.run("serving", "request", "nbeats")
-    frame = asked(request)
+    frame = asked(host.request)
     assert list(frame["notes"].unique()) == ["nbeats version 1"]
-    npt.assert_allclose(frame["q0.5"], forecast_by_the_host(host, request)["q0.5"], atol=1e-9)
+    npt.assert_allclose(frame["q0.5"], forecast_by_the_host(host)["q0.5"], atol=1e-9)
 
 
-def forecast_by_the_host(host: Host, request: str) -> pd.DataFrame:
+def forecast_by_the_host(host: Host) -> pd.DataFrame:
     """The reply that stock MLflow gives on the host, of the same version."""
     body = Path(host.environment["KRONOS_VAR_DIR"]) / "request.json"
-    body.write_text(request)
+    body.write_text(host.request)
     reply = body.with_name("reply.json")
     command = ["mlflow", "models", "predict", "-m", "models:/nbeats@production"]
     command += ["--env-manager", "local", "-t", "json", "-i", str(body), "-o", str(reply)]
@@ -254,61 +258,54 @@ def test_the_database_reaches_nothing_and_mlflow_is_all_that_reaches_it():
 
 
 def test_a_restarted_scorer_serves_what_was_promoted_since(host: Host):
-    request = host.run("serving", "request", "nbeats")
     host.promoted(seed=2)
-    assert list(asked(request)["notes"].unique()) == ["nbeats version 1"]
+    assert list(asked(host.request)["notes"].unique()) == ["nbeats version 1"]
     docker(*COMPOSE, "restart", "scorer")
     wait(lambda: answered(f"{SCORER}/ping"))
-    assert list(asked(request)["notes"].unique()) == ["nbeats version 2"]
+    assert list(asked(host.request)["notes"].unique()) == ["nbeats version 2"]
 
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_killed_process_is_replaced(service: str, host: Host):
-    """Each program of a service once; programs are told apart by their command lines."""
-    request = host.run("serving", "request", "nbeats")
+    """Each program of a service once."""
     killed: set[str] = set()
     while fresh := [each for each in programs(service) if each[0] not in killed]:
-        line, process = fresh[0]
-        killed.add(line)
+        name, process = fresh[0]
+        killed.add(name)
         process.send_signal(signal.SIGKILL)
         psutil.wait_procs([process], timeout=20)
         wait(lambda: container(service)["State"]["Running"] and answered(MODELS))
         wait(lambda: answered(f"{SCORER}/ping"))
-        assert list(asked(request)["notes"].unique()) == ["nbeats version 2"]
-    assert len(killed) > 1
+        assert list(asked(host.request)["notes"].unique()) == ["nbeats version 2"]
+    assert len(killed) == PROGRAMS[service]
 
 
 def programs(service: str) -> list[tuple[str, psutil.Process]]:
-    """Processes of a service that stay, with their command lines.
+    """Processes of a service that stay, each with the begin of its command line as its name.
 
-    Of PostgreSQL the server itself: its other processes come and go with it.
+    The children of PostgreSQL's server come and go with it.
     """
     listed = []
-    for process in processes(service):
-        with_parent = process.ppid() != container(service)["State"]["Pid"]
-        if service == "postgres" and with_parent and process.name() != "docker-init":
-            continue
-        line = re.sub(r"\d+", "N", " ".join(process.cmdline()))
-        listed.append((line, process))
+    for process in processes(service, everyone=service != "postgres"):
+        name = re.sub(r"\d+", "N", " ".join(process.cmdline()[:4]))
+        listed.append((name, process))
     return listed
 
 
 def test_mlflow_is_unhealthy_while_the_database_is_down_and_the_scorer_answers(host: Host):
-    request = host.run("serving", "request", "nbeats")
     docker(*COMPOSE, "stop", "postgres")
     wait(lambda: container("mlflow")["State"]["Health"]["Status"] == "unhealthy", 120)
     assert not answered(MODELS)
-    assert list(asked(request)["notes"].unique()) == ["nbeats version 2"]
+    assert list(asked(host.request)["notes"].unique()) == ["nbeats version 2"]
     docker(*COMPOSE, "start", "postgres")
     wait(lambda: container("mlflow")["State"]["Health"]["Status"] == "healthy", 120)
 
 
 def test_down_and_up_again_keeps_everything(host: Host):
-    request = host.run("serving", "request", "nbeats")
-    before = asked(request)
+    before = asked(host.request)
     listed = host.run("registry", "show", "nbeats")
     docker(*COMPOSE, "down")
     assert "kronos-registry" not in docker("ps", "--all", "--format", "{{.Names}}")
     up()
     assert host.run("registry", "show", "nbeats") == listed
-    pd.testing.assert_frame_equal(asked(request), before)
+    pd.testing.assert_frame_equal(asked(host.request), before)
