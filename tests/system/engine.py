@@ -214,7 +214,7 @@ def inside(path: Path, command: list[str]) -> int:
     """Start the engine, run `command`, stop the engine; the first process of its namespace."""
     root = path / "root"
     _mount(root)
-    _wait("the network", lambda: Path("/sys/class/net/tap0").exists(), 30)
+    _wait("the network", lambda: "tap0" in Path("/proc/net/dev").read_text(), 30)
     (root / "etc/resolv.conf").write_text("nameserver 10.0.2.3\n")
     # Not by chroot: a healthcheck joins a container's mounts, and would find itself outside.
     start = 'cd "$0" && mkdir .host && pivot_root . .host && umount --lazy .host && exec "$@"'
