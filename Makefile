@@ -35,9 +35,9 @@ help:
 	@echo 'make readme-errors remake the table of errors of serving/README.md'
 	@echo 'make readme-slow  the commands of all READMEs that take minutes'
 	@echo 'make test-weights official Kronos weights, where you have them: KRONOS_WEIGHTS=DIR (see tests/weights)'
-	@echo 'make test-system  tests that need the Debian packages of apt.txt'
+	@echo 'make test-system  compose on a real Docker engine, and a browser: Debian and root (10 to 25 minutes; 77: cannot run here)'
 	@echo 'make setup        only create .venv from requirements.lock'
-	@echo 'make lock         resolve requirements.in anew into requirements.lock and conda.yaml'
+	@echo 'make lock         resolve requirements.in anew into requirements.lock, requirements-inference.lock and conda.yaml'
 	@echo 'make clean        remove .venv and caches; var/ (your models) is kept'
 
 setup: $(READY)
@@ -81,7 +81,7 @@ test-weights: setup
 	$(BIN)/pytest tests/weights
 
 test-system: setup
-	@echo 'no test needs a system package yet: apt.txt does not exist'
+	@$(BIN)/python tests/system/run.py
 
 readme: setup
 	@$(BIN)/python -m jobs quickstart | PYTHONPATH=. $(BIN)/python .readme/remake.py
@@ -113,12 +113,19 @@ readme-slow: setup
 bench: setup
 	@for file in tests/bench/$(or $(ONLY),*).py; do PYTHONPATH=.:tests/reference $(BIN)/python $$file || exit 1; done
 
+# Pins of what is installed in var/lock.
+FROZEN = var/lock/bin/python -m pip freeze | sed -E '/^(nvidia-|cuda-|triton)/d; s/\+[a-z0-9.]+$$//'
+LOCKED = var/lock/bin/python -m pip install --disable-pip-version-check -q
+
 lock:
 	@$(call new_venv,var/lock)
-	@var/lock/bin/python -m pip install --disable-pip-version-check -q -r requirements.in
-	@var/lock/bin/python -m pip freeze | sed -E '/^(nvidia-|cuda-|triton)/d; s/\+[a-z0-9.]+$$//' > requirements.lock
+	@$(LOCKED) -r requirements.in
+	@$(FROZEN) > requirements.lock
 	@{ printf 'name: kronos-registry\nchannels:\n  - conda-forge\ndependencies:\n  - python=3.11\n  - pip\n  - pip:\n'; \
 	   sed 's/^/      - /' requirements.lock; } > conda.yaml
+	@$(call new_venv,var/lock)
+	@$(LOCKED) -r requirements-inference.in -c requirements.lock
+	@$(FROZEN) > requirements-inference.lock
 	@rm -rf var/lock
 
 clean:

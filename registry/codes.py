@@ -131,6 +131,9 @@ CODES: dict[str, Code] = {
         Conflict, REGISTRY, "somebody else is at it, or it contradicts what is recorded"
     ),
     "NOTHING_BEFORE": Code(Conflict, REGISTRY, "a roll-back with nothing to go back to"),
+    "PACKAGE_MISSING": Code(
+        KronosError, REGISTRY, "a package that the version needs is not installed here"
+    ),
     "CORRUPT": Code(Corrupt, REGISTRY, "stored bytes are not those that were registered"),
     "CODE_MISMATCH": Code(CodeMismatch, REGISTRY, "the running code is not the version's own"),
     "BROKEN_CHAIN": Code(

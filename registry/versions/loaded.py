@@ -11,7 +11,7 @@ from registry.forecast.history import History
 from registry.forecast.identity import Identity
 from registry.forecast.model_folder import load_forecaster, read_spec
 from registry.forecast.spec import ModelSpec, Request
-from registry.versions import manifest
+from registry.versions import installed, manifest
 from registry.versions.version import Version
 from registry.versions.worker import Worker
 
@@ -31,8 +31,10 @@ class LoadedVersion:
     def of(cls, version: Version, root: Path, scratch: Path) -> "LoadedVersion":
         """The verified version at `root`; in this process if it runs the version's own code.
 
-        Otherwise a private copy of it is made below `scratch`.
+        Otherwise a private copy of it is made below `scratch`. Raises KronosError if a package that
+        it needs is not installed.
         """
+        installed.check(root, version.uri)
         model_dir = root / manifest.MODEL_DIR
         digest = manifest.sha256(root / manifest.MANIFEST)
         identity = Identity(version.name, version.version, digest)

@@ -26,6 +26,7 @@ from registry.processes import this_process
 from registry.settings import CHECKOUT, Settings
 from registry.versions import (
     artifacts,
+    installed,
     manifest,
     provenance,
     registration,
@@ -310,9 +311,10 @@ class Store:
     def private_copy(self, version: Version) -> Iterator[Path]:
         """Folder with the verified files of a version, and its number, for the time being.
 
-        Raises as `fetch`.
+        Raises as `fetch`, and KronosError if a package that it needs is not installed.
         """
         root = self.fetch(version)
+        installed.check(root, version.uri)
         with temporary_folder(self.settings.state_dir, version.folder_name) as folder:
             manifest.private_copy(root, Path(folder), version.tags[MANIFEST_TAG])
             registration.write(Path(folder), version.name, version.version)

@@ -188,6 +188,29 @@ def test_images_are_pinned():
     assert images == {f"kronos-registry:{version[1]}"}
 
 
+def test_a_tag_is_built_for_one_service_and_the_others_take_it_from_there():
+    """Compose labels an image with the service that it is built for. A tag built for two services
+    is a new image each time, whose containers are made anew.
+    """
+    builders: dict[str, list[str]] = {}
+    for name in SERVICES:
+        service = RAW["services"][name]
+        if "build" in service:
+            assert service["pull_policy"] == "build"  # never a stranger's image of this name
+            builders.setdefault(service["image"], []).append(name)
+    assert list(builders.values()) == [["mlflow"]]
+    scorer = RAW["services"]["scorer"]
+    assert (scorer["image"] in builders, scorer["pull_policy"]) == (True, "never")
+    assert "mlflow" in scorer["depends_on"]  # so compose builds it first
+
+
+def test_logs_of_every_service_are_limited():
+    for name in SERVICES:
+        logging = RAW["services"][name]["logging"]
+        assert logging["driver"] == "json-file"
+        assert logging["options"] == {"max-size": "10m", "max-file": "3"}
+
+
 def test_no_service_may_more_than_it_needs():
     for name in SERVICES:
         service = RAW["services"][name]
@@ -215,11 +238,28 @@ def test_volumes_are_named_and_lie_where_the_image_gives_them_to_its_user():
 DOCKERFILE = (CHECKOUT / "Dockerfile").read_text()
 
 
+def copied() -> list[str]:
+    """What the Dockerfile copies from the checkout."""
+    return re.findall(r"^COPY (?:--\S+ )*(\S+) ", DOCKERFILE, re.MULTILINE)
+
+
+def test_files_of_the_image_are_readable_whatever_modes_the_checkout_has():
+    """Under umask 077 a checkout is closed to the user of the image, and COPY keeps modes."""
+    lines = re.findall(r"^(?:COPY|ADD) .*$", DOCKERFILE, re.MULTILINE)
+    assert lines
+    assert all(" --chmod=755 " in line for line in lines)
+
+
+def test_the_image_installs_the_lock_of_inference():
+    installed = re.findall(r"pip install .*-r (\S+)", DOCKERFILE)
+    assert installed == ["requirements-inference.lock"]
+
+
 def test_the_image_is_python_3_11_holds_our_folders_and_runs_as_nobody_in_particular():
     assert re.findall(r"^FROM (.+)$", DOCKERFILE, re.MULTILINE) == ["python:3.11-slim-trixie"]
-    copied = re.findall(r"^COPY (\S+) ", DOCKERFILE, re.MULTILINE)
-    assert copied == ["requirements.lock", "registry", "mlprojects", "serving", "jobs"]
-    assert all((CHECKOUT / name).exists() for name in copied)
+    locks = ["requirements-inference.lock", "requirements.lock"]
+    assert copied() == [*locks, "registry", "mlprojects", "serving"]
+    assert all((CHECKOUT / name).exists() for name in copied())
     assert re.findall(r"^USER (.+)$", DOCKERFILE, re.MULTILINE) == ["10001:10001"]
 
 
@@ -227,8 +267,7 @@ def test_nothing_but_what_is_copied_is_sent_to_the_image_builder():
     lines = (CHECKOUT / ".dockerignore").read_text().splitlines()
     rules = [line for line in lines if line and line[0] != "#"]
     assert rules[0] == "*"
-    copied = re.findall(r"^COPY (\S+) ", DOCKERFILE, re.MULTILINE)
-    assert [rule[1:] for rule in rules if rule[0] == "!"] == copied
+    assert [rule[1:] for rule in rules if rule[0] == "!"] == copied()
 
 
 # --- running services -------------------------------------------------------------------------

