@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from registry import files
 from registry.promotion.opening import open_ledger
 from registry.settings import Settings
-from registry.versions import connection
+from registry.versions import connection, descriptions
 from registry.versions.store import Store
 
 ROOT = Path(__file__).parents[2]
@@ -54,7 +54,7 @@ def check(settings: Settings, runs: int) -> None:
     with open_ledger(store) as ledger:
         assert ledger.models() == []
     experiments = {entity.name: entity for entity in store.client.search_experiments()}
-    assert sorted(experiments) == ["Default", "promotions", "train"]
+    assert set(experiments) == {"Default", "train", *descriptions.EXPERIMENTS}
     assert len(store.client.search_runs([experiments["train"].experiment_id])) == runs
     assert {path.name for path in settings.var_dir.iterdir()} <= {"mlflow.db", "ledger.db"}
 
