@@ -22,6 +22,7 @@ from registry.forecast import names
 from registry.promotion import moves
 from registry.promotion.opening import open_ledger
 from registry.settings import Settings
+from registry.versions import environments
 from registry.versions.store import Store
 from serving.scorer import Scorer
 
@@ -63,6 +64,7 @@ def served(
     history = frame[frame["unique_id"].isin(["AAPL", "IBM"])].groupby("unique_id").tail(36)[COLUMNS]
     scorer = Scorer(settings, version, store.fetch(version), host="127.0.0.1", port=0)
     scorer.command[scorer.command.index("-m", 3) + 1] = "models:/kronos/Production"
+    scorer._environment |= environments.of_mlflow(settings)
     with scorer:
         scorer.wait_ready()
         yield Served(scorer.url, store, history.reset_index(drop=True))

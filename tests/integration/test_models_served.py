@@ -11,6 +11,7 @@ from registry.forecast import names
 from registry.promotion import moves
 from registry.promotion.opening import open_ledger
 from registry.settings import Settings
+from registry.versions import environments
 from registry.versions.store import Store
 from serving.scorer import Scorer
 
@@ -31,6 +32,7 @@ def test_a_promoted_version_answers_its_own_example_as_a_direct_predict_does(
     body = store.example_request(version)
     scorer = Scorer(compiled, version, store.fetch(version), host="127.0.0.1", port=0)
     scorer.command[scorer.command.index("-m", 3) + 1] = f"models:/{model}/Production"
+    scorer._environment |= environments.of_mlflow(compiled)
     with scorer:
         scorer.wait_ready()
         reply = httpx.post(f"{scorer.url}/invocations", json=body, timeout=60)
