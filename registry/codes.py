@@ -99,6 +99,9 @@ CODES: dict[str, Code] = {
     ),
     "BAD_FORECAST": Code(BadForecast, REQUEST, "a model broke the contract"),
     "OUT_OF_MEMORY": Code(KronosError, REQUEST, "too many paths or series for the memory"),
+    "NETWORK_OVERFLOW": Code(
+        KronosError, REQUEST, "the network of a version computes numbers that are not finite"
+    ),
     "WORKER": Code(
         KronosError, REQUEST, "the process that ran a version or a trial ended, or heard nonsense"
     ),

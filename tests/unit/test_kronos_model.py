@@ -135,7 +135,7 @@ def test_missing_amount_and_volume_are_filled_and_said(kronos: Kronos, bars: pd.
 
 def test_a_longer_history_is_cut_and_the_reply_says_so(official: Path, bars: pd.DataFrame) -> None:
     small = model.from_official(official / "p", official / "t", name="kronos", max_context=64)
-    used = 64 - small.spec.max_horizon + 1
+    used = 64 - small.spec.max_horizon
     cut = ask(small, bars)
     assert cut.notes == {"truncated": f"only the last {used} bars of a history were looked at"}
     tail = bars.groupby("unique_id").tail(used).reset_index(drop=True)
