@@ -107,7 +107,11 @@ def test_files_are_laid_out_as_the_official_ones(tmp_path: Path) -> None:
     save_official(Predictor(SIZES["mini"].shape), tmp_path / "mini")
     save_official(Tokenizer(TokenizerConfig(group_size=5)), tmp_path / "2k")
     save_official(Tokenizer(TokenizerConfig(group_size=4)), tmp_path / "base")
-    for name, digest in (("mini", "70daca2c"), ("2k", "0b30a443")):
+    configs = {"mini": "70daca2c", "2k": "0b30a443", "base": "2366e7cc"}
+    for name, shape in (("small", SIZES["small"].shape), ("kronos-base", SIZES["base"].shape)):
+        (tmp_path / name).mkdir()
+        shape.write(tmp_path / name / "config.json")
+    for name, digest in (configs | {"small": "5e0f6a60", "kronos-base": "77ebc303"}).items():
         config = (tmp_path / name / "config.json").read_bytes()
         assert hashlib.sha256(config).hexdigest()[:8] == digest
     for name, size in (("mini", 16_440_776), ("2k", 15_842_376), ("base", 15_842_368)):
