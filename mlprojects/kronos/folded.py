@@ -267,10 +267,14 @@ class FoldedPredictor:
         """[R, 2^s1_bits]."""
         return self.proj_s1(h)
 
-    def s2_logits(self, h: Tensor, s1: Tensor, prefix: Prefix, suffix: Suffix) -> Tensor:
-        """[R, 2^s2_bits] given the drawn s1 [R]."""
+    def s2_hidden(self, h: Tensor, s1: Tensor, prefix: Prefix, suffix: Suffix) -> Tensor:
+        """Normed rows [R, d] for s2, given the drawn s1 [R]."""
         keys = suffix.keys[-1][:, :, :, : suffix.length]
         values = suffix.values[-1][:, :, :, : suffix.length]
         query = self.query[s1].view(keys.shape[0], keys.shape[2], 1, self.heads, self.width)
         attended = attend(query, prefix.keys[-1], prefix.values[-1], keys, values)
-        return self.proj_s2(_normed(self.out.plus(attended.flatten(0, 2), h)))
+        return _normed(self.out.plus(attended.flatten(0, 2), h))
+
+    def s2_logits(self, s2_hidden: Tensor) -> Tensor:
+        """[R, 2^s2_bits]."""
+        return self.proj_s2(s2_hidden)

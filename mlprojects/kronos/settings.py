@@ -41,7 +41,7 @@ class Shared(training.Config):
     """
 
     start_from: str = ""
-    max_context: int = 36
+    max_context: int = 37
     targets: int = TARGETS
     steps: Count = 500
     learning_rate: float = 2e-3
@@ -54,7 +54,7 @@ class Shared(training.Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        shortest = specs.MIN_CONTEXT + self.horizon - 1
+        shortest = specs.MIN_CONTEXT + self.horizon
         if self.max_context < shortest:
             raise BadConfig(f"max_context is {self.max_context}, expected {shortest} or more bars")
         if self.targets < self.horizon:
@@ -65,7 +65,7 @@ class Shared(training.Config):
     @property
     def context(self) -> int:
         """Bars of history that a forecast of the whole horizon uses."""
-        return self.max_context - self.horizon + 1
+        return self.max_context - self.horizon
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -322,7 +322,7 @@ def test_the_two_kinds_of_training_are_not_mixed(tiny: Config, official: Path) -
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"max_context": 20}, "max_context is 20, expected 36 or more"),
+        ({"max_context": 20}, "max_context is 20, expected 37 or more"),
         ({"targets": 4}, r"targets is 4, expected the horizon \(5\)"),
         ({"tokenizer_steps": 0}, "tokenizer_steps is 0, expected 1 or more"),
         ({"width": 20}, "width is 20, expected a multiple of 8"),
