@@ -116,7 +116,7 @@ def compose(end: float) -> bool:
         say(f"two small Debian systems, in {folder}")
         engine.bootstrap(folder, mirror)
         engine.prepare(folder)
-        command = [sys.executable, "-m", "pytest", "-x", "-v", str(COMPOSE)]
+        command = [sys.executable, "-m", "pytest", "-x", "-s", str(COMPOSE)]
         return engine.run(folder, command, end - time.monotonic()) != 0
 
 
