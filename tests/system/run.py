@@ -182,7 +182,7 @@ def end_on_signals() -> None:
 
     def end(number: int, _: object) -> None:
         for each in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-            signal.signal(each, signal.SIG_IGN)  # cleaning up takes seconds
+            signal.signal(each, signal.SIG_IGN)  # cleaning up takes up to a minute
         sys.exit(128 + number)
 
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
