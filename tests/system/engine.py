@@ -204,7 +204,14 @@ def stop(process: subprocess.Popen[bytes]) -> None:
     for child in family:
         with suppress(psutil.NoSuchProcess):
             child.kill()
-    psutil.wait_procs(family, timeout=30)
+    _wait("the end of all processes", lambda: all(map(_ended, family)), 30)
+
+
+def _ended(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
 
 
 # --- in the namespaces --------------------------------------------------------------------------

@@ -116,7 +116,7 @@ def compose(end: float) -> bool:
         say(f"two small Debian systems, in {folder}")
         engine.bootstrap(folder, mirror)
         engine.prepare(folder)
-        command = [sys.executable, "-m", "pytest", "-x", "-v", str(COMPOSE)]
+        command = [sys.executable, "-m", "pytest", "-x", "-s", str(COMPOSE)]
         return engine.run(folder, command, end - time.monotonic()) != 0
 
 
@@ -182,7 +182,7 @@ def end_on_signals() -> None:
 
     def end(number: int, _: object) -> None:
         for each in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-            signal.signal(each, signal.SIG_IGN)  # cleaning up takes seconds
+            signal.signal(each, signal.SIG_IGN)  # cleaning up takes up to a minute
         sys.exit(128 + number)
 
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):

@@ -33,8 +33,8 @@ SERVICES = ("postgres", "mlflow", "scorer")
 UI = "http://127.0.0.1:5000"
 SCORER = "http://127.0.0.1:5001"
 MODELS = f"{UI}/api/2.0/mlflow/registered-models/search?max_results=1"
-# docker-init and the server; two more of mlflow (workers and their tracker) and of the scorer.
-PROGRAMS = {"postgres": 2, "mlflow": 4, "scorer": 4}
+# docker-init and the server; mlflow: uvicorn, workers, tracker; scorer: MLflow, uvicorn.
+PROGRAMS = {"postgres": 2, "mlflow": 5, "scorer": 4}
 START_TIMEOUT_S = 240.0  # of a service, until it is healthy
 FAMILIES = sorted(path.parent.name for path in (CHECKOUT / "mlprojects").glob("*/model.py"))
 
