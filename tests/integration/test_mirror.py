@@ -622,9 +622,9 @@ def test_a_renamed_repository_is_one_repository(loopback, settings, monkeypatch)
     """As the real Hub does, both names answer, the former with a redirect."""
     monkeypatch.setitem(official.TOKENIZERS, MODEL, TOKENIZER)
     loopback.moved = {"acme/former": f"|{MODEL}", "acme/former-tokens": f"|{TOKENIZER}"}
-    version = mirrored(settings, Source("acme/former")).version
-    assert version.tags["weight_source"] == MODEL
-    assert version.tags["tokenizer_source"] == TOKENIZER
+    facts = Store(settings).facts(mirrored(settings, Source("acme/former")).version)
+    assert facts["weight_source"] == MODEL
+    assert facts["tokenizer_source"] == TOKENIZER
     for model, tokens in ((MODEL, TOKENIZER), ("acme/former", "acme/former-tokens")):
         again = mirrored(settings, Source(model, tokenizer_id=tokens))
         assert (again.version.version, again.registered) == (1, False)
@@ -687,8 +687,8 @@ def test_a_file_that_nobody_needs_may_be_undescribed(loopback, settings):
 
 def test_a_hub_that_zips_what_it_sends_is_understood(loopback, settings, weights):
     loopback.zipped = True
-    version = mirrored(settings, SOURCE).version
-    assert version.tags["weight_sha256"] == sha256(weights[WEIGHTS])
+    facts = Store(settings).facts(mirrored(settings, SOURCE).version)
+    assert facts["weight_sha256"] == sha256(weights[WEIGHTS])
 
 
 @pytest.mark.parametrize("existing", [True, False])
