@@ -25,6 +25,7 @@ export PYTHONUNBUFFERED := 1
 help:
 	@echo 'make demo         the main job on real prices: compile, train, promote, serve, ask (about 2 minutes)'
 	@echo 'make test         every check: format, lint, types, layers, tests'
+	@echo 'make check        format, lint, types, layers'
 	@echo 'make test-processors  unit and contract tests as on other x86-64 processors (about 10 minutes)'
 	@echo 'make serve        the Production version of MODEL=nbeats behind mlflow models serve'
 	@echo 'make ui           the MLflow UI on what is in var/'

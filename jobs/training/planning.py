@@ -158,7 +158,8 @@ def _start(settings: Settings, model: Model, overrides: Mapping[str, Any]) -> St
 
 def _check_window(spec: ModelSpec, start: Start) -> None:
     """Raise BadConfig if the model would look at more sessions than its start was trained with."""
-    window = read_spec(start.model_dir).max_context
+    started = read_spec(start.model_dir)
+    window = max(started.max_context, started.min_context + started.max_horizon)
     if spec.max_context > window:
         raise BadConfig(
             f"max_context is {spec.max_context}, expected at most {window}, "

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mlprojects.kronos.shapes import DEPENDENCY_HEADS as DEPENDENCY_HEADS
-from mlprojects.kronos.shapes import PredictorConfig, TokenizerConfig
+from mlprojects.kronos.shapes import DEPENDENCY_HEADS, PredictorConfig, TokenizerConfig
 from registry.errors import KronosError
 
 EPS = 1e-5  # of RMSNorm

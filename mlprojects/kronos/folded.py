@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mlprojects.kronos.architecture import DEPENDENCY_HEADS, EPS, Block, Predictor, Tokenizer
+from mlprojects.kronos.architecture import EPS, Block, Predictor, Tokenizer
 from mlprojects.kronos.linear import Linear
+from mlprojects.kronos.shapes import DEPENDENCY_HEADS
 
 SCORES = 1 << 22  # attention scores held at once
 

@@ -164,7 +164,8 @@ def inherited(start_dir: Path) -> Mapping[str, Any]:
         "kind": FINE_TUNING,
         "horizon": spec.max_horizon,
         "levels": spec.levels,
-        "max_context": spec.max_context,
+        # Versions from before 2026-11-27 state one bar less for the same history and horizon.
+        "max_context": max(spec.max_context, specs.MIN_CONTEXT + spec.max_horizon),
         "clip": start["clip"],
         "anchor": options["anchor"],
         "num_samples": options["num_samples"],

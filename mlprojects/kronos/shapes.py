@@ -12,7 +12,7 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 PREDICTOR, TOKENIZER = "predictor", "tokenizer"  # folders of a version's model
 FIELDS = 6  # of a bar: open high low close volume amount
 DEPENDENCY_HEADS = 4  # of the predictor's cross attention; n_heads does not change it
-LARGEST_COUNT, LARGEST_BITS, LARGEST_WEIGHT = 1 << 16, 16, 1e6
+LARGEST_COUNT, LARGEST_LAYERS, LARGEST_BITS, LARGEST_WEIGHT = 1 << 16, 128, 16, 1e6
 
 
 def _fits(kind: Any, name: str, value: Any) -> bool:
@@ -25,7 +25,11 @@ def _fits(kind: Any, name: str, value: Any) -> bool:
         return 0 <= value < 1
     if kind is float:
         return abs(value) <= LARGEST_WEIGHT
-    largest = LARGEST_BITS if name.endswith("_bits") else LARGEST_COUNT
+    largest = LARGEST_COUNT
+    if name.endswith("_layers"):
+        largest = LARGEST_LAYERS
+    if name.endswith("_bits"):
+        largest = LARGEST_BITS
     return isinstance(value, int) and 1 <= value <= largest
 
 

@@ -7,7 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -433,15 +433,19 @@ def _claimed(predictor: Part) -> tuple[str, str]:
 
 
 def _trained_here(store: Store, official: Official, digest: str) -> Version | None:
-    """The newest intact version with weights of this sha256 that was trained in this registry."""
+    """The newest intact version with weights of this sha256 that was trained in this registry.
+
+    Its tags are all its facts.
+    """
     if official.NAME not in store.names():
         return None
     path = f"{MODEL_DIR}/{official.PARTS[0]}/{WEIGHTS}"
     for version in store.versions(official.NAME):
         with contextlib.suppress(Corrupt, NotFound):
-            of_a_mirror = store.facts(version).get("data_digest", "none") == "none"
+            facts = store.facts(version)
+            of_a_mirror = facts.get("data_digest", "none") == "none"
             if not of_a_mirror and store.digests(version).get(path) == digest:
-                return version
+                return replace(version, tags=facts)
     return None
 
 

@@ -65,7 +65,8 @@ def folder() -> Iterator[Path]:
 def sweep() -> None:
     """Remove the folders of runs that were killed: nobody holds their locks."""
     for left in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        with (left / "lock").open("a") as lock, suppress(BlockingIOError):
+        # One that is in use, or another user's, is left alone.
+        with suppress(BlockingIOError, PermissionError), (left / "lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             remove(left)
 

@@ -4,6 +4,7 @@ Exit codes: 0 passed; 77 cannot run here, with one line that says why; anything 
 """
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -158,7 +159,8 @@ def host() -> dict[str, str]:
     for program in ("iptables-save", "ip6tables-save"):
         if shutil.which(program):
             listed = subprocess.run([program], capture_output=True, text=True, check=False).stdout
-            rules += "".join(line for line in listed.splitlines(True) if line[0] != "#")
+            without_counters = re.sub(r"\[\d+:\d+\]", "", listed).splitlines(True)
+            rules += "".join(line for line in without_counters if line[0] != "#")
     paths = ("/var/lib/docker", "/run/docker.sock", "/run/docker.pid", "/etc/docker")
     groups = [str(path) for path in engine.CGROUPS.glob("**/*") if "docker" in path.name]
     return {

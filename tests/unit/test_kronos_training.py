@@ -1,5 +1,6 @@
 """Training of Kronos: windows without the future, losses, refusals, resuming."""
 
+import shutil
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from mlprojects.kronos.simulated import Simulator
 from mlprojects.kronos.train import Windows
 from registry.errors import BadConfig, BadHistory, BadParameter
 from registry.forecast import names
-from registry.forecast.model_folder import read_spec, save_forecaster
+from registry.forecast.model_folder import read_spec, save_forecaster, write_spec
 from registry.settings import Settings
 
 
@@ -259,6 +260,17 @@ def test_a_fine_tune_inherits_what_it_does_not_set(official: Path, is_tiny: bool
     assert config.targets == config.horizon
     assert (config.steps, config.report_every) == ((6, 40) if is_tiny else (500, 5))
     assert config.max_steps == config.steps
+
+
+def test_a_start_that_states_one_bar_less_for_its_horizon_can_be_fine_tuned(
+    official: Path, tmp_path: Path
+) -> None:
+    """As kronos did before the decoder kept the whole history."""
+    shutil.copytree(official, tmp_path / "older")
+    older = replace(read_spec(official), max_context=36, max_horizon=5)
+    write_spec(older, tmp_path / "older")
+    config = fine_tuning(tmp_path / "older")
+    assert (config.max_context, config.horizon, config.context) == (37, 5, 32)
 
 
 def test_a_fine_tuned_official_version_needs_and_answers_what_its_start_did(
