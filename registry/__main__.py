@@ -185,10 +185,9 @@ def rollback(model: Model, why: Why = "", as_json: Json = False) -> None:
     store = _store()
     with open_ledger(store) as ledger:
         record = moves.rollback(store, ledger, model, who=user(), why=why)
-        sentence = (
-            f"{model} version {record.version} is in Production again, "
-            f"instead of version {record.from_version}"
-        )
+        sentence = f"{model} version {record.version} is in Production again"
+        if record.from_version is not None:  # else that version was deleted
+            sentence += f", instead of version {record.from_version}"
         _emit_one({"changed": True, **record.to_json()}, sentence, as_json)
 
 
@@ -446,7 +445,7 @@ def _standing(store: "Store", newcomer: "Version", stage: str) -> str:
     from registry.promotion.standing import standing
 
     number = store.aliases(newcomer.name).get("production")
-    if stage == "Archived" or number == newcomer.version:
+    if stage == "Archived" or number == newcomer.version or newcomer.foreign:
         return ""
     incumbent = store.version(newcomer.name, number) if number is not None else None
     return standing(store, newcomer, incumbent)

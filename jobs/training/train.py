@@ -62,10 +62,12 @@ def train(
 ) -> Result:
     """Fit, score, log and register; with `reuse`, return a version of the same recipe if any.
 
-    Raises Conflict when another process trains the same recipe.
+    Raises Conflict when another process trains the same recipe, or the registered model of this
+    name is another program's.
     """
     start_time = time.monotonic()
     store, name = Store(settings), plan.model.name
+    store.check_free(name)
     if reuse and (version := store.find(name, {RECIPE_TAG: plan.recipe})) is not None:
         metrics = store.client.get_run(version.run_id).data.metrics
         return Result(version, metrics, True, time.monotonic() - start_time)

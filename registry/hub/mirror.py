@@ -179,11 +179,12 @@ def mirror(
     """Register the commits of `source`.
 
     An intact version of the same commits, code and settings is returned instead. Raises NotFound,
-    BadInput (licence, pickled weights, pairing, no forecast), Corrupt, and KronosError without a
-    connection.
+    BadInput (licence, pickled weights, pairing, no forecast), Corrupt, Conflict if the registered
+    model is another program's, and KronosError without a connection.
     """
     start = time.monotonic()
     store, hub = Store(settings), Hub(settings, official.PINNED)
+    store.check_free(official.NAME)
     predictor = hub.snapshot(source.model_id, source.revision)
     tokenizer_id = _tokenizer_id(settings, source, official, predictor.repo)
     tokenizer = hub.snapshot(tokenizer_id, source.tokenizer_revision)

@@ -80,7 +80,11 @@ def _checks(store: Store, ledger: Ledger, name: str) -> Sequence[_Check]:
         if name not in ledger.models():
             raise
         return _CHECKS_OF_GONE
-    return _CHECKS if is_our_name(name) else ()
+    versions = store.versions(name)
+    is_others = versions and all(version.foreign for version in versions)
+    if not is_our_name(name) or (is_others and name not in ledger.models()):
+        return ()
+    return _CHECKS
 
 
 def _chain(store: Store, ledger: Ledger, name: str) -> Iterator[_Case]:
@@ -175,13 +179,15 @@ def _lost_tags(store: Store, ledger: Ledger, name: str) -> Iterator[_Case]:
             yield _Case(Finding(name, "TAG_LOST", message, repair), remedy)
 
 
-def _capital_aliases(store: Store, _: Ledger, name: str) -> Iterator[_Case]:
+def _capital_aliases(store: Store, ledger: Ledger, name: str) -> Iterator[_Case]:
     """Aliases as `Production`, which MLflow takes for another one than `production`."""
     aliases = store.aliases(name)
     for alias, version in aliases.items():
         meant = alias.lower()
         is_ours = meant in (*ALIASES.values(), PREVIOUS)
         if alias == meant or not is_ours or aliases.get(meant) == version:
+            continue
+        if moves.is_owners(store, ledger.records(name), name, version):
             continue
         message = (
             f"alias {alias} names version {version}, {meant} names {_version(aliases.get(meant))}; "
@@ -197,15 +203,15 @@ def _moved_aliases(store: Store, ledger: Ledger, name: str) -> Iterator[_Case]:
 
     An alias of a foreign version is its owner's, until one of ours was in the stage.
     """
-    foreign = {version.version for version in store.versions(name) if version.foreign}
     for stage, alias in ALIASES.items():
         # Read the records before the alias: if a promotion comes in between, the repair fails
         # instead of recording a false move.
         records = ledger.records(name)
         expected_version = stages.expected(records).holder(stage)
         aliased = store.aliases(name).get(alias)
-        owners = aliased in foreign and expected_version is None
-        if aliased is not None and aliased != expected_version and not owners:
+        if aliased is None or aliased == expected_version:
+            continue
+        if expected_version is not None or not moves.is_owners(store, records, name, aliased):
             message = (
                 f"alias {alias} names version {aliased}, "
                 f"the ledger has {_version(expected_version)} in {stage}"
@@ -242,7 +248,9 @@ def _lost_aliases(store: Store, ledger: Ledger, name: str) -> Iterator[_Case]:
     aliased = aliases.get(PREVIOUS)
     # If `production` was moved outside, that is reported above and settled first.
     unsettled = aliases.get(ALIASES[PRODUCTION]) not in (None, state.production)
-    if aliased != state.previous and not unsettled:
+    records = ledger.records(name)
+    owners = state.previous is None and moves.is_owners(store, records, name, aliased)
+    if aliased != state.previous and not unsettled and not owners:
         target = _version(state.previous)
         message = f"alias {PREVIOUS} names {_version(aliased)}, a roll-back goes to {target}"
         finding = Finding(name, "WRONG_PREVIOUS", message, f"make it name {target}")

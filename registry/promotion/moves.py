@@ -56,7 +56,7 @@ def promote(
     _check_words(who, why)
     _check_stage(stage)
     _check_ours(store, ledger, name, version)
-    records = settle(store, ledger, name)
+    records = settle(store, ledger, name, stage)
     decision = decide(store, records, name, version, stage)
     if decision is None:
         return _last_that_names(version, records)
@@ -193,10 +193,11 @@ def _check_words(who: str, why: str) -> None:
 # --- claims -----------------------------------------------------------------------------------
 
 
-def settle(store: Store, ledger: Ledger, name: str) -> list[Record]:
+def settle(store: Store, ledger: Ledger, name: str, taken: str = "") -> list[Record]:
     """Rows of a model, all completed and in line with its aliases. Call this before a new claim.
 
     It completes a dead claim. It adopts an alias that was moved outside: the alias is the truth.
+    The alias of a foreign version is its owner's, unless the claim takes its stage, `taken`.
     Raises Conflict while another process changes the model, and Corrupt for rows that were changed:
     nothing is appended to a broken chain.
     """
@@ -210,10 +211,20 @@ def settle(store: Store, ledger: Ledger, name: str) -> list[Record]:
     for stage, alias in ALIASES.items():
         expected_version = stages.expected(records).holder(stage)
         aliased = store.aliases(name).get(alias)
-        if aliased is not None and aliased != expected_version:
+        if aliased is None or aliased == expected_version:
+            continue
+        taken_from_us = expected_version is not None
+        if stage == taken or taken_from_us or not is_owners(store, records, name, aliased):
             adopt(store, ledger, records, name, stage, aliased)
             records = ledger.records(name)
     return records
+
+
+def is_owners(store: Store, records: Sequence[Record], name: str, number: int | None) -> bool:
+    """Whether a version is foreign and the ledger never moved it: its aliases are its owner's."""
+    if number in {None, *(record.version for record in records)}:
+        return False
+    return any(version.version == number and version.foreign for version in store.versions(name))
 
 
 def resume(store: Store, ledger: Ledger, records: list[Record]) -> Record:
@@ -380,7 +391,12 @@ def move_alias(move: Move) -> None:
 
 def move_previous(move: Move) -> None:
     """Set the alias of the version that a roll-back returns to."""
-    point(move.store, move.record.model, PREVIOUS, move.state.previous)
+    store, name = move.store, move.record.model
+    aliased = store.aliases(name).get(PREVIOUS)
+    records = move.ledger.records(name)
+    if move.state.previous is None and is_owners(store, records, name, aliased):
+        return
+    point(store, name, PREVIOUS, move.state.previous)
 
 
 def leave_staging(move: Move) -> None:

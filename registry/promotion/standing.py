@@ -29,10 +29,13 @@ def standing(store: Store, newcomer: Version, incumbent: Version | None) -> str:
 
 def _beside(newcomer: Version, own: Scores, incumbent: Version, other: Scores) -> str:
     crps, of_incumbent = own.metrics["crps"], other.metrics["crps"]
-    return (
+    sentence = (
         f"{_alone(newcomer, own)}; on the same rows {incumbent.reference} in Production has "
-        f"{of_incumbent:.6f}, so the newcomer is {_better(1 - crps / of_incumbent)}"
+        f"{of_incumbent:.6f}"
     )
+    if not of_incumbent:
+        return sentence
+    return f"{sentence}, so the newcomer is {_better(1 - crps / of_incumbent)}"
 
 
 def _alone(version: Version, scores: Scores) -> str:

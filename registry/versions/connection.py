@@ -205,6 +205,9 @@ def _explained(engine: sa.Engine) -> Iterator[None]:
         reason = masked(" ".join(str(error.orig).split()))
         raise _unavailable(f"the MLflow database at {where} cannot be used: {reason}") from error
     except CommandError as error:
-        raise _unavailable(f"the MLflow database at {where} cannot be migrated: {error}") from error
+        reason = masked(str(error))
+        raise _unavailable(
+            f"the MLflow database at {where} cannot be migrated: {reason}"
+        ) from error
     finally:
         engine.dispose()

@@ -1,15 +1,16 @@
 """Keep the descriptions of registered models and of the experiment of trainings up to date."""
 
 import logging
-from collections.abc import Iterator
 from typing import Any
 
 from mlflow.entities import LifecycleStage
 from mlflow.exceptions import MlflowException
 
 from registry import interrupts
+from registry.masking import masked
 from registry.versions import descriptions
 from registry.versions.store import Store
+from registry.versions.tracking import every
 from registry.versions.version import Version
 
 _log = logging.getLogger(__name__)
@@ -26,7 +27,8 @@ def update(store: Store, name: str) -> None:
         _update_model(store, name)
         _update_trainings(store)
     except MlflowException as error:
-        _log.warning("the descriptions of %s are not up to date: %s", name, error.message)
+        reason = masked(str(error.message))
+        _log.warning("the descriptions of %s are not up to date: %s", name, reason)
 
 
 def _update_model(store: Store, name: str) -> None:
@@ -63,16 +65,8 @@ def _update_trainings(store: Store) -> None:
     old = experiment.tags.get(descriptions.NOTE_TAG, "")
     if not descriptions.is_ours(old):
         return
-    models = {model.name: model.description or "" for model in _models(store)}
+    search = store.client.search_registered_models
+    models = {model.name: model.description or "" for model in every(search)}
     new = descriptions.of_experiment(descriptions.TRAININGS, models)
     if new != old:
         store.client.set_experiment_tag(experiment.experiment_id, descriptions.NOTE_TAG, new)
-
-
-def _models(store: Store) -> Iterator[Any]:
-    """All registered models, page by page."""
-    page: str | None = ""
-    while page is not None:
-        batch = store.client.search_registered_models(max_results=1000, page_token=page or None)
-        yield from batch
-        page = batch.token

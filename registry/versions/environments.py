@@ -16,6 +16,8 @@ _MLFLOW = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    # At the end of a run MLflow prints the URI of its store, with the password, on stdout.
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 
 # Variables of a process that runs a version's code: the system's, those of numerical libraries and

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from mlflow.entities import Run, RunStatus
 
 from registry.versions.store import Store
+from registry.versions.tracking import clause
 from registry.versions.version import Version
 
 EVALUATIONS = "evaluations"  # experiment of the runs of `jobs evaluate`
@@ -44,7 +45,7 @@ def latest(store: Store, version: Version) -> list[Scores]:
     scores = []
     experiment = store.client.get_experiment_by_name(EVALUATIONS)
     if experiment is not None:
-        of_version = f"tags.model = '{version.name}' and tags.version = '{version.version}'"
+        of_version = f"{clause('tags.model', version.name)} and tags.version = '{version.version}'"
         runs = store.client.search_runs(
             [experiment.experiment_id],
             f"{of_version} and tags.source_run = '{version.run_id}'",
@@ -52,7 +53,8 @@ def latest(store: Store, version: Version) -> list[Scores]:
             max_results=_LATEST,
         )
         for run in runs:
-            if run.info.status == RunStatus.to_string(RunStatus.FINISHED):
+            is_finished = run.info.status == RunStatus.to_string(RunStatus.FINISHED)
+            if is_finished and "crps" in run.data.metrics:
                 scores.append(Scores(run.data.metrics, rows_of(run, version)))
     trained = of_training(store, version)
     return [*scores, trained] if trained else scores

@@ -17,7 +17,7 @@ from mlflow.models import Model
 from mlflow.tracking import MlflowClient
 
 from registry import interrupts
-from registry.errors import BadParameter, Corrupt, KronosError, NotFound
+from registry.errors import BadParameter, Conflict, Corrupt, KronosError, NotFound
 from registry.files import temporary_folder
 from registry.forecast import names
 from registry.forecast.model_folder import read_spec
@@ -258,6 +258,18 @@ class Store:
             text = shortened(description)
             self.client.update_model_version(name, registered.version, text)
         return self.version(name, int(registered.version))
+
+    def check_free(self, name: str) -> None:
+        """Raise Conflict if all versions of this name were logged by other programs."""
+        try:
+            versions = self.versions(name)
+        except NotFound:
+            return
+        if versions and all(version.foreign for version in versions):
+            raise Conflict(
+                f"the registered model {name} is another program's; rename it in MLflow, "
+                "or use another tracking server"
+            )
 
     @interrupts.deferred()
     def set_alias(self, name: str, alias: str, number: int) -> None:

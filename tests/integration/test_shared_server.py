@@ -11,7 +11,7 @@ from typing import Any
 import mlflow
 import pytest
 
-from registry.errors import BadParameter, NotFound
+from registry.errors import BadParameter, Conflict, NotFound
 from registry.ledger import database as ledger_database
 from registry.promotion import doctor, moves
 from registry.settings import Settings
@@ -98,7 +98,8 @@ def test_a_foreign_version_inside_a_model_of_ours_is_passed_over(
     bench.store.set_alias(name, "staging", number)
     moves.promote(bench.store, bench.ledger, name, 1, **WHO)
     assert bench.aliases(name) == {"production": 1, "staging": 2}
-    assert bench.tags(name) == {1: "Production", 2: "Staging"}  # it was adopted with its alias
+    assert bench.tags(name) == {1: "Production", 2: "Production"}  # the tag of 2 is its owner's
+    assert [record.action for record in bench.ledger.records(name)] == ["promote"]
     assert [row["origin"] for row in answer("list") if row["model"] == name] == ["mixed"]
     assert [(row["version"], row["foreign"]) for row in answer("show", name)] == [
         (2, True),
@@ -107,10 +108,8 @@ def test_a_foreign_version_inside_a_model_of_ours_is_passed_over(
     assert [row["ok"] for row in answer("verify", name)] == [None, True]
     assert cli("verify", f"{name}/2")[0] == 1
     assert bench.store.find(name, {"recipe": "r"}) is None
-    [finding] = doctor.examine(bench.store, bench.ledger, name, repair=True)
-    assert (finding.code, finding.repaired) == ("FOREIGN_VERSION", False)
-    moves.promote(bench.store, bench.ledger, name, 2, "Archived", **WHO)
-    assert doctor.examine(bench.store, bench.ledger, name) == []
+    assert doctor.examine(bench.store, bench.ledger, name, repair=True) == []
+    assert bench.aliases(name) == {"production": 1, "staging": 2}
 
 
 @on_sqlite
@@ -124,6 +123,25 @@ def test_a_foreign_version_in_production_is_a_finding_until_ours_is_back(bench: 
     assert moves.rollback(bench.store, bench.ledger, name, **WHO).version == 1
     assert doctor.examine(bench.store, bench.ledger, name) == []
     assert bench.aliases(name) == {"production": 1}
+
+
+@on_sqlite
+@pytest.mark.parametrize("ours", [0, 1], ids=["foreign", "mixed"])
+def test_the_aliases_of_foreign_versions_are_their_owners(bench: Any, cli: Any, ours: int) -> None:
+    name = bench.model(1) if ours else "their_model"
+    number = register(bench, name)
+    for alias in ("Production", "previous"):
+        bench.store.set_alias(name, alias, number)
+    before = described(bench, name)
+    assert cli("doctor", name, "--repair")[0] == 0
+    assert described(bench, name) == before
+    if ours:
+        bench.store.check_free(name)
+        moves.promote(bench.store, bench.ledger, name, 1, **WHO)
+        assert bench.aliases(name)["previous"] == number
+        return
+    with pytest.raises(Conflict, match=f"the registered model {name} is another program's"):
+        bench.store.check_free(name)
 
 
 @on_sqlite
