@@ -18,19 +18,19 @@ app = typer.Typer(
 
 
 class OfModel(TyperCommand):
-    """A command whose first word is a model: `MODEL --help` shows the keys of its config."""
+    """A command with a model among its words: `MODEL --help` shows the keys of its config."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        ctx.meta["model"] = next((word for word in args if not word.startswith("-")), "")
+        ctx.meta["words"] = tuple(args)
         return super().parse_args(ctx, args)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         super().format_help(ctx, formatter)
         from jobs.training import configs, families
 
-        model = families.all_models().get(ctx.meta["model"])
-        if model is not None:
-            tables.print_settings(model.name, configs.settings_of(model))
+        models = families.all_models()
+        for name in [word for word in ctx.meta["words"] if word in models][:1]:
+            tables.print_settings(name, configs.settings_of(models[name]))
 
 
 EXTRA = {"allow_extra_args": True, "ignore_unknown_options": True}

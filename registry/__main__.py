@@ -111,8 +111,9 @@ def compare(
     store = _store()
     rows: list[dict[str, Any]] = []
     for version in _versions(store, references):
-        metrics = {key: store.metrics(version).get(key) for key in COMPARED}
         scores = scored.of_training(store, version)
+        measured = scores.metrics if scores else {}
+        metrics = {key: measured.get(key) for key in COMPARED}
         row = _row(version) | {"data": version.tags.get("data")} | metrics
         rows.append(row | {"scored_on": dict(scores.rows) if scores else None})
     rows = _ranked(rows)
