@@ -310,6 +310,11 @@ def mirror(
         result = mirror_version(settings, source, official, progress)
     if result.ruined:
         _say(f"warning: {result.ruined}; its commits were registered again")
+    if result.version.tags["pretrained_until"] == "unknown":
+        _say(
+            f"warning: until when {result.predictor.repo} was pretrained is unknown, so no report "
+            "on it counts as out of sample; set --pretrained-until DATE if you know it"
+        )
     sentence = f"{result.version.uri} is {result.predictor} with {result.tokenizer}"
     if not result.registered:
         sentence += " already: nothing was registered"

@@ -99,6 +99,9 @@ CODES: dict[str, Code] = {
     ),
     "BAD_FORECAST": Code(BadForecast, REQUEST, "a model broke the contract"),
     "OUT_OF_MEMORY": Code(KronosError, REQUEST, "too many paths or series for the memory"),
+    "NETWORK_OVERFLOW": Code(
+        KronosError, REQUEST, "the network of a version computes numbers that are not finite"
+    ),
     "WORKER": Code(
         KronosError, REQUEST, "the process that ran a version or a trial ended, or heard nonsense"
     ),
@@ -144,6 +147,10 @@ CODES: dict[str, Code] = {
     # --- the Hub
     "HUB_UNREACHABLE": Code(KronosError, HUB, "the Hub does not answer"),
     "HUB_DENIED": Code(BadInput, HUB, "the Hub refuses the token or the repository"),
+    "HUB_ANSWER": Code(
+        KronosError, HUB, "what answers is no Hub, or leaves out what downloads are checked by"
+    ),
+    "SHARDED": Code(BadInput, HUB, "a repository whose weights are split over several files"),
     "PICKLE_ONLY": Code(BadInput, HUB, "a repository with pickled weights only"),
     "LICENCE": Code(BadInput, HUB, "a licence that is not on the list"),
     # --- serving

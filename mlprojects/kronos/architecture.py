@@ -14,13 +14,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mlprojects.kronos.shapes import PredictorConfig, TokenizerConfig
-from registry.errors import BadConfig
+from registry.errors import BadConfig, KronosError
 
 EPS = 1e-5  # of RMSNorm
 THETA = 1e4  # base of the rotary frequencies
 DEPENDENCY_HEADS = 4  # of the cross attention; n_heads does not change it
 # Number of values of each stamp; weekday 0 is Monday.
 STAMPS = {"minute": 60, "hour": 24, "weekday": 7, "day": 32, "month": 13}
+
+
+def overflow_error(numbers: str) -> KronosError:
+    """The error for a network that computes NaN or infinity from finite bars and weights."""
+    return KronosError(
+        f"Kronos computed {numbers} that are not finite, expected finite numbers: its weights are "
+        "too large for their precision; use another version, or mirror or train the weights again",
+        code="NETWORK_OVERFLOW",
+    )
 
 
 class RMSNorm(nn.Module):
@@ -206,8 +215,15 @@ class Tokenizer(nn.Module):
         return (z + (corner - z).detach()) / math.sqrt(self.bits)
 
     def encode(self, bars: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens s1, s2 [B, T] (int64): the first and the last bits, little-endian."""
-        bits = (self.project(bars) > 0).long()
+        """Tokens s1, s2 [B, T] (int64): the first and the last bits, little-endian.
+
+        Raises KronosError (NETWORK_OVERFLOW): the sign of NaN would be a bit like any other.
+        """
+        points = self.project(bars)
+        # A point is 0 if the square of its length overflowed.
+        if not bool((points.norm(dim=-1) > 0).all()):
+            raise overflow_error("tokens of the history")
+        bits = (points > 0).long()
         s1_bits, s2_bits = bits.split([self.config.s1_bits, self.config.s2_bits], dim=-1)
         return _index(s1_bits), _index(s2_bits)
 

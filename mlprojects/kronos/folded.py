@@ -283,8 +283,12 @@ class FoldedPredictor:
         """[R, 2^s1_bits]."""
         return self.proj_s1(h)
 
-    def s2_logits(self, h: Tensor, s1: Tensor, paths: int, suffix: Suffix) -> Tensor:
-        """[R, 2^s2_bits] given the drawn s1 [R]."""
+    def s2_hidden(self, h: Tensor, s1: Tensor, paths: int, suffix: Suffix) -> Tensor:
+        """Normed rows [R, d] for s2, given the drawn s1 [R]."""
         query = F.embedding(s1, self.query).view(-1, paths, 1, self.heads, self.width)
         attended = attend(query, *suffix.rows(-1, suffix.length))
-        return self.proj_s2(_unit(self.out.plus(attended.flatten(0, 2), h), self.floor))
+        return _unit(self.out.plus(attended.flatten(0, 2), h), self.floor)
+
+    def s2_logits(self, s2_hidden: Tensor) -> Tensor:
+        """[R, 2^s2_bits]."""
+        return self.proj_s2(s2_hidden)

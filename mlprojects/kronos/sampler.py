@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mlprojects.kronos.architecture import Predictor, Tokenizer
+from mlprojects.kronos.architecture import Predictor, Tokenizer, overflow_error
 from mlprojects.kronos.folded import Decoder, FoldedPredictor, Prefix, Suffix
 from mlprojects.kronos.keys import exponentials
 from mlprojects.kronos.shapes import check_pairing
@@ -94,10 +94,13 @@ class Sampler:
             self._predictor = FoldedPredictor(predictor, max_context, products or weight.dtype)
 
     def bars_used(self, length: int, steps: int, overflow: Overflow) -> int:
-        """How many of `length` bars are used; with 'truncate', none ever leaves the window."""
+        """How many of `length` bars are used; with 'truncate', none ever leaves the window.
+
+        The decoder's window holds the sampled bars too, as upstream's does.
+        """
         if overflow == "exact":
             return length
-        return min(length, self.max_context - steps + 1)
+        return min(length, self.max_context - steps)
 
     @torch.inference_mode()
     def sample(
@@ -118,15 +121,16 @@ class Sampler:
         hour, weekday, day, month, also of the steps. keys [N] decide the random numbers of each
         series (keys.py).
 
-        overflow 'truncate' first cuts the history to its last max_context - H + 1 bars. With `room`
-        it leaves place for so many steps: max_context - room + 1 bars. 'exact' lets the window
-        slide, as upstream does, and reads it again at each step beyond its end.
+        overflow 'truncate' first cuts the history to its last max_context - H bars. With `room` it
+        leaves place for so many steps: max_context - room bars. 'exact' lets the window slide, as
+        upstream does, and reads it again at each step beyond its end.
 
         `group` series share a pass; other series fill up the last pass. The last bits of a result
         depend on `group` and `paths`. They do not depend on the other series if group * paths is 24
         or group is 1.
 
-        Raises BadParameter (BAD_HORIZON) and BadHistory (CONSTANT).
+        Raises BadParameter (BAD_HORIZON), BadHistory (CONSTANT), and KronosError
+        (NETWORK_OVERFLOW) if a network computes a number that is not finite.
         """
         steps = stamps.shape[1] - bars.shape[1]
         room = max(room, steps) if overflow == "truncate" else steps
@@ -169,6 +173,8 @@ class Sampler:
                 decoded = self._decoder.follow(read.decoder, drawn).double().cpu().numpy()
                 out[rows, part.start : part.stop] = decoded[:kept]
                 tokens[rows, part.start : part.stop] = drawn[:kept].cpu().numpy()
+        if not (np.isfinite(out).all() and np.isfinite(last).all()):
+            raise overflow_error("decoded bars")
         out = out * std[:, None] + mean[:, None]
         last = last * std[:, 0] + mean[:, 0]
         return Sampled(out, last, tokens, used)
@@ -188,12 +194,13 @@ class Sampler:
         return _Read(s1, s2, times, steps, prefix, decoder)
 
     def _continue(self, read: "_Read", keys: Sequence[int], paths: range, draw: Draw) -> Tensor:
-        """Tokens [G, P, H, 2] of some paths."""
+        """Tokens [G, P, H, 2] of some paths. Raises KronosError (NETWORK_OVERFLOW)."""
         groups, length, number = len(keys), read.s1.shape[1], len(paths)
         tokens = torch.empty(groups, number, read.steps, 2, dtype=torch.int64, device=self._device)
         prefix = read.prefix
         suffix = Suffix(prefix, groups, number, read.steps)
         h = prefix.last[:, None].expand(-1, number, -1).flatten(0, 1)
+        sizes = []  # of hidden rows and logits; looked at once, since a look waits for the GPU
         for step in range(read.steps):
             end = length + step  # bars so far
             left = end - self.max_context  # bars that have left the window
@@ -210,9 +217,14 @@ class Sampler:
                 new = tokens[:, :, :step]
                 h = self._predictor.extend(suffix, new, read.times[:, length:end])
             s1_race, s2_race = (None, None) if draw.greedy else self._race(keys, step, paths)
-            s1 = pick(self._predictor.s1_logits(h), s1_race, draw)
-            s2 = pick(self._predictor.s2_logits(h, s1, number, suffix), s2_race, draw)
+            s1_logits = self._predictor.s1_logits(h)
+            s1 = pick(s1_logits, s1_race, draw)
+            s2_hidden = self._predictor.s2_hidden(h, s1, number, suffix)
+            s2_logits = self._predictor.s2_logits(s2_hidden)
+            s2 = pick(s2_logits, s2_race, draw)
             tokens[:, :, step] = torch.stack([s1, s2], dim=1).unflatten(0, (groups, number))
+            sizes += [_size(rows) for rows in (h, s1_logits, s2_hidden, s2_logits)]
+        _check_sizes(torch.stack(sizes), draw)
         return tokens
 
     def _race(self, keys: Sequence[int], step: int, paths: range) -> tuple[Race, Race]:
@@ -221,6 +233,24 @@ class Sampler:
         race = np.concatenate([exponentials(key, step, paths, 2, size) for key in keys])
         s1_size, s2_size = self._predictor.sizes
         return race[:, 0, :s1_size], race[:, 1, :s2_size]
+
+
+def _size(rows: Tensor) -> Tensor:
+    """Sum [R] of absolute values of rows [R, ...]. Infinity and NaN remain in it."""
+    size: Tensor = torch.linalg.vector_norm(rows, 1, dim=1)
+    return size
+
+
+def _check_sizes(sizes: Tensor, draw: Draw) -> None:
+    """Raise KronosError unless all sizes are finite and above 0.
+
+    A token drawn from NaN would be a token like any other. A normed row is 0 if its squares
+    overflowed, and logits of 0 are equally wrong.
+    """
+    if not draw.greedy:
+        sizes = sizes / draw.temperature  # as `pick` divides the logits
+    if not bool((torch.isfinite(sizes) & (sizes > 0)).all()):
+        raise overflow_error("hidden rows or logits")
 
 
 def scales(bars: Floats) -> tuple[Floats, Floats]:
@@ -261,10 +291,10 @@ def _allowed_winners(p: Race, race: Race, draw: Draw) -> Tokens:
     while len(rows):
         winner = (p / race).argmax(axis=1)
         winners[rows] = winner
-        likelier = p * (p > np.take_along_axis(p, winner[:, None], axis=1))
-        out = likelier.sum(axis=1) >= enough
-        out |= np.count_nonzero(likelier, axis=1) >= top_k
-        rows, p, race, enough = rows[out], likelier[out], race[out], enough[out]
+        likelier = p > np.take_along_axis(p, winner[:, None], axis=1)
+        out = (p * likelier).sum(axis=1) >= enough  # never where a probability is NaN
+        out |= likelier.sum(axis=1) >= top_k
+        rows, p, race, enough = rows[out], (p * likelier)[out], race[out], enough[out]
     return winners
 
 

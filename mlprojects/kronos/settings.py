@@ -24,7 +24,7 @@ class Config(training.Config):
 
     kind: Literal["kronos"] = "kronos"
     start_from: str = ""
-    max_context: int = 36
+    max_context: int = 37
     targets: Count = 16
     s1_bits: Count = 8
     s2_bits: Count = 8
@@ -52,7 +52,7 @@ class Config(training.Config):
             raise BadConfig(
                 "tokenizer_steps is 0, and without start_from there is no tokenizer to start from"
             )
-        shortest = specs.MIN_CONTEXT + self.horizon - 1
+        shortest = specs.MIN_CONTEXT + self.horizon
         if self.max_context < shortest:
             raise BadConfig(f"max_context is {self.max_context}, expected {shortest} or more bars")
         if self.targets < self.horizon:
@@ -74,7 +74,7 @@ class Config(training.Config):
     @property
     def context(self) -> int:
         """Bars of history that a forecast of the whole horizon uses."""
-        return self.max_context - self.horizon + 1
+        return self.max_context - self.horizon
 
     @property
     def max_steps(self) -> int:

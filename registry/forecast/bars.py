@@ -132,15 +132,19 @@ def rounded(history: History) -> History:
 def complete(columns: Mapping[str, Floats]) -> tuple[Floats, dict[str, str]]:
     """Bars [rows, 6] in the order of names.BAR, and a note for each column that was filled in.
 
-    Missing volume is 0; missing amount is the mean of the four prices times volume.
+    Missing volume is 0, and so is amount then, even if it was sent: upstream does the same, and
+    Kronos was trained on bars that lack both or neither. Missing amount alone is the mean of the
+    four prices times volume.
     """
     notes = {}
     prices = [columns[name] for name in names.OHLC]
-    volume = columns.get(names.VOLUME)
+    volume, amount = columns.get(names.VOLUME), columns.get(names.AMOUNT)
     if volume is None:
         volume = np.zeros_like(prices[0])
         notes["volume"] = "volume was missing and taken as 0"
-    amount = columns.get(names.AMOUNT)
+        if amount is not None:
+            amount = volume
+            notes["amount"] = "amount was sent without volume, so it was taken as 0"
     if amount is None:
         amount = np.mean(prices, axis=0) * volume
         notes["amount"] = "amount was missing and taken as mean price x volume"

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 from huggingface_hub import (
@@ -51,9 +52,13 @@ from registry.settings import Settings
 from registry.versions.manifest import sha256
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+ENDPOINT = "https://huggingface.co"  # without HF_ENDPOINT
 TIMEOUT_S = 30.0
 ATTEMPTS = 5  # in a row without a new byte; then a download fails
 PAUSE_S = 1.0  # between two attempts
+
+# Redirects that lead nowhere. HF_ENDPOINT itself has a scheme.
+UNFOLLOWED = (httpx2.TooManyRedirects, httpx2.UnsupportedProtocol)
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -65,7 +70,7 @@ class File:
     """A file as the Hub describes it: large files have a sha256, small ones git's blob hash."""
 
     name: str
-    size: int
+    size: int | None  # bytes; None if the Hub states none
     sha256: str = ""
     blob: str = ""
 
@@ -112,9 +117,14 @@ class Hub:
         disable_progress_bars()
         # The library's warnings repeat URLs with their passwords.
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-        self._url = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
+        self._url = os.environ.get("HF_ENDPOINT", "").strip().rstrip("/") or ENDPOINT
         # Messages show the endpoint without user and password.
         self.endpoint = re.sub(r"^(\w+://)?.*@", r"\1", self._url)
+        if not _is_endpoint(self._url):
+            raise BadConfig(
+                f"HF_ENDPOINT is {self.endpoint!r}, expected a URL such as {ENDPOINT}; "
+                "without it, this one is used"
+            )
         self.folder = settings.var_dir / "hub"
         self._token = token
         self._pinned = pinned or {}
@@ -133,7 +143,10 @@ class Hub:
     # --- fetch ----------------------------------------------------------------------------
 
     def snapshot(self, repo: str, revision: str = "") -> Snapshot:
-        """Pin a repository to the commit of `revision`: a commit, branch or tag; empty: main."""
+        """Pin a repository to the commit of `revision`: a commit, branch or tag; empty: main.
+
+        The snapshot has the repository's present name, also if `repo` is a former one.
+        """
         with self._translated_errors(repo, revision):
             info = self._api.model_info(
                 repo, revision=revision or None, timeout=TIMEOUT_S, files_metadata=True
@@ -146,46 +159,61 @@ class Hub:
                 f"{self.endpoint} says that {repo} is at {commit!r}, expected {expected}; "
                 "use another Hub"
             )
+        name = str(info.id)
+        if not _is_repo_id(name):  # it becomes the name of a folder
+            raise self._bad_answer(f"says that {repo} is named {name[:100]!r}")
         pinned = self._pinned.get(commit, {})
         files = {}
         for sibling in info.siblings or ():
-            name = sibling.rfilename
-            if "/" in name:  # the official layout is flat
+            file = sibling.rfilename
+            if "/" in file:  # the official layout is flat
                 continue
             hub_sha256 = sibling.lfs.sha256 if sibling.lfs else ""
-            digest = pinned.get(name) or hub_sha256
-            files[name] = File(name, sibling.size or 0, digest, sibling.blob_id or "")
+            digest = pinned.get(file) or hub_sha256
+            size = sibling.size if isinstance(sibling.size, int) else None
+            files[file] = File(file, size, digest, sibling.blob_id or "")
         licence = info.card_data.get("license") if info.card_data else None
-        folder = self.folder / repo.replace("/", "--") / commit
-        return Snapshot(repo, commit, files, licence, folder)
+        folder = self.folder / name.replace("/", "--") / commit
+        return Snapshot(name, commit, files, licence, folder)
 
     def fetch(self, snapshot: Snapshot, names: Sequence[str], progress: Progress) -> None:
         """Download these files into the snapshot's folder and check them.
 
         Partial downloads of earlier processes continue. Raises Corrupt if a file differs from the
-        Hub's description, also if it was downloaded before.
+        Hub's description, also if it was downloaded before, and KronosError (HUB_ANSWER) if the Hub
+        does not describe it.
         """
         with self._translated_errors(snapshot.repo, snapshot.commit):
             snapshot.folder.mkdir(parents=True, exist_ok=True)
             with locked(snapshot.folder / ".lock"):
                 for name in names:
                     file, path = snapshot.files[name], snapshot.folder / name
+                    size = self._described_size(snapshot, file)
                     report = partial(progress, f"{snapshot.repo} {name}")
                     if not path.exists():
-                        self._download(snapshot, file, report)
+                        self._download(snapshot, file, size, report)
                     _check(snapshot, file, path)
-                    report(file.size, file.size)
+                    report(size, size)
+
+    def _described_size(self, snapshot: Snapshot, file: File) -> int:
+        """Size of a file in bytes. Raises KronosError unless the Hub states size and digest."""
+        if file.size is None or not (file.sha256 or file.blob):
+            missing = "size" if file.size is None else "digest"
+            raise self._bad_answer(f"states no {missing} of {file.name} of {snapshot}")
+        return file.size
 
     def _download(
-        self, snapshot: Snapshot, file: File, advance: Callable[[int, int], None]
+        self, snapshot: Snapshot, file: File, size: int, advance: Callable[[int, int], None]
     ) -> None:
         path = snapshot.folder / f"{file.name}.incomplete"
+        if path.is_symlink():  # bytes would be appended to a file elsewhere
+            path.unlink()
         url = hf_hub_url(snapshot.repo, file.name, revision=snapshot.commit, endpoint=self._url)
         attempts_left = ATTEMPTS
-        while not path.exists() or _size(path) < file.size:
+        while not path.exists() or _size(path) < size:
             size_before = _size(path)
             try:
-                self._stream(url, path, file.size, advance)
+                self._stream(url, path, size, advance)
                 break
             except httpx2.HTTPError as error:
                 has_grown = _size(path) > size_before
@@ -258,12 +286,22 @@ class Hub:
                 f"cannot write {path}: {error.strerror or error}", code="NOT_WRITABLE"
             ) from error
         except (httpx2.InvalidURL, ValueError, KeyError) as error:
-            raise KronosError(
-                f"{self.endpoint} does not answer like a Hub ({type(error).__name__}); "
-                "check HF_ENDPOINT and proxies"
+            raise self._bad_answer(
+                f"does not answer like a Hub ({type(error).__name__})"
             ) from error
 
+    def _bad_answer(self, fault: str) -> KronosError:
+        return KronosError(
+            f"{self.endpoint} {fault}; check HF_ENDPOINT and proxies, or use another Hub",
+            code="HUB_ANSWER",
+        )
+
     def _translate(self, error: httpx2.HTTPError, repo: str, revision: str) -> KronosError:
+        if isinstance(error, UNFOLLOWED):
+            return self._bad_answer(
+                f"sends requests for {repo} to other addresses without end or to one that is no "
+                f"https ({type(error).__name__})"
+            )
         if not isinstance(error, HfHubHTTPError):
             return KronosError(
                 f"{self.endpoint} cannot be reached ({type(error).__name__}); "
@@ -329,6 +367,22 @@ def _bad_name(repo: str) -> BadParameter:
     )
 
 
+def _is_repo_id(name: str) -> bool:
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
+def _is_endpoint(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.query
+
+
 class _CountedFile(io.BufferedReader):
     """A file that reports how many bytes were read."""
 
@@ -349,6 +403,8 @@ class _CountedFile(io.BufferedReader):
 
 def _is_temporary(error: httpx2.HTTPError) -> bool:
     """Whether a retry may succeed: the connection broke or the server is busy."""
+    if isinstance(error, UNFOLLOWED):
+        return False
     if not isinstance(error, HfHubHTTPError):
         return True
     return error.response.status_code in (429, 500, 502, 503, 504)

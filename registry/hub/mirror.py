@@ -1,5 +1,6 @@
 """Register Kronos weights from the Hugging Face Hub: pinned, checked, then usable offline."""
 
+import contextlib
 import hashlib
 import io
 import json
@@ -27,12 +28,11 @@ from registry.forecast.spec import ModelSpec
 from registry.hub.client import CARD, CONFIG, WEIGHTS, Hub, Progress, Snapshot
 from registry.settings import CHECKOUT, Settings
 from registry.versions import artifacts, tracking
-from registry.versions.manifest import sha256
+from registry.versions.manifest import MODEL_DIR, sha256
 from registry.versions.store import Store, example_history
 from registry.versions.version import RECIPE_TAG, Version
 
 EXPERIMENT = "mirrors"
-LIBRARY = "kronos-registry"  # library_name of the cards that `push` writes
 LICENCES = (
     "apache-2.0",
     "mit",
@@ -48,6 +48,7 @@ SHOWN = ("weight_source", "weight_revision", "weight_sha256",
          "tokenizer_source", "tokenizer_revision", "tokenizer_sha256",
          "licence", "pretrained_until", "pretrained_until_source", "trained_until",
          "max_context", "clip")  # fmt: skip
+INDEX = f"{WEIGHTS}.index.json"  # lists the files of sharded weights
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
 
@@ -84,7 +85,7 @@ class Official(Protocol):
 
     @property
     def PRETRAINED_UNTIL(self) -> Mapping[str, str]:
-        """Last session in the training data, by commit."""
+        """Last session in the training data, by sha256 of the weights."""
         ...
 
     @property
@@ -182,7 +183,8 @@ def mirror(
     start = time.monotonic()
     store, hub = Store(settings), Hub(settings, official.PINNED)
     predictor = hub.snapshot(source.model_id, source.revision)
-    tokenizer = hub.snapshot(_tokenizer_id(settings, source, official), source.tokenizer_revision)
+    tokenizer_id = _tokenizer_id(settings, source, official, predictor.repo)
+    tokenizer = hub.snapshot(tokenizer_id, source.tokenizer_revision)
     recipe = _recipe(settings, source, official, predictor, tokenizer)
     with hub.lock(recipe):
         existing = store.find(official.NAME, {RECIPE_TAG: recipe})
@@ -206,7 +208,8 @@ def mirror(
                 if CARD in part.names():
                     shutil.copyfile(part.path(CARD), directory / name / CARD)
 
-        tags = _tags(settings, source, official, forecaster.spec, parts)
+        dates = _dates(store, source, official, parts[official.PARTS[0]])
+        tags = _tags(settings, dates, official, forecaster.spec, parts)
         tags[RECIPE_TAG] = recipe
         files = []
         for part in parts.values():
@@ -245,10 +248,12 @@ def _damage(store: Store, version: Version) -> str:
 # --- checks of the repositories ---------------------------------------------------------------
 
 
-def _tokenizer_id(settings: Settings, source: Source, official: Official) -> str:
+def _tokenizer_id(settings: Settings, source: Source, official: Official, repo: str) -> str:
+    """`repo` is the present name of the repository of the weights."""
     is_default = source.model_id == (settings.model_id or official.MODEL_ID)
     configured = settings.tokenizer_id if is_default else ""
-    tokenizer_id = source.tokenizer_id or configured or official.TOKENIZERS.get(source.model_id)
+    known = official.TOKENIZERS.get(repo) or official.TOKENIZERS.get(source.model_id)
+    tokenizer_id = source.tokenizer_id or configured or known
     if not tokenizer_id:
         raise BadParameter(
             f"the tokenizer of {source.model_id} is unknown; set --tokenizer ORG/NAME "
@@ -261,6 +266,12 @@ def _part(hub: Hub, snapshot: Snapshot, progress: Progress) -> Part:
     """Check a repository's files and licence; fetch only its card. Raises BadInput, NotFound."""
     missing = [name for name in (CONFIG, WEIGHTS) if name not in snapshot.files]
     pickles = sorted(name for name in snapshot.files if name.endswith(PICKLES))
+    if WEIGHTS in missing and INDEX in snapshot.files:
+        raise BadInput(
+            f"{snapshot} has sharded weights ({INDEX}), expected one {WEIGHTS}; "
+            "load them with upstream's code and save them in one file, or ask the owner to",
+            code="SHARDED",
+        )
     if WEIGHTS in missing and pickles:
         raise BadInput(
             f"{snapshot} has pickled weights only ({', '.join(pickles)}), which can run any code "
@@ -312,7 +323,8 @@ def _recipe(
     settings: Settings, source: Source, official: Official, predictor: Snapshot, tokenizer: Snapshot
 ) -> str:
     """sha256 of everything that decides the content of the version."""
-    pretrained_until = official.PRETRAINED_UNTIL.get(predictor.commit)
+    weights = predictor.files.get(WEIGHTS)
+    pretrained_until = official.PRETRAINED_UNTIL.get(weights.sha256) if weights else None
     code_digest = artifacts.code_digest(CHECKOUT, official.FAMILY)
     content = {
         "commits": [[snapshot.repo, snapshot.commit] for snapshot in (predictor, tokenizer)],
@@ -325,15 +337,13 @@ def _recipe(
 
 def _tags(
     settings: Settings,
-    source: Source,
+    dates: Mapping[str, str],
     official: Official,
     spec: ModelSpec,
     parts: Mapping[str, Part],
 ) -> dict[str, str]:
-    """Tags of every version, and the origin of the weights."""
+    """Tags of every version, and the origin of the weights; `dates` are those of `_dates`."""
     predictor, tokenizer = (parts[name] for name in official.PARTS)
-    trained_until = str(predictor.card.get("trained_until"))  # YAML parses dates
-    pretrained_until, date_source = _pretrained_until(source, official, predictor)
     return {
         "family": official.FAMILY,
         "contract": str(names.CONTRACT),
@@ -342,9 +352,7 @@ def _tags(
         "git_commit": tracking.git_commit(),
         "lock_sha256": sha256(CHECKOUT / "requirements.lock"),
         "code_digest": artifacts.code_digest(CHECKOUT, official.FAMILY),
-        "trained_until": trained_until if _is_date(trained_until) else "none",
-        "pretrained_until": pretrained_until,
-        "pretrained_until_source": date_source,
+        **dates,
         "horizon": str(spec.max_horizon),
         "levels": ",".join(f"{level:g}" for level in spec.levels),
         "calendar": spec.calendar,
@@ -362,19 +370,53 @@ def _tags(
     }
 
 
-def _pretrained_until(source: Source, official: Official, predictor: Part) -> tuple[str, str]:
-    """Last session in the training data (a date, "none" or "unknown"), and the source of it.
+def _dates(store: Store, source: Source, official: Official, predictor: Part) -> dict[str, str]:
+    """Tags: the last sessions in the training data of the weights, and how they are known.
 
-    A card may claim a date. "none" is trusted only on cards written by `push`.
+    The sha256 of the weights decides, for released weights and for those trained in this registry.
+    Of other weights the card may claim dates. Its claim that there was no pretraining is not
+    believed: nobody can check it, and it would clear the weights for any report.
     """
+    digest = sha256(predictor.path(WEIGHTS))
+    claimed = str(predictor.card.get("trained_until"))  # YAML parses dates
+    trained_until = claimed if _is_date(claimed) else "none"
+    pretrained_until, known_by = _claimed(predictor)
+    version = _trained_here(store, official, digest)
+    if version:
+        trained_until = version.tags["trained_until"]
+        pretrained_until = version.tags["pretrained_until"]
+        known_by = f"trained as {version.reference}"
+    if digest in official.PRETRAINED_UNTIL:
+        pretrained_until, known_by = official.PRETRAINED_UNTIL[digest], "known weights"
     if source.pretrained_until:
-        return source.pretrained_until, "told"
-    if predictor.snapshot.commit in official.PRETRAINED_UNTIL:
-        return official.PRETRAINED_UNTIL[predictor.snapshot.commit], "known commit"
+        pretrained_until, known_by = source.pretrained_until, "told"
+    return {
+        "trained_until": trained_until,
+        "pretrained_until": pretrained_until,
+        "pretrained_until_source": known_by,
+    }
+
+
+def _claimed(predictor: Part) -> tuple[str, str]:
+    """The card's `pretrained_until`, a date or "unknown", and how it is known."""
     claimed = str(predictor.card.get("pretrained_until"))
-    if _is_date(claimed) or (claimed == "none" and predictor.card.get("library_name") == LIBRARY):
+    if _is_date(claimed):
         return claimed, "card"
-    return "unknown", "unknown"
+    return "unknown", "card claims none, unverified" if claimed == "none" else "unknown"
+
+
+def _trained_here(store: Store, official: Official, digest: str) -> Version | None:
+    """The newest intact version with weights of this sha256 that was trained in this registry."""
+    if official.NAME not in store.names():
+        return None
+    path = f"{MODEL_DIR}/{official.PARTS[0]}/{WEIGHTS}"
+    for version in store.versions(official.NAME):
+        if version.tags.get("data_digest", "none") == "none":  # a mirror, or of others
+            continue
+        with contextlib.suppress(Corrupt):
+            if store.digests(version).get(path) == digest:
+                return version
+    return None
 
 
 def _weights(official: Official, predictor: Part) -> str:

@@ -15,7 +15,7 @@ from registry.forecast import names
 from registry.forecast.model_folder import read_spec
 from registry.forecast.spec import ModelSpec
 from registry.hub.client import CARD, CONFIG, WEIGHTS, Hub, Progress, check_name
-from registry.hub.mirror import LIBRARY, Official
+from registry.hub.mirror import Official
 from registry.settings import Settings
 from registry.versions.manifest import MODEL_DIR
 from registry.versions.store import Store
@@ -222,7 +222,7 @@ def _front_matter(version: Version, licence: str, source: str) -> str:
     tags = version.tags
     facts: dict[str, Any] = {
         "license": tags.get(licence, tags["licence"]).lower(),
-        "library_name": LIBRARY,
+        "library_name": "kronos-registry",
         "pipeline_tag": "time-series-forecasting",
         "tags": ["kronos", "finance", "time-series"],
     }

@@ -261,6 +261,23 @@ class Store:
         manifest.verify(root, manifest_sha256=expected)
         return root
 
+    def digests(self, version: Version) -> dict[str, str]:
+        """sha256 of every file of a version by its path; only the manifest is fetched.
+
+        Raises Corrupt if the manifest is missing or is not the registered one.
+        """
+        uri = f"{version.uri}/{manifest.MANIFEST}"
+        try:
+            path = Path(mlflow.artifacts.download_artifacts(uri))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            raise Corrupt(f"{uri} is missing from the artifact store") from error
+        if manifest.sha256(path) != version.tags.get(MANIFEST_TAG):
+            raise Corrupt(f"{uri} is not the one that was registered")
+        files = manifest.read(path.parent)["files"]
+        return {name: str(file["sha256"]) for name, file in files.items()}
+
     @contextlib.contextmanager
     def private_copy(self, version: Version) -> Iterator[Path]:
         """Folder with the verified files of a version, and its number, for the time being.

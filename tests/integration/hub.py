@@ -4,6 +4,7 @@ Large files lie on a second server, as on the real Hub (a CDN), and are reached 
 """
 
 import base64
+import gzip
 import hashlib
 import json
 import re
@@ -32,6 +33,7 @@ class Repository:
     token: str = ""
     gated: bool = False
     claims: str = ""  # the commit that it claims to be at, for any request
+    renamed: str = ""  # the name that it claims to have
     private: bool = False
 
     @property
@@ -58,6 +60,9 @@ class Hub:
     replaced: dict[str, bytes] = field(default_factory=dict)
     cuts: dict[str, list[int]] = field(default_factory=dict)
     stalls: dict[str, int] = field(default_factory=dict)
+    undescribed: dict[str, str] = field(default_factory=dict)  # file name: what is left out of it
+    zipped: bool = False  # bytes of files are sent as gzip, though nobody asks for it
+    moved: dict[str, str] = field(default_factory=dict)  # former name: the present one, after URL|
     writer: str = ""  # token that may create and commit
     refuses_with: int = 403  # status for any other token
     portal: bytes = b""  # a page that answers every request, like the login page of a hotel
@@ -209,8 +214,12 @@ class _Handler(BaseHTTPRequestHandler):
     # --- the hub ----------------------------------------------------------------------------
 
     def _hub_get(self, path: str, _: bytes) -> None:
+        moved = self.server.hub.moved
         if self.server.hub.portal:
             self._send(200, self.server.hub.portal, {"Content-Type": "text/html"})
+        elif (match := API.fullmatch(path) or FILE.fullmatch(path)) and match[1] in moved:
+            base, _, name = moved[match[1]].rpartition("|")
+            self._send(307, b"", {"Location": base + self.path.replace(match[1], name, 1)})
         elif match := API.fullmatch(path):
             self._info(match[1], match[3] or "")
         elif match := FILE.fullmatch(path):
@@ -224,9 +233,12 @@ class _Handler(BaseHTTPRequestHandler):
         commit = self._commit(repository, revision) if repository.commits else repository.head
         files = repository.commits.get(commit, {})
         siblings = [_sibling(file, content) for file, content in files.items()]
+        for sibling in siblings:
+            for key in hub.undescribed.get(sibling["rfilename"], "").split():
+                sibling.pop(key, None)
         card = _front_matter(files.get("README.md", b"").decode())
         answer = {
-            "id": name,
+            "id": repository.renamed or name,
             "sha": repository.claims or commit,
             "siblings": siblings,
             "tags": [],
@@ -327,6 +339,9 @@ class _Handler(BaseHTTPRequestHandler):
         content = hub.replaced.get(name, content)
         byte_range = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         start = int(byte_range[1]) if byte_range else 0
+        if hub.zipped:
+            self._send(200, gzip.compress(content), {"Content-Encoding": "gzip"})
+            return
         self.send_response(206 if byte_range else 200)
         self.send_header("Content-Length", str(len(content) - start))
         if byte_range:

@@ -83,7 +83,10 @@ def test_served_numbers_are_those_of_a_direct_predict(served: Served) -> None:
     numbers = ["mean", "q0.01", "q0.5", "q0.99"]
     columns = ["unique_id", "step", "ds", *numbers, "notes"]
     assert list(frame.columns) == list(direct.columns) == columns
-    assert set(frame["notes"]) == set(direct["notes"]) == {"kronos version 1"}
+    notes = set(frame["notes"])
+    assert notes == set(direct["notes"])
+    # A network that learnt nothing: most of its bars are corrected.
+    assert all(note.endswith("kronos version 1") for note in notes)
     npt.assert_allclose(frame[numbers], direct[numbers], rtol=0, atol=1e-9)
     assert frame["ds"].str[:10].tolist()[:3] == ["2013-03-04", "2013-03-05", "2013-03-06"]
 

@@ -23,6 +23,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from safetensors.torch import load, save
 
 from jobs.training import planning, train
 from jobs.training.references import References
@@ -341,37 +342,50 @@ def test_a_commit_that_arrives_while_we_mirror_is_not_mixed_in(loopback, setting
     assert (pinned.version.version, pinned.registered) == (1, False)
 
 
+def changed_metadata(content: bytes) -> bytes:
+    """The same weights in other bytes."""
+    return save(load(content), metadata={"format": "pt"})
+
+
 def pretrained(settings: Settings, source: Source) -> tuple[str, str]:
     """The last date of a mirror's training data, and the source of this date."""
     tags = mirrored(settings, source).version.tags
     return tags["pretrained_until"], tags["pretrained_until_source"]
 
 
-SMALL = "901c26c1332695a2a8f243eb2f37243a37bea320"
-
-
-def test_only_commits_that_are_known_say_until_when_they_saw_the_market(
-    loopback, settings, weights, tokens
+def test_only_weights_that_are_known_say_until_when_they_saw_the_market(
+    loopback, settings, weights, tokens, monkeypatch
 ):
-    """Later commits and other repositories of NeoQuasar may be trained on later data."""
-    loopback.commit("NeoQuasar/Kronos-small", weights, SMALL)
+    """A copy of another owner and with another card has seen the same; a later commit has not."""
+    monkeypatch.setitem(official.PRETRAINED_UNTIL, sha256(weights[WEIGHTS]), "2024-06-30")
+    expected = ("2024-06-30", "known weights")
+    loopback.commit("NeoQuasar/Kronos-small", weights)
     loopback.commit("NeoQuasar/Kronos-Tokenizer-base", tokens)
     source = Source("NeoQuasar/Kronos-small")
-    assert pretrained(settings, source) == ("2024-06-30", "known commit")
+    assert pretrained(settings, source) == expected
     tags = Store(settings).version("kronos", 1).tags
     assert tags["weights"] == "small"
     assert tags["tokenizer_source"] == "NeoQuasar/Kronos-Tokenizer-base"
-    loopback.commit("NeoQuasar/Kronos-small", {**weights, CARD: card("apache-2.0")})
+    later = {**weights, WEIGHTS: changed_metadata(weights[WEIGHTS])}
+    loopback.commit("NeoQuasar/Kronos-small", later)
     assert pretrained(settings, source) == ("unknown", "unknown")
-    with_date = Source("NeoQuasar/Kronos-small", SMALL, pretrained_until="2024-05-31")
-    assert pretrained(settings, with_date) == ("2024-05-31", "told")
+    claiming = {**weights, CARD: card("apache-2.0", pretrained_until="1999-12-31")}
+    loopback.commit("elsewhere/renamed", claiming)
+    copy = Source("elsewhere/renamed", tokenizer_id=TOKENIZER)
+    assert pretrained(settings, copy) == expected
+    told = Source("elsewhere/renamed", tokenizer_id=TOKENIZER, pretrained_until="2024-05-31")
+    assert pretrained(settings, told) == ("2024-05-31", "told")
 
 
 @pytest.mark.parametrize(
     ("claim", "expected"),
     [
         (b"pretrained_until: 2023-12-29", ("2023-12-29", "card")),  # unquoted: YAML reads a date
-        (b"pretrained_until: none", ("unknown", "unknown")),
+        (b"pretrained_until: none", ("unknown", "card claims none, unverified")),
+        (
+            b"pretrained_until: none\nlibrary_name: kronos-registry",
+            ("unknown", "card claims none, unverified"),
+        ),
         (b"pretrained_until: soon", ("unknown", "unknown")),
     ],
 )
@@ -382,6 +396,7 @@ def test_what_a_card_claims_is_taken_for_a_claim(loopback, weights, cli, claim, 
     assert code == 0, err
     answer = json.loads(out)
     assert (answer["pretrained_until"], answer["pretrained_until_source"]) == expected
+    assert ("was pretrained is unknown" in err) == (expected[0] == "unknown")
 
 
 def test_progress_reports_bytes_of_every_file_up_to_its_size(settings, weights):
@@ -588,6 +603,107 @@ def test_a_hub_that_answers_for_another_commit_is_not_believed(loopback, setting
     assert not (settings.var_dir / "hub").exists()
 
 
+@pytest.mark.parametrize("name", ["../../etc/passwd", "a/b/c", ""])
+def test_a_hub_that_gives_a_repository_no_name_is_not_believed(loopback, settings, name):
+    loopback.repositories[MODEL].renamed = name or " "
+    error = refused(settings)
+    assert error.code == "HUB_ANSWER"
+    assert error.message.startswith(f"{loopback.url()} says that {MODEL} is named '{name or ' '}';")
+    assert not (settings.var_dir / "hub").exists()
+
+
+def test_a_renamed_repository_is_one_repository(loopback, settings, monkeypatch):
+    """As the real Hub does, both names answer, the former with a redirect."""
+    monkeypatch.setitem(official.TOKENIZERS, MODEL, TOKENIZER)
+    loopback.moved = {"acme/former": f"|{MODEL}", "acme/former-tokens": f"|{TOKENIZER}"}
+    version = mirrored(settings, Source("acme/former")).version
+    assert version.tags["weight_source"] == MODEL
+    assert version.tags["tokenizer_source"] == TOKENIZER
+    for model, tokens in ((MODEL, TOKENIZER), ("acme/former", "acme/former-tokens")):
+        again = mirrored(settings, Source(model, tokenizer_id=tokens))
+        assert (again.version.version, again.registered) == (1, False)
+    folders = sorted(path.name for path in (settings.var_dir / "hub").iterdir() if path.is_dir())
+    assert folders == sorted(name.replace("/", "--") for name in (MODEL, TOKENIZER))
+
+
+def test_a_redirect_in_a_circle_is_named_and_followed_once(loopback, settings):
+    loopback.moved = {"acme/a": "|acme/b", "acme/b": "|acme/a"}
+    error = refused(settings, Source("acme/a", tokenizer_id=TOKENIZER))
+    assert error.code == "HUB_ANSWER"
+    assert "requests for acme/a to other addresses without end" in error.message
+    loopback.moved = {MODEL: f"ftp://127.0.0.1|{MODEL}"}
+    error = refused(settings)
+    assert error.code == "HUB_ANSWER"
+    assert error.message.startswith(f"{loopback.url()} sends requests for {MODEL} to other ")
+
+
+def test_the_token_is_not_sent_where_a_repository_was_moved_to_another_host(loopback, with_token):
+    other = loopback.url().replace("127.0.0.1", "localhost")
+    loopback.moved = {"acme/former": f"{other}|{MODEL}"}
+    loopback.repositories[MODEL].token = SECRET
+    error = refused(with_token, Source("acme/former", tokenizer_id=TOKENIZER))
+    assert error.code == "NOT_FOUND"
+    sent = [(r.path, r.headers.get("authorization")) for r in loopback.requests]
+    assert sent == [
+        ("/api/models/acme/former", f"Bearer {SECRET}"),
+        (f"/api/models/{MODEL}", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "left_out", "missing"),
+    [
+        (WEIGHTS, "size", "size"),
+        (WEIGHTS, "lfs blobId", "digest"),
+        (CONFIG, "size", "size"),
+        (CONFIG, "blobId", "digest"),
+        (CARD, "blobId", "digest"),
+    ],
+)
+def test_a_hub_that_does_not_describe_a_file_is_named_before_it_is_downloaded(
+    loopback, settings, name, left_out, missing
+):
+    loopback.undescribed[name] = left_out
+    error = refused(settings)
+    assert error.code == "HUB_ANSWER"
+    head = loopback.repositories[MODEL].head
+    assert error.message == (
+        f"{loopback.url()} states no {missing} of {name} of {MODEL} at {head[:12]}; "
+        "check HF_ENDPOINT and proxies, or use another Hub"
+    )
+    assert not [r for r in loopback.requests if r.path.endswith(f"/{name}")]
+
+
+def test_a_file_that_nobody_needs_may_be_undescribed(loopback, settings):
+    loopback.undescribed[".gitattributes"] = "size blobId"
+    assert mirrored(settings, SOURCE).registered
+
+
+def test_a_hub_that_zips_what_it_sends_is_understood(loopback, settings, weights):
+    loopback.zipped = True
+    version = mirrored(settings, SOURCE).version
+    assert version.tags["weight_sha256"] == sha256(weights[WEIGHTS])
+
+
+@pytest.mark.parametrize("existing", [True, False])
+def test_a_link_in_place_of_a_partial_download_is_not_followed(
+    loopback, settings, weights, tmp_path, existing
+):
+    elsewhere = tmp_path / "elsewhere"
+    if existing:
+        elsewhere.write_bytes(b"of somebody else")
+    folder = fetched(settings, MODEL, loopback.repositories[MODEL].head)
+    folder.mkdir(parents=True)
+    (folder / f"{WEIGHTS}.incomplete").symlink_to(elsewhere)
+    client = hub.Hub(settings)
+    client.fetch(client.snapshot(MODEL), [WEIGHTS], lambda *_: None)
+    assert (folder / WEIGHTS).read_bytes() == weights[WEIGHTS]
+    assert not (folder / WEIGHTS).is_symlink()
+    assert elsewhere.exists() == existing
+    if existing:
+        assert elsewhere.read_bytes() == b"of somebody else"
+
+
 def test_a_folder_that_cannot_be_written_is_one_line(settings, cli):
     (settings.var_dir / "hub").write_text("not a folder")
     code, _, err = cli("mirror", MODEL, "--tokenizer", TOKENIZER)
@@ -648,6 +764,20 @@ def test_a_repository_with_pickled_weights_only_is_refused(loopback, settings, w
     message = "pickled weights only (old.ckpt, pytorch_model.bin), which can run any code"
     assert message in caught.value.message
     assert loopback.downloads("pytorch_model.bin") == []
+
+
+def test_a_repository_with_sharded_weights_is_refused_and_says_what_to_do(
+    loopback, settings, weights
+):
+    shard = "model-00001-of-00002.safetensors"
+    files = {CONFIG: weights[CONFIG], CARD: card(), f"{WEIGHTS}.index.json": b"{}", shard: b"1"}
+    commit = loopback.commit(MODEL, files)
+    error = refused(settings)
+    assert error.code == "SHARDED"
+    assert error.message.startswith(
+        f"{MODEL} at {commit[:12]} has sharded weights ({WEIGHTS}.index.json), "
+        f"expected one {WEIGHTS}; "
+    )
 
 
 def test_a_repository_that_is_no_kronos_says_what_it_lacks(loopback, settings):
@@ -787,8 +917,46 @@ def test_offline_mode_is_named(settings, monkeypatch):
 def test_an_endpoint_that_is_no_hub_is_named(loopback, settings):
     loopback.portal = b"<html>Please log in to the hotel's network</html>"
     error = refused(settings)
+    assert error.code == "HUB_ANSWER"
     message = "does not answer like a Hub (JSONDecodeError); check HF_ENDPOINT and proxies"
-    assert error.message == f"{loopback.url()} {message}"
+    assert error.message == f"{loopback.url()} {message}, or use another Hub"
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "huggingface.co",
+        "ftp://huggingface.co",
+        "https://",
+        "https:huggingface.co",
+        "//host",
+        "[::1",
+    ],
+)
+def test_an_endpoint_that_is_no_url_is_refused_with_an_example(settings, monkeypatch, endpoint):
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    error = refused(settings)
+    assert type(error) is BadConfig
+    assert error.message.endswith("expected a URL such as https://huggingface.co; "
+                                  "without it, this one is used")  # fmt: skip
+    assert error.message.startswith(f"HF_ENDPOINT is '{endpoint.rstrip('/')}'")
+
+
+def test_user_and_password_of_an_endpoint_that_is_no_url_are_not_shown(settings, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "somebody:p@ssword@hub.example")
+    assert refused(settings).message.startswith("HF_ENDPOINT is 'hub.example', expected a URL")
+
+
+def test_an_empty_endpoint_is_the_default_and_blanks_and_slashes_are_left_out(
+    loopback, settings, monkeypatch
+):
+    # huggingface_hub takes an empty variable for an address without a host.
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "")
+    for empty in ("", " ", "/"):
+        monkeypatch.setenv("HF_ENDPOINT", empty)
+        assert hub.Hub(settings).endpoint == "https://huggingface.co"
+    monkeypatch.setenv("HF_ENDPOINT", f" {loopback.url()}// ")
+    assert hub.Hub(settings).snapshot(MODEL).commit == loopback.repositories[MODEL].head
 
 
 @pytest.mark.parametrize("port", ["{port}", "9"], ids=["a hub that refuses it", "no hub"])
@@ -943,8 +1111,16 @@ def test_the_card_of_a_version_trained_here_says_what_its_scores_are_of(owned, w
     back = mirrored(with_token, source).version.tags
     assert trained.tags["pretrained_until"] == "none"
     assert trained.tags["trained_until"] == "2010-12-31"
-    assert (back["pretrained_until"], back["pretrained_until_source"]) == ("none", "card")
+    trained_here = ("none", "trained as kronos/1")
+    assert (back["pretrained_until"], back["pretrained_until_source"]) == trained_here
     assert back["trained_until"] == "2010-12-31"
+    # A copy whose card claims other dates was trained here all the same.
+    files = {**owned.files("acme/mine"), CARD: card(trained_until="2001-01-01")}
+    owned.commit("elsewhere/copy", files)
+    copy = Source("elsewhere/copy", tokenizer_id="acme/mine-Tokenizer")
+    tags = mirrored(with_token, copy).version.tags
+    assert (tags["pretrained_until"], tags["pretrained_until_source"]) == trained_here
+    assert tags["trained_until"] == "2010-12-31"
 
 
 def test_pushing_the_same_version_again_makes_no_commit(owned, with_token):

@@ -255,12 +255,16 @@ def test_missing_amount_is_the_mean_of_the_four_prices_times_volume():
     npt.assert_array_equal(filled[:, 4], columns()["volume"])
 
 
-def test_an_amount_that_was_sent_without_volume_is_kept():
+def test_an_amount_that_was_sent_without_volume_is_0_as_upstream_and_said():
+    """KronosPredictor.predict of upstream sets both columns to 0 if there is no volume."""
     sent = columns()
     del sent["volume"]
     filled, notes = bars.complete(sent)
-    assert notes == {"volume": "volume was missing and taken as 0"}
-    npt.assert_array_equal(filled[:, 5], columns()["amount"])
+    assert notes == {
+        "volume": "volume was missing and taken as 0",
+        "amount": "amount was sent without volume, so it was taken as 0",
+    }
+    npt.assert_array_equal(filled[:, 4:], 0.0)
 
 
 # --- corrections --------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from mlprojects.kronos.shapes import (
     check_pairing,
     official_size,
 )
-from registry.errors import BadConfig, BadHistory, BadParameter, Corrupt, NotFound
+from registry.errors import BadConfig, BadHistory, BadParameter, Corrupt, KronosError, NotFound
 
 TINY_TOKENIZER = TokenizerConfig(d_model=32, ff_dim=48, n_enc_layers=3, n_dec_layers=3)
 TINY = PredictorConfig(d_model=32, ff_dim=48, n_layers=3)
@@ -108,7 +108,11 @@ def test_files_are_laid_out_as_the_official_ones(tmp_path: Path) -> None:
     save_official(Predictor(SIZES["mini"].shape), tmp_path / "mini")
     save_official(Tokenizer(TokenizerConfig(group_size=5)), tmp_path / "2k")
     save_official(Tokenizer(TokenizerConfig(group_size=4)), tmp_path / "base")
-    for name, digest in (("mini", "70daca2c"), ("2k", "0b30a443")):
+    configs = {"mini": "70daca2c", "2k": "0b30a443", "base": "2366e7cc"}
+    for name, shape in (("small", SIZES["small"].shape), ("kronos-base", SIZES["base"].shape)):
+        (tmp_path / name).mkdir()
+        shape.write(tmp_path / name / "config.json")
+    for name, digest in (configs | {"small": "5e0f6a60", "kronos-base": "77ebc303"}).items():
         config = (tmp_path / name / "config.json").read_bytes()
         assert hashlib.sha256(config).hexdigest()[:8] == digest
     for name, size in (("mini", 16_440_776), ("2k", 15_842_376), ("base", 15_842_368)):
@@ -265,17 +269,23 @@ def test_tokens_are_those_of_the_plain_loop(
         assert paths == 1 or len(np.unique(fast.tokens[0, :, -1], axis=0)) > 1
 
 
-def test_truncating_is_the_plain_loop_on_the_shorter_history() -> None:
-    """The history is cut first, so the scale is that of the remaining bars."""
-    tokenizer, predictor = pair()
-    bars, stamps, keys = bars_of(2, 50), stamps_of(2, 58), [1, 2]
-    fast = Sampler(tokenizer, predictor, max_context=32).sample(bars, stamps, keys, 3, Draw())
-    assert fast.used == 32 - 8 + 1
-    _, tokens = kronos_reference.sample(
+@pytest.mark.parametrize("steps", [1, 3, 8])
+def test_truncating_is_the_plain_loop_on_the_shorter_history(steps: int) -> None:
+    """The history is cut first, so the scale is that of the remaining bars.
+
+    Bars are equal too: whatever the horizon, no bar of the history leaves the decoder's window.
+    """
+    tokenizer, predictor = pair(torch.float64)
+    bars, stamps, keys = bars_of(2, 50), stamps_of(2, 50 + steps), [1, 2]
+    fast = Sampler(tokenizer, predictor, max_context=32).sample(
+        bars, stamps, keys, 3, Draw(), room=8
+    )
+    assert fast.used == 32 - 8
+    slow, tokens = kronos_reference.sample(
         tokenizer,
         predictor,
-        bars[:, -25:],
-        stamps[:, -33:],
+        bars[:, -24:],
+        stamps[:, -24 - steps :],
         keys,
         3,
         max_context=32,
@@ -284,6 +294,7 @@ def test_truncating_is_the_plain_loop_on_the_shorter_history() -> None:
         top_p=1.0,
     )
     npt.assert_array_equal(fast.tokens, tokens)
+    npt.assert_allclose(fast.bars, slow, rtol=1e-9)
 
 
 def test_a_path_depends_on_its_key_and_its_index_alone() -> None:
@@ -440,10 +451,91 @@ def test_a_column_that_does_not_move_is_scaled_to_zero_however_large() -> None:
 def test_a_series_that_stands_still_where_it_is_looked_at_is_refused() -> None:
     bars = bars_of(2, 50)
     bars[1, 20:, :4] = 7.0
-    message = "1 of 2 series have a constant close in the last 25 bars"
+    message = "1 of 2 series have a constant close in the last 24 bars"
     with pytest.raises(BadHistory, match=message) as caught:
         Sampler(*pair(), max_context=32).sample(bars, stamps_of(2, 58), [1, 2], 3, Draw())
     assert caught.value.code == "CONSTANT"
+
+
+# --- overflow ---------------------------------------------------------------------------------
+
+
+def swollen(module: Any, name: str, value: float, entry: int = 0) -> Any:
+    """The network with one weight of a finite but absurd size, as one flipped bit makes it."""
+    with torch.no_grad():
+        module.get_parameter(name).flatten()[entry] = value
+    return module
+
+
+@pytest.mark.parametrize("products", [None, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("draw", [Draw(), Draw(0.0), Draw(0.7, 20, 0.8)], ids=str)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("head.proj_s1.bias", torch.inf),
+        ("head.proj_s1.bias", -torch.inf),
+        ("head.proj_s2.bias", torch.inf),
+        ("head.proj_s2.weight", -torch.inf),
+        ("transformer.1.self_attn.v_proj.bias", 1e30),  # the last norm's squares overflow
+        ("dep_layer.cross_attn.out_proj.bias", 1e30),  # those of the norm before s2 do
+        ("norm.weight", torch.nan),
+    ],
+)
+def test_numbers_of_the_predictor_that_are_not_finite_are_an_error(
+    products: torch.dtype | None, draw: Draw, name: str, value: float
+) -> None:
+    tokenizer, predictor = pair()
+    sampler = Sampler(tokenizer, swollen(predictor, name, value), max_context=64, products=products)
+    with pytest.raises(KronosError, match="hidden rows or logits that are not finite") as caught:
+        sampler.sample(bars_of(2, 24), stamps_of(2, 28), [1, 2], 3, draw)
+    assert caught.value.code == "NETWORK_OVERFLOW"
+
+
+def test_logits_that_overflow_only_in_a_late_step_or_by_their_temperature_are_an_error() -> None:
+    """The embedding of one drawn token is absurd: the step after it reads it."""
+    tokenizer, predictor = pair()
+    arguments = (bars_of(1, 24), stamps_of(1, 30), [1], 3)
+    exact = Sampler(tokenizer, predictor, max_context=64)
+    tokens = exact.sample(*arguments, Draw()).tokens[0, :, :, 0]
+    late = set(tokens[:, 3]) - set(tokens[:, :3].flatten()) - set(exact_history(tokenizer))
+    width = predictor.config.d_model
+    name = "embedding.emb_s1.weight"
+    broken = swollen(predictor, name, 1e36, entry=int(late.pop()) * width)
+    with pytest.raises(KronosError, match="not finite"):
+        Sampler(tokenizer, broken, max_context=64).sample(*arguments, Draw())
+    tokenizer, predictor = pair()
+    large = swollen(predictor, "head.proj_s1.bias", 1e34)
+    Sampler(tokenizer, large, max_context=64).sample(*arguments, Draw(1.0))
+    with pytest.raises(KronosError, match="not finite"):
+        Sampler(tokenizer, large, max_context=64).sample(*arguments, Draw(1e-5))
+
+
+def exact_history(tokenizer: Tokenizer) -> list[int]:
+    """s1 of the history of `bars_of(1, 24)`."""
+    bars = bars_of(1, 24)
+    mean, deviation = scales(bars)
+    s1, _ = tokenizer.encode(torch.from_numpy((bars - mean) / deviation).float())
+    return s1.flatten().tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "numbers"),
+    [
+        ("quant_embed.bias", 3e38, "tokens of the history"),
+        ("quant_embed.bias", torch.nan, "tokens of the history"),
+        ("encoder.0.ffn.w1.weight", torch.inf, "tokens of the history"),
+        ("head.bias", torch.inf, "decoded bars"),
+        ("decoder.0.self_attn.v_proj.bias", torch.nan, "decoded bars"),
+    ],
+)
+def test_numbers_of_the_tokenizer_that_are_not_finite_are_an_error(
+    name: str, value: float, numbers: str
+) -> None:
+    tokenizer, predictor = pair()
+    sampler = Sampler(swollen(tokenizer, name, value), predictor, max_context=64)
+    with pytest.raises(KronosError, match=f"{numbers} that are not finite") as caught:
+        sampler.sample(bars_of(2, 24), stamps_of(2, 28), [1, 2], 3, Draw())
+    assert caught.value.code == "NETWORK_OVERFLOW"
 
 
 # --- drawing ------------------------------------------------------------------------------------

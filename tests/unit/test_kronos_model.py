@@ -124,25 +124,47 @@ def test_seed_symbol_and_cutoff_decide_the_draws(kronos: Kronos, bars: pd.DataFr
 
 def test_missing_amount_and_volume_are_filled_and_said(kronos: Kronos, bars: pd.DataFrame) -> None:
     derived = ask(kronos, bars.drop(columns="amount"))
-    assert derived.notes == {"amount": "amount was missing and taken as mean price x volume"}
+    assert derived.notes["amount"] == "amount was missing and taken as mean price x volume"
     # The built-in amount is mean price x volume, too.
     npt.assert_array_equal(derived.price_paths, ask(kronos, bars).price_paths)
     blind = ask(kronos, bars.drop(columns=["amount", "volume"]))
     assert blind.notes["volume"] == "volume was missing and taken as 0"
     zeros = ask(kronos, bars.assign(volume=0.0, amount=0.0))
     npt.assert_array_equal(blind.price_paths, zeros.price_paths)
+    # Upstream sets an amount without volume to 0.
+    half_blind = ask(kronos, bars.drop(columns="volume"))
+    assert half_blind.notes["amount"] == "amount was sent without volume, so it was taken as 0"
+    npt.assert_array_equal(half_blind.price_paths, zeros.price_paths)
+
+
+@pytest.mark.parametrize("low", [-3.0, 1.0], ids=["possible", "impossible"])
+def test_a_large_share_of_corrected_bars_is_said(
+    official: Path, bars: pd.DataFrame, tmp_path: Path, low: float
+) -> None:
+    """Every decoded bar is open 0, high 3, low -3 or 1, close 0, in units of the scale."""
+    tokenizer = load_tokenizer(official / "t")
+    with torch.no_grad():
+        tokenizer.head.weight.zero_()
+        tokenizer.head.bias.copy_(torch.tensor([0.0, 3.0, low, 0.0, 1.0, 1.0]))
+    save_official(tokenizer, tmp_path)
+    kronos = model.from_official(official / "p", tmp_path, name="kronos", max_context=128)
+    forecast = ask(kronos, bars)
+    npt.assert_array_equal(forecast.measured["bars_corrected"], float(low > 0))
+    expected = "3 of 3 series: more than 50% of the sampled bars were impossible"
+    assert forecast.notes.get("corrected", "").startswith(expected) == (low > 0)
+    assert ("corrected" in forecast.notes) == (low > 0)
 
 
 def test_a_longer_history_is_cut_and_the_reply_says_so(official: Path, bars: pd.DataFrame) -> None:
     small = model.from_official(official / "p", official / "t", name="kronos", max_context=64)
-    used = 64 - small.spec.max_horizon + 1
+    used = 64 - small.spec.max_horizon
     cut = ask(small, bars)
-    assert cut.notes == {"truncated": f"only the last {used} bars of a history were looked at"}
+    assert cut.notes["truncated"] == f"only the last {used} bars of a history were looked at"
     tail = bars.groupby("unique_id").tail(used).reset_index(drop=True)
     npt.assert_array_equal(ask(small, tail).price_paths, cut.price_paths)
-    assert ask(small, tail).notes == {}
+    assert "truncated" not in ask(small, tail).notes
     exact = ask(small, bars, overflow="exact")
-    assert exact.notes == {}
+    assert "truncated" not in exact.notes
     assert not np.array_equal(exact.price_paths, cut.price_paths)
 
 

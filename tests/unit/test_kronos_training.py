@@ -235,7 +235,7 @@ def _made(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"max_context": 20}, "max_context is 20, expected 36 or more"),
+        ({"max_context": 20}, "max_context is 20, expected 37 or more"),
         ({"targets": 4}, r"targets is 4, expected the horizon \(5\)"),
         ({"tokenizer_steps": 0}, "there is no tokenizer to start from"),
         ({"width": 20}, "width is 20, expected a multiple of 8"),

@@ -26,6 +26,8 @@ GREEDY = Draw(temperature=0.0)  # upstream writes top_k=1
 COMMITS = {
     "Kronos-mini": "f4e68697d9d5aed55cef5c96aabc3376bcad9f81",
     "Kronos-Tokenizer-2k": "26966d0035065a0cae0ebad7af8ece35bc1fb51c",
+    "Kronos-small": "901c26c1332695a2a8f243eb2f37243a37bea320",
+    "Kronos-Tokenizer-base": "0e0117387f39004a9016484a186a908917e22426",
 }
 # By context; from upstream's tests, small@901c26c with Tokenizer-base@0e01173.
 MEAN_SQUARED_ERROR = {512: 0.008979, 256: 0.003741}
