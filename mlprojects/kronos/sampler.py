@@ -261,10 +261,10 @@ def _allowed_winners(p: Race, race: Race, draw: Draw) -> Tokens:
     while len(rows):
         winner = (p / race).argmax(axis=1)
         winners[rows] = winner
-        likelier = p * (p > np.take_along_axis(p, winner[:, None], axis=1))
-        out = likelier.sum(axis=1) >= enough
-        out |= np.count_nonzero(likelier, axis=1) >= top_k
-        rows, p, race, enough = rows[out], likelier[out], race[out], enough[out]
+        likelier = p > np.take_along_axis(p, winner[:, None], axis=1)
+        out = (p * likelier).sum(axis=1) >= enough  # never where a probability is NaN
+        out |= likelier.sum(axis=1) >= top_k
+        rows, p, race, enough = rows[out], (p * likelier)[out], race[out], enough[out]
     return winners
 
 
