@@ -592,3 +592,8 @@ def test_winners_are_those_among_sorted_probabilities(draw: Draw) -> None:
     least = torch.where(needed, ordered, torch.inf).min(dim=1, keepdim=True).values
     expected = (torch.where(p >= least, p, 0) / race).argmax(dim=1)
     assert torch.equal(pick(logits, race.numpy(), draw), expected)
+
+
+def test_drawing_from_logits_that_are_not_numbers_ends() -> None:
+    race = np.ones((2, 4), np.float32)
+    assert len(pick(torch.full((2, 4), torch.nan), race, Draw(top_k=2, top_p=0.9))) == 2
