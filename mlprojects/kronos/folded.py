@@ -38,28 +38,45 @@ class Prefix:
 
 
 class Suffix:
-    """Keys and values [G, h, P, M, e] that paths add, a tensor for each layer.
+    """Keys and values that paths add to the histories of `prefix`, with room for `room` rows each.
 
-    The first `length` of the M rows are in use.
+    The first `length` rows are in use. Histories are shared by their paths and not copied. One path
+    of one series has its history copied in front of its rows, so that a layer needs one attention
+    and not two that are joined: at one row, the number of operations is what takes the time.
     """
 
-    def __init__(self, prefix: "Prefix", groups: int, paths: int, room: int) -> None:
-        def empty(like: Tensor) -> Tensor:
-            heads = len(like) // groups
-            return like.new_empty(groups, heads, paths, room, like.shape[2])
+    def __init__(self, prefix: Prefix, groups: int, paths: int, room: int) -> None:
+        single = groups * paths == 1
+        self.first, self.length = prefix.length, 0
+        self._start = prefix.length if single else 0
+        self._histories, self._flat, self._slots = [], [], []
+        for keys, values in zip(prefix.keys, prefix.values, strict=True):
+            heads, width = len(keys) // groups, keys.shape[2]
+            slots = keys.new_empty(2, groups, heads, paths, self._start + room, width)
+            if single:
+                slots[0, 0, :, 0, : self._start] = keys
+                slots[1, 0, :, 0, : self._start] = values
+                keys, values = keys[:, :0], values[:, :0]
+            self._histories.append((keys, values))
+            self._slots.append(slots)
+            self._flat.append(slots.flatten(1, 3))
 
-        self.keys = [empty(keys) for keys in prefix.keys]
-        self.values = [empty(values) for values in prefix.values]
-        self.length = 0
-
-    def put(self, layer: int, k: Tensor, v: Tensor) -> None:
-        """Store keys and values [G, P, m, h, e] of the next m rows.
+    def put(self, layer: int, keys_values: Tensor) -> None:
+        """Store keys and values [G, P, m, 2, h, e] of the next m rows.
 
         The caller advances `length` after all layers have them.
         """
-        rows = slice(self.length, self.length + k.shape[2])
-        self.keys[layer][:, :, :, rows] = k.permute(0, 3, 1, 2, 4)
-        self.values[layer][:, :, :, rows] = v.permute(0, 3, 1, 2, 4)
+        m = keys_values.shape[2]
+        rows = self._slots[layer].narrow(4, self._start + self.length, m)
+        rows.copy_(keys_values.permute(3, 0, 4, 1, 2, 5))
+
+    def rows(self, layer: int, length: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Keys and values [G * h, T, e] of the shared histories, and those of the paths' rows.
+
+        The latter are [G * h * P, t, e]: the first `length` rows, after the history if it is there.
+        """
+        path_keys, path_values = self._flat[layer].narrow(2, 0, self._start + length).unbind()
+        return *self._histories[layer], path_keys, path_values
 
 
 def attend(
@@ -68,46 +85,41 @@ def attend(
     """Attention [G, P, m, d] of scaled rows q [G, P, m, h, e] over the history and their path.
 
     keys and values [G * h, T, e] are those of the history. All paths share them, so the rows of all
-    paths go through one product. path_keys and path_values [G, h, P, t, e] end with the m rows of
+    paths go through one product. path_keys and path_values [G * h * P, t, e] end with the m rows of
     q, and each of these sees the path up to itself.
     """
     groups, paths, m, heads, width = q.shape
-    history_rows, path_rows = keys.shape[1], path_keys.shape[3]
-    scores_per_path = groups * heads * m * (history_rows + path_rows)
-    size = max(1, SCORES // max(1, scores_per_path))
+    history_rows, path_rows = keys.shape[1], path_keys.shape[1]
+    size = max(1, SCORES // (groups * heads * m * (history_rows + path_rows)))
     if paths > size:
-        attended = []
-        for start in range(0, paths, size):
-            part = slice(start, start + size)
-            part_keys, part_values = path_keys[:, :, part], path_values[:, :, part]
-            attended.append(attend(q[:, part], keys, values, part_keys, part_values))
+        by_path = (part.unflatten(0, (-1, paths)) for part in (path_keys, path_values))
+        parts = zip(q.split(size, 1), *(part.split(size, 1) for part in by_path), strict=True)
+        attended = [attend(a, keys, values, k.flatten(0, 1), v.flatten(0, 1)) for a, k, v in parts]
         return torch.cat(attended, dim=1)
-    exact = q.dtype
-    q = q.permute(0, 3, 1, 2, 4).reshape(groups * heads, paths * m, width).to(keys.dtype)
-    scores = torch.bmm(q, keys.transpose(1, 2))  # [G * h, P * m, T]
-    if path_rows:
-        k = path_keys.reshape(groups * heads * paths, path_rows, width)
-        v = path_values.reshape(groups * heads * paths, path_rows, width)
-        # k comes first, so that its entries are read in the order they are stored in.
-        path_scores = torch.bmm(k, q.reshape(-1, m, width).transpose(1, 2))
-        path_scores = path_scores.transpose(1, 2)  # [G * h * P, m, t]
-        if m > 1:
-            later = torch.ones(m, path_rows, dtype=torch.bool, device=q.device)
-            later = later.triu(path_rows - m + 1)
-            path_scores = path_scores.masked_fill(later, -torch.inf)
-        path_scores = path_scores.reshape(groups * heads, paths * m, path_rows)
-        scores = torch.cat([scores, path_scores], dim=2)
-    weights = torch.softmax(scores, dim=2, dtype=exact).to(keys.dtype)
-    out = torch.bmm(weights[:, :, :history_rows], values)
-    if path_rows:
-        path_weights = weights[:, :, history_rows:].reshape(-1, m, path_rows)
-        out += torch.bmm(path_weights, v).view_as(out)
-    return out.view(groups, heads, paths, m, width).permute(0, 2, 3, 1, 4).flatten(3).to(exact)
+    q = q.permute(0, 3, 1, 2, 4).reshape(-1, m, width)
+    scores = torch.bmm(q, path_keys.transpose(1, 2))  # [G * h * P, m, t]
+    if m > 1:
+        later = torch.ones(m, path_rows, dtype=torch.bool, device=q.device)
+        scores.masked_fill_(later.triu(path_rows - m + 1), -torch.inf)
+    if history_rows:
+        q = q.view(-1, paths * m, width)
+        scores = scores.view(len(q), paths * m, path_rows)
+        scores = torch.cat([torch.bmm(q, keys.transpose(1, 2)), scores], dim=2)
+    weights = torch.softmax(scores, dim=2)
+    path_weights = weights[:, :, history_rows:].reshape(len(path_keys), m, path_rows)
+    out = torch.bmm(path_weights, path_values)
+    if history_rows:
+        out = out.view(q.shape).baddbmm_(weights[:, :, :history_rows], values)
+    return out.view(groups, heads, paths, m, width).permute(0, 2, 3, 1, 4).flatten(3)
 
 
-def _normed(x: Tensor) -> Tensor:
-    """RMSNorm without its gain, which the next weights include."""
-    return F.rms_norm(x, (x.shape[-1],), None, EPS)
+def _unit(x: Tensor, floor: Tensor) -> Tensor:
+    """RMSNorm without its gain and the factor sqrt(d), which the next weights include.
+
+    `floor` is sqrt(d * eps). Three operations; F.rms_norm takes ten on a CPU.
+    """
+    length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return x / length.hypot_(floor)
 
 
 class _Block:
@@ -123,7 +135,9 @@ class _Block:
         order = (torch.arange(self.heads)[:, None] * self.width + pairs).flatten()
         q, k, v = attention.q_proj, attention.k_proj, attention.v_proj
         scale = 1 / math.sqrt(self.width)
-        gain1, gain2 = block.norm1.weight, block.norm2.weight
+        root = math.sqrt(width)
+        gain1, gain2 = block.norm1.weight * root, block.norm2.weight * root
+        self.floor = torch.full_like(gain1[:1], math.sqrt(width * EPS))
         weight = torch.cat([q.weight[order] * scale, k.weight[order], v.weight]) * gain1
         bias = torch.cat([q.bias[order] * scale, k.bias[order], v.bias])
         self.qkv = _linear(weight, bias, dtype)
@@ -132,20 +146,21 @@ class _Block:
         self.w3 = _linear(block.ffn.w3.weight * gain2, None, dtype)
         self.w2 = _linear(block.ffn.w2.weight, None, dtype)
 
-    def project(self, x: Tensor, turn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """q, k, v [G, P, m, h, e] of rows [G, P, m, d].
+    def project(self, x: Tensor, turn: Tensor) -> tuple[Tensor, Tensor]:
+        """q [G, P, m, h, e], and keys and values [G, P, m, 2, h, e], of rows x [G, P, m, d].
 
         `turn` [m, 1, e / 2] holds the complex factors of their positions.
         """
-        qkv = self.qkv(_normed(x.flatten(0, 2))).view(*x.shape[:3], 3 * self.heads, self.width)
-        qk = torch.view_as_complex(qkv[..., : 2 * self.heads, :].unflatten(4, (-1, 2)))
-        q, k = torch.view_as_real(qk * turn).flatten(4).split(self.heads, dim=3)
-        return q, k, qkv[..., 2 * self.heads :, :]
+        projected = self.qkv(_unit(x, self.floor).flatten(0, 2))
+        qkv = projected.view(*x.shape[:3], 3, self.heads, self.width)
+        qk = qkv[:, :, :, :2].flatten(3, 4).unflatten(4, (-1, 2))
+        torch.view_as_complex(qk).mul_(turn)  # in place
+        return qkv[:, :, :, 0], qkv[:, :, :, 1:]
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
         """Rows [G, P, m, d] after attention and feed-forward."""
         rows = self.out.plus(attended.flatten(0, 2), x.flatten(0, 2))
-        normed = _normed(rows)
+        normed = _unit(rows, self.floor)
         gated = self.w3.times(normed, self.w1(normed, "swish"))
         return self.w2.plus(gated, rows).view(x.shape)
 
@@ -159,7 +174,6 @@ class _Stack:
 
     def __init__(self, blocks: Sequence[Block], max_context: int, dtype: torch.dtype) -> None:
         self.blocks = [_Block(block, dtype) for block in blocks]
-        self.dtype = dtype
         frequencies = blocks[0].self_attn.rotary.inv_freq
         angle = torch.outer(torch.arange(max_context).to(frequencies), frequencies)
         self.turns = torch.polar(torch.ones_like(angle), angle)[:, None]  # [max_context, 1, e / 2]
@@ -169,24 +183,25 @@ class _Stack:
         keys, values = [], []
         turn, x = self.turns[: x.shape[1]], x[:, None]
         for block in self.blocks:
-            projected = block.project(x, turn)
-            q, k, v = (part[:, 0].transpose(1, 2).contiguous() for part in projected)
+            q, keys_values = block.project(x, turn)
+            q, k, v = (
+                part[:, 0].transpose(1, 2).contiguous()  # [G, h, T, e]
+                for part in (q, *keys_values.unbind(3))
+            )
             attended = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0)
             x = block.finish(x, attended.transpose(1, 2).flatten(2)[:, None])
-            keys.append(k.flatten(0, 1).to(self.dtype))
-            values.append(v.flatten(0, 1).to(self.dtype))
+            keys.append(k.flatten(0, 1))
+            values.append(v.flatten(0, 1))
         return x[:, 0], keys, values
 
-    def extend(self, x: Tensor, prefix: Prefix, suffix: Suffix) -> Tensor:
+    def extend(self, x: Tensor, suffix: Suffix) -> Tensor:
         """Rows [G, P, m, d] after all blocks; their keys and values go into `suffix`."""
-        first, m = prefix.length + suffix.length, x.shape[2]
-        turn = self.turns[first : first + m]
-        used = suffix.length + m
+        length = suffix.length + x.shape[2]
+        turn = self.turns[suffix.first + suffix.length : suffix.first + length]
         for i, block in enumerate(self.blocks):
-            q, k, v = block.project(x, turn)
-            suffix.put(i, k, v)
-            keys, values = suffix.keys[i][:, :, :, :used], suffix.values[i][:, :, :, :used]
-            x = block.finish(x, attend(q, prefix.keys[i], prefix.values[i], keys, values))
+            q, keys_values = block.project(x, turn)
+            suffix.put(i, keys_values)
+            x = block.finish(x, attend(q, *suffix.rows(i, length)))
         return x
 
 
@@ -213,7 +228,7 @@ class Decoder:
         """Bars [G, P, H, 6] of tokens [G, P, H, 2] that follow histories."""
         x = self.s1_table[tokens[..., 0]] + self.s2_table[tokens[..., 1]]
         suffix = Suffix(prefix, *x.shape[:3])
-        bars: Tensor = self.head(self.stack.extend(x, prefix, suffix))
+        bars: Tensor = self.head(self.stack.extend(x, suffix))
         return bars
 
 
@@ -226,8 +241,8 @@ class FoldedPredictor:
         width = predictor.config.d_model
         self.time = predictor.time_emb
         self.stack = _Stack(list(predictor.transformer), max_context, dtype)
-        self.gain = predictor.norm.weight
         root = math.sqrt(width)
+        self.gain = predictor.norm.weight * root
         emb_s1, emb_s2 = embedding.emb_s1.weight, embedding.emb_s2.weight
         self.s1_table = emb_s1 * root @ fusion.weight[:, :width].t() + fusion.bias  # [2^s1, d]
         self.s2_table = emb_s2 * root @ fusion.weight[:, width:].t()  # [2^s2, d]
@@ -239,42 +254,41 @@ class FoldedPredictor:
         self.out = _linear(cross.out_proj.weight, cross.out_proj.bias, dtype)
         head = predictor.head
         self.proj_s1 = _linear(head.proj_s1.weight, head.proj_s1.bias, dtype)
-        self.proj_s2 = _linear(head.proj_s2.weight * layer.norm.weight, head.proj_s2.bias, dtype)
+        gain = layer.norm.weight * root
+        self.proj_s2 = _linear(head.proj_s2.weight * gain, head.proj_s2.bias, dtype)
+        self.floor = torch.full_like(gain[:1], math.sqrt(width * EPS))
         self.sizes = (len(self.s1_table), len(self.s2_table))
 
     def read(self, s1: Tensor, s2: Tensor, times: Tensor) -> Prefix:
         """Read histories of tokens [G, T] with time embeddings `times` [G, T, d]."""
         x, keys, values = self.stack.read(self.s1_table[s1] + self.s2_table[s2] + times)
-        h, k, v = self._hidden(x[:, None])
-        shape = (-1, x.shape[1], self.width)
-        k, v = (part[:, 0].transpose(1, 2).reshape(shape).to(self.stack.dtype) for part in (k, v))
+        h, keys_values = self._hidden(x[:, None])
+        k, v = (part[:, 0].transpose(1, 2).flatten(0, 1) for part in keys_values.unbind(3))
         return Prefix([*keys, k], [*values, v], h[:, 0, -1])
 
-    def extend(self, prefix: Prefix, suffix: Suffix, tokens: Tensor, times: Tensor) -> Tensor:
+    def extend(self, suffix: Suffix, tokens: Tensor, times: Tensor) -> Tensor:
         """Hidden rows [R, d] at the last of the new tokens [G, P, m, 2]; `times` are [G, m, d]."""
-        x = self.s1_table[tokens[..., 0]] + self.s2_table[tokens[..., 1]] + times[:, None]
-        h, k, v = self._hidden(self.stack.extend(x, prefix, suffix))
-        suffix.put(-1, k, v)
-        suffix.length += x.shape[2]
+        x = F.embedding(tokens[..., 0], self.s1_table) + F.embedding(tokens[..., 1], self.s2_table)
+        h, keys_values = self._hidden(self.stack.extend(x + times[:, None], suffix))
+        suffix.put(-1, keys_values)
+        suffix.length += tokens.shape[2]
         return h[:, :, -1].flatten(0, 1)
 
-    def _hidden(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Normed rows [G, P, m, d], and their cross attention's keys and values [G, P, m, h, e]."""
-        h = F.rms_norm(x, (x.shape[-1],), self.gain, EPS)
-        kv = self.kv(h.flatten(0, 2)).view(*h.shape[:3], 2 * self.heads, self.width)
-        return h, kv[..., : self.heads, :], kv[..., self.heads :, :]
+    def _hidden(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Normed rows [G, P, m, d]; the cross attention's keys and values [G, P, m, 2, h, e]."""
+        h = _unit(x, self.floor) * self.gain
+        kv = self.kv(h.flatten(0, 2))
+        return h, kv.view(*h.shape[:3], 2, self.heads, self.width)
 
     def s1_logits(self, h: Tensor) -> Tensor:
         """[R, 2^s1_bits]."""
         return self.proj_s1(h)
 
-    def s2_hidden(self, h: Tensor, s1: Tensor, prefix: Prefix, suffix: Suffix) -> Tensor:
+    def s2_hidden(self, h: Tensor, s1: Tensor, paths: int, suffix: Suffix) -> Tensor:
         """Normed rows [R, d] for s2, given the drawn s1 [R]."""
-        keys = suffix.keys[-1][:, :, :, : suffix.length]
-        values = suffix.values[-1][:, :, :, : suffix.length]
-        query = self.query[s1].view(keys.shape[0], keys.shape[2], 1, self.heads, self.width)
-        attended = attend(query, prefix.keys[-1], prefix.values[-1], keys, values)
-        return _normed(self.out.plus(attended.flatten(0, 2), h))
+        query = F.embedding(s1, self.query).view(-1, paths, 1, self.heads, self.width)
+        attended = attend(query, *suffix.rows(-1, suffix.length))
+        return _unit(self.out.plus(attended.flatten(0, 2), h), self.floor)
 
     def s2_logits(self, s2_hidden: Tensor) -> Tensor:
         """[R, 2^s2_bits]."""

@@ -14,6 +14,7 @@ import numpy.testing as npt
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mlprojects.kronos import folded, model
 from mlprojects.kronos import sampler as sampler_module
@@ -372,7 +373,7 @@ def test_the_last_position_is_asked_the_same_in_training_and_in_sampling() -> No
         (2, 3, 24, 8, 64),
         (3, 5, 24, 5, 64),
         (2, 3, 30, 20, 32),
-        (1, 2, 40, 8, 32),
+        (1, 1, 40, 8, 32),
         (1, 4, 20, 15, 16),
     ],
     ids=["one", "batch", "paths", "sliding", "longer-than-window", "mostly-sampled"],
@@ -492,6 +493,29 @@ def test_sampling_exactly_ignores_room_for_more_steps() -> None:
     )
     npt.assert_array_equal(fast.tokens, tokens)
     npt.assert_allclose(fast.bars, slow, rtol=1e-4, atol=1e-3)
+
+
+class CountedOperations(TorchDispatchMode):
+    """Counts the operations that torch starts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.number += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_of_one_path_starts_few_operations() -> None:
+    """Starting them takes a large part of a step's time; it took 322 of them."""
+    sampler = Sampler(*pair(), max_context=64)
+    numbers = []
+    for steps in (5, 6):
+        with CountedOperations() as counted:
+            sampler.sample(bars_of(1, 24), stamps_of(1, 24 + steps), [1], 1, Draw(top_p=0.9))
+        numbers.append(counted.number)
+    assert numbers[1] - numbers[0] <= 240  # of three blocks
 
 
 def test_heads_of_different_sizes_and_a_clip_are_those_of_the_plain_loop() -> None:
@@ -646,7 +670,7 @@ def shares(draw: Draw) -> list[float]:
     race = torch.empty(40_000, 4, dtype=torch.float64).exponential_(
         generator=torch.Generator().manual_seed(0)
     )
-    winners = pick(P.log().expand(40_000, -1), race, draw)
+    winners = pick(P.log().expand(40_000, -1), race.numpy(), draw)
     return (torch.bincount(winners, minlength=4) / 40_000).tolist()
 
 
@@ -673,3 +697,25 @@ def test_temperature_top_k_and_top_p_combine_as_documented(
 ) -> None:
     npt.assert_allclose(shares(draw), expected, rtol=0, atol=0.01)
     npt.assert_array_equal(np.array(shares(draw)) == 0, np.array(expected) == 0)
+
+
+@pytest.mark.parametrize(
+    "draw", [Draw(0.7, 20, 0.8), Draw(1.0, 0, 0.9), Draw(1.3, 5), Draw(top_p=0.05)], ids=str
+)
+def test_winners_are_those_among_sorted_probabilities(draw: Draw) -> None:
+    """Also where tokens are equally likely: those as likely as the last one stay."""
+    generator = torch.Generator().manual_seed(2)
+    logits = torch.randn(500, 64, generator=generator, dtype=torch.float64).mul(2).round().div(2)
+    race = torch.empty_like(logits).exponential_(generator=generator)
+    p = torch.softmax(logits / draw.temperature, dim=1)
+    ordered = p.sort(dim=1, descending=True).values[:, : draw.top_k or 64]
+    before = ordered.cumsum(dim=1) - ordered
+    needed = before < draw.top_p * ordered.sum(dim=1, keepdim=True)
+    least = torch.where(needed, ordered, torch.inf).min(dim=1, keepdim=True).values
+    expected = (torch.where(p >= least, p, 0) / race).argmax(dim=1)
+    assert torch.equal(pick(logits, race.numpy(), draw), expected)
+
+
+def test_drawing_from_logits_that_are_not_numbers_ends() -> None:
+    race = np.ones((2, 4), np.float32)
+    assert len(pick(torch.full((2, 4), torch.nan), race, Draw(top_k=2, top_p=0.9))) == 2
