@@ -548,7 +548,10 @@ def _say_groups(groups: Mapping[int, Mapping[str, str]]) -> None:
     if len(groups) < 2:
         return
     for number, scored_on in groups.items():
-        _say(f"group {number}: {scored.described(scored_on) or 'unknown rows'}")
+        words = scored.described(scored_on)
+        if words and scored.ROWS_TAG not in scored_on:
+            words += " (which origins was not recorded)"
+        _say(f"group {number}: {words or 'unknown rows'}")
     facts = ", ".join(scored.differing(groups.values()))
     _say(
         f"the groups were scored on different rows ({facts} differ): compare within a group only; "

@@ -5,15 +5,22 @@ import re
 HIDDEN = "***"
 # User and password of a URI reach to its last @, because a password may hold any character.
 _USER = re.compile(r"(?<=://)\S*@")
-_OPTION = re.compile(r"([?&][\w.-]*(?:pass|passwd|password|secret|token|key)=)[^&\s'\"]*", re.I)
+_OPTION = re.compile(
+    r"([?&][\w.-]*(?:pass|passwd|password|secret|token|key|sig|signature)=)[^&\s'\"]*", re.I
+)
+# libpq's form of a connection, and assignments of a shell: password='p w', PGPASSWORD=pw
+_ASSIGNED = re.compile(r"(\b\w*(?:passwd|password|secret|token)\s*=\s*)('[^']*'|[^\s'\"&]+)", re.I)
 _HUB_TOKEN = re.compile(r"\bhf_\w{8,}")
 
 
 def masked(text: str) -> str:
-    """The text with *** for user and password in URIs, secret options of URIs, tokens of the Hub.
+    """The text with *** for what is secret in it.
 
-    A URI with an @ in its path loses more than its password.
+    That is user and password of a URI, its options like `key=` and `X-Amz-Signature=`, what is
+    assigned to a word like `password`, and tokens of the Hub. A URI with an @ in its path loses
+    more than its password.
     """
     text = _USER.sub(f"{HIDDEN}@", text)
     text = _OPTION.sub(rf"\1{HIDDEN}", text)
+    text = _ASSIGNED.sub(rf"\1{HIDDEN}", text)
     return _HUB_TOKEN.sub(HIDDEN, text)

@@ -3,11 +3,13 @@
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, SecretStr
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from registry.errors import BadConfig
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -112,6 +114,14 @@ class Settings(BaseSettings):
         description="Token of the Hugging Face Hub for `mirror`; never printed, "
         "and no scorer gets it.",
     )
+
+    def __init__(self, **values: Any) -> None:
+        """Read the settings. Raises ValidationError, and BadConfig if .env cannot be read."""
+        try:
+            super().__init__(**values)
+        except (OSError, UnicodeDecodeError) as error:
+            path = self.model_config["env_file"]
+            raise BadConfig(f"{path} cannot be read as UTF-8 text: {error}") from error
 
     @property
     def tracking(self) -> str:

@@ -438,15 +438,17 @@ def _trained_here(store: Store, official: Official, digest: str) -> Version | No
 
     Its tags are all its facts.
     """
-    if official.NAME not in store.names():
-        return None
     path = f"{MODEL_DIR}/{official.PARTS[0]}/{WEIGHTS}"
-    for version in store.versions(official.NAME):
+    try:
+        versions = store.versions(official.NAME)
+    except NotFound:
+        return None
+    for version in versions:
         with contextlib.suppress(Corrupt, NotFound):
-            facts = store.facts(version)
-            of_a_mirror = facts.get("data_digest", "none") == "none"
-            if not of_a_mirror and store.digests(version).get(path) == digest:
-                return replace(version, tags=facts)
+            if store.digests(version).get(path) == digest:
+                facts = store.facts(version)
+                if facts.get("data_digest", "none") != "none":  # else it was mirrored, too
+                    return replace(version, tags=facts)
     return None
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from registry.errors import BadParameter, Conflict, Corrupt, NotFound
 from registry.ledger.claims import user
 from registry.ledger.promotions import Decision, Ledger, Record, busy
+from registry.masking import masked
 from registry.promotion import audit, evidence, stages
 from registry.promotion.stages import (
     ALIASES,
@@ -185,6 +186,12 @@ def _check_words(who: str, why: str) -> None:
             raise BadParameter(
                 f"{key} is UTF-8 text of at most {_MAX_WORDS} characters without NUL, "
                 f"found {len(words)}"
+            )
+        hidden = masked(words)
+        if hidden != words:
+            raise BadParameter(
+                f"{key} seems to hold a password or key, and rows of the ledger stay for ever; "
+                f"leave out what is *** here: {hidden}"
             )
     if not who.strip():
         raise BadParameter("who is empty; a change is signed by user@host")

@@ -11,7 +11,7 @@ from registry.masking import masked
 from registry.versions import descriptions
 from registry.versions.store import Store
 from registry.versions.tracking import every
-from registry.versions.version import Version
+from registry.versions.version import Version, alias_numbers
 
 _log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def _update_model(store: Store, name: str) -> None:
     old = model.description or ""
     if not descriptions.is_ours(old):
         return
-    aliases = {alias: int(version) for alias, version in model.aliases.items()}
+    aliases = alias_numbers(model.aliases)
     entities = {}
     for alias in descriptions.STAGES.keys() & aliases.keys():
         entities[alias] = store.client.get_model_version(name, str(aliases[alias]))

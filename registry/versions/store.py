@@ -37,7 +37,7 @@ from registry.versions.connection import connect
 from registry.versions.loaded import LoadedVersion
 from registry.versions.manifest import MANIFEST_TAG
 from registry.versions.tracking import clause, every
-from registry.versions.version import RegisteredModel, Version
+from registry.versions.version import RegisteredModel, Version, alias_numbers
 
 _NAME = re.compile(r"[a-z0-9_]{1,64}")
 _LONGEST_NAME = 256  # characters; MLflow's limit for names of all programs
@@ -67,7 +67,7 @@ class Store:
         """All registered models with their versions, sorted by name."""
         aliases = {}
         for model in every(self.client.search_registered_models):
-            aliases[model.name] = _numbers(model.aliases)
+            aliases[model.name] = alias_numbers(model.aliases)
         versions: dict[str, list[Version]] = {name: [] for name in aliases}
         for entity in every(self.client.search_model_versions, order_by=_BY_NUMBER):
             if entity.name in aliases:  # else it was registered after the first search
@@ -116,7 +116,7 @@ class Store:
             raise NotFound(
                 f"no model {name!r} is registered; `python -m registry list` shows all models"
             ) from error
-        return _numbers(model.aliases)
+        return alias_numbers(model.aliases)
 
     def resolve(self, reference: str) -> Version:
         """Version that a reference names.
@@ -322,18 +322,15 @@ class Store:
     def digests(self, version: Version) -> dict[str, str]:
         """sha256 of every file of a version by its path; only the manifest is fetched.
 
-        Raises Corrupt if the manifest is missing or is not the registered one.
+        Raises Corrupt if the manifest is missing or is not the registered one, and NotFound for a
+        version that Kronos Registry did not log.
         """
-        uri = f"{version.uri}/{manifest.MANIFEST}"
-        try:
-            path = Path(mlflow.artifacts.download_artifacts(uri))
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            raise Corrupt(f"{uri} is missing from the artifact store") from error
-        if manifest.sha256(path) != version.tags.get(MANIFEST_TAG):
-            raise Corrupt(f"{uri} is not the one that was registered")
-        files = manifest.read(path.parent)["files"]
+        registered = version.tags.get(MANIFEST_TAG)
+        if registered is None:
+            raise not_ours(version)
+        with temporary_folder(self.settings.state_dir, version.folder_name) as folder:
+            self._download(version, manifest.MANIFEST, registered, Path(folder))
+            files = manifest.read(Path(folder))["files"]
         return {name: str(file["sha256"]) for name, file in files.items()}
 
     @contextlib.contextmanager
@@ -410,11 +407,6 @@ def not_ours(version: Version) -> NotFound:
     return NotFound(
         f"{version.uri} has no {MANIFEST_TAG} tag: it was not logged by Kronos Registry"
     )
-
-
-def _numbers(aliases: Mapping[str, Any]) -> dict[str, int]:
-    """MLflow's aliases with version numbers: the REST client has them as text."""
-    return {alias: int(version) for alias, version in aliases.items()}
 
 
 @contextlib.contextmanager

@@ -61,6 +61,11 @@ class Version:
         return f"{self.name}-{self.version}"
 
 
+def alias_numbers(aliases: Mapping[str, Any]) -> dict[str, int]:
+    """MLflow's aliases with version numbers: the REST client has them as text."""
+    return {alias: int(version) for alias, version in aliases.items()}
+
+
 @dataclass(frozen=True)
 class RegisteredModel:
     """A name in MLflow's registry and its versions, newest first. It may be another team's."""

@@ -625,6 +625,27 @@ def test_the_scorer_says_where_it_answers(scorer: Service, version: Version):
     assert ready["version"] == version.version
 
 
+def test_a_run_on_a_server_prints_nothing_of_its_own(
+    mlflow_server: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """MLflow would print `View run ... at` with the server's password, among our results."""
+    monkeypatch.setenv("KRONOS_VAR_DIR", str(tmp_path))
+    uri = mlflow_server.url.replace("://", "://me:s3cret@")
+    monkeypatch.setenv("KRONOS_TRACKING_URI", uri)
+    program = (
+        "from registry.settings import Settings; from registry.versions import tracking\n"
+        "with tracking.start(Settings(), 'compose', 'quiet') as run: print(run.run_id)"
+    )
+    command = [sys.executable, "-W", "error", "-c", program]
+    ran = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stderr
+    [run_id] = ran.stdout.splitlines()
+    api = f"{mlflow_server.url}/api/2.0/mlflow/runs/get"
+    run = httpx.get(api, params={"run_id": run_id}).json()["run"]
+    assert run["info"]["status"] == "FINISHED"
+    assert "s3cret" not in ran.stderr
+
+
 def test_mlflow_is_unhealthy_while_the_database_is_down_and_recovers(
     mlflow_server: Service, database: Database
 ):

@@ -193,6 +193,22 @@ def test_unknown_things_are_refused(bench):
     assert bench.ledger.records(name) == []
 
 
+@pytest.mark.parametrize(
+    ("why", "hidden"),
+    [
+        ("as in postgresql://anna:pw1@db/x", "as in postgresql://***@db/x"),
+        ("password=pw1 was wrong", "password=*** was wrong"),
+    ],
+)
+def test_a_secret_in_why_is_refused_because_a_row_is_for_ever(bench, why, hidden):
+    name = bench.model(1)
+    with pytest.raises(BadParameter, match="leave out what is ") as refused:
+        moves.promote(bench.store, bench.ledger, name, 1, who="anna@desk", why=why)
+    assert refused.value.message.endswith(f"here: {hidden}")
+    assert "pw1" not in refused.value.message
+    assert bench.ledger.records(name) == []
+
+
 # --- roll back and history --------------------------------------------------------------------
 
 

@@ -128,10 +128,11 @@ SCORED = {
 def scored(bench):
     """Register a version with a new run: crps None gives no metrics, `params` override SCORED."""
 
-    def register(name, crps, tags, skill=None, **params):
+    def register(name, crps, tags, skill=None, origins=None, **params):
         client = bench.store.client
         with tracking.start(bench.settings, "train", name) as run:
             run.params(SCORED | params)
+            run.tags(origins or {})
             run.metrics({"crps": crps} if crps else {"seconds": 1.0})
             if skill is not None:
                 run.metrics({"skill_vs_fhs": skill})
@@ -144,7 +145,8 @@ def scored(bench):
 
 def test_compare_ranks_within_groups_that_were_scored_on_the_same_rows(scored, cli):
     """A worse CRPS can be the better forecast: 20 stocks move more than two indices."""
-    scored("of_the_panel", 0.0113, {"data": "panel", "data_digest": "0a"})
+    origins = {"scored_rows": "20 series 3f"}
+    scored("of_the_panel", 0.0113, {"data": "panel", "data_digest": "0a"}, origins=origins)
     for crps in (0.0065, None, 0.0061):
         scored("of_bars", crps, {"data": "bars", "data_digest": "1b"})
     scored("of_old_days", 0.0050, {})
@@ -164,11 +166,11 @@ def test_compare_ranks_within_groups_that_were_scored_on_the_same_rows(scored, c
         "5 session(s) ahead, at the levels 0.1,0.9"
     )
     assert err.splitlines() == [
-        f"group 1: the data set bars, {period}",
+        f"group 1: the data set bars, {period} (which origins was not recorded)",
         f"group 2: the data set panel, {period}",
-        f"group 3: {period}",
-        "the groups were scored on different rows (data, data_digest differ): compare within a "
-        "group only; `python -m jobs evaluate` scores on equal rows",
+        f"group 3: {period} (which origins was not recorded)",
+        "the groups were scored on different rows (data, data_digest, scored_rows differ): compare "
+        "within a group only; `python -m jobs evaluate` scores on equal rows",
     ]
     assert cli("compare", "of_bars")[2] == ""
 

@@ -278,6 +278,8 @@ def test_a_killed_process_is_replaced(service: str, host: Host):
         wait(lambda: answered(f"{SCORER}/ping"))
         assert list(asked(host.request)["notes"].unique()) == ["nbeats version 2"]
     assert len(killed) == PROGRAMS[service]
+    served = docker("exec", container("scorer")["Id"], "ls", "/var/lib/kronos/var/state").split()
+    assert len([name for name in served if name.startswith("nbeats-2@")]) == 1  # of no dead one
 
 
 def programs(service: str) -> list[tuple[str, psutil.Process]]:

@@ -20,6 +20,12 @@ from registry.masking import masked
             "postgresql://***@/db?host=/tmp&password=***&sslmode=require",
         ),
         ("s3://bucket?AccessToken=abc", "s3://bucket?AccessToken=***"),
+        (
+            "https://store/blob?sv=2024&sig=ab%2Fc&X-Amz-Signature=0af&part=2",
+            "https://store/blob?sv=2024&sig=***&X-Amz-Signature=***&part=2",
+        ),
+        ("host=db password='p w' user=u", "host=db password=*** user=u"),
+        ("PGPASSWORD=pw psql, aws_secret = x", "PGPASSWORD=*** psql, aws_secret = ***"),
         ("token hf_abcdefghijklmnop refused", "token *** refused"),
     ],
 )
@@ -35,6 +41,7 @@ def test_what_is_secret_is_hidden(text: str, expected: str) -> None:
         "models:/nbeats@production",
         "sqlite:////srv/kronos/mlflow.db",
         "hf_hub cannot be imported",
+        "password must not be empty; the token is missing",
         "line one\nline two",
     ],
 )

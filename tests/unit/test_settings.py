@@ -53,6 +53,19 @@ def test_a_wrong_setting_is_refused_in_one_line_that_names_it(
     assert printed.err == f"error: BAD_CONFIG: {name}: {message}; .env.example lists all settings\n"
 
 
+def test_a_file_of_settings_that_is_no_text_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    file = tmp_path / ".env"
+    file.write_bytes(b"KRONOS_MODE=auto # caf\xe9\n")
+    monkeypatch.setitem(Settings.model_config, "env_file", file)
+    with pytest.raises(SystemExit) as ended:
+        terminal.run(Settings)
+    assert ended.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: BAD_CONFIG: {file} cannot be read as UTF-8 text: ")
+
+
 def test_the_token_comes_from_the_environment_or_a_file_under_the_name_of_the_hub(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
