@@ -6,7 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from jobs.data import processed
+from jobs.data import processed, sets
+from jobs.data.dataset import Data, Dataset, Splits
 from jobs.data.market import Universe, market_daily, sp500_universe, with_market
 from jobs.data.sources import INDEX, SECTORS
 from registry.compiled import COMMAND
@@ -16,27 +17,18 @@ from registry.settings import Settings
 
 
 @dataclass(frozen=True)
-class Splits:
-    """Default dates: fitted up to the first, chosen up to the second, reported from there on."""
+class Builtin(Dataset):
+    """A data set of prices from installed packages."""
 
-    fit_until: str
-    choose_until: str
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A data set, compiled or not."""
-
-    name: str
     files: tuple[str, ...]  # of the processed folder
-    columns: tuple[str, ...]  # of its history
-    calendar: str
-    universe: Universe  # over which its market columns are taken
-    splits: Splits
     history: Callable[..., pd.DataFrame]  # from the frames of `files`; sorted by (unique_id, ds)
-    synthetic: tuple[str, ...] = ()  # columns that are made up
+    made_up: tuple[str, ...] = ()
 
-    def load(self, settings: Settings) -> "Data":
+    @property
+    def synthetic(self) -> tuple[str, ...]:
+        return self.made_up
+
+    def load(self, settings: Settings) -> Data:
         """The compiled data set.
 
         Raises NotFound if a file is missing, Corrupt if one is damaged or if they do not belong
@@ -66,41 +58,56 @@ class Dataset:
         }
 
 
-@dataclass(frozen=True)
-class Data:
-    """A data set with its compiled history and the digest of its source prices."""
+class Catalog:
+    """The built-in data sets and, with `settings`, those that a user compiled."""
 
-    dataset: Dataset
-    digest: str
-    history: pd.DataFrame
+    def __init__(self, settings: Settings | None = None) -> None:
+        self._settings = settings
 
+    @property
+    def names(self) -> list[str]:
+        """Names of all data sets, the built-in ones first."""
+        own = sets.names(self._settings) if self._settings else []
+        return [dataset.name for dataset in DATASETS] + own
 
-def find(name: str) -> Dataset:
-    """A data set by its name. Raises BadConfig for an unknown one."""
-    datasets = {dataset.name: dataset for dataset in DATASETS}
-    if name not in datasets:
-        raise BadConfig(f"data is {name!r}, expected one of {list(datasets)}")
-    return datasets[name]
+    def find(self, name: str) -> Dataset:
+        """A data set by its name. Raises BadConfig for an unknown one, Corrupt for a damaged."""
+        for dataset in DATASETS:
+            if dataset.name == name:
+                return dataset
+        if self._settings is None or name not in self.names:
+            raise BadConfig(f"data is {name!r}, expected one of {self.names}")
+        return sets.find(self._settings, name)
 
+    def first_with(self, columns: Collection[str], model: str) -> Dataset:
+        """The first built-in data set with these columns, which `model` needs.
 
-def first_with(columns: Collection[str], model: str) -> Dataset:
-    """The first data set with these columns, which `model` needs. Raises BadHistory for none."""
-    for dataset in DATASETS:
-        if set(columns) <= set(dataset.columns):
-            return dataset
-    raise BadHistory(f"{model} needs {list(columns)}, which no data set has", code="MISSING_COLUMN")
-
-
-def check_columns(dataset: Dataset, columns: Collection[str], model: str) -> None:
-    """Raise BadHistory (MISSING_COLUMN) unless the data set has these columns."""
-    missing = [name for name in columns if name not in dataset.columns]
-    if missing:
-        complete = [other.name for other in DATASETS if set(missing) <= set(other.columns)]
+        Raises BadHistory if there is none.
+        """
+        for dataset in DATASETS:
+            if set(columns) <= set(dataset.columns):
+                return dataset
         raise BadHistory(
-            f"{model} needs {missing}, which {dataset.name} lacks; "
-            f"data sets that have them: {', '.join(complete) or 'none'}",
-            code="MISSING_COLUMN",
+            f"{model} needs {list(columns)}, which no data set has", code="MISSING_COLUMN"
         )
+
+    def check_columns(self, dataset: Dataset, columns: Collection[str], model: str) -> None:
+        """Raise BadHistory (MISSING_COLUMN) unless the data set has these columns."""
+        missing = [name for name in columns if name not in dataset.columns]
+        if missing:
+            complete = [name for name in self.names if self._has(name, missing)]
+            raise BadHistory(
+                f"{model} needs {missing}, which {dataset.name} lacks; "
+                f"data sets that have them: {', '.join(complete) or 'none'}",
+                code="MISSING_COLUMN",
+            )
+
+    def _has(self, name: str, columns: Collection[str]) -> bool:
+        """Whether a data set has these columns; no for a damaged one."""
+        try:
+            return set(columns) <= set(self.find(name).columns)
+        except Corrupt:
+            return False
 
 
 def _panel(returns: pd.DataFrame, market: pd.DataFrame, aux: pd.DataFrame) -> pd.DataFrame:
@@ -119,7 +126,7 @@ def _bars(frame: pd.DataFrame) -> pd.DataFrame:
 # The only two series that have a bar on every session of the data set.
 _US_INDICES = Universe("us-index-2", ("NASDAQ", "SP500"))
 
-PANEL = Dataset(
+PANEL = Builtin(
     name="panel",
     files=(processed.RETURNS, processed.MARKET, processed.AUX),
     columns=(*names.HISTORY, *names.MARKET, names.SECTOR, *names.COUNTS),
@@ -127,9 +134,9 @@ PANEL = Dataset(
     universe=sp500_universe(list(SECTORS)),
     splits=Splits("2018-12-31", "2019-12-31"),
     history=_panel,
-    synthetic=names.COUNTS,
+    made_up=names.COUNTS,
 )
-BARS = Dataset(
+BARS = Builtin(
     name="bars",
     files=(processed.BARS,),
     columns=(*names.HISTORY, *names.BAR, "close_unadjusted", *names.MARKET),

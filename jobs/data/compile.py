@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from jobs.data import processed, products, sources, validate
-from jobs.data.catalog import BARS, PANEL, Dataset
+from jobs.data.catalog import BARS, PANEL, Builtin
 from jobs.data.digest import data_digest
 from jobs.data.market import market_daily
 from jobs.data.qa import describe_source
@@ -23,7 +23,7 @@ from registry.settings import Settings
 # First price used of a stock, one session before its first return. Older prices are rounded too
 # coarsely.
 PRICES_FROM = "2009-12-31"
-BUILTIN = (PANEL, BARS)
+BUILTIN: tuple[Builtin, ...] = (PANEL, BARS)
 SOURCES = {STOCKS: PANEL, STOCK_INDEX: PANEL, STOCK_BARS: BARS, INDEX_BARS: BARS}
 
 Frames = Mapping[str, pd.DataFrame]
@@ -118,7 +118,7 @@ def _product(source: str, prices: Frames, frames: Frames) -> pd.DataFrame:
     return bars[bars[names.UNIQUE_ID].isin(symbols)]
 
 
-def _describe_dataset(dataset: Dataset) -> dict[str, Any]:
+def _describe_dataset(dataset: Builtin) -> dict[str, Any]:
     return {
         "calendar": dataset.calendar,
         "universe": dataset.universe.to_json(),

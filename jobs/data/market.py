@@ -10,6 +10,8 @@ import pandas as pd
 from registry.errors import BadHistory
 from registry.forecast import names
 
+MEMBERS = "market_members"  # of an own data set: members of the universe that trade that session
+
 
 @dataclass(frozen=True)
 class Universe:

@@ -11,7 +11,8 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from jobs.data import catalog
-from jobs.data.catalog import Dataset
+from jobs.data.catalog import Catalog
+from jobs.data.dataset import Dataset
 from jobs.training.families import TINY, Model
 from registry import training
 from registry.errors import BadConfig, BadParameter
@@ -28,19 +29,18 @@ def load_config(
     tiny: bool = False,
     defaults: Mapping[str, Any] | None = None,
     start_dir: Path | None = None,
+    datasets: Catalog | None = None,
 ) -> training.Config:
     """The model's Config: its file, its `tiny` section with `tiny`, then `overrides`.
 
     Text in `overrides` is read as YAML. `defaults` replace values of the file; keys that the Config
     lacks are ignored. With `start_dir`, the model folder of the version to fine-tune, settings of
-    that version replace both. If no data set is named, the first with the model's columns is used.
+    that version replace both. If no data set is named, the first with the model's columns is used;
+    `datasets` default to the built-in ones.
     Calendar and dates default to those of the data set. Raises BadParameter for an unknown key,
     BadConfig for a wrong type or calendar, and the errors of the Config's own checks.
     """
-    values = model.stored()
-    tiny_values = values.pop(TINY)
-    if tiny:
-        values |= tiny_values
+    values = _stored(model, tiny=tiny)
     types = _types(model, {**values, **overrides})
     values |= {key: value for key, value in (defaults or {}).items() if key in types}
     if start_dir is not None:
@@ -60,13 +60,30 @@ def load_config(
     for key, value in values.items():
         if isinstance(value, bool) and types[key] is not bool:  # pydantic would read true as 1
             raise BadConfig(f"{model.name}: {key} cannot be true or false")
+    datasets = datasets or Catalog()
     if "data" in values:
-        dataset = catalog.find(str(values["data"]))
+        dataset = datasets.find(str(values["data"]))
     else:
         undated = {key: value for key, value in values.items() if key not in OF_DATASET}
         config = _of_dataset(model, config_type, undated, catalog.DATASETS[0])
-        dataset = catalog.first_with(model.columns(config), model.name)
+        dataset = datasets.first_with(model.columns(config), model.name)
     return _of_dataset(model, config_type, values, dataset)
+
+
+def with_shared(model: Model, config: training.Config, *, tiny: bool = False) -> training.Config:
+    """The model's Config with the settings that all families share from `config`."""
+    shared = {
+        field.name: getattr(config, field.name) for field in dataclasses.fields(training.Config)
+    }
+    values = {**_stored(model, tiny=tiny), **shared}
+    return _validated(model, model.config_type(values), values)
+
+
+def _stored(model: Model, *, tiny: bool) -> dict[str, Any]:
+    """The settings of the model's file, with `tiny` those of its section for tests."""
+    values = model.stored()
+    tiny_values = values.pop(TINY)
+    return values | tiny_values if tiny else values
 
 
 def _types(model: Model, values: Mapping[str, Any]) -> dict[str, Any]:

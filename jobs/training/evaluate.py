@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from jobs.data import catalog
-from jobs.data.catalog import Data
+from jobs.data.catalog import Catalog
+from jobs.data.dataset import Data
 from jobs.running.progress import Progress, silent
 from jobs.training import record
 from jobs.training.comparison import Comparison, compare
@@ -106,13 +106,14 @@ def evaluate(
             progress(f"verifying {version.uri}", 0.0)
             loaded[version.reference] = stack.enter_context(store.load(version.reference))
         specs = [model.spec for model in loaded.values()]
-        config = _config(versions[0], specs, overrides)
+        datasets = Catalog(settings)
+        config = _config(versions[0], specs, overrides, datasets)
         leaks = {}
         for version in versions:
             leaks[version.reference] = leakage(version.tags, config, allowed=allow_leakage)
-        data = catalog.find(config.data).load(settings)
+        data = datasets.find(config.data).load(settings)
         for model in loaded.values():
-            catalog.check_columns(data.dataset, model.spec.columns, model.spec.name)
+            datasets.check_columns(data.dataset, model.spec.columns, model.spec.name)
             _check_universe(store.facts(model.version), model.spec, data)
         comparison = compare(loaded, Task(data, config), references, progress)
         evaluated = []
@@ -149,7 +150,10 @@ def _record(settings: Settings, loaded: LoadedVersion, comparison: Comparison, l
 
 
 def _config(
-    version: Version, specs: Sequence[ModelSpec], overrides: Mapping[str, Any]
+    version: Version,
+    specs: Sequence[ModelSpec],
+    overrides: Mapping[str, Any],
+    datasets: Catalog,
 ) -> training.Config:
     """Settings of an evaluation that all versions can answer.
 
@@ -159,7 +163,7 @@ def _config(
     """
     first = specs[0]
     data = overrides.get("data", version.tags.get("data"))
-    dataset = catalog.find(data) if data else catalog.first_with(first.columns, first.name)
+    dataset = datasets.find(data) if data else datasets.first_with(first.columns, first.name)
     defaults = {
         "data": dataset.name,
         "calendar": dataset.calendar,

@@ -1,11 +1,9 @@
 """The members of an ensemble: their settings and their training."""
 
-import dataclasses
-
 import pandas as pd
 
 from jobs.training import families
-from jobs.training.configs import load_config
+from jobs.training.configs import with_shared
 from registry import training
 from registry.errors import BadConfig
 from registry.training import Trained, TrainRun
@@ -39,9 +37,7 @@ def configs(config: training.Config) -> dict[str, training.Config]:
 
 def member_config(name: str, config: training.Config, *, tiny: bool) -> training.Config:
     """The settings of another model, with the settings that all families share from `config`."""
-    fields = dataclasses.fields(training.Config)
-    shared = {field.name: getattr(config, field.name) for field in fields}
-    return load_config(families.find(name), shared, tiny=tiny)
+    return with_shared(families.find(name), config, tiny=tiny)
 
 
 def fit_member(

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.data import catalog, processed
-from jobs.data.catalog import Data
+from jobs.data import processed
+from jobs.data.catalog import Catalog
+from jobs.data.dataset import Data
 from jobs.training import completeness, configs, families, members
 from jobs.training.families import Model
 from jobs.training.leakage import leakage
@@ -65,21 +66,23 @@ def plan(
     completeness.check(model)
     check_seed(seed)
     start = _start(settings, model, overrides)
+    datasets = Catalog(settings)
     config = configs.load_config(
         model,
         overrides,
         tiny=tiny,
         defaults=_frozen(settings),
         start_dir=start.model_dir if start else None,
+        datasets=datasets,
     )
     if start is not None:
         _check_window(model.spec(config), start)
-    dataset = catalog.find(config.data)
-    catalog.check_columns(dataset, model.columns(config), name)
+    dataset = datasets.find(config.data)
+    datasets.check_columns(dataset, model.columns(config), name)
     member_configs = members.configs(config)
     for member, member_config in member_configs.items():
         columns = families.find(member).columns(member_config)
-        catalog.check_columns(dataset, columns, member)
+        datasets.check_columns(dataset, columns, member)
     data = dataset.load(settings)
     Task.of(data, config).origins(context=1)  # raises if there is nothing to report
     code = (model.family.name, *model.spec(config).uses)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from jobs.data.catalog import Data
+from jobs.data.dataset import Data
 from jobs.training import card, families, figures
 from jobs.training.comparison import Comparison
 from jobs.training.planning import Plan, Start

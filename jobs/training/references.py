@@ -1,6 +1,5 @@
 """The references fhs, har and naive, fitted and scored on the same data as a model."""
 
-import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +63,7 @@ class Unwatched:
 
 def _fit(name: str, task: Task) -> Forecaster:
     model = families.find(name)
-    config = configs.load_config(model, dataclasses.asdict(task.config))
+    config = configs.with_shared(model, task.config)
     run = Unwatched(Path(os.devnull))  # baselines write no checkpoint
     trained = families.fit(model, config, task.data.history, seed=0, run=run)
     return trained.forecaster

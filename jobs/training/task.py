@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from jobs.data.catalog import Data
+from jobs.data.dataset import Data
 from jobs.running.progress import Progress
 from registry import training
 from registry.forecast import names

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from jobs.running.progress import Progress, silent
-from jobs.training import configs, families, members, record
+from jobs.training import families, members, record
 from jobs.training.comparison import compare
 from jobs.training.planning import Plan
 from jobs.training.references import References
@@ -141,7 +141,7 @@ class _TrainRun:
     def fit_member(
         self, model: str, history: pd.DataFrame, config: training.Config, seed: int, *, tiny: bool
     ) -> Trained:
-        member_config = configs.load_config(families.find(model), {}, tiny=tiny)
+        member_config = members.member_config(model, config, tiny=tiny)
         steps = int(getattr(member_config, "max_steps", 1))
         checkpoint_dir = self.checkpoint_dir / model
         run = _TrainRun(self._run, checkpoint_dir, None, steps, self._progress, member=model)

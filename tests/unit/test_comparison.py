@@ -9,6 +9,7 @@ import pytest
 from shared import SHARED
 
 from jobs.data import catalog
+from jobs.data.dataset import Data
 from jobs.training.comparison import Comparison, compare
 from jobs.training.references import References
 from jobs.training.task import Task
@@ -42,7 +43,7 @@ def reports() -> list[str]:
 
 @pytest.fixture(scope="module")
 def comparison(history: pd.DataFrame, reports: list[str]) -> Comparison:
-    task = Task(catalog.Data(catalog.PANEL, "digest", history), CONFIG)
+    task = Task(Data(catalog.PANEL, "digest", history), CONFIG)
     models = {"ewma": Ewma(SPEC), "brief": Ewma(replace(SPEC, max_context=60))}
     return compare(models, task, References(), lambda label, _: reports.append(label))
 
@@ -90,7 +91,7 @@ def test_good_rows_have_the_scores_that_they_have_without_the_bad_series(
 def test_without_a_common_row_the_error_says_who_refused_and_why(history: pd.DataFrame):
     apple = history[history[names.UNIQUE_ID].isin(["AAPL", "KO"])]
     halted = apple.assign(y=apple[names.Y].where(apple[names.DS] < "2019-12-02", 0.0))
-    task = Task(catalog.Data(catalog.PANEL, "halted", halted.reset_index(drop=True)), CONFIG)
+    task = Task(Data(catalog.PANEL, "halted", halted.reset_index(drop=True)), CONFIG)
     with pytest.raises(BadHistory, match=r"series 1 of 2 has a return of 0.*; 2 series") as caught:
         compare({"ewma": Ewma(SPEC)}, task, References(), lambda *_: None)
     assert caught.value.code == "HALTED"

@@ -229,7 +229,7 @@ def test_a_session_that_is_no_session_of_the_indices_is_refused(bars):
 
 
 def test_a_data_set_says_where_it_is_from_and_over_which_universe(settings, panel, bars):
-    data_sets = {name: catalog.find(name).load(settings) for name in ("panel", "bars")}
+    data_sets = {name: catalog.Catalog().find(name).load(settings) for name in ("panel", "bars")}
     pd.testing.assert_frame_equal(data_sets["panel"].history, panel)
     pd.testing.assert_frame_equal(data_sets["bars"].history, bars)
     assert [data.digest for data in data_sets.values()] == [PANEL_DIGEST, BARS_DIGEST]
@@ -485,7 +485,7 @@ def flipped(path: Path, bit: int) -> Iterator[None]:
     path.write_bytes(content)
 
 
-def corrupt_message(settings: Settings, dataset: catalog.Dataset) -> str:
+def corrupt_message(settings: Settings, dataset: catalog.Builtin) -> str:
     """What the refusal of a data set says; empty if it is loaded."""
     try:
         dataset.load(settings)

@@ -36,5 +36,5 @@ def test_counts_rise_with_the_size_of_the_return(panel: pd.DataFrame) -> None:
 
 
 def test_data_say_which_columns_are_made_up() -> None:
-    assert catalog.find("panel").synthetic == ("news_count", "tweet_count")
-    assert catalog.find("bars").synthetic == ()
+    assert catalog.Catalog().find("panel").synthetic == ("news_count", "tweet_count")
+    assert catalog.Catalog().find("bars").synthetic == ()

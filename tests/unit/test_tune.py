@@ -22,6 +22,7 @@ from scipy.stats import norm
 from shared import SHARED
 
 from jobs.data import catalog
+from jobs.data.dataset import Data
 from jobs.training import configs, families, planning
 from jobs.training.families import Model
 from jobs.tuning import space, trial, tune
@@ -164,7 +165,7 @@ def planned(model: Model, history: pd.DataFrame, **overrides: Any) -> tune.Searc
         | {"horizon": 2, "fit_until": "2020-03-31", "choose_until": "2020-09-30"}
         | overrides
     )
-    data = catalog.Data(catalog.PANEL, "digest", history)
+    data = Data(catalog.PANEL, "digest", history)
     training = planning.Plan(
         model, config, 0, data, None, "lock", "code", f"recipe of {config}", {}, ""
     )

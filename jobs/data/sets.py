@@ -1,0 +1,299 @@
+"""Data sets of a user on disk: var/data/sets/NAME with a Parquet file a calendar year and set.json.
+
+Rows of a file are sorted by (ds, unique_id). A file is named by its year and its sha256, and
+set.json, replaced last, says which files belong to the set: a reader sees the old set or the new
+one. The same content gives the same files, compiled at once or session by session.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from jobs.data.dataset import Data, Dataset, Splits
+from jobs.data.market import MEMBERS, Universe
+from registry import files
+from registry.errors import BadParameter, Corrupt, NotFound
+from registry.forecast import names as columns_of
+from registry.settings import Settings
+
+FORMAT = 1  # of set.json and of the files
+FACTS = "set.json"
+KINDS = ("returns", "closes", "bars")
+_NAME = re.compile(r"[a-z0-9_]{1,64}")
+_ROW_GROUP = 131_072  # rows
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file: the rows of a calendar year."""
+
+    file: str
+    year: int
+    rows: int
+    first: str  # session
+    last: str
+    sha256: str  # of the file
+    digest: str  # of the source columns, see `_digest`
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a set says of itself. Everything but `parts` is decided before it is written."""
+
+    name: str
+    kind: str  # one of KINDS
+    columns: tuple[str, ...]  # of its files, in order
+    calendar: str
+    universe: Universe
+    splits: Splits
+    currency: str = ""
+    index: str = ""  # symbol of the index; empty: the members' mean return
+    source: Mapping[str, Any] | None = None  # where it came from, for people; no secret
+    restated: int = 0  # rows that appends have changed
+    parts: tuple[Part, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """sha256 over calendar, kind and the content of all parts; not over what is derived."""
+        content = [self.calendar, self.kind, *(part.digest for part in self.parts)]
+        return hashlib.sha256("\n".join(content).encode()).hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        return {"format": FORMAT, **asdict(self), "universe": self.universe.to_json()}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "Facts":
+        values = {key: value for key, value in stored.items() if key != "format"}
+        universe = values["universe"]
+        values["universe"] = Universe(universe["name"], tuple(universe["symbols"]))
+        values["splits"] = Splits(**values["splits"])
+        values["columns"] = tuple(values["columns"])
+        values["parts"] = tuple(Part(**part) for part in values["parts"])
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Own(Dataset):
+    """A compiled data set of a user."""
+
+    facts: Facts
+
+    def load(self, settings: Settings) -> Data:
+        """The whole set, in memory. Raises Corrupt if a file was changed."""
+        return Data(self, self.facts.digest, history(settings, self.facts))
+
+
+def folder(settings: Settings, name: str) -> Path:
+    return settings.var_dir / "data" / "sets" / name
+
+
+def names(settings: Settings) -> list[str]:
+    """Names of all sets, sorted, also of damaged ones."""
+    return sorted(path.parent.name for path in folder(settings, "").glob(f"*/{FACTS}"))
+
+
+def check_name(name: str, taken: Sequence[str] = ()) -> None:
+    """Raise BadParameter unless a set may have this name."""
+    if not _NAME.fullmatch(name):
+        raise BadParameter(
+            f"the name of a data set is 1..64 of a-z, 0-9 and _, found {name[:80]!r}"
+        )
+    if name in taken:
+        raise BadParameter(f"{name} is a built-in data set; choose another name")
+
+
+def find(settings: Settings, name: str) -> Own:
+    """A set by its name. Raises NotFound, and Corrupt if its facts were changed."""
+    facts = read_facts(settings, name)
+    columns = (*columns_of.HISTORY, *_others(facts.columns))
+    return Own(name, columns, facts.calendar, facts.universe, facts.splits, facts)
+
+
+def read_facts(settings: Settings, name: str) -> Facts:
+    """What a set says of itself. Raises NotFound, and Corrupt if that was changed."""
+    path = folder(settings, name) / FACTS
+    if not _NAME.fullmatch(name) or not path.is_file():
+        raise NotFound(f"no data set {name!r}; `python -m jobs data list` shows all")
+    damaged = Corrupt(f"{path} is not the file that was written; compile {name} again")
+    try:
+        stored = json.loads(path.read_bytes())
+        seal = stored.pop("seal")
+        if seal != _seal(stored) or stored["format"] != FORMAT:
+            raise damaged
+        return Facts.from_json(stored)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise damaged from error
+
+
+def write(
+    settings: Settings,
+    facts: Facts,
+    connection: duckdb.DuckDBPyConnection,
+    table: str,
+    keep: Sequence[Part] = (),
+) -> Facts:
+    """Write a set from a DuckDB table that has its columns without missing values; the new facts.
+
+    `keep` are parts of the old set of which `table` has no year. Raises KronosError (NO_SPACE,
+    NOT_WRITABLE); then the old set stays as it was.
+    """
+    root = folder(settings, facts.name)
+    root.mkdir(parents=True, exist_ok=True)
+    busy = f"the data set {facts.name} is being written by another process; try again later"
+    with files.locked(root / ".lock", busy=busy):
+        files.sweep(root)
+        with files.temporary_folder(root, "new") as temporary:
+            written = _write_years(facts, connection, table, Path(temporary))
+            parts = sorted([*keep, *written], key=lambda part: part.year)
+            complete = replace(facts, parts=tuple(parts))
+            for part in written:
+                (Path(temporary) / part.file).replace(root / part.file)
+            content = _sealed(complete)
+            files.write_together({root / FACTS: lambda path: path.write_bytes(content)})
+            _remove_others(root, complete)
+    return complete
+
+
+def remove(settings: Settings, name: str) -> None:
+    """Delete a set, also a damaged one. Raises NotFound."""
+    root = folder(settings, name)
+    if not _NAME.fullmatch(name) or not root.is_dir():
+        raise NotFound(f"no data set {name!r}; `python -m jobs data list` shows all")
+    with files.locked(root / ".lock", busy=f"{name} is being written; try again later"):
+        (root / FACTS).unlink(missing_ok=True)  # first, so that no half of it is found
+        files.remove(root)
+
+
+def verified(settings: Settings, facts: Facts, parts: Sequence[Part]) -> list[Path]:
+    """Paths of these parts, each compared with its sha256. Raises Corrupt."""
+    paths = []
+    for part in parts:
+        path = folder(settings, facts.name) / part.file
+        if not path.is_file() or _sha256(path) != part.sha256:
+            raise Corrupt(
+                f"{path} is missing or not the file that was compiled; compile {facts.name} again"
+            )
+        paths.append(path)
+    return paths
+
+
+def history(settings: Settings, facts: Facts, since: str = "") -> pd.DataFrame:
+    """Rows of the set, or those from the session `since` on, sorted by (unique_id, ds).
+
+    Only files of the years that are needed are read. Raises Corrupt.
+    """
+    parts = [part for part in facts.parts if part.last >= since]
+    columns = [*columns_of.HISTORY, *_others(facts.columns)]
+    quoted = ", ".join(f'"{name}"' for name in columns)
+    with duckdb.connect() as connection:
+        connection.execute("SET threads = 2")
+        paths = [str(path) for path in verified(settings, facts, parts)]
+        rows = connection.sql(
+            f"SELECT {quoted} FROM read_parquet($paths) WHERE ds >= $since ORDER BY unique_id, ds",
+            params={"paths": paths, "since": since or "0001-01-01"},
+        )
+        frame: pd.DataFrame = _arrow(rows).to_pandas()
+    return frame.astype({columns_of.DS: "datetime64[ns]"})
+
+
+def _others(columns: Sequence[str]) -> list[str]:
+    """Columns beside unique_id, ds and y."""
+    return [name for name in columns if name not in columns_of.HISTORY]
+
+
+# --- writing ----------------------------------------------------------------------------------
+
+
+def _write_years(
+    facts: Facts, connection: duckdb.DuckDBPyConnection, table: str, directory: Path
+) -> list[Part]:
+    years = connection.execute(f"SELECT DISTINCT year(ds) FROM {table} ORDER BY 1").fetchall()
+    return [_write_year(facts, connection, table, int(year), directory) for (year,) in years]
+
+
+def _write_year(
+    facts: Facts, connection: duckdb.DuckDBPyConnection, table: str, year: int, directory: Path
+) -> Part:
+    quoted = ", ".join(f'"{name}"' for name in facts.columns)
+    rows = connection.sql(
+        f"SELECT {quoted} FROM {table} WHERE year(ds) = {year} ORDER BY ds, unique_id"
+    )
+    frame = _arrow(rows).combine_chunks()
+    path = directory / f"{year}.parquet"
+    pq.write_table(frame, path, compression="zstd", row_group_size=_ROW_GROUP)
+    sha256 = _sha256(path)
+    named = path.rename(directory / f"{year}-{sha256[:16]}.parquet")
+    days = frame.column(columns_of.DS)
+    first, last = days[0].as_py().isoformat(), days[-1].as_py().isoformat()
+    return Part(named.name, year, len(frame), first, last, sha256, _digest(facts, frame))
+
+
+def _arrow(rows: duckdb.DuckDBPyRelation | None) -> pa.Table:
+    if rows is None:  # DuckDB's type of a statement without rows
+        raise TypeError("the query returns no rows")
+    table: pa.Table = rows.to_arrow_table()
+    return table
+
+
+def _digest(facts: Facts, frame: pa.Table) -> str:
+    """sha256 (hex) over the source columns of sorted rows.
+
+    Logarithms may differ in the last bit between machines, so `y` counts only where it is what the
+    user gave, and market columns never do.
+    """
+    derived = {columns_of.MARKET_ABS_RETURN, columns_of.INDEX_RETURN, MEMBERS}
+    if facts.kind != "returns":
+        derived.add(columns_of.Y)
+    sha = hashlib.sha256()
+    for name in facts.columns:
+        if name not in derived:
+            content = _canonical(frame.column(name))
+            sha.update(f"{name} {len(frame)} {len(content)}\n".encode())
+            sha.update(content)
+    return sha.hexdigest()
+
+
+def _canonical(column: pa.ChunkedArray) -> bytes:
+    """Bytes of a column: days since 1970 as int32, numbers as float64, texts after their sizes."""
+    if pa.types.is_date32(column.type):
+        return _numbers(column.cast(pa.int32()), "<i4")
+    if pa.types.is_floating(column.type) or pa.types.is_integer(column.type):
+        return _numbers(column, "<f8")
+    texts = pc.cast(column, pa.large_binary())
+    return _numbers(pc.binary_length(texts), "<i4") + b"".join(texts.to_pylist())
+
+
+def _numbers(column: pa.ChunkedArray, dtype: str) -> bytes:
+    values: bytes = column.to_numpy().astype(dtype).tobytes()
+    return values
+
+
+def _sealed(facts: Facts) -> bytes:
+    stored = json.loads(json.dumps(facts.to_json()))
+    return json.dumps({**stored, "seal": _seal(stored)}, indent=1, sort_keys=True).encode() + b"\n"
+
+
+def _seal(stored: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _remove_others(root: Path, facts: Facts) -> None:
+    """Delete files of the old set that the new one does not name."""
+    for path in root.glob("*.parquet"):
+        if path.name not in {part.file for part in facts.parts}:
+            path.unlink(missing_ok=True)
