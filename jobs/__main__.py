@@ -2,7 +2,8 @@
 
 import json
 import sys
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
@@ -10,7 +11,11 @@ from typer.core import TyperCommand
 from jobs import tables
 from jobs.running.progress import bar_per_label, one_bar
 from registry import terminal
-from registry.errors import BadConfig, BadParameter
+from registry.errors import BadConfig
+from registry.rows import emit, emit_facts
+
+if TYPE_CHECKING:  # pydantic takes a tenth of a second; --help must be fast
+    from registry.settings import Settings
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
@@ -33,28 +38,162 @@ class OfModel(TyperCommand):
             tables.print_settings(name, configs.settings_of(models[name]))
 
 
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+DataName = Annotated[str, typer.Argument(help="Name of a data set.")]
 EXTRA = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
 @app.command("compile", epilog=terminal.EXIT_CODES)
 def compile_data(
     source: Annotated[
-        str, typer.Option(help="Source of prices; `builtin`: the installed wheels.")
+        str, typer.Option(help="builtin: prices of installed packages; csv, parquet, sql: yours.")
     ] = "builtin",
+    location: Annotated[
+        list[str] | None,
+        typer.Option("--from", help="Files, folders or globs, or the URI of a database."),
+    ] = None,
+    name: Annotated[str, typer.Option(help="Name of the data set, for --data; a-z, 0-9, _.")] = "",
+    mapping: Annotated[
+        str,
+        typer.Option(
+            "--map", help='Your columns by key, as symbol=ticker,ds=Date,adj_close="Adj Close".'
+        ),
+    ] = "",
+    symbol: Annotated[str, typer.Option(help="The symbol of data without a symbol column.")] = "",
+    query: Annotated[str, typer.Option(help="For sql: a query or a table.")] = "",
+    calendar: Annotated[
+        str, typer.Option(help="Exchange calendar, as XNYS, XLON, XTKS; 24/7 for crypto.")
+    ] = "",
+    kind: Annotated[
+        str, typer.Option(help="returns, closes or bars; default: what the columns allow.")
+    ] = "",
+    adjusted: Annotated[
+        str, typer.Option(help="yes: prices are adjusted for splits and dividends; no: they are raw.")
+    ] = "",
+    index: Annotated[
+        str, typer.Option(help="Symbol whose return is the market's; default: the members' mean.")
+    ] = "",
+    sectors: Annotated[str, typer.Option(help="CSV file with the columns symbol and sector.")] = "",
+    currency: Annotated[str, typer.Option(help="A label, as EUR.")] = "",
+    fit_until: Annotated[
+        str, typer.Option("--fit_until", help="Last session that models are fitted on.")
+    ] = "",
+    choose_until: Annotated[
+        str, typer.Option("--choose_until", help="Last session of choices; later ones are reported.")
+    ] = "",
+    append: Annotated[
+        bool, typer.Option("--append", help="Add new sessions to the set of this name.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Write the report only, not the data set.")
+    ] = False,
     force: Annotated[
-        bool, typer.Option(help="Write the files even when they are up to date.")
+        bool, typer.Option(help="For builtin: write the files even when they are up to date.")
     ] = False,
 ) -> None:
-    """Write the processed files and var/logs/qa_compile.json.
+    """Compile prices into a data set that models are trained and run on.
 
-    Example: python -m jobs compile --source builtin
+    A report, var/logs/qa_NAME.json and .txt, says what was read, dropped and looks suspicious.
+
+    Example: python -m jobs compile --source csv --from prices.csv --name mystocks --adjusted yes
     """
-    from jobs.data.compile import compile_builtin
+    from jobs.data.own import report
+    from jobs.data.own.append import append_own
+    from jobs.data.own.compile import compile_own
+    from jobs.data.own.options import Options, yes_or_no
+    from jobs.data.sources.mapping import parse_map
+    from jobs.data.sources.source import Source
     from registry.settings import Settings
 
-    if source != "builtin":
-        raise BadParameter(f"source is {source!r}, expected builtin")
     settings = Settings()
+    if source == "builtin":
+        _compile_builtin(settings, force=force)
+        return
+    prices = Source(
+        source,
+        tuple(location or ()),
+        mapping=parse_map(mapping),
+        symbol=symbol,
+        query=query,
+    )
+    options = Options(
+        name=name,
+        kind=kind,
+        calendar=calendar,
+        adjusted=yes_or_no(adjusted, "--adjusted"),
+        index=index,
+        sectors=sectors,
+        currency=currency,
+        fit_until=fit_until,
+        choose_until=choose_until,
+    )
+    compiled = append_own if append else compile_own
+    with one_bar() as (advance, say):
+        found = compiled(settings, prices, options, dry_run=dry_run, progress=advance, say=say)
+    terminal.tag_project_run({f"data_digest.{name}": found["digest"]})
+    print(json.dumps({key: found[key] for key in report.SHOWN}))
+
+
+data = typer.Typer(no_args_is_help=True, help="Data sets: list, show, export, remove.")
+app.add_typer(data, name="data")
+
+
+@data.command("list", epilog=terminal.EXIT_CODES)
+def list_data(as_json: Json = False) -> None:
+    """List all data sets, the built-in ones first.
+
+    Example: python -m jobs data list
+    """
+    from jobs.data import overview
+    from registry.settings import Settings
+
+    emit(overview.all_sets(Settings()), as_json)
+
+
+@data.command("show", epilog=terminal.EXIT_CODES)
+def show_data(name: DataName, as_json: Json = False) -> None:
+    """Show a data set: period, symbols, columns, dates, digest, and the report of its compile.
+
+    Example: python -m jobs data show panel
+    """
+    from jobs.data import overview
+    from registry.settings import Settings
+
+    emit_facts(overview.one_set(Settings(), name), as_json)
+
+
+@data.command("export", epilog=terminal.EXIT_CODES)
+def export_data(
+    name: DataName,
+    to: Annotated[Path, typer.Option(help="The file: .csv or .parquet.")],
+    symbols: Annotated[str, typer.Option(help="Only these, as AAPL,IBM.")] = "",
+) -> None:
+    """Write a data set's prices (returns, where it has no prices) in long form.
+
+    Example: python -m jobs data export bars --symbols AAPL,IBM --to prices.csv
+    """
+    from jobs.data import export
+    from registry.settings import Settings
+
+    chosen = tuple(part for part in symbols.split(",") if part)
+    print(json.dumps(export.export(Settings(), name, to, chosen)))
+
+
+@data.command("remove", epilog=terminal.EXIT_CODES)
+def remove_data(name: DataName) -> None:
+    """Delete a data set that you compiled, and its report; versions trained on it stay.
+
+    Example: python -m jobs data remove mystocks
+    """
+    from jobs.data import overview
+    from registry.settings import Settings
+
+    print(json.dumps(overview.remove(Settings(), name)))
+
+
+def _compile_builtin(settings: "Settings", *, force: bool) -> None:
+    from jobs.data.compile import compile_builtin
+
     with bar_per_label() as advance:
         summary = compile_builtin(settings, force=force, progress=advance)
     digests = {f"data_digest.{data}": digest for data, digest in summary["digests"].items()}

@@ -17,12 +17,11 @@ from rich.progress import (
     TextColumn,
     TransferSpeedColumn,
 )
-from rich.table import Table
 
 from registry import dates, terminal
 from registry.errors import Corrupt, NotFound
 from registry.masking import masked
-from registry.text import printable
+from registry.rows import emit, emit_facts, say
 
 if TYPE_CHECKING:  # importing mlflow and SQLAlchemy takes seconds; --help must be fast
     from registry.hub.mirror import Official
@@ -58,7 +57,7 @@ def list_models(as_json: Json = False) -> None:
             row[alias] = model.aliases.get(alias)
         row["origin"] = model.origin
         rows.append(row)
-    _emit(rows, as_json, empty="no model is registered; `make demo` trains the first ones")
+    emit(rows, as_json, empty="no model is registered; `make demo` trains the first ones")
 
 
 @app.command(epilog=terminal.EXIT_CODES)
@@ -80,17 +79,14 @@ def show(
             created = f"{version.created_at:%Y-%m-%d %H:%M}"
             row = {"created": created, "run": version.run_id, "foreign": version.foreign}
             rows.append(_row(version) | row)
-        _emit(rows, as_json, empty=f"{reference} has no versions")
+        emit(rows, as_json, empty=f"{reference} has no versions")
         return
     version = store.resolve(reference)
     facts: dict[str, Any] = asdict(version) | {"foreign": version.foreign}
     facts |= {"uri": version.uri, "created_at": version.created_at.isoformat()}
     facts["metrics"] = store.metrics(version)
     facts["provenance"] = _provenance(store, version)
-    if as_json:
-        print(json.dumps(facts))
-        return
-    _emit([{"": key, "value": value} for key, value in _flat(facts)], as_json)
+    emit_facts(facts, as_json)
 
 
 @app.command(epilog=terminal.EXIT_CODES)
@@ -120,7 +116,7 @@ def compare(
     _say_groups({row["group"]: row["scored_on"] for row in rows if row["group"]})
     if not as_json:
         rows = [{key: row[key] for key in row if key != "scored_on"} for row in rows]
-    _emit(rows, as_json)
+    emit(rows, as_json)
 
 
 @app.command(epilog=terminal.EXIT_CODES)
@@ -154,7 +150,7 @@ def promote(
             decision = moves.plan(store, ledger, model, number, stage)
             if decision:
                 plan = {"changes": True, "standing": judgement, **asdict(decision)}
-                _say(judgement)
+                say(judgement)
                 sentence = f"{model} version {number} would go to {stage}"
             else:
                 plan = {"changes": False}
@@ -166,7 +162,7 @@ def promote(
         changed = record.sequence not in before
         sentence = f"{model} version {number} is in {stage}"
         if changed:
-            _say(judgement)
+            say(judgement)
         else:
             sentence += " already: nothing was changed"
         facts = {"changed": changed, "standing": judgement, **record.to_json()}
@@ -230,7 +226,7 @@ def history(
         if not as_json:
             row = {key: row[key] for key in columns} | {"state": _state(row)}
         rows.append(row)
-    _emit(rows, as_json, empty=f"{model} was never promoted")
+    emit(rows, as_json, empty=f"{model} was never promoted")
     if broken is not None:
         raise broken
 
@@ -256,7 +252,7 @@ def verify(
     with open_ledger(store) as ledger:
         for reference in references:
             rows += _verified(store, ledger, _versions(store, [reference]))
-    _emit(rows, as_json)
+    emit(rows, as_json)
     if any(row["ok"] is False for row in rows):
         raise typer.Exit(1)
 
@@ -283,7 +279,7 @@ def doctor(
     if not model:
         findings += litter.examine(store, repair=repair)
     empty = _nothing_found(store, model) if model and not findings else "all in line"
-    _emit([asdict(finding) for finding in findings], as_json, empty=empty)
+    emit([asdict(finding) for finding in findings], as_json, empty=empty)
     if not all(finding.repaired for finding in findings):
         raise typer.Exit(1)
 
@@ -323,9 +319,9 @@ def mirror(
     with _bytes_bar() as progress:
         result = mirror_version(settings, source, official, progress)
     if result.ruined:
-        _say(f"warning: {result.ruined}; its commits were registered again")
+        say(f"warning: {result.ruined}; its commits were registered again")
     if result.version.tags["pretrained_until"] == "unknown":
-        _say(
+        say(
             f"warning: until when {result.predictor.repo} was pretrained is unknown, so no report "
             "on it counts as out of sample; set --pretrained-until DATE if you know it"
         )
@@ -513,7 +509,7 @@ def _provenance(store: "Store", version: "Version") -> dict[str, str]:
     try:
         facts = store.facts(version)
     except Corrupt as error:
-        _say(f"warning: {error.message}")
+        say(f"warning: {error.message}")
         return {}
     return {key: value for key, value in facts.items() if key not in version.tags}
 
@@ -551,9 +547,9 @@ def _say_groups(groups: Mapping[int, Mapping[str, str]]) -> None:
         words = scored.described(scored_on)
         if words and scored.ROWS_TAG not in scored_on:
             words += " (which origins was not recorded)"
-        _say(f"group {number}: {words or 'unknown rows'}")
+        say(f"group {number}: {words or 'unknown rows'}")
     facts = ", ".join(scored.differing(groups.values()))
-    _say(
+    say(
         f"the groups were scored on different rows ({facts} differ): compare within a group only; "
         "`python -m jobs evaluate` scores on equal rows"
     )
@@ -565,24 +561,7 @@ def _state(row: Mapping[str, Any]) -> str:
     return "done" if row["moved_at"] else "withdrawn"
 
 
-def _flat(facts: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Pairs of key and value; nested facts get keys like tags.family and metrics.crps."""
-    pairs: list[tuple[str, Any]] = []
-    for key, value in facts.items():
-        if isinstance(value, Mapping):
-            pairs += [(f"{key}.{name}", nested) for name, nested in sorted(value.items())]
-        else:
-            pairs.append((key, value))
-    return pairs
-
-
 # --- messages on stderr, results on stdout ----------------------------------------------------
-
-
-def _say(text: str) -> None:
-    if not text:
-        return
-    Console(stderr=True, highlight=False, soft_wrap=True).print(printable(text), markup=False)
 
 
 @contextmanager
@@ -608,31 +587,6 @@ def _bytes_bar() -> Iterator[Callable[[str, int, int], None]]:
 def _emit_one(row: Mapping[str, Any], sentence: str, as_json: bool) -> None:
     """Print a result: JSON for programs, a sentence for people."""
     print(json.dumps(row) if as_json else sentence)
-
-
-def _emit(rows: Sequence[Mapping[str, Any]], as_json: bool, *, empty: str = "") -> None:
-    """Print rows as JSON, as a table on a terminal, or tab-separated otherwise."""
-    if as_json:
-        print(json.dumps(rows))
-    elif not rows:
-        _say(empty)
-    elif sys.stdout is not None and sys.stdout.isatty():
-        table = Table(*rows[0])
-        for row in rows:
-            table.add_row(*map(_text, row.values()))
-        Console(highlight=False, markup=False).print(table)
-    else:
-        print("\t".join(rows[0]))
-        for row in rows:
-            print("\t".join(map(_text, row.values())))
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if isinstance(value, list | tuple):
-        return printable(", ".join(map(str, value)))
-    return "" if value is None else printable(str(value))
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ def check_name(name: str, taken: Sequence[str] = ()) -> None:
         raise BadParameter(
             f"the name of a data set is 1..64 of a-z, 0-9 and _, found {name[:80]!r}"
         )
-    if name in taken:
+    if name in (*taken, "compile"):  # qa_compile.json is the report on the built-in ones
         raise BadParameter(f"{name} is a built-in data set; choose another name")
 
 
@@ -162,6 +162,13 @@ def write(
             files.write_together({root / FACTS: lambda path: path.write_bytes(content)})
             _remove_others(root, complete)
     return complete
+
+
+def rehearse(
+    facts: Facts, connection: duckdb.DuckDBPyConnection, table: str, directory: Path
+) -> Facts:
+    """The facts that `write` would give; files are left in `directory`, which is the caller's."""
+    return replace(facts, parts=tuple(_write_years(facts, connection, table, directory)))
 
 
 def remove(settings: Settings, name: str) -> None:

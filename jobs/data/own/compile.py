@@ -1,0 +1,85 @@
+"""Compile a user's prices into a data set: read, judge, derive, write, report."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from jobs.data import catalog, sets
+from jobs.data.own import report
+from jobs.data.own.derive import derive
+from jobs.data.own.options import Options
+from jobs.data.sets import Facts
+from jobs.data.sources.engine import open_connection
+from jobs.data.sources.source import FRAME, Source
+from jobs.data.sources.stage import stage
+from jobs.running.progress import Progress, Say, silent
+from registry.files import temporary_folder
+from registry.settings import Settings
+
+
+def compile_own(
+    settings: Settings,
+    source: Source,
+    options: Options,
+    *,
+    dry_run: bool = False,
+    progress: Progress = silent,
+    say: Say = lambda _: None,
+) -> dict[str, Any]:
+    """Write a data set and its report, or only the report with `dry_run`; return the report.
+
+    Raises BadInput for what is wrong with the prices, KronosError (NO_SPACE) on a full disk; then
+    the old set and its report stay as they were.
+    """
+    sets.check_name(options.name, [dataset.name for dataset in catalog.DATASETS])
+    with (
+        temporary_folder(settings.state_dir, f"compile-{options.name}") as folder,
+        open_connection(Path(folder)) as connection,
+    ):
+        progress("reading", 0.0)
+        staged = stage(connection, source)
+        say(report.mapping_line(staged))
+        progress("checking prices", 0.4)
+        derived = derive(connection, staged.columns, options)
+        facts = Facts(
+            name=options.name,
+            kind=derived.kind,
+            columns=derived.columns,
+            calendar=options.calendar,
+            universe=derived.universe,
+            splits=derived.splits,
+            currency=options.currency,
+            index=options.index,
+            source={"kind": source.kind, "files": list(staged.files)},
+        )
+        progress("writing", 0.7)
+        if dry_run:
+            facts = sets.rehearse(facts, connection, "rows", Path(folder))
+        else:
+            facts = sets.write(settings, facts, connection, "rows")
+    found = report.report(staged, derived, facts)
+    found |= {"report": str(report.report_path(settings, options.name)), "dry_run": dry_run}
+    report.write(settings, found)
+    progress("done", 1.0)
+    return found
+
+
+def compile_frame(
+    frame: pd.DataFrame,
+    *,
+    name: str,
+    settings: Settings | None = None,
+    mapping: Mapping[str, str] | None = None,
+    symbol: str = "",
+    dry_run: bool = False,
+    **options: Any,
+) -> dict[str, Any]:
+    """Compile a pandas frame, as `jobs compile` does a file; the report.
+
+    `mapping` gives columns by key, as --map; `options` are those of `Options`, as in
+    `compile_frame(frame, name="mystocks", calendar="XLON", adjusted=True)`.
+    """
+    source = Source(FRAME, frame=frame, mapping=mapping or {}, symbol=symbol)
+    return compile_own(settings or Settings(), source, Options(name, **options), dry_run=dry_run)

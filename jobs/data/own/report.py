@@ -1,0 +1,126 @@
+"""What a compile found: the same facts as JSON for programs and as a page of text for people."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from jobs.data.own.derive import Derived
+from jobs.data.sets import Facts
+from jobs.data.sources.source import Staged
+from registry.files import write_together
+from registry.settings import Settings
+
+_ON_PAGE = 20  # symbols
+SHOWN = ("name", "kind", "rows", "period", "splits", "digest", "report", "dry_run")
+
+
+def report(staged: Staged, derived: Derived, facts: Facts) -> dict[str, Any]:
+    """Everything that a compile found, JSON-ready."""
+    universe = facts.universe
+    return {
+        "name": facts.name,
+        "kind": facts.kind,
+        "calendar": facts.calendar,
+        "currency": facts.currency,
+        "basis": derived.basis,
+        "period": [facts.parts[0].first, facts.parts[-1].last],
+        "rows_in": staged.rows,
+        "rows": sum(part.rows for part in facts.parts),
+        "digest": facts.digest,
+        "splits": asdict(facts.splits),
+        "market": {"universe": universe.tag, "members": len(universe.symbols), "index": facts.index},
+        "read": {
+            "files": list(staged.files),
+            "layout": staged.layout,
+            "columns": dict(staged.mapping),
+            "guessed": list(staged.guessed),
+            "ignored": list(staged.ignored),
+            "empty_cells": dict(staged.missing),
+            "dates": staged.dates,
+        },
+        "findings": [asdict(finding) for finding in derived.findings],
+        "symbols": {symbol.unique_id: asdict(symbol) for symbol in derived.symbols},
+        "restated": facts.restated,
+    }
+
+
+def report_path(settings: Settings, name: str) -> Path:
+    """The report as JSON; the page of text has the suffix .txt."""
+    return settings.logs_dir / f"qa_{name}.json"
+
+
+def write(settings: Settings, found: Mapping[str, Any]) -> None:
+    """Write the report of a compile as JSON and as a page of text."""
+    path = report_path(settings, found["name"])
+    content = json.dumps(found, indent=1) + "\n"
+    text = page(found)
+    write_together(
+        {
+            path.with_suffix(".txt"): lambda file: file.write_text(text),
+            path: lambda file: file.write_text(content),
+        }
+    )
+
+
+def mapping_line(staged: Staged) -> str:
+    """Which of the user's columns is what, in one line."""
+    pairs = []
+    for key, column in staged.mapping.items():
+        mark = " (guessed)" if key in staged.guessed else ""
+        pairs.append(f"{key}={column}{mark}")
+    line = f"{staged.layout}: {', '.join(pairs)}"
+    return f"{line}; ignored: {', '.join(staged.ignored)}" if staged.ignored else line
+
+
+def page(found: Mapping[str, Any]) -> str:
+    """The page of text."""
+    first, last = found["period"]
+    symbols = found["symbols"]
+    lines = [
+        f"data set {found['name']}: {found['kind']} of {len(symbols)} symbols on {found['calendar']}",
+        f"  {found['rows']} rows from {found['rows_in']}, sessions {first} to {last}",
+        f"  prices: {found['basis']}",
+        f"  fitted until {found['splits']['fit_until']}, chosen until "
+        f"{found['splits']['choose_until']}, reported after it",
+        f"  digest {found['digest']}",
+        "",
+        "read",
+        *_reading(found["read"]),
+        "",
+        "found",
+        *_findings(found["findings"]),
+        "",
+        f"{'symbol':<16}{'first':<12}{'last':<12}{'sessions':>9}{'missing':>9}{'dropped':>9}",
+    ]
+    for name, symbol in list(symbols.items())[:_ON_PAGE]:
+        lines.append(
+            f"{name:<16}{symbol['first']:<12}{symbol['last']:<12}"
+            f"{symbol['sessions']:>9}{symbol['missing']:>9}{symbol['dropped']:>9}"
+        )
+    if len(symbols) > _ON_PAGE:
+        lines.append(f"and {len(symbols) - _ON_PAGE} more, in the JSON file beside this one")
+    return "\n".join(lines) + "\n"
+
+
+def _reading(read: Mapping[str, Any]) -> list[str]:
+    files = read["files"]
+    shown = ", ".join(files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
+    lines = [f"  {shown} ({read['layout']}, dates {read['dates']})"]
+    for key, column in read["columns"].items():
+        mark = ", guessed" if key in read["guessed"] else ""
+        empty = read["empty_cells"].get(column, 0)
+        lines.append(f"  {key:<10} from {column}{mark}" + (f", {empty} empty cells" if empty else ""))
+    if read["ignored"]:
+        lines.append(f"  ignored: {', '.join(read['ignored'])}")
+    return lines
+
+
+def _findings(findings: list[Mapping[str, Any]]) -> list[str]:
+    lines = []
+    for finding in findings:
+        lines.append(f"  {finding['action']}: {finding['reason']}: {finding['rows']}")
+        if finding["examples"]:
+            lines.append(f"    {'; '.join(finding['examples'])}")
+    return lines or ["  nothing to remark"]
