@@ -110,6 +110,8 @@ CODES: dict[str, Code] = {
     "BAD_CONFIG": Code(BadConfig, TRAINING, "a setting is wrong"),
     "BAD_DEVICE": Code(BadConfig, TRAINING, "KRONOS_DEVICE names no device of this machine"),
     "BAD_SOURCE": Code(BadHistory, TRAINING, "source prices break their schema"),
+    "BAD_MAP": Code(BadParameter, TRAINING, "--map names no key or column, or settles too little"),
+    "BAD_FILE": Code(BadHistory, TRAINING, "a user's file cannot be read as what it should be"),
     "CONSTANT": Code(
         BadHistory, TRAINING, "a series that does not move: returns of 0, or one close, in a window"
     ),

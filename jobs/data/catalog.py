@@ -9,7 +9,7 @@ import pandas as pd
 from jobs.data import processed, sets
 from jobs.data.dataset import Data, Dataset, Splits
 from jobs.data.market import Universe, market_daily, sp500_universe, with_market
-from jobs.data.sources import INDEX, SECTORS
+from jobs.data.sources.builtin import INDEX, SECTORS
 from registry.compiled import COMMAND
 from registry.errors import BadConfig, BadHistory, Corrupt
 from registry.forecast import names

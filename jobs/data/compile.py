@@ -7,12 +7,13 @@ from typing import Any
 
 import pandas as pd
 
-from jobs.data import processed, products, sources, validate
+from jobs.data import processed, products, validate
 from jobs.data.catalog import BARS, PANEL, Builtin
 from jobs.data.digest import data_digest
 from jobs.data.market import market_daily
 from jobs.data.qa import describe_source
-from jobs.data.sources import INDEX_BARS, STOCK_BARS, STOCK_INDEX, STOCKS
+from jobs.data.sources import builtin
+from jobs.data.sources.builtin import INDEX_BARS, STOCK_BARS, STOCK_INDEX, STOCKS
 from jobs.running.progress import Progress, silent
 from registry import compiled
 from registry.errors import Corrupt, NotFound
@@ -39,7 +40,7 @@ def compile_builtin(
     KronosError (NO_SPACE) on a full disk; either way the old files stay as they were.
     """
     progress("reading prices from the installed wheels", 0.0)
-    prices = sources.read_all()
+    prices = builtin.read_all()
     identity = identify(prices)
     if not force and (summary := _summary_of_files(settings, identity)) is not None:
         progress("nothing to do: the files stem from these prices", 1.0)
@@ -64,7 +65,7 @@ def identify(prices: Frames) -> dict[str, Any]:
             PANEL.name: data_digest(stocks, index, products.sector_map()),
             BARS.name: data_digest(prices[STOCK_BARS], prices[INDEX_BARS], products.split_table()),
         },
-        "packages": sources.package_versions(),
+        "packages": builtin.package_versions(),
     }
 
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from jobs.data import sources, synthetic
+from jobs.data import synthetic
+from jobs.data.sources import builtin
 from registry.forecast import names
 
 
@@ -28,7 +29,7 @@ def adjusted_bars(raw: pd.DataFrame) -> pd.DataFrame:
     The first bar of a series has no return and is left out.
     """
     factor = raw["adj_close"] / raw["close"]
-    prices = raw[list(sources.OHLC)].mul(factor, axis=0)
+    prices = raw[list(builtin.OHLC)].mul(factor, axis=0)
     previous = prices["close"].groupby(raw[names.UNIQUE_ID]).shift()
     volume = raw["volume"] * _later_splits(raw)
     bars = raw[[names.UNIQUE_ID, names.DS]].assign(
@@ -48,28 +49,28 @@ def together(*frames: pd.DataFrame) -> pd.DataFrame:
 
 def sector_map() -> pd.DataFrame:
     """unique_id, sector of the panel's stocks."""
-    symbols, sectors = list(sources.SECTORS), list(sources.SECTORS.values())
+    symbols, sectors = list(builtin.SECTORS), list(builtin.SECTORS.values())
     return pd.DataFrame({names.UNIQUE_ID: symbols, names.SECTOR: sectors}, dtype="str")
 
 
 def aux_features(panel: pd.DataFrame) -> pd.DataFrame:
     """unique_id, ds, sector, news_count, tweet_count of every panel row; counts are synthetic."""
-    sector = panel[names.UNIQUE_ID].map(sources.SECTORS).astype("str").array
+    sector = panel[names.UNIQUE_ID].map(builtin.SECTORS).astype("str").array
     columns = [names.UNIQUE_ID, names.DS, names.SECTOR, *names.COUNTS]
     return synthetic.counts(panel).assign(**{names.SECTOR: sector})[columns]
 
 
 def split_table() -> pd.DataFrame:
     """unique_id, ds, ratio of the splits within the bars' spans."""
-    symbols, days = zip(*sources.SPLITS, strict=True)
-    ratios = list(sources.SPLITS.values())
+    symbols, days = zip(*builtin.SPLITS, strict=True)
+    ratios = list(builtin.SPLITS.values())
     return pd.DataFrame({names.UNIQUE_ID: symbols, names.DS: pd.to_datetime(days), "ratio": ratios})
 
 
 def _later_splits(raw: pd.DataFrame) -> "pd.Series[float]":
     """Shares on the series' last session for one share on each row's session."""
     shares = pd.Series(1.0, index=raw.index)
-    for (name, day), ratio in sources.SPLITS.items():
+    for (name, day), ratio in builtin.SPLITS.items():
         before_split = (raw[names.UNIQUE_ID] == name) & (raw[names.DS] < day)
         shares = shares.mask(before_split, shares * ratio)
     return shares

@@ -7,7 +7,7 @@ import pandas as pd
 import pandera.pandas as pa
 
 from jobs.data import processed
-from jobs.data.sources import OHLC
+from jobs.data.sources.builtin import OHLC
 from registry.errors import BadHistory
 from registry.forecast import calendars, names
 from registry.forecast.history import MAX_ABS_RETURN

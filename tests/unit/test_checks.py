@@ -11,7 +11,7 @@ import numpy.testing as npt
 import pandas as pd
 import pytest
 
-from jobs.data import sources
+from jobs.data.sources import builtin
 from mlprojects.baselines.model import Ewma
 from registry.errors import BadHistory
 from registry.forecast import calendars, names
@@ -334,7 +334,7 @@ BARS = replace(SPEC, columns=(*names.HISTORY, *names.OHLC), max_context=1000)
 @pytest.fixture(scope="module")
 def raw() -> pd.DataFrame:
     """Bars of AAPL and IBM as their vendor gives them."""
-    bars = sources.bokeh_bars()
+    bars = builtin.bokeh_bars()
     return bars[bars[names.UNIQUE_ID].isin(["AAPL", "IBM"])].reset_index(drop=True)
 
 

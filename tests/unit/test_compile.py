@@ -21,7 +21,7 @@ import numpy.testing as npt
 import pandas as pd
 import pytest
 
-from jobs.data import catalog, market, processed, products, sources, validate
+from jobs.data import catalog, market, processed, products, validate
 from jobs.data.compile import (
     _summary_of_files,
     build,
@@ -31,6 +31,7 @@ from jobs.data.compile import (
 )
 from jobs.data.digest import data_digest
 from jobs.data.qa import describe_source
+from jobs.data.sources import builtin
 from registry.compiled import CHECKSUMS, COMMAND
 from registry.compiled import write as write_with_checksums
 from registry.errors import BadHistory, Corrupt, NotFound
@@ -46,7 +47,7 @@ BARS_DIGEST = "abd9a18fe8b5ec854f682eca28b8e2c83da3ee3cb97b1fb01a2cd875a9adb92b"
 
 @pytest.fixture(scope="module")
 def prices():
-    return sources.read_all()
+    return builtin.read_all()
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +98,7 @@ def test_the_panel_holds_twenty_stocks_on_every_session_from_2010(panel):
         "news_count",
         "tweet_count",
     ]
-    assert panel["unique_id"].unique().tolist() == sorted(sources.SECTORS)
+    assert panel["unique_id"].unique().tolist() == sorted(builtin.SECTORS)
     sessions = calendars.sessions("XNYS", "2010-01-04", "2022-12-28")
     for _, series in panel.groupby("unique_id"):
         npt.assert_array_equal(series["ds"].to_numpy(), sessions.to_numpy())
@@ -132,14 +133,14 @@ def test_the_market_says_over_which_universe_it_was_taken(settings):
     market = pd.read_parquet(settings.processed_dir / "market_daily.parquet")
     assert market["universe"].unique().tolist() == ["sp500-20"]
     universe = catalog.PANEL.load(settings).dataset.universe
-    assert universe.symbols == tuple(sorted(sources.SECTORS))
+    assert universe.symbols == tuple(sorted(builtin.SECTORS))
     assert (
-        universe.digest == hashlib.sha256("\n".join(sorted(sources.SECTORS)).encode()).hexdigest()
+        universe.digest == hashlib.sha256("\n".join(sorted(builtin.SECTORS)).encode()).hexdigest()
     )
 
 
 def test_a_session_without_one_of_the_stocks_has_no_market_return(prices):
-    returns = products.log_returns(prices[sources.STOCK_INDEX])
+    returns = products.log_returns(prices[builtin.STOCK_INDEX])
     universe = market.sp500_universe(["SP500", "MISSING"])
     with pytest.raises(
         BadHistory, match=r"8312 sessions lack a symbol of sp500-2 or the index, first 1990-01-03"
@@ -177,13 +178,13 @@ def test_prices_of_a_bar_share_one_factor_and_amount_is_mean_price_times_volume(
     # two splits follow.
     bar = row(bars, "AAPL", "2000-03-02")
     quoted = np.array([127.0, 127.94, 120.69, 122.0])
-    npt.assert_allclose(bar[list(sources.OHLC)].astype(float), quoted * 3.919675 / 122.0, rtol=1e-6)
+    npt.assert_allclose(bar[list(builtin.OHLC)].astype(float), quoted * 3.919675 / 122.0, rtol=1e-6)
     npt.assert_allclose(bar["volume"], 2779100 * 4)
     npt.assert_allclose(bar["amount"], quoted.mean() * 3.919675 / 122.0 * 2779100 * 4, rtol=1e-6)
 
 
 def test_the_split_table_names_every_large_step_of_the_adjustment_and_no_other(prices):
-    raw = prices[sources.STOCK_BARS]
+    raw = prices[builtin.STOCK_BARS]
     factor = raw["adj_close"] / raw["close"]
     step = factor / factor.groupby(raw["unique_id"]).shift()
     # The largest dividend, MSFT's 3 dollars of 2004, is a step of 1.11.
@@ -191,13 +192,13 @@ def test_the_split_table_names_every_large_step_of_the_adjustment_and_no_other(p
     splits = {}
     for name, ds, ratio in large[["unique_id", "ds", "step"]].to_numpy():
         splits[name, f"{ds:%Y-%m-%d}"] = ratio
-    assert splits == pytest.approx(sources.SPLITS, rel=1e-6)
+    assert splits == pytest.approx(builtin.SPLITS, rel=1e-6)
 
 
 def test_an_index_is_left_as_it_was_quoted(bars, prices):
-    raw = prices[sources.INDEX_BARS].set_index(["unique_id", "ds"])
+    raw = prices[builtin.INDEX_BARS].set_index(["unique_id", "ds"])
     index = bars[bars["unique_id"].isin(["NASDAQ", "SP500"])].set_index(["unique_id", "ds"])
-    columns = [*sources.OHLC, "volume"]
+    columns = [*builtin.OHLC, "volume"]
     pd.testing.assert_frame_equal(index[columns], raw.loc[index.index, columns])
 
 
@@ -267,7 +268,7 @@ def test_a_digest_is_the_sha256_of_names_iso_days_and_little_endian_prices():
 
 
 def test_one_price_in_the_last_bit_changes_the_digest(prices):
-    index = prices[sources.STOCK_INDEX]
+    index = prices[builtin.STOCK_INDEX]
     moved = index.copy()
     moved.loc[4321, "close"] = np.nextafter(moved.loc[4321, "close"], np.inf)
     assert data_digest(moved) != data_digest(index)
@@ -276,7 +277,7 @@ def test_one_price_in_the_last_bit_changes_the_digest(prices):
 def test_the_summary_accounts_for_every_source_row(summary):
     for name, source in summary["sources"].items():
         assert source["rows_in"] == source["rows_out"] + sum(source["dropped"].values()), name
-    stocks = summary["sources"][sources.STOCKS]
+    stocks = summary["sources"][builtin.STOCKS]
     assert (stocks["rows_in"], stocks["rows_out"]) == (8313 * 20, 3270 * 20)
     assert stocks["series"]["AAPL"] == {
         "first": "2010-01-04",
@@ -290,9 +291,9 @@ def test_the_summary_accounts_for_every_source_row(summary):
 def test_the_summary_reports_gaps_and_sessions_without_volume(summary, prices):
     missing = [source["missing_sessions"] for source in summary["sources"].values()]
     assert missing == [[], [], [], []]
-    zero_volume = summary["sources"][sources.INDEX_BARS]["zero_volume"]
+    zero_volume = summary["sources"][builtin.INDEX_BARS]["zero_volume"]
     assert zero_volume == ["NASDAQ 2015-05-12", "NASDAQ 2018-01-09"]
-    source = prices[sources.STOCK_INDEX]
+    source = prices[builtin.STOCK_INDEX]
     gappy = products.log_returns(source).drop(index=[10, 11])
     missing = describe_source(source, gappy, "XNYS")["missing_sessions"]
     assert missing == ["SP500 1990-01-17", "SP500 1990-01-18"]
@@ -312,7 +313,7 @@ def test_the_real_sources_pass(prices):
 
 
 # Row 5 of the index closes is SP500 1990-01-09, of the index bars NASDAQ 1999-01-11.
-CLOSE, BAR = sources.STOCK_INDEX, sources.INDEX_BARS
+CLOSE, BAR = builtin.STOCK_INDEX, builtin.INDEX_BARS
 
 
 @pytest.mark.parametrize(
@@ -373,11 +374,11 @@ def test_a_wrong_value_in_a_source_is_refused_in_one_clear_line(
 
 
 def test_unsorted_prices_are_refused(prices):
-    backwards = prices[sources.STOCK_INDEX].iloc[::-1].reset_index(drop=True)
+    backwards = prices[builtin.STOCK_INDEX].iloc[::-1].reset_index(drop=True)
     with pytest.raises(
         BadHistory, match=r"broken in 8312 of 8313 rows, .*; expected rows sorted by unique_id, ds"
     ):
-        check_sources({**prices, sources.STOCK_INDEX: backwards})
+        check_sources({**prices, builtin.STOCK_INDEX: backwards})
 
 
 def test_a_missing_column_is_refused(prices):
@@ -386,19 +387,19 @@ def test_a_missing_column_is_refused(prices):
         match=r"found columns \['unique_id', 'ds'\], expected \['unique_id', 'ds', 'close'\]",
     ):
         check_sources(
-            {**prices, sources.STOCK_INDEX: prices[sources.STOCK_INDEX].drop(columns="close")}
+            {**prices, builtin.STOCK_INDEX: prices[builtin.STOCK_INDEX].drop(columns="close")}
         )
 
 
 def test_a_return_that_is_a_split_is_refused(prices):
-    rows = prices[sources.STOCKS]["unique_id"] == "AMD"
-    rows &= prices[sources.STOCKS]["ds"] >= "2015-06-01"
-    tenfold = prices[sources.STOCKS]["close"].where(~rows, prices[sources.STOCKS]["close"] * 10)
+    rows = prices[builtin.STOCKS]["unique_id"] == "AMD"
+    rows &= prices[builtin.STOCKS]["ds"] >= "2015-06-01"
+    tenfold = prices[builtin.STOCKS]["close"].where(~rows, prices[builtin.STOCKS]["close"] * 10)
     with pytest.raises(
         BadHistory,
         match=r"nbeats_global_daily.parquet: y: found 2\.2.* first AMD 2015-06-01; expected -1..1",
     ):
-        build({**prices, sources.STOCKS: prices[sources.STOCKS].assign(close=tenfold)})
+        build({**prices, builtin.STOCKS: prices[builtin.STOCKS].assign(close=tenfold)})
 
 
 def test_an_empty_product_is_refused(panel):
@@ -566,10 +567,10 @@ def test_a_compile_killed_while_it_writes_leaves_readable_files(tmp_path, panel,
     script = """
 import os, sys
 from pathlib import Path
-from jobs.data import sources
+from jobs.data.sources import builtin
 from jobs.data.compile import build, identify, summarise, write
 from registry.settings import Settings
-prices = sources.read_all()
+prices = builtin.read_all()
 frames = build(prices)
 summary = {**identify(prices), **summarise(prices, frames)}
 for _ in sys.stdin:  # a line asks for a writer

@@ -13,7 +13,7 @@ from jobs.data.own.options import Options
 from jobs.data.sets import Facts
 from jobs.data.sources.engine import open_connection
 from jobs.data.sources.source import FRAME, Source
-from jobs.data.sources.stage import stage
+from jobs.data.sources.staging import stage
 from jobs.running.progress import Progress, Say, silent
 from registry.files import temporary_folder
 from registry.settings import Settings
