@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from jobs.data import catalog, sets
-from jobs.data.own import report
+from jobs.data.own import report, sectors
 from jobs.data.own.derive import derive
 from jobs.data.own.options import Options
 from jobs.data.sets import Facts
@@ -41,8 +41,11 @@ def compile_own(
         progress("reading", 0.0)
         staged = stage(connection, source)
         say(report.mapping_line(staged))
+        columns = staged.columns
+        if options.sectors:
+            columns = sectors.join(connection, options.sectors, columns)
         progress("checking prices", 0.4)
-        derived = derive(connection, staged.columns, options)
+        derived = derive(connection, columns, options)
         facts = Facts(
             name=options.name,
             kind=derived.kind,
