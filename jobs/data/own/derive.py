@@ -33,7 +33,7 @@ from registry.errors import BadHistory
 from registry.forecast import names
 
 _VIEWS = ("rows", "adjusted", "clean", "given")
-_TABLES = ("sectors", "market", "priced", "events", "repeated", "sessions")
+_TABLES = ("sectors", "market", "counted", "priced", "events", "repeated", "sessions")
 
 
 @dataclass(frozen=True)

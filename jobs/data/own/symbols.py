@@ -40,26 +40,21 @@ def of(connection: duckdb.DuckDBPyConnection) -> tuple[Symbol, ...]:
 
 def without_return(connection: duckdb.DuckDBPyConnection) -> list[Finding]:
     """First sessions of symbols, and symbols that have no return at all."""
-    firsts = """
-        FROM (
-            SELECT symbol, min(ds) AS first, count(*) AS prices FROM clean
-            GROUP BY symbol HAVING NOT max(earlier)
-        )
-    """
-    first = (
-        f"SELECT symbol || ' ' || first AS example, 1 AS rows {firsts} WHERE prices > 1 "
-        "ORDER BY symbol"
+    connection.execute(
+        "CREATE TABLE counted AS SELECT symbol, min(ds) AS first, count(*) AS prices, "
+        "max(earlier) AS continued FROM clean GROUP BY symbol"
     )
-    only = (
-        f"SELECT symbol || ' ' || first AS example, 1 AS rows {firsts} WHERE prices = 1 "
-        "ORDER BY symbol"
+    firsts = (
+        "SELECT symbol || ' ' || first AS example, 1 AS rows FROM counted "
+        "WHERE NOT continued AND prices {} 1 ORDER BY symbol"
     )
     empty = (
-        "SELECT unique_id AS example, 0 AS rows FROM staged GROUP BY unique_id "
-        "HAVING unique_id::symbol NOT IN (SELECT symbol FROM clean) ORDER BY unique_id"
+        "SELECT unique_id AS example, 0 AS rows FROM (SELECT DISTINCT unique_id FROM staged) "
+        "WHERE unique_id::symbol NOT IN (SELECT symbol FROM counted) ORDER BY unique_id"
     )
+    first = "the first session of a symbol has no return"
     return [
-        *finding(connection, "the first session of a symbol has no return", first, DROPPED),
-        *finding(connection, "a symbol with one price only", only, DROPPED),
+        *finding(connection, first, firsts.format(">"), DROPPED),
+        *finding(connection, "a symbol with one price only", firsts.format("="), DROPPED),
         *finding(connection, "a symbol without any price", empty, DROPPED),
     ]
