@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from jobs.data import catalog, sets
-from jobs.data.own import report, sectors
+from jobs.data.own import report, sector_file
 from jobs.data.own.derive import derive
 from jobs.data.own.options import Options
 from jobs.data.sets import Facts
@@ -43,7 +43,7 @@ def compile_own(
         say(report.mapping_line(staged))
         columns = staged.columns
         if options.sectors:
-            columns = sectors.join(connection, options.sectors, columns)
+            columns = sector_file.join(connection, options.sectors, columns)
         progress("checking prices", 0.4)
         derived = derive(connection, columns, options)
         facts = Facts(

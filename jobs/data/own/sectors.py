@@ -1,49 +1,48 @@
-"""Sectors from a second file: a row a symbol."""
-
-from collections.abc import Sequence
+"""Sectors: one of each symbol, constant over time."""
 
 import duckdb
 
-from jobs.data.sources import delimited
-from jobs.data.sources.mapping import settle
-from registry.errors import BadHistory, BadParameter
-from registry.forecast import names
+from jobs.data.own.findings import SHOWN, column, one
+from registry.errors import BadHistory
 
 
-def join(
-    connection: duckdb.DuckDBPyConnection, path: str, columns: Sequence[str]
-) -> tuple[str, ...]:
-    """Give the view `staged`, which has these columns, the sectors of a CSV file; its new columns.
+def create(connection: duckdb.DuckDBPyConnection) -> None:
+    """Make the table `sectors` (symbol, sector) of the symbols of `priced`.
 
-    Symbols of the file that are not staged are ignored. Raises BadParameter if the prices have a
-    sector already, BadHistory for a file without both columns or with a symbol twice.
+    A cell may be empty if another row of the symbol has its sector. Raises BadHistory
+    (BAD_SECTOR).
     """
-    if names.SECTOR in columns:
-        raise BadParameter("the prices have a sector column; leave out --sectors, or map sector= away")
-    [table] = delimited.tables([path])
-    mapped = settle([column.name for column in table.columns], {}).columns
-    if "symbol" not in mapped or names.SECTOR not in mapped:
-        raise BadHistory(f"{path}: expected the columns symbol and sector", code="MISSING_COLUMN")
-    symbol, sector = (table.index(mapped[key]) for key in ("symbol", names.SECTOR))
-    with delimited.explained():
-        connection.execute(
-            f"CREATE TABLE sectors AS SELECT c{symbol} AS unique_id, nullif(c{sector}, '') AS sector "
-            f"FROM {table.relation}"
-        )
-    _check_once(connection, path)
-    connection.execute("ALTER VIEW staged RENAME TO staged_prices")
     connection.execute(
-        "CREATE VIEW staged AS SELECT staged_prices.*, sectors.sector "
-        "FROM staged_prices LEFT JOIN sectors USING (unique_id)"
+        "CREATE TABLE sectors AS SELECT unique_id::symbol AS symbol, min(sector) AS sector, "
+        "max(sector) AS other FROM staged GROUP BY unique_id "
+        "HAVING unique_id::symbol IN (SELECT symbol FROM priced)"
     )
-    return (*columns, names.SECTOR)
-
-
-def _check_once(connection: duckdb.DuckDBPyConnection, path: str) -> None:
-    twice = connection.execute(
-        "SELECT unique_id FROM sectors GROUP BY unique_id HAVING count(*) > 1 ORDER BY 1 LIMIT 1"
-    ).fetchone()
-    if twice:
+    changed = column(
+        connection, "SELECT symbol FROM sectors WHERE sector <> other ORDER BY symbol LIMIT 1"
+    )
+    if changed:
+        raise _changed(connection, changed[0])
+    without = column(connection, "SELECT symbol FROM sectors WHERE sector IS NULL ORDER BY symbol")
+    if without:
+        more = " ..." if len(without) > SHOWN else ""
         raise BadHistory(
-            f"{path}: {twice[0]} has two rows, expected one a symbol", code="BAD_SOURCE"
+            f"{len(without)} symbols have no sector: {', '.join(without[:SHOWN])}{more}; "
+            "give them one, or leave out the column sector",
+            code="BAD_SECTOR",
         )
+
+
+def _changed(connection: duckdb.DuckDBPyConnection, symbol: str) -> BadHistory:
+    """The error of a symbol with two sectors, with a session of each."""
+    connection.execute(
+        "SELECT first(sector ORDER BY ds, sector), min(ds) FROM staged "
+        "WHERE unique_id = $symbol AND sector IS NOT NULL GROUP BY sector "
+        "ORDER BY min(ds), sector LIMIT 2",
+        {"symbol": symbol},
+    )
+    (sector, ds), (other, later) = connection.fetchall()
+    return BadHistory(
+        f"the sector of {symbol} is {sector!r} on {ds} and {other!r} on {later}, expected one; "
+        "give the same in all rows, or leave out the column sector",
+        code="BAD_SECTOR",
+    )

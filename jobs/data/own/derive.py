@@ -1,0 +1,131 @@
+"""Judge staged rows and derive a data set from them: returns, prices on one basis, market columns.
+
+The same staged rows, in any order, give the same rows, bit for bit.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+
+import duckdb
+
+from jobs.data.dataset import Splits
+from jobs.data.market import MEMBERS, Universe
+from jobs.data.own import (
+    events,
+    market,
+    prices,
+    repeats,
+    returns,
+    sectors,
+    sessions,
+    splits,
+    suspicious,
+    symbols,
+    values,
+)
+from jobs.data.own.basis import Basis, choose
+from jobs.data.own.findings import Finding, one
+from jobs.data.own.options import Options
+from jobs.data.own.previous import Previous
+from jobs.data.own.symbols import Symbol
+from registry.errors import BadHistory
+from registry.forecast import names
+
+_VIEWS = ("rows", "adjusted", "clean", "given")
+_TABLES = ("sectors", "market", "counted", "priced", "events", "repeated", "sessions")
+
+
+@dataclass(frozen=True)
+class Derived:
+    """What the view `rows` holds, and what a user should know of it."""
+
+    kind: str  # returns, closes or bars
+    columns: tuple[str, ...]  # of `rows`, in order
+    universe: Universe
+    splits: Splits
+    basis: str  # of the prices, in words
+    events: int  # splits and dividends by which prices or volumes were adjusted
+    symbols: tuple[Symbol, ...]
+    findings: tuple[Finding, ...]
+
+
+def derive(
+    connection: duckdb.DuckDBPyConnection,
+    columns: Sequence[str],
+    options: Options,
+    *,
+    previous: Previous | None = None,
+) -> Derived:
+    """Make the view `rows` from the table `staged`; what it holds.
+
+    `columns` are those of `staged` that carry data. `rows` has no missing value and no order.
+    It needs `staged` no more. Raises BadHistory, BadParameter and NotFound; the message says which
+    row or symbol is at fault and what to do.
+    """
+    _clear(connection)
+    basis = choose(columns, options)
+    sessions.create(connection, options.calendar, _earliest(connection, previous))
+    values.check(connection, basis)
+    prices.create_symbols(connection, previous)
+    used = prices.create_given(connection, basis, previous)
+    findings = prices.incomplete(connection, basis)
+    findings += repeats.create(connection, used)
+    adjusting = events.create(connection, basis, options.adjusted) if basis.events else 0
+    prices.create_adjusted(connection, basis)
+    prices.create_priced(connection, basis)
+    returns.check(connection, basis)
+    if basis.prices:
+        findings += symbols.without_return(connection)
+    universe, of_market = market.create(connection, options, previous)
+    with_sector = names.SECTOR in columns
+    if with_sector:
+        sectors.create(connection)
+    stored = (*names.HISTORY, *prices.stored(basis), *names.MARKET, MEMBERS)
+    stored += (names.SECTOR,) if with_sector else ()
+    _create_rows(connection, stored)
+    return Derived(
+        kind=basis.kind,
+        columns=stored,
+        universe=universe,
+        splits=previous.splits if previous else splits.choose(connection, options),
+        basis=basis.words,
+        events=adjusting,
+        symbols=symbols.of(connection),
+        findings=(*findings, *of_market, *suspicious.findings(connection, stored)),
+    )
+
+
+def _clear(connection: duckdb.DuckDBPyConnection) -> None:
+    """Remove what an earlier call has made."""
+    for view in _VIEWS:
+        connection.execute(f"DROP VIEW IF EXISTS {view}")
+    for table in _TABLES:
+        connection.execute(f"DROP TABLE IF EXISTS {table}")
+    connection.execute("DROP TYPE IF EXISTS symbol")
+
+
+def _earliest(
+    connection: duckdb.DuckDBPyConnection, previous: Previous | None
+) -> date | None:
+    """First session of the rows before the staged ones."""
+    if previous is None:
+        return None
+    (day,) = one(connection, f"SELECT min(ds) FROM {previous.table}")
+    return day if isinstance(day, date) else None
+
+
+def _create_rows(connection: duckdb.DuckDBPyConnection, columns: Sequence[str]) -> None:
+    """Make the view `rows`. Raises BadHistory (EMPTY) if there is none."""
+    (sessions_of_market,) = one(connection, "SELECT count(*) FROM market")
+    if not sessions_of_market:
+        raise BadHistory(
+            "no symbol has prices on two sessions, so there is no return", code="EMPTY"
+        )
+    others = ", ".join(columns[1:])
+    source = "priced JOIN market USING (ds)"
+    if names.SECTOR in columns:
+        source += " JOIN sectors USING (symbol)"
+    connection.execute(
+        f"CREATE VIEW rows AS SELECT symbol::VARCHAR AS unique_id, {others} FROM {source}"
+    )

@@ -1,0 +1,27 @@
+"""What a user says of a data set, beside where its rows are."""
+
+from dataclasses import dataclass
+
+from registry.errors import BadParameter
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of `compile` that decide how rows are judged and what is derived from them."""
+
+    name: str
+    kind: str = ""  # returns, closes or bars; empty: by the columns
+    calendar: str = "XNYS"
+    adjusted: bool | None = None  # whether `close` is adjusted; None: not said
+    index: str = ""  # symbol of the index; empty: the members' mean return
+    currency: str = ""  # a label
+    fit_until: str = ""  # dates as 2018-12-31; empty: by the number of sessions
+    choose_until: str = ""
+    sectors: str = ""  # CSV file with the sector of each symbol
+
+
+def yes_or_no(text: str, option: str) -> bool | None:
+    """True for yes, False for no, None for no text. Raises BadParameter for other text."""
+    if text not in ("", "yes", "no"):
+        raise BadParameter(f"{option} is {text[:64]!r}, expected yes or no")
+    return {"yes": True, "no": False}.get(text)

@@ -1,0 +1,120 @@
+"""Sessions of the rows: each is one of the calendar, and none is in the future."""
+
+from datetime import UTC, date, datetime, timedelta
+
+import duckdb
+import numpy as np
+import pandas as pd
+
+from jobs.data.own.findings import one
+from registry.errors import BadHistory
+from registry.forecast import calendars
+from registry.forecast.arrays import Dates
+
+MANY = 0.05  # share of rows on days without a session, above which the calendar is wrong
+EXCHANGES = ("XNYS", "XLON", "XETR", "XPAR", "XTKS", "XHKG", "XSHG", "XTSE", "XASX", "XBOM")
+
+
+def create(connection: duckdb.DuckDBPyConnection, calendar: str, earlier: date | None) -> None:
+    """Check the days of `staged` and make the table `sessions`: ds, n (number of the session).
+
+    It starts with the first day, or `earlier`. Raises BadHistory (EMPTY, OUTSIDE_CALENDAR,
+    NOT_A_SESSION) and NotFound.
+    """
+    days = connection.execute(
+        "SELECT ds::TIMESTAMP AS ds, count(*) AS rows FROM staged GROUP BY ds ORDER BY ds"
+    ).df()
+    if days.empty:
+        raise BadHistory("there are no rows", code="EMPTY")
+    _check_span(connection, calendar)
+    _check_days(connection, calendar, days)
+    first, last = days["ds"].iloc[0], days["ds"].iloc[-1]
+    if earlier is not None:
+        first = min(first, pd.Timestamp(earlier))
+    sessions = calendars.sessions(calendar, first, last)
+    frame = pd.DataFrame({"ds": sessions, "n": np.arange(len(sessions))})
+    connection.register("sessions_frame", frame)
+    connection.execute(
+        "CREATE TABLE sessions AS SELECT ds::DATE AS ds, n::INTEGER AS n FROM sessions_frame"
+    )
+    connection.unregister("sessions_frame")
+
+
+def _check_span(connection: duckdb.DuckDBPyConnection, calendar: str) -> None:
+    """Raise BadHistory (OUTSIDE_CALENDAR) for a day in the future, or that the calendar lacks."""
+    begin, end = calendars.span(calendar)
+    today = datetime.now(UTC).date()
+    future = f"ds > DATE '{today + timedelta(days=1)}'"
+    outside = f"ds < DATE '{begin}' OR ds > DATE '{end}'"
+    spans = {
+        f"is in the future, today is {today}": future,
+        f"is outside the calendar {calendar}, known from {begin} to {end}": outside,
+    }
+    for problem, condition in spans.items():
+        (count,) = one(connection, f"SELECT count(*) FROM staged WHERE {condition}")
+        if count:
+            place, symbol, ds = one(
+                connection,
+                "SELECT file || ' row ' || row, unique_id, ds FROM staged "
+                f"WHERE {condition} ORDER BY unique_id, ds, file, row LIMIT 1",
+            )
+            raise BadHistory(
+                f"{place}: {symbol} {ds} {problem}; {count} such rows; correct or remove them",
+                code="OUTSIDE_CALENDAR",
+            )
+
+
+def _check_days(
+    connection: duckdb.DuckDBPyConnection, calendar: str, days: pd.DataFrame
+) -> None:
+    """Raise BadHistory (NOT_A_SESSION) for rows on days without a session.
+
+    `days` has ds and the number of rows.
+    """
+    closed = pd.DatetimeIndex(calendars.not_sessions(calendar, days["ds"].to_numpy()))
+    if closed.empty:
+        return
+    on_closed = days["ds"].isin(closed)
+    count, total = int(days.loc[on_closed, "rows"].sum()), int(days["rows"].sum())
+    share = count / total
+    if share > MANY:
+        raise BadHistory(
+            f"{count} of {total} rows ({share:.0%}) are on days without a session of {calendar}, "
+            f"first {', '.join(f'{day:%Y-%m-%d}' for day in closed[:3])}; {_advice(calendar, days)}",
+            code="NOT_A_SESSION",
+        )
+    listed = ", ".join(f"DATE '{day:%Y-%m-%d}'" for day in closed)
+    rows = connection.execute(
+        f"SELECT unique_id, ds FROM staged WHERE ds IN ({listed}) ORDER BY unique_id, ds LIMIT 3"
+    ).fetchall()
+    raise BadHistory(
+        f"{count} of {total} rows are on days without a session of {calendar}, first "
+        f"{', '.join(f'{symbol} {ds}' for symbol, ds in rows)}; "
+        "choose another --calendar, or remove these rows",
+        code="NOT_A_SESSION",
+    )
+
+
+def _advice(calendar: str, days: pd.DataFrame) -> str:
+    """Which calendars fit better, in words."""
+    weekends = bool((days["ds"].dt.dayofweek >= 5).any())
+    candidates = ("24/7",) if weekends else EXCHANGES
+    shares = {name: _share(name, days) for name in candidates}
+    own = _share(calendar, days)
+    better = [name for name in candidates if shares[name] > own]
+    best = sorted(better, key=lambda name: -shares[name])[:3]
+    if not best:
+        return "choose the exchange's --calendar"
+    listed = ", ".join(f"{name} ({shares[name]:.1%} of the rows)" for name in best)
+    return f"better with --calendar: {listed}"
+
+
+def _share(calendar: str, days: pd.DataFrame) -> float:
+    """Share of the rows that are on sessions."""
+    dates: Dates = days["ds"].to_numpy().astype("datetime64[D]")
+    begin, end = calendars.span(calendar)
+    inside = (dates >= begin) & (dates <= end)
+    open_ = np.zeros(len(dates), dtype=bool)
+    open_[inside] = calendars.numbers(calendar, dates[inside]) >= 0
+    rows = days["rows"].to_numpy()
+    return float(rows[open_].sum() / rows.sum())

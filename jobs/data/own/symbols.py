@@ -1,0 +1,60 @@
+"""What a set has of each symbol, and which rows no return follows from."""
+
+from dataclasses import dataclass
+
+import duckdb
+
+from jobs.data.own.findings import DROPPED, Finding, finding
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """Rows of one symbol."""
+
+    unique_id: str
+    first: str  # session with a return
+    last: str
+    sessions: int  # with a return
+    missing: int  # sessions of the calendar without a row, between the first and last price
+    dropped: int  # rows
+
+
+def of(connection: duckdb.DuckDBPyConnection) -> tuple[Symbol, ...]:
+    """All symbols of the set, sorted."""
+    rows = connection.execute(
+        """
+        SELECT p.symbol::VARCHAR, first, last, sessions, missing, given - sessions
+        FROM (
+            SELECT symbol, min(ds)::VARCHAR AS first, max(ds)::VARCHAR AS last,
+                count(*) AS sessions, sum(missing)::BIGINT AS missing
+            FROM priced SEMI JOIN market USING (ds) GROUP BY symbol
+        ) p
+        JOIN (
+            SELECT unique_id::symbol AS symbol, count(*) AS given FROM staged GROUP BY unique_id
+        ) USING (symbol)
+        ORDER BY p.symbol
+        """
+    ).fetchall()
+    return tuple(Symbol(*row) for row in rows)
+
+
+def without_return(connection: duckdb.DuckDBPyConnection) -> list[Finding]:
+    """First sessions of symbols, and symbols that have no return at all."""
+    connection.execute(
+        "CREATE TABLE counted AS SELECT symbol, min(ds) AS first, count(*) AS prices, "
+        "max(earlier) AS continued FROM clean GROUP BY symbol"
+    )
+    firsts = (
+        "SELECT symbol || ' ' || first AS example, 1 AS rows FROM counted "
+        "WHERE NOT continued AND prices {} 1 ORDER BY symbol"
+    )
+    empty = (
+        "SELECT unique_id AS example, 0 AS rows FROM (SELECT DISTINCT unique_id FROM staged) "
+        "WHERE unique_id::symbol NOT IN (SELECT symbol FROM counted) ORDER BY unique_id"
+    )
+    first = "the first session of a symbol has no return"
+    return [
+        *finding(connection, first, firsts.format(">"), DROPPED),
+        *finding(connection, "a symbol with one price only", firsts.format("="), DROPPED),
+        *finding(connection, "a symbol without any price", empty, DROPPED),
+    ]
