@@ -1,5 +1,6 @@
 """Cells as values: expressions of SQL that read text, numbers and dates, and what they refuse."""
 
+import re
 from dataclasses import dataclass
 
 from jobs.data.sources.engine import literal
@@ -89,21 +90,30 @@ def day(name: str, column: Column) -> tuple[Cell, str]:
     elif column.type in _STAMPS:
         stamp, form = f"{name}::TIMESTAMP", _STAMP
     elif column.type == _INSTANT:
-        stamp, form = f"timezone({literal(column.zone or 'UTC')}, {name})", _ZONED
+        stamp, form = _local(name, column.zone or "UTC"), _ZONED
     else:
         raise BadHistory(
             f"{column.place}: the column {column.name!r} holds {column.type}, expected dates",
             code="BAD_TIMESTAMP",
         )
-    finite = f"CASE WHEN isfinite({name}) THEN {stamp} END"
+    finite = f"CASE WHEN isfinite({name}) AND year({name}) BETWEEN 1000 AND 2999 THEN {stamp} END"
     return Cell(finite, f"({finite}) IS NULL", f"{name}::VARCHAR"), f"{form}"
 
 
+def _local(name: str, zone: str) -> str:
+    """SQL of an instant's local time; Arrow writes a zone as a name or as an offset like +09:00."""
+    offset = re.fullmatch(r"([+-])(\d{2}):(\d{2})", zone)
+    if offset is None:
+        return f"timezone({literal(zone)}, {name})"
+    minutes = 60 * int(offset[2]) + int(offset[3])
+    return f"(timezone('UTC', {name}) {offset[1]} INTERVAL {minutes} MINUTE)"
+
+
 def _day_of_text(text: str) -> tuple[Cell, str]:
-    day = r"\d{4}-\d{2}-\d{2}"
+    day = r"[12]\d{3}-\d{2}-\d{2}"
     form = (
         f"CASE WHEN regexp_full_match({text}, '{day}') THEN {_DAY} "
-        rf"WHEN regexp_full_match({text}, '\d{{8}}') THEN {_BASIC} "
+        rf"WHEN regexp_full_match({text}, '[12]\d{{7}}') THEN {_BASIC} "
         f"WHEN regexp_full_match({text}, '{day}[T ]{_TIME}') THEN {_STAMP} "
         f"WHEN regexp_full_match({text}, '{day}[T ]{_TIME}{_OFFSET}') THEN {_ZONED} END"
     )

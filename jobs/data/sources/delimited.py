@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 import duckdb
 
-from jobs.data.sources.engine import file_list, literal, reading
+from jobs.data.sources.engine import file_list, literal
 from jobs.data.sources.table import Column, Table, numbered
 from registry.errors import BadHistory
 from registry.text import printable
@@ -44,18 +44,25 @@ def read_header(path: str) -> tuple[Header, str]:
     The delimiter is that of `,`, `;` and tab which makes the most columns.
     """
     with _opened(path) as file:
-        line = file.read(_LONGEST_HEADER).decode("utf-8-sig", errors="ignore")
-    first = re.split(r"\r\n|\n|\r", line, maxsplit=1)[0]
-    if not first.strip():
-        found = "is empty" if not line else "begins with an empty line"
-        raise _refused(path, f"{found}; expected a line with the names of the columns")
-    headers = {}
-    for delimiter in DELIMITERS:
-        cells = next(csv.reader([first], delimiter=delimiter))
-        headers[delimiter] = tuple(cell.strip() for cell in cells)
+        start = file.read(_LONGEST_HEADER).decode("utf-8-sig", errors="ignore")
+    lines = re.split(r"\r\n|\n|\r", start, maxsplit=2)
+    if not lines[0].strip():
+        state = "begins with an empty line" if start else "is empty"
+        raise _refused(path, f"{state}; expected a line with the names of the columns")
+    if len(lines) == 3 and re.match("Ticker[,;\t]", lines[1]):
+        raise _refused(path, "a second header line; tell yfinance multi_level_index=False", 2)
+    headers = {delimiter: _split(path, lines[0], delimiter) for delimiter in DELIMITERS}
     delimiter = max(DELIMITERS, key=lambda each: len(headers[each]))
     _check_header(path, headers[delimiter])
     return headers[delimiter], delimiter
+
+
+def _split(path: str, line: str, delimiter: str) -> Header:
+    try:
+        cells = next(csv.reader([line], delimiter=delimiter))
+    except csv.Error as error:
+        raise _refused(path, f"no line with the names of columns: {error}", 1) from error
+    return tuple(cell.strip() for cell in cells)
 
 
 def check_bytes(path: str) -> None:
@@ -138,17 +145,16 @@ def _table(header: Header, delimiter: str, files: list[str]) -> Table:
 @contextmanager
 def explained() -> Iterator[None]:
     """Turn DuckDB's errors about the form of a CSV file into errors of one line."""
-    with reading("a CSV file"):
-        try:
-            yield
-        except duckdb.InvalidInputException as error:
-            text = str(error)
-            file = _FILE.search(text)
-            if file is None:
-                raise
-            line = _LINE.search(text)
-            row = int(line[1]) if line else None
-            raise _refused(file[1], _reason(text), row) from error
+    try:
+        yield
+    except duckdb.InvalidInputException as error:
+        text = str(error)
+        file = _FILE.search(text)
+        if file is None:
+            raise
+        line = _LINE.search(text)
+        row = int(line[1]) if line else _other_line_end(file[1])
+        raise _refused(file[1], _reason(text), row) from error
 
 
 def _reason(text: str) -> str:
@@ -159,7 +165,19 @@ def _reason(text: str) -> str:
         return f"{found} cells, expected {expected} as in the header; {advice}"
     if "unterminated quote" in text:
         return "a quote that is never closed; close or remove it"
-    return "cannot be read as CSV; look for quotes inside cells and for mixed line ends"
+    if "Maximum line size" in text:
+        return "a line of more than 2 MB; is its end missing?"
+    return "cannot be read as CSV; write all line ends alike, and a quote in a cell as two"
+
+
+def _other_line_end(path: str) -> int | None:
+    """The first row whose line ends otherwise than the header."""
+    with _opened(path) as file:
+        ends = file.readline().endswith(b"\r\n")
+        for row, line in enumerate(file, start=2):
+            if line.endswith(b"\n") and line.endswith(b"\r\n") != ends:
+                return row
+    return None
 
 
 def _chunks(path: str) -> Iterator[bytes]:

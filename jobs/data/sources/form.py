@@ -1,5 +1,6 @@
 """What cannot be read as the type it must be: each named with file, row and column."""
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -55,9 +56,16 @@ def _wrong_date(text: str) -> str:
 def _wrong_number(text: str) -> str:
     if re.search(r"\d[,' _]\d", text):
         return f"{text!r} is no plain number; write numbers with a point, as in 1234.56"
-    if re.fullmatch(r"\s*[+-]?inf(inity)?\s*", text, re.IGNORECASE):
+    if _is_infinite(text):
         return f"{text!r} is not finite; correct it, or leave the cell empty"
     return f"{text!r} is no number; correct it, or leave the cell empty"
+
+
+def _is_infinite(text: str) -> bool:
+    try:
+        return math.isinf(float(text))
+    except ValueError:
+        return False
 
 
 def check_dates(connection: duckdb.DuckDBPyConnection) -> str:

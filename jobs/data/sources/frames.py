@@ -23,6 +23,8 @@ def tables(connection: duckdb.DuckDBPyConnection, frame: pd.DataFrame) -> list[T
             code="MISSING_COLUMN",
         )
     frame = _with_index(frame)
+    if frame.columns.empty:
+        raise BadHistory(f"{PLACE} has no columns", code="MISSING_COLUMN")
     labels = ["" if label is None else str(label).strip() for label in frame.columns]
     _check_labels(labels)
     arrays = [_array(frame.iloc[:, number]) for number in range(len(labels))]

@@ -6,6 +6,7 @@ import duckdb
 
 from jobs.data.sources import delimited, form, frames, layouts, parquet, sql
 from jobs.data.sources.delimited import explained
+from jobs.data.sources.engine import reading
 from jobs.data.sources.files import find
 from jobs.data.sources.mapping import Mapped, settle
 from jobs.data.sources.source import (
@@ -21,6 +22,7 @@ from jobs.data.sources.source import (
 )
 from jobs.data.sources.table import Table
 from registry.errors import BadParameter
+from registry.text import printable
 
 NO_NAME = "(no name)"
 
@@ -39,8 +41,8 @@ def stage(connection: duckdb.DuckDBPyConnection, source: Source) -> Staged:
     layouts.check_same_columns(tables, mapped)
     layout = layouts.choose(source, tables, mapped)
     layouts.create(connection, source, mapped, layout)
-    with explained():
-        for table in tables:
+    for table in tables:
+        with reading(_place(table)), explained():
             layouts.insert(connection, source, table, mapped, layout)
     columns = layouts.columns(source, mapped, layout)
     _make_views(connection, source, columns, layout)
@@ -89,6 +91,12 @@ def _tables(connection: duckdb.DuckDBPyConnection, source: Source) -> list[Table
     if source.kind == CSV:
         return delimited.tables(paths)
     return parquet.tables(connection, paths)
+
+
+def _place(table: Table) -> str:
+    others = len(table.files) - 1
+    first = printable(table.files[0])
+    return f"{first} or one of {others} files like it" if others else first
 
 
 def _make_views(
