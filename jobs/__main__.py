@@ -62,13 +62,14 @@ def compile_data(
     symbol: Annotated[str, typer.Option(help="The symbol of data without a symbol column.")] = "",
     query: Annotated[str, typer.Option(help="For sql: a query or a table.")] = "",
     calendar: Annotated[
-        str, typer.Option(help="Exchange calendar, as XNYS, XLON, XTKS; 24/7 for crypto.")
+        str, typer.Option(help="Exchange, as XNYS, XLON, XTKS; 24/7 for crypto. [default: XNYS]")
     ] = "",
     kind: Annotated[
         str, typer.Option(help="returns, closes or bars; default: what the columns allow.")
     ] = "",
     adjusted: Annotated[
-        str, typer.Option(help="yes: prices are adjusted for splits and dividends; no: they are raw.")
+        str,
+        typer.Option(help="yes: prices are adjusted for splits, dividends; no: they are raw."),
     ] = "",
     index: Annotated[
         str, typer.Option(help="Symbol whose return is the market's; default: the members' mean.")
@@ -79,7 +80,8 @@ def compile_data(
         str, typer.Option("--fit_until", help="Last session that models are fitted on.")
     ] = "",
     choose_until: Annotated[
-        str, typer.Option("--choose_until", help="Last session of choices; later ones are reported.")
+        str,
+        typer.Option("--choose_until", help="Last session of choices; later are reported."),
     ] = "",
     append: Annotated[
         bool, typer.Option("--append", help="Add new sessions to the set of this name.")

@@ -16,9 +16,7 @@ from registry.settings import Settings
 CLOSE_UNADJUSTED = "close_unadjusted"
 
 
-def export(
-    settings: Settings, name: str, to: Path, symbols: Sequence[str] = ()
-) -> dict[str, Any]:
+def export(settings: Settings, name: str, to: Path, symbols: Sequence[str] = ()) -> dict[str, Any]:
     """Write symbol, date and prices; `y` where the set has no prices. Facts of the file.
 
     The close is the adjusted one, so that the same returns follow. Raises BadConfig for an unknown

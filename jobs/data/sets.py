@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -156,8 +157,7 @@ def write(
         files.sweep(root)
         with files.temporary_folder(root, "new") as temporary:
             written = _write_years(facts, connection, table, Path(temporary))
-            parts = sorted([*keep, *written], key=lambda part: part.year)
-            complete = replace(facts, parts=tuple(parts))
+            complete = replace(facts, parts=_sorted(keep, written))
             for part in written:
                 (Path(temporary) / part.file).replace(root / part.file)
             content = _sealed(complete)
@@ -167,10 +167,19 @@ def write(
 
 
 def rehearse(
-    facts: Facts, connection: duckdb.DuckDBPyConnection, table: str, directory: Path
+    facts: Facts,
+    connection: duckdb.DuckDBPyConnection,
+    table: str,
+    directory: Path,
+    keep: Sequence[Part] = (),
 ) -> Facts:
     """The facts that `write` would give; files are left in `directory`, which is the caller's."""
-    return replace(facts, parts=tuple(_write_years(facts, connection, table, directory)))
+    written = _write_years(facts, connection, table, directory)
+    return replace(facts, parts=_sorted(keep, written))
+
+
+def _sorted(*parts: Sequence[Part]) -> tuple[Part, ...]:
+    return tuple(sorted(chain(*parts), key=lambda part: part.year))
 
 
 def remove(settings: Settings, name: str) -> None:

@@ -50,7 +50,7 @@ def compile_own(
             name=options.name,
             kind=derived.kind,
             columns=derived.columns,
-            calendar=options.calendar,
+            calendar=options.exchange,
             universe=derived.universe,
             splits=derived.splits,
             currency=options.currency,

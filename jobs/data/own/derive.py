@@ -24,7 +24,7 @@ from jobs.data.own import (
     symbols,
     values,
 )
-from jobs.data.own.basis import Basis, choose
+from jobs.data.own.basis import choose
 from jobs.data.own.findings import Finding, one
 from jobs.data.own.options import Options
 from jobs.data.own.previous import Previous
@@ -65,7 +65,7 @@ def derive(
     """
     _clear(connection)
     basis = choose(columns, options)
-    sessions.create(connection, options.calendar, _earliest(connection, previous))
+    sessions.create(connection, options.exchange, _earliest(connection, previous))
     values.check(connection, basis)
     prices.create_symbols(connection, previous)
     used = prices.create_given(connection, basis, previous)
@@ -105,9 +105,7 @@ def _clear(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("DROP TYPE IF EXISTS symbol")
 
 
-def _earliest(
-    connection: duckdb.DuckDBPyConnection, previous: Previous | None
-) -> date | None:
+def _earliest(connection: duckdb.DuckDBPyConnection, previous: Previous | None) -> date | None:
     """First session of the rows before the staged ones."""
     if previous is None:
         return None

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from registry.errors import BadParameter
 
+DEFAULT_CALENDAR = "XNYS"
+
 
 @dataclass(frozen=True)
 class Options:
@@ -11,13 +13,18 @@ class Options:
 
     name: str
     kind: str = ""  # returns, closes or bars; empty: by the columns
-    calendar: str = "XNYS"
+    calendar: str = ""  # of exchange_calendars; empty: DEFAULT_CALENDAR
     adjusted: bool | None = None  # whether `close` is adjusted; None: not said
     index: str = ""  # symbol of the index; empty: the members' mean return
     currency: str = ""  # a label
     fit_until: str = ""  # dates as 2018-12-31; empty: by the number of sessions
     choose_until: str = ""
     sectors: str = ""  # CSV file with the sector of each symbol
+
+    @property
+    def exchange(self) -> str:
+        """The calendar that counts."""
+        return self.calendar or DEFAULT_CALENDAR
 
 
 def yes_or_no(text: str, option: str) -> bool | None:

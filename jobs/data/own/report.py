@@ -30,7 +30,11 @@ def report(staged: Staged, derived: Derived, facts: Facts) -> dict[str, Any]:
         "rows": sum(part.rows for part in facts.parts),
         "digest": facts.digest,
         "splits": asdict(facts.splits),
-        "market": {"universe": universe.tag, "members": len(universe.symbols), "index": facts.index},
+        "market": {
+            "universe": universe.tag,
+            "members": len(universe.symbols),
+            "index": facts.index,
+        },
         "read": {
             "files": list(staged.files),
             "layout": staged.layout,
@@ -79,7 +83,8 @@ def page(found: Mapping[str, Any]) -> str:
     first, last = found["period"]
     symbols = found["symbols"]
     lines = [
-        f"data set {found['name']}: {found['kind']} of {len(symbols)} symbols on {found['calendar']}",
+        f"data set {found['name']}: {found['kind']} of {len(symbols)} symbols, "
+        f"sessions of {found['calendar']}",
         f"  {found['rows']} rows from {found['rows_in']}, sessions {first} to {last}",
         f"  prices: {found['basis']}",
         f"  fitted until {found['splits']['fit_until']}, chosen until "
@@ -111,7 +116,9 @@ def _reading(read: Mapping[str, Any]) -> list[str]:
     for key, column in read["columns"].items():
         mark = ", guessed" if key in read["guessed"] else ""
         empty = read["empty_cells"].get(column, 0)
-        lines.append(f"  {key:<10} from {column}{mark}" + (f", {empty} empty cells" if empty else ""))
+        lines.append(
+            f"  {key:<10} from {column}{mark}" + (f", {empty} empty cells" if empty else "")
+        )
     if read["ignored"]:
         lines.append(f"  ignored: {', '.join(read['ignored'])}")
     return lines

@@ -19,7 +19,7 @@ def join(
     sector already, BadHistory for a file without both columns or with a symbol twice.
     """
     if names.SECTOR in columns:
-        raise BadParameter("the prices have a sector column; leave out --sectors, or map sector= away")
+        raise BadParameter("the prices have a sector column; leave out --sectors")
     [table] = delimited.tables([path])
     mapped = settle([column.name for column in table.columns], {}).columns
     if "symbol" not in mapped or names.SECTOR not in mapped:
@@ -27,8 +27,8 @@ def join(
     symbol, sector = (table.index(mapped[key]) for key in ("symbol", names.SECTOR))
     with delimited.explained():
         connection.execute(
-            f"CREATE TABLE sector_file AS SELECT c{symbol} AS unique_id, nullif(c{sector}, '') AS sector "
-            f"FROM {table.relation}"
+            f"CREATE TABLE sector_file AS SELECT c{symbol} AS unique_id, "
+            f"nullif(c{sector}, '') AS sector FROM {table.relation}"
         )
     _check_once(connection, path)
     connection.execute("ALTER VIEW staged RENAME TO staged_prices")
@@ -41,7 +41,8 @@ def join(
 
 def _check_once(connection: duckdb.DuckDBPyConnection, path: str) -> None:
     twice = connection.execute(
-        "SELECT unique_id FROM sector_file GROUP BY unique_id HAVING count(*) > 1 ORDER BY 1 LIMIT 1"
+        "SELECT unique_id FROM sector_file GROUP BY unique_id HAVING count(*) > 1 "
+        "ORDER BY unique_id LIMIT 1"
     ).fetchone()
     if twice:
         raise BadHistory(
