@@ -117,6 +117,7 @@ def compile_data(
         mapping=parse_map(mapping),
         symbol=symbol,
         query=query,
+        cells="y" if kind == "returns" else "close",  # of a wide table
     )
     options = Options(
         name=name,

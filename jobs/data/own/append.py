@@ -244,13 +244,14 @@ def _restated(connection: duckdb.DuckDBPyConnection, facts: Facts) -> list[Findi
 def _merge(connection: duckdb.DuckDBPyConnection, facts: Facts) -> None:
     """Put the old rows into the table `priced`, too, without those that are given again.
 
-    The return of an old row follows from the new close before it, if there is one.
+    A return whose own close or the close before it is new is derived again.
     """
     values = [name for name in facts.columns if name not in (*_DERIVED, names.Y)]
     listed = ", ".join(["symbol", names.DS, names.Y, *values])
     y = names.Y
     if facts.kind != "returns":
-        y = "CASE WHEN NOT new AND lag(new) OVER s THEN ln(close / lag(close) OVER s) ELSE y END"
+        changed = "lag(close) OVER s IS NOT NULL AND (new OR lag(new) OVER s)"
+        y = f"CASE WHEN {changed} THEN ln(close / lag(close) OVER s) ELSE y END"
     others = "".join(f", {name}" for name in values)
     connection.execute("DROP VIEW rows")
     connection.execute("DROP TABLE market")
