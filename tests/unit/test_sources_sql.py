@@ -62,6 +62,17 @@ def test_views_and_queries_are_read(query, symbols, database, read):
     assert [symbol for (symbol,) in rows] == symbols
 
 
+def test_floats_of_a_database_keep_every_bit(in_folder, read):
+    rng = np.random.default_rng(1)
+    values = (rng.normal(size=500) * 10.0 ** rng.integers(-300, 300, 500)).tolist()
+    with sqlite3.connect(in_folder / "f.db") as connection:
+        connection.execute("create table f (ds, y)")
+        connection.executemany("insert into f values ('2021-01-04', ?)", [[y] for y in values])
+    connection.close()
+    _, rows = read("y", kind="sql", location="sqlite:///f.db", query="f", symbol="A")
+    assert [y for (y,) in rows] == values
+
+
 @pytest.mark.parametrize(
     ("location", "query", "kind", "message"),
     [

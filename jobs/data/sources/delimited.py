@@ -76,8 +76,10 @@ def check_bytes(path: str) -> None:
     for chunk in _chunks(path):
         _check_encoding(path, decoder, chunk, row)
         window = ends + chunk
-        if b"\n\n" in window or b"\n\r\n" in window:
-            _check_blank_lines(path, window, row - ends.count(b"\n"))
+        blank = _BLANK_LINE.search(window)
+        if blank is not None:
+            line = row - ends.count(b"\n") + window[: blank.start()].count(b"\n") + 1
+            raise _refused(path, "an empty line between others; remove it", line)
         ends = window[len(window.rstrip(b"\r\n")) :]
         row += chunk.count(b"\n")
     if row > 1 or ends:
@@ -110,13 +112,6 @@ def _check_start(path: str, chunk: bytes) -> None:
         raise _refused(path, "is UTF-16 text; save the file as UTF-8")
     if chunk.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
         raise _refused(path, "is a workbook or an archive; save the sheet as CSV")
-
-
-def _check_blank_lines(path: str, window: bytes, row: int) -> None:
-    blank = _BLANK_LINE.search(window)
-    if blank is not None:
-        line = row + window[: blank.start()].count(b"\n") + 1
-        raise _refused(path, "an empty line between others; remove it", line)
 
 
 def _check_header(path: str, header: Header) -> None:

@@ -63,6 +63,8 @@ def _array(series: "pd.Series") -> pa.Array:
     kept = pd.api.types.is_numeric_dtype(series) or pd.api.types.is_datetime64_dtype(series)
     if kept:
         return pa.array(series, from_pandas=True)
+    if isinstance(series.dtype, pd.StringDtype):
+        return pa.array(series, pa.string(), from_pandas=True)
     empty = series.isna()
     texts = []
     for value, is_empty in zip(series, empty, strict=True):

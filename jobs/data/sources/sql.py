@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -93,12 +94,19 @@ def _copy(
     connection.register("chunk", schema.empty_table())
     connection.execute("CREATE TABLE sql_cells AS FROM chunk")
     for rows in result.partitions(_CHUNK):
-        columns = [pa.array(map(as_text, column), pa.string()) for column in zip(*rows)]  # noqa: B905
+        columns = [_texts(column) for column in zip(*rows, strict=True)]
         columns.append(pa.array([place] * len(rows), pa.string()))
         connection.register("chunk", pa.table(columns, schema=schema))
         connection.execute("INSERT INTO sql_cells FROM chunk")
     connection.unregister("chunk")
     return names
+
+
+def _texts(column: tuple[Any, ...]) -> pa.Array:
+    kinds = set(map(type, column)) - {type(None)}
+    if kinds == {float}:  # as `as_text`, and faster
+        return pa.array(column, pa.float64()).cast(pa.string())
+    return pa.array(map(as_text, column), pa.string())
 
 
 def _check_names(names: list[str], place: str) -> None:
