@@ -14,7 +14,6 @@ from jobs.data.own.basis import ADJ_CLOSE, DIVIDEND, SPLIT, Basis
 from registry.errors import BadHistory
 
 
-
 def create(connection: duckdb.DuckDBPyConnection, basis: Basis, adjusted: bool | None) -> int:
     """Make the table `events` from `clean`: symbol, ds, factor of prices, shares; their number.
 

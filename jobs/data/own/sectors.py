@@ -2,7 +2,7 @@
 
 import duckdb
 
-from jobs.data.own.findings import SHOWN, column, one
+from jobs.data.own.findings import SHOWN, column
 from registry.errors import BadHistory
 
 
