@@ -201,7 +201,7 @@ def test_the_same_rows_give_the_same_bits(connection, bokeh, threads):
 SMALL = simulated()
 
 
-@settings(max_examples=10)
+@settings(max_examples=5)
 @given(st.randoms(use_true_random=False), st.floats(0.9, 1.1))
 def test_neither_order_nor_another_symbol_changes_a_return(random, factor):
     with duckdb.connect() as connection:

@@ -45,7 +45,7 @@ class Derived:
     universe: Universe
     splits: Splits
     basis: str  # of the prices, in words
-    events: int  # splits and dividends by which prices or volumes were adjusted
+    events: int  # splits and dividends used; in an append, older prices lack them
     symbols: tuple[Symbol, ...]
     findings: tuple[Finding, ...]
 

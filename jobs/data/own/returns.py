@@ -32,7 +32,8 @@ def _check_splits(connection: duckdb.DuckDBPyConnection) -> None:
         return
     symbol, ds, move, ratio, y = one(
         connection,
-        f"SELECT symbol::VARCHAR, ds, exp(y), ratio::DOUBLE, y {query} ORDER BY symbol, ds, ratio LIMIT 1",
+        f"SELECT symbol::VARCHAR, ds, exp(y), ratio::DOUBLE, y {query} "
+        "ORDER BY symbol, ds, ratio LIMIT 1",
     )
     usual = f"{ratio:g} for 1" if y < 0 else f"1 for {ratio:g}"
     others = f" ({count} such moves)" if count > 1 else ""

@@ -58,8 +58,11 @@ def _rules(basis: Basis) -> Iterator[Rule]:
             yield Rule(name, f"NOT isfinite({name})", "a finite number", name)
         else:
             yield _number(name, f"{name} < 0", "at least 0")
+    lacking = " OR ".join(f"{name} IS NULL" for name in basis.needed)
     for name in basis.events:
         yield _number(name, f"{name} < 0", "at least 0")
+        lost = f"{name} > 0 AND ({lacking})"  # the row is dropped, and its event with it
+        yield Rule(name, lost, f"{', '.join(basis.needed)} in the same row", name)
     if basis.kind == "bars":
         yield from _order()
 
