@@ -5,7 +5,7 @@ follows from the columns and from `--adjusted`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jobs.data.own.options import Options
 from registry.errors import BadHistory, BadParameter
@@ -41,11 +41,11 @@ def choose(columns: Sequence[str], options: Options) -> Basis:
     _check_columns(kind, columns)
     if kind == "returns":
         return Basis(kind, "log returns as given", (names.Y,))
-    needed = [name for name in (*OF_BARS, names.AMOUNT) if name in columns]
-    needed = needed if kind == "bars" else [name for name in ("close",) if name in columns]
+    used = (*OF_BARS, names.AMOUNT) if kind == "bars" else ("close",)
+    needed = [name for name in used if name in columns]
     unused = "; the given y is not used" if names.Y in columns else ""
     basis = _of_prices(kind, tuple(needed), columns, options.adjusted)
-    return Basis(**{**vars(basis), "words": basis.words + unused})
+    return replace(basis, words=basis.words + unused)
 
 
 def _kind(columns: Sequence[str], given: str) -> str:

@@ -45,7 +45,7 @@ class Derived:
     universe: Universe
     splits: Splits
     basis: str  # of the prices, in words
-    events: int  # splits and dividends by which prices or volumes were adjusted
+    events: int  # splits and dividends used; in an append, older prices lack them
     symbols: tuple[Symbol, ...]
     findings: tuple[Finding, ...]
 
@@ -74,6 +74,7 @@ def derive(
     adjusting = events.create(connection, basis, options.adjusted) if basis.events else 0
     prices.create_adjusted(connection, basis)
     prices.create_priced(connection, basis)
+    _check_any(connection)
     returns.check(connection, basis)
     if basis.prices:
         findings += symbols.without_return(connection)
@@ -110,16 +111,21 @@ def _earliest(connection: duckdb.DuckDBPyConnection, previous: Previous | None) 
     if previous is None:
         return None
     (day,) = one(connection, f"SELECT min(ds) FROM {previous.table}")
-    return day if isinstance(day, date) else None
+    earliest: date | None = day
+    return earliest
 
 
-def _create_rows(connection: duckdb.DuckDBPyConnection, columns: Sequence[str]) -> None:
-    """Make the view `rows`. Raises BadHistory (EMPTY) if there is none."""
-    (sessions_of_market,) = one(connection, "SELECT count(*) FROM market")
-    if not sessions_of_market:
+def _check_any(connection: duckdb.DuckDBPyConnection) -> None:
+    """Raise BadHistory (EMPTY) if there is no return."""
+    (count,) = one(connection, "SELECT count(*) FROM priced")
+    if not count:
         raise BadHistory(
             "no symbol has prices on two sessions, so there is no return", code="EMPTY"
         )
+
+
+def _create_rows(connection: duckdb.DuckDBPyConnection, columns: Sequence[str]) -> None:
+    """Make the view `rows`."""
     others = ", ".join(columns[1:])
     source = "priced JOIN market USING (ds)"
     if names.SECTOR in columns:

@@ -1,19 +1,19 @@
 """Market columns of each session: the members' mean |y|, the index' return, how many trade.
 
-Returns are summed as whole numbers of 2^-62. Such sums are exact, so they do not depend on the
-order of rows or the number of threads. Their error is below 2^-62 a return.
+Returns are summed as whole numbers of 2^-100. Such sums are exact, so they do not depend on the
+order of rows or the number of threads.
 """
 
 import duckdb
 
 from jobs.data.market import MEMBERS, Universe
-from jobs.data.own.findings import DROPPED, KEPT, Finding, column, finding, one
+from jobs.data.own.findings import DROPPED, KEPT, SHOWN, Finding, column, finding, one
 from jobs.data.own.options import Options
 from jobs.data.own.previous import Previous
 from registry.errors import BadHistory, BadParameter
 from registry.forecast import names
 
-_UNITS = 62  # bits; |y| is at most 1, so a return fits in 64 bits
+_UNITS = 2.0**100  # a return; |y| is at most 1, so 128 bits hold the sum of 100 million
 
 
 def create(
@@ -49,8 +49,8 @@ def create(
 
 def _mean(value: str, index: str) -> str:
     """SQL of the mean over the members."""
-    whole = f"sum(CAST({value} * {2.0**_UNITS:.1f} AS BIGINT)) FILTER (NOT symbol {index})"
-    return f"{whole}::DOUBLE / {2.0**_UNITS:.1f} / count(*) FILTER (NOT symbol {index})"
+    whole = f"sum(CAST({value} * {_UNITS!r} AS HUGEINT)) FILTER (NOT symbol {index})"
+    return f"{whole}::DOUBLE / {_UNITS!r} / count(*) FILTER (NOT symbol {index})"
 
 
 def _index_return(index: str) -> str:
@@ -69,9 +69,10 @@ def _universe(
     if previous:
         symbols |= set(previous.universe.symbols)
     if options.index and options.index not in symbols:
-        some = ", ".join(sorted(symbols)[:5])
+        some = ", ".join(sorted(symbols)[:SHOWN])
+        more = ", ..." if len(symbols) > SHOWN else ""
         raise BadParameter(
-            f"--index {options.index[:64]!r} is none of the {len(symbols)} symbols: {some} ..."
+            f"--index {options.index[:64]!r} is none of the {len(symbols)} symbols: {some}{more}"
         )
     members = tuple(sorted(symbols - {options.index}))
     if not members:

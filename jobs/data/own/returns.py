@@ -32,10 +32,11 @@ def _check_splits(connection: duckdb.DuckDBPyConnection) -> None:
         return
     symbol, ds, move, ratio, y = one(
         connection,
-        f"SELECT symbol::VARCHAR, ds, exp(y), ratio, y {query} ORDER BY symbol, ds, ratio LIMIT 1",
+        f"SELECT symbol::VARCHAR, ds, exp(y), ratio::DOUBLE, y {query} "
+        "ORDER BY symbol, ds, ratio LIMIT 1",
     )
-    usual = f"{ratio:g} for 1" if float(str(y)) < 0 else f"1 for {ratio:g}"
-    others = f" ({count} such moves)" if isinstance(count, int) and count > 1 else ""
+    usual = f"{ratio:g} for 1" if y < 0 else f"1 for {ratio:g}"
+    others = f" ({count} such moves)" if count > 1 else ""
     raise BadHistory(
         f"{symbol} {ds}: close / close before is {move:.3g}, which looks like a split of "
         f"{usual}{others}; give an adjusted close (adj_close), or columns split and dividend; "
@@ -54,7 +55,7 @@ def _check_sizes(connection: duckdb.DuckDBPyConnection) -> None:
         f"SELECT symbol::VARCHAR, ds, y, close FROM priced WHERE {condition} "
         "ORDER BY symbol, ds LIMIT 1",
     )
-    others = f" ({count} such returns)" if isinstance(count, int) and count > 1 else ""
+    others = f" ({count} such returns)" if count > 1 else ""
     raise BadHistory(
         f"{symbol} {ds}: the return is {y:.3g} at an adjusted close of {close:g}, expected a log "
         f"return of -1..1{others}; it is a split or a typing error: correct the prices, or start "

@@ -64,9 +64,7 @@ def _check_span(connection: duckdb.DuckDBPyConnection, calendar: str) -> None:
             )
 
 
-def _check_days(
-    connection: duckdb.DuckDBPyConnection, calendar: str, days: pd.DataFrame
-) -> None:
+def _check_days(connection: duckdb.DuckDBPyConnection, calendar: str, days: pd.DataFrame) -> None:
     """Raise BadHistory (NOT_A_SESSION) for rows on days without a session.
 
     `days` has ds and the number of rows.
@@ -78,18 +76,19 @@ def _check_days(
     count, total = int(days.loc[on_closed, "rows"].sum()), int(days["rows"].sum())
     share = count / total
     if share > MANY:
+        first = ", ".join(f"{day:%Y-%m-%d}" for day in closed[:3])
         raise BadHistory(
             f"{count} of {total} rows ({share:.0%}) are on days without a session of {calendar}, "
-            f"first {', '.join(f'{day:%Y-%m-%d}' for day in closed[:3])}; {_advice(calendar, days)}",
+            f"first {first}; {_advice(calendar, days)}",
             code="NOT_A_SESSION",
         )
     listed = ", ".join(f"DATE '{day:%Y-%m-%d}'" for day in closed)
     rows = connection.execute(
         f"SELECT unique_id, ds FROM staged WHERE ds IN ({listed}) ORDER BY unique_id, ds LIMIT 3"
     ).fetchall()
+    first = ", ".join(f"{symbol} {ds}" for symbol, ds in rows)
     raise BadHistory(
-        f"{count} of {total} rows are on days without a session of {calendar}, first "
-        f"{', '.join(f'{symbol} {ds}' for symbol, ds in rows)}; "
+        f"{count} of {total} rows are on days without a session of {calendar}, first {first}; "
         "choose another --calendar, or remove these rows",
         code="NOT_A_SESSION",
     )

@@ -70,8 +70,8 @@ def _without_volume(connection: duckdb.DuckDBPyConnection) -> list[Finding]:
 
 def _zeros(connection: duckdb.DuckDBPyConnection) -> list[Finding]:
     query = f"""
-        SELECT format('{{}} ({{:.0f}} % of {{}} sessions)', symbol, 100 * zeros / sessions, sessions)
-            AS example, zeros AS rows
+        SELECT format('{{}} ({{:.0f}} % of {{}} sessions)',
+            symbol, 100 * zeros / sessions, sessions) AS example, zeros AS rows
         FROM (
             SELECT symbol, count(*) FILTER (y = 0) AS zeros, count(*) AS sessions
             FROM priced GROUP BY symbol

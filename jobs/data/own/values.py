@@ -44,7 +44,7 @@ def check(connection: duckdb.DuckDBPyConnection, basis: Basis) -> None:
     rules = list(_rules(basis))
     counts = ", ".join(f"count(*) FILTER ({rule.broken})" for rule in rules)
     for rule, count in zip(rules, one(connection, f"SELECT {counts} FROM staged"), strict=True):
-        if isinstance(count, int) and count:
+        if count:
             raise rule.refused(connection, count)
     if basis.kind == "returns":
         _check_returns(connection)
@@ -58,8 +58,11 @@ def _rules(basis: Basis) -> Iterator[Rule]:
             yield Rule(name, f"NOT isfinite({name})", "a finite number", name)
         else:
             yield _number(name, f"{name} < 0", "at least 0")
+    lacking = " OR ".join(f"{name} IS NULL" for name in basis.needed)
     for name in basis.events:
         yield _number(name, f"{name} < 0", "at least 0")
+        lost = f"{name} > 0 AND ({lacking})"  # the row is dropped, and its event with it
+        yield Rule(name, lost, f"{', '.join(basis.needed)} in the same row", name)
     if basis.kind == "bars":
         yield from _order()
 
@@ -81,7 +84,7 @@ def _order() -> Iterator[Rule]:
 def _check_returns(connection: duckdb.DuckDBPyConnection) -> None:
     """Raise BadHistory (BAD_RETURN) unless y can be log returns of a day."""
     size, median = one(connection, "SELECT max(abs(y)), median(abs(y)) FROM staged")
-    if not isinstance(size, float) or not isinstance(median, float):
+    if size is None:
         return
     if median > PER_CENT:
         raise BadHistory(
