@@ -12,12 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from staging import derived, rows, simulated, stage
 
-from jobs.data import products, sources
+from jobs.data import products
 from jobs.data.market import MEMBERS, Universe, market_daily
 from jobs.data.own.derive import Derived, derive
 from jobs.data.own.findings import DROPPED, Finding
 from jobs.data.own.options import Options
 from jobs.data.own.previous import Previous
+from jobs.data.sources import builtin as sources
 
 CLOSES = ("unique_id", "ds", "y", "close", "market_abs_return", "index_return", MEMBERS)
 

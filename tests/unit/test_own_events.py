@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 from staging import derived, simulated
 
-from jobs.data import products, sources
+from jobs.data import products
+from jobs.data.sources import builtin as sources
 from registry.errors import BadHistory
 
 
