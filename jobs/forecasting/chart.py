@@ -15,7 +15,7 @@ from registry.forecast.arrays import Floats
 from registry.text import printable
 
 PANELS = 9  # series in one picture
-BEFORE = 40  # sessions up to the cutoff
+BEFORE = 20  # sessions up to the cutoff
 
 
 def fans(result: Result) -> Figure:
@@ -76,7 +76,7 @@ def _levels_of(result: Result, i: int) -> tuple[Floats, Floats]:
 
 
 def _caption(result: Result) -> str:
-    return (
-        f"sessions from the cutoff.   {result.version.reference} on {result.data}; bands "
-        f"{result.method}"
-    )
+    notes = result.forecast.notes
+    remarks = [notes[name] for name in ("simulated", "synthetic") if name in notes]
+    bands = f"{result.version.reference} on {result.data}: {result.method}"
+    return "\n".join(["sessions from the cutoff", printable("; ".join([bands, *remarks]))])

@@ -36,7 +36,7 @@ def quantiles(forecast: Forecast, levels: tuple[float, ...], seed: int = 0) -> F
     """
     if forecast.paths is not None:
         return path_quantiles(forecast.paths.cumsum(axis=2), levels)
-    ranks = _ranks(forecast.horizon, seed)
+    ranks = ranks_of(forecast.horizon, seed)
     blocks = []
     for start in range(0, len(forecast.unique_id), BLOCK):
         marginals = forecast.quantiles[start : start + BLOCK]
@@ -78,7 +78,7 @@ def quantile_function(marginals: Floats, levels: tuple[float, ...], at: Floats) 
 
 
 @lru_cache(maxsize=8)
-def _ranks(horizon: int, seed: int) -> Places:
+def ranks_of(horizon: int, seed: int) -> Places:
     """A permutation of 0 .. S - 1 for each step [S, H]: ranks of scrambled Sobol' points.
 
     They fill the cube of steps more evenly than random permutations.

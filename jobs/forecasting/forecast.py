@@ -144,10 +144,7 @@ def _history(
     if not fresh or (late and spec.joint and not spec.subset):
         empty = History((), np.zeros(1, dtype=np.int64), np.array([], "datetime64[D]"), {})
         return replace(empty, refused=tuple(late)), frame
-    if spec.joint:
-        common = frame.groupby(names.UNIQUE_ID, observed=True)[names.DS].max().min()
-        frame = frame[frame[names.DS] <= common]
-    frame = frame.reset_index(drop=True)
+    frame = suitability.up_to_common(spec, frame).reset_index(drop=True)
     history = screened(read_history(frame, spec).recent(spec.max_context), spec)
     notes = {name: text for name, text in history.notes.items() if name != "refused"}
     refused = [*late, *map(_named, history.refused)]

@@ -73,8 +73,8 @@ def _remark(result: Result, stderr: Console) -> None:
     if len(result.refused) > LISTED:
         more = len(result.refused) - LISTED
         stderr.print(f"refused: {more} more series; --output json lists all")
-    for name, text in result.forecast.notes.items():
-        stderr.print(printable(f"{name}: {text}"), markup=False)
+    for text in result.forecast.notes.values():
+        stderr.print(printable(f"note: {text}"), markup=False)
 
 
 def _target(settings: Settings, result: Result, output: str, to: str) -> Path | None:

@@ -110,6 +110,15 @@ def check_fresh(refused: Sequence[Refused]) -> None:
         raise BadHistory(refused[0].message, code="STALE")
 
 
+def up_to_common(spec: ModelSpec, frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows up to the last session that all series have, for a joint model; else all rows."""
+    if not spec.joint:
+        return frame
+    common = frame.groupby(names.UNIQUE_ID, observed=True)[names.DS].max().min()
+    until: pd.DataFrame = frame[frame[names.DS] <= common]
+    return until
+
+
 def _number(spec: ModelSpec, session: pd.Timestamp) -> int:
     day = np.array([session], dtype="datetime64[D]")
     return int(calendars.numbers(spec.calendar, day)[0])
