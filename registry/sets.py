@@ -8,10 +8,14 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from registry.errors import Corrupt, NotFound
 from registry.forecast import names
@@ -93,18 +97,22 @@ def read(
 
     Only files of the years that are needed are read. Raises Corrupt.
     """
-    import duckdb  # serving starts without it
-
     needed = [part for part in parts if part.last >= since]
-    quoted = ", ".join(f'"{column}"' for column in columns)
-    paths = [str(path) for path in verified(settings, name, needed)]
-    with duckdb.connect() as connection:
-        connection.execute("SET threads = 2")
-        rows = connection.sql(
-            f"SELECT {quoted} FROM read_parquet($paths) WHERE ds >= $since ORDER BY unique_id, ds",
-            params={"paths": paths, "since": since or "0001-01-01"},
-        )
-        frame: pd.DataFrame = rows.to_arrow_table().to_pandas()
+    later = [(names.DS, ">=", date.fromisoformat(since))] if since else None
+    tables = []
+    for path in verified(settings, name, needed):
+        tables.append(pq.read_table(path, columns=list(columns), filters=later))
+    return _by_symbol(pa.concat_tables(tables))
+
+
+def _by_symbol(table: pa.Table) -> pd.DataFrame:
+    """Rows by symbol and session; those of `table` are in the order of sessions."""
+    encoded = table.column(names.UNIQUE_ID).combine_chunks().dictionary_encode()
+    symbols = encoded.dictionary.to_numpy(zero_copy_only=False)
+    rank = np.empty(len(symbols), dtype=np.int32)
+    rank[symbols.argsort()] = np.arange(len(symbols), dtype=np.int32)
+    order = rank[encoded.indices.to_numpy()].argsort(kind="stable")
+    frame: pd.DataFrame = table.combine_chunks().take(order).to_pandas()
     return frame.astype({names.DS: "datetime64[ns]"})
 
 

@@ -1,21 +1,21 @@
 """The body of a request with the latest sessions of a user's data set."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
 from registry import sets
-from registry.errors import BadHistory, BadParameter
+from registry.errors import BadHistory, BadParameter, NotFound
 from registry.forecast import names
-from registry.forecast.checks import check_history
+from registry.forecast.checks import check_history, refusal
+from registry.forecast.history import Refused
 from registry.forecast.spec import ModelSpec
 from registry.settings import Settings
 from registry.versions import suitability
 from registry.versions.store import Store
 from registry.versions.version import Version
-
-BUILTIN = ("panel", "bars")
 
 
 def latest(
@@ -23,16 +23,11 @@ def latest(
 ) -> dict[str, Any]:
     """Body of an /invocations request: the last sessions of these symbols, as the version needs.
 
-    A model that needs its whole universe gets it. Raises NotFound, Corrupt, BadParameter, and
+    A model with a universe gets all of it. Raises NotFound, Corrupt, BadParameter, and
     BadHistory for what the server would refuse.
     """
-    if data in BUILTIN:
-        raise BadParameter(
-            f"{data} is a built-in data set; --data takes one of yours, and without it the request "
-            "has the example that is stored with the version"
-        )
     spec = store.spec(version)
-    facts = sets.stored_facts(settings, data)
+    facts = _facts(settings, data)
     _check(store.facts(version), spec, data, facts)
     if not symbols and spec.universe is None:
         raise BadParameter("name a symbol of the data set, as in --symbol AAPL")
@@ -43,11 +38,31 @@ def latest(
     frame = sets.read(settings, data, parts, columns, f"{start:%Y-%m-%d}")
     known = sorted({*frame[names.UNIQUE_ID].unique(), *facts["universe"]["symbols"]})
     needed = suitability.symbols_of(spec, data, known, symbols)
-    suitability.check_fresh(suitability.stale(spec, frame, needed, last))
-    frame = suitability.up_to_common(spec, frame[frame[names.UNIQUE_ID].isin(needed)])
+    late = suitability.stale(spec, frame, needed, last)
+    suitability.check_fresh([one for one in late if _is_needed(one, spec, symbols)])
+    fresh = set(needed) - {one.unique_id for one in late}
+    frame = suitability.up_to_common(spec, frame[frame[names.UNIQUE_ID].isin(fresh)])
     rows = frame.groupby(names.UNIQUE_ID, observed=True).tail(spec.max_context)
-    check_history(rows.reset_index(drop=True), spec)
+    history = check_history(rows.reset_index(drop=True), spec)
+    refused = tuple(one for one in history.refused if _is_needed(one, spec, symbols))
+    if refused:
+        raise refusal(replace(history, refused=refused))
     return _body(rows)
+
+
+def _is_needed(series: Refused, spec: ModelSpec, symbols: Sequence[str]) -> bool:
+    """Whether a request without the series is none: it is asked for, or the model needs it."""
+    return series.unique_id in symbols or (spec.universe is not None and not spec.subset)
+
+
+def _facts(settings: Settings, data: str) -> dict[str, Any]:
+    try:
+        return sets.stored_facts(settings, data)
+    except NotFound as error:
+        raise NotFound(
+            f"{error.message}; a request takes a data set of yours, or without --data the "
+            "version's example"
+        ) from error
 
 
 def _check(of_version: dict[str, str], spec: ModelSpec, data: str, facts: dict[str, Any]) -> None:

@@ -100,7 +100,8 @@ def forecast(
     if symbols:
         raw = passes.only(raw, symbols)
         if not raw.unique_id:
-            raise refusal(history)
+            asked = tuple(series for series in history.refused if series.unique_id in symbols)
+            raise refusal(replace(history, refused=asked))
     return Result(
         version=model.version,
         spec=spec,

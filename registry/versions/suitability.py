@@ -56,9 +56,9 @@ def since(spec: ModelSpec, last: pd.Timestamp) -> pd.Timestamp:
 def symbols_of(
     spec: ModelSpec, data: str, known: Sequence[str], asked: Sequence[str]
 ) -> tuple[str, ...]:
-    """The symbols to forecast, sorted: those asked for, or all that the version can forecast.
+    """The symbols to forecast, sorted: those asked for (none: all).
 
-    A model that needs its whole universe gets all of it, whichever symbols are asked for. Raises
+    A model with a universe gets all of it that is known, whichever symbols are asked for. Raises
     BadParameter for a symbol that the data set lacks, and BadHistory (UNIVERSE) for one that the
     version does not know.
     """
@@ -72,7 +72,7 @@ def symbols_of(
             f"{_listed(spec.universe)}",
             code="UNIVERSE",
         )
-    needed = [name for name in spec.universe if not spec.subset or name in (asked or known)]
+    needed = [name for name in spec.universe if not spec.subset or name in known]
     lacking = sorted(set(needed) - set(known))
     if lacking or not needed:
         raise BadHistory(

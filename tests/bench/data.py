@@ -59,18 +59,25 @@ OPERATIONS: dict[str, Callable[[Settings], tuple[float, float]]] = {
 }
 
 
+# A child's peak begins with its parent's memory, so a small program starts it and reads the peak.
+WATCHER = (
+    "import resource, subprocess, sys; subprocess.run(sys.argv[1:], stdout=2, check=True); "
+    "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+)
+
+
 def run(settings: Settings, words: Sequence[str]) -> tuple[float, float]:
     """Seconds and peak memory (GB) of `python -m jobs WORDS`."""
     environment = os.environ | {"KRONOS_VAR_DIR": str(settings.var_dir)}
+    command = [sys.executable, "-m", "jobs", *words]
     begun = time.perf_counter()
-    program = subprocess.Popen(
-        [sys.executable, "-m", "jobs", *words], env=environment, stdout=subprocess.DEVNULL
+    watched = subprocess.run(
+        [sys.executable, "-c", WATCHER, *command],
+        env=environment,
+        stdout=subprocess.PIPE,
+        check=True,
     )
-    _, status, usage = os.wait4(program.pid, 0)
-    seconds = time.perf_counter() - begun
-    if status:
-        raise RuntimeError(f"jobs {words[0]} ended with status {status}")
-    return seconds, usage.ru_maxrss / 2**20
+    return time.perf_counter() - begun, int(watched.stdout) / 2**20
 
 
 def _write_set(settings: Settings) -> None:

@@ -242,7 +242,7 @@ def test_a_request_that_would_be_refused_is_not_printed(settings):
         latest(settings, store, version, "mine", ["NEW"])
     with pytest.raises(BadParameter, match="name a symbol of the data set"):
         latest(settings, store, version, "mine", [])
-    with pytest.raises(BadParameter, match="panel is a built-in data set"):
+    with pytest.raises(NotFound, match=r"no data set 'panel'.*takes a data set of yours"):
         latest(settings, store, version, "panel", ["AAPL"])
     with pytest.raises(BadHistory, match="those of london are of XLON"):
         latest(settings, store, version, "london", ["AAA"])

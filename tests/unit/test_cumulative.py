@@ -55,7 +55,7 @@ def test_every_step_of_the_drawn_paths_has_the_distribution_of_the_model():
     skewed = ndtri(LEVELS) + 0.2 * np.asarray(LEVELS) ** 2
     marginals = SCALES[:, None, None] * step_scales * skewed
     paths = cumulative.drawn(marginals, LEVELS, cumulative.ranks_of(3, seed=4))
-    quantiles = np.moveaxis(np.quantile(paths, LEVELS, axis=1), 0, 2)
+    quantiles = np.moveaxis(np.quantile(paths, LEVELS, axis=2), 0, 2)
     npt.assert_allclose(quantiles, marginals, atol=3e-3 * SCALES.max())
 
 
