@@ -1,4 +1,4 @@
-"""python -m jobs <verb>: compile data, train, tune and evaluate models, run the quick start."""
+"""python -m jobs <verb>: compile data; train, tune, evaluate and forecast; run the quick start."""
 
 import json
 import sys
@@ -353,6 +353,49 @@ def evaluate_versions(
         )
     tables.print_evaluation(result.summary())
     print(json.dumps(result.summary()))
+
+
+@app.command("forecast", epilog=terminal.EXIT_CODES)
+def forecast_latest(
+    model: Annotated[str, typer.Argument(help="As in nbeats (Production), har/3, nbeats@staging.")],
+    data: Annotated[
+        str, typer.Option(help="Name of a data set; default: that of the version.")
+    ] = "",
+    symbols: Annotated[str, typer.Option(help="As in AAPL,KO; default: all.")] = "",
+    horizon: Annotated[
+        int, typer.Option(help="Sessions ahead; 0: the most that the version can, up to 5.")
+    ] = 0,
+    levels: Annotated[
+        str, typer.Option(help="Quantile levels, as in 0.05,0.5,0.95; default: the version's.")
+    ] = "",
+    output: Annotated[
+        str, typer.Option(help="table, csv, json, parquet, or png: a chart of up to 9 symbols.")
+    ] = "table",
+    to: Annotated[
+        str,
+        typer.Option(help="File to write. [default: stdout; parquet and png: var/forecasts]"),
+    ] = "",
+    seed: Annotated[int, typer.Option(help="Seed of sampled paths.")] = 0,
+) -> None:
+    """Forecast the sessions after the latest ones of a data set.
+
+    Bad series are listed on stderr and in the JSON, the others are answered. Returns since the
+    cutoff, and closes, come from paths; quantiles of single sessions are never added.
+
+    Example: python -m jobs forecast nbeats --symbols AAPL,KO --output png --to fan.png
+    """
+    from jobs.forecasting import verb
+
+    verb.run(
+        model,
+        data=data,
+        symbols=symbols,
+        horizon=horizon,
+        levels=levels,
+        output=output,
+        to=to,
+        seed=seed,
+    )
 
 
 @app.command("quickstart", epilog=terminal.EXIT_CODES)

@@ -71,6 +71,8 @@ CODES: dict[str, Code] = {
     "UNIVERSE": Code(
         BadHistory, REQUEST, "a symbol that the model does not know, or lacks; another universe"
     ),
+    "CALENDAR": Code(BadHistory, REQUEST, "a data set has another calendar than the version"),
+    "STALE": Code(BadHistory, REQUEST, "a series ends more than 5 sessions before its data set"),
     "CUTOFFS_DIFFER": Code(
         BadHistory, REQUEST, "series of a joint model end on different sessions"
     ),

@@ -99,11 +99,18 @@ def request(
         str,
         typer.Argument(help="Registered model, or a reference like nbeats/3 or nbeats@staging."),
     ],
+    data: Annotated[
+        str, typer.Option(help="One of your data sets. [default: the version's stored example]")
+    ] = "",
+    symbol: Annotated[str, typer.Option(help="Of that data set, as in AAPL or AAPL,KO.")] = "",
 ) -> None:
     """Print the body of an example request: real sessions, stored with the version.
 
+    With --data it has the latest sessions of a symbol of yours.
+
     Example: python -m serving request nbeats > request.json
     """
+    from registry.errors import BadParameter
     from registry.promotion.opening import open_ledger
     from registry.settings import Settings
     from registry.versions.store import Store
@@ -113,7 +120,15 @@ def request(
     store = Store(settings)
     with open_ledger(store) as ledger:
         version = choose(store, ledger, model, settings.mode).version
-    print(json.dumps(store.example_request(version)))
+    if data:
+        from serving.request import latest
+
+        symbols = [name for name in symbol.split(",") if name]
+        print(json.dumps(latest(settings, store, version, data, symbols)))
+    elif symbol:
+        raise BadParameter("--symbol names a series of a data set; add --data NAME")
+    else:
+        print(json.dumps(store.example_request(version)))
 
 
 def _warn(stderr: Console, text: str) -> None:

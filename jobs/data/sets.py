@@ -6,8 +6,6 @@ one. The same content gives the same files, compiled at once or session by sessi
 """
 
 import hashlib
-import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
@@ -23,30 +21,27 @@ import pyarrow.parquet as pq
 from jobs.data.dataset import Data, Dataset, Splits
 from jobs.data.market import MEMBERS, Universe
 from registry import files
-from registry.errors import BadParameter, Corrupt, NotFound
+from registry.errors import BadParameter, NotFound
 from registry.forecast import names as columns_of
+from registry.sets import (
+    FACTS,
+    FORMAT,
+    NAME,
+    Part,
+    damaged,
+    folder,
+    parts_of,
+    read,
+    sealed,
+    sha256,
+    stored_facts,
+)
 from registry.settings import Settings
 
-FORMAT = 1  # of set.json and of the files
-FACTS = "set.json"
 KINDS = ("returns", "closes", "bars")
-_NAME = re.compile(r"[a-z0-9_]{1,64}")
 _ROW_GROUP = 131_072  # rows
 # Columns with few values. A dictionary of prices would quadruple the time of writing.
 _REPEATED = (columns_of.UNIQUE_ID, columns_of.DS, columns_of.SECTOR, *columns_of.MARKET, MEMBERS)
-
-
-@dataclass(frozen=True)
-class Part:
-    """One file: the rows of a calendar year."""
-
-    file: str
-    year: int
-    rows: int
-    first: str  # session
-    last: str
-    sha256: str  # of the file
-    digest: str  # of the source columns, see `_digest`
 
 
 @dataclass(frozen=True)
@@ -81,7 +76,7 @@ class Facts:
         values["universe"] = Universe(universe["name"], tuple(universe["symbols"]))
         values["splits"] = Splits(**values["splits"])
         values["columns"] = tuple(values["columns"])
-        values["parts"] = tuple(Part(**part) for part in values["parts"])
+        values["parts"] = parts_of(values)
         return cls(**values)
 
 
@@ -96,10 +91,6 @@ class Own(Dataset):
         return Data(self, self.facts.digest, history(settings, self.facts))
 
 
-def folder(settings: Settings, name: str) -> Path:
-    return settings.var_dir / "data" / "sets" / name
-
-
 def names(settings: Settings) -> list[str]:
     """Names of all sets, sorted, also of damaged ones."""
     return sorted(path.parent.name for path in folder(settings, "").glob(f"*/{FACTS}"))
@@ -107,7 +98,7 @@ def names(settings: Settings) -> list[str]:
 
 def check_name(name: str, taken: Sequence[str] = ()) -> None:
     """Raise BadParameter unless a set may have this name."""
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise BadParameter(
             f"the name of a data set is 1..64 of a-z, 0-9 and _, found {name[:80]!r}"
         )
@@ -124,18 +115,11 @@ def find(settings: Settings, name: str) -> Own:
 
 def read_facts(settings: Settings, name: str) -> Facts:
     """What a set says of itself. Raises NotFound, and Corrupt if that was changed."""
-    path = folder(settings, name) / FACTS
-    if not _NAME.fullmatch(name) or not path.is_file():
-        raise NotFound(f"no data set {name!r}; `python -m jobs data list` shows all")
-    damaged = Corrupt(f"{path} is not the file that was written; compile {name} again")
+    stored = stored_facts(settings, name)
     try:
-        stored = json.loads(path.read_bytes())
-        seal = stored.pop("seal")
-        if seal != _seal(stored) or stored["format"] != FORMAT:
-            raise damaged
         return Facts.from_json(stored)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise damaged from error
+        raise damaged(settings, name) from error
 
 
 def write(
@@ -160,7 +144,7 @@ def write(
             complete = replace(facts, parts=_sorted(keep, written))
             for part in written:
                 (Path(temporary) / part.file).replace(root / part.file)
-            content = _sealed(complete)
+            content = sealed(complete.to_json())
             files.write_together({root / FACTS: lambda path: path.write_bytes(content)})
             _remove_others(root, complete)
     return complete
@@ -185,24 +169,11 @@ def _sorted(*parts: Sequence[Part]) -> tuple[Part, ...]:
 def remove(settings: Settings, name: str) -> None:
     """Delete a set, also a damaged one. Raises NotFound."""
     root = folder(settings, name)
-    if not _NAME.fullmatch(name) or not root.is_dir():
+    if not NAME.fullmatch(name) or not root.is_dir():
         raise NotFound(f"no data set {name!r}; `python -m jobs data list` shows all")
     with files.locked(root / ".lock", busy=f"{name} is being written; try again later"):
         (root / FACTS).unlink(missing_ok=True)  # first, so that no half of it is found
         files.remove(root)
-
-
-def verified(settings: Settings, facts: Facts, parts: Sequence[Part]) -> list[Path]:
-    """Paths of these parts, each compared with its sha256. Raises Corrupt."""
-    paths = []
-    for part in parts:
-        path = folder(settings, facts.name) / part.file
-        if not path.is_file() or _sha256(path) != part.sha256:
-            raise Corrupt(
-                f"{path} is missing or not the file that was compiled; compile {facts.name} again"
-            )
-        paths.append(path)
-    return paths
 
 
 def history(settings: Settings, facts: Facts, since: str = "") -> pd.DataFrame:
@@ -210,18 +181,8 @@ def history(settings: Settings, facts: Facts, since: str = "") -> pd.DataFrame:
 
     Only files of the years that are needed are read. Raises Corrupt.
     """
-    parts = [part for part in facts.parts if part.last >= since]
     columns = [*columns_of.HISTORY, *_others(facts.columns)]
-    quoted = ", ".join(f'"{name}"' for name in columns)
-    with duckdb.connect() as connection:
-        connection.execute("SET threads = 2")
-        paths = [str(path) for path in verified(settings, facts, parts)]
-        rows = connection.sql(
-            f"SELECT {quoted} FROM read_parquet($paths) WHERE ds >= $since ORDER BY unique_id, ds",
-            params={"paths": paths, "since": since or "0001-01-01"},
-        )
-        frame: pd.DataFrame = _arrow(rows).to_pandas()
-    return frame.astype({columns_of.DS: "datetime64[ns]"})
+    return read(settings, facts.name, facts.parts, columns, since)
 
 
 def _others(columns: Sequence[str]) -> list[str]:
@@ -252,11 +213,11 @@ def _write_year(
     pq.write_table(
         frame, path, compression="zstd", row_group_size=_ROW_GROUP, use_dictionary=repeated
     )
-    sha256 = _sha256(path)
-    named = path.rename(directory / f"{year}-{sha256[:16]}.parquet")
+    digest = sha256(path)
+    named = path.rename(directory / f"{year}-{digest[:16]}.parquet")
     days = frame.column(columns_of.DS)
     first, last = days[0].as_py().isoformat(), days[-1].as_py().isoformat()
-    return Part(named.name, year, len(frame), first, last, sha256, _digest(facts, frame))
+    return Part(named.name, year, len(frame), first, last, digest, _digest(facts, frame))
 
 
 def _arrow(rows: duckdb.DuckDBPyRelation | None) -> pa.Table:
@@ -297,20 +258,6 @@ def _canonical(column: pa.ChunkedArray) -> bytes:
 def _numbers(column: pa.ChunkedArray, dtype: str) -> bytes:
     values: bytes = column.to_numpy().astype(dtype).tobytes()
     return values
-
-
-def _sealed(facts: Facts) -> bytes:
-    stored = json.loads(json.dumps(facts.to_json()))
-    return json.dumps({**stored, "seal": _seal(stored)}, indent=1, sort_keys=True).encode() + b"\n"
-
-
-def _seal(stored: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _remove_others(root: Path, facts: Facts) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import pandas as pd
 
 from jobs.data.catalog import Catalog
-from jobs.data.dataset import Data
 from jobs.running.progress import Progress, silent
 from jobs.training import record
 from jobs.training.comparison import Comparison, compare
@@ -17,14 +16,14 @@ from jobs.training.leakage import leakage
 from jobs.training.references import References
 from jobs.training.task import Task
 from registry import training
-from registry.errors import BadHistory, BadParameter
-from registry.forecast import names
+from registry.errors import BadParameter
 from registry.forecast.spec import ModelSpec
 from registry.settings import Settings
 from registry.versions import tracking
 from registry.versions.loaded import LoadedVersion
 from registry.versions.scored import EVALUATIONS
 from registry.versions.store import Store
+from registry.versions.suitability import check_universe
 from registry.versions.version import Version
 
 # Tags that the run of an evaluation takes over from the version.
@@ -114,7 +113,8 @@ def evaluate(
         data = datasets.find(config.data).load(settings)
         for model in loaded.values():
             datasets.check_columns(data.dataset, model.spec.columns, model.spec.name)
-            _check_universe(store.facts(model.version), model.spec, data)
+            facts, universe = store.facts(model.version), data.dataset.universe
+            check_universe(facts, model.spec, data.dataset.name, universe.tag)
         comparison = compare(loaded, Task(data, config), references, progress)
         evaluated = []
         for name, model in loaded.items():
@@ -191,15 +191,3 @@ def _levels(specs: Sequence[ModelSpec]) -> tuple[float, ...]:
             code="BAD_LEVELS",
         )
     return levels
-
-
-def _check_universe(facts: Mapping[str, str], spec: ModelSpec, data: Data) -> None:
-    """Raise BadHistory (UNIVERSE) if the market columns have another universe than in training."""
-    dataset = data.dataset
-    trained_on = facts.get("universe", dataset.universe.tag)
-    if set(names.MARKET) & set(spec.columns) and trained_on != dataset.universe.tag:
-        raise BadHistory(
-            f"{spec.name} was trained on market columns over {trained_on}, "
-            f"those of {dataset.name} are over {dataset.universe.tag}; train it on {dataset.name}",
-            code="UNIVERSE",
-        )

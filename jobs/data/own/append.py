@@ -18,7 +18,7 @@ from jobs.data.own.derive import Derived, derive
 from jobs.data.own.findings import KEPT, SHOWN, Finding, column, one
 from jobs.data.own.options import Options
 from jobs.data.own.previous import Previous
-from jobs.data.sets import Facts, Part
+from jobs.data.sets import Facts
 from jobs.data.sources.engine import file_list, open_connection
 from jobs.data.sources.source import Source
 from jobs.data.sources.staging import stage
@@ -26,6 +26,7 @@ from jobs.running.progress import Progress, Say, silent
 from registry.errors import BadHistory, BadParameter
 from registry.files import temporary_folder
 from registry.forecast import names
+from registry.sets import Part, verified
 from registry.settings import Settings
 
 _DERIVED = (names.UNIQUE_ID, names.DS, *names.MARKET, MEMBERS, names.SECTOR)
@@ -180,7 +181,7 @@ def _create_last(settings: Settings, connection: duckdb.DuckDBPyConnection, fact
     for number in range(1, len(facts.parts) + 1):
         if count == symbols:
             return
-        paths = sets.verified(settings, facts, facts.parts[-number:])
+        paths = verified(settings, facts.name, facts.parts[-number:])
         connection.execute(
             f"""
             CREATE OR REPLACE TABLE last_rows AS
@@ -210,10 +211,10 @@ def _create_old(
     """Make the table `old` of these files, with symbols of the type `symbol`."""
     columns = ", ".join(name for name in facts.columns if name != names.UNIQUE_ID)
     if parts:
-        paths = [str(path) for path in sets.verified(settings, facts, parts)]
+        paths = [str(path) for path in verified(settings, facts.name, parts)]
         source = f"read_parquet({file_list(paths)})"
     else:
-        [path] = sets.verified(settings, facts, facts.parts[-1:])
+        [path] = verified(settings, facts.name, facts.parts[-1:])
         source = f"read_parquet({file_list([str(path)])}) WHERE false"
     connection.execute(
         f"CREATE TABLE old AS SELECT unique_id::symbol AS symbol, {columns} FROM {source}"

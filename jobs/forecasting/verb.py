@@ -1,0 +1,110 @@
+"""The verb `forecast`: options in; a table, text or file out; remarks on stderr."""
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+
+from jobs.forecasting import frames, table
+from jobs.forecasting.forecast import Result, forecast
+from jobs.running.progress import bar_per_label
+from registry.errors import BadParameter
+from registry.settings import Settings
+from registry.text import printable
+
+TABLE, CSV, JSON, PARQUET, PNG = OUTPUTS = ("table", "csv", "json", "parquet", "png")
+LISTED = 20  # refused series that are listed on stderr
+
+
+def run(
+    reference: str,
+    *,
+    data: str,
+    symbols: str,
+    horizon: int,
+    levels: str,
+    output: str,
+    to: str,
+    seed: int,
+) -> None:
+    """Forecast and show. Raises the errors of `forecast`, and those of a file."""
+    if output not in OUTPUTS:
+        raise BadParameter(f"output is {output!r}, expected one of {', '.join(OUTPUTS)}")
+    if to and output == TABLE:
+        raise BadParameter("a table goes to stdout; for a file add --output csv, json or parquet")
+    settings = Settings()
+    with bar_per_label() as advance:
+        result = forecast(
+            settings,
+            reference,
+            data=data,
+            symbols=[name for name in symbols.split(",") if name],
+            horizon=horizon or None,
+            levels=_levels(levels),
+            bands=output in (TABLE, PNG),
+            seed=seed,
+            progress=advance,
+        )
+    stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+    _remark(result, stderr)
+    shown = _show(result, output, _target(settings, result, output, to))
+    number = len(result.forecast.unique_id)
+    if shown < number:
+        stderr.print(
+            f"{shown} of {number} series are shown; name others with --symbols, or get all with "
+            "--output csv, json or parquet"
+        )
+
+
+def _levels(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(level) for level in text.split(",") if level)
+    except ValueError as error:
+        raise BadParameter(
+            f"levels are numbers like 0.05,0.5,0.95, found {text[:80]!r}", code="BAD_LEVELS"
+        ) from error
+
+
+def _remark(result: Result, stderr: Console) -> None:
+    """Say which series are refused and what the reply notes."""
+    for series in result.refused[:LISTED]:
+        line = f"refused: {series.code}: {series.message}"
+        stderr.print(printable(line), markup=False)
+    if len(result.refused) > LISTED:
+        more = len(result.refused) - LISTED
+        stderr.print(f"refused: {more} more series; --output json lists all")
+    for text in result.forecast.notes.values():
+        stderr.print(printable(f"note: {text}"), markup=False)
+
+
+def _target(settings: Settings, result: Result, output: str, to: str) -> Path | None:
+    """The file to write; None for stdout."""
+    if to:
+        return Path(to)
+    if output in (PARQUET, PNG):
+        name = f"{result.version.folder_name}-{result.data}.{output}"
+        return settings.var_dir / "forecasts" / name
+    return None
+
+
+def _show(result: Result, output: str, path: Path | None) -> int:
+    """Print or write the result; how many series of it are shown."""
+    number = len(result.forecast.unique_id)
+    if output == TABLE:
+        return table.print_result(result, Console(highlight=False))
+    if path is None:
+        print(frames.as_json(result) if output == JSON else frames.as_csv(result).rstrip("\n"))
+        return number
+    if output == PNG:
+        from jobs.forecasting import chart  # Matplotlib takes a second
+
+        figure = chart.fans(result)
+        frames.write(path, lambda temporary: figure.savefig(temporary, format="png", dpi=120))
+        number = min(number, chart.PANELS)
+    elif output == PARQUET:
+        frames.write_parquet(path, result)
+    else:
+        text = frames.as_json(result) + "\n" if output == JSON else frames.as_csv(result)
+        frames.write_text(path, text)
+    print(json.dumps({"file": str(path), **frames.summary(result)}))
+    return number

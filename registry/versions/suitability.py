@@ -1,0 +1,140 @@
+"""Whether a version can forecast a data set, and which of its sessions and symbols it takes."""
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from difflib import get_close_matches
+
+import numpy as np
+import pandas as pd
+
+from registry.errors import BadHistory, BadParameter
+from registry.forecast import calendars, names
+from registry.forecast.checks import MAX_HOLE, MAX_MISSING
+from registry.forecast.history import Refused
+from registry.forecast.spec import ModelSpec
+
+LATE = 5  # sessions by which a series may end before its data set
+LISTED = 5  # symbols that a message names
+
+
+def check_calendar(spec: ModelSpec, data: str, calendar: str) -> None:
+    """Raise BadHistory (CALENDAR) unless the data set has the version's calendar."""
+    if spec.calendar != calendar:
+        raise BadHistory(
+            f"{spec.name} forecasts sessions of {spec.calendar}, those of {data} are of "
+            f"{calendar}; train it on {data}",
+            code="CALENDAR",
+        )
+
+
+def check_universe(facts: Mapping[str, str], spec: ModelSpec, data: str, universe: str) -> None:
+    """Raise BadHistory (UNIVERSE) if the market columns have another universe than in training.
+
+    `facts` are those of the version, `universe` is the tag of the data set's.
+    """
+    trained_on = facts.get("universe", universe)
+    if set(names.MARKET) & set(spec.columns) and trained_on != universe:
+        raise BadHistory(
+            f"{spec.name} was trained on market columns over {trained_on}, "
+            f"those of {data} are over {universe}; train it on {data}",
+            code="UNIVERSE",
+        )
+
+
+def since(spec: ModelSpec, last: pd.Timestamp) -> pd.Timestamp:
+    """First session that a forecast can need of a data set that ends with the session `last`.
+
+    A series may end LATE sessions earlier and lack as many sessions as the checks tolerate.
+    """
+    needed = math.ceil((spec.max_context + LATE) / (1 - MAX_MISSING)) + MAX_HOLE
+    day = np.array([last], dtype="datetime64[D]")
+    number = calendars.numbers(spec.calendar, day)
+    first = calendars.dates(spec.calendar, np.maximum(number - needed, 0))[0]
+    return pd.Timestamp(first)
+
+
+def symbols_of(
+    spec: ModelSpec, data: str, known: Sequence[str], asked: Sequence[str]
+) -> tuple[str, ...]:
+    """The symbols to forecast, sorted: those asked for (none: all).
+
+    A model with a universe gets all of it that is known, whichever symbols are asked for. Raises
+    BadParameter for a symbol that the data set lacks, and BadHistory (UNIVERSE) for one that the
+    version does not know.
+    """
+    _check_known(data, known, asked)
+    if spec.universe is None:
+        return tuple(sorted(set(asked or known)))
+    others = sorted(set(asked) - set(spec.universe))
+    if others:
+        raise BadHistory(
+            f"{spec.name} does not know {_listed(others)}; it was trained on "
+            f"{_listed(spec.universe)}",
+            code="UNIVERSE",
+        )
+    needed = [name for name in spec.universe if not spec.subset or name in known]
+    lacking = sorted(set(needed) - set(known))
+    if lacking or not needed:
+        raise BadHistory(
+            f"{spec.name} forecasts {_listed(spec.universe)}; {data} lacks "
+            f"{_listed(lacking or spec.universe)}",
+            code="UNIVERSE",
+        )
+    return tuple(sorted(needed))
+
+
+def stale(
+    spec: ModelSpec, frame: pd.DataFrame, symbols: Sequence[str], last: pd.Timestamp
+) -> list[Refused]:
+    """The symbols whose last session is more than LATE sessions before `last`, that of the set."""
+    sessions = frame.groupby(names.UNIQUE_ID, observed=True)[names.DS].max()
+    first = frame[names.DS].min()
+    end = _number(spec, last)
+    refused = []
+    for place, symbol in enumerate(symbols, start=1):
+        session = sessions.get(symbol)
+        if session is None:
+            phrase = f"has no session since {first:%Y-%m-%d}"
+        elif end - _number(spec, session) > LATE:
+            phrase = f"has its last session on {session:%Y-%m-%d}"
+        else:
+            continue
+        message = f"{symbol} {phrase}; the last one of the data set is {last:%Y-%m-%d}"
+        refused.append(Refused(place, symbol, "STALE", message))
+    return refused
+
+
+def check_fresh(refused: Sequence[Refused]) -> None:
+    """Raise BadHistory (STALE) if a symbol is stale."""
+    if refused:
+        raise BadHistory(refused[0].message, code="STALE")
+
+
+def up_to_common(spec: ModelSpec, frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows up to the last session that all series have, for a joint model; else all rows."""
+    if not spec.joint:
+        return frame
+    common = frame.groupby(names.UNIQUE_ID, observed=True)[names.DS].max().min()
+    until: pd.DataFrame = frame[frame[names.DS] <= common]
+    return until
+
+
+def _number(spec: ModelSpec, session: pd.Timestamp) -> int:
+    day = np.array([session], dtype="datetime64[D]")
+    return int(calendars.numbers(spec.calendar, day)[0])
+
+
+def _check_known(data: str, known: Collection[str], asked: Sequence[str]) -> None:
+    unknown = sorted(set(asked) - set(known))
+    if not unknown:
+        return
+    capitals = {name.upper(): name for name in known}
+    near = get_close_matches(unknown[0].upper(), capitals, n=3)
+    nearest = ", ".join(capitals[name] for name in near)
+    advice = f"; did you mean {nearest}?" if near else ""
+    raise BadParameter(f"{data} has no symbol {_listed(unknown)}{advice}")
+
+
+def _listed(symbols: Sequence[str]) -> str:
+    shown = ", ".join(symbols[:LISTED])
+    return shown if len(symbols) <= LISTED else f"{shown} and {len(symbols) - LISTED} more"

@@ -1,0 +1,77 @@
+"""Whether a version can forecast a data set, and which of its symbols and sessions it takes."""
+
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from registry.errors import BadHistory, BadParameter
+from registry.forecast import calendars, names
+from registry.forecast.spec import ModelSpec
+from registry.versions import suitability
+
+ANY = ModelSpec("ewma", "baselines", min_context=10, max_context=20, max_horizon=5)
+WHOLE = replace(ANY, name="stemgnn", joint=True, universe=("A", "B"))
+PART = replace(WHOLE, name="graph", subset=True)
+
+
+def test_a_model_of_any_symbol_takes_those_asked_for_or_all():
+    assert suitability.symbols_of(ANY, "mine", ["A", "B", "C"], ["C", "A"]) == ("A", "C")
+    assert suitability.symbols_of(ANY, "mine", ["B", "A"], []) == ("A", "B")
+
+
+def test_a_model_with_a_universe_gets_all_of_it():
+    assert suitability.symbols_of(WHOLE, "mine", ["A", "B", "C"], ["A"]) == ("A", "B")
+    assert suitability.symbols_of(PART, "mine", ["A", "C"], []) == ("A",)
+
+
+@pytest.mark.parametrize(
+    ("spec", "known", "asked", "message"),
+    [
+        (WHOLE, ["A", "C"], [], "stemgnn forecasts A, B; mine lacks B"),
+        (PART, ["A", "C"], ["C"], "graph does not know C; it was trained on A, B"),
+        (PART, ["C", "D"], [], "graph forecasts A, B; mine lacks A, B"),
+    ],
+)
+def test_another_universe_is_refused(spec, known, asked, message):
+    with pytest.raises(BadHistory, match=message) as raised:
+        suitability.symbols_of(spec, "mine", known, asked)
+    assert raised.value.code == "UNIVERSE"
+
+
+def test_an_unknown_symbol_is_refused_with_the_nearest_names():
+    with pytest.raises(
+        BadParameter, match=r"mine has no symbol brk\.b; did you mean BRK\.A, BRK-B"
+    ):
+        suitability.symbols_of(ANY, "mine", ["BRK.A", "BRK-B", "KO"], ["brk.b"])
+    with pytest.raises(BadParameter, match=r"mine has no symbol XYZ$"):
+        suitability.symbols_of(ANY, "mine", ["KO"], ["XYZ"])
+
+
+def test_market_columns_over_another_universe_are_refused():
+    spec = replace(ANY, columns=(*names.HISTORY, names.MARKET_ABS_RETURN))
+    with pytest.raises(
+        BadHistory, match="over us@1, those of mine are over eu@2; train it on mine"
+    ):
+        suitability.check_universe({"universe": "us@1"}, spec, "mine", "eu@2")
+    suitability.check_universe({"universe": "us@1"}, ANY, "mine", "eu@2")
+    suitability.check_universe({}, spec, "mine", "eu@2")
+
+
+def test_the_window_holds_the_context_of_a_series_that_ends_late_and_has_gaps():
+    last = pd.Timestamp("2022-12-28")
+    sessions = calendars.sessions("XNYS", suitability.since(ANY, last), last)
+    assert len(sessions) * 0.95 - suitability.LATE >= ANY.max_context
+    assert len(sessions) < 2 * ANY.max_context
+
+
+def test_series_that_end_early_are_stale():
+    days = calendars.sessions("XNYS", "2022-11-01", "2022-12-28")
+    a = pd.DataFrame({"unique_id": "A", "ds": days[:-5]})
+    b = pd.DataFrame({"unique_id": "B", "ds": days[:-6]})
+    frame = pd.concat([a, b, pd.DataFrame({"unique_id": "D", "ds": days})])
+    late = suitability.stale(ANY, frame, ["A", "B", "C", "D"], days[-1])
+    assert [series.unique_id for series in late] == ["B", "C"]
+    assert late[1].message.startswith("C has no session since 2022-11-01")
+    common = suitability.up_to_common(WHOLE, frame)
+    assert common["ds"].max() == days[-7]
