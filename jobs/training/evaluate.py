@@ -18,7 +18,7 @@ from jobs.training.references import References
 from jobs.training.task import Task
 from registry import training
 from registry.errors import BadHistory, BadParameter
-from registry.forecast import names
+from registry.forecast import calendars, names
 from registry.forecast.spec import ModelSpec
 from registry.settings import Settings
 from registry.versions import tracking
@@ -29,6 +29,8 @@ from registry.versions.version import Version
 
 # Tags that the run of an evaluation takes over from the version.
 CARRIED = ("trained_until", "pretrained_until", "simulated", "synthetic")
+
+NAMED_DATES = 3  # dates that a text names
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,7 @@ def evaluate(
         data = datasets.find(config.data).load(settings)
         for model in loaded.values():
             datasets.check_columns(data.dataset, model.spec.columns, model.spec.name)
+            _check_calendar(model.spec, data)
             _check_universe(store.facts(model.version), model.spec, data)
         comparison = compare(loaded, Task(data, config), references, progress)
         evaluated = []
@@ -191,6 +194,21 @@ def _levels(specs: Sequence[ModelSpec]) -> tuple[float, ...]:
             code="BAD_LEVELS",
         )
     return levels
+
+
+def _check_calendar(spec: ModelSpec, data: Data) -> None:
+    """Raise BadHistory if a version was trained on another calendar than the data set's."""
+    dataset = data.dataset
+    if spec.calendar == dataset.calendar:
+        return
+    days = pd.DatetimeIndex(data.history[names.DS].unique()).sort_values()
+    closed = calendars.not_sessions(spec.calendar, days)[:NAMED_DATES]
+    listed = f", which has sessions when {spec.calendar} is closed: {', '.join(map(str, closed))}"
+    raise BadHistory(
+        f"{spec.name} was trained on sessions of {spec.calendar}, {dataset.name} has those of "
+        f"{dataset.calendar}{listed if closed.size else ''}; train it on {dataset.name}",
+        code="NOT_A_SESSION" if closed.size else "GAP",
+    )
 
 
 def _check_universe(facts: Mapping[str, str], spec: ModelSpec, data: Data) -> None:

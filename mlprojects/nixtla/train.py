@@ -43,7 +43,11 @@ def train(
             warnings.filterwarnings("ignore", message="Validation loss is not finite")
             # Not NeuralForecast.fit: it trains a deep copy of network, callbacks and run.
             with _interruptible():
-                net.fit(panel.dataset(history), val_size=choice_sessions, random_seed=seed)
+                net.fit(
+                    panel.dataset(history, config.fit_until, choice_sessions),
+                    val_size=choice_sessions,
+                    random_seed=seed,
+                )
     if not watcher.best:
         raise KronosError(
             f"the loss of {name} was never a finite number; lower learning_rate", code="DIVERGED"
