@@ -56,7 +56,7 @@ $(READY):
 	@touch $@
 
 demo: setup
-	@$(BIN)/python -m jobs quickstart $(if $(DATA),--data '$(DATA)')
+	@$(BIN)/python -m jobs quickstart$(if $(DATA), --data '$(DATA)')
 
 # Ends with the shell of its recipe, which is all that make passes SIGTERM to.
 ATTACHED = $(BIN)/python registry/attached.py $$$$ $(BIN)/python

@@ -39,8 +39,9 @@ def load_config(
     that version replace both. If no data set is named, the first with the model's columns is used;
     `datasets` default to the built-in ones.
     Calendar and dates default to those of the data set. Those of the file count only for the data
-    set of the file: a user who names another one gets the dates of that. Raises BadParameter for an unknown key,
-    BadConfig for a wrong type or calendar, and the errors of the Config's own checks.
+    set of the file: a user who names a data set gets the dates of that.
+    Raises BadParameter for an unknown key, BadConfig for a wrong type or calendar, and the errors
+    of the Config's own checks.
     """
     values = _stored(model, tiny=tiny)
     types = _types(model, {**values, **overrides})

@@ -36,7 +36,8 @@ def unfit(history: pd.DataFrame, config: training.Config, spec: ModelSpec) -> Ma
         fitted = _sessions(history, config)["fit"]
         for name, sessions in fitted[fitted < config.fit_sessions].items():
             reasons[str(name)] = (
-                f"has {sessions} sessions up to {config.fit_until}, {config.fit_sessions} are fitted"
+                f"has {sessions} sessions up to {config.fit_until}, "
+                f"{config.fit_sessions} are fitted"
             )
     if config.screens:
         rest = history[~history[names.UNIQUE_ID].isin(reasons)]

@@ -19,6 +19,7 @@ from registry.forecast.history import History
 from registry.training import Trained, TrainRun
 
 REPORT_EVERY = 10  # steps
+SERIES = 200  # in a batch; the library copies every window of them
 
 
 def train(
@@ -87,7 +88,7 @@ def _options(config: Training, series: int, seed: int, watcher: pl.Callback) -> 
         "max_steps": config.max_steps,
         "learning_rate": config.learning_rate,
         "num_lr_decays": 3,
-        "batch_size": series,
+        "batch_size": series if config.joint else min(series, SERIES),
         "windows_batch_size": config.windows_batch_size,
         # No window begins before its series does.
         "training_data_availability_threshold": [1.0, 0.0],

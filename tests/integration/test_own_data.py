@@ -22,7 +22,7 @@ from registry.versions.version import Version
 
 SPLITS = Splits("2020-06-30", "2020-12-31")
 WHOLE = ("2016-01-04", "2021-12-30")
-# AA, the first by name, is too short to fit linear and for har's request; OLD ends before fit_until.
+# AA, the first by name, is too short to fit linear and to ask har; OLD ends before fit_until.
 UNEVEN = dict.fromkeys(("BB", "CC"), WHOLE) | {
     "AA": ("2020-03-02", WHOLE[1]),
     "ENDS": ("2016-01-04", "2020-09-30"),
@@ -166,8 +166,8 @@ def test_sessions_of_another_calendar_are_refused_with_the_first_such_dates(
         evaluate.evaluate(settings, ["har/1"], {"data": "own_24_7"}, reference)
 
 
-def test_the_panel_as_an_own_set_has_the_scores_of_the_panel(settings, panel, reference):
-    """har and fhs; with the same returns, market columns and dates."""
+def test_the_panel_as_an_own_set_has_the_scores_of_the_panel(settings, panel):
+    """har, and fhs by the skill against it; with the same returns, market columns and dates."""
     frame = panel[[*PANEL.columns[:5]]].assign(market_members=20)
     own_sets.write(
         settings,
