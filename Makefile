@@ -12,6 +12,8 @@ new_venv = if $(IS_311); then '$(PYTHON)' -m venv $(1); else uv venv --quiet --s
 READY := $(VENV)/installed-$(shell cksum < requirements.lock | cut -d' ' -f1)
 MODEL ?= nbeats
 ONLY ?=
+# Your own data set, as in `make demo DATA=mystocks`; empty: the built-in one.
+DATA ?=
 # Two test processes; a file's tests stay in one of them, with its fixtures. The README's, the longest, begin at once.
 TWO := -n 2 --dist loadscope --no-loadscope-reorder
 
@@ -23,7 +25,8 @@ export PYTHONUNBUFFERED := 1
 .PHONY: help setup demo serve ui check test test-processors test-weights test-system readme readme-kronos readme-models readme-errors readme-slow bench lock clean
 
 help:
-	@echo 'make demo         the main job on real prices: compile, train, promote, serve, ask (about 2 minutes)'
+	@echo 'make demo         the main job on real prices: compile, train, promote, serve, ask (about 2 minutes);'
+	@echo '                  DATA=mystocks: the same on your own data set'
 	@echo 'make test         every check: format, lint, types, layers, tests'
 	@echo 'make check        format, lint, types, layers'
 	@echo 'make test-processors  unit and contract tests as on other x86-64 processors (about 10 minutes)'
@@ -53,7 +56,7 @@ $(READY):
 	@touch $@
 
 demo: setup
-	@$(BIN)/python -m jobs quickstart
+	@$(BIN)/python -m jobs quickstart$(if $(DATA), --data '$(DATA)')
 
 # Ends with the shell of its recipe, which is all that make passes SIGTERM to.
 ATTACHED = $(BIN)/python registry/attached.py $$$$ $(BIN)/python

@@ -401,8 +401,11 @@ def forecast_latest(
 @app.command("quickstart", epilog=terminal.EXIT_CODES)
 def quick_start(
     seed: Annotated[int, typer.Option(help="Seed of every training.")] = 0,
+    data: Annotated[str, typer.Option(help="Name of a data set; default: the built-in one.")] = "",
 ) -> None:
     """Compile, train the baselines and N-BEATS, promote, serve, ask; on real prices, offline.
+
+    With --data, on your own compiled data set; models that it cannot train are left out.
 
     The last line on stdout is a JSON object that names the file of the whole report.
     Example: python -m jobs quickstart
@@ -413,7 +416,7 @@ def quick_start(
     settings = Settings()
     with bar_per_label() as advance:
         result = quickstart.quickstart(
-            settings, quickstart.MODELS, quickstart.SERVED, seed, advance
+            settings, quickstart.MODELS, quickstart.SERVED, seed, advance, data
         )
     tables.print_quickstart(result)
     report = str(quickstart.report_path(settings))

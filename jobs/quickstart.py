@@ -10,13 +10,14 @@ from typing import Any
 
 import httpx
 
+from jobs.data.catalog import DATASETS
 from jobs.data.compile import compile_builtin
 from jobs.running.progress import Progress
 from jobs.training import planning, train
 from jobs.training.references import References
 from registry import interrupts
 from registry.attached import attached
-from registry.errors import KronosError
+from registry.errors import BadHistory, KronosError
 from registry.files import write_together
 from registry.ledger.claims import user
 from registry.promotion import moves
@@ -32,21 +33,29 @@ METRICS = ("crps", "coverage_90", "skill_vs_fhs", "dm_p_hln", "dm_p_bartlett")
 
 
 def quickstart(
-    settings: Settings, models: Sequence[str], served: str, seed: int, progress: Progress
+    settings: Settings,
+    models: Sequence[str],
+    served: str,
+    seed: int,
+    progress: Progress,
+    data: str = "",
 ) -> dict[str, Any]:
     """Run the main job, write its report to `report_path` and return it.
 
-    Steps already done with the same data, code and settings are skipped.
+    Steps already done with the same data, code and settings are skipped. `data` names a data set;
+    empty: each model's own. Models that an own set cannot train are left out, and the report says
+    why. If `served` is one of them, the last trained model is served. Raises BadHistory if no model
+    can be trained.
     """
     planning.check_seed(seed)
     start_time = time.monotonic()
-    compile_builtin(settings, progress=_prefixed(progress, "compile"))
+    plans, left_out = _plans(settings, models, seed, progress, data)
+    served = served if served in plans else [*plans][-1]
     store = Store(settings)
     references = References()
     rows = {}
     with tracking.start(settings, EXPERIMENT, "quickstart") as run, open_ledger(store) as ledger:
-        for model in models:
-            plan = planning.plan(settings, model, {}, seed=seed, tiny=False)
+        for model, plan in plans.items():
             label = _prefixed(progress, model)
             result = train.train(
                 settings, plan, references, reuse=True, nested=True, progress=label
@@ -66,7 +75,9 @@ def quickstart(
     progress(f"serving {served}", 0.0)
     forecast = ask(settings, served, store.example_request(store.resolve(served)))
     report = {
+        "data": data,
         "models": rows,
+        "left_out": left_out,
         "served": served,
         "forecast": forecast,
         "seconds": round(time.monotonic() - start_time, 1),
@@ -74,6 +85,28 @@ def quickstart(
     text = json.dumps(report, indent=1) + "\n"
     write_together({report_path(settings): lambda path: path.write_text(text)})
     return report
+
+
+def _plans(
+    settings: Settings, models: Sequence[str], seed: int, progress: Progress, data: str
+) -> tuple[dict[str, planning.Plan], dict[str, str]]:
+    """The trainings by model, and by left-out model why an own set cannot train it."""
+    builtin = not data or data in {dataset.name for dataset in DATASETS}
+    if builtin:
+        compile_builtin(settings, progress=_prefixed(progress, "compile"))
+    overrides = {"data": data} if data else {}
+    plans, refused = {}, {}
+    for model in models:
+        try:
+            plans[model] = planning.plan(settings, model, overrides, seed=seed, tiny=False)
+        except BadHistory as error:
+            if builtin:
+                raise
+            refused[model] = error
+            progress(f"{model}: left out: {error.message}", 1.0)
+    if not plans:
+        raise next(iter(refused.values()))
+    return plans, {model: error.message for model, error in refused.items()}
 
 
 def report_path(settings: Settings) -> Path:

@@ -61,7 +61,10 @@ def print_quickstart(result: dict[str, Any]) -> None:
     """Scores, the served forecast, where to look next."""
     stdout = Console(highlight=False)
     columns = ("model", "CRPS", "cover 90", "vs fhs", "p", "version", "stage")
-    scores = Table(*columns, title="Report period, raw forecasts")
+    title = "Report period, raw forecasts"
+    if result["data"]:
+        title = f"{result['data']}: report period, raw forecasts"
+    scores = Table(*columns, title=title)
     for name, row in result["models"].items():
         scores.add_row(
             name,
@@ -73,6 +76,8 @@ def print_quickstart(result: dict[str, Any]) -> None:
             row["stage"],
         )
     stdout.print(scores)
+    for name, why in result["left_out"].items():
+        stdout.print(printable(f"left out: {name}: {why}"), markup=False)
     rows = result["forecast"]
     title = f"{result['served']} on {rows[0]['unique_id']}: log returns in %"
     forecast = Table("step", "session", *FORECAST_COLUMNS, title=title)

@@ -77,7 +77,8 @@ def show(
         rows = []
         for version in store.versions(reference):
             created = f"{version.created_at:%Y-%m-%d %H:%M}"
-            row = {"created": created, "run": version.run_id, "foreign": version.foreign}
+            row: dict[str, Any] = {"data": version.tags.get("data"), "created": created}
+            row |= {"run": version.run_id, "foreign": version.foreign}
             rows.append(_row(version) | row)
         emit(rows, as_json, empty=f"{reference} has no versions")
         return

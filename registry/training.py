@@ -67,6 +67,26 @@ class Config:
         """Columns that training needs in addition to those of the spec."""
         return ()
 
+    @property
+    def fit_sessions(self) -> int:
+        """Sessions up to fit_until that a series needs to be fitted."""
+        return 1
+
+    @property
+    def choice_sessions(self) -> int:
+        """Sessions after fit_until, up to choose_until, that one fitted series needs."""
+        return 0
+
+    @property
+    def fits_each(self) -> bool:
+        """Whether training needs fit_sessions of every series, and not only of one."""
+        return False
+
+    @property
+    def screens(self) -> bool:
+        """Whether every series of a training must pass the checks of a request."""
+        return False
+
 
 LIMITS: Mapping[str, tuple[Callable[[float, float], bool], str]] = {  # keys are pydantic's
     "ge": (operator.ge, "{:g} or more"),
@@ -149,13 +169,17 @@ Space = Mapping[str, Range | tuple[Any, ...]]  # values to search, by setting
 
 @dataclass(frozen=True)
 class Trained:
-    """Result of training. `figures` (of matplotlib) and `tables` are keyed by file stem."""
+    """Result of training. `figures` (of matplotlib) and `tables` are keyed by file stem.
+
+    `left_out` says by series why it was not fitted.
+    """
 
     forecaster: Forecaster
     params: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     figures: Mapping[str, Any] = field(default_factory=dict)
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
 
 class TrainRun(Protocol):

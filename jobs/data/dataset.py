@@ -1,5 +1,6 @@
 """What a data set is: the data that models are trained, scored and run on."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -30,6 +31,11 @@ class Dataset:
     def synthetic(self) -> tuple[str, ...]:
         """Columns that are made up."""
         return ()
+
+    @property
+    def origin(self) -> Mapping[str, str]:
+        """Where it comes from, for people: facts for a model card. No secret is in it."""
+        return {}
 
     def load(self, settings: Settings) -> "Data":
         """The compiled data set. Raises NotFound if it is missing, Corrupt if it is damaged."""

@@ -23,6 +23,7 @@ from jobs.data.market import MEMBERS, Universe
 from registry import files
 from registry.errors import BadParameter, NotFound
 from registry.forecast import names as columns_of
+from registry.masking import masked
 from registry.sets import (
     FACTS,
     FORMAT,
@@ -85,6 +86,13 @@ class Own(Dataset):
     """A compiled data set of a user."""
 
     facts: Facts
+
+    @property
+    def origin(self) -> Mapping[str, str]:
+        source = self.facts.source or {}
+        texts = [f"{key} {value}" for key, value in source.items() if isinstance(value, str | int)]
+        stated = {"data_source": masked(", ".join(texts)), "currency": self.facts.currency}
+        return {key: value for key, value in stated.items() if value}
 
     def load(self, settings: Settings) -> Data:
         """The whole set, in memory. Raises Corrupt if a file was changed."""

@@ -7,7 +7,8 @@ from registry.forecast.spec import ModelSpec
 _SHOWN = ("crps", "coverage_50", "coverage_80", "coverage_90", "winkler_90", "mae_median", "bias",
           "direction", "rank_ic", "skill_vs_fhs", "skill_vs_naive", "dm_p_hln", "dm_p_bartlett",
           "bars_corrected")  # fmt: skip
-_TAGS = ("data", "trained_until", "universe", "licence")
+_TAGS = ("data", "data_source", "currency", "calendar", "trained_until", "universe", "licence")
+_NAMED = 50  # symbols of a universe that the card names
 
 
 def model_card(
@@ -23,10 +24,12 @@ def model_card(
         "answers": f"1..{spec.max_horizon} sessions, levels {tags['levels']}",
     }
     if spec.universe:
-        facts["universe of the model"] = ", ".join(spec.universe)
+        more = len(spec.universe) - _NAMED
+        others = f" and {more} more" if more > 0 else ""
+        facts["universe of the model"] = ", ".join(spec.universe[:_NAMED]) + others
     if "synthetic" in tags:
         facts["synthetic"] = f"{tags['synthetic']}: these columns were made up"
-    facts |= {key: tags[key] for key in _TAGS}
+    facts |= {key: tags[key] for key in _TAGS if key in tags}
     rows = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
     scores = "\n".join(f"| {key} | {metrics[key]:.6g} |" for key in _SHOWN if key in metrics)
     headline = (

@@ -18,8 +18,9 @@ from registry import training
 from registry.errors import BadConfig, BadParameter
 from registry.training import Range
 
-# Settings for which a data set has defaults or bounds.
-OF_DATASET = ("calendar", "fit_until", "choose_until", "report_until")
+# Settings that a data set decides unless the user does, and those that it bounds, too.
+DECIDED = ("calendar", "fit_until", "choose_until")
+OF_DATASET = (*DECIDED, "report_until")
 
 
 def load_config(
@@ -37,14 +38,18 @@ def load_config(
     lacks are ignored. With `start_dir`, the model folder of the version to fine-tune, settings of
     that version replace both. If no data set is named, the first with the model's columns is used;
     `datasets` default to the built-in ones.
-    Calendar and dates default to those of the data set. Raises BadParameter for an unknown key,
-    BadConfig for a wrong type or calendar, and the errors of the Config's own checks.
+    Calendar and dates default to those of the data set. Those of the file count only for the data
+    set of the file: a user who names a data set gets the dates of that.
+    Raises BadParameter for an unknown key, BadConfig for a wrong type or calendar, and the errors
+    of the Config's own checks.
     """
     values = _stored(model, tiny=tiny)
     types = _types(model, {**values, **overrides})
     values |= {key: value for key, value in (defaults or {}).items() if key in types}
     if start_dir is not None:
         values = _inheriting(model, values, overrides, start_dir)
+    if "data" in overrides:
+        values = {key: value for key, value in values.items() if key not in DECIDED}
     config_type = model.config_type({**values, **overrides})
     types = _types(model, {**values, **overrides})
     values |= {key: _parse(key, value) for key, value in overrides.items()}

@@ -23,7 +23,7 @@ from registry.versions import tracking
 from registry.versions.loaded import LoadedVersion
 from registry.versions.scored import EVALUATIONS
 from registry.versions.store import Store
-from registry.versions.suitability import check_universe
+from registry.versions.suitability import check_calendar, check_universe
 from registry.versions.version import Version
 
 # Tags that the run of an evaluation takes over from the version.
@@ -113,6 +113,7 @@ def evaluate(
         data = datasets.find(config.data).load(settings)
         for model in loaded.values():
             datasets.check_columns(data.dataset, model.spec.columns, model.spec.name)
+            check_calendar(model.spec, data.dataset.name, data.dataset.calendar)
             facts, universe = store.facts(model.version), data.dataset.universe
             check_universe(facts, model.spec, data.dataset.name, universe.tag)
         comparison = compare(loaded, Task(data, config), references, progress)

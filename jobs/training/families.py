@@ -1,13 +1,14 @@
 """Registered models and their families: mlprojects/<family>/configs/<model>.yaml."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
 
+from jobs.training import needs
 from registry import training
 from registry.errors import BadConfig, NotFound
 from registry.forecast import names
@@ -140,7 +141,13 @@ def families_of(spec: ModelSpec) -> tuple[Family, ...]:
 def fit(
     model: Model, config: training.Config, history: pd.DataFrame, *, seed: int, run: TrainRun
 ) -> Trained:
-    """Train on the sessions up to config.choose_until; the family gets nothing later."""
+    """Train on the sessions up to config.choose_until; the family gets nothing later.
+
+    Series that the family would refuse are left out, unless it fits all series together.
+    """
     until_choice = history[history[names.DS] <= pd.Timestamp(config.choose_until)]
-    until_choice = until_choice.reset_index(drop=True)
-    return model.family.train(until_choice, config, name=model.name, seed=seed, run=run)
+    spec = model.spec(config)
+    left_out = {} if spec.joint else needs.unfit(until_choice, config, spec)
+    fitted = until_choice[~until_choice[names.UNIQUE_ID].isin(left_out)].reset_index(drop=True)
+    trained = model.family.train(fitted, config, name=model.name, seed=seed, run=run)
+    return replace(trained, left_out={**trained.left_out, **left_out})

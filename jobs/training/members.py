@@ -51,4 +51,4 @@ def fit_member(
 ) -> Trained:
     """Another model, fitted on this history with the shared settings of `config`."""
     settings = member_config(name, config, tiny=tiny)
-    return families.find(name).family.train(history, settings, name=name, seed=seed, run=run)
+    return families.fit(families.find(name), settings, history, seed=seed, run=run)

@@ -11,7 +11,7 @@ from typing import Any
 from jobs.data import processed
 from jobs.data.catalog import Catalog
 from jobs.data.dataset import Data
-from jobs.training import completeness, configs, families, members
+from jobs.training import completeness, configs, families, members, needs, references
 from jobs.training.families import Model
 from jobs.training.leakage import leakage
 from jobs.training.task import Task
@@ -84,7 +84,7 @@ def plan(
         columns = families.find(member).columns(member_config)
         datasets.check_columns(dataset, columns, member)
     data = dataset.load(settings)
-    Task.of(data, config).origins(context=1)  # raises if there is nothing to report
+    _check_history(data, model, config, member_configs)
     code = (model.family.name, *model.spec(config).uses)
     lock_sha256 = sha256(CHECKOUT / "requirements.lock")
     inputs = {
@@ -107,6 +107,31 @@ def plan(
         member_configs,
         leakage(start.facts, config) if start else "",
     )
+
+
+def _check_history(
+    data: Data,
+    model: Model,
+    config: training.Config,
+    member_configs: Mapping[str, training.Config],
+) -> None:
+    """Raise BadHistory unless model, members and references can be trained, and there is a report.
+
+    The report needs the longest context among them, because all are scored on the same rows.
+    """
+    task = Task.of(data, config)
+    trained = {model.name: (model, config)}
+    for member, settings in member_configs.items():
+        trained[member] = (families.find(member), settings)
+    for reference, settings in references.configs_of(task).items():
+        trained.setdefault(reference, (families.find(reference), settings))
+    contexts = []
+    for name, (part, settings) in trained.items():
+        spec = part.spec(settings)
+        label = name if name == model.name else f"{name}, which is trained with {model.name},"
+        needs.check(data.history, settings, spec, label)
+        contexts.append(spec.min_context)
+    task.origins(max(contexts))  # raises if there is nothing to report
 
 
 def check_seed(seed: int) -> None:

@@ -34,6 +34,7 @@ def data_tags(data: Data) -> dict[str, str]:
         "data": data.dataset.name,
         "data_digest": data.digest,
         "universe": data.dataset.universe.tag,
+        **data.dataset.origin,
         "git_commit": tracking.git_commit(),
     }
 
@@ -120,6 +121,10 @@ def log_fit(run: Run, plan: Plan, trained: Trained, cost: Mapping[str, float]) -
         run.figure(figure, f"figures/{stem}.png")
     for stem, table in trained.tables.items():
         run.table(table, f"tables/{stem}")
+    if trained.left_out:
+        run.params({"series_left_out": len(trained.left_out)})
+        columns = [names.UNIQUE_ID, "why"]
+        run.table(pd.DataFrame([*trained.left_out.items()], columns=columns), "tables/left_out")
     return tags
 
 

@@ -61,9 +61,14 @@ class Unwatched:
         return members.fit_member(model, history, config, seed, tiny=tiny, run=run)
 
 
+def configs_of(task: Task) -> dict[str, training.Config]:
+    """Settings of the references by name."""
+    return {name: configs.with_shared(families.find(name), task.config) for name in MODELS}
+
+
 def _fit(name: str, task: Task) -> Forecaster:
     model = families.find(name)
-    config = configs.with_shared(model, task.config)
+    config = configs_of(task)[name]
     run = Unwatched(Path(os.devnull))  # baselines write no checkpoint
     trained = families.fit(model, config, task.data.history, seed=0, run=run)
     return trained.forecaster

@@ -9,13 +9,12 @@ from arch import arch_model
 from matplotlib.figure import Figure
 
 from mlprojects.baselines import garch
+from mlprojects.baselines.settings import SHORTEST
 from registry.errors import BadHistory
 from registry.forecast import names, volatility
 from registry.forecast.arrays import Floats
 from registry.forecast.history import History
 
-# Sessions; Hwang and Valls Pereira, European Journal of Finance 12 (2006), require as many.
-SHORTEST = 500
 # Largest persistence; the optimiser stops at 1, up to rounding, when it would go beyond.
 STATIONARY = 1 - 1e-6
 # Of the log-likelihood: almost normal errors end at some large nu, a little below the limit.

@@ -12,6 +12,7 @@ from registry.forecast.spec import ModelSpec
 from registry.training import Space
 
 CONTEXT = 1000  # sessions; by then, an average with a half-life of 90 has forgotten its seed
+SHORTEST = 500  # to estimate garch; Hwang and Valls Pereira, European Journal of Finance 12 (2006)
 TARGETED = 252  # sessions that garch needs for the variance of an unknown series
 
 
@@ -24,6 +25,12 @@ class Config(training.Config):
 
     kind: Literal["naive", "ewma", "fhs", "har", "garch", "gjr"]
     warmup: Annotated[int, Field(ge=volatility.WARMUP)] = 252
+
+    @property
+    def fit_sessions(self) -> int:
+        if self.kind == "har":
+            return self.warmup + self.horizon + 1
+        return SHORTEST if self.kind in ("garch", "gjr") else 1
 
 
 CONFIGS: Mapping[str, type[training.Config]] = dict.fromkeys(

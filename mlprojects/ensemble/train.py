@@ -26,12 +26,15 @@ def train(history: pd.DataFrame, config: Config, *, name: str, seed: int, run: T
     parameters = sum(int(trained.params["parameters"]) for trained in members.values())
     figures: dict[str, Any] = {}
     tables: dict[str, pd.DataFrame] = {}
+    left_out: dict[str, str] = {}
     for model, trained in members.items():
         figures |= {f"{model}_{stem}": figure for stem, figure in trained.figures.items()}
+        left_out |= trained.left_out
         tables |= {f"{model}_{stem}": table for stem, table in trained.tables.items()}
     return Trained(
         Ensemble(joined(name, config, specs), forecasters),
         params={"parameters": parameters},
         figures=figures,
         tables=tables,
+        left_out=left_out,
     )

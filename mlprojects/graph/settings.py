@@ -63,6 +63,14 @@ class Config(training.Config):
     def training_columns(self) -> tuple[str, ...]:
         return (names.SECTOR,) if self.graph == "sector" else ()
 
+    @property
+    def fit_sessions(self) -> int:
+        return features.WARMUP - 1 + self.context + self.horizon
+
+    @property
+    def choice_sessions(self) -> int:
+        return self.horizon
+
 
 CONFIGS: Mapping[str, type[training.Config]] = {"graph": Config}
 SEARCH: Mapping[str, Space] = {

@@ -67,6 +67,14 @@ class Shared(training.Config):
         """Bars of history that a forecast of the whole horizon uses."""
         return self.max_context - self.horizon
 
+    @property
+    def fit_sessions(self) -> int:
+        return self.context + self.targets
+
+    @property
+    def choice_sessions(self) -> int:
+        return self.targets
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Shared):

@@ -16,18 +16,18 @@ def check(history: pd.DataFrame, config: Training) -> int:
     """Number of sessions after config.fit_until. Raises BadHistory if a panel cannot be fitted."""
     later = history[names.DS] > pd.Timestamp(config.fit_until)
     choice_sessions = history.loc[later, names.DS].nunique()
-    shortest = int(history.groupby(names.UNIQUE_ID).size().min()) - choice_sessions
-    needed = config.context + config.horizon
+    fitted = (~later).groupby(history[names.UNIQUE_ID]).sum()
+    shortest, needed = int(fitted.min()), config.fit_sessions
     if shortest < needed:
         raise BadHistory(
             f"the shortest series has {shortest} sessions up to {config.fit_until}; "
             f"context + horizon needs {needed}",
             code="TOO_SHORT",
         )
-    if choice_sessions < config.horizon:
+    if choice_sessions < config.choice_sessions:
         raise BadHistory(
             f"the choice period after {config.fit_until} has {choice_sessions} sessions, "
-            f"expected {config.horizon} or more; move the dates",
+            f"expected {config.choice_sessions} or more; move the dates",
             code="TOO_SHORT",
         )
     panel = History.of(history)
@@ -68,12 +68,22 @@ def _check_calendar(panel: History) -> None:
             )
 
 
-def dataset(history: pd.DataFrame) -> TimeSeriesDataset:
+def dataset(history: pd.DataFrame, fit_until: str, choice_sessions: int) -> TimeSeriesDataset:
     """unique_id, ds and y; ds numbers the sessions from 0.
 
-    A date frequency would put forecasts on holidays.
+    A date frequency would put forecasts on holidays. The library chooses on the last
+    `choice_sessions` rows of each series. A series that has fewer sessions after `fit_until` is
+    filled up with rows that are marked as not available, so that these begin after `fit_until`.
     """
-    frame = history[[names.UNIQUE_ID, names.Y]].copy()
+    parts = []
+    for name, series in history.groupby(names.UNIQUE_ID, sort=False):
+        y = series[names.Y].to_numpy()
+        later = int((series[names.DS] > pd.Timestamp(fit_until)).sum())
+        filler = np.resize(y, choice_sessions - later)  # not 0: a window must move
+        part = pd.DataFrame({names.UNIQUE_ID: name, names.Y: np.concatenate([y, filler])})
+        part["available_mask"] = np.repeat([1.0, 0.0], [len(y), len(filler)])
+        parts.append(part)
+    frame = pd.concat(parts, ignore_index=True)
     frame[names.DS] = frame.groupby(names.UNIQUE_ID).cumcount()
     dataset, *_ = TimeSeriesDataset.from_df(frame)
     return dataset

@@ -42,6 +42,18 @@ class Training(training.Config):
             )
 
     @property
+    def fit_sessions(self) -> int:
+        return self.context + self.horizon
+
+    @property
+    def choice_sessions(self) -> int:
+        return self.horizon
+
+    @property
+    def fits_each(self) -> bool:
+        return True
+
+    @property
     def shape(self) -> dict[str, Any]:
         """The settings that make the network: its kind and the settings of that kind."""
         of_training = {field.name for field in fields(Training)}

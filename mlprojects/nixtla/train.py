@@ -19,6 +19,7 @@ from registry.forecast.history import History
 from registry.training import Trained, TrainRun
 
 REPORT_EVERY = 10  # steps
+SERIES = 200  # in a batch; the library copies every window of them
 
 
 def train(
@@ -43,7 +44,11 @@ def train(
             warnings.filterwarnings("ignore", message="Validation loss is not finite")
             # Not NeuralForecast.fit: it trains a deep copy of network, callbacks and run.
             with _interruptible():
-                net.fit(panel.dataset(history), val_size=choice_sessions, random_seed=seed)
+                net.fit(
+                    panel.dataset(history, config.fit_until, choice_sessions),
+                    val_size=choice_sessions,
+                    random_seed=seed,
+                )
     if not watcher.best:
         raise KronosError(
             f"the loss of {name} was never a finite number; lower learning_rate", code="DIVERGED"
@@ -83,7 +88,7 @@ def _options(config: Training, series: int, seed: int, watcher: pl.Callback) -> 
         "max_steps": config.max_steps,
         "learning_rate": config.learning_rate,
         "num_lr_decays": 3,
-        "batch_size": series,
+        "batch_size": series if config.joint else min(series, SERIES),
         "windows_batch_size": config.windows_batch_size,
         # No window begins before its series does.
         "training_data_availability_threshold": [1.0, 0.0],

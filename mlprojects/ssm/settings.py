@@ -58,6 +58,14 @@ class Config(training.Config):
         """Sessions of a window: `context` sessions, and before them the warm-up of the features."""
         return features.WARMUP - 1 + self.context
 
+    @property
+    def fit_sessions(self) -> int:
+        return self.sessions + self.horizon
+
+    @property
+    def choice_sessions(self) -> int:
+        return self.horizon + 1
+
 
 CONFIGS: Mapping[str, type[training.Config]] = {"ssm": Config}
 SEARCH: Mapping[str, Space] = {

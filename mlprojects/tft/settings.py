@@ -68,6 +68,22 @@ class Config(training.Config):
     def training_columns(self) -> tuple[str, ...]:
         return (names.SECTOR,)
 
+    @property
+    def fit_sessions(self) -> int:
+        return features.WARMUP + self.horizon
+
+    @property
+    def choice_sessions(self) -> int:
+        return self.horizon
+
+    @property
+    def fits_each(self) -> bool:
+        return True
+
+    @property
+    def screens(self) -> bool:
+        return True
+
 
 CONFIGS: Mapping[str, type[training.Config]] = {"tft": Config}
 SEARCH: Mapping[str, Space] = {

@@ -156,7 +156,7 @@ def _past(history: History) -> tuple[Floats, Floats]:
 def _cutoffs(history: History, spec: ModelSpec, fit_until: str) -> tuple[Rows, Rows]:
     """Cutoffs of the windows to fit and to choose on.
 
-    Raises BadHistory when a series has no window to fit or none to choose on.
+    Raises BadHistory when a series has no window to fit, or no series has one to choose on.
     """
     last, horizon = np.datetime64(fit_until), spec.max_horizon
     fit, chosen = [], []
@@ -164,17 +164,19 @@ def _cutoffs(history: History, spec: ModelSpec, fit_until: str) -> tuple[Rows, R
         cutoffs = np.arange(start + spec.min_context - 1, end - horizon)
         fit.append(cutoffs[history.ds[cutoffs + horizon] <= last])
         chosen.append(cutoffs[history.ds[cutoffs + 1] > last])
-        for rows, purpose in (
-            (fit[-1], f"up to {fit_until} to fit"),
-            (chosen[-1], f"after {fit_until} to choose on"),
-        ):
-            if not len(rows):
-                raise BadHistory(
-                    f"{history.ids[i]} has no window {purpose}: none in its {end - start} sessions "
-                    f"has {spec.min_context} up to its cutoff and {horizon} after it; "
-                    "send more sessions or move the dates",
-                    code="TOO_SHORT",
-                )
+        if not len(fit[-1]):
+            raise BadHistory(
+                f"{history.ids[i]} has no window up to {fit_until} to fit: none in its "
+                f"{end - start} sessions has {spec.min_context} up to its cutoff and {horizon} "
+                "after it; send more sessions or move the dates",
+                code="TOO_SHORT",
+            )
+    if not any(map(len, chosen)):
+        raise BadHistory(
+            f"no series has a window after {fit_until} to choose on, with {horizon} sessions after "
+            "its cutoff; send more sessions or move the dates",
+            code="TOO_SHORT",
+        )
     return np.concatenate(fit), np.concatenate(chosen)
 
 

@@ -18,7 +18,28 @@ CONTEXT = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearConfig(training.Config):
+class Shared(training.Config):
+    """What training needs of a history."""
+
+    @property
+    def fit_sessions(self) -> int:
+        return features.WARMUP + self.horizon
+
+    @property
+    def choice_sessions(self) -> int:
+        return self.horizon + 1
+
+    @property
+    def fits_each(self) -> bool:
+        return True
+
+    @property
+    def screens(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearConfig(Shared):
     """A network without hidden units.
 
     steps: training steps.
@@ -64,7 +85,7 @@ class MlpConfig(LinearConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TreesConfig(training.Config):
+class TreesConfig(Shared):
     """LightGBM's settings.
 
     rounds: most rounds; each adds a tree.

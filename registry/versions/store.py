@@ -20,6 +20,8 @@ from registry import interrupts
 from registry.errors import BadParameter, Conflict, Corrupt, KronosError, NotFound
 from registry.files import temporary_folder
 from registry.forecast import names
+from registry.forecast.checks import screened
+from registry.forecast.history import History, numeric_columns
 from registry.forecast.model_folder import read_spec
 from registry.forecast.spec import ModelSpec
 from registry.processes import this_process
@@ -449,12 +451,16 @@ def _canonical(name: str) -> str:
 def example_history(history: pd.DataFrame, spec: ModelSpec) -> pd.DataFrame:
     """The shortest history that the model accepts.
 
-    It is the last `min_context` sessions of the universe, or of the first series if the model takes
-    any symbol.
+    It is the last `min_context` sessions of the universe, or of the first series that passes the
+    checks of a request if the model takes any symbol.
     """
-    symbols = spec.universe or (history[names.UNIQUE_ID].iloc[0],)
-    rows = history[history[names.UNIQUE_ID].isin(symbols)]
-    last_rows = rows.groupby(names.UNIQUE_ID).tail(spec.min_context)
+    last_rows = history.groupby(names.UNIQUE_ID).tail(spec.min_context)
+    if spec.universe:
+        last_rows = last_rows[last_rows[names.UNIQUE_ID].isin(spec.universe)]
+    else:
+        whole = History.of(last_rows, numeric_columns(last_rows, spec))
+        passing = screened(whole, spec).ids or whole.ids
+        last_rows = last_rows[last_rows[names.UNIQUE_ID] == passing[0]]
     example: pd.DataFrame = last_rows[list(spec.columns)].reset_index(drop=True)
     return example
 

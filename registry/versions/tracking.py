@@ -135,8 +135,14 @@ class Run:
 
     @interrupts.deferred()
     def dataset(self, frame: pd.DataFrame, name: str, digest: str, context: str) -> None:
-        """Log a dataset input with our digest: MLflow's hashes only 10,000 rows and drops dates."""
-        source = mlflow.data.from_pandas(frame.head(1000), name=name, digest=digest[:36])
+        """Log a dataset input with our digest: MLflow's hashes only 10,000 rows and drops dates.
+
+        Whole numbers are logged as floats, because MLflow warns that they cannot be missing.
+        """
+        head = frame.head(1000)
+        whole = head.select_dtypes("integer").columns
+        head = head.astype(dict.fromkeys(whole, "float64"))
+        source = mlflow.data.from_pandas(head, name=name, digest=digest[:36])
         tags = {"kronos.data_digest": digest, "rows": str(len(frame))}
         mlflow.log_input(source, context=context, tags=tags)
 

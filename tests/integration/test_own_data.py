@@ -1,188 +1,207 @@
-"""Prices of a user go in, as files and tables come, and forecasts of trained versions come out.
+"""Own data sets from training to forecast: unequal spans, bars, and other calendars."""
 
-Prices of symbols in capitals only are real; those of SIM_* are simulated.
-"""
-
-import sqlite3
-from collections.abc import Callable, Sequence
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import numpy.testing as npt
+import own_sets
 import pandas as pd
 import pytest
 
-from jobs import __main__ as program
-from jobs.data import sets
-from jobs.data.catalog import Catalog
-from jobs.data.sources import builtin
-from jobs.training import planning, train
+from jobs import quickstart
+from jobs.data.catalog import PANEL
+from jobs.data.dataset import Splits
+from jobs.running.progress import silent
+from jobs.training import evaluate, planning, train
 from jobs.training.references import References
-from registry import terminal
-from registry.forecast import calendars
-from registry.promotion import moves
-from registry.promotion.opening import open_ledger
+from registry.errors import BadHistory
 from registry.settings import Settings
 from registry.versions.store import Store
+from registry.versions.version import Version
 
-SINCE = "2010-01-01"
-
-
-@dataclass(frozen=True)
-class Case:
-    """A user's data: what is written, how it is compiled, and what is known of the set."""
-
-    arguments: Sequence[str]
-    kind: str
-    calendar: str
-    symbols: tuple[str, ...]
-    first: str  # session with a return
-    models: tuple[str, ...] = ("har",)
-
-
-def write_long(folder: Path) -> Case:
-    """Raw bars of six series with an adjusted close, as data vendors sell them."""
-    frame = pd.concat([builtin.bokeh_bars(), builtin.arch_bars()])
-    symbols = ("AAPL", "GOOG", "IBM", "MSFT", "NASDAQ", "SP500")
-    frame = frame[frame["unique_id"].isin(symbols) & (frame["ds"] >= SINCE)]
-    renamed = {"unique_id": "symbol", "ds": "date", "adj_close": "adjusted"}
-    frame.rename(columns=renamed).to_csv(folder / "six.csv", index=False)
-    arguments = ["--source", "csv", "--from", str(folder / "six.csv")]
-    return Case(arguments, "bars", "XNYS", symbols, "2010-01-05", ("har", "nbeats"))
-
-
-def write_single(folder: Path) -> Case:
-    """One stock since 1986 in a file with capitalised names and no symbol (simulated)."""
-    days = calendars.sessions("XNYS", "1986-03-13", "1993-12-31")
-    close = walk(len(days), seed=1)
-    bars = pd.DataFrame({"Date": days.strftime("%Y-%m-%d"), "Open": close, "High": close * 1.01})
-    bars = bars.assign(Low=close * 0.99, Close=close, Volume=1_031_788_800, OpenInt=0)
-    bars.to_csv(folder / "sim_one.csv", index=False)
-    arguments = ["--source", "csv", "--from", str(folder / "sim_one.csv"), "--symbol", "SIM_ONE"]
-    return Case([*arguments, "--adjusted", "yes"], "bars", "XNYS", ("SIM_ONE",), "1986-03-14")
-
-
-def write_wide(folder: Path) -> Case:
-    """Closes of London, one column a symbol, one of them listed later (simulated)."""
-    days = calendars.sessions("XLON", "2018-01-01", "2021-12-31")
-    names = ("SIM_AZN.L", "SIM_BP.L", "SIM_VOD.L")
-    table = pd.DataFrame({"Date": days})
-    for seed, name in enumerate(names):
-        table[name] = walk(len(days), seed)
-    table.loc[: len(days) // 3, "SIM_VOD.L"] = np.nan
-    table.to_parquet(folder / "wide.parquet", index=False)
-    arguments = ["--source", "parquet", "--from", str(folder / "wide.parquet")]
-    arguments += ["--calendar", "XLON", "--adjusted", "yes", "--currency", "GBX"]
-    return Case(arguments, "closes", "XLON", names, "2018-01-03")
-
-
-def write_crypto(folder: Path) -> Case:
-    """Daily bars that end at midnight UTC, every day of the week (simulated)."""
-    days = pd.date_range("2019-01-01", "2021-12-31", freq="D")
-    frame = pd.DataFrame({"timestamp": days.strftime("%Y-%m-%d %H:%M:%S+00:00")})
-    frame = frame.assign(symbol="SIM_BTC", price=walk(len(days), seed=5, scale=0.03))
-    frame.to_csv(folder / "btc.csv", index=False)
-    arguments = ["--source", "csv", "--from", str(folder / "btc.csv"), "--calendar", "24/7"]
-    return Case([*arguments, "--adjusted", "yes"], "closes", "24/7", ("SIM_BTC",), "2019-01-02")
-
-
-def write_table(folder: Path) -> Case:
-    """Adjusted closes in a table of SQLite."""
-    prices = builtin.stock_prices()
-    chosen = prices["unique_id"].isin(["KO", "PEP", "XOM"]) & (prices["ds"] >= SINCE)
-    frame = prices[chosen].rename(columns={"unique_id": "code", "ds": "day"})
-    with closing(sqlite3.connect(folder / "market.db")) as connection:
-        frame.to_sql("quotes", connection, index=False)
-    uri = f"sqlite:///{folder / 'market.db'}"
-    arguments = ["--source", "sql", "--from", uri, "--query", "quotes"]
-    arguments += ["--map", "ds=day", "--adjusted", "yes"]
-    return Case(arguments, "closes", "XNYS", ("KO", "PEP", "XOM"), "2010-01-05")
-
-
-CASES: dict[str, Callable[[Path], Case]] = {
-    "six": write_long,
-    "single": write_single,
-    "wide": write_wide,
-    "crypto": write_crypto,
-    "table": write_table,
+SPLITS = Splits("2020-06-30", "2020-12-31")
+WHOLE = ("2016-01-04", "2021-12-30")
+# AA, the first by name, is too short to fit linear and to ask har; OLD ends before fit_until.
+UNEVEN = dict.fromkeys(("BB", "CC"), WHOLE) | {
+    "AA": ("2020-03-02", WHOLE[1]),
+    "ENDS": ("2016-01-04", "2020-09-30"),
+    "OLD": ("2016-01-04", "2019-06-28"),
 }
-
-
-def walk(length: int, seed: int, scale: float = 0.01) -> Any:
-    """A simulated price: a random walk in its logarithm, [length]."""
-    return 100 * np.exp(np.cumsum(np.random.default_rng(seed).normal(0, scale, length)))
+OTHER = {"XLON": "2021-12-23", "24/7": "2021-12-30"}  # calendar, last session
+SOURCE = {"kind": "sql", "location": "postgresql://me:secret@host/prices"}
 
 
 @pytest.fixture(scope="module")
-def settings(new_registry: Callable[[Path], Settings], tmp_path_factory: Any) -> Settings:
-    """An empty registry with a data folder of its own."""
-    created = new_registry(tmp_path_factory.mktemp("own"))
-    (created.var_dir / "data").unlink()
-    return created
+def settings(
+    compiled: Settings,
+    new_registry: Callable[[Path], Settings],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Settings:
+    """A registry with own sets: uneven closes, bars, and one of each other calendar."""
+    settings = new_registry(tmp_path_factory.mktemp("own"))
+    data = settings.var_dir / "data"
+    data.unlink()  # a link to the data of all tests, which get no set of ours
+    settings.processed_dir.parent.mkdir()
+    settings.processed_dir.symlink_to(compiled.processed_dir)
+    closes = own_sets.simulated(UNEVEN)
+    stated: dict[str, Any] = {"source": SOURCE, "currency": "EUR"}
+    own_sets.write(settings, "uneven", closes, splits=SPLITS, **stated)
+    bars = own_sets.with_bars(own_sets.simulated(dict.fromkeys(("AA", "BB"), WHOLE)))
+    own_sets.write(settings, "mybars", bars, splits=SPLITS, kind="bars")
+    for calendar, last in OTHER.items():
+        spans = dict.fromkeys(("AA", "BB"), (WHOLE[0], last))
+        frame = own_sets.simulated(spans, calendar)
+        own_sets.write(settings, name_of(calendar), frame, splits=SPLITS, calendar=calendar)
+    return settings
 
 
-def run(arguments: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> int:
-    """A verb of `python -m jobs` in this process; its exit code."""
-    monkeypatch.setattr("sys.argv", ["jobs", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        terminal.run(program.app)
-    return int(ended.value.code or 0)
+def name_of(calendar: str) -> str:
+    return "own_" + calendar.lower().replace("/", "_")
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_prices_of_a_user_go_in_and_a_promoted_forecast_comes_out(
-    name: str, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture(scope="module")
+def reference() -> References:
+    return References()
+
+
+def trained(settings: Settings, reference: References, model: str, data: str) -> train.Result:
+    overrides = {"data": data, "report_every": 60}
+    plan = planning.plan(settings, model, overrides, seed=0, tiny=True)
+    return train.train(settings, plan, reference)
+
+
+@pytest.fixture(scope="module")
+def versions(settings: Settings, reference: References) -> Mapping[str, Version]:
+    """har, nbeats and linear, trained tiny on series of unequal spans."""
+    models = ("har", "nbeats", "linear")
+    return {model: trained(settings, reference, model, "uneven").version for model in models}
+
+
+def test_a_version_names_its_set_digest_calendar_and_universe(settings, versions):
+    store = Store(settings)
+    facts = store.facts(versions["har"])
+    assert (facts["data"], facts["calendar"], facts["currency"]) == ("uneven", "XNYS", "EUR")
+    assert facts["universe"].startswith("uneven-5@")
+    assert len(facts["data_digest"]) == 64
+    described = store.client.get_model_version("har", str(versions["har"].version)).description
+    assert "| data | uneven |" in described
+    assert "| data_source | kind sql, location postgresql://***@host/prices |" in described
+    assert "| currency | EUR |" in described
+    run = store.client.get_run(versions["har"].run_id)
+    [logged] = run.inputs.dataset_inputs
+    assert logged.dataset.name == "uneven"
+
+
+def test_series_that_cannot_be_fitted_are_counted_and_named(settings, versions):
+    store = Store(settings)
+    run_id = versions["linear"].run_id
+    assert store.client.get_run(run_id).data.params["series_left_out"] == "1"
+    left_out = pd.read_csv(store.client.download_artifacts(run_id, "tables/left_out.csv"))
+    assert left_out.to_dict("records") == [
+        {"unique_id": "AA", "why": "has 85 sessions up to 2020-06-30, 319 are fitted"}
+    ]
+    assert "series_left_out" not in store.client.get_run(versions["har"].run_id).data.params
+    scored = pd.read_csv(store.client.download_artifacts(run_id, "tables/scores_by_series.csv"))
+    assert set(scored["unique_id"]) == {"BB", "CC"}
+
+
+def test_versions_are_evaluated_on_the_series_that_trade_in_the_report(
+    settings, versions, reference
 ):
-    case = CASES[name](tmp_path)
-    monkeypatch.setenv("KRONOS_VAR_DIR", str(settings.var_dir))
-    assert run(["compile", *case.arguments, "--name", name], monkeypatch) == 0
-    facts = sets.read_facts(settings, name)
-    assert (facts.kind, facts.calendar) == (case.kind, case.calendar)
-    assert facts.universe.symbols == case.symbols
-    assert facts.parts[0].first == case.first
-    history = Catalog(settings).find(name).load(settings).history
-    store, references = Store(settings), References()
-    for model in case.models:
-        plan = planning.plan(
-            settings, model, {"data": name, "report_every": "60"}, seed=0, tiny=True
-        )
-        version = train.train(settings, plan, references).version
-        known = store.facts(version)
-        assert (known["data"], known["calendar"]) == (name, case.calendar)
-        assert known["data_digest"] == facts.digest
-        with open_ledger(store) as ledger:
-            moves.promote(store, ledger, model, version.version, who="tests", why=name)
-        with store.load(model) as loaded:
-            forecast = loaded.forecast(history, horizon=3)
-        assert sorted(set(forecast["unique_id"])) == list(case.symbols)
-        for symbol, rows in forecast.groupby("unique_id"):
-            cutoff = history.loc[history["unique_id"] == symbol, "ds"].max()
-            expected = calendars.next_sessions(case.calendar, cutoff, 3)
-            assert rows["ds"].tolist() == expected.tolist()
+    names = [version.reference for version in versions.values()]
+    result = evaluate.evaluate(settings, names, {"report_every": 60}, reference)
+    summary = result.summary()
+    assert summary["data"] == "uneven"
+    assert set(summary["compared"]) == {*names, "fhs", "har", "naive"}
+    scores = result.comparison.models[names[0]].scores
+    assert scores["crps"].notna().all()
+    for version in versions.values():
+        measured = Store(settings).client.get_run(version.run_id).data.metrics["crps"]
+        npt.assert_allclose(summary["compared"][version.reference]["crps"], measured, rtol=1e-12)
 
 
-def test_a_wrong_file_is_one_line_and_exit_2_and_a_password_is_not_shown(
-    settings: Settings,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+def test_kronos_is_trained_on_bars_of_a_user(settings, reference):
+    result = trained(settings, reference, "kronos", "mybars")
+    assert Store(settings).facts(result.version)["universe"].startswith("mybars-2@")
+
+
+@pytest.mark.parametrize("calendar", OTHER)
+def test_forecasts_have_the_sessions_of_the_sets_calendar(settings, reference, calendar):
+    expected = {
+        "XLON": ["2021-12-24", "2021-12-29", "2021-12-30", "2021-12-31", "2022-01-04"],
+        "24/7": ["2021-12-31", "2022-01-01", "2022-01-02", "2022-01-03", "2022-01-04"],
+    }[calendar]
+    closes = own_sets.simulated(dict.fromkeys(("AA", "BB"), (WHOLE[0], OTHER[calendar])), calendar)
+    history = own_sets.with_market(closes)
+    for model in ("ewma", "har"):
+        version = trained(settings, reference, model, name_of(calendar)).version
+        with Store(settings).load(version.reference) as loaded:
+            recent = history.groupby("unique_id").tail(loaded.spec.max_context)
+            forecast = loaded.forecast(recent)
+            assert loaded.spec.calendar == calendar
+        of_first = forecast[forecast["unique_id"] == "AA"]
+        assert [f"{day:%Y-%m-%d}" for day in of_first["ds"]] == expected
+
+
+def test_sessions_of_another_calendar_are_refused_with_the_first_such_dates(
+    settings, versions, reference
 ):
-    monkeypatch.setenv("KRONOS_VAR_DIR", str(settings.var_dir))
-    uri = "postgresql://me:s3cret@127.0.0.1:1/market"
-    for arguments in (
-        ["--source", "csv", "--from", str(tmp_path / "none.csv")],
-        ["--source", "sql", "--from", uri, "--query", "quotes"],
-        ["--source", "xlsx", "--from", "prices.xlsx"],
-        ["--source", "csv"],
-    ):
-        capsys.readouterr()
-        assert run(["compile", *arguments, "--name", "wrong"], monkeypatch) == 2
-        out, err = capsys.readouterr()
-        assert out == ""
-        assert "s3cret" not in err
-        assert [line for line in err.splitlines() if line.startswith("error: ")] == (
-            err.splitlines()[-1:]
-        )
-    assert "wrong" not in sets.names(settings)
+    spans = {"AA": ("2019-06-03", WHOLE[1])}
+    with Store(settings).load(versions["har"].reference) as loaded:
+        for calendar, days in {
+            "24/7": "2019-06-08, 2019-06-09, 2019-06-15",
+            "XLON": "2019-07-04, 2019-09-02, 2019-11-28",
+        }.items():
+            history = own_sets.with_market(own_sets.simulated(spans, calendar))
+            message = f"has dates on which XNYS was closed: {days}"
+            with pytest.raises(BadHistory, match=message) as caught:
+                loaded.forecast(history.groupby("unique_id").tail(1000))
+            assert caught.value.code == "NOT_A_SESSION"
+    message = (
+        "har forecasts sessions of XNYS, those of own_24_7 are of 24/7; train it on own_24_7"
+    )
+    with pytest.raises(BadHistory, match=message):
+        evaluate.evaluate(settings, ["har/1"], {"data": "own_24_7"}, reference)
+
+
+def test_the_panel_as_an_own_set_has_the_scores_of_the_panel(settings, panel):
+    """har, and fhs by the skill against it; with the same returns, market columns and dates."""
+    frame = panel[[*PANEL.columns[:5]]].assign(market_members=20)
+    own_sets.write(
+        settings,
+        "written",
+        frame,
+        kind="returns",
+        splits=PANEL.splits,
+        universe=PANEL.universe.symbols,
+    )
+    metrics = {}
+    for data in ("panel", "written"):
+        overrides = {"data": data, "report_every": 20, "report_until": "2020-12-31"}
+        plan = planning.plan(settings, "har", overrides, seed=0, tiny=False)
+        result = train.train(settings, plan, References())
+        metrics[data] = result.metrics
+    for name, value in metrics["panel"].items():
+        if name != "fit_seconds":
+            npt.assert_allclose(metrics["written"][name], value, rtol=1e-9, err_msg=name)
+
+
+def test_the_main_job_on_an_own_set_leaves_out_what_cannot_be_trained(settings):
+    lines: list[str] = []
+    report = quickstart.quickstart(
+        settings,
+        ("naive", "tft"),
+        "tft",
+        0,
+        lambda label, _: lines.append(label),
+        data="uneven",
+    )
+    assert (report["data"], set(report["models"])) == ("uneven", {"naive"})
+    assert report["left_out"]["tft"].startswith("tft needs ['sector'], which uneven lacks")
+    assert [line for line in lines if line.startswith("tft: left out: tft needs ['sector']")]
+    assert report["served"] == "naive"
+    assert [row["step"] for row in report["forecast"]] == [1, 2, 3, 4, 5]
+    assert not (settings.logs_dir / "qa_compile.json").exists()
+    with pytest.raises(BadHistory, match=r"tft needs \['sector'\]"):
+        quickstart.quickstart(settings, ("tft",), "tft", 0, silent, data="uneven")

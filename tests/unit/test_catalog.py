@@ -6,11 +6,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import own_sets
 import pytest
 
-from jobs.data import catalog, processed
+from jobs.data import catalog, processed, sets
 from jobs.data.catalog import BARS, DATASETS, PANEL, Catalog
-from jobs.data.dataset import Dataset
+from jobs.data.dataset import Dataset, Splits
 from jobs.training import configs, families, planning
 from registry.compiled import write
 from registry.errors import BadConfig, BadHistory, Corrupt
@@ -148,6 +149,28 @@ def test_a_data_set_without_the_columns_of_a_model_is_refused_before_training(
 def test_columns_that_no_data_set_has_are_named():
     with pytest.raises(BadHistory, match=r"mine needs \['y', 'weather'\], which no data set has"):
         Catalog().first_with(["y", "weather"], "mine")
+
+
+def test_own_sets_are_found_beside_the_built_in_ones_and_suggested(tmp_path: Path):
+    """A damaged one is listed, and neither suggested nor in the way of others."""
+    settings = Settings(var_dir=tmp_path)
+    closes = own_sets.simulated({"A": ("2020-01-02", "2020-03-31")})
+    splits = Splits("2020-01-31", "2020-02-28")
+    own_sets.write(settings, "closes", closes, splits=splits)
+    own_sets.write(settings, "mine", own_sets.with_bars(closes), splits=splits, kind="bars")
+    own_sets.write(settings, "damaged", own_sets.with_bars(closes), splits=splits, kind="bars")
+    (sets.folder(settings, "damaged") / sets.FACTS).write_text("{}")
+    datasets = Catalog(settings)
+    assert datasets.names == ["panel", "bars", "closes", "damaged", "mine"]
+    found = datasets.find("mine")
+    assert (found.calendar, found.splits, found.synthetic) == ("XNYS", splits, ())
+    assert set(found.load(settings).history.columns) == set(found.columns)
+    message = r"kronos needs \['high'\], which closes lacks; data sets that have them: bars, mine$"
+    with pytest.raises(BadHistory, match=message):
+        datasets.check_columns(datasets.find("closes"), ["y", "high"], "kronos")
+    with pytest.raises(Corrupt, match="compile damaged again"):
+        datasets.find("damaged")
+    assert datasets.first_with(["y", "high"], "kronos") is BARS  # never an own one by itself
 
 
 def test_a_file_that_says_another_universe_is_corrupt(compiled: Settings, tmp_path: Path):

@@ -16,6 +16,7 @@ from watched import Run
 
 from jobs.training import configs, families
 from mlprojects.nixtla import model, networks, train
+from mlprojects.nixtla import panel as panels
 from mlprojects.nixtla.model import WindowForecaster
 from registry import training
 from registry.errors import BadConfig, BadHistory, KronosError
@@ -160,6 +161,24 @@ def test_fewer_steps_and_levels_are_a_part_of_the_whole(
         part.quantiles[:, :, 1], full.quantiles[:, :2, 1:3].mean(axis=2), rtol=1e-12
     )
     npt.assert_array_equal(part.mean, full.mean[:, :2])
+
+
+def test_all_series_choose_on_the_sessions_after_fit_until(slice_of_panel: pd.DataFrame):
+    """A series that ends early is filled up with rows that are not available."""
+    last = {"AAPL": "2019-12-31", "JNJ": "2019-03-29", "XOM": "2018-11-30"}
+    ends = pd.to_datetime(slice_of_panel[names.UNIQUE_ID].map(last))
+    uneven = slice_of_panel[slice_of_panel[names.DS] <= ends]
+    config = tiny()
+    choice_sessions = panels.check(uneven, config)
+    data = panels.dataset(uneven, config.fit_until, choice_sessions)
+    for i, (name, series) in enumerate(uneven.groupby(names.UNIQUE_ID)):
+        y, available = data.temporal[data.indptr[i] : data.indptr[i + 1]].numpy().T
+        fitted = series.loc[series[names.DS] <= config.fit_until, names.Y]
+        npt.assert_array_equal(y[:-choice_sessions], fitted.to_numpy(dtype=np.float32))
+        assert available.sum() == len(series), name
+        assert available[: len(series)].all()
+        filler = y[len(series) :]
+        assert np.count_nonzero(filler) >= 0.9 * len(filler)  # a window of them moves
 
 
 def test_one_session_less_than_the_context_is_too_few(

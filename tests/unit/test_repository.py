@@ -98,8 +98,11 @@ def test_every_config_is_an_entry_point_with_its_parameters() -> None:
     assert trainings == {f"train_{model}" for model in families.all_models()}
     for model in families.all_models():
         point = entry_points[f"train_{model}"]
-        assert set(point["parameters"]) == {"horizon", "levels", "seed"}
+        assert set(point["parameters"]) == {"horizon", "levels", "seed", "data"}
         assert point["command"].startswith(f"python -m jobs train {model} ")
+    for name in ("main", "tune", *trainings):
+        assert entry_points[name]["parameters"]["data"]["default"] == "", name
+        assert " --data {data}" in entry_points[name]["command"], name
 
 
 def test_every_part_of_the_registry_and_every_family_stands_on_a_floor() -> None:

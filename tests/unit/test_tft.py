@@ -636,7 +636,11 @@ def broken(panel: pd.DataFrame, damage: str) -> pd.DataFrame:
             "TOO_SHORT",
             "XOM has no window up to 2018-12-31 to fit: .* 314 up to its cutoff and 5 after it",
         ),
-        ("nothing to choose on", "TOO_SHORT", "no window after 2018-12-31 to choose on"),
+        (
+            "nothing to choose on",
+            "TOO_SHORT",
+            "no series has a window after 2018-12-31 to choose on",
+        ),
     ],
 )
 def test_a_panel_that_cannot_be_fitted_is_refused(
