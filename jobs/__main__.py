@@ -113,7 +113,7 @@ def compile_data(
         return
     prices = Source(
         source,
-        tuple(location or ()),
+        tuple(place for place in location or () if place),
         mapping=parse_map(mapping),
         symbol=symbol,
         query=query,

@@ -1,6 +1,6 @@
 """Forecasts as tables for people."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,8 @@ def print_result(result: Result, stdout: Console) -> int:
     number = len(result.forecast.unique_id)
     if number <= DETAILED:
         for i in range(number):
-            stdout.print(_of_series(result, i))
+            for table in _of_series(result, i):
+                stdout.print(table)
     else:
         stdout.print(_of_many(result))
     if result.forecast.horizon > 1:
@@ -40,25 +41,29 @@ def pairs(levels: Sequence[float]) -> list[tuple[float, int, int]]:
     return bands[::-1]  # the narrowest first
 
 
-def _of_series(result: Result, i: int) -> Table:
+def _of_series(result: Result, i: int) -> Iterator[Table]:
     """All steps of one series: returns of each session, then returns or closes since the cutoff."""
     forecast, bands = result.forecast, pairs(result.levels)
     names = [f"{mass:.0%}" for mass, _, _ in bands]
+    returns = _steps("mean, %", *(f"{name}, %" for name in names), title=_title(result, i))
     since = "close" if result.prices is not None else "since cutoff, %"
-    table = _table(
-        Column("step", justify="right"),
-        "session",
-        Column("mean, %", justify="right"),
-        *(Column(f"{name}, %", justify="right") for name in names),
-        *(Column(f"{since} {name}", justify="right") for name in names),
-        title=_title(result, i),
-    )
+    cumulated = _steps(*(f"{since} {name}" for name in names), title="")
     for step in range(forecast.horizon):
-        row = [_band(100 * forecast.quantiles[i, step], low, high) for _, low, high in bands]
-        row += [_since(result, i, step, low, high) for _, low, high in bands]
+        session = [str(step + 1), _date(result.sessions[i, step])]
         mean = f"{100 * forecast.mean[i, step]:+.2f}"
-        table.add_row(str(step + 1), _date(result.sessions[i, step]), mean, *row)
-    return table
+        row = [_band(100 * forecast.quantiles[i, step], low, high) for _, low, high in bands]
+        returns.add_row(*session, mean, *row)
+        cumulated.add_row(*session, *(_since(result, i, step, low, high) for _, low, high in bands))
+    yield returns
+    if bands:
+        yield cumulated
+
+
+def _steps(*names: str, title: str) -> Table:
+    """A table with a row for each step."""
+    columns = (Column(name, justify="right") for name in names)
+    step, session = Column("step", justify="right"), Column("session", no_wrap=True)
+    return _table(step, session, *columns, title=title)
 
 
 def _of_many(result: Result) -> Table:
@@ -70,7 +75,7 @@ def _of_many(result: Result) -> Table:
     since = "close" if result.prices is not None else "since cutoff, %"
     table = _table(
         Column("symbol", no_wrap=True),
-        "cutoff",
+        Column("cutoff", no_wrap=True),
         *([Column("last close", justify="right")] if result.closes is not None else []),
         Column("step 1: mean, %", justify="right"),
         Column(f"{name}band, %", justify="right"),

@@ -158,9 +158,7 @@ def test_sessions_of_another_calendar_are_refused_with_the_first_such_dates(
             with pytest.raises(BadHistory, match=message) as caught:
                 loaded.forecast(history.groupby("unique_id").tail(1000))
             assert caught.value.code == "NOT_A_SESSION"
-    message = (
-        "har forecasts sessions of XNYS, those of own_24_7 are of 24/7; train it on own_24_7"
-    )
+    message = "har forecasts sessions of XNYS, those of own_24_7 are of 24/7; train it on own_24_7"
     with pytest.raises(BadHistory, match=message):
         evaluate.evaluate(settings, ["har/1"], {"data": "own_24_7"}, reference)
 

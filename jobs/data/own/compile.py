@@ -1,6 +1,6 @@
 """Compile a user's prices into a data set: read, judge, derive, write, report."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ def compile_own(
             splits=derived.splits,
             currency=options.currency,
             index=options.index,
-            source={"kind": source.kind, "files": list(staged.files)},
+            source={"kind": source.kind, "from": _places(staged.files)},
         )
         progress("writing", 0.7)
         if dry_run:
@@ -67,6 +67,13 @@ def compile_own(
     report.write(settings, found)
     progress("done", 1.0)
     return found
+
+
+def _places(files: Sequence[str]) -> str:
+    """Names of files, or a database, for people."""
+    shown = [Path(file).name if "://" not in file else file for file in files[:3]]
+    more = [f"and {len(files) - 3} more"] if len(files) > 3 else []
+    return ", ".join([*shown, *more])
 
 
 def compile_frame(
