@@ -547,7 +547,7 @@ def _say_groups(groups: Mapping[int, Mapping[str, str]]) -> None:
     for number, scored_on in groups.items():
         words = scored.described(scored_on)
         if words and scored.ROWS_TAG not in scored_on:
-            words += " (which origins was not recorded)"
+            words += " (the scored rows were not recorded)"
         say(f"group {number}: {words or 'unknown rows'}")
     facts = ", ".join(scored.differing(groups.values()))
     say(

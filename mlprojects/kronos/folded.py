@@ -285,7 +285,7 @@ class FoldedPredictor:
         return self.proj_s1(h)
 
     def s2_hidden(self, h: Tensor, s1: Tensor, paths: int, suffix: Suffix) -> Tensor:
-        """Normed rows [R, d] for s2, given the drawn s1 [R]."""
+        """Normed rows [R, d] for s2, given the drawn s1 [R]; R is series times `paths`."""
         query = F.embedding(s1, self.query).view(-1, paths, 1, self.heads, self.width)
         attended = attend(query, *suffix.rows(-1, suffix.length))
         return _unit(self.out.plus(attended.flatten(0, 2), h), self.floor)

@@ -166,9 +166,9 @@ def test_compare_ranks_within_groups_that_were_scored_on_the_same_rows(scored, c
         "5 session(s) ahead, at the levels 0.1,0.9"
     )
     assert err.splitlines() == [
-        f"group 1: the data set bars, {period} (which origins was not recorded)",
+        f"group 1: the data set bars, {period} (the scored rows were not recorded)",
         f"group 2: the data set panel, {period}",
-        f"group 3: {period} (which origins was not recorded)",
+        f"group 3: {period} (the scored rows were not recorded)",
         "the groups were scored on different rows (data, data_digest, scored_rows differ): compare "
         "within a group only; `python -m jobs evaluate` scores on equal rows",
     ]
