@@ -38,6 +38,11 @@ class OfModel(TyperCommand):
             tables.print_settings(name, configs.settings_of(models[name]))
 
 
+def whole_number(text: str) -> int | None:
+    """A number; None for no text, which is what `mlflow run` gives for a parameter left out."""
+    return int(text) if text else None
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DataName = Annotated[str, typer.Argument(help="Name of a data set.")]
 EXTRA = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -62,7 +67,7 @@ def compile_data(
     symbol: Annotated[str, typer.Option(help="The symbol of data without a symbol column.")] = "",
     query: Annotated[str, typer.Option(help="For sql: a query or a table.")] = "",
     calendar: Annotated[
-        str, typer.Option(help="Exchange, as XNYS, XLON, XTKS; 24/7 for crypto. [default: XNYS]")
+        str, typer.Option(help="Exchange, as XNYS, XLON, XTKS; 24/7 for crypto; default: XNYS.")
     ] = "",
     kind: Annotated[
         str, typer.Option(help="returns, closes or bars; default: what the columns allow.")
@@ -178,7 +183,7 @@ def export_data(
     from jobs.data import export
     from registry.settings import Settings
 
-    chosen = tuple(part for part in symbols.split(",") if part)
+    chosen = terminal.items_of(symbols, "--symbols")
     print(json.dumps(export.export(Settings(), name, to, chosen)))
 
 
@@ -300,8 +305,13 @@ def evaluate_versions(
         typer.Option(help="Name of a data set; default: that of the first version."),
     ] = "",
     horizon: Annotated[
-        int, typer.Option(help="Sessions ahead; 0: the most that all versions can, up to 5.")
-    ] = 0,
+        int | None,
+        typer.Option(
+            parser=whole_number,
+            metavar="N",
+            help="Sessions ahead; default: the most that all versions can, up to 5.",
+        ),
+    ] = None,
     fit_until: Annotated[
         str, typer.Option("--fit_until", help="Last session that the references are fitted on.")
     ] = "",
@@ -334,14 +344,15 @@ def evaluate_versions(
 
     options = {
         "data": data,
-        "horizon": horizon or None,
+        "horizon": horizon,
         "fit_until": fit_until,
         "choose_until": choose_until,
         "report_until": report_until,
         "report_every": report_every,
     }
     overrides = {key: value for key, value in options.items() if value not in ("", None)}
-    references = [name for name in ",".join(versions).split(",") if name]
+    words = ",".join(word.strip(",") for word in versions)
+    references = terminal.items_of(words, "MODEL[/VERSION]...")
     with bar_per_label() as advance:
         result = evaluate.evaluate(
             Settings(),
@@ -363,8 +374,13 @@ def forecast_latest(
     ] = "",
     symbols: Annotated[str, typer.Option(help="As in AAPL,KO; default: all.")] = "",
     horizon: Annotated[
-        int, typer.Option(help="Sessions ahead; 0: the most that the version can, up to 5.")
-    ] = 0,
+        int | None,
+        typer.Option(
+            parser=whole_number,
+            metavar="N",
+            help="Sessions ahead; default: the most that the version can, up to 5.",
+        ),
+    ] = None,
     levels: Annotated[
         str, typer.Option(help="Quantile levels, as in 0.05,0.5,0.95; default: the version's.")
     ] = "",
@@ -373,7 +389,7 @@ def forecast_latest(
     ] = "table",
     to: Annotated[
         str,
-        typer.Option(help="File to write. [default: stdout; parquet and png: var/forecasts]"),
+        typer.Option(help="File to write; default: stdout; parquet and png: var/forecasts."),
     ] = "",
     seed: Annotated[int, typer.Option(help="Seed of sampled paths.")] = 0,
 ) -> None:

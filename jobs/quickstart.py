@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from jobs.data.catalog import DATASETS
+from jobs.data.catalog import DATASETS, Catalog
 from jobs.data.compile import compile_builtin
 from jobs.running.progress import Progress
 from jobs.training import planning, train
@@ -95,10 +95,13 @@ def _plans(
     if builtin:
         compile_builtin(settings, progress=_prefixed(progress, "compile"))
     overrides = {"data": data} if data else {}
+    datasets = Catalog(settings)
     plans, refused = {}, {}
     for model in models:
         try:
-            plans[model] = planning.plan(settings, model, overrides, seed=seed, tiny=False)
+            plans[model] = planning.plan(
+                settings, model, overrides, seed=seed, tiny=False, datasets=datasets
+            )
         except BadHistory as error:
             if builtin:
                 raise

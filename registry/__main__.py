@@ -381,7 +381,7 @@ def push(
 @app.command(epilog=terminal.EXIT_CODES)
 def ui(
     port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="Port. [default: KRONOS_UI_PORT]")
+        int | None, typer.Option(min=1, max=65535, help="Port; default: KRONOS_UI_PORT.")
     ] = None,
 ) -> None:
     """Serve the MLflow UI on loopback until interrupted.

@@ -58,6 +58,11 @@ def stored_facts(settings: Settings, name: str) -> dict[str, Any]:
     return stored
 
 
+def universe_tag(name: str, digest: str) -> str:
+    """What a version's tag `universe` says of the symbols of its market columns."""
+    return f"{name}@{digest[:12]}"
+
+
 def parts_of(stored: Mapping[str, Any]) -> tuple[Part, ...]:
     return tuple(Part(**part) for part in stored["parts"])
 

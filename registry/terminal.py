@@ -34,6 +34,14 @@ def exit_code(error: KronosError) -> int:
     return 2 if isinstance(error, BadInput | NotFound) else 1
 
 
+def items_of(text: str, option: str) -> list[str]:
+    """Items of an option that takes several, as in A,B. Raises BadParameter for an empty one."""
+    items = [item.strip() for item in text.split(",")] if text else []
+    if not all(items):
+        raise BadParameter(f"{option} is {text[:80]!r}, expected items between commas, as in A,B")
+    return items
+
+
 def run(
     main: Callable[[], object], on_error: Callable[[KronosError], None] = lambda _: None
 ) -> None:

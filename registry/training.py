@@ -83,6 +83,11 @@ class Config:
         return False
 
     @property
+    def moving_sessions(self) -> int:
+        """Length of a window of sessions whose returns must not all be 0; 0 allows any."""
+        return 0
+
+    @property
     def screens(self) -> bool:
         """Whether every series of a training must pass the checks of a request."""
         return False

@@ -29,12 +29,12 @@ def start(
         typer.Argument(help="Registered model, or a reference like nbeats/3 or nbeats@staging."),
     ],
     host: Annotated[
-        str | None, typer.Option(help="Address to listen on. [default: KRONOS_SERVE_HOST]")
+        str | None, typer.Option(help="Address to listen on; default: KRONOS_SERVE_HOST.")
     ] = None,
     port: Annotated[
         int | None,
         typer.Option(
-            min=0, max=65535, help="Port; 0 takes a free one. [default: KRONOS_SERVE_PORT]"
+            min=0, max=65535, help="Port; 0 takes a free one; default: KRONOS_SERVE_PORT."
         ),
     ] = None,
 ) -> None:
@@ -100,7 +100,7 @@ def request(
         typer.Argument(help="Registered model, or a reference like nbeats/3 or nbeats@staging."),
     ],
     data: Annotated[
-        str, typer.Option(help="One of your data sets. [default: the version's stored example]")
+        str, typer.Option(help="One of your data sets; default: the version's stored example.")
     ] = "",
     symbol: Annotated[str, typer.Option(help="Of that data set, as in AAPL or AAPL,KO.")] = "",
 ) -> None:
@@ -123,7 +123,7 @@ def request(
     if data:
         from serving.request import latest
 
-        symbols = [name for name in symbol.split(",") if name]
+        symbols = terminal.items_of(symbol, "--symbol")
         print(json.dumps(latest(settings, store, version, data, symbols)))
     elif symbol:
         raise BadParameter("--symbol names a series of a data set; add --data NAME")

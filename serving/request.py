@@ -28,7 +28,7 @@ def latest(
     """
     spec = store.spec(version)
     facts = _facts(settings, data)
-    _check(store.facts(version), spec, data, facts)
+    _check(version.reference, store.facts(version), spec, data, facts)
     if not symbols and spec.universe is None:
         raise BadParameter("name a symbol of the data set, as in --symbol AAPL")
     columns = [*spec.columns, *(name for name in spec.optional if name in facts["columns"])]
@@ -60,19 +60,25 @@ def _facts(settings: Settings, data: str) -> dict[str, Any]:
         return sets.stored_facts(settings, data)
     except NotFound as error:
         raise NotFound(
-            f"{error.message}; a request takes a data set of yours, or without --data the "
-            "version's example"
+            f"no data set {data[:80]!r} of yours; --data takes one that `python -m jobs compile` "
+            "made of your prices, no built-in one; without --data, it is the version's example"
         ) from error
 
 
-def _check(of_version: dict[str, str], spec: ModelSpec, data: str, facts: dict[str, Any]) -> None:
+def _check(
+    reference: str, of_version: dict[str, str], spec: ModelSpec, data: str, facts: dict[str, Any]
+) -> None:
+    """Raise BadHistory unless the data set has the version's columns, calendar and universe."""
     missing = [name for name in spec.columns if name not in facts["columns"]]
     if missing:
-        raise BadHistory(f"{spec.name} needs {missing}, which {data} lacks", code="MISSING_COLUMN")
-    suitability.check_calendar(spec, data, facts["calendar"])
+        raise BadHistory(f"{reference} needs {missing}, which {data} lacks", code="MISSING_COLUMN")
+    calendar, parts = facts["calendar"], sets.parts_of(facts)
+    if spec.calendar != calendar:
+        first, last = parts[0].first, parts[-1].last
+        raise suitability.other_calendar(reference, spec.calendar, data, calendar, first, last)
     universe = facts["universe"]
-    tag = f"{universe['name']}@{universe['digest'][:12]}"
-    suitability.check_universe(of_version, spec, data, tag)
+    tag = sets.universe_tag(universe["name"], universe["digest"])
+    suitability.check_universe(reference, of_version, spec, data, tag)
 
 
 def _body(rows: pd.DataFrame) -> dict[str, Any]:

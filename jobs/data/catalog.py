@@ -11,7 +11,7 @@ from jobs.data.dataset import Data, Dataset, Splits
 from jobs.data.market import Universe, market_daily, sp500_universe, with_market
 from jobs.data.sources.builtin import INDEX, SECTORS
 from registry.compiled import COMMAND
-from registry.errors import BadConfig, BadHistory, Corrupt
+from registry.errors import BadHistory, Corrupt, NotFound
 from registry.forecast import names
 from registry.settings import Settings
 
@@ -63,6 +63,7 @@ class Catalog:
 
     def __init__(self, settings: Settings | None = None) -> None:
         self._settings = settings
+        self._loaded: dict[str, Data] = {}
 
     @property
     def names(self) -> list[str]:
@@ -71,13 +72,19 @@ class Catalog:
         return [dataset.name for dataset in DATASETS] + own
 
     def find(self, name: str) -> Dataset:
-        """A data set by its name. Raises BadConfig for an unknown one, Corrupt for a damaged."""
+        """A data set by its name. Raises NotFound for an unknown one, Corrupt for a damaged."""
         for dataset in DATASETS:
             if dataset.name == name:
                 return dataset
         if self._settings is None or name not in self.names:
-            raise BadConfig(f"data is {name!r}, expected one of {self.names}")
+            raise NotFound(f"no data set {name[:80]!r}; there are {', '.join(self.names)}")
         return sets.find(self._settings, name)
+
+    def load(self, name: str, settings: Settings) -> Data:
+        """A compiled data set by its name; it is read once. Raises as `find` and Dataset.load."""
+        if name not in self._loaded:
+            self._loaded[name] = self.find(name).load(settings)
+        return self._loaded[name]
 
     def first_with(self, columns: Collection[str], model: str) -> Dataset:
         """The first built-in data set with these columns, which `model` needs.

@@ -19,8 +19,8 @@ CLOSE_UNADJUSTED = "close_unadjusted"
 def export(settings: Settings, name: str, to: Path, symbols: Sequence[str] = ()) -> dict[str, Any]:
     """Write symbol, date and prices; `y` where the set has no prices. Facts of the file.
 
-    The close is the adjusted one, so that the same returns follow. Raises BadConfig for an unknown
-    set, NotFound for an unknown symbol, BadParameter for another kind of file.
+    The close is the adjusted one, so that the same returns follow. Raises NotFound for an unknown
+    set or symbol, BadParameter for another kind of file.
     """
     if to.suffix not in (".csv", ".parquet"):
         raise BadParameter(f"{to} ends in {to.suffix or 'nothing'}, expected .csv or .parquet")

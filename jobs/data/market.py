@@ -9,6 +9,7 @@ import pandas as pd
 
 from registry.errors import BadHistory
 from registry.forecast import names
+from registry.sets import universe_tag
 
 MEMBERS = "market_members"  # of an own data set: members of the universe that trade that session
 
@@ -30,7 +31,7 @@ class Universe:
 
     @property
     def tag(self) -> str:
-        return f"{self.name}@{self.digest[:12]}"
+        return universe_tag(self.name, self.digest)
 
 
 def sp500_universe(symbols: Sequence[str]) -> Universe:

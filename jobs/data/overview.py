@@ -23,7 +23,7 @@ def all_sets(settings: Settings) -> list[dict[str, Any]]:
 
 
 def one_set(settings: Settings, name: str) -> dict[str, Any]:
-    """Everything that is known of a data set, without the report. Raises BadConfig, Corrupt."""
+    """Everything that is known of a data set, without the report. Raises NotFound, Corrupt."""
     dataset = catalog.Catalog(settings).find(name)
     facts: dict[str, Any] = {
         "data": name,

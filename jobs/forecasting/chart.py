@@ -3,10 +3,11 @@
 from math import ceil, sqrt
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from jobs.forecasting.forecast import Result
+from jobs.forecasting.forecast import Result, per_cent
 from jobs.forecasting.history import CLOSE
 from jobs.forecasting.table import pairs
 from jobs.training.figures import BLUE, GREY, INK
@@ -16,6 +17,7 @@ from registry.text import printable
 
 PANELS = 9  # series in one picture
 BEFORE = 20  # sessions up to the cutoff
+TICKS = 6  # dates below a panel
 
 
 def fans(result: Result) -> Figure:
@@ -35,7 +37,7 @@ def fans(result: Result) -> Figure:
         handles, labels, frameon=False, fontsize=8, loc="outside upper right", ncols=len(labels)
     )
     figure.supylabel(
-        "close" if result.closes is not None else "return since the cutoff, %", fontsize=9
+        "close" if result.closes is not None else "change since the cutoff, %", fontsize=9
     )
     figure.supxlabel(_caption(result), fontsize=8)
     return figure
@@ -43,6 +45,7 @@ def fans(result: Result) -> Figure:
 
 def _panel(axis: Axes, result: Result, i: int) -> None:
     known, fan = _levels_of(result, i)
+    _label_sessions(axis, result, i)
     steps = np.arange(result.forecast.horizon + 1)
     bands = pairs(result.levels)
     for shade, (mass, low, high) in enumerate(reversed(bands)):
@@ -63,20 +66,38 @@ def _panel(axis: Axes, result: Result, i: int) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
+def _label_sessions(axis: Axes, result: Result, i: int) -> None:
+    """Month and day at every few sessions, counted from the cutoff, which is at 0."""
+    known = _known(result, i)[names.DS].to_numpy().astype("datetime64[D]")
+    days = np.concatenate([known, result.sessions[i].astype("datetime64[D]")])
+    numbers = np.arange(len(days)) + 1 - len(known)
+    shown = numbers % ceil(len(days) / TICKS) == 0
+    axis.set_xticks(numbers[shown], [str(day)[5:] for day in days[shown]])
+
+
+def _known(result: Result, i: int) -> pd.DataFrame:
+    """The latest sessions of a series, up to its cutoff."""
+    symbol = result.forecast.unique_id[i]
+    return result.frame[result.frame[names.UNIQUE_ID] == symbol].tail(BEFORE)
+
+
 def _levels_of(result: Result, i: int) -> tuple[Floats, Floats]:
     """Latest values [T] up to the cutoff; the fan [1 + H, Q] from the cutoff on."""
-    symbol = result.forecast.unique_id[i]
-    rows = result.frame[result.frame[names.UNIQUE_ID] == symbol].tail(BEFORE)
+    rows = _known(result, i)
     if result.closes is not None and result.prices is not None:
         fan = np.vstack([np.full(len(result.levels), result.closes[i]), result.prices[i]])
         return rows[CLOSE].to_numpy(), fan
     since = rows[names.Y].cumsum().to_numpy()
     cumulative = np.vstack([np.zeros(len(result.levels)), result.cumulative[i]])
-    return 100 * np.expm1(since - since[-1]), 100 * np.expm1(cumulative)
+    return per_cent(since - since[-1]), per_cent(cumulative)
 
 
 def _caption(result: Result) -> str:
     notes = result.forecast.notes
     remarks = [notes[name] for name in ("simulated", "synthetic") if name in notes]
     bands = f"{result.version.reference} on {result.data}: {result.method}"
-    return "\n".join(["sessions from the cutoff", printable("; ".join([bands, *remarks]))])
+    lines = ["session (month-day); the line is the cutoff", "; ".join([bands, *remarks])]
+    number = len(result.forecast.unique_id)
+    if number > PANELS:
+        lines.insert(0, f"{PANELS} of {number} symbols; name others with --symbols")
+    return "\n".join(map(printable, lines))

@@ -8,6 +8,7 @@ import pandas as pd
 
 from jobs.data.catalog import Catalog
 from jobs.data.dataset import Dataset
+from jobs.data.suits import check_suits
 from jobs.forecasting import cumulative, passes
 from jobs.forecasting.history import CLOSE, Recent, recent
 from jobs.running.progress import Progress, silent
@@ -56,6 +57,12 @@ class Result:
         return prices
 
 
+def per_cent(log_return: Floats) -> Floats:
+    """Log returns as changes in per cent: what tables and charts show."""
+    changes: Floats = 100 * np.expm1(log_return)
+    return changes
+
+
 def of_bands(spec: ModelSpec) -> tuple[float, ...]:
     """Those of BANDS that the model can answer, or else its own."""
     lowest, highest = spec.levels[0], spec.levels[-1]
@@ -86,9 +93,10 @@ def forecast(
     with store.load(reference) as model:
         spec = model.spec
         dataset = _dataset(Catalog(settings), model, data)
-        _check(store, Catalog(settings), model, dataset)
+        check_suits(settings, store, model, dataset)
         default = of_bands(spec) if bands else spec.levels
-        parameters = {"horizon": horizon or min(5, spec.max_horizon), "seed": seed}
+        steps = min(5, spec.max_horizon) if horizon is None else horizon
+        parameters = {"horizon": steps, "seed": seed}
         request = spec.request({**parameters, "levels": levels or default})
         progress(f"reading {dataset.name}", 0.0)
         latest = recent(settings, dataset, spec)
@@ -97,11 +105,12 @@ def forecast(
         if not history.ids:
             raise refusal(history)
         raw = passes.predict(model, history, request, progress)
-    if symbols:
+    if symbols:  # a model with a universe was given all of it
         raw = passes.only(raw, symbols)
+        asked = tuple(series for series in history.refused if series.unique_id in symbols)
+        history = replace(history, refused=asked)
         if not raw.unique_id:
-            asked = tuple(series for series in history.refused if series.unique_id in symbols)
-            raise refusal(replace(history, refused=asked))
+            raise refusal(history)
     return Result(
         version=model.version,
         spec=spec,
@@ -122,14 +131,6 @@ def _dataset(datasets: Catalog, model: LoadedVersion, data: str) -> Dataset:
     if name:
         return datasets.find(name)
     return datasets.first_with(model.spec.columns, model.spec.name)
-
-
-def _check(store: Store, datasets: Catalog, model: LoadedVersion, dataset: Dataset) -> None:
-    """Raise BadHistory unless the version can forecast the data set."""
-    datasets.check_columns(dataset, model.spec.columns, model.spec.name)
-    suitability.check_calendar(model.spec, dataset.name, dataset.calendar)
-    facts = store.facts(model.version)
-    suitability.check_universe(facts, model.spec, dataset.name, dataset.universe.tag)
 
 
 def _history(

@@ -1,4 +1,4 @@
-"""Forecasts as tables for people."""
+"""Forecasts as tables for people. Changes are simple ones, in per cent: +1.00 is 1.01 times."""
 
 from collections.abc import Iterator, Sequence
 
@@ -8,12 +8,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
-from jobs.forecasting.forecast import Result
+from jobs.forecasting.forecast import Result, per_cent
 from registry.forecast.arrays import Floats
 from registry.text import printable
 
 DETAILED = 3  # series with a table of all steps each; more get a line each
 SHOWN = 40  # lines of series
+MEDIAN = "median"
 
 
 def print_result(result: Result, stdout: Console) -> int:
@@ -42,21 +43,31 @@ def pairs(levels: Sequence[float]) -> list[tuple[float, int, int]]:
 
 
 def _of_series(result: Result, i: int) -> Iterator[Table]:
-    """All steps of one series: returns of each session, then returns or closes since the cutoff."""
+    """All steps of one series: changes of each session, then closes or changes since the cutoff."""
     forecast, bands = result.forecast, pairs(result.levels)
-    names = [f"{mass:.0%}" for mass, _, _ in bands]
-    returns = _steps("mean, %", *(f"{name}, %" for name in names), title=_title(result, i))
-    since = "close" if result.prices is not None else "since cutoff, %"
-    cumulated = _steps(*(f"{since} {name}" for name in names), title="")
+    names = [f"{mass:.0%} band" for mass, _, _ in bands]
+    median = [MEDIAN] if 0.5 in result.levels else []
+    changes = _steps(*median, *names, title=f"{_title(result, i)}\nchange in the session, %")
+    since = _steps(*names, title=_since_title(result))
     for step in range(forecast.horizon):
         session = [str(step + 1), _date(result.sessions[i, step])]
-        mean = f"{100 * forecast.mean[i, step]:+.2f}"
-        row = [_band(100 * forecast.quantiles[i, step], low, high) for _, low, high in bands]
-        returns.add_row(*session, mean, *row)
-        cumulated.add_row(*session, *(_since(result, i, step, low, high) for _, low, high in bands))
-    yield returns
+        quantiles = per_cent(forecast.quantiles[i, step])
+        row = [_band(quantiles, low, high) for _, low, high in bands]
+        changes.add_row(*session, *_median(result, quantiles), *row)
+        since.add_row(*session, *(_since(result, i, step, low, high) for _, low, high in bands))
+    if bands or median:
+        yield changes
     if bands:
-        yield cumulated
+        yield since
+
+
+def _median(result: Result, quantiles: Floats) -> list[str]:
+    """The median, if it is among the levels."""
+    return [f"{quantiles[result.levels.index(0.5)]:+.2f}"] if 0.5 in result.levels else []
+
+
+def _since_title(result: Result) -> str:
+    return "close" if result.prices is not None else "change since the cutoff, %"
 
 
 def _steps(*names: str, title: str) -> Table:
@@ -72,24 +83,27 @@ def _of_many(result: Result) -> Table:
     horizon = forecast.horizon
     mass, low, high = bands[-1] if bands else (0.0, 0, len(result.levels) - 1)
     name = f"{mass:.0%} " if bands else ""
-    since = "close" if result.prices is not None else "since cutoff, %"
+    title = printable(f"{result.version.reference} on {result.data}")
+    title += f"\nsession 1: change, %; session {horizon}: {_since_title(result)}"
+    median = [Column(f"1: {MEDIAN}", justify="right")] if 0.5 in result.levels else []
     table = _table(
         Column("symbol", no_wrap=True),
         Column("cutoff", no_wrap=True),
         *([Column("last close", justify="right")] if result.closes is not None else []),
-        Column("step 1: mean, %", justify="right"),
-        Column(f"{name}band, %", justify="right"),
-        Column(f"step {horizon}: {since} {name}band", justify="right"),
-        title=printable(f"{result.version.reference} on {result.data}, log returns"),
+        *median,
+        Column(f"1: {name}band", justify="right"),
+        Column(f"{horizon}: {name}band", justify="right"),
+        title=title,
     )
     for i in range(min(len(forecast.unique_id), SHOWN)):
         close = [] if result.closes is None else [f"{result.closes[i]:,.2f}"]
+        quantiles = per_cent(forecast.quantiles[i, 0])
         table.add_row(
             printable(forecast.unique_id[i]),
             _date(forecast.cutoffs[i]),
             *close,
-            f"{100 * forecast.mean[i, 0]:+.2f}",
-            _band(100 * forecast.quantiles[i, 0], low, high),
+            *_median(result, quantiles),
+            _band(quantiles, low, high),
             _since(result, i, horizon - 1, low, high),
         )
     return table
@@ -105,11 +119,11 @@ def _title(result: Result, i: int) -> str:
 
 
 def _since(result: Result, i: int, step: int, low: int, high: int) -> str:
-    """Band of the close or, without closes, of the log return since the cutoff, in per cent."""
+    """Band of the close or, without closes, of the change since the cutoff, in per cent."""
     if result.prices is not None:
         prices = result.prices[i, step]
         return f"{prices[low]:,.2f} to {prices[high]:,.2f}"
-    return _band(100 * result.cumulative[i, step], low, high)
+    return _band(per_cent(result.cumulative[i, step]), low, high)
 
 
 def _band(values: Floats, low: int, high: int) -> str:

@@ -1,7 +1,9 @@
 """The verb `forecast`: options in; a table, text or file out; remarks on stderr."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from rich.console import Console
 
@@ -10,7 +12,9 @@ from jobs.forecasting.forecast import Result, forecast
 from jobs.running.progress import bar_per_label
 from registry.errors import BadParameter
 from registry.settings import Settings
+from registry.terminal import items_of
 from registry.text import printable
+from registry.versions.suitability import listed
 
 TABLE, CSV, JSON, PARQUET, PNG = OUTPUTS = ("table", "csv", "json", "parquet", "png")
 LISTED = 20  # refused series that are listed on stderr
@@ -21,7 +25,7 @@ def run(
     *,
     data: str,
     symbols: str,
-    horizon: int,
+    horizon: int | None,
     levels: str,
     output: str,
     to: str,
@@ -32,21 +36,24 @@ def run(
         raise BadParameter(f"output is {output!r}, expected one of {', '.join(OUTPUTS)}")
     if to and output == TABLE:
         raise BadParameter("a table goes to stdout; for a file add --output csv, json or parquet")
+    if to:
+        _check_writable(Path(to))
     settings = Settings()
+    asked = items_of(symbols, "--symbols")
     with bar_per_label() as advance:
         result = forecast(
             settings,
             reference,
             data=data,
-            symbols=[name for name in symbols.split(",") if name],
-            horizon=horizon or None,
+            symbols=asked,
+            horizon=horizon,
             levels=_levels(levels),
             bands=output in (TABLE, PNG),
             seed=seed,
             progress=advance,
         )
     stderr = Console(stderr=True, highlight=False, soft_wrap=True)
-    _remark(result, stderr)
+    _remark(result, asked, stderr)
     shown = _show(result, output, _target(settings, result, output, to))
     number = len(result.forecast.unique_id)
     if shown < number:
@@ -58,20 +65,43 @@ def run(
 
 def _levels(text: str) -> tuple[float, ...]:
     try:
-        return tuple(float(level) for level in text.split(",") if level)
+        return tuple(float(level) for level in items_of(text, "--levels"))
     except ValueError as error:
         raise BadParameter(
             f"levels are numbers like 0.05,0.5,0.95, found {text[:80]!r}", code="BAD_LEVELS"
         ) from error
 
 
-def _remark(result: Result, stderr: Console) -> None:
-    """Say which series are refused and what the reply notes."""
-    for series in result.refused[:LISTED]:
+def _check_writable(path: Path) -> None:
+    """Raise BadParameter unless a file can be written there: better before the forecast."""
+    if path.is_dir():
+        raise BadParameter(f"--to is {path}, a folder; name a file in it")
+    if not path.parent.is_dir():
+        raise BadParameter(f"--to is {path}, but there is no folder {path.parent}; make it first")
+    try:
+        with TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise BadParameter(f"--to is {path}, which cannot be written: {error.strerror}") from error
+
+
+def _remark(result: Result, asked: Sequence[str], stderr: Console) -> None:
+    """Say which series are refused and what the reply notes.
+
+    Series that have ended are one line, unless they were asked for by name.
+    """
+    grouped = () if asked else ("STALE",)
+    ended = [series for series in result.refused if series.code in grouped]
+    others = [series for series in result.refused if series.code not in grouped]
+    if ended:
+        symbols = listed([series.unique_id for series in ended])
+        line = f"refused: STALE: {len(ended)} of {result.data} ended before its last session: "
+        stderr.print(printable(line + symbols), markup=False)
+    for series in others[:LISTED]:
         line = f"refused: {series.code}: {series.message}"
         stderr.print(printable(line), markup=False)
-    if len(result.refused) > LISTED:
-        more = len(result.refused) - LISTED
+    if len(others) > LISTED:
+        more = len(others) - LISTED
         stderr.print(f"refused: {more} more series; --output json lists all")
     for text in result.forecast.notes.values():
         stderr.print(printable(f"note: {text}"), markup=False)

@@ -74,7 +74,9 @@ def compare(
     """Score each model once, on the rows that all models and references can answer."""
     every = task.config.report_every
     forecasters = [*models.values(), *references.fitted(task).values()]
-    context = max(forecaster.spec.min_context for forecaster in forecasters)
+    longest = max((forecaster.spec for forecaster in forecasters), key=lambda s: s.min_context)
+    context = longest.min_context
+    task.origins(context, longest.name)  # raises if there is nothing to report
     scored = {}
     for name, forecaster in models.items():
         scored[name] = task.score(forecaster, context, progress, f"evaluating {name}")

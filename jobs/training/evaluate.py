@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from jobs.data.catalog import Catalog
+from jobs.data.suits import check_suits
 from jobs.running.progress import Progress, silent
 from jobs.training import record
 from jobs.training.comparison import Comparison, compare
@@ -23,7 +24,6 @@ from registry.versions import tracking
 from registry.versions.loaded import LoadedVersion
 from registry.versions.scored import EVALUATIONS
 from registry.versions.store import Store
-from registry.versions.suitability import check_calendar, check_universe
 from registry.versions.version import Version
 
 # Tags that the run of an evaluation takes over from the version.
@@ -107,15 +107,15 @@ def evaluate(
         specs = [model.spec for model in loaded.values()]
         datasets = Catalog(settings)
         config = _config(versions[0], specs, overrides, datasets)
+        dataset = datasets.find(config.data)
+        for model in loaded.values():
+            check_suits(settings, store, model, dataset)
         leaks = {}
         for version in versions:
-            leaks[version.reference] = leakage(version.tags, config, allowed=allow_leakage)
-        data = datasets.find(config.data).load(settings)
-        for model in loaded.values():
-            datasets.check_columns(data.dataset, model.spec.columns, model.spec.name)
-            check_calendar(model.spec, data.dataset.name, data.dataset.calendar)
-            facts, universe = store.facts(model.version), data.dataset.universe
-            check_universe(facts, model.spec, data.dataset.name, universe.tag)
+            leaks[version.reference] = leakage(
+                version.reference, version.tags, config, allowed=allow_leakage
+            )
+        data = dataset.load(settings)
         comparison = compare(loaded, Task(data, config), references, progress)
         evaluated = []
         for name, model in loaded.items():

@@ -7,8 +7,10 @@ from registry.dates import is_date
 from registry.errors import BadInput
 
 
-def leakage(tags: Mapping[str, str], config: training.Config, *, allowed: bool = False) -> str:
-    """Description of possible leakage according to a version's tags; empty if none.
+def leakage(
+    reference: str, tags: Mapping[str, str], config: training.Config, *, allowed: bool = False
+) -> str:
+    """Description of possible leakage according to the tags of a version; empty if none.
 
     Raises BadInput (code LEAKAGE) when it was trained on reported sessions, unless `allowed`.
     Pretraining elsewhere is only described, since nobody here can undo it.
@@ -20,7 +22,7 @@ def leakage(tags: Mapping[str, str], config: training.Config, *, allowed: bool =
             continue
         if key == "trained_until" and not allowed:
             raise BadInput(
-                f"the version was trained until {until}, the report starts after "
+                f"{reference} was trained until {until}, the report starts after "
                 f"{config.choose_until}; give a later choose_until "
                 "(or --allow-leakage in an evaluation)",
                 code="LEAKAGE",

@@ -4,6 +4,7 @@ Checked before anything is trained; the message says how much is missing.
 """
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,9 @@ def check(history: pd.DataFrame, config: training.Config, spec: ModelSpec, label
     """
     if spec.joint:
         _check_together(_until(history, config.report_until), config, label)
-    _check_sessions(_until(history, config.choose_until), config, label)
+    until_choice = _until(history, config.choose_until)
+    _check_sessions(until_choice, config, label)
+    _check_moves(until_choice, config, spec, label)
 
 
 def unfit(history: pd.DataFrame, config: training.Config, spec: ModelSpec) -> Mapping[str, str]:
@@ -39,6 +42,8 @@ def unfit(history: pd.DataFrame, config: training.Config, spec: ModelSpec) -> Ma
                 f"has {sessions} sessions up to {config.fit_until}, "
                 f"{config.fit_sessions} are fitted"
             )
+    for name, until in _still(history, config.moving_sessions).items():
+        reasons.setdefault(name, _all_zero(config, until))
     if config.screens:
         rest = history[~history[names.UNIQUE_ID].isin(reasons)]
         if len(rest):
@@ -80,6 +85,43 @@ def _check_sessions(history: pd.DataFrame, config: training.Config, label: str) 
             f"{most}, {config.choice_sessions - most} are missing: move the dates",
             code="TOO_SHORT",
         )
+
+
+def _check_moves(
+    history: pd.DataFrame, config: training.Config, spec: ModelSpec, label: str
+) -> None:
+    """Raise BadHistory for a window without a move: of any series, if they are fitted together.
+
+    Else there must be a series that can be fitted.
+    """
+    still = _still(history, config.moving_sessions)
+    if not still or not (spec.joint or len(still) == history[names.UNIQUE_ID].nunique()):
+        return
+    name, until = next(iter(still.items()))
+    more = f", and {len(still) - 1} others have such" if len(still) > 1 else ""
+    raise BadHistory(
+        f"{label} divides by the volatility of {config.moving_sessions} sessions, and {name} "
+        f"{_all_zero(config, until)}{more}: train it on a set without them",
+        code="CONSTANT",
+    )
+
+
+def _all_zero(config: training.Config, until: np.datetime64) -> str:
+    return f"has only returns of 0 in the {config.moving_sessions} sessions up to {until}"
+
+
+def _still(history: pd.DataFrame, sessions: int) -> dict[str, np.datetime64]:
+    """Series with so many returns of 0 in a row, and the last session of the first such window."""
+    if not sessions:
+        return {}
+    still = {}
+    whole = History.of(history)
+    for name, (start, end) in zip(whole.ids, pairwise(whole.bounds), strict=True):
+        moved = np.concatenate([[0], np.cumsum(whole.columns[names.Y][start:end] != 0)])
+        flat = np.flatnonzero(moved[sessions:] == moved[:-sessions])
+        if flat.size:
+            still[name] = whole.ds[start + flat[0] + sessions - 1]
+    return still
 
 
 def _check_together(history: pd.DataFrame, config: training.Config, label: str) -> None:

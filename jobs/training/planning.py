@@ -59,14 +59,23 @@ class Plan:
 
 
 def plan(
-    settings: Settings, name: str, overrides: Mapping[str, Any], *, seed: int, tiny: bool
+    settings: Settings,
+    name: str,
+    overrides: Mapping[str, Any],
+    *,
+    seed: int,
+    tiny: bool,
+    datasets: Catalog | None = None,
 ) -> Plan:
-    """Check everything that can be wrong. Raises BadInput, BadConfig or NotFound."""
+    """Check everything that can be wrong. Raises BadInput, BadConfig or NotFound.
+
+    Plans that are made with the same `datasets` share the rows of a data set.
+    """
     model = families.find(name)
     completeness.check(model)
     check_seed(seed)
     start = _start(settings, model, overrides)
-    datasets = Catalog(settings)
+    datasets = datasets or Catalog(settings)
     config = configs.load_config(
         model,
         overrides,
@@ -83,7 +92,7 @@ def plan(
     for member, member_config in member_configs.items():
         columns = families.find(member).columns(member_config)
         datasets.check_columns(dataset, columns, member)
-    data = dataset.load(settings)
+    data = datasets.load(dataset.name, settings)
     _check_history(data, model, config, member_configs)
     code = (model.family.name, *model.spec(config).uses)
     lock_sha256 = sha256(CHECKOUT / "requirements.lock")
@@ -105,7 +114,7 @@ def plan(
         artifacts.code_digest(CHECKOUT, *code),
         recipe(name, config, member_configs, seed, **inputs),
         member_configs,
-        leakage(start.facts, config) if start else "",
+        leakage(start.version.reference, start.facts, config) if start else "",
     )
 
 
@@ -125,13 +134,14 @@ def _check_history(
         trained[member] = (families.find(member), settings)
     for reference, settings in references.configs_of(task).items():
         trained.setdefault(reference, (families.find(reference), settings))
-    contexts = []
+    contexts = {}
     for name, (part, settings) in trained.items():
         spec = part.spec(settings)
         label = name if name == model.name else f"{name}, which is trained with {model.name},"
         needs.check(data.history, settings, spec, label)
-        contexts.append(spec.min_context)
-    task.origins(max(contexts))  # raises if there is nothing to report
+        contexts[label] = spec.min_context
+    longest = max(contexts, key=contexts.__getitem__)
+    task.origins(contexts[longest], longest)  # raises if there is nothing to report
 
 
 def check_seed(seed: int) -> None:

@@ -60,8 +60,11 @@ class Task:
         """Two tasks with the same key have the same scores."""
         return f"{self.data.digest} {self.config}"
 
-    def origins(self, context: int) -> pd.DatetimeIndex:
-        """Origins of the report period. Raises BadInput, code NO_ORIGINS."""
+    def origins(self, context: int, label: str) -> pd.DatetimeIndex:
+        """Origins of the report period.
+
+        Raises BadHistory (NO_ORIGINS); `label` names the model that needs `context` sessions.
+        """
         config = self.config
         return origins_between(
             self.data.history,
@@ -70,6 +73,7 @@ class Task:
             config.horizon,
             context=context,
             every=config.report_every,
+            label=label,
         )
 
     def score(self, forecaster: Forecaster, context: int, progress: Progress, label: str) -> Scored:
@@ -88,7 +92,7 @@ class Task:
         forecasts = rolling(
             forecaster,
             history,
-            self.origins(context),
+            self.origins(context, forecaster.spec.name),
             config.horizon,
             levels=config.levels,
             context=context,

@@ -54,6 +54,10 @@ class Training(training.Config):
         return True
 
     @property
+    def moving_sessions(self) -> int:
+        return self.context
+
+    @property
     def shape(self) -> dict[str, Any]:
         """The settings that make the network: its kind and the settings of that kind."""
         of_training = {field.name for field in fields(Training)}

@@ -81,6 +81,10 @@ class Config(training.Config):
         return True
 
     @property
+    def moving_sessions(self) -> int:
+        return self.context
+
+    @property
     def screens(self) -> bool:
         return True
 

@@ -29,26 +29,31 @@ def origins_between(
     *,
     context: int = 1,
     every: int = 1,
+    label: str = "",
 ) -> pd.DatetimeIndex:
     """Every `every`-th origin after `after`.
 
     An origin is a session from which a series can be forecast and scored: the series has `context`
     sessions up to it and `horizon` sessions after it, the last of them not after `until`. Raises
-    BadHistory (code NO_ORIGINS) if there is none.
+    BadHistory (code NO_ORIGINS) if there is none; `label` names who needs `context` sessions.
     """
     if until is not None:
         history = history[history[names.DS] <= pd.Timestamp(until)]
     whole = History.of(history, ())
-    usable = []
+    usable, missing = [], []
     for start, end in pairwise(whole.bounds):
         usable.append(whole.ds[start + context - 1 : max(end - horizon, start)])
+        before = int(np.count_nonzero(whole.ds[start:end] <= np.datetime64(after, "D")))
+        missing.append(max(before + 1, context) + horizon - (end - start))
     sessions = np.unique(np.concatenate(usable or [whole.ds]))
     origins = sessions[sessions > np.datetime64(pd.Timestamp(after), "D")][::every]
     if not origins.size:
         last = f"; the last such session is {sessions[-1]}" if sessions.size else ""
+        needed_by = f"{label} needs {context} sessions up to an origin: " if label else ""
         raise BadHistory(
-            f"no session after {after} has {context} sessions up to it and {horizon} after it "
-            f"in any series{last}",
+            f"{needed_by}no session after {after} has {context} sessions up to it and {horizon} "
+            f"after it in any series; {min(missing, default=context + horizon)} more are "
+            f"needed{last}",
             code="NO_ORIGINS",
         )
     return pd.DatetimeIndex(origins.astype("datetime64[ns]"))

@@ -9,36 +9,73 @@ import pandas as pd
 
 from registry.errors import BadHistory, BadParameter
 from registry.forecast import calendars, names
+from registry.forecast.arrays import Dates
 from registry.forecast.checks import MAX_HOLE, MAX_MISSING
 from registry.forecast.history import Refused
 from registry.forecast.spec import ModelSpec
 
 LATE = 5  # sessions by which a series may end before its data set
 LISTED = 5  # symbols that a message names
+DATES = 3  # dates that a message names
 
 
-def check_calendar(spec: ModelSpec, data: str, calendar: str) -> None:
-    """Raise BadHistory (CALENDAR) unless the data set has the version's calendar."""
-    if spec.calendar != calendar:
-        raise BadHistory(
-            f"{spec.name} forecasts sessions of {spec.calendar}, those of {data} are of "
-            f"{calendar}; train it on {data}",
-            code="CALENDAR",
-        )
+def other_calendar(
+    reference: str, of_version: str, data: str, of_data: str, first: str, last: str
+) -> BadHistory:
+    """The error (CALENDAR) for a data set of another calendar than the version's.
+
+    `first` and `last` are sessions of the data set. It names the first dates that differ.
+    """
+    known = _sessions(of_version, of_data, first, last)
+    days = _sessions(of_data, of_version, first, last)
+    closed, lacking = np.setdiff1d(days, known), np.setdiff1d(known, days)
+    dates = ""
+    if closed.size:
+        dates = f": {data} has dates on which {of_version} was closed: {_dates(closed)}"
+    elif lacking.size:
+        dates = f": {data} lacks sessions of {of_version}: {_dates(lacking)}"
+    return BadHistory(
+        f"{reference} forecasts sessions of {of_version}, those of {data} are of {of_data}{dates}; "
+        f"train it on {data}",
+        code="CALENDAR",
+    )
 
 
-def check_universe(facts: Mapping[str, str], spec: ModelSpec, data: str, universe: str) -> None:
+def _sessions(calendar: str, other: str, first: str, last: str) -> Dates:
+    """Sessions of a calendar from `first` to `last`, as far as the other calendar is known, too."""
+    start, end = pd.Timestamp(first), pd.Timestamp(last)
+    for name in (calendar, other):
+        known_from, known_until = calendars.span(name)
+        start = max(start, pd.Timestamp(known_from))
+        end = min(end, pd.Timestamp(known_until))
+    days: Dates = calendars.sessions(calendar, start, end).to_numpy().astype("datetime64[D]")
+    return days
+
+
+def _dates(days: Dates) -> str:
+    shown = ", ".join(str(day) for day in days[:DATES])
+    return shown if len(days) <= DATES else f"{shown} and {len(days) - DATES} more"
+
+
+def check_universe(
+    reference: str, facts: Mapping[str, str], spec: ModelSpec, data: str, universe: str
+) -> None:
     """Raise BadHistory (UNIVERSE) if the market columns have another universe than in training.
 
-    `facts` are those of the version, `universe` is the tag of the data set's.
+    `facts` are those of the version, `universe` is the tag of the data set's. The mean |return| of
+    the same members is the same under any name. The index return is not: its index may differ.
     """
     trained_on = facts.get("universe", universe)
-    if set(names.MARKET) & set(spec.columns) and trained_on != universe:
-        raise BadHistory(
-            f"{spec.name} was trained on market columns over {trained_on}, "
-            f"those of {data} are over {universe}; train it on {data}",
-            code="UNIVERSE",
-        )
+    if not set(names.MARKET) & set(spec.columns) or trained_on == universe:
+        return
+    same_members = trained_on.split("@")[-1] == universe.split("@")[-1]
+    if same_members and names.INDEX_RETURN not in spec.columns:
+        return
+    raise BadHistory(
+        f"{reference} was trained on market columns over {trained_on}, "
+        f"those of {data} are over {universe}; train it on {data}",
+        code="UNIVERSE",
+    )
 
 
 def since(spec: ModelSpec, last: pd.Timestamp) -> pd.Timestamp:
@@ -68,16 +105,16 @@ def symbols_of(
     others = sorted(set(asked) - set(spec.universe))
     if others:
         raise BadHistory(
-            f"{spec.name} does not know {_listed(others)}; it was trained on "
-            f"{_listed(spec.universe)}",
+            f"{spec.name} does not know {listed(others)}; it was trained on "
+            f"{listed(spec.universe)}",
             code="UNIVERSE",
         )
     needed = [name for name in spec.universe if not spec.subset or name in known]
     lacking = sorted(set(needed) - set(known))
     if lacking or not needed:
         raise BadHistory(
-            f"{spec.name} forecasts {_listed(spec.universe)}; {data} lacks "
-            f"{_listed(lacking or spec.universe)}",
+            f"{spec.name} forecasts {listed(spec.universe)}; {data} lacks "
+            f"{listed(lacking or spec.universe)}",
             code="UNIVERSE",
         )
     return tuple(sorted(needed))
@@ -132,9 +169,10 @@ def _check_known(data: str, known: Collection[str], asked: Sequence[str]) -> Non
     near = get_close_matches(unknown[0].upper(), capitals, n=3)
     nearest = ", ".join(capitals[name] for name in near)
     advice = f"; did you mean {nearest}?" if near else ""
-    raise BadParameter(f"{data} has no symbol {_listed(unknown)}{advice}")
+    raise BadParameter(f"{data} has no symbol {listed(unknown)}{advice}")
 
 
-def _listed(symbols: Sequence[str]) -> str:
+def listed(symbols: Sequence[str]) -> str:
+    """The first symbols, and how many more there are."""
     shown = ", ".join(symbols[:LISTED])
     return shown if len(symbols) <= LISTED else f"{shown} and {len(symbols) - LISTED} more"

@@ -154,7 +154,10 @@ def test_sessions_that_a_version_was_trained_on_are_not_reported_unless_it_is_sa
     with pytest.raises(BadInput) as caught:
         evaluate.evaluate(settings, ["nbeats/1"], earlier, reference)
     assert caught.value.code == "LEAKAGE"
-    assert "trained until 2010-12-31, the report starts after 2010-06-30" in caught.value.message
+    assert (
+        "nbeats/1 was trained until 2010-12-31, the report starts after 2010-06-30"
+        in caught.value.message
+    )
     evaluation = evaluate.evaluate(settings, ["nbeats/1"], earlier, reference, allow_leakage=True)
     text = "trained until 2010-12-31; reported are sessions after 2010-06-30"
     [version] = evaluation.summary()["versions"]
@@ -181,13 +184,13 @@ def test_sessions_that_a_version_was_trained_on_are_not_reported_unless_it_is_sa
 )
 def test_pretraining_is_said_and_not_refused(tags: dict[str, str], text: str) -> None:
     config = Config(**SHARED | DATES)
-    assert leakage(tags, config) == text
+    assert leakage("kronos/1", tags, config) == text
 
 
 def test_market_columns_of_another_universe_are_refused(
     settings: Settings, versions: Mapping[str, Version], reference: References
 ) -> None:
-    message = r"har was trained on market columns over us-index-2@"
+    message = r"har/1 was trained on market columns over us-index-2@"
     with pytest.raises(BadInput, match=message) as caught:
         evaluate.evaluate(settings, ["har/1"], {"data": "panel"}, reference)
     assert caught.value.code == "UNIVERSE"

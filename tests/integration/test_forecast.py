@@ -12,13 +12,14 @@ import numpy as np
 import numpy.testing as npt
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from jobs import __main__ as program
 from jobs.data import sets
 from jobs.data.dataset import Splits
 from jobs.data.market import Universe
 from jobs.data.sets import Facts
-from jobs.forecasting import chart, passes
+from jobs.forecasting import chart, passes, table
 from jobs.forecasting.forecast import Result, forecast
 from registry import terminal
 from registry.errors import BadHistory, BadParameter, NotFound
@@ -54,7 +55,8 @@ def prices() -> pd.DataFrame:
 def write(settings: Settings, name: str, frame: pd.DataFrame, calendar: str = "XNYS") -> Facts:
     universe = Universe(name, tuple(sorted(frame["unique_id"].unique())))
     splits = Splits("2021-12-31", "2022-03-31")
-    facts = Facts(name, "closes", COLUMNS, calendar, universe, splits)
+    kind = "closes" if "close" in frame else "returns"
+    facts = Facts(name, kind, tuple(frame.columns), calendar, universe, splits)
     with duckdb.connect() as connection:
         connection.register("frame", frame)
         connection.execute("CREATE TABLE rows AS SELECT * REPLACE (ds::DATE AS ds) FROM frame")
@@ -73,7 +75,8 @@ def settings(
     settings = Settings(var_dir=folder)
     log_a_version(settings, Store(settings), {"crps": 0.005})
     write(settings, "mine", prices())
-    write(settings, "london", prices().head(100), "XLON")
+    write(settings, "london", prices().head(1000), "XLON")
+    write(settings, "returns", prices().drop(columns="close"))
     return settings
 
 
@@ -143,7 +146,7 @@ def test_passes_of_few_series_change_nothing(settings, result, monkeypatch):
 def test_csv_has_returns_and_closes_at_the_levels_asked_for(verb):
     code, out, err = verb("--output", "csv", "--levels", "0.1,0.5,0.9", "--horizon", "3")
     assert code == 0
-    assert "refused: STALE: LATE has its last session on 2022-12-15" in err
+    assert "refused: TOO_SHORT: NEW has 5 sessions" in err
     table = pd.read_csv(io.StringIO(out), parse_dates=["ds"])
     assert len(table) == 3 * 3
     assert [c for c in table if c.startswith("close")] == [
@@ -158,8 +161,9 @@ def test_csv_has_returns_and_closes_at_the_levels_asked_for(verb):
 
 
 def test_json_is_one_line_with_rows_and_refused_series(verb):
-    code, out, _ = verb("--output", "json", "--symbols", "AAA,LATE")
+    code, out, err = verb("--output", "json", "--symbols", "AAA, LATE")
     assert (code, out.count("\n")) == (0, 1)
+    assert "refused: STALE: LATE has its last session on 2022-12-15" in err
     answer = json.loads(out)
     assert (answer["series"], len(answer["rows"])) == (1, 5)
     assert [series["code"] for series in answer["refused"]] == ["STALE"]
@@ -171,8 +175,26 @@ def test_the_table_shows_bands_in_per_cent_and_in_prices(verb, monkeypatch):
     monkeypatch.setenv("COLUMNS", "150")
     code, out, _ = verb("--symbols", "AAA")
     assert code == 0
-    for text in ("AAA after 2022-12-28, close", "2022-12-29", "close 90%", "steps independent"):
+    for text in ("AAA after 2022-12-28, close", "2022-12-29", "90% band", "steps independent"):
         assert text in out
+    assert "\nchange in the session, %" in out
+    assert "\nclose  " in out
+
+
+def test_changes_are_simple_per_cent_in_table_and_chart(settings, capsys, monkeypatch):
+    """Without closes they are since the cutoff; the table fits 80 columns."""
+    monkeypatch.setenv("COLUMNS", "80")
+    bands = forecast(settings, MODEL, data="returns", symbols=["AAA"], bands=True)
+    low, high = 100 * np.expm1(bands.cumulative[0, -1, [0, -1]])
+    table.print_result(bands, Console(highlight=False))
+    lines = capsys.readouterr().out.splitlines()
+    assert "change since the cutoff, %" in [line.strip() for line in lines]
+    assert f"{low:+.2f} to {high:+.2f}" in lines[-3]
+    assert f"{100 * np.expm1(bands.forecast.quantiles[0, 0, 3]):+.2f}" in lines[5]
+    figure = chart.fans(bands)
+    assert figure.get_supylabel() == "change since the cutoff, %"
+    widest = figure.axes[0].collections[0].get_paths()[0].vertices[:, 1]
+    npt.assert_allclose([widest.min(), widest.max()], [low, high], rtol=1e-12)
 
 
 def test_many_symbols_are_a_line_each_and_the_rest_is_said(verb, monkeypatch):
@@ -182,6 +204,8 @@ def test_many_symbols_are_a_line_each_and_the_rest_is_said(verb, monkeypatch):
     _, out, err = verb()
     assert "AAA" in out
     assert "GAP" not in out
+    assert "refused: STALE: 1 of mine ended before its last session: LATE\n" in err
+    assert "LATE has its last session" not in err
     assert "2 of 3 series are shown; name others with --symbols" in err
 
 
@@ -203,6 +227,14 @@ def test_the_fan_ends_where_the_cumulative_bands_end(settings):
     assert bands.prices is not None
     npt.assert_allclose([widest.min(), widest.max()], bands.prices[0, -1, [0, -1]], rtol=1e-12)
     assert bands.method in figure.get_supxlabel()
+    labels = [label.get_text() for label in axis.get_xticklabels()]
+    assert labels == ["12-06", "12-13", "12-20", "12-28", "01-05"]
+    assert axis.get_xticks().tolist() == [-15, -10, -5, 0, 5]
+
+
+def test_a_chart_of_some_symbols_says_of_how_many(result, monkeypatch):
+    monkeypatch.setattr(chart, "PANELS", 2)
+    assert chart.fans(result).get_supxlabel().startswith("2 of 3 symbols; name others")
 
 
 @pytest.mark.parametrize(
@@ -210,7 +242,18 @@ def test_the_fan_ends_where_the_cumulative_bands_end(settings):
     [
         (["--symbols", "aab"], "mine has no symbol aab; did you mean AAA"),
         (["--symbols", "HALT"], "HALTED: HALT has a return of 0 throughout"),
-        (["--data", "london"], "CALENDAR: ewma forecasts sessions of XNYS, those of london are of"),
+        (
+            ["--data", "london"],
+            "ewma/1 forecasts sessions of XNYS, those of london are of XLON: london has dates on "
+            "which XNYS was closed: 2016-01-18, 2016-02-15, 2016-07-04 and 18 more; train it on",
+        ),
+        (["--data", "nosuch"], "NOT_FOUND: no data set 'nosuch'; there are panel, bars, london"),
+        (["--horizon", "0"], "BAD_HORIZON: horizon is 0; ewma forecasts 1.."),
+        (["--symbols", "AAA,,BBB"], "--symbols is 'AAA,,BBB', expected items between commas"),
+        (["--symbols", ","], "--symbols is ',', expected items between commas"),
+        (["--output", "csv", "--to", "."], "--to is ., a folder"),
+        (["--output", "csv", "--to", "no/x.csv"], "there is no folder no; make it first"),
+        (["--output", "csv", "--to", "/proc/x.csv"], "--to is /proc/x.csv, which cannot be writ"),
         (["--output", "xml"], "output is 'xml', expected one of table, csv"),
         (["--levels", "low"], "levels are numbers like 0.05,0.5,0.95, found 'low'"),
         (["--levels", "0.001"], "was trained on 0.05..0.95"),
@@ -242,9 +285,9 @@ def test_a_request_that_would_be_refused_is_not_printed(settings):
         latest(settings, store, version, "mine", ["NEW"])
     with pytest.raises(BadParameter, match="name a symbol of the data set"):
         latest(settings, store, version, "mine", [])
-    with pytest.raises(NotFound, match=r"no data set 'panel'.*takes a data set of yours"):
+    with pytest.raises(NotFound, match=r"no data set 'panel' of yours; .* no built-in one"):
         latest(settings, store, version, "panel", ["AAPL"])
-    with pytest.raises(BadHistory, match="those of london are of XLON"):
+    with pytest.raises(BadHistory, match=r"of XLON: .*was closed: 2016-01-18, 2016-02-15"):
         latest(settings, store, version, "london", ["AAA"])
     with pytest.raises(NotFound, match="no data set 'yours'"):
         latest(settings, store, version, "yours", ["AAA"])

@@ -134,14 +134,18 @@ def test_forecasts_have_the_sessions_of_the_sets_calendar(settings, reference, c
     }[calendar]
     closes = own_sets.simulated(dict.fromkeys(("AA", "BB"), (WHOLE[0], OTHER[calendar])), calendar)
     history = own_sets.with_market(closes)
+    other = own_sets.with_market(own_sets.simulated({"AA": WHOLE}))  # of XNYS
     for model in ("ewma", "har"):
         version = trained(settings, reference, model, name_of(calendar)).version
         with Store(settings).load(version.reference) as loaded:
             recent = history.groupby("unique_id").tail(loaded.spec.max_context)
             forecast = loaded.forecast(recent)
             assert loaded.spec.calendar == calendar
+            with pytest.raises(BadHistory) as caught:
+                loaded.forecast(other.groupby("unique_id").tail(loaded.spec.max_context))
         of_first = forecast[forecast["unique_id"] == "AA"]
         assert [f"{day:%Y-%m-%d}" for day in of_first["ds"]] == expected
+        assert caught.value.code == {"XLON": "NOT_A_SESSION", "24/7": "GAP"}[calendar]
 
 
 def test_sessions_of_another_calendar_are_refused_with_the_first_such_dates(
@@ -158,7 +162,10 @@ def test_sessions_of_another_calendar_are_refused_with_the_first_such_dates(
             with pytest.raises(BadHistory, match=message) as caught:
                 loaded.forecast(history.groupby("unique_id").tail(1000))
             assert caught.value.code == "NOT_A_SESSION"
-    message = "har forecasts sessions of XNYS, those of own_24_7 are of 24/7; train it on own_24_7"
+    message = (
+        "har/1 forecasts sessions of XNYS, those of own_24_7 are of 24/7: own_24_7 has dates on "
+        "which XNYS was closed: 2016-01-09, 2016-01-10, 2016-01-16 and "
+    )
     with pytest.raises(BadHistory, match=message):
         evaluate.evaluate(settings, ["har/1"], {"data": "own_24_7"}, reference)
 

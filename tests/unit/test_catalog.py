@@ -14,7 +14,7 @@ from jobs.data.catalog import BARS, DATASETS, PANEL, Catalog
 from jobs.data.dataset import Dataset, Splits
 from jobs.training import configs, families, planning
 from registry.compiled import write
-from registry.errors import BadConfig, BadHistory, Corrupt
+from registry.errors import BadConfig, BadHistory, Corrupt, NotFound
 from registry.forecast import checks
 from registry.forecast.history import History
 from registry.forecast.spec import ModelSpec
@@ -122,7 +122,7 @@ def test_dates_of_a_model_without_named_data_are_those_of_its_own_data_set(dates
 
 
 def test_an_unknown_data_set_is_refused_with_the_known_ones():
-    with pytest.raises(BadConfig, match=r"data is 'ticks', expected one of \['panel', 'bars'\]"):
+    with pytest.raises(NotFound, match="no data set 'ticks'; there are panel, bars"):
         configs.load_config(families.find("ewma"), {"data": "ticks"})
 
 

@@ -109,7 +109,9 @@ def test_each_series_ends_where_it_ends():
 
 
 def test_a_calendar_of_every_day_misses_weekends():
-    assert refusal(series(), replace(SPEC, calendar="24/7")).startswith("GAP: ")
+    message = refusal(series(), replace(SPEC, calendar="24/7"))
+    assert message.startswith("GAP: ")
+    assert "sessions of 24/7 missing, the first from 2021-01-09 to 2021-01-10" in message
 
 
 # --- halted series ----------------------------------------------------------------------------

@@ -40,9 +40,9 @@ def test_an_unquoted_date_of_a_config_file_is_text() -> None:
 
 def test_a_tag_that_is_no_date_may_be_leakage() -> None:
     config = configs.load_config(families.find("ewma"), {})
-    assert leakage({"trained_until": "2019-12-31"}, config) == ""
+    assert leakage("ewma/1", {"trained_until": "2019-12-31"}, config) == ""
     with pytest.raises(BadInput, match="trained until 04/05/2017"):
-        leakage({"trained_until": "04/05/2017"}, config)
+        leakage("ewma/1", {"trained_until": "04/05/2017"}, config)
 
 
 @pytest.mark.parametrize("words", ["yesterday", "22.11.2026", "10:00", ""])

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from jobs.data import sets
+from jobs.data.catalog import Catalog
 from jobs.data.dataset import Splits
 from jobs.training import families, needs, planning
 from registry.errors import BadHistory, Corrupt
@@ -39,6 +40,10 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     own_sets.write(settings, "equal", bars, splits=SPLITS, kind="bars")
     short = closes[closes["ds"] >= "2020-01-01"]
     own_sets.write(settings, "short", short, splits=SPLITS)
+    halt = bars["ds"].between("2018-03-01", "2018-08-31")
+    for name, still in {"still": halt, "halted": halt & (bars["unique_id"] == "BB")}.items():
+        returns = bars[["unique_id", "ds", "y", "sector"]].assign(y=bars["y"].where(~still, 0.0))
+        own_sets.write(settings, name, returns, splits=SPLITS, kind="returns")
     alone = closes[closes["unique_id"] == "AA"]
     own_sets.write(settings, "alone", alone, splits=SPLITS)
     return settings
@@ -76,7 +81,21 @@ def test_a_model_that_closes_of_uneven_series_cannot_train_says_what_it_lacks(se
         ("nbeats", "short", {"fit_until": "2020-03-13"}, "has 50, 15 are missing: move the dates"),
         ("ewma", "short", {}, r"har, which is trained with ewma, is fitted on 258 .* 133 are miss"),
         ("ensemble", "short", {}, "linear, which is trained with ensemble, is fitted on 319"),
-        ("ewma", "equal", {"choose_until": "2021-12-29"}, "no session after 2021-12-29 has 564"),
+        (
+            "ewma",
+            "equal",
+            {"choose_until": "2021-12-29"},
+            r"har, which is trained with ewma, needs 564 sessions up to an origin: no session "
+            r"after 2021-12-29 has 564 .* in any series; 4 more are needed",
+        ),
+        (
+            "itransformer",
+            "halted",
+            {},
+            "itransformer divides by the volatility of 60 sessions, and BB has only returns of 0 "
+            "in the 60 sessions up to 2018-05-24: train it on a set without them",
+        ),
+        ("nbeats", "still", {}, "nbeats divides by .*, and AA has only returns of 0 .*, and 2 ot"),
         (
             "nbeats",
             "equal",
@@ -115,6 +134,25 @@ def test_series_that_a_family_cannot_fit_are_named_with_the_reason(settings):
     assert reasons["BB"].startswith("GAP: ")
     ewma = plan(settings, "ewma", "uneven")
     assert needs.unfit(early[~hole], ewma.config, ewma.model.spec(ewma.config)) == {}
+
+
+@pytest.mark.parametrize(
+    ("model", "window"), [("nbeats", "60 sessions up to 2018-05-24"), ("tft", "10 sessions up to")]
+)
+def test_a_network_leaves_out_a_series_that_did_not_move_for_a_window(settings, model, window):
+    planned = plan(settings, model, "halted")
+    spec = planned.model.spec(planned.config)
+    [(name, reason)] = needs.unfit(planned.data.history, planned.config, spec).items()
+    assert (name, reason.startswith(f"has only returns of 0 in the {window}")) == ("BB", True)
+
+
+def test_plans_with_one_catalog_share_the_rows_of_a_set(settings):
+    datasets = Catalog(settings)
+    plans = [
+        planning.plan(settings, model, {"data": "equal"}, seed=0, tiny=True, datasets=datasets)
+        for model in ("naive", "har")
+    ]
+    assert plans[0].data is plans[1].data
 
 
 def test_the_plan_of_a_damaged_set_is_refused(settings):

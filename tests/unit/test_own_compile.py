@@ -15,7 +15,7 @@ from jobs.data.own.compile import compile_frame, compile_own
 from jobs.data.own.options import Options, yes_or_no
 from jobs.data.own.report import report_path
 from jobs.data.sources.source import Source
-from registry.errors import BadConfig, BadHistory, BadParameter, NotFound
+from registry.errors import BadHistory, BadParameter, NotFound
 from registry.settings import Settings
 
 STOCKS = ["AAPL", "KO", "XOM"]
@@ -159,7 +159,7 @@ def test_only_known_symbols_and_kinds_of_files_are_exported(compiled, tmp_path):
         export.export(compiled, "panel", tmp_path / "a.csv", ["APPL"])
     with pytest.raises(BadParameter, match=r"ends in \.xlsx, expected \.csv or \.parquet"):
         export.export(compiled, "panel", tmp_path / "a.xlsx")
-    with pytest.raises(BadConfig, match="data is 'ticks'"):
+    with pytest.raises(NotFound, match="no data set 'ticks'"):
         export.export(compiled, "ticks", tmp_path / "a.csv")
 
 

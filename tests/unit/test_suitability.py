@@ -1,6 +1,7 @@
 """Whether a version can forecast a data set, and which of its symbols and sessions it takes."""
 
 from dataclasses import replace
+from functools import partial
 
 import pandas as pd
 import pytest
@@ -50,12 +51,37 @@ def test_an_unknown_symbol_is_refused_with_the_nearest_names():
 
 def test_market_columns_over_another_universe_are_refused():
     spec = replace(ANY, columns=(*names.HISTORY, names.MARKET_ABS_RETURN))
-    with pytest.raises(
-        BadHistory, match="over us@1, those of mine are over eu@2; train it on mine"
-    ):
-        suitability.check_universe({"universe": "us@1"}, spec, "mine", "eu@2")
-    suitability.check_universe({"universe": "us@1"}, ANY, "mine", "eu@2")
-    suitability.check_universe({}, spec, "mine", "eu@2")
+    check = partial(suitability.check_universe, "har/2")
+    message = "har/2 was .* over us@1, those of mine are over eu@2; train it on mine"
+    with pytest.raises(BadHistory, match=message):
+        check({"universe": "us@1"}, spec, "mine", "eu@2")
+    check({"universe": "us@1"}, ANY, "mine", "eu@2")
+    check({}, spec, "mine", "eu@2")
+
+
+def test_the_same_members_under_another_name_have_the_same_mean_but_maybe_another_index():
+    of_members = replace(ANY, columns=(*names.HISTORY, names.MARKET_ABS_RETURN))
+    suitability.check_universe("har/2", {"universe": "us@1"}, of_members, "mine", "mine@1")
+    of_index = replace(ANY, columns=(*names.HISTORY, *names.MARKET))
+    with pytest.raises(BadHistory, match="over us@1, those of mine are over mine@1"):
+        suitability.check_universe("ssm/2", {"universe": "us@1"}, of_index, "mine", "mine@1")
+
+
+@pytest.mark.parametrize(
+    ("of_version", "of_data", "dates"),
+    [
+        ("XNYS", "24/7", ": mine has dates on which XNYS was closed: 2021-07-03, 2021-07-04, 2021"),
+        ("24/7", "XNYS", ": mine lacks sessions of 24/7: 2021-07-03, 2021-07-04, 2021-07-05 and "),
+        ("XNYS", "XNAS", "those of mine are of XNAS; train it on mine"),
+    ],
+)
+def test_another_calendar_is_refused_with_the_first_dates_that_differ(of_version, of_data, dates):
+    error = suitability.other_calendar(
+        "har/2", of_version, "mine", of_data, "2021-07-01", "2021-07-30"
+    )
+    assert error.code == "CALENDAR"
+    assert error.message.startswith(f"har/2 forecasts sessions of {of_version}, those of mine are")
+    assert dates in error.message
 
 
 def test_the_window_holds_the_context_of_a_series_that_ends_late_and_has_gaps():
