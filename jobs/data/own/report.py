@@ -12,6 +12,7 @@ from jobs.data.own.findings import SHOWN as EXAMPLES
 from jobs.data.sets import Facts
 from jobs.data.sources.source import Staged
 from registry.files import write_together
+from registry.masking import masked
 from registry.settings import Settings
 
 _ON_PAGE = 20  # symbols
@@ -38,7 +39,7 @@ def report(staged: Staged, derived: Derived, facts: Facts) -> dict[str, Any]:
             "index": facts.index,
         },
         "read": {
-            "files": list(staged.files),
+            "files": [masked(file) for file in staged.files],
             "layout": staged.layout,
             "columns": dict(staged.mapping),
             "guessed": list(staged.guessed),
@@ -57,7 +58,8 @@ def _unended(staged: Staged) -> list[Finding]:
     if not staged.unended:
         return []
     reason = "the last line of a file has no line end: the file may be cut"
-    return [Finding(reason, len(staged.unended), staged.unended[:EXAMPLES], KEPT)]
+    examples = tuple(masked(file) for file in staged.unended[:EXAMPLES])
+    return [Finding(reason, len(staged.unended), examples, KEPT)]
 
 
 def report_path(settings: Settings, name: str) -> Path:
