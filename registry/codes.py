@@ -85,7 +85,10 @@ CODES: dict[str, Code] = {
     ),
     "BAD_VOLUME": Code(BadHistory, REQUEST, "bars: negative volume or amount, or beyond 1e18"),
     "PRICE_BASIS": Code(
-        BadHistory, REQUEST, "bars: y is not the log return of close, beyond rounding"
+        BadHistory,
+        REQUEST,
+        "bars: y is not the log return of close, beyond rounding; own prices: it is not clear "
+        "whether they are adjusted, or they contradict that, or an append differs from its set",
     ),
     "BAD_COUNT": Code(BadHistory, REQUEST, "a negative count"),
     "BAD_HORIZON": Code(BadParameter, REQUEST, "horizon out of range"),

@@ -92,9 +92,17 @@ def _has_content(path: Path) -> bool:
     return path.exists() and path.stat().st_size > 0
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder with those above it, unless it exists. Raises KronosError, as `make_once`."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise explained(error, path) from error
+
+
 def temporary_folder(directory: Path, purpose: str) -> TemporaryDirectory[str]:
     """A new folder below `directory`, deleted afterwards; `purpose` begins its name."""
-    directory.mkdir(parents=True, exist_ok=True)
+    make_folder(directory)
     prefix = f"{purpose}@{this_process().mark}@"
     return TemporaryDirectory(prefix=prefix, dir=directory)
 

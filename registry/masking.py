@@ -5,12 +5,18 @@ import re
 HIDDEN = "***"
 # User and password of a URI reach to its last @, because a password may hold any character.
 _USER = re.compile(r"(?<=://)\S*@")
+_USER_OF_URI = re.compile(r"(?<=://).*@", re.DOTALL)
 _OPTION = re.compile(
     r"([?&][\w.-]*(?:pass|passwd|password|secret|token|key|sig|signature)=)[^&\s'\"]*", re.I
 )
 # libpq's form of a connection, and assignments of a shell: password='p w', PGPASSWORD=pw
 _ASSIGNED = re.compile(r"(\b\w*(?:passwd|password|secret|token)\s*=\s*)('[^']*'|[^\s'\"&]+)", re.I)
 _HUB_TOKEN = re.compile(r"\bhf_\w{8,}")
+
+
+def masked_uri(uri: str) -> str:
+    """A text that is one URI, as `masked`; its user and password may hold blanks, too."""
+    return masked(_USER_OF_URI.sub(f"{HIDDEN}@", uri))
 
 
 def masked(text: str) -> str:

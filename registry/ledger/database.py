@@ -79,7 +79,7 @@ def connect(uri: str) -> sa.Engine:
     if ledger.url.drivername == "sqlite":
         path = sqlite_file(ledger.url)
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            files.make_folder(path.parent)
         sa.event.listen(ledger, "connect", _prepare_sqlite)
         sa.event.listen(ledger, "begin", _begin_sqlite)
     elif ledger.url.drivername != "postgresql+psycopg2":

@@ -44,7 +44,7 @@ def connect(settings: Settings) -> MlflowClient:
     Raises KronosError (TRACKING_UNAVAILABLE) within seconds if nothing answers at the URI, and
     BadConfig if it is none.
     """
-    settings.var_dir.mkdir(parents=True, exist_ok=True)
+    files.make_folder(settings.var_dir)
     before = {name: os.environ.get(name) for name in environments.URIS}
     os.environ.update(environments.of_mlflow(settings))
     logging.getLogger("mlflow").setLevel(logging.WARNING)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import sqlalchemy as sa
 
 from jobs import __main__ as program
 from jobs.data import sets
@@ -186,3 +187,42 @@ def test_a_wrong_file_is_one_line_and_exit_2_and_a_password_is_not_shown(
             err.splitlines()[-1:]
         )
     assert "wrong" not in sets.names(settings)
+
+
+def test_a_secret_in_the_place_of_prices_is_stored_and_printed_nowhere(
+    settings: Settings,
+    tmp_path: Path,
+    postgres: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+):
+    monkeypatch.setenv("KRONOS_VAR_DIR", str(settings.var_dir))
+    days = calendars.sessions("XNYS", "2019-01-01", "2021-12-31")
+    frame = pd.DataFrame({"symbol": "SIM", "ds": days, "close": walk(len(days), seed=3)})
+    path = tmp_path / "prices.csv?part=2&X-Amz-Signature=s3cret"
+    path.write_text(frame.to_csv(index=False).rstrip())
+    uri = postgres.get_uri().replace("postgres:@", "postgres:s3cret@")
+    assert "s3cret" in uri
+    engine = sa.create_engine(uri.replace("postgresql://", "postgresql+psycopg2://"))
+    frame.to_sql("secret_prices", engine)
+    places = {
+        "secret_file": ["--source", "csv", "--from", str(path)],
+        "secret_table": ["--source", "sql", "--from", uri, "--query", "secret_prices"],
+    }
+    capfd.readouterr()
+    for name, arguments in places.items():
+        assert run(["compile", *arguments, "--name", name], monkeypatch) == 0
+        assert run(["compile", *arguments, "--name", name, "--append"], monkeypatch) == 0
+        assert run(["data", "show", name, "--json"], monkeypatch) == 0
+        assert run(["compile", *arguments, "--name", name, "--map", "ds=x"], monkeypatch) == 2
+        options = ["--data", name, "--tiny", "--report_every", "60"]
+        assert run(["train", "naive", *options], monkeypatch) == 0
+    with engine.begin() as connection:
+        connection.exec_driver_sql("drop table secret_prices")
+    engine.dispose()
+    out, err = capfd.readouterr()
+    assert "X-Amz-Signature=***" in out
+    assert "s3cret" not in out + err
+    files = [file for file in settings.var_dir.rglob("*") if file.is_file()]
+    assert any(file.name == "qa_secret_table.json" for file in files)
+    assert [file for file in files if b"s3cret" in file.read_bytes()] == []

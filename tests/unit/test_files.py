@@ -13,7 +13,15 @@ import pytest
 
 from registry import waiting
 from registry.errors import Conflict, KronosError
-from registry.files import is_locked, locked, make_once, sweep, temporary_folder, write_together
+from registry.files import (
+    is_locked,
+    locked,
+    make_folder,
+    make_once,
+    sweep,
+    temporary_folder,
+    write_together,
+)
 from registry.processes import Process, this_process
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,6 +78,13 @@ def test_of_several_files_none_is_replaced_when_the_last_cannot_be_written(tmp_p
     assert caught.value.code == "NOT_WRITABLE"
     assert [(tmp_path / "a").read_text(), (tmp_path / "b").read_text()] == ["old a", "old b"]
     assert names(tmp_path) == ["a", "b", "b.txt"]
+
+
+def test_a_folder_that_cannot_be_made_is_said_in_one_line():
+    for made in (make_folder, lambda path: temporary_folder(path, "new")):
+        with pytest.raises(KronosError, match="cannot write /proc/nope: No such file") as caught:
+            made(Path("/proc/nope"))
+        assert caught.value.code == "NOT_WRITABLE"
 
 
 def test_a_full_disk_leaves_all_old_files_and_says_so(tmp_path):

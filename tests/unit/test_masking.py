@@ -2,7 +2,7 @@
 
 import pytest
 
-from registry.masking import masked
+from registry.masking import masked, masked_uri
 
 
 @pytest.mark.parametrize(
@@ -47,3 +47,8 @@ def test_what_is_secret_is_hidden(text: str, expected: str) -> None:
 )
 def test_other_text_stays_as_it_is(text: str) -> None:
     assert masked(text) == text
+
+
+def test_blanks_in_the_password_of_a_single_uri_are_hidden_too() -> None:
+    assert masked_uri("postgresql://me:p w@/x@host/db?key=a") == "postgresql://***@host/db?key=***"
+    assert masked_uri("sqlite:////my prices.db") == "sqlite:////my prices.db"

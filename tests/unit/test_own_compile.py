@@ -77,6 +77,22 @@ def test_the_report_is_written_as_json_and_as_a_page(settings, closes):
     assert page[-3].split() == ["AAPL", "2021-01-05", "2022-12-28", "500", "0", "1"]
 
 
+def test_the_page_says_which_cells_are_empty_and_which_file_may_be_cut(settings, closes, tmp_path):
+    path = tmp_path / "prices.csv"
+    text = closes.assign(Close=closes["Close"].where(closes.index != 7)).to_csv(index=False)
+    path.write_text(text.rstrip("\n"))
+    compile_own(settings, Source("csv", str(path)), Options("mine", adjusted=True))
+    page = report_path(settings, "mine").with_suffix(".txt").read_text()
+    assert "  close      from Close, guessed, 1 empty cells\n" in page
+    reason = "the last line of a file has no line end: the file may be cut: 1"
+    assert f"  kept, look at it: {reason}\n    {path}\n" in page
+    wide = closes.pivot(index="Date", columns="Ticker", values="Close").reset_index()
+    wide.loc[3, "KO"] = np.nan
+    compiled_csv(settings, wide)
+    page = report_path(settings, "mine").with_suffix(".txt").read_text()
+    assert "  close      from the cells, 1 empty cells\n" in page
+
+
 def test_the_same_prices_give_the_same_files_from_a_file_and_from_python(settings, closes):
     first = compiled_csv(settings, closes)
     facts = sets.read_facts(settings, "mine")
@@ -124,6 +140,10 @@ def test_sectors_come_from_a_second_file(settings, closes, tmp_path):
     path.write_text("symbol,branch\nAAPL,IT\n")
     with pytest.raises(BadHistory, match="expected the columns symbol and sector"):
         compiled_csv(settings, closes, sectors=str(path))
+    with pytest.raises(NotFound, match="--sectors is a file"):
+        compiled_csv(settings, closes, sectors="x.csv")
+    with pytest.raises(BadParameter, match="is a folder; --sectors is a file"):
+        compiled_csv(settings, closes, sectors=str(tmp_path))
     with pytest.raises(BadParameter, match="have a sector column; leave out --sectors"):
         compiled_csv(settings, closes.assign(sector="IT"), sectors=str(path))
 

@@ -125,6 +125,40 @@ def test_rows_are_numbered_in_every_file_of_a_large_folder(read):
     assert set(rows) == {(-2.0,)}
 
 
+def test_files_whose_last_line_has_no_end_are_named(read):
+    write("f/a.csv", LONG_FORM)
+    write("f/b.csv", LONG_FORM.rstrip())
+    write("f/c.csv.gz", gzip.compress(LONG_FORM[:-2].encode()))
+    write("f/d.csv.gz", gzip.compress(LONG_FORM.encode()))
+    staged, _ = read(location="f")
+    assert staged.unended == ("f/b.csv", "f/c.csv.gz")
+
+
+KAGGLE = "date,open,close,Name\n2021-01-04,1,2,A\n2021-01-05,2,3,A\n2021-01-04,4,5,B\n"
+
+
+def test_a_name_is_the_symbol_where_dates_repeat_and_nothing_is_better(read):
+    staged, rows = read(location=write("all.csv", KAGGLE))
+    assert rows == [("A", DAY, 2.0), ("A", NEXT, 3.0), ("B", DAY, 5.0)]
+    assert (staged.layout, staged.guessed[0], staged.ignored) == (LONG, "symbol", ())
+    one = write("one/A.csv", KAGGLE.rpartition("2021-01-04")[0])
+    write("one/B.csv", KAGGLE.rpartition("2021-01-04")[0])
+    assert read(location="one")[0].layout == BY_FILE
+    assert read(location=one, symbol="X")[0].ignored == ("Name",)
+    with pytest.raises(BadHistory, match="no symbol column and one file: say --symbol"):
+        read(location=one)
+
+
+def test_bulk_files_of_stooq_are_read_as_they_are(read):
+    text = (
+        "<TICKER>,<PER>,<DATE>,<TIME>,<OPEN>,<HIGH>,<LOW>,<CLOSE>,<VOL>,<OPENINT>\n"
+        "AAPL.US,D,20210104,000000,1,3,0.5,2,100,0\n"
+    )
+    staged, rows = read("unique_id, ds, open, close, volume", location=write("a.txt", text))
+    assert rows == [("AAPL.US", DAY, 1.0, 2.0, 100.0)]
+    assert staged.ignored == ("<PER>", "<TIME>", "<OPENINT>")
+
+
 def test_names_of_files_are_no_patterns(read):
     write("a[1]*.csv", "date,close\n2021-01-04,1\n")
     write("a1b.csv", "date,close\n2021-01-04,2\n")
@@ -200,7 +234,9 @@ def test_bad_lines_far_in_a_large_file_are_named(read):
     ("files", "location", "message"),
     [
         ({}, "x.csv", "x.csv does not exist; --from is a file, folder or glob"),
+        ({}, "a" * 300, f"{'a' * 300} does not exist; --from is a file, folder or glob"),
         ({}, "*.csv", "no file matches *.csv"),
+        ({}, "/dev/null", "/dev/null is no regular file; save its content to a file"),
         ({"f/x.txt": ""}, "f", "f has no file that ends in .csv, .tsv, .csv.gz, .tsv.gz"),
         ({"f/a.csv": "", "f/b.parquet": ""}, "f",
          "f holds CSV and Parquet files, such as a.csv and b.parquet; give a glob like f/*.csv"),

@@ -47,6 +47,14 @@ def test_a_map_that_cannot_be_read_is_refused(text, message):
         ("SECID,Trade Date,LAST,Vol,Turnover", "symbol,ds,close,volume,amount"),
         ("timestamp,ticker,price,split_factor,divCash,GICS Sector",
          "ds,symbol,close,split,dividend,sector"),
+        ("Security,Dates,PX_OPEN,PX_HIGH,PX_LOW,PX_LAST,PX_VOLUME",
+         "symbol,ds,open,high,low,close,volume"),
+        ("Instrument,Date,Price Open,Price High,Price Low,Price Close,Volume",
+         "symbol,ds,open,high,low,close,volume"),
+        ("Date,Close/Last,Volume,Open,High,Low", "ds,close,volume,open,high,low"),
+        ("Date,Open,High,Low,Close*,Adj Close**,Volume",
+         "ds,open,high,low,close,adj_close,volume"),
+        ("time,asset,Settle", "ds,symbol,close"),
         ("Datetime,code,adjusted,Stock Splits,Dividends,log_return",
          "ds,symbol,adj_close,split,dividend,y"),
     ],
@@ -58,6 +66,13 @@ def test_usual_names_are_guessed(names, columns):
     assert list(mapped.columns) == [key for key in KEYS if key in expected]
     assert set(mapped.guessed) == set(expected)
     assert mapped.ignored == ("", "open_interest")
+
+
+def test_a_time_or_day_beside_a_date_is_no_date():
+    mapped = settle(["Day", "Date", "Time", "Close"], {})
+    assert mapped.columns == {"ds": "Date", "close": "Close"}
+    with pytest.raises(BadParameter, match="'Day' and 'Time' could both be ds"):
+        settle(["Day", "Time", "Close"], {})
 
 
 def test_a_given_column_is_no_candidate_and_an_empty_one_is_no_key():

@@ -16,6 +16,7 @@ from jobs.data.sources.source import FRAME, Source
 from jobs.data.sources.staging import stage
 from jobs.running.progress import Progress, Say, silent
 from registry.files import temporary_folder
+from registry.masking import masked
 from registry.settings import Settings
 
 
@@ -70,10 +71,10 @@ def compile_own(
 
 
 def _places(files: Sequence[str]) -> str:
-    """Names of files, or a database, for people."""
+    """Names of files, or a database, for people, without secrets."""
     shown = [Path(file).name if "://" not in file else file for file in files[:3]]
     more = [f"and {len(files) - 3} more"] if len(files) > 3 else []
-    return ", ".join([*shown, *more])
+    return masked(", ".join([*shown, *more]))
 
 
 def compile_frame(

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from jobs.data.own.derive import Derived
+from jobs.data.own.findings import KEPT, Finding
+from jobs.data.own.findings import SHOWN as EXAMPLES
 from jobs.data.sets import Facts
 from jobs.data.sources.source import Staged
 from registry.files import write_together
+from registry.masking import masked
 from registry.settings import Settings
 
 _ON_PAGE = 20  # symbols
@@ -36,7 +39,7 @@ def report(staged: Staged, derived: Derived, facts: Facts) -> dict[str, Any]:
             "index": facts.index,
         },
         "read": {
-            "files": list(staged.files),
+            "files": [masked(file) for file in staged.files],
             "layout": staged.layout,
             "columns": dict(staged.mapping),
             "guessed": list(staged.guessed),
@@ -44,10 +47,19 @@ def report(staged: Staged, derived: Derived, facts: Facts) -> dict[str, Any]:
             "empty_cells": dict(staged.missing),
             "dates": staged.dates,
         },
-        "findings": [asdict(finding) for finding in derived.findings],
+        "findings": [asdict(finding) for finding in (*_unended(staged), *derived.findings)],
         "symbols": {symbol.unique_id: asdict(symbol) for symbol in derived.symbols},
         "restated": facts.restated,
     }
+
+
+def _unended(staged: Staged) -> list[Finding]:
+    """What says that CSV files may have been cut within their last line."""
+    if not staged.unended:
+        return []
+    reason = "the last line of a file has no line end: the file may be cut"
+    examples = tuple(masked(file) for file in staged.unended[:EXAMPLES])
+    return [Finding(reason, len(staged.unended), examples, KEPT)]
 
 
 def report_path(settings: Settings, name: str) -> Path:
@@ -115,13 +127,18 @@ def _reading(read: Mapping[str, Any]) -> list[str]:
     lines = [f"  {shown} ({read['layout']}, dates {read['dates']})"]
     for key, column in read["columns"].items():
         mark = ", guessed" if key in read["guessed"] else ""
-        empty = read["empty_cells"].get(column, 0)
-        lines.append(
-            f"  {key:<10} from {column}{mark}" + (f", {empty} empty cells" if empty else "")
-        )
+        lines.append(f"  {key:<10} from {column}{mark}{_empty(read, key)}")
+    for key in read["empty_cells"]:
+        if key not in read["columns"]:
+            lines.append(f"  {key:<10} from the cells{_empty(read, key)}")
     if read["ignored"]:
         lines.append(f"  ignored: {', '.join(read['ignored'])}")
     return lines
+
+
+def _empty(read: Mapping[str, Any], key: str) -> str:
+    count = read["empty_cells"].get(key, 0)
+    return f", {count} empty cells" if count else ""
 
 
 def _findings(findings: list[Mapping[str, Any]]) -> list[str]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import duckdb
 
 from jobs.data.sources import delimited
+from jobs.data.sources.files import one_file
 from jobs.data.sources.mapping import settle
 from registry.errors import BadHistory, BadParameter
 from registry.forecast import names
@@ -16,11 +17,12 @@ def join(
     """Give the view `staged`, which has these columns, the sectors of a CSV file; its new columns.
 
     Symbols of the file that are not staged are ignored. Raises BadParameter if the prices have a
-    sector already, BadHistory for a file without both columns or with a symbol twice.
+    sector already or the path is no file, BadHistory for a file without both columns or with a
+    symbol twice, NotFound for no file.
     """
     if names.SECTOR in columns:
         raise BadParameter("the prices have a sector column; leave out --sectors")
-    [table] = delimited.tables([path])
+    [table] = delimited.tables([one_file(path, "--sectors")])
     mapped = settle([column.name for column in table.columns], {}).columns
     if "symbol" not in mapped or names.SECTOR not in mapped:
         raise BadHistory(f"{path}: expected the columns symbol and sector", code="MISSING_COLUMN")

@@ -7,6 +7,7 @@ import re
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -32,10 +33,16 @@ Header = tuple[str, ...]
 def tables(paths: Sequence[str]) -> list[Table]:
     """Tables of the files, one for each header. Raises BadHistory for bytes that are no CSV."""
     by_header: dict[tuple[Header, str], list[str]] = {}
+    unended = set()
     for path in paths:
-        check_bytes(path)
+        if not check_bytes(path):
+            unended.add(path)
         by_header.setdefault(read_header(path), []).append(path)
-    return [_table(header, delimiter, files) for (header, delimiter), files in by_header.items()]
+    made = []
+    for (header, delimiter), files in by_header.items():
+        table = _table(header, delimiter, files)
+        made.append(replace(table, unended=tuple(path for path in files if path in unended)))
+    return made
 
 
 def read_header(path: str) -> tuple[Header, str]:
@@ -65,9 +72,10 @@ def _split(path: str, line: str, delimiter: str) -> Header:
     return tuple(cell.strip() for cell in cells)
 
 
-def check_bytes(path: str) -> None:
-    """Raise BadHistory for a NUL byte, for bytes that are not UTF-8 and for a line without cells.
+def check_bytes(path: str) -> bool:
+    """Whether the last line has an end.
 
+    Raises BadHistory for a NUL byte, for bytes that are not UTF-8 and for a line without cells.
     Empty lines at the end are left alone.
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
@@ -84,6 +92,7 @@ def check_bytes(path: str) -> None:
         row += chunk.count(b"\n")
     if row > 1 or ends:
         _check_encoding(path, decoder, b"", row, final=True)
+    return bool(ends)
 
 
 def _check_encoding(

@@ -31,6 +31,16 @@ def find(locations: Sequence[str], kind: str) -> tuple[str, ...]:
     return tuple(paths)
 
 
+def one_file(path: str, option: str) -> str:
+    """The path, if it is that of a file. Raises NotFound and BadParameter."""
+    if not _exists(path):
+        raise NotFound(f"{printable(path)} does not exist; {option} is a file")
+    if Path(path).is_dir():
+        raise BadParameter(f"{printable(path)} is a folder; {option} is a file")
+    _check_readable(path)
+    return path
+
+
 def stem(path: str) -> str:
     """Name of a file without its suffixes: BRK.B for prices/BRK.B.csv.gz."""
     return re.sub(SUFFIX, "", Path(path).name, flags=re.IGNORECASE)
@@ -50,11 +60,9 @@ def check_stems(paths: Sequence[str]) -> None:
 
 
 def _at(location: str, kind: str) -> list[str]:
-    path = Path(location)
-    if path.is_dir():
-        return _in_folder(path, kind)
-    if path.exists():
-        return [location]
+    if _exists(location):
+        path = Path(location)
+        return _in_folder(path, kind) if path.is_dir() else [location]
     if not glob.has_magic(location):
         raise NotFound(f"{printable(location)} does not exist; --from is a file, folder or glob")
     found = glob.glob(location, recursive=True)  # noqa: PTH207 - it may be absolute
@@ -64,7 +72,12 @@ def _at(location: str, kind: str) -> list[str]:
     return matches
 
 
+def _exists(path: str) -> bool:
+    return os.path.exists(path)  # noqa: PTH110 - pathlib raises for a name that is too long
+
+
 def _in_folder(folder: Path, kind: str) -> list[str]:
+    _check_permission(str(folder), os.R_OK | os.X_OK)
     by_kind = {each: _with_suffix(folder, SUFFIXES[each]) for each in SUFFIXES}
     if all(by_kind.values()):
         raise BadHistory(
@@ -91,5 +104,11 @@ def _with_suffix(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
 def _check_readable(path: str) -> None:
     if not is_text(path):
         raise BadParameter(f"{path!r} is no UTF-8 text; rename the file")
-    if not os.access(path, os.R_OK):
+    if not Path(path).is_file():
+        raise BadParameter(f"{printable(path)} is no regular file; save its content to a file")
+    _check_permission(path, os.R_OK)
+
+
+def _check_permission(path: str, mode: int) -> None:
+    if not os.access(path, mode):
         raise BadParameter(f"{printable(path)} may not be read; change its permissions")

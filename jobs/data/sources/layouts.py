@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import duckdb
 
 from jobs.data.sources import cells
-from jobs.data.sources.engine import literal
+from jobs.data.sources.delimited import explained
+from jobs.data.sources.engine import literal, reading
 from jobs.data.sources.files import SUFFIX, check_stems
 from jobs.data.sources.mapping import Mapped, listed
 from jobs.data.sources.source import BY_FILE, KEYS, LONG, NUMBERS, ONE, VALUES, WIDE, Source
@@ -89,6 +90,24 @@ def check_same_columns(tables: Sequence[Table], mapped: Mapped) -> None:
                 f"no column {name[:64]!r}, which {other.columns[0].place} has; "
                 "give all files the same columns",
             )
+
+
+def dates_repeat(
+    connection: duckdb.DuckDBPyConnection, tables: Sequence[Table], mapped: Mapped
+) -> bool:
+    """Whether a file has a date twice, so that its rows are those of several symbols."""
+    if "ds" not in mapped.columns:
+        return False
+    for table in tables:
+        ds, _ = _cell(table, mapped.columns["ds"])
+        with reading(table.columns[0].place), explained():
+            found = connection.execute(
+                f"SELECT 1 FROM {table.relation} GROUP BY file "
+                f"HAVING count({ds}) > count(DISTINCT {ds}) LIMIT 1"
+            ).fetchone()
+        if found:
+            return True
+    return False
 
 
 def _names(table: Table) -> list[str]:

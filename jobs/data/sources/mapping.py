@@ -8,25 +8,30 @@ from difflib import get_close_matches
 from jobs.data.sources.source import KEYS
 from registry.errors import BadParameter
 
-# Usual names in lower case, without anything but letters and digits.
+# Usual names in lower case, without anything but letters and digits: those of Yahoo, Stooq, Tiingo,
+# Alpha Vantage, Nasdaq Data Link, Bloomberg (PX_LAST), LSEG (Price Close, TRDPRC_1) and CRSP (PRC).
 USUAL = {
-    "symbol": "symbol symbols ticker tickers tickersymbol code uniqueid secid sid sym permno ric "
-    "isin figi instrument tscode",
-    "ds": "ds date datetime timestamp day time tradedate tradingdate tradingday session datadate "
-    "pricedate",
-    "open": "open openprice openingprice",
-    "high": "high highprice",
-    "low": "low lowprice",
-    "close": "close closeprice closingprice price last lastprice",
-    "adj_close": "adjclose adjcloseprice adjustedclose adjustedcloseprice adjustedprice adjprice "
-    "adjusted closeadj closeadjusted",
-    "volume": "volume vol totalvolume",
+    "symbol": "symbol symbols ticker tickers tickersymbol stocksymbol code stockcode uniqueid "
+    "secid sid sym permno ric isin figi instrument security asset tscode",
+    "ds": "ds date dates datetime timestamp day time tradedate tradingdate tradingday "
+    "tradingsession session sessiondate datadate pricedate",
+    "open": "open openprice openingprice priceopen pxopen openprc",
+    "high": "high highprice pricehigh pxhigh high1",
+    "low": "low lowprice pricelow pxlow low1",
+    "close": "close closeprice closingprice priceclose closelast price last lastprice pxlast "
+    "settle settlementprice prc trdprc1",
+    "adj_close": "adjclose adjcloseprice adjclosingprice adjustedclose adjustedcloseprice "
+    "adjustedclosingprice adjustedprice adjprice adjusted closeadj closeadjusted",
+    "volume": "volume vol totalvolume sharevolume pxvolume acvoluns",
     "amount": "amount turnover dollarvolume quotevolume quoteassetvolume",
     "split": "split splits stocksplit stocksplits splitratio splitfactor splitcoefficient",
-    "dividend": "dividend dividends dividendamount divcash cashdividend",
+    "dividend": "dividend dividends dividendamount exdividend divcash cashdividend",
     "sector": "sector gicssector industrygroup gicsindustrygroup",
     "y": "y return returns logreturn logreturns logret",
 }
+# Dates where there is no better column; beside one, the time or the day of the week.
+_SECOND_BEST = ("time", "day", "session")
+_NAME = "name"  # a symbol in long files without a better column, as in Kaggle's all_stocks_5yr
 _GUESSES = {name: key for key, usual in USUAL.items() for name in usual.split()}
 _ITEM = re.compile(r"""\s*(\w+)\s*=\s*(?:"([^"]*)"|'([^']*)'|([^,"']*?))\s*(?:,|$)""")
 
@@ -96,18 +101,37 @@ def _check_columns(names: Sequence[str], given: Mapping[str, str]) -> None:
 
 def _guess(names: Sequence[str], given: Mapping[str, str]) -> dict[str, str]:
     """Columns of keys that are not given, by their usual names."""
-    guesses: dict[str, str] = {}
+    candidates: dict[str, list[str]] = {}
     for name in names:
         key = _GUESSES.get(_plain(name))
-        if key is None or key in given or name in given.values():
-            continue
-        if key in guesses:
-            raise _bad(
-                f"is needed: {guesses[key]!r} and {name!r} could both be {key}; "
-                f"say --map {key}={_quoted(guesses[key])} or --map {key}={_quoted(name)}"
-            )
-        guesses[key] = name
-    return guesses
+        if key is not None and key not in given and name not in given.values():
+            candidates.setdefault(key, []).append(name)
+    return {key: _best(key, columns) for key, columns in candidates.items()}
+
+
+def _best(key: str, columns: Sequence[str]) -> str:
+    """The only good candidate. Raises BadParameter (BAD_MAP) for two."""
+    better = [name for name in columns if _plain(name) not in _SECOND_BEST]
+    first, *others = better or columns
+    if others:
+        raise _bad(
+            f"is needed: {first!r} and {others[0]!r} could both be {key}; "
+            f"say --map {key}={_quoted(first)} or --map {key}={_quoted(others[0])}"
+        )
+    return first
+
+
+def name_column(mapped: Mapped, given: Mapping[str, str]) -> str:
+    """The column `Name`, unless another is the symbol or `given` has that key; empty for none."""
+    if "symbol" in mapped.columns or "symbol" in given:
+        return ""
+    return next((name for name in mapped.ignored if _plain(name) == _NAME), "")
+
+
+def with_symbol(mapped: Mapped, name: str) -> Mapped:
+    """The same with this column as the guessed symbol."""
+    ignored = tuple(other for other in mapped.ignored if other != name)
+    return Mapped({"symbol": name, **mapped.columns}, ("symbol", *mapped.guessed), ignored)
 
 
 def _plain(name: str) -> str:

@@ -58,6 +58,7 @@ class Staged:
     guessed: tuple[str, ...]  # keys whose column was guessed
     ignored: tuple[str, ...]  # the user's other columns
     layout: str  # LONG, WIDE, BY_FILE or ONE
-    missing: Mapping[str, int]  # column -> empty cells, where there are some
+    missing: Mapping[str, int]  # key -> empty cells, where there are some
     dates: str  # form of the dates, like YYYY-MM-DD
     delimiters: tuple[str, ...] = ()  # of CSV files
+    unended: tuple[str, ...] = ()  # CSV files whose last line has no line end

@@ -14,7 +14,7 @@ from jobs.data.sources.mapping import listed
 from jobs.data.sources.table import Column, Table, as_text, numbered
 from registry.errors import BadConfig, BadHistory, BadParameter, NotFound
 from registry.ledger.database import engine_of, sqlite_file
-from registry.masking import masked
+from registry.masking import masked, masked_uri
 from registry.text import printable
 
 FIRST_ROW = 1
@@ -29,7 +29,7 @@ def tables(connection: duckdb.DuckDBPyConnection, uri: str, query: str) -> list[
     Raises NotFound for a database or table that does not exist, BadConfig for a database that
     cannot be used, BadParameter without a query.
     """
-    place = printable(masked(uri))
+    place = printable(masked_uri(uri))
     if not query.strip():
         raise BadParameter("no --query; say what to read: SQL, or the name of a table")
     engine = _engine(uri, place)

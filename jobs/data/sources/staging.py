@@ -8,7 +8,7 @@ from jobs.data.sources import delimited, form, frames, layouts, parquet, sql
 from jobs.data.sources.delimited import explained
 from jobs.data.sources.engine import reading
 from jobs.data.sources.files import find
-from jobs.data.sources.mapping import Mapped, settle
+from jobs.data.sources.mapping import Mapped, name_column, settle, with_symbol
 from jobs.data.sources.source import (
     CSV,
     FRAME,
@@ -39,6 +39,10 @@ def stage(connection: duckdb.DuckDBPyConnection, source: Source) -> Staged:
     names = list(dict.fromkeys(column.name for table in tables for column in table.columns))
     mapped = settle(names, source.mapping)
     layouts.check_same_columns(tables, mapped)
+    name = name_column(mapped, source.mapping)
+    if name and not source.symbol and layouts.dates_repeat(connection, tables, mapped):
+        mapped = with_symbol(mapped, name)
+        layouts.check_same_columns(tables, mapped)
     layout = layouts.choose(source, tables, mapped)
     layouts.create(connection, source, mapped, layout)
     for table in tables:
@@ -64,6 +68,7 @@ def stage(connection: duckdb.DuckDBPyConnection, source: Source) -> Staged:
         missing=missing,
         dates=dates,
         delimiters=tuple(dict.fromkeys(table.delimiter for table in tables if table.delimiter)),
+        unended=tuple(file for table in tables for file in table.unended),
     )
 
 

@@ -23,7 +23,8 @@ class Table:
     relation: str
     columns: tuple[Column, ...]
     files: tuple[str, ...]
-    delimiter: str = ""
+    delimiter: str = ""  # of CSV files
+    unended: tuple[str, ...] = ()  # CSV files whose last line has no line end
 
     def index(self, name: str) -> int:
         """Number of the column with this name. Raises ValueError if there is none."""
