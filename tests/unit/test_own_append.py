@@ -152,16 +152,18 @@ def ragged(prices: pd.DataFrame, seed: int) -> pd.DataFrame:
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_slices_in_any_order_make_the_set_compiled_at_once(settings, prices, seed):
-    """Slices of sessions, then of rows: before the set's first session, between, and after."""
+    """Spans before, between and after the set's sessions, and sessions drawn at random."""
     frame = ragged(prices, seed)
-    late = [{"unique_id": "XOM", "ds": pd.Timestamp("2021-01-19"), "close": 90.0}]
-    frame = pd.concat([pd.DataFrame(late), frame], ignore_index=True)  # the index trades first
     rng = np.random.default_rng(seed)
     compile_frame(frame, name="whole", settings=settings, adjusted=True, index="XOM", **DATES)
     middle = frame[frame["ds"].between("2021-04-15", "2022-04-15")]
     compile_frame(middle, name="mine", settings=settings, adjusted=True, index="XOM", **DATES)
     edges = pd.to_datetime(["2021-02-26", "2021-10-04", "2022-03-01"])
-    slices = np.searchsorted(edges, frame["ds"]) if seed == 0 else rng.integers(0, 4, len(frame))
+    spans = np.searchsorted(edges, frame["ds"])
+    drawn = rng.integers(0, 4, frame["ds"].nunique())[
+        frame["ds"].rank(method="dense").astype(int) - 1
+    ]
+    slices = (spans, drawn)[seed]
     for number in rng.permutation(4):
         append(settings, frame[slices == number])
     assert stored(settings) == stored(settings, "whole")
@@ -229,6 +231,14 @@ def test_an_empty_column_of_dividends_says_that_there_were_none(settings, prices
     append(settings, later.assign(dividend=np.nan), adjusted=False)
     compile_frame(frame, name="whole", settings=settings, adjusted=False, **DATES)
     assert stored(settings) == stored(settings, "whole")
+
+
+def test_another_sector_is_refused(settings, prices):
+    frame = prices[["unique_id", "ds", "close", "sector"]]
+    compile_set(settings, frame)
+    other = frame[frame["ds"] > "2022-12-01"].assign(sector="Games")
+    with pytest.raises(BadHistory, match=r"the sector of .* on 2021-01-05 and 'Games' on 2022-12"):
+        append(settings, other)
 
 
 def test_no_rows_of_two_appends_at_once_are_lost(settings, prices):

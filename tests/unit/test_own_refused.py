@@ -239,7 +239,7 @@ TABLE: dict[str, tuple[Callable[[], pd.DataFrame], dict[str, object], str, str]]
     ),
     "one price a symbol": (
         lambda: simulated(length=1), {}, "EMPTY",
-        "no symbol has prices on two sessions, so there is no return",
+        "no symbol has complete prices on two sessions, so there is no return",
     ),
     "no rows": (lambda: CLOSES.iloc[:0], {}, "EMPTY", "there are no rows"),
 }  # fmt: skip

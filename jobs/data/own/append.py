@@ -50,6 +50,7 @@ def append_own(
     Calendar, kind, index, currency and dates are those of the set. Raises BadInput for rows that do
     not fit it, and as `compile_own`; then the set stays as it was.
     """
+    sets.check_name(options.name)
     with (
         sets.lock(settings, options.name),
         temporary_folder(settings.state_dir, f"append-{options.name}") as folder,
@@ -169,55 +170,74 @@ def _own_columns(facts: Facts) -> list[str]:
 
 
 def _previous(settings: Settings, connection: duckdb.DuckDBPyConnection, facts: Facts) -> Previous:
-    """The set before, with its table `old`.
+    """The set before, with its view `old`.
 
     The year before the first new row is read, too: odd rows show beside a year of others.
     """
     (year,) = one(connection, "SELECT coalesce(year(min(ds)), 0) FROM staged")
-    sector = [names.SECTOR] if names.SECTOR in facts.columns else []
-    columns = [*_own_columns(facts), *sector]
-    near = [part for part in facts.parts if part.year >= year - 1] or facts.parts[-1:]
-    older = facts.parts[: -len(near)]
-    paths = verified(settings, facts.name, near)
-    connection.execute(
-        f"CREATE TABLE old AS SELECT {', '.join(columns)}, false AS context FROM {_files(paths)}"
-    )
-    _add_context(settings, connection, facts, older, columns)
+    changed = [part for part in facts.parts if part.year >= year]
+    before = [part for part in facts.parts if part.year < year]
+    queries = [_rows(settings, facts, changed, _stored_columns(facts))]
+    queries.append(_rows(settings, facts, before[-1:], _seen_columns(facts)))
     if facts.base:
-        paths = verified(settings, facts.name, [facts.base])
-        connection.execute(
-            f"INSERT INTO old BY NAME SELECT *, false AS context FROM {_files(paths)}"
-        )
+        queries.append(_rows(settings, facts, [facts.base], _own_columns(facts)))
+    near = " UNION ALL BY NAME ".join(query for query in queries if query)
+    connection.execute(f"CREATE VIEW near AS {near}")
+    _create_far(settings, connection, facts, before[:-1])
+    connection.execute(
+        "CREATE VIEW old AS SELECT *, false AS context FROM near "
+        "UNION ALL BY NAME SELECT *, true AS context FROM far"
+    )
     return Previous("old", facts.columns, facts.universe, facts.splits, int(year))
 
 
-def _files(paths: Sequence[Path]) -> str:
-    return f"read_parquet({file_list([str(path) for path in paths])})"
+def _stored_columns(facts: Facts) -> list[str]:
+    sector = [names.SECTOR] if names.SECTOR in facts.columns else []
+    return [*_own_columns(facts), *sector]
 
 
-def _add_context(
+def _seen_columns(facts: Facts) -> list[str]:
+    """Columns of rows that are not written again."""
+    seen = (*names.HISTORY, "close", names.SECTOR)
+    return [name for name in facts.columns if name in seen]
+
+
+def _rows(settings: Settings, facts: Facts, parts: Sequence[Part], columns: Sequence[str]) -> str:
+    """SQL of the rows of some files; no text without files."""
+    if not parts:
+        return ""
+    paths = [str(path) for path in verified(settings, facts.name, parts)]
+    return f"SELECT {', '.join(columns)} FROM read_parquet({file_list(paths)})"
+
+
+def _create_far(
     settings: Settings,
     connection: duckdb.DuckDBPyConnection,
     facts: Facts,
-    older: Sequence[Part],
-    columns: Sequence[str],
+    parts: Sequence[Part],
 ) -> None:
-    """Add to `old` the last row before the staged ones of each symbol that has none there."""
-    lacking = (
-        "SELECT unique_id FROM (SELECT unique_id, min(ds) AS first FROM staged GROUP BY unique_id) "
-        "LEFT JOIN (SELECT unique_id, min(ds) AS begins FROM old GROUP BY unique_id) "
+    """Make the table `far`: the last row before the staged ones, if `near` has none.
+
+    The newest files are read first.
+    """
+    columns = _seen_columns(facts)
+    connection.execute(f"CREATE TABLE far AS SELECT {', '.join(columns)} FROM near LIMIT 0")
+    connection.execute(
+        "CREATE TABLE lacking AS SELECT unique_id FROM "
+        "(SELECT unique_id, min(ds) AS first FROM staged GROUP BY unique_id) LEFT JOIN "
+        "(SELECT unique_id, min(ds) AS begins FROM near WHERE y IS NOT NULL GROUP BY unique_id) "
         "USING (unique_id) WHERE begins IS NULL OR begins >= first"
     )
-    for part in reversed(older):
-        if not connection.execute(f"{lacking} LIMIT 1").fetchall():
+    for part in reversed(parts):
+        if not connection.execute("FROM lacking LIMIT 1").fetchall():
             return
-        paths = verified(settings, facts.name, [part])
-        last = f"(SELECT unique_id, max(ds) AS ds FROM {_files(paths)} GROUP BY unique_id)"
+        rows = _rows(settings, facts, [part], columns)
         connection.execute(
-            f"INSERT INTO old BY NAME SELECT {', '.join(columns)}, true AS context "
-            f"FROM {_files(paths)} SEMI JOIN {last} USING (unique_id, ds) "
-            f"SEMI JOIN ({lacking}) USING (unique_id)"
+            f"INSERT INTO far SELECT {', '.join(columns)} FROM ({rows}) SEMI JOIN lacking "
+            "USING (unique_id) QUALIFY row_number() OVER (PARTITION BY unique_id ORDER BY ds DESC)"
+            " = 1"
         )
+        connection.execute("DELETE FROM lacking WHERE unique_id IN (SELECT unique_id FROM far)")
 
 
 def _restated(connection: duckdb.DuckDBPyConnection, facts: Facts) -> list[Finding]:

@@ -32,7 +32,7 @@ from registry.errors import BadHistory
 from registry.forecast import names
 
 _VIEWS = ("rows", "base", "priced", "adjusted", "clean", "given")
-_TABLES = ("sectors", "market", "merged", "events", "repeated", "sessions")
+_TABLES = ("sectors", "market", "merged", "begins", "events", "repeated", "sessions")
 
 
 @dataclass(frozen=True)
@@ -109,11 +109,11 @@ def _clear(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def _check_any(connection: duckdb.DuckDBPyConnection) -> None:
-    """Raise BadHistory (EMPTY) if there is no return."""
-    (count,) = one(connection, "SELECT count(*) FROM priced")
+    """Raise BadHistory (EMPTY) if no return is new."""
+    (count,) = one(connection, "SELECT count(*) FROM priced WHERE fresh")
     if not count:
         raise BadHistory(
-            "no symbol has prices on two sessions, so there is no return", code="EMPTY"
+            "no symbol has complete prices on two sessions, so there is no return", code="EMPTY"
         )
 
 

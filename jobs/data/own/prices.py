@@ -99,40 +99,58 @@ def create_priced(
     older one of the set; `fresh` is a return that such a row has changed.
     """
     fresh, y = "true", "ln(close / lag(close) OVER w)"
+    source, kept = f"SELECT {_new(basis)} FROM adjusted", ""
     if previous:
         fresh = "given OR coalesce(lag(given) OVER w, false)"
         y = f"CASE WHEN {fresh} THEN {y} ELSE y END"
+        source += f" UNION ALL BY NAME {_beside(connection, basis, previous)}"
+        kept = f"UNION ALL BY NAME {_kept(basis, previous)}"
     if basis.kind == "returns":
         y = "y"
-    columns = ", ".join(("symbol", names.DS, "n", "given", "context", *stored(basis)))
+    columns = ", ".join(("symbol", "ds", "n", "given", "context", *stored(basis)))
     connection.execute(
         f"CREATE TABLE merged AS SELECT * EXCLUDE (context) FROM (SELECT {columns}, {y} AS y, "
         f"{fresh} AS fresh, coalesce(n - lag(n) OVER w - 1, 0) AS missing "
-        f"FROM ({_sources(basis, previous)}) WINDOW w AS (PARTITION BY symbol ORDER BY ds)) "
-        "WHERE NOT context"
+        f"FROM ({source}) WINDOW w AS (PARTITION BY symbol ORDER BY ds)) WHERE NOT context {kept}"
     )
     connection.execute("CREATE VIEW priced AS FROM merged WHERE y IS NOT NULL")
 
 
-def _sources(basis: Basis, previous: Previous | None) -> str:
-    """SQL of the user's rows, and of the set's that are not given again."""
+def _new(basis: Basis) -> str:
+    """SQL of the columns of the user's rows."""
     values = list(stored(basis))
-    listed = ", ".join(values)
     if basis.kind == "bars" and names.AMOUNT not in basis.needed:
         values[values.index(names.AMOUNT)] = "(open + high + low + close) / 4 * volume AS amount"
     y = names.Y if basis.kind == "returns" else "NULL::DOUBLE AS y"
-    query = (
-        f"SELECT {', '.join(('symbol', 'ds', 'n', *values))}, {y}, true AS given, "
-        "false AS context FROM adjusted"
+    return ", ".join(("symbol", "ds", "n", *values, y, "true AS given", "false AS context"))
+
+
+def _beside(connection: duckdb.DuckDBPyConnection, basis: Basis, previous: Previous) -> str:
+    """SQL of the set's rows from a symbol's last one before the user's on, but for those again."""
+    connection.execute(
+        "CREATE TABLE begins AS SELECT s.unique_id, coalesce(max(o.ds), min(first)) AS begins FROM "
+        "(SELECT unique_id, min(ds) AS first FROM staged GROUP BY unique_id) s "
+        f"LEFT JOIN {previous.table} o ON o.unique_id = s.unique_id AND o.ds < s.first "
+        "GROUP BY s.unique_id"
     )
-    if previous:
-        query += (
-            f" UNION ALL BY NAME SELECT symbol, ds, n, {listed}{',' if listed else ''} y, "
-            "false AS given, context FROM "
-            f"(SELECT *, unique_id::symbol AS symbol FROM {previous.table}) "
-            "LEFT JOIN sessions USING (ds) ANTI JOIN adjusted USING (symbol, ds)"
-        )
-    return query
+    return (
+        f"SELECT {_old(basis)}, context FROM (SELECT *, unique_id::symbol AS symbol "
+        f"FROM {previous.table} JOIN begins USING (unique_id) WHERE ds >= begins) "
+        "LEFT JOIN sessions USING (ds) ANTI JOIN adjusted USING (symbol, ds)"
+    )
+
+
+def _kept(basis: Basis, previous: Previous) -> str:
+    """SQL of the set's other rows: their returns stay."""
+    return (
+        f"SELECT {_old(basis)}, false AS fresh, 0 AS missing FROM (SELECT *, unique_id::symbol AS "
+        f"symbol FROM {previous.table} LEFT JOIN begins USING (unique_id) "
+        "WHERE NOT context AND (begins IS NULL OR ds < begins)) LEFT JOIN sessions USING (ds)"
+    )
+
+
+def _old(basis: Basis) -> str:
+    return ", ".join(("symbol", "ds", "n", *stored(basis), "y", "false AS given"))
 
 
 def create_base(
