@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from staging import simulated
 
 from jobs.data import sets
 from jobs.data.catalog import PANEL, Catalog
@@ -167,6 +168,19 @@ def test_slices_in_any_order_make_the_set_compiled_at_once(settings, prices, see
     for number in rng.permutation(4):
         append(settings, frame[slices == number])
     assert stored(settings) == stored(settings, "whole")
+
+
+def test_a_symbol_that_comes_back_after_years_is_continued(settings):
+    frame = simulated(["A", "B"], length=700)
+    away = (frame["unique_id"] == "B") & frame["ds"].between("2019-07-01", "2021-08-31")
+    frame = frame[~away]
+    dates = {"fit_until": "2020-06-30", "choose_until": "2020-12-31"}
+    compile_frame(frame, name="whole", settings=settings, adjusted=True, **dates)
+    old = frame[frame["ds"] < "2021-09-01"]
+    compile_frame(old, name="mine", settings=settings, adjusted=True, **dates)
+    found = append(settings, frame[frame["ds"] >= "2021-09-01"])
+    assert stored(settings) == stored(settings, "whole")
+    assert found["symbols"]["B"]["missing"] == 548
 
 
 def test_new_rows_are_judged_beside_the_old_ones(settings, prices):
