@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from registry.errors import Corrupt, NotFound
+from registry.errors import Conflict, Corrupt, NotFound
 from registry.forecast import names
 from registry.settings import Settings
 
@@ -79,16 +79,25 @@ def sealed(facts: Mapping[str, Any]) -> bytes:
 
 
 def verified(settings: Settings, name: str, parts: Sequence[Part]) -> list[Path]:
-    """Paths of these parts, each compared with its sha256. Raises Corrupt."""
+    """Paths of these parts, each compared with its sha256. Raises Corrupt and Conflict."""
     paths = []
     for part in parts:
         path = folder(settings, name) / part.file
         if not path.is_file() or sha256(path) != part.sha256:
+            _check_named(settings, name, part)
             raise Corrupt(
                 f"{path} is missing or not the file that was compiled; compile {name} again"
             )
         paths.append(path)
     return paths
+
+
+def _check_named(settings: Settings, name: str, part: Part) -> None:
+    """Raise Conflict unless the set still has this file: a newer compile has removed it."""
+    stored = stored_facts(settings, name)
+    parts = [*stored["parts"], stored["base"]] if stored.get("base") else stored["parts"]
+    if part.file not in [each["file"] for each in parts]:
+        raise Conflict(f"the data set {name} was changed while it was read; run it again")
 
 
 def read(
@@ -100,12 +109,14 @@ def read(
 ) -> pd.DataFrame:
     """Rows from the session `since` on, sorted by (unique_id, ds).
 
-    Only files of the years that are needed are read. Raises Corrupt.
+    Only files of the years that are needed are read. Raises Corrupt, and Conflict if the set was
+    written anew meanwhile.
     """
     needed = [part for part in parts if part.last >= since]
     later = [(names.DS, ">=", date.fromisoformat(since))] if since else None
     tables = []
-    for path in verified(settings, name, needed):
+    for part in needed:
+        [path] = verified(settings, name, [part])
         tables.append(pq.read_table(path, columns=list(columns), filters=later))
     return _by_symbol(pa.concat_tables(tables))
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from jobs.data import sets
 from jobs.data.catalog import Catalog
 from registry.errors import BadParameter, NotFound
 from registry.files import write_together
@@ -19,12 +20,13 @@ CLOSE_UNADJUSTED = "close_unadjusted"
 def export(settings: Settings, name: str, to: Path, symbols: Sequence[str] = ()) -> dict[str, Any]:
     """Write symbol, date and prices; `y` where the set has no prices. Facts of the file.
 
-    The close is the adjusted one, so that the same returns follow. Raises NotFound for an unknown
-    set or symbol, BadParameter for another kind of file.
+    The close is the adjusted one, so that the same returns follow. An own set has the price before
+    each symbol's first return, too; compiled, the file of a built-in one gives a session less.
+    Raises NotFound for an unknown set or symbol, BadParameter for another kind of file.
     """
     if to.suffix not in (".csv", ".parquet"):
         raise BadParameter(f"{to} ends in {to.suffix or 'nothing'}, expected .csv or .parquet")
-    history = Catalog(settings).find(name).load(settings).history
+    history = _history(settings, name)
     _check_symbols(history, symbols, name)
     if symbols:
         history = history[history[names.UNIQUE_ID].isin(symbols)]
@@ -39,6 +41,20 @@ def export(settings: Settings, name: str, to: Path, symbols: Sequence[str] = ())
         "symbols": int(prices["symbol"].nunique()),
         "columns": list(prices.columns),
     }
+
+
+def _history(settings: Settings, name: str) -> pd.DataFrame:
+    """The set's rows and, of an own set, the prices before them; sorted by (unique_id, ds)."""
+    dataset = Catalog(settings).find(name)
+    history = dataset.load(settings).history
+    if not isinstance(dataset, sets.Own) or dataset.facts.base is None:
+        return history
+    base = sets.base(settings, dataset.facts)
+    if names.SECTOR in history.columns:
+        of_symbol = history.drop_duplicates(names.UNIQUE_ID).set_index(names.UNIQUE_ID)
+        base[names.SECTOR] = base[names.UNIQUE_ID].map(of_symbol[names.SECTOR])
+    both = pd.concat([history, base])
+    return both.sort_values([names.UNIQUE_ID, names.DS], ignore_index=True)
 
 
 def _check_symbols(history: pd.DataFrame, symbols: Sequence[str], name: str) -> None:

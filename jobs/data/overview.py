@@ -7,7 +7,7 @@ from typing import Any
 from jobs.data import catalog, processed, sets
 from jobs.data.catalog import Builtin
 from jobs.data.compile import SOURCES
-from jobs.data.own.report import report_path
+from jobs.data.own.report import REPORTS, report_path
 from jobs.data.sources.builtin import STOCK_INDEX
 from registry import compiled
 from registry.errors import BadParameter, Corrupt, NotFound
@@ -48,13 +48,14 @@ def one_set(settings: Settings, name: str) -> dict[str, Any]:
 
 
 def remove(settings: Settings, name: str) -> dict[str, Any]:
-    """Delete an own set and its report. Raises BadParameter for a built-in one, NotFound."""
+    """Delete an own set and its reports. Raises BadParameter for a built-in one, NotFound."""
     if name in catalog.Catalog().names:
         raise BadParameter(f"{name} is built in and cannot be removed")
     sets.remove(settings, name)
-    path = report_path(settings, name)
-    for file in (path, path.with_suffix(".txt")):
-        file.unlink(missing_ok=True)
+    for of in REPORTS:
+        path = report_path(settings, name, of)
+        path.unlink(missing_ok=True)
+        path.with_suffix(".txt").unlink(missing_ok=True)
     return {"removed": name}
 
 

@@ -3,10 +3,14 @@
 Rows of a file are sorted by (ds, unique_id). A file is named by its year and its sha256, and
 set.json, replaced last, says which files belong to the set: a reader sees the old set or the new
 one. The same content gives the same files, compiled at once or session by session.
+
+A return needs the close before it, so prices outnumber rows: those of which no row follows, as each
+symbol's first, are in a file of their own, the base.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -42,12 +46,13 @@ from registry.settings import Settings
 KINDS = ("returns", "closes", "bars")
 _ROW_GROUP = 131_072  # rows
 # Columns with few values. A dictionary of prices would quadruple the time of writing.
-_REPEATED = (columns_of.UNIQUE_ID, columns_of.DS, columns_of.SECTOR, *columns_of.MARKET, MEMBERS)
+_OF_SESSION = (*columns_of.MARKET, MEMBERS)
+_REPEATED = (columns_of.UNIQUE_ID, columns_of.DS, columns_of.SECTOR, *_OF_SESSION)
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a set says of itself. Everything but `parts` is decided before it is written."""
+    """What a set says of itself. All but `parts` and `base` is decided before it is written."""
 
     name: str
     kind: str  # one of KINDS
@@ -60,11 +65,14 @@ class Facts:
     source: Mapping[str, Any] | None = None  # where it came from, for people; no secret
     restated: int = 0  # rows that appends have changed
     parts: tuple[Part, ...] = ()
+    base: Part | None = None  # prices of which no row follows; its year is 0
 
     @property
     def digest(self) -> str:
         """sha256 over calendar, kind and the content of all parts; not over what is derived."""
         content = [self.calendar, self.kind, *(part.digest for part in self.parts)]
+        if self.base:
+            content.append(self.base.digest)
         return hashlib.sha256("\n".join(content).encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
@@ -78,6 +86,8 @@ class Facts:
         values["splits"] = Splits(**values["splits"])
         values["columns"] = tuple(values["columns"])
         values["parts"] = parts_of(values)
+        if values.get("base"):
+            values["base"] = Part(**values["base"])
         return cls(**values)
 
 
@@ -130,31 +140,43 @@ def read_facts(settings: Settings, name: str) -> Facts:
         raise damaged(settings, name) from error
 
 
+@contextmanager
+def lock(settings: Settings, name: str) -> Iterator[None]:
+    """Hold a set while it is compiled or appended to. Raises Conflict if another process does.
+
+    An append holds it from before it reads the set, so that no rows of another are lost.
+    """
+    settings.state_dir.mkdir(parents=True, exist_ok=True)
+    busy = f"the data set {name} is being written by another process; try again later"
+    with files.locked(settings.state_dir / f"set-{name}.lock", busy=busy):
+        yield
+
+
 def write(
     settings: Settings,
     facts: Facts,
     connection: duckdb.DuckDBPyConnection,
     table: str,
+    *,
+    base: str = "",
     keep: Sequence[Part] = (),
 ) -> Facts:
     """Write a set from a DuckDB table that has its columns without missing values; the new facts.
 
+    The caller holds its `lock`. `base` is the table of prices of which no row follows, if any;
     `keep` are parts of the old set of which `table` has no year. Raises KronosError (NO_SPACE,
     NOT_WRITABLE); then the old set stays as it was.
     """
     root = folder(settings, facts.name)
     root.mkdir(parents=True, exist_ok=True)
-    busy = f"the data set {facts.name} is being written by another process; try again later"
-    with files.locked(root / ".lock", busy=busy):
-        files.sweep(root)
-        with files.temporary_folder(root, "new") as temporary:
-            written = _write_years(facts, connection, table, Path(temporary))
-            complete = replace(facts, parts=_sorted(keep, written))
-            for part in written:
-                (Path(temporary) / part.file).replace(root / part.file)
-            content = sealed(complete.to_json())
-            files.write_together({root / FACTS: lambda path: path.write_bytes(content)})
-            _remove_others(root, complete)
+    files.sweep(root)
+    with files.temporary_folder(root, "new") as temporary:
+        complete = rehearse(facts, connection, table, Path(temporary), base=base, keep=keep)
+        for path in Path(temporary).glob("*.parquet"):
+            path.replace(root / path.name)
+        content = sealed(complete.to_json())
+        files.write_together({root / FACTS: lambda path: path.write_bytes(content)})
+        _remove_others(root, complete)
     return complete
 
 
@@ -163,11 +185,14 @@ def rehearse(
     connection: duckdb.DuckDBPyConnection,
     table: str,
     directory: Path,
+    *,
+    base: str = "",
     keep: Sequence[Part] = (),
 ) -> Facts:
-    """The facts that `write` would give; files are left in `directory`, which is the caller's."""
+    """The facts that `write` gives; files are left in `directory`, which is the caller's."""
     written = _write_years(facts, connection, table, directory)
-    return replace(facts, parts=_sorted(keep, written))
+    first = _write_base(facts, connection, base, directory) if base else None
+    return replace(facts, parts=_sorted(keep, written), base=first)
 
 
 def _sorted(*parts: Sequence[Part]) -> tuple[Part, ...]:
@@ -179,7 +204,7 @@ def remove(settings: Settings, name: str) -> None:
     root = folder(settings, name)
     if not NAME.fullmatch(name) or not root.is_dir():
         raise NotFound(f"no data set {name!r}; `python -m jobs data list` shows all")
-    with files.locked(root / ".lock", busy=f"{name} is being written; try again later"):
+    with lock(settings, name):
         (root / FACTS).unlink(missing_ok=True)  # first, so that no half of it is found
         files.remove(root)
 
@@ -193,9 +218,22 @@ def history(settings: Settings, facts: Facts, since: str = "") -> pd.DataFrame:
     return read(settings, facts.name, facts.parts, columns, since)
 
 
+def base(settings: Settings, facts: Facts) -> pd.DataFrame:
+    """Prices of which no row follows; y is NaN where there is none before. Raises Corrupt."""
+    columns = _of_symbol(facts)
+    if facts.base is None:
+        return pd.DataFrame(columns=columns)
+    return read(settings, facts.name, [facts.base], columns)
+
+
 def _others(columns: Sequence[str]) -> list[str]:
     """Columns beside unique_id, ds and y."""
     return [name for name in columns if name not in columns_of.HISTORY]
+
+
+def _of_symbol(facts: Facts) -> list[str]:
+    """Columns of the base: those that differ between a symbol's sessions."""
+    return [name for name in facts.columns if name not in (*_OF_SESSION, columns_of.SECTOR)]
 
 
 # --- writing ----------------------------------------------------------------------------------
@@ -211,18 +249,35 @@ def _write_years(
 def _write_year(
     facts: Facts, connection: duckdb.DuckDBPyConnection, table: str, year: int, directory: Path
 ) -> Part:
-    quoted = ", ".join(f'"{name}"' for name in facts.columns)
-    rows = connection.sql(
-        f"SELECT {quoted} FROM {table} WHERE year(ds) = {year} ORDER BY ds, unique_id"
-    )
-    frame = _arrow(rows).combine_chunks()
-    path = directory / f"{year}.parquet"
-    repeated = [name for name in facts.columns if name in _REPEATED]
+    query = f"SELECT {_quoted(facts.columns)} FROM {table} WHERE year(ds) = {year}"
+    return _write_part(facts, connection, query, year, directory)
+
+
+def _write_base(
+    facts: Facts, connection: duckdb.DuckDBPyConnection, table: str, directory: Path
+) -> Part | None:
+    query = f"SELECT {_quoted(_of_symbol(facts))} FROM {table}"
+    if not connection.execute(f"{query} LIMIT 1").fetchall():
+        return None
+    return _write_part(facts, connection, query, 0, directory)
+
+
+def _quoted(columns: Sequence[str]) -> str:
+    return ", ".join(f'"{name}"' for name in columns)
+
+
+def _write_part(
+    facts: Facts, connection: duckdb.DuckDBPyConnection, query: str, year: int, directory: Path
+) -> Part:
+    frame = _arrow(connection.sql(f"{query} ORDER BY ds, unique_id")).combine_chunks()
+    label = year or "base"
+    path = directory / f"{label}.parquet"
+    repeated = [name for name in frame.column_names if name in _REPEATED]
     pq.write_table(
         frame, path, compression="zstd", row_group_size=_ROW_GROUP, use_dictionary=repeated
     )
     digest = sha256(path)
-    named = path.rename(directory / f"{year}-{digest[:16]}.parquet")
+    named = path.rename(directory / f"{label}-{digest[:16]}.parquet")
     days = frame.column(columns_of.DS)
     first, last = days[0].as_py().isoformat(), days[-1].as_py().isoformat()
     return Part(named.name, year, len(frame), first, last, digest, _digest(facts, frame))
@@ -241,11 +296,11 @@ def _digest(facts: Facts, frame: pa.Table) -> str:
     Logarithms may differ in the last bit between machines, so `y` counts only where it is what the
     user gave, and market columns never do.
     """
-    derived = {columns_of.MARKET_ABS_RETURN, columns_of.INDEX_RETURN, MEMBERS}
+    derived = set(_OF_SESSION)
     if facts.kind != "returns":
         derived.add(columns_of.Y)
     sha = hashlib.sha256()
-    for name in facts.columns:
+    for name in frame.column_names:
         if name not in derived:
             content = _canonical(frame.column(name))
             sha.update(f"{name} {len(frame)} {len(content)}\n".encode())
@@ -270,6 +325,9 @@ def _numbers(column: pa.ChunkedArray, dtype: str) -> bytes:
 
 def _remove_others(root: Path, facts: Facts) -> None:
     """Delete files of the old set that the new one does not name."""
+    named = {part.file for part in facts.parts}
+    if facts.base:
+        named.add(facts.base.file)
     for path in root.glob("*.parquet"):
-        if path.name not in {part.file for part in facts.parts}:
+        if path.name not in named:
             path.unlink(missing_ok=True)

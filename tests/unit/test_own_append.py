@@ -6,14 +6,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from staging import simulated
 
 from jobs.data import sets
 from jobs.data.catalog import PANEL, Catalog
 from jobs.data.own.append import append_own
 from jobs.data.own.compile import compile_frame
 from jobs.data.own.options import Options
+from jobs.data.own.report import APPEND, report_path
 from jobs.data.sources.source import FRAME, Source
-from registry.errors import BadHistory, BadParameter, NotFound
+from registry.errors import BadHistory, BadParameter, Conflict, NotFound
 from registry.settings import Settings
 
 DATES = {"fit_until": "2021-09-30", "choose_until": "2021-12-31"}
@@ -130,3 +132,141 @@ def test_what_does_not_fit_the_set_is_refused(settings, prices):
     assert Catalog(settings).find("mine").load(settings).history["ds"].max() < pd.Timestamp(
         "2022-06-01"
     )
+
+
+def stored(settings: Settings, name: str = "mine") -> tuple[Any, ...]:
+    """The files of a set."""
+    facts = sets.read_facts(settings, name)
+    return facts.parts, facts.base
+
+
+def ragged(prices: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Closes of three symbols with gaps, KO from a later session, and XOM alone on two days."""
+    rng = np.random.default_rng(seed)
+    traded = prices[["unique_id", "ds", "close"]][rng.random(len(prices)) > 0.03]
+    traded = traded[(traded["unique_id"] != "KO") | (traded["ds"] >= "2021-03-15")]
+    sessions = set(traded.loc[traded["unique_id"] == "XOM", "ds"])
+    alone = set(rng.choice(sorted(sessions), 2, replace=False))
+    kept = traded["ds"].isin(sessions - alone) | (traded["unique_id"] == "XOM")
+    return traded[kept & (traded["ds"] >= "2021-01-20")].reset_index(drop=True)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_slices_in_any_order_make_the_set_compiled_at_once(settings, prices, seed):
+    """Spans before, between and after the set's sessions, and sessions drawn at random."""
+    frame = ragged(prices, seed)
+    rng = np.random.default_rng(seed)
+    compile_frame(frame, name="whole", settings=settings, adjusted=True, index="XOM", **DATES)
+    middle = frame[frame["ds"].between("2021-04-15", "2022-04-15")]
+    compile_frame(middle, name="mine", settings=settings, adjusted=True, index="XOM", **DATES)
+    edges = pd.to_datetime(["2021-02-26", "2021-10-04", "2022-03-01"])
+    spans = np.searchsorted(edges, frame["ds"])
+    drawn = rng.integers(0, 4, frame["ds"].nunique())[
+        frame["ds"].rank(method="dense").astype(int) - 1
+    ]
+    slices = (spans, drawn)[seed]
+    for number in rng.permutation(4):
+        append(settings, frame[slices == number])
+    assert stored(settings) == stored(settings, "whole")
+
+
+def test_a_symbol_that_comes_back_after_years_is_continued(settings):
+    frame = simulated(["A", "B"], length=700)
+    away = (frame["unique_id"] == "B") & frame["ds"].between("2019-07-01", "2021-08-31")
+    frame = frame[~away]
+    dates = {"fit_until": "2020-06-30", "choose_until": "2020-12-31"}
+    compile_frame(frame, name="whole", settings=settings, adjusted=True, **dates)
+    old = frame[frame["ds"] < "2021-09-01"]
+    compile_frame(old, name="mine", settings=settings, adjusted=True, **dates)
+    found = append(settings, frame[frame["ds"] >= "2021-09-01"])
+    assert stored(settings) == stored(settings, "whole")
+    assert found["symbols"]["B"]["missing"] == 548
+
+
+def test_new_rows_are_judged_beside_the_old_ones(settings, prices):
+    frame = prices[["unique_id", "ds", "close"]]
+    compile_set(settings, frame[frame["ds"] >= "2021-02-01"])
+    before = stored(settings)
+    older = frame[frame["ds"] < "2021-02-01"].assign(close=lambda rows: rows["close"] * 10)
+    with pytest.raises(BadHistory, match="AAPL 2021-02-01: the return is -2"):
+        append(settings, older)
+    with pytest.raises(BadHistory, match=r"AAPL 2021-02-01: .* looks like a split of 10 for 1"):
+        append(settings, older, adjusted=None)
+    assert stored(settings) == before
+
+
+def test_gaps_and_equal_closes_across_the_border_are_found(settings, prices):
+    frame = prices[["unique_id", "ds", "close"]].copy()
+    same = frame["ds"].between("2022-06-01", "2022-06-08") & (frame["unique_id"] == "KO")
+    frame.loc[same, "close"] = 50.0
+    aapl = frame["ds"].between("2022-06-06", "2022-06-07") & (frame["unique_id"] == "AAPL")
+    frame = frame[~aapl]
+    compile_set(settings, frame[frame["ds"] < "2022-06-06"])
+    report = report_path(settings, "mine").read_text()
+    found = append(settings, frame[frame["ds"].between("2022-06-06", "2022-06-08")])
+    findings = {each["reason"]: each["examples"] for each in found["findings"]}
+    equal = ("KO 2022-06-02 (6 equal closes until 2022-06-08)",)
+    assert findings["5 or more equal closes in a row"] == equal
+    missing = ("AAPL 2022-06-08 (2 missing before it)",)
+    assert findings["sessions that are missing within a symbol"] == missing
+    assert list(found["symbols"]) == ["AAPL", "KO", "XOM"]
+    assert found["symbols"]["KO"]["sessions"] == 3
+    page = report_path(settings, "mine", APPEND).with_suffix(".txt").read_text().splitlines()
+    assert page[0].startswith(
+        "append to mine: 7 rows of 3 symbols, sessions 2022-06-06 to 2022-06-08;"
+    )
+    assert page[1] == "data set mine: closes of 3 symbols, sessions of XNYS"
+    assert report_path(settings, "mine").read_text() == report
+
+
+def test_the_first_session_is_no_exception(settings, prices):
+    """It has no return, but its price is kept and compared."""
+    frame = prices[["unique_id", "ds", "close"]]
+    compile_set(settings, frame)
+    first = frame[frame["ds"] == "2021-01-04"]
+    before = stored(settings)
+    append(settings, first)
+    assert stored(settings) == before
+    with pytest.raises(BadHistory, match=r"AAPL 2021-01-04: the close is .* of the set is"):
+        append(settings, first.assign(close=first["close"] * 1.01))
+    whole = frame.copy()
+    whole.loc[first.index[1:2], "close"] *= 1.01
+    again = append(settings, whole[whole["ds"] < "2021-01-08"])
+    compile_set(settings, whole, "whole")
+    assert (again["restated"], stored(settings)) == (1, stored(settings, "whole"))
+
+
+def test_an_empty_column_of_dividends_says_that_there_were_none(settings, prices):
+    frame = prices[["unique_id", "ds", "close"]].assign(dividend=0.0)
+    frame.loc[100, "dividend"] = 0.5
+    compile_frame(frame[frame["ds"] < "2022-06-01"], name="mine", settings=settings,
+                  adjusted=False, **DATES)  # fmt: skip
+    later = frame[frame["ds"] >= "2022-06-01"]
+    append(settings, later.assign(dividend=np.nan), adjusted=False)
+    compile_frame(frame, name="whole", settings=settings, adjusted=False, **DATES)
+    assert stored(settings) == stored(settings, "whole")
+
+
+def test_another_sector_is_refused(settings, prices):
+    frame = prices[["unique_id", "ds", "close", "sector"]]
+    compile_set(settings, frame)
+    other = frame[frame["ds"] > "2022-12-01"].assign(sector="Games")
+    with pytest.raises(BadHistory, match=r"the sector of .* on 2021-01-05 and 'Games' on 2022-12"):
+        append(settings, other)
+
+
+def test_no_rows_of_two_appends_at_once_are_lost(settings, prices):
+    """The set is held from before it is read."""
+    frame = prices[["unique_id", "ds", "close"]]
+    compile_set(settings, frame[frame["ds"] < "2022-06-01"])
+    later = frame[frame["ds"] >= "2022-06-01"]
+
+    def other(_: str) -> None:
+        with pytest.raises(Conflict, match="mine is being written by another process"):
+            append(settings, later)
+        with pytest.raises(Conflict, match="mine is being written by another process"):
+            compile_set(settings, frame)
+
+    append_own(settings, Source(FRAME, frame=later), Options("mine", adjusted=True), say=other)
+    compile_set(settings, frame, "whole")
+    assert stored(settings) == stored(settings, "whole")

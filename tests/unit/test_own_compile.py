@@ -13,7 +13,7 @@ from jobs.data import export, overview, sets
 from jobs.data.catalog import PANEL, Catalog
 from jobs.data.own.compile import compile_frame, compile_own
 from jobs.data.own.options import Options, yes_or_no
-from jobs.data.own.report import report_path
+from jobs.data.own.report import DRY, report_path
 from jobs.data.sources.source import Source
 from registry.errors import BadHistory, BadParameter, NotFound
 from registry.settings import Settings
@@ -105,10 +105,22 @@ def test_the_same_prices_give_the_same_files_from_a_file_and_from_python(setting
 def test_a_dry_run_writes_the_report_only(settings, closes):
     found = compiled_csv(settings, closes, dry_run=True)
     assert found["dry_run"]
-    assert report_path(settings, "mine").is_file()
+    page = report_path(settings, "mine", DRY).with_suffix(".txt").read_text()
+    assert page.startswith("dry run: nothing was written\ndata set mine: closes of 3 symbols")
     assert Catalog(settings).names == Catalog().names
+    assert not report_path(settings, "mine").exists()
     written = compiled_csv(settings, closes)
     assert written["digest"] == found["digest"]
+
+
+def test_an_exported_set_is_the_same_set_when_it_is_compiled(settings, closes, tmp_path):
+    found = compiled_csv(settings, closes)
+    path = tmp_path / "again.csv"
+    assert export.export(settings, "mine", path)["rows"] == found["rows"] + 3
+    again = compile_own(settings, Source("csv", str(path)), Options("again", adjusted=True))
+    assert again["digest"] == found["digest"]
+    parts = [sets.read_facts(settings, name).parts for name in ("again", "mine")]
+    assert parts[0] == parts[1]
 
 
 def test_a_compile_that_fails_keeps_the_old_set_and_its_report(settings, closes):

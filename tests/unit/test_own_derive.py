@@ -10,14 +10,12 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from staging import derived, rows, simulated, stage
+from staging import derived, simulated
 
 from jobs.data import products
 from jobs.data.market import MEMBERS, Universe, market_daily
-from jobs.data.own.derive import Derived, derive
+from jobs.data.own.derive import Derived
 from jobs.data.own.findings import DROPPED, Finding
-from jobs.data.own.options import Options
-from jobs.data.own.previous import Previous
 from jobs.data.sources import builtin as sources
 
 CLOSES = ("unique_id", "ds", "y", "close", "market_abs_return", "index_return", MEMBERS)
@@ -218,20 +216,3 @@ def test_neither_order_nor_another_symbol_changes_a_return(random, factor):
     for symbol in ("A", "C"):
         ours = expected["unique_id"] == symbol
         assert changed.loc[ours, "y"].tolist() == expected.loc[ours, "y"].tolist()
-
-
-def test_an_append_derives_what_the_whole_does(connection):
-    prices = simulated(length=250).assign(sector="Energy")
-    whole, expected = derived(connection, prices)
-    until = pd.Timestamp("2019-11-29")
-    old = expected[expected["ds"] <= until]
-    last = old.groupby("unique_id").tail(1)[["unique_id", "ds", "close"]]
-    connection.register("last_frame", last)
-    connection.execute("CREATE TABLE last AS SELECT * REPLACE (ds::DATE AS ds) FROM last_frame")
-    columns = stage(connection, prices[prices["ds"] > until])
-    previous = Previous("last", whole.universe, whole.splits)
-    added = derive(connection, columns, Options("mine"), previous=previous)
-    tail = expected[expected["ds"] > until].reset_index(drop=True)
-    pd.testing.assert_frame_equal(rows(connection), tail, check_exact=True)
-    assert (added.splits, added.universe) == (whole.splits, whole.universe)
-    assert added.findings == ()

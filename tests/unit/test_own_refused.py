@@ -43,10 +43,10 @@ def changed(frame: pd.DataFrame, column: str, value: object, row: int = 3) -> pd
     return frame
 
 
-def split_at(row: int, ratio: float) -> pd.DataFrame:
-    """Closes of A that fall by `ratio` on a row, and move by 1 % beside."""
+def split_at(row: int, ratio: float, move: float = 1.01) -> pd.DataFrame:
+    """Closes of A that fall by `ratio` on a row, and move by `move` beside."""
     frame = CLOSES.copy()
-    frame.loc[row - 2 :, "close"] = frame.loc[row - 3, "close"] * 1.01 / ratio
+    frame.loc[row - 2 :, "close"] = frame.loc[row - 3, "close"] * move / ratio
     return frame[frame["unique_id"] == "A"]
 
 
@@ -97,6 +97,12 @@ TABLE: dict[str, tuple[Callable[[], pd.DataFrame], dict[str, object], str, str]]
     "split in raw closes": (
         lambda: split_at(100, 4), {}, "PRICE_BASIS",
         "A 2019-05-23: close / close before is 0.253, which looks like a split of 4 for 1; give "
+        "an adjusted close (adj_close), or columns split and dividend; if the closes are adjusted "
+        "and the move is genuine, say --adjusted yes",
+    ),
+    "split on a day of a larger move": (
+        lambda: split_at(100, 2, move=1.08), {}, "PRICE_BASIS",
+        "A 2019-05-23: close / close before is 0.54, which looks like a split of 2 for 1; give "
         "an adjusted close (adj_close), or columns split and dividend; if the closes are adjusted "
         "and the move is genuine, say --adjusted yes",
     ),
@@ -233,7 +239,7 @@ TABLE: dict[str, tuple[Callable[[], pd.DataFrame], dict[str, object], str, str]]
     ),
     "one price a symbol": (
         lambda: simulated(length=1), {}, "EMPTY",
-        "no symbol has prices on two sessions, so there is no return",
+        "no symbol has complete prices on two sessions, so there is no return",
     ),
     "no rows": (lambda: CLOSES.iloc[:0], {}, "EMPTY", "there are no rows"),
 }  # fmt: skip

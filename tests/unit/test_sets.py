@@ -14,7 +14,6 @@ from jobs.data.dataset import Splits
 from jobs.data.market import MEMBERS, Universe
 from jobs.data.sets import Facts
 from registry.errors import BadConfig, BadParameter, Conflict, Corrupt, NotFound
-from registry.files import locked
 from registry.settings import Settings
 
 COLUMNS = ("unique_id", "ds", "y", "close", "market_abs_return", "index_return", MEMBERS)
@@ -139,10 +138,16 @@ def test_a_set_is_removed_and_then_unknown(settings, connection, rows):
 
 
 def test_two_processes_do_not_write_one_set(settings, connection, rows):
-    root = sets.folder(settings, "mine")
-    root.mkdir(parents=True)
-    with locked(root / ".lock"), pytest.raises(Conflict, match="mine is being written"):
-        write(settings, connection, rows)
+    write(settings, connection, rows)
+    with sets.lock(settings, "mine"), pytest.raises(Conflict, match="mine is being written"):
+        sets.remove(settings, "mine")
+
+
+def test_who_reads_a_set_that_is_written_anew_is_told(settings, connection, rows):
+    old = write(settings, connection, rows)
+    write(settings, connection, rows.assign(close=rows["close"] * 2))
+    with pytest.raises(Conflict, match="mine was changed while it was read; run it again"):
+        sets.history(settings, old)
 
 
 @pytest.mark.parametrize("name", ["", "Mine", "my stocks", "../x", "a" * 65])

@@ -1,7 +1,8 @@
 """Add sessions to a data set: only the years that change are written anew.
 
 The new file may give sessions again that the set has. Those with other values are restated: the new
-values count, and the report lists them.
+values count, and the report lists them. The rows are judged together with the set's own, and the
+set is then what one compile of all prices gives.
 """
 
 from collections.abc import Sequence
@@ -13,14 +14,15 @@ import duckdb
 
 from jobs.data import sets
 from jobs.data.market import MEMBERS
-from jobs.data.own import market, report
-from jobs.data.own.derive import Derived, derive
+from jobs.data.own import prices, report
+from jobs.data.own.basis import ADJ_CLOSE, DIVIDEND, SPLIT, Basis, choose
+from jobs.data.own.derive import derive
 from jobs.data.own.findings import KEPT, SHOWN, Finding, column, one
 from jobs.data.own.options import Options
 from jobs.data.own.previous import Previous
 from jobs.data.sets import Facts
 from jobs.data.sources.engine import file_list, open_connection
-from jobs.data.sources.source import Source
+from jobs.data.sources.source import KEYS, Source, Staged
 from jobs.data.sources.staging import stage
 from jobs.running.progress import Progress, Say, silent
 from registry.errors import BadHistory, BadParameter
@@ -29,7 +31,9 @@ from registry.forecast import names
 from registry.sets import Part, verified
 from registry.settings import Settings
 
-_DERIVED = (names.UNIQUE_ID, names.DS, *names.MARKET, MEMBERS, names.SECTOR)
+_OF_SESSION = (*names.MARKET, MEMBERS, names.SECTOR)  # columns that no row gives
+# Sessions that are given again, SQL.
+_AGAIN = "old JOIN merged ON old.unique_id::symbol = merged.symbol AND old.ds = merged.ds AND given"
 
 
 def append_own(
@@ -46,42 +50,39 @@ def append_own(
     Calendar, kind, index, currency and dates are those of the set. Raises BadInput for rows that do
     not fit it, and as `compile_own`; then the set stays as it was.
     """
-    facts = sets.read_facts(settings, options.name)
-    _check_options(options, facts)
-    options = replace(options, kind=facts.kind, calendar=facts.calendar, index=facts.index)
+    sets.check_name(options.name)
     with (
+        sets.lock(settings, options.name),
         temporary_folder(settings.state_dir, f"append-{options.name}") as folder,
         open_connection(Path(folder)) as connection,
     ):
+        facts = sets.read_facts(settings, options.name)
+        _check_options(options, facts)
+        options = replace(options, kind=facts.kind, calendar=facts.calendar, index=facts.index)
         progress("reading", 0.0)
         staged = stage(connection, source)
         say(report.mapping_line(staged))
         progress("checking prices", 0.4)
+        columns = _columns(staged, facts)
+        basis = choose(columns, options)
         _check_symbols(connection, facts)
-        _create_last(settings, connection, facts)
-        previous = Previous("last_rows", facts.universe, facts.splits)
-        derived = derive(connection, staged.columns, options, previous=previous)
-        _check_basis(derived, facts)
-        changed = _changed_parts(connection, facts)
-        _create_old(settings, connection, facts, changed)
-        _check_first(connection, facts)
+        previous = _previous(settings, connection, facts)
+        _check_events(connection, basis, facts)
+        _check_basis(basis, facts)
+        derived = derive(connection, columns, options, previous=previous)
         restated = _restated(connection, facts)
-        overlap = _overlaps(connection)
-        _merge(connection, facts)
-        market.create(connection, options, previous)
-        _create_rows(connection, facts)
+        findings = (*derived.findings, *restated, *_unchecked(connection, facts))
+        appended = _appended(connection)
         facts = replace(facts, restated=facts.restated + sum(item.rows for item in restated))
         progress("writing", 0.7)
-        kept = [part for part in facts.parts if part not in changed]
+        kept = [part for part in facts.parts if part.year < previous.year]
         if dry_run:
-            facts = sets.rehearse(facts, connection, "merged", Path(folder), keep=kept)
+            facts = sets.rehearse(facts, connection, "rows", Path(folder), base="base", keep=kept)
         else:
-            facts = sets.write(settings, facts, connection, "merged", keep=kept)
-    findings = (*derived.findings, *restated, *_unchecked(facts, overlap))
+            facts = sets.write(settings, facts, connection, "rows", base="base", keep=kept)
     derived = replace(derived, findings=findings)
-    found = report.report(staged, derived, facts)
-    found |= {"report": str(report.report_path(settings, options.name)), "dry_run": dry_run}
-    report.write(settings, found)
+    found = report.report(settings, staged, derived, facts, appended=appended, dry_run=dry_run)
+    report.write(found)
     progress("done", 1.0)
     return found
 
@@ -122,16 +123,36 @@ def _check_symbols(connection: duckdb.DuckDBPyConnection, facts: Facts) -> None:
         )
 
 
-def _check_basis(derived: Derived, facts: Facts) -> None:
-    """Raise BadHistory (PRICE_BASIS) unless new prices are on the basis of the set."""
-    if derived.events:
+def _columns(staged: Staged, facts: Facts) -> tuple[str, ...]:
+    """Columns that count. That of splits or dividends may be empty in the new sessions."""
+    events = (SPLIT, DIVIDEND) if prices.RAW_CLOSE in facts.columns else ()
+    mapped = [key for key in events if key in staged.mapping]
+    return tuple(key for key in KEYS if key in (*staged.columns, *mapped))
+
+
+def _check_events(connection: duckdb.DuckDBPyConnection, basis: Basis, facts: Facts) -> None:
+    """Raise BadHistory (PRICE_BASIS) for splits and dividends: they change all earlier prices.
+
+    Those that a provider's adjusted close has already count on sessions that the set lacks only.
+    """
+    happen = {SPLIT: f"{SPLIT} > 0 AND {SPLIT} <> 1", DIVIDEND: f"{DIVIDEND} > 0"}
+    condition = " OR ".join(happen[name] for name in basis.events) or "false"
+    new = "ANTI JOIN old USING (unique_id, ds)" if ADJ_CLOSE in basis.needed else ""
+    query = f"FROM staged {new} WHERE {condition}"
+    (count,) = one(connection, f"SELECT count(*) {query}")
+    if count:
+        symbol, ds = one(connection, f"SELECT unique_id, ds {query} ORDER BY ds, unique_id LIMIT 1")
         raise BadHistory(
-            f"there are {derived.events} splits or dividends, which change all earlier prices of "
-            f"their symbols; compile {facts.name} anew with all its sessions",
+            f"there are {count} splits or dividends, first {symbol} {ds}, which change all earlier "
+            f"prices of their symbols; compile {facts.name} anew with all its sessions",
             code="PRICE_BASIS",
         )
-    new = [name for name in derived.columns if name != names.SECTOR]
-    old = [name for name in facts.columns if name != names.SECTOR]
+
+
+def _check_basis(basis: Basis, facts: Facts) -> None:
+    """Raise BadHistory (PRICE_BASIS) unless new prices make the columns of the set."""
+    new = [*names.HISTORY, *prices.stored(basis)]
+    old = _own_columns(facts)
     if new != old:
         raise BadHistory(
             f"these prices make the columns {', '.join(new)}; {facts.name} has {', '.join(old)}; "
@@ -140,156 +161,117 @@ def _check_basis(derived: Derived, facts: Facts) -> None:
         )
 
 
-def _check_first(connection: duckdb.DuckDBPyConnection, facts: Facts) -> None:
-    """Raise BadHistory (PRICE_BASIS) if a symbol's first session that is given again has another
-    close: then a split or dividend since has changed the basis, and the return there is wrong.
-    """
-    if facts.kind == "returns":
-        return
-    rows = connection.execute(
-        """
-        SELECT f.symbol::VARCHAR, f.ds, old.close, f.close
-        FROM (SELECT symbol, min(ds) AS ds, arg_min(close, ds) AS close
-              FROM priced GROUP BY symbol) f
-        JOIN old ON old.symbol = f.symbol AND old.ds = f.ds
-        JOIN last_rows ON last_rows.unique_id = f.symbol::VARCHAR
-        WHERE old.close <> f.close ORDER BY f.symbol
-        """
-    ).fetchall()
-    if rows:
-        symbol, ds, stored, close = rows[0]
-        raise BadHistory(
-            f"{symbol} {ds}: the close is {close:g}, that of {facts.name} is {stored:g} "
-            f"({len(rows)} such symbols); a dividend or split since has changed earlier prices: "
-            "compile the set anew with all its sessions",
-            code="PRICE_BASIS",
-        )
+def _own_columns(facts: Facts) -> list[str]:
+    """Columns that differ between a symbol's sessions."""
+    return [name for name in facts.columns if name not in _OF_SESSION]
 
 
 # --- the old rows and the new ones ------------------------------------------------------------
 
 
-def _create_last(settings: Settings, connection: duckdb.DuckDBPyConnection, facts: Facts) -> None:
-    """Make the table `last_rows`: the last row of each symbol before its first staged one.
+def _previous(settings: Settings, connection: duckdb.DuckDBPyConnection, facts: Facts) -> Previous:
+    """The set before, with its view `old`.
 
-    The newest files are read first, and older ones only if a symbol is not in them.
+    The year before the first new row is read, too: odd rows show beside a year of others.
     """
-    close = "" if facts.kind == "returns" else ", arg_max(close, ds) AS close"
-    sector = ", arg_max(sector, ds) AS sector" if names.SECTOR in facts.columns else ""
-    symbols = len(facts.universe.symbols) + bool(facts.index)
-    count = 0
-    for number in range(1, len(facts.parts) + 1):
-        if count == symbols:
-            return
-        paths = verified(settings, facts.name, facts.parts[-number:])
-        connection.execute(
-            f"""
-            CREATE OR REPLACE TABLE last_rows AS
-            SELECT unique_id, max(ds) AS ds {close} {sector}
-            FROM read_parquet({file_list([str(path) for path in paths])})
-            LEFT JOIN (SELECT unique_id, min(ds) AS first FROM staged GROUP BY unique_id)
-                USING (unique_id)
-            WHERE first IS NULL OR ds < first
-            GROUP BY unique_id
-            """
-        )
-        (count,) = one(connection, "SELECT count(*) FROM last_rows")
+    (year,) = one(connection, "SELECT coalesce(year(min(ds)), 0) FROM staged")
+    changed = [part for part in facts.parts if part.year >= year]
+    before = [part for part in facts.parts if part.year < year]
+    queries = [_rows(settings, facts, changed, _stored_columns(facts))]
+    queries.append(_rows(settings, facts, before[-1:], _seen_columns(facts)))
+    if facts.base:
+        queries.append(_rows(settings, facts, [facts.base], _own_columns(facts)))
+    near = " UNION ALL BY NAME ".join(query for query in queries if query)
+    connection.execute(f"CREATE VIEW near AS {near}")
+    _create_far(settings, connection, facts, before[:-1])
+    connection.execute(
+        "CREATE VIEW old AS SELECT *, false AS context FROM near "
+        "UNION ALL BY NAME SELECT *, true AS context FROM far"
+    )
+    return Previous("old", facts.columns, facts.universe, facts.splits, int(year))
 
 
-def _changed_parts(connection: duckdb.DuckDBPyConnection, facts: Facts) -> Sequence[Part]:
-    """Files of the years from the first new row on."""
-    (year,) = one(connection, "SELECT year(min(ds)) FROM priced")
-    return [part for part in facts.parts if part.year >= int(str(year))]
+def _stored_columns(facts: Facts) -> list[str]:
+    sector = [names.SECTOR] if names.SECTOR in facts.columns else []
+    return [*_own_columns(facts), *sector]
 
 
-def _create_old(
+def _seen_columns(facts: Facts) -> list[str]:
+    """Columns of rows that are not written again."""
+    seen = (*names.HISTORY, "close", names.SECTOR)
+    return [name for name in facts.columns if name in seen]
+
+
+def _rows(settings: Settings, facts: Facts, parts: Sequence[Part], columns: Sequence[str]) -> str:
+    """SQL of the rows of some files; no text without files."""
+    if not parts:
+        return ""
+    paths = [str(path) for path in verified(settings, facts.name, parts)]
+    return f"SELECT {', '.join(columns)} FROM read_parquet({file_list(paths)})"
+
+
+def _create_far(
     settings: Settings,
     connection: duckdb.DuckDBPyConnection,
     facts: Facts,
     parts: Sequence[Part],
 ) -> None:
-    """Make the table `old` of these files, with symbols of the type `symbol`."""
-    columns = ", ".join(name for name in facts.columns if name != names.UNIQUE_ID)
-    if parts:
-        paths = [str(path) for path in verified(settings, facts.name, parts)]
-        source = f"read_parquet({file_list(paths)})"
-    else:
-        [path] = verified(settings, facts.name, facts.parts[-1:])
-        source = f"read_parquet({file_list([str(path)])}) WHERE false"
+    """Make the table `far`: the last row before the staged ones, if `near` has none.
+
+    The newest files are read first.
+    """
+    columns = _seen_columns(facts)
+    connection.execute(f"CREATE TABLE far AS SELECT {', '.join(columns)} FROM near LIMIT 0")
     connection.execute(
-        f"CREATE TABLE old AS SELECT unique_id::symbol AS symbol, {columns} FROM {source}"
+        "CREATE TABLE lacking AS SELECT unique_id FROM "
+        "(SELECT unique_id, min(ds) AS first FROM staged GROUP BY unique_id) LEFT JOIN "
+        "(SELECT unique_id, min(ds) AS begins FROM near WHERE y IS NOT NULL GROUP BY unique_id) "
+        "USING (unique_id) WHERE begins IS NULL OR begins >= first"
     )
+    for part in reversed(parts):
+        if not connection.execute("FROM lacking LIMIT 1").fetchall():
+            return
+        rows = _rows(settings, facts, [part], columns)
+        connection.execute(
+            f"INSERT INTO far SELECT {', '.join(columns)} FROM ({rows}) SEMI JOIN lacking "
+            "USING (unique_id) QUALIFY row_number() OVER (PARTITION BY unique_id ORDER BY ds DESC)"
+            " = 1"
+        )
+        connection.execute("DELETE FROM lacking WHERE unique_id IN (SELECT unique_id FROM far)")
 
 
 def _restated(connection: duckdb.DuckDBPyConnection, facts: Facts) -> list[Finding]:
     """Rows of the set that get other values."""
-    values = [name for name in facts.columns if name not in _DERIVED]
+    values = _own_columns(facts)[2:]
     if facts.kind != "returns":
         values.remove(names.Y)
-    differ = " OR ".join(f"old.{name} <> priced.{name}" for name in values)
+    differ = " OR ".join(f"old.{name} <> merged.{name}" for name in values)
     shown = "close" if "close" in values else names.Y
-    query = (
-        f"FROM old JOIN priced ON old.symbol = priced.symbol AND old.ds = priced.ds WHERE {differ}"
-    )
+    query = f"FROM {_AGAIN} WHERE {differ}"
     (count,) = one(connection, f"SELECT count(*) {query}")
     if not count:
         return []
     examples = column(
         connection,
-        f"SELECT old.symbol || ' ' || old.ds || ' ({shown} ' || old.{shown} || ' -> ' || "
-        f"priced.{shown} || ')' {query} ORDER BY old.ds, old.symbol LIMIT {SHOWN}",
+        f"SELECT old.unique_id || ' ' || old.ds || ' ({shown} ' || old.{shown} || ' -> ' || "
+        f"merged.{shown} || ')' {query} ORDER BY old.ds, old.unique_id LIMIT {SHOWN}",
     )
     return [Finding("restated: the new value counts", int(str(count)), tuple(examples), KEPT)]
 
 
-def _merge(connection: duckdb.DuckDBPyConnection, facts: Facts) -> None:
-    """Put the old rows into the table `priced`, too, without those that are given again.
-
-    A return whose own close or the close before it is new is derived again.
-    """
-    values = [name for name in facts.columns if name not in (*_DERIVED, names.Y)]
-    listed = ", ".join(["symbol", names.DS, names.Y, *values])
-    y = names.Y
-    if facts.kind != "returns":
-        changed = "lag(close) OVER s IS NOT NULL AND (new OR lag(new) OVER s)"
-        y = f"CASE WHEN {changed} THEN ln(close / lag(close) OVER s) ELSE y END"
-    others = "".join(f", {name}" for name in values)
-    connection.execute("DROP VIEW rows")
-    connection.execute("DROP TABLE market")
-    connection.execute("ALTER TABLE priced RENAME TO priced_new")
-    connection.execute(
-        f"""
-        CREATE TABLE priced AS SELECT symbol, ds, {y} AS y {others} FROM (
-            SELECT {listed}, false AS new FROM old ANTI JOIN priced_new USING (symbol, ds)
-            UNION ALL SELECT {listed}, true FROM priced_new
-        ) WINDOW s AS (PARTITION BY symbol ORDER BY ds)
-        """
+def _appended(connection: duckdb.DuckDBPyConnection) -> dict[str, Any]:
+    """Rows, symbols and period of the user's rows with a price."""
+    rows, symbols, first, last = one(
+        connection,
+        "SELECT count(*), count(DISTINCT symbol), min(ds)::VARCHAR, max(ds)::VARCHAR "
+        "FROM merged WHERE given",
     )
+    return {"rows": rows, "symbols": symbols, "period": [first, last]}
 
 
-def _create_rows(connection: duckdb.DuckDBPyConnection, facts: Facts) -> None:
-    """Make the view `merged` with the columns of the set."""
-    source = "priced JOIN market USING (ds)"
-    if names.SECTOR in facts.columns:
-        connection.execute(
-            "CREATE TABLE sector_of AS SELECT symbol, max(sector) AS sector FROM ("
-            "SELECT symbol, sector FROM old UNION ALL "
-            "SELECT unique_id::symbol, sector FROM last_rows) GROUP BY symbol"
-        )
-        source += " JOIN sector_of USING (symbol)"
-    others = ", ".join(name for name in facts.columns if name != names.UNIQUE_ID)
-    connection.execute(
-        f"CREATE VIEW merged AS SELECT symbol::VARCHAR AS unique_id, {others} FROM {source}"
-    )
-
-
-def _overlaps(connection: duckdb.DuckDBPyConnection) -> bool:
-    """Whether a session of the set is given again."""
-    (count,) = one(connection, "SELECT count(*) FROM old SEMI JOIN priced USING (symbol, ds)")
-    return bool(count)
-
-
-def _unchecked(facts: Facts, overlap: bool) -> list[Finding]:
+def _unchecked(connection: duckdb.DuckDBPyConnection, facts: Facts) -> list[Finding]:
+    """Says so if no session of the set is given again."""
+    (overlap,) = one(connection, f"SELECT count(*) FROM {_AGAIN}")
     if overlap or facts.kind == "returns":
         return []
     reason = (

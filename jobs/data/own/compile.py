@@ -31,11 +31,13 @@ def compile_own(
 ) -> dict[str, Any]:
     """Write a data set and its report, or only the report with `dry_run`; return the report.
 
-    Raises BadInput for what is wrong with the prices, KronosError (NO_SPACE) on a full disk; then
-    the old set and its report stay as they were.
+    Raises BadInput for what is wrong with the prices, KronosError (NO_SPACE) on a full disk,
+    Conflict while another process writes the set; then the old set and its report stay as they
+    were.
     """
     sets.check_name(options.name, [dataset.name for dataset in catalog.DATASETS])
     with (
+        sets.lock(settings, options.name),
         temporary_folder(settings.state_dir, f"compile-{options.name}") as folder,
         open_connection(Path(folder)) as connection,
     ):
@@ -60,12 +62,11 @@ def compile_own(
         )
         progress("writing", 0.7)
         if dry_run:
-            facts = sets.rehearse(facts, connection, "rows", Path(folder))
+            facts = sets.rehearse(facts, connection, "rows", Path(folder), base="base")
         else:
-            facts = sets.write(settings, facts, connection, "rows")
-    found = report.report(staged, derived, facts)
-    found |= {"report": str(report.report_path(settings, options.name)), "dry_run": dry_run}
-    report.write(settings, found)
+            facts = sets.write(settings, facts, connection, "rows", base="base")
+    found = report.report(settings, staged, derived, facts, dry_run=dry_run)
+    report.write(found)
     progress("done", 1.0)
     return found
 

@@ -5,7 +5,6 @@ The same staged rows, in any order, give the same rows, bit for bit.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date
 
 import duckdb
 
@@ -27,13 +26,13 @@ from jobs.data.own import (
 from jobs.data.own.basis import choose
 from jobs.data.own.findings import Finding, one
 from jobs.data.own.options import Options
-from jobs.data.own.previous import Previous
+from jobs.data.own.previous import Previous, check_basis
 from jobs.data.own.symbols import Symbol
 from registry.errors import BadHistory
 from registry.forecast import names
 
-_VIEWS = ("rows", "adjusted", "clean", "given")
-_TABLES = ("sectors", "market", "counted", "priced", "events", "repeated", "sessions")
+_VIEWS = ("rows", "base", "priced", "adjusted", "clean", "given")
+_TABLES = ("sectors", "market", "merged", "begins", "events", "repeated", "sessions")
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,6 @@ class Derived:
     universe: Universe
     splits: Splits
     basis: str  # of the prices, in words
-    events: int  # splits and dividends used; in an append, older prices lack them
     symbols: tuple[Symbol, ...]
     findings: tuple[Finding, ...]
 
@@ -57,41 +55,45 @@ def derive(
     *,
     previous: Previous | None = None,
 ) -> Derived:
-    """Make the view `rows` from the table `staged`; what it holds.
+    """Make the views `rows` and `base` from the table `staged`; what they hold.
 
     `columns` are those of `staged` that carry data. `rows` has no missing value and no order.
-    It needs `staged` no more. Raises BadHistory, BadParameter and NotFound; the message says which
+    In an append, the rows and findings are those of the user's rows among the `previous` ones.
+    They need `staged` no more. Raises BadHistory, BadParameter and NotFound; the message says which
     row or symbol is at fault and what to do.
     """
     _clear(connection)
     basis = choose(columns, options)
-    sessions.create(connection, options.exchange, _earliest(connection, previous))
+    sessions.create(connection, options.exchange, previous.span(connection) if previous else None)
     values.check(connection, basis)
     prices.create_symbols(connection, previous)
-    used = prices.create_given(connection, basis, previous)
+    used = prices.create_given(connection, basis)
     findings = prices.incomplete(connection, basis)
     findings += repeats.create(connection, used)
-    adjusting = events.create(connection, basis, options.adjusted) if basis.events else 0
+    if basis.events:
+        events.create(connection, basis, options.adjusted)
     prices.create_adjusted(connection, basis)
-    prices.create_priced(connection, basis)
+    if previous and basis.prices:
+        check_basis(connection, previous)
+    prices.create_priced(connection, basis, previous)
     _check_any(connection)
     returns.check(connection, basis)
     if basis.prices:
         findings += symbols.without_return(connection)
     universe, of_market = market.create(connection, options, previous)
-    with_sector = names.SECTOR in columns
+    prices.create_base(connection, basis, previous)
+    with_sector = names.SECTOR in (previous.columns if previous else columns)
     if with_sector:
-        sectors.create(connection)
+        sectors.create(connection, names.SECTOR in columns, previous)
     stored = (*names.HISTORY, *prices.stored(basis), *names.MARKET, MEMBERS)
     stored += (names.SECTOR,) if with_sector else ()
-    _create_rows(connection, stored)
+    _create_rows(connection, stored, previous.year if previous else 0)
     return Derived(
         kind=basis.kind,
         columns=stored,
         universe=universe,
         splits=previous.splits if previous else splits.choose(connection, options),
         basis=basis.words,
-        events=adjusting,
         symbols=symbols.of(connection),
         findings=(*findings, *of_market, *suspicious.findings(connection, stored)),
     )
@@ -106,30 +108,22 @@ def _clear(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("DROP TYPE IF EXISTS symbol")
 
 
-def _earliest(connection: duckdb.DuckDBPyConnection, previous: Previous | None) -> date | None:
-    """First session of the rows before the staged ones."""
-    if previous is None:
-        return None
-    (day,) = one(connection, f"SELECT min(ds) FROM {previous.table}")
-    earliest: date | None = day
-    return earliest
-
-
 def _check_any(connection: duckdb.DuckDBPyConnection) -> None:
-    """Raise BadHistory (EMPTY) if there is no return."""
-    (count,) = one(connection, "SELECT count(*) FROM priced")
+    """Raise BadHistory (EMPTY) if no return is new."""
+    (count,) = one(connection, "SELECT count(*) FROM priced WHERE fresh")
     if not count:
         raise BadHistory(
-            "no symbol has prices on two sessions, so there is no return", code="EMPTY"
+            "no symbol has complete prices on two sessions, so there is no return", code="EMPTY"
         )
 
 
-def _create_rows(connection: duckdb.DuckDBPyConnection, columns: Sequence[str]) -> None:
-    """Make the view `rows`."""
+def _create_rows(connection: duckdb.DuckDBPyConnection, columns: Sequence[str], year: int) -> None:
+    """Make the view `rows`, from the calendar year `year` on."""
     others = ", ".join(columns[1:])
     source = "priced JOIN market USING (ds)"
     if names.SECTOR in columns:
         source += " JOIN sectors USING (symbol)"
     connection.execute(
-        f"CREATE VIEW rows AS SELECT symbol::VARCHAR AS unique_id, {others} FROM {source}"
+        f"CREATE VIEW rows AS SELECT symbol::VARCHAR AS unique_id, {others} FROM {source} "
+        f"WHERE year(ds) >= {year}"
     )

@@ -14,8 +14,8 @@ from jobs.data.own.basis import ADJ_CLOSE, DIVIDEND, SPLIT, Basis
 from registry.errors import BadHistory
 
 
-def create(connection: duckdb.DuckDBPyConnection, basis: Basis, adjusted: bool | None) -> int:
-    """Make the table `events` from `clean`: symbol, ds, factor of prices, shares; their number.
+def create(connection: duckdb.DuckDBPyConnection, basis: Basis, adjusted: bool | None) -> None:
+    """Make the table `events` from `clean`: symbol, ds, factor of prices, shares.
 
     Both are for the sessions before `ds` and after the event before. Raises BadHistory.
     """
@@ -39,7 +39,6 @@ def create(connection: duckdb.DuckDBPyConnection, basis: Basis, adjusted: bool |
         "factor::DOUBLE AS factor, shares::DOUBLE AS shares FROM events_frame"
     )
     connection.unregister("events_frame")
-    return len(events)
 
 
 def _read(connection: duckdb.DuckDBPyConnection, basis: Basis) -> pd.DataFrame:

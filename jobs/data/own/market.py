@@ -98,7 +98,7 @@ def _check_index(connection: duckdb.DuckDBPyConnection, index: str) -> None:
 def _index_only(connection: duckdb.DuckDBPyConnection) -> list[Finding]:
     query = (
         "SELECT symbol || ' ' || ds AS example, 1 AS rows FROM priced "
-        "ANTI JOIN market USING (ds) ORDER BY ds"
+        "ANTI JOIN market USING (ds) WHERE given ORDER BY ds"
     )
     return finding(connection, "a session on which only the index trades", query, DROPPED)
 

@@ -16,11 +16,26 @@ from registry.masking import masked
 from registry.settings import Settings
 
 _ON_PAGE = 20  # symbols
+# What a report is of, beside a whole compile. No name of a set has a hyphen.
+APPEND, DRY = "-append", "-dry"
+REPORTS = ("", APPEND, DRY)
 SHOWN = ("name", "kind", "rows", "period", "splits", "digest", "report", "dry_run")
 
 
-def report(staged: Staged, derived: Derived, facts: Facts) -> dict[str, Any]:
-    """Everything that a compile found, JSON-ready."""
+def report(
+    settings: Settings,
+    staged: Staged,
+    derived: Derived,
+    facts: Facts,
+    *,
+    appended: Mapping[str, Any] | None = None,
+    dry_run: bool,
+) -> dict[str, Any]:
+    """Everything that a compile found, JSON-ready.
+
+    Of an append, `appended` says which rows it added; findings and symbols are of these.
+    """
+    of = DRY if dry_run else APPEND if appended else ""
     universe = facts.universe
     return {
         "name": facts.name,
@@ -50,6 +65,9 @@ def report(staged: Staged, derived: Derived, facts: Facts) -> dict[str, Any]:
         "findings": [asdict(finding) for finding in (*_unended(staged), *derived.findings)],
         "symbols": {symbol.unique_id: asdict(symbol) for symbol in derived.symbols},
         "restated": facts.restated,
+        "appended": appended,
+        "report": str(report_path(settings, facts.name, of)),
+        "dry_run": dry_run,
     }
 
 
@@ -62,14 +80,14 @@ def _unended(staged: Staged) -> list[Finding]:
     return [Finding(reason, len(staged.unended), examples, KEPT)]
 
 
-def report_path(settings: Settings, name: str) -> Path:
-    """The report as JSON; the page of text has the suffix .txt."""
-    return settings.logs_dir / f"qa_{name}.json"
+def report_path(settings: Settings, name: str, of: str = "") -> Path:
+    """The report as JSON; the page of text has the suffix .txt. `of` is one of REPORTS."""
+    return settings.logs_dir / f"qa_{name}{of}.json"
 
 
-def write(settings: Settings, found: Mapping[str, Any]) -> None:
+def write(found: Mapping[str, Any]) -> None:
     """Write the report of a compile as JSON and as a page of text."""
-    path = report_path(settings, found["name"])
+    path = Path(found["report"])
     content = json.dumps(found, indent=1) + "\n"
     text = page(found)
     write_together(
@@ -92,12 +110,9 @@ def mapping_line(staged: Staged) -> str:
 
 def page(found: Mapping[str, Any]) -> str:
     """The page of text."""
-    first, last = found["period"]
     symbols = found["symbols"]
     lines = [
-        f"data set {found['name']}: {found['kind']} of {len(symbols)} symbols, "
-        f"sessions of {found['calendar']}",
-        f"  {found['rows']} rows from {found['rows_in']}, sessions {first} to {last}",
+        *_heading(found),
         f"  prices: {found['basis']}",
         f"  fitted until {found['splits']['fit_until']}, chosen until "
         f"{found['splits']['choose_until']}, reported after it",
@@ -119,6 +134,23 @@ def page(found: Mapping[str, Any]) -> str:
     if len(symbols) > _ON_PAGE:
         lines.append(f"and {len(symbols) - _ON_PAGE} more, in the JSON file beside this one")
     return "\n".join(lines) + "\n"
+
+
+def _heading(found: Mapping[str, Any]) -> list[str]:
+    """What was compiled, or appended to what."""
+    first, last = found["period"]
+    members = found["market"]["members"] + bool(found["market"]["index"])
+    of_set = f"{found['kind']} of {members} symbols, sessions of {found['calendar']}"
+    rows = f"{found['rows']} rows from {found['rows_in']}"
+    lines = ["dry run: nothing was written"] if found["dry_run"] else []
+    if appended := found["appended"]:
+        begins, ends = appended["period"]
+        lines.append(
+            f"append to {found['name']}: {appended['rows']} rows of {appended['symbols']} symbols, "
+            f"sessions {begins} to {ends}; what is found is of these"
+        )
+        rows = f"{found['rows']} rows"
+    return [*lines, f"data set {found['name']}: {of_set}", f"  {rows}, sessions {first} to {last}"]
 
 
 def _reading(read: Mapping[str, Any]) -> list[str]:

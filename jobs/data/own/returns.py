@@ -8,7 +8,7 @@ from registry.errors import BadHistory
 from registry.forecast.history import MAX_ABS_RETURN
 
 RATIOS = (1.5, 2, 3, 4, 5, 6, 7, 8, 10, 15, 20, 25, 30, 50, 100)  # of usual splits
-NEAR = 0.02  # relative; a price moves that much beside a split
+NEAR = 0.1  # relative; a price moves that much beside a split
 CLEAR = 0.4  # |y|; a smaller move is no obvious split
 
 
@@ -25,7 +25,7 @@ def _check_splits(connection: duckdb.DuckDBPyConnection) -> None:
     ratios = ", ".join(f"({ratio})" for ratio in RATIOS)
     query = (
         f"FROM priced, (VALUES {ratios}) AS usual(ratio) "
-        f"WHERE abs(y) >= {CLEAR} AND abs(exp(abs(y)) / ratio - 1) <= {NEAR}"
+        f"WHERE fresh AND abs(y) >= {CLEAR} AND abs(exp(abs(y)) / ratio - 1) <= {NEAR}"
     )
     (count,) = one(connection, f"SELECT count(DISTINCT (symbol, ds)) {query}")
     if not count:
@@ -33,7 +33,7 @@ def _check_splits(connection: duckdb.DuckDBPyConnection) -> None:
     symbol, ds, move, ratio, y = one(
         connection,
         f"SELECT symbol::VARCHAR, ds, exp(y), ratio::DOUBLE, y {query} "
-        "ORDER BY symbol, ds, ratio LIMIT 1",
+        "ORDER BY symbol, ds, abs(exp(abs(y)) / ratio - 1) LIMIT 1",
     )
     usual = f"{ratio:g} for 1" if y < 0 else f"1 for {ratio:g}"
     others = f" ({count} such moves)" if count > 1 else ""
@@ -46,7 +46,7 @@ def _check_splits(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def _check_sizes(connection: duckdb.DuckDBPyConnection) -> None:
-    condition = f"abs(y) > {MAX_ABS_RETURN}"
+    condition = f"fresh AND abs(y) > {MAX_ABS_RETURN}"
     (count,) = one(connection, f"SELECT count(*) FROM priced WHERE {condition}")
     if not count:
         return

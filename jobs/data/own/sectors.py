@@ -3,25 +3,31 @@
 import duckdb
 
 from jobs.data.own.findings import SHOWN, column
+from jobs.data.own.previous import Previous
 from registry.errors import BadHistory
 
 
-def create(connection: duckdb.DuckDBPyConnection) -> None:
+def create(connection: duckdb.DuckDBPyConnection, given: bool, previous: Previous | None) -> None:
     """Make the table `sectors` (symbol, sector) of the symbols of `priced`.
 
-    A cell may be empty if another row of the symbol has its sector. Raises BadHistory
-    (BAD_SECTOR).
+    They are those of the rows, if `given`, and of the set that is appended to. A cell may be empty
+    if another row of the symbol has its sector. Raises BadHistory (BAD_SECTOR).
     """
+    tables = ["staged"] if given else []
+    if previous:
+        tables.append(previous.table)
+    queries = [f"SELECT unique_id, ds, sector FROM {table}" for table in tables]
+    source = f"({' UNION ALL '.join(queries)})"
     connection.execute(
         "CREATE TABLE sectors AS SELECT unique_id::symbol AS symbol, min(sector) AS sector, "
-        "max(sector) AS other FROM staged GROUP BY unique_id "
+        f"max(sector) AS other FROM {source} GROUP BY unique_id "
         "HAVING unique_id::symbol IN (SELECT symbol FROM priced)"
     )
     changed = column(
         connection, "SELECT symbol FROM sectors WHERE sector <> other ORDER BY symbol LIMIT 1"
     )
     if changed:
-        raise _changed(connection, changed[0])
+        raise _changed(connection, source, changed[0])
     without = column(connection, "SELECT symbol FROM sectors WHERE sector IS NULL ORDER BY symbol")
     if without:
         more = " ..." if len(without) > SHOWN else ""
@@ -32,10 +38,10 @@ def create(connection: duckdb.DuckDBPyConnection) -> None:
         )
 
 
-def _changed(connection: duckdb.DuckDBPyConnection, symbol: str) -> BadHistory:
+def _changed(connection: duckdb.DuckDBPyConnection, source: str, symbol: str) -> BadHistory:
     """The error of a symbol with two sectors, with a session of each."""
     connection.execute(
-        "SELECT first(sector ORDER BY ds, sector), min(ds) FROM staged "
+        f"SELECT first(sector ORDER BY ds, sector), min(ds) FROM {source} "
         "WHERE unique_id = $symbol AND sector IS NOT NULL GROUP BY sector "
         "ORDER BY min(ds), sector LIMIT 2",
         {"symbol": symbol},

@@ -15,11 +15,13 @@ MANY = 0.05  # share of rows on days without a session, above which the calendar
 EXCHANGES = ("XNYS", "XLON", "XETR", "XPAR", "XTKS", "XHKG", "XSHG", "XTSE", "XASX", "XBOM")
 
 
-def create(connection: duckdb.DuckDBPyConnection, calendar: str, earlier: date | None) -> None:
+def create(
+    connection: duckdb.DuckDBPyConnection, calendar: str, span: tuple[date, date] | None = None
+) -> None:
     """Check the days of `staged` and make the table `sessions`: ds, n (number of the session).
 
-    It starts with the first day, or `earlier`. Raises BadHistory (EMPTY, OUTSIDE_CALENDAR,
-    NOT_A_SESSION) and NotFound.
+    It is from the first day to the last, and over `span`. Raises BadHistory (EMPTY,
+    OUTSIDE_CALENDAR, NOT_A_SESSION) and NotFound.
     """
     days = connection.execute(
         "SELECT ds::TIMESTAMP AS ds, count(*) AS rows FROM staged GROUP BY ds ORDER BY ds"
@@ -29,8 +31,8 @@ def create(connection: duckdb.DuckDBPyConnection, calendar: str, earlier: date |
     _check_span(connection, calendar)
     _check_days(connection, calendar, days)
     first, last = days["ds"].iloc[0], days["ds"].iloc[-1]
-    if earlier is not None:
-        first = min(first, pd.Timestamp(earlier))
+    if span is not None:
+        first, last = min(first, pd.Timestamp(span[0])), max(last, pd.Timestamp(span[1]))
     sessions = calendars.sessions(calendar, first, last)
     frame = pd.DataFrame({"ds": sessions, "n": np.arange(len(sessions))})
     connection.register("sessions_frame", frame)

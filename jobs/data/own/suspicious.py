@@ -15,7 +15,7 @@ ENDED = 10  # sessions between the last of a symbol and the last of the set
 
 
 def findings(connection: duckdb.DuckDBPyConnection, columns: Sequence[str]) -> list[Finding]:
-    """Everything odd in the rows. `columns` are those of the set."""
+    """Everything odd in the rows, in an append where new rows matter. `columns` are the set's."""
     listed = _missing(connection) + _stale(connection) + _jumps(connection)
     if names.VOLUME in columns:
         listed += _without_volume(connection)
@@ -25,7 +25,7 @@ def findings(connection: duckdb.DuckDBPyConnection, columns: Sequence[str]) -> l
 def _missing(connection: duckdb.DuckDBPyConnection) -> list[Finding]:
     query = (
         "SELECT format('{} {} ({} missing before it)', symbol, ds::VARCHAR, missing) AS example, "
-        "missing AS rows FROM priced WHERE missing > 0 ORDER BY missing DESC, symbol, ds"
+        "missing AS rows FROM priced WHERE fresh AND missing > 0 ORDER BY missing DESC, symbol, ds"
     )
     return finding(connection, "sessions that are missing within a symbol", query, KEPT)
 
@@ -35,10 +35,10 @@ def _stale(connection: duckdb.DuckDBPyConnection) -> list[Finding]:
         SELECT format('{{}} {{}} ({{}} equal closes until {{}})', symbol, min(ds)::VARCHAR,
             count(*) + 1, max(ds)::VARCHAR) AS example, count(*) AS rows
         FROM (
-            SELECT symbol, ds, n - row_number() OVER (PARTITION BY symbol ORDER BY n) AS run
+            SELECT symbol, ds, fresh, n - row_number() OVER (PARTITION BY symbol ORDER BY n) AS run
             FROM priced WHERE y = 0
         )
-        GROUP BY symbol, run HAVING count(*) >= {STALE - 1}
+        GROUP BY symbol, run HAVING count(*) >= {STALE - 1} AND bool_or(fresh)
         ORDER BY count(*) DESC, symbol, min(ds)
     """
     return finding(connection, f"{STALE} or more equal closes in a row", query, KEPT)
@@ -46,7 +46,7 @@ def _stale(connection: duckdb.DuckDBPyConnection) -> list[Finding]:
 
 def _jumps(connection: duckdb.DuckDBPyConnection) -> list[Finding]:
     query = f"""
-        WITH large AS (SELECT symbol, ds, y FROM priced WHERE abs(y) > {LARGE}),
+        WITH large AS (SELECT symbol, ds, y FROM priced WHERE fresh AND abs(y) > {LARGE}),
         usual AS (
             SELECT symbol, median(abs(y)) AS size FROM priced
             SEMI JOIN large USING (symbol) GROUP BY symbol
@@ -62,7 +62,7 @@ def _jumps(connection: duckdb.DuckDBPyConnection) -> list[Finding]:
 
 def _without_volume(connection: duckdb.DuckDBPyConnection) -> list[Finding]:
     query = (
-        "SELECT symbol || ' ' || ds AS example, 1 AS rows FROM priced WHERE volume = 0 "
+        "SELECT symbol || ' ' || ds AS example, 1 AS rows FROM priced WHERE given AND volume = 0 "
         "ORDER BY symbol, ds"
     )
     return finding(connection, "a volume of 0", query, KEPT)
@@ -74,7 +74,7 @@ def _zeros(connection: duckdb.DuckDBPyConnection) -> list[Finding]:
             symbol, 100 * zeros / sessions, sessions) AS example, zeros AS rows
         FROM (
             SELECT symbol, count(*) FILTER (y = 0) AS zeros, count(*) AS sessions
-            FROM priced GROUP BY symbol
+            FROM priced GROUP BY symbol HAVING bool_or(given)
         )
         WHERE zeros > {ZEROS} * sessions ORDER BY zeros / sessions DESC, symbol
     """

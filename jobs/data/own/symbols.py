@@ -20,14 +20,14 @@ class Symbol:
 
 
 def of(connection: duckdb.DuckDBPyConnection) -> tuple[Symbol, ...]:
-    """All symbols of the set, sorted."""
+    """All symbols of the user's rows, sorted."""
     rows = connection.execute(
         """
         SELECT p.symbol::VARCHAR, first, last, sessions, missing, given - sessions
         FROM (
             SELECT symbol, min(ds)::VARCHAR AS first, max(ds)::VARCHAR AS last,
                 count(*) AS sessions, sum(missing)::BIGINT AS missing
-            FROM priced SEMI JOIN market USING (ds) GROUP BY symbol
+            FROM priced SEMI JOIN market USING (ds) WHERE given GROUP BY symbol
         ) p
         JOIN (
             SELECT unique_id::symbol AS symbol, count(*) AS given FROM staged GROUP BY unique_id
@@ -40,21 +40,18 @@ def of(connection: duckdb.DuckDBPyConnection) -> tuple[Symbol, ...]:
 
 def without_return(connection: duckdb.DuckDBPyConnection) -> list[Finding]:
     """First sessions of symbols, and symbols that have no return at all."""
-    connection.execute(
-        "CREATE TABLE counted AS SELECT symbol, min(ds) AS first, count(*) AS prices, "
-        "max(earlier) AS continued FROM clean GROUP BY symbol"
-    )
     firsts = (
-        "SELECT symbol || ' ' || first AS example, 1 AS rows FROM counted "
-        "WHERE NOT continued AND prices {} 1 ORDER BY symbol"
+        "SELECT symbol || ' ' || ds AS example, 1 AS rows FROM merged "
+        "WHERE given AND y IS NULL AND symbol {} (SELECT DISTINCT symbol FROM priced) "
+        "ORDER BY symbol"
     )
     empty = (
         "SELECT unique_id AS example, 0 AS rows FROM (SELECT DISTINCT unique_id FROM staged) "
-        "WHERE unique_id::symbol NOT IN (SELECT symbol FROM counted) ORDER BY unique_id"
+        "WHERE unique_id::symbol NOT IN (SELECT symbol FROM merged WHERE given) ORDER BY unique_id"
     )
     first = "the first session of a symbol has no return"
     return [
-        *finding(connection, first, firsts.format(">"), DROPPED),
-        *finding(connection, "a symbol with one price only", firsts.format("="), DROPPED),
+        *finding(connection, first, firsts.format("IN"), DROPPED),
+        *finding(connection, "a symbol with one price only", firsts.format("NOT IN"), DROPPED),
         *finding(connection, "a symbol without any price", empty, DROPPED),
     ]
