@@ -25,7 +25,7 @@ from registry.rows import emit, emit_facts, say
 
 if TYPE_CHECKING:  # importing mlflow and SQLAlchemy takes seconds; --help must be fast
     from registry.hub.mirror import Official
-    from registry.ledger.promotions import Ledger
+    from registry.ledger.promotions import Ledger, Record
     from registry.versions.store import Store
     from registry.versions.version import Version
 
@@ -147,23 +147,25 @@ def promote(
     stage = stage.capitalize()
     with open_ledger(store) as ledger:
         judgement = _standing(store, newcomer, stage)
+        named = f"{model} version {number}{_trained_on(newcomer)}"
         if dry_run:
             decision = moves.plan(store, ledger, model, number, stage)
             if decision:
                 plan = {"changes": True, "standing": judgement, **asdict(decision)}
                 say(judgement)
-                sentence = f"{model} version {number} would go to {stage}"
+                sentence = f"{named} would go to {stage}"
             else:
                 plan = {"changes": False}
-                sentence = f"{model} version {number} is in {stage} already"
+                sentence = f"{named} is in {stage} already"
             _emit_one(plan, sentence, as_json)
             return
         before = {r.sequence for r in ledger.records(model) if r.completed_at is not None}
         record = moves.promote(store, ledger, model, number, stage, who=user(), why=why)
         changed = record.sequence not in before
-        sentence = f"{model} version {number} is in {stage}"
+        sentence = f"{named} is in {stage}"
         if changed:
             say(judgement)
+            say(_new_data(store, record))
         else:
             sentence += " already: nothing was changed"
         facts = {"changed": changed, "standing": judgement, **record.to_json()}
@@ -183,9 +185,11 @@ def rollback(model: Model, why: Why = "", as_json: Json = False) -> None:
     store = _store()
     with open_ledger(store) as ledger:
         record = moves.rollback(store, ledger, model, who=user(), why=why)
-        sentence = f"{model} version {record.version} is in Production again"
+        trained_on = _trained_on(store.version(model, record.version))
+        sentence = f"{model} version {record.version}{trained_on} is in Production again"
         if record.from_version is not None:  # else that version was deleted
             sentence += f", instead of version {record.from_version}"
+        say(_new_data(store, record))
         _emit_one({"changed": True, **record.to_json()}, sentence, as_json)
 
 
@@ -447,6 +451,21 @@ def _standing(store: "Store", newcomer: "Version", stage: str) -> str:
         return ""
     incumbent = store.version(newcomer.name, number) if number is not None else None
     return standing(store, newcomer, incumbent)
+
+
+def _trained_on(version: "Version") -> str:
+    return f" (data {version.tags['data']})" if "data" in version.tags else ""
+
+
+def _new_data(store: "Store", record: "Record") -> str:
+    """Says that Production now forecasts another data set; empty if it does not, or is unknown."""
+    if record.stage != "Production" or record.from_version is None:
+        return ""
+    data = {version.version: version.tags.get("data") for version in store.versions(record.model)}
+    before, now = data.get(record.from_version), data.get(record.version)
+    if None in (before, now) or before == now:
+        return ""
+    return f"{record.model} now forecasts {now} in place of {before}, unless --data is given"
 
 
 def _versions(store: "Store", references: Sequence[str]) -> list["Version"]:

@@ -85,8 +85,8 @@ def start(
         }
         print(json.dumps(server | chosen.facts()), flush=True)
         stderr.print(
-            f"{version.uri} answers on {scorer.url}/invocations; the README shows a request. "
-            "Ctrl-C stops it."
+            f"{version.uri} answers on {scorer.url}/invocations; "
+            "README.md, section Serve, shows a request. Ctrl-C stops it."
         )
         while scorer.exit_code() is None:
             time.sleep(0.5)

@@ -61,8 +61,9 @@ def _check_symbols(history: pd.DataFrame, symbols: Sequence[str], name: str) -> 
     known = history[names.UNIQUE_ID].unique().tolist()
     for symbol in symbols:
         if symbol not in known:
-            near = get_close_matches(symbol, known, n=3, cutoff=0.4) or known[:3]
-            raise NotFound(f"{name} has no symbol {symbol[:64]!r}; it has {', '.join(near)}, ...")
+            near = get_close_matches(symbol, known, n=3)
+            advice = f"; did you mean {', '.join(near)}?" if near else ""
+            raise NotFound(f"{name} has no symbol {symbol[:64]!r}{advice}")
 
 
 def _prices(history: pd.DataFrame) -> pd.DataFrame:

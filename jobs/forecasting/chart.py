@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from jobs.forecasting.forecast import Result, per_cent
 from jobs.forecasting.history import CLOSE
-from jobs.forecasting.table import pairs
+from jobs.forecasting.table import pairs, since_title
 from jobs.training.figures import BLUE, GREY, INK
 from registry.forecast import names
 from registry.forecast.arrays import Floats
@@ -36,9 +36,8 @@ def fans(result: Result) -> Figure:
     figure.legend(
         handles, labels, frameon=False, fontsize=8, loc="outside upper right", ncols=len(labels)
     )
-    figure.supylabel(
-        "close" if result.closes is not None else "change since the cutoff, %", fontsize=9
-    )
+    for axis in axes[:number:columns]:
+        axis.set_ylabel(since_title(result).replace("$", r"\$"), fontsize=8)
     figure.supxlabel(_caption(result), fontsize=8)
     return figure
 

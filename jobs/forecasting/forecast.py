@@ -36,6 +36,8 @@ class Result:
     spec: ModelSpec
     data: str
     digest: str
+    currency: str  # of the data set; empty: not stated
+    last: pd.Timestamp  # last session of the data set
     forecast: Forecast  # single-session returns
     cumulative: Floats  # [N, H, Q] log return from the cutoff to each step
     method: str  # of `cumulative`, in words
@@ -116,6 +118,8 @@ def forecast(
         spec=spec,
         data=dataset.name,
         digest=latest.digest,
+        currency=dataset.origin.get("currency", ""),
+        last=latest.last,
         forecast=raw.at(request.levels),
         cumulative=cumulative.quantiles(raw, request.levels, request.seed),
         method=cumulative.method(raw),

@@ -15,6 +15,7 @@ from registry.text import printable
 DETAILED = 3  # series with a table of all steps each; more get a line each
 SHOWN = 40  # lines of series
 MEDIAN = "median"
+DECIMALS = ((10_000, 0), (1_000, 1), (1, 2), (0.01, 4))  # from which close on, decimals of prices
 
 
 def print_result(result: Result, stdout: Console) -> int:
@@ -48,7 +49,7 @@ def _of_series(result: Result, i: int) -> Iterator[Table]:
     names = [f"{mass:.0%} band" for mass, _, _ in bands]
     median = [MEDIAN] if 0.5 in result.levels else []
     changes = _steps(*median, *names, title=f"{_title(result, i)}\nchange in the session, %")
-    since = _steps(*names, title=_since_title(result))
+    since = _steps(*names, title=since_title(result, "close at each session since the cutoff"))
     for step in range(forecast.horizon):
         session = [str(step + 1), _date(result.sessions[i, step])]
         quantiles = per_cent(forecast.quantiles[i, step])
@@ -66,8 +67,11 @@ def _median(result: Result, quantiles: Floats) -> list[str]:
     return [f"{quantiles[result.levels.index(0.5)]:+.2f}"] if 0.5 in result.levels else []
 
 
-def _since_title(result: Result) -> str:
-    return "close" if result.prices is not None else "change since the cutoff, %"
+def since_title(result: Result, close: str = "close") -> str:
+    """What the bands since the cutoff are of: changes or, in the currency, closes."""
+    if result.prices is None:
+        return "change since the cutoff, %"
+    return printable(f"{close}, {result.currency}" if result.currency else close)
 
 
 def _steps(*names: str, title: str) -> Table:
@@ -84,7 +88,7 @@ def _of_many(result: Result) -> Table:
     mass, low, high = bands[-1] if bands else (0.0, 0, len(result.levels) - 1)
     name = f"{mass:.0%} " if bands else ""
     title = printable(f"{result.version.reference} on {result.data}")
-    title += f"\nsession 1: change, %; session {horizon}: {_since_title(result)}"
+    title += f"\nsession 1: change, %; session {horizon}: {since_title(result)}"
     median = [Column(f"1: {MEDIAN}", justify="right")] if 0.5 in result.levels else []
     table = _table(
         Column("symbol", no_wrap=True),
@@ -96,7 +100,7 @@ def _of_many(result: Result) -> Table:
         title=title,
     )
     for i in range(min(len(forecast.unique_id), SHOWN)):
-        close = [] if result.closes is None else [f"{result.closes[i]:,.2f}"]
+        close = [] if result.closes is None else [_price(result.closes[i], result.closes[i])]
         quantiles = per_cent(forecast.quantiles[i, 0])
         table.add_row(
             printable(forecast.unique_id[i]),
@@ -114,16 +118,23 @@ def _title(result: Result, i: int) -> str:
     cutoff = _date(forecast.cutoffs[i])
     title = f"{result.version.reference} on {result.data}: {forecast.unique_id[i]} after {cutoff}"
     if result.closes is not None:
-        title += f", close {result.closes[i]:,.2f}"
+        title += f", close {_price(result.closes[i], result.closes[i])}"
+        title += f" {result.currency}" if result.currency else ""
     return printable(title)
 
 
 def _since(result: Result, i: int, step: int, low: int, high: int) -> str:
     """Band of the close or, without closes, of the change since the cutoff, in per cent."""
-    if result.prices is not None:
-        prices = result.prices[i, step]
-        return f"{prices[low]:,.2f} to {prices[high]:,.2f}"
+    if result.prices is not None and result.closes is not None:
+        ends = (_price(result.prices[i, step, end], result.closes[i]) for end in (low, high))
+        return " to ".join(ends)
     return _band(per_cent(result.cumulative[i, step]), low, high)
+
+
+def _price(price: float, close: float) -> str:
+    """A price with the decimals that suit the last close: a row is to fit a line."""
+    decimals = next((places for least, places in DECIMALS if close >= least), 6)
+    return f"{price:,.{decimals}f}"
 
 
 def _band(values: Floats, low: int, high: int) -> str:

@@ -95,8 +95,11 @@ def _remark(result: Result, asked: Sequence[str], stderr: Console) -> None:
     others = [series for series in result.refused if series.code not in grouped]
     if ended:
         symbols = listed([series.unique_id for series in ended])
-        line = f"refused: STALE: {len(ended)} of {result.data} ended before its last session: "
-        stderr.print(printable(line + symbols), markup=False)
+        line = (
+            f"refused: STALE: {len(ended)} of {result.data} ended before its last session, "
+            f"{result.last:%Y-%m-%d}: {symbols}"
+        )
+        stderr.print(printable(line), markup=False)
     for series in others[:LISTED]:
         line = f"refused: {series.code}: {series.message}"
         stderr.print(printable(line), markup=False)

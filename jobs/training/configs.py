@@ -137,7 +137,10 @@ def settings_of(model: Model) -> list[Setting]:
     settings = []
     for key in keys:
         default, values = getattr(config, key), searched.get(key)
-        settings.append(Setting(key, default, tiny.get(key), values, meanings.get(key, "")))
+        meaning = meanings.get(key, "")
+        if key in DECIDED:
+            meaning += " Default: that of the data set."
+        settings.append(Setting(key, default, tiny.get(key), values, meaning))
     return settings
 
 

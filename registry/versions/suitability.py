@@ -36,7 +36,7 @@ def other_calendar(
         dates = f": {data} lacks sessions of {of_version}: {_dates(lacking)}"
     return BadHistory(
         f"{reference} forecasts sessions of {of_version}, those of {data} are of {of_data}{dates}; "
-        f"train it on {data}",
+        f"{_remedy(reference, data)}",
         code="CALENDAR",
     )
 
@@ -50,6 +50,14 @@ def _sessions(calendar: str, other: str, first: str, last: str) -> Dates:
         end = min(end, pd.Timestamp(known_until))
     days: Dates = calendars.sessions(calendar, start, end).to_numpy().astype("datetime64[D]")
     return days
+
+
+def _remedy(reference: str, data: str) -> str:
+    model = reference.partition("/")[0]
+    return (
+        f"train it on {data}, or name a version that was trained on it: "
+        f"`python -m registry show {model}` lists them"
+    )
 
 
 def _dates(days: Dates) -> str:
@@ -73,7 +81,7 @@ def check_universe(
         return
     raise BadHistory(
         f"{reference} was trained on market columns over {trained_on}, "
-        f"those of {data} are over {universe}; train it on {data}",
+        f"those of {data} are over {universe}; {_remedy(reference, data)}",
         code="UNIVERSE",
     )
 
@@ -131,7 +139,7 @@ def stale(
     for place, symbol in enumerate(symbols, start=1):
         session = sessions.get(symbol)
         if session is None:
-            phrase = f"has no session since {first:%Y-%m-%d}"
+            phrase = f"ended before {first:%Y-%m-%d}"
         elif end - _number(spec, session) > LATE:
             phrase = f"has its last session on {session:%Y-%m-%d}"
         else:

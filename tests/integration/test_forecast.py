@@ -178,7 +178,7 @@ def test_the_table_shows_bands_in_per_cent_and_in_prices(verb, monkeypatch):
     for text in ("AAA after 2022-12-28, close", "2022-12-29", "90% band", "steps independent"):
         assert text in out
     assert "\nchange in the session, %" in out
-    assert "\nclose  " in out
+    assert "\nclose at each session since the cutoff  " in out
 
 
 def test_changes_are_simple_per_cent_in_table_and_chart(settings, capsys, monkeypatch):
@@ -192,7 +192,7 @@ def test_changes_are_simple_per_cent_in_table_and_chart(settings, capsys, monkey
     assert f"{low:+.2f} to {high:+.2f}" in lines[-3]
     assert f"{100 * np.expm1(bands.forecast.quantiles[0, 0, 3]):+.2f}" in lines[5]
     figure = chart.fans(bands)
-    assert figure.get_supylabel() == "change since the cutoff, %"
+    assert figure.axes[0].get_ylabel() == "change since the cutoff, %"
     widest = figure.axes[0].collections[0].get_paths()[0].vertices[:, 1]
     npt.assert_allclose([widest.min(), widest.max()], [low, high], rtol=1e-12)
 
@@ -204,7 +204,7 @@ def test_many_symbols_are_a_line_each_and_the_rest_is_said(verb, monkeypatch):
     _, out, err = verb()
     assert "AAA" in out
     assert "GAP" not in out
-    assert "refused: STALE: 1 of mine ended before its last session: LATE\n" in err
+    assert "refused: STALE: 1 of mine ended before its last session, 2022-12-28: LATE\n" in err
     assert "LATE has its last session" not in err
     assert "2 of 3 series are shown; name others with --symbols" in err
 

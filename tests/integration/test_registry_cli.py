@@ -227,6 +227,22 @@ def test_promote_says_how_the_newcomer_stands_against_production_and_fhs(
     )
 
 
+def test_promote_and_roll_back_say_which_data_set_is_forecast_now(bench, scored, cli):
+    name = "of_several"
+    for data, calendar in (("wide", "XNYS"), ("crypto", "24/7"), ("narrow", "XNYS")):
+        tags = {"data": data, MANIFEST_TAG: bench.template.tags[MANIFEST_TAG]}
+        scored(name, None, tags, origins={"calendar": calendar, "universe": "x@1"})
+    assert cli("promote", name, 1)[1] == f"{name} version 1 (data wide) is in Production\n"
+    never = f"{name}/2 was never scored; "
+    err = cli("promote", name, 2)[2].splitlines()
+    assert err[0] == never + "they are of other data sets (crypto, wide)"
+    assert err[1].startswith(f"{name} now forecasts crypto in place of wide")
+    _, out, err = cli("rollback", name)
+    assert out.startswith(f"{name} version 1 (data wide) is in Production again")
+    assert err.startswith(f"{name} now forecasts wide in place of crypto")
+    assert f"evaluate {name}/3 {name}/1` scores" in cli("promote", name, 3, "--dry-run")[2]
+
+
 def evaluation(bench, name, number, crps):
     """The run of an evaluation of a version."""
     version = bench.store.version(name, number)

@@ -102,6 +102,20 @@ def test_the_same_prices_give_the_same_files_from_a_file_and_from_python(setting
     assert sets.read_facts(settings, "mine").parts == facts.parts
 
 
+def test_it_is_said_what_a_calendar_is_and_which_set_is_replaced(settings, closes):
+    compiled_csv(settings, closes, calendar="NYSE")
+    old = sets.read_facts(settings, "mine")
+    assert old.calendar == "XNYS"
+    said: list[str] = []
+    source = Source("csv", str(settings.var_dir.parent / "prices.csv"))
+    compile_own(settings, source, Options("mine", calendar="NYSE"), dry_run=True, say=said.append)
+    stated = "prices: as given; not stated whether adjusted (--adjusted yes|no)"
+    assert said[0] == "NYSE is XNYS"
+    assert said[2:] == [stated]
+    compile_own(settings, source, Options("mine", "closes", "24/7", adjusted=True), say=said.append)
+    assert said[-1] == f"replaces mine (closes, XNYS, 1500 rows, digest {old.digest[:12]})"
+
+
 def test_a_dry_run_writes_the_report_only(settings, closes):
     found = compiled_csv(settings, closes, dry_run=True)
     assert found["dry_run"]
@@ -187,7 +201,7 @@ def test_bars_written_out_and_compiled_back_are_the_same(settings, compiled):
 
 
 def test_only_known_symbols_and_kinds_of_files_are_exported(compiled, tmp_path):
-    with pytest.raises(NotFound, match=r"panel has no symbol 'APPL'; it has AAPL"):
+    with pytest.raises(NotFound, match=r"panel has no symbol 'APPL'; did you mean AAPL"):
         export.export(compiled, "panel", tmp_path / "a.csv", ["APPL"])
     with pytest.raises(BadParameter, match=r"ends in \.xlsx, expected \.csv or \.parquet"):
         export.export(compiled, "panel", tmp_path / "a.xlsx")

@@ -80,7 +80,7 @@ def test_a_symbol_of_every_day_is_its_own_market(connection):
     assert (frame["ds"].dt.dayofweek >= 5).any()
     assert (frame["market_abs_return"] == frame["y"].abs()).all()
     assert (frame["index_return"] == frame["y"]).all()
-    assert result.basis == "as given; dividends, if any, are in the returns"
+    assert result.basis == "as given; not stated whether adjusted (--adjusted yes|no)"
     alone = found(result, "one symbol alone is its own market")
     assert (alone.rows, alone.examples) == (219, ("BTC: market_abs_return is its |y|",))
 

@@ -74,7 +74,7 @@ def append_own(
         findings = (*derived.findings, *restated, *_unchecked(connection, facts))
         appended = _appended(connection)
         facts = replace(facts, restated=facts.restated + sum(item.rows for item in restated))
-        progress("writing", 0.7)
+        progress("dry run" if dry_run else "writing", 0.7)
         kept = [part for part in facts.parts if part.year < previous.year]
         if dry_run:
             facts = sets.rehearse(facts, connection, "rows", Path(folder), base="base", keep=kept)
@@ -94,7 +94,7 @@ def _check_options(options: Options, facts: Facts) -> None:
     """Raise BadParameter for an option that says otherwise than the set."""
     given = {
         "kind": (options.kind, facts.kind),
-        "calendar": (options.calendar, facts.calendar),
+        "calendar": (options.calendar and options.exchange, facts.calendar),
         "index": (options.index, facts.index),
         "currency": (options.currency, facts.currency),
         "fit_until": (options.fit_until, facts.splits.fit_until),

@@ -27,6 +27,7 @@ class Basis:
     factor: str = "1.0"  # SQL, of the other prices
     events: tuple[str, ...] = ()  # of SPLIT and DIVIDEND, the columns that are used
     raw: bool = False  # prices as traded, with no column of splits: a split would be a return
+    stated: bool = True  # by an option or the columns
     keeps_raw: bool = False  # the close as traded is a column of its own
 
     @property
@@ -87,9 +88,11 @@ def _of_prices(
             kind, words, needed, "close * factor", "factor", events,
             raw=SPLIT not in events, keeps_raw=True,
         )  # fmt: skip
-    said = "as traded" if adjusted is False else "as given"
-    words = f"{said}; dividends, if any, are in the returns"
-    return Basis(kind, words, needed, raw=True)
+    if adjusted is False:
+        words = "as traded; dividends, if any, are in the returns"
+        return Basis(kind, words, needed, raw=True)
+    words = "as given; not stated whether adjusted (--adjusted yes|no)"
+    return Basis(kind, words, needed, raw=True, stated=False)
 
 
 def _beside_adjusted(

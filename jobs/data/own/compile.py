@@ -15,6 +15,7 @@ from jobs.data.sources.engine import open_connection
 from jobs.data.sources.source import FRAME, Source
 from jobs.data.sources.staging import stage
 from jobs.running.progress import Progress, Say, silent
+from registry.errors import Corrupt, NotFound
 from registry.files import temporary_folder
 from registry.masking import masked
 from registry.settings import Settings
@@ -41,6 +42,9 @@ def compile_own(
         temporary_folder(settings.state_dir, f"compile-{options.name}") as folder,
         open_connection(Path(folder)) as connection,
     ):
+        replaced = _replaced(settings, options.name)
+        if options.calendar and options.exchange != options.calendar:
+            say(f"{options.calendar} is {options.exchange}")
         progress("reading", 0.0)
         staged = stage(connection, source)
         say(report.mapping_line(staged))
@@ -60,7 +64,11 @@ def compile_own(
             index=options.index,
             source={"kind": source.kind, "from": _places(staged.files)},
         )
-        progress("writing", 0.7)
+        if not derived.stated:
+            say(f"prices: {derived.basis}")
+        if replaced and (replaced.kind, replaced.calendar) != (facts.kind, facts.calendar):
+            say(f"{'would replace' if dry_run else 'replaces'} {_described(replaced)}")
+        progress("dry run" if dry_run else "writing", 0.7)
         if dry_run:
             facts = sets.rehearse(facts, connection, "rows", Path(folder), base="base")
         else:
@@ -69,6 +77,20 @@ def compile_own(
     report.write(found)
     progress("done", 1.0)
     return found
+
+
+def _replaced(settings: Settings, name: str) -> Facts | None:
+    """The set that has the name now, if it can be read."""
+    try:
+        return sets.read_facts(settings, name)
+    except (Corrupt, NotFound):
+        return None
+
+
+def _described(facts: Facts) -> str:
+    rows = sum(part.rows for part in facts.parts)
+    what = f"{facts.kind}, {facts.calendar}, {rows} rows, digest {facts.digest[:12]}"
+    return f"{facts.name} ({what})"
 
 
 def _places(files: Sequence[str]) -> str:

@@ -23,7 +23,7 @@ from jobs.data.own import (
     symbols,
     values,
 )
-from jobs.data.own.basis import choose
+from jobs.data.own.basis import Basis, choose
 from jobs.data.own.findings import Finding, one
 from jobs.data.own.options import Options
 from jobs.data.own.previous import Previous, check_basis
@@ -44,6 +44,7 @@ class Derived:
     universe: Universe
     splits: Splits
     basis: str  # of the prices, in words
+    stated: bool  # whether the user or the columns say the basis
     symbols: tuple[Symbol, ...]
     findings: tuple[Finding, ...]
 
@@ -93,7 +94,8 @@ def derive(
         columns=stored,
         universe=universe,
         splits=previous.splits if previous else splits.choose(connection, options),
-        basis=basis.words,
+        basis=_basis_words(basis, previous),
+        stated=basis.stated,
         symbols=symbols.of(connection),
         findings=(*findings, *of_market, *suspicious.findings(connection, stored)),
     )
@@ -127,3 +129,7 @@ def _create_rows(connection: duckdb.DuckDBPyConnection, columns: Sequence[str], 
         f"CREATE VIEW rows AS SELECT symbol::VARCHAR AS unique_id, {others} FROM {source} "
         f"WHERE year(ds) >= {year}"
     )
+
+
+def _basis_words(basis: Basis, previous: Previous | None) -> str:
+    return "as given, on the basis of the set" if previous and not basis.stated else basis.words

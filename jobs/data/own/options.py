@@ -23,8 +23,16 @@ class Options:
 
     @property
     def exchange(self) -> str:
-        """The calendar that counts."""
-        return self.calendar or DEFAULT_CALENDAR
+        """The calendar that counts, under its own name: LSE is XLON."""
+        # Packages of calendars take a while to import.
+        from exchange_calendars import resolve_alias
+        from exchange_calendars.errors import InvalidCalendarName
+
+        name = self.calendar or DEFAULT_CALENDAR
+        try:
+            return str(resolve_alias(name))
+        except InvalidCalendarName:
+            return name  # refused when its sessions are asked for
 
 
 def yes_or_no(text: str, option: str) -> bool | None:

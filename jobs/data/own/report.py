@@ -19,7 +19,7 @@ _ON_PAGE = 20  # symbols
 # What a report is of, beside a whole compile. No name of a set has a hyphen.
 APPEND, DRY = "-append", "-dry"
 REPORTS = ("", APPEND, DRY)
-SHOWN = ("name", "kind", "rows", "period", "splits", "digest", "report", "dry_run")
+SHOWN = ("name", "kind", "rows", "period", "splits", "digest", "report", "page", "dry_run")
 
 
 def report(
@@ -67,6 +67,7 @@ def report(
         "restated": facts.restated,
         "appended": appended,
         "report": str(report_path(settings, facts.name, of)),
+        "page": str(report_path(settings, facts.name, of).with_suffix(".txt")),
         "dry_run": dry_run,
     }
 
@@ -140,17 +141,22 @@ def _heading(found: Mapping[str, Any]) -> list[str]:
     """What was compiled, or appended to what."""
     first, last = found["period"]
     members = found["market"]["members"] + bool(found["market"]["index"])
-    of_set = f"{found['kind']} of {members} symbols, sessions of {found['calendar']}"
+    of_set = f"{found['kind']} of {_symbols(members)}, sessions of {found['calendar']}"
     rows = f"{found['rows']} rows from {found['rows_in']}"
     lines = ["dry run: nothing was written"] if found["dry_run"] else []
     if appended := found["appended"]:
         begins, ends = appended["period"]
         lines.append(
-            f"append to {found['name']}: {appended['rows']} rows of {appended['symbols']} symbols, "
-            f"sessions {begins} to {ends}; what is found is of these"
+            f"append to {found['name']}: {appended['rows']} rows of "
+            f"{_symbols(appended['symbols'])}, sessions {begins} to {ends}; "
+            "what is found is of these"
         )
         rows = f"{found['rows']} rows"
     return [*lines, f"data set {found['name']}: {of_set}", f"  {rows}, sessions {first} to {last}"]
+
+
+def _symbols(number: int) -> str:
+    return f"{number} symbol{'' if number == 1 else 's'}"
 
 
 def _reading(read: Mapping[str, Any]) -> list[str]:
