@@ -181,6 +181,14 @@ def test_the_table_shows_bands_in_per_cent_and_in_prices(verb, monkeypatch):
     assert "\nclose at each session since the cutoff  " in out
 
 
+@pytest.mark.parametrize(
+    ("close", "text"),
+    [(47_105.2, "47,105"), (2_324.94, "2,324.9"), (93.456, "93.46"), (0.08123, "0.0812")],
+)
+def test_prices_have_the_decimals_that_suit_the_last_close(close, text):
+    assert table._price(close, close) == text
+
+
 def test_changes_are_simple_per_cent_in_table_and_chart(settings, capsys, monkeypatch):
     """Without closes they are since the cutoff; the table fits 80 columns."""
     monkeypatch.setenv("COLUMNS", "80")

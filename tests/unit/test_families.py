@@ -101,7 +101,6 @@ def test_a_small_number_may_be_written_with_an_exponent():
         ("fhs", {"fit_until": "2019-12-31"}, "BAD_CONFIG"),
         ("fhs", {"fit_until": "[2018-12-31]"}, "BAD_TIME"),
         ("fhs", {"kind": "magic"}, "BAD_CONFIG"),
-        ("fhs", {"data": "ticks"}, "BAD_CONFIG"),
         ("fhs", {"report_every": "0"}, "BAD_CONFIG"),
         ("har", {"warmup": "10"}, "BAD_CONFIG"),
         ("nbeats", {"context": "0"}, "BAD_CONFIG"),
@@ -120,6 +119,11 @@ def test_a_bad_setting_is_refused_by_code(model: str, overrides: dict[str, str],
         configs.load_config(families.find(model), overrides)
     assert caught.value.code == code
     assert caught.value.status == 400
+
+
+def test_an_unknown_data_set_is_not_found():
+    with pytest.raises(NotFound, match="no data set 'ticks'; there are panel, bars"):
+        configs.load_config(families.find("fhs"), {"data": "ticks"})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -70,6 +70,7 @@ def test_the_report_is_written_as_json_and_as_a_page(settings, closes):
     found = compiled_csv(settings, frame)
     path = report_path(settings, "mine")
     assert json.loads(path.read_text()) == json.loads(json.dumps(found))
+    assert found["page"] == str(path.with_suffix(".txt"))
     page = path.with_suffix(".txt").read_text().splitlines()
     assert page[0] == "data set mine: closes of 3 symbols, sessions of XNYS"
     assert "  ignored: open_interest" in page
