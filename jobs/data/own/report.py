@@ -63,7 +63,7 @@ def report(
             "dates": staged.dates,
         },
         "findings": [asdict(finding) for finding in (*_unended(staged), *derived.findings)],
-        "symbols": {symbol.unique_id: asdict(symbol) for symbol in derived.symbols},
+        "symbols": {symbol.unique_id: dict(vars(symbol)) for symbol in derived.symbols},
         "restated": facts.restated,
         "appended": appended,
         "report": str(report_path(settings, facts.name, of)),
