@@ -23,7 +23,7 @@ from jobs.data.own import (
     symbols,
     values,
 )
-from jobs.data.own.basis import choose
+from jobs.data.own.basis import Basis, choose
 from jobs.data.own.findings import Finding, one
 from jobs.data.own.options import Options
 from jobs.data.own.previous import Previous, check_basis
@@ -43,6 +43,7 @@ class Derived:
     columns: tuple[str, ...]  # of `rows`, in order
     universe: Universe
     splits: Splits
+    amount_given: bool  # by the user
     basis: str  # of the prices, in words
     symbols: tuple[Symbol, ...]
     findings: tuple[Finding, ...]
@@ -76,7 +77,7 @@ def derive(
     if previous and basis.prices:
         check_basis(connection, previous)
     prices.create_priced(connection, basis, previous)
-    _check_any(connection)
+    _check_any(connection, basis, previous)
     returns.check(connection, basis)
     if basis.prices:
         findings += symbols.without_return(connection)
@@ -93,6 +94,7 @@ def derive(
         columns=stored,
         universe=universe,
         splits=previous.splits if previous else splits.choose(connection, options),
+        amount_given=basis.gives_amount,
         basis=basis.words,
         symbols=symbols.of(connection),
         findings=(*findings, *of_market, *suspicious.findings(connection, stored)),
@@ -108,13 +110,17 @@ def _clear(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("DROP TYPE IF EXISTS symbol")
 
 
-def _check_any(connection: duckdb.DuckDBPyConnection) -> None:
+def _check_any(
+    connection: duckdb.DuckDBPyConnection, basis: Basis, previous: Previous | None
+) -> None:
     """Raise BadHistory (EMPTY) if no return is new."""
     (count,) = one(connection, "SELECT count(*) FROM priced WHERE fresh")
-    if not count:
-        raise BadHistory(
-            "no symbol has complete prices on two sessions, so there is no return", code="EMPTY"
-        )
+    if count:
+        return
+    lack = "no symbol has complete prices on two sessions"
+    if previous:
+        lack = f"no new row is complete, with {', '.join(basis.needed)}"
+    raise BadHistory(f"{lack}, so there is no return", code="EMPTY")
 
 
 def _create_rows(connection: duckdb.DuckDBPyConnection, columns: Sequence[str], year: int) -> None:
