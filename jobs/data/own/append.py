@@ -15,7 +15,7 @@ import duckdb
 from jobs.data import sets
 from jobs.data.own import prices, report
 from jobs.data.own.basis import ADJ_CLOSE, DIVIDEND, SPLIT, Basis, choose
-from jobs.data.own.derive import derive
+from jobs.data.own.derive import Derived, derive
 from jobs.data.own.findings import KEPT, SHOWN, Finding, column, one
 from jobs.data.own.options import Options
 from jobs.data.own.previous import Previous, open_previous
@@ -54,9 +54,7 @@ def append_own(
         open_connection(Path(folder)) as connection,
     ):
         facts = sets.read_facts(settings, options.name)
-        _check_compiled(facts)
-        _check_options(options, facts)
-        options = replace(options, kind=facts.kind, calendar=facts.calendar, index=facts.index)
+        options = _options(options, facts)
         progress("reading", 0.0)
         staged = stage(connection, source)
         say(report.mapping_line(staged))
@@ -64,11 +62,8 @@ def append_own(
         columns = _columns(staged, facts)
         previous = _previous(settings, connection, choose(columns, options), facts)
         derived = derive(connection, columns, options, previous=previous)
-        restated = _restated(connection, facts)
-        findings = (*derived.findings, *restated, *_unchecked(connection, facts))
-        derived = replace(derived, findings=findings)
+        derived, facts = _compared(connection, derived, facts)
         appended = _appended(connection)
-        facts = replace(facts, restated=facts.restated + sum(item.rows for item in restated))
         progress("writing", 0.7)
         into = Path(folder) if dry_run else None
         facts = _write(settings, connection, facts, previous, into)
@@ -112,6 +107,13 @@ def _check_compiled(facts: Facts) -> None:
         raise BadParameter(
             f"{facts.name} was compiled by an older version; compile it again, without --append"
         )
+
+
+def _options(options: Options, facts: Facts) -> Options:
+    """The options, as the set has them. Raises BadParameter."""
+    _check_compiled(facts)
+    _check_options(options, facts)
+    return replace(options, kind=facts.kind, calendar=facts.calendar, index=facts.index)
 
 
 def _check_options(options: Options, facts: Facts) -> None:
@@ -194,6 +196,16 @@ def _check_basis(basis: Basis, facts: Facts) -> None:
 
 
 # --- what the new rows did ------------------------------------------------------------------
+
+
+def _compared(
+    connection: duckdb.DuckDBPyConnection, derived: Derived, facts: Facts
+) -> tuple[Derived, Facts]:
+    """Both with what the new rows are beside the set's."""
+    restated = _restated(connection, facts)
+    findings = (*derived.findings, *restated, *_unchecked(connection, facts))
+    count = facts.restated + sum(item.rows for item in restated)
+    return replace(derived, findings=findings), replace(facts, restated=count)
 
 
 def _restated(connection: duckdb.DuckDBPyConnection, facts: Facts) -> list[Finding]:
