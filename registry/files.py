@@ -41,11 +41,11 @@ def write_together(writers: Mapping[Path, Writer]) -> None:
         for path, writer in writers.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             writer(temporaries[path])
-            _sync(temporaries[path])
+            sync(temporaries[path])
         with interrupts.deferred():
             for path, temporary in temporaries.items():
                 temporary.replace(path)
-                _sync(path.parent)
+                sync(path.parent)
     except OSError as error:
         raise explained(error, path) from error
     finally:
@@ -78,9 +78,9 @@ def make_once(path: Path, make: Writer) -> None:
 
 def _make_whole(path: Path, new: Path, make: Writer) -> None:
     make(new)
-    _sync(new)
+    sync(new)
     new.replace(path)
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def lock_of(path: Path) -> Path:
@@ -177,7 +177,7 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}@{this_process().mark}@{secrets.token_hex(4)}.tmp")
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Flush a file's bytes or a directory's entries to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

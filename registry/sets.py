@@ -28,10 +28,10 @@ NAME = re.compile(r"[a-z0-9_]{1,64}")
 
 @dataclass(frozen=True)
 class Part:
-    """One file: the rows of a calendar year."""
+    """One file: the rows of a calendar year, or the base."""
 
     file: str
-    year: int
+    year: int  # 0 for the base
     rows: int
     first: str  # session
     last: str
@@ -83,21 +83,38 @@ def verified(settings: Settings, name: str, parts: Sequence[Part]) -> list[Path]
     paths = []
     for part in parts:
         path = folder(settings, name) / part.file
-        if not path.is_file() or sha256(path) != part.sha256:
-            _check_named(settings, name, part)
-            raise Corrupt(
-                f"{path} is missing or not the file that was compiled; compile {name} again"
-            )
+        if not _is_whole(path, part):
+            raise _not_whole(settings, name, part)
         paths.append(path)
     return paths
 
 
-def _check_named(settings: Settings, name: str, part: Part) -> None:
-    """Raise Conflict unless the set still has this file: a newer compile has removed it."""
+def check_files(settings: Settings, name: str, parts: Sequence[Part]) -> None:
+    """Raise Corrupt and Conflict, as `verified`, if a file is gone; none is read."""
+    for part in parts:
+        if not (folder(settings, name) / part.file).is_file():
+            raise _not_whole(settings, name, part)
+
+
+def _is_whole(path: Path, part: Part) -> bool:
+    try:
+        return sha256(path) == part.sha256
+    except FileNotFoundError:
+        return False
+
+
+def _not_whole(settings: Settings, name: str, part: Part) -> Corrupt | Conflict:
+    """The error of a file that is not what set.json says, or that a newer compile has removed."""
     stored = stored_facts(settings, name)
     parts = [*stored["parts"], stored["base"]] if stored.get("base") else stored["parts"]
     if part.file not in [each["file"] for each in parts]:
-        raise Conflict(f"the data set {name} was changed while it was read; run it again")
+        return _changed(name)
+    path = folder(settings, name) / part.file
+    return Corrupt(f"{path} is missing or not the file that was compiled; compile {name} again")
+
+
+def _changed(name: str) -> Conflict:
+    return Conflict(f"the data set {name} was changed while it was read; run it again")
 
 
 def read(
@@ -112,12 +129,15 @@ def read(
     Only files of the years that are needed are read. Raises Corrupt, and Conflict if the set was
     written anew meanwhile.
     """
-    needed = [part for part in parts if part.last >= since]
+    needed = [part for part in parts if part.last >= since] or parts[-1:]
     later = [(names.DS, ">=", date.fromisoformat(since))] if since else None
     tables = []
     for part in needed:
         [path] = verified(settings, name, [part])
-        tables.append(pq.read_table(path, columns=list(columns), filters=later))
+        try:
+            tables.append(pq.read_table(path, columns=list(columns), filters=later))
+        except FileNotFoundError as error:
+            raise _changed(name) from error
     return _by_symbol(pa.concat_tables(tables))
 
 

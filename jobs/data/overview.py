@@ -1,6 +1,7 @@
 """What data sets there are: for `jobs data list`, `show` and `remove`."""
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -11,19 +12,25 @@ from jobs.data.own.report import REPORTS, report_path
 from jobs.data.sources.builtin import STOCK_INDEX
 from registry import compiled
 from registry.errors import BadParameter, Corrupt, NotFound
+from registry.sets import Part, check_files, verified
 from registry.settings import Settings
 
 BUILTIN = "built-in"
+COMPILED = "compiled"  # a state
+Check = Callable[[Settings, str, Sequence[Part]], object]  # of files; raises Corrupt
 
 
 def all_sets(settings: Settings) -> list[dict[str, Any]]:
     """A row for each data set, the built-in ones first. A damaged one is listed with its fault."""
     rows = [_builtin_row(settings, dataset) for dataset in catalog.DATASETS]
-    return rows + [_own_row(settings, name) for name in sets.names(settings)]
+    return rows + [_own_row(settings, name, check_files) for name in sets.names(settings)]
 
 
 def one_set(settings: Settings, name: str) -> dict[str, Any]:
-    """Everything that is known of a data set, without the report. Raises NotFound, Corrupt."""
+    """Everything that is known of a data set, without the report. Its files are read and compared.
+
+    Raises NotFound, and Corrupt if not even its facts can be read.
+    """
     dataset = catalog.Catalog(settings).find(name)
     facts: dict[str, Any] = {
         "data": name,
@@ -44,7 +51,7 @@ def one_set(settings: Settings, name: str) -> dict[str, Any]:
             "restated": own.restated,
             "report": str(report_path(settings, name).with_suffix(".txt")),
         }
-    return _row_of(settings, name) | facts
+    return _row_of(settings, name, verified) | facts
 
 
 def remove(settings: Settings, name: str) -> dict[str, Any]:
@@ -59,14 +66,14 @@ def remove(settings: Settings, name: str) -> dict[str, Any]:
     return {"removed": name}
 
 
-def _row_of(settings: Settings, name: str) -> dict[str, Any]:
+def _row_of(settings: Settings, name: str, check: Check) -> dict[str, Any]:
     for dataset in catalog.DATASETS:
         if dataset.name == name:
             return _builtin_row(settings, dataset)
-    return _own_row(settings, name)
+    return _own_row(settings, name, check)
 
 
-def _own_row(settings: Settings, name: str) -> dict[str, Any]:
+def _own_row(settings: Settings, name: str, check: Check) -> dict[str, Any]:
     try:
         facts = sets.read_facts(settings, name)
     except Corrupt as error:
@@ -80,7 +87,16 @@ def _own_row(settings: Settings, name: str) -> dict[str, Any]:
         last=facts.parts[-1].last,
         rows=sum(part.rows for part in facts.parts),
         digest=facts.digest,
+        state=_state(settings, facts, check),
     )
+
+
+def _state(settings: Settings, facts: sets.Facts, check: Check) -> str:
+    try:
+        check(settings, facts.name, facts.files)
+    except Corrupt as error:
+        return f"damaged: {error.message}"
+    return COMPILED
 
 
 def _builtin_row(settings: Settings, dataset: Builtin) -> dict[str, Any]:
@@ -119,7 +135,7 @@ def _row(
     last: str = "",
     rows: int | None = None,
     digest: str = "",
-    state: str = "compiled",
+    state: str = COMPILED,
 ) -> dict[str, Any]:
     return {
         "data": name,

@@ -40,6 +40,7 @@ from registry.sets import (
     sealed,
     sha256,
     stored_facts,
+    verified,
 )
 from registry.settings import Settings
 
@@ -63,6 +64,7 @@ class Facts:
     currency: str = ""
     index: str = ""  # symbol of the index; empty: the members' mean return
     source: Mapping[str, Any] | None = None  # where it came from, for people; no secret
+    amount_given: bool = False  # by the user; else it is the mean of OHLC x volume
     restated: int = 0  # rows that appends have changed
     parts: tuple[Part, ...] = ()
     base: Part | None = None  # prices of which no row follows; its year is 0
@@ -74,6 +76,17 @@ class Facts:
         if self.base:
             content.append(self.base.digest)
         return hashlib.sha256("\n".join(content).encode()).hexdigest()
+
+    @property
+    def files(self) -> tuple[Part, ...]:
+        """All its files."""
+        return (*self.parts, self.base) if self.base else self.parts
+
+    @property
+    def own_columns(self) -> list[str]:
+        """Columns that differ between symbols and sessions: those of the base."""
+        others = (*_OF_SESSION, columns_of.SECTOR)
+        return [name for name in self.columns if name not in others]
 
     def to_json(self) -> dict[str, Any]:
         return {"format": FORMAT, **asdict(self), "universe": self.universe.to_json()}
@@ -105,7 +118,9 @@ class Own(Dataset):
         return {key: value for key, value in stated.items() if value}
 
     def load(self, settings: Settings) -> Data:
-        """The whole set, in memory. Raises Corrupt if a file was changed."""
+        """The whole set, in memory. Raises Corrupt if a file was changed, the base included."""
+        if self.facts.base:
+            verified(settings, self.name, [self.facts.base])
         return Data(self, self.facts.digest, history(settings, self.facts))
 
 
@@ -173,7 +188,9 @@ def write(
     with files.temporary_folder(root, "new") as temporary:
         complete = rehearse(facts, connection, table, Path(temporary), base=base, keep=keep)
         for path in Path(temporary).glob("*.parquet"):
+            files.sync(path)
             path.replace(root / path.name)
+        files.sync(root)  # what set.json names is on the disk before it
         content = sealed(complete.to_json())
         files.write_together({root / FACTS: lambda path: path.write_bytes(content)})
         _remove_others(root, complete)
@@ -220,7 +237,7 @@ def history(settings: Settings, facts: Facts, since: str = "") -> pd.DataFrame:
 
 def base(settings: Settings, facts: Facts) -> pd.DataFrame:
     """Prices of which no row follows; y is NaN where there is none before. Raises Corrupt."""
-    columns = _of_symbol(facts)
+    columns = facts.own_columns
     if facts.base is None:
         return pd.DataFrame(columns=columns)
     return read(settings, facts.name, [facts.base], columns)
@@ -229,11 +246,6 @@ def base(settings: Settings, facts: Facts) -> pd.DataFrame:
 def _others(columns: Sequence[str]) -> list[str]:
     """Columns beside unique_id, ds and y."""
     return [name for name in columns if name not in columns_of.HISTORY]
-
-
-def _of_symbol(facts: Facts) -> list[str]:
-    """Columns of the base: those that differ between a symbol's sessions."""
-    return [name for name in facts.columns if name not in (*_OF_SESSION, columns_of.SECTOR)]
 
 
 # --- writing ----------------------------------------------------------------------------------
@@ -256,7 +268,7 @@ def _write_year(
 def _write_base(
     facts: Facts, connection: duckdb.DuckDBPyConnection, table: str, directory: Path
 ) -> Part | None:
-    query = f"SELECT {_quoted(_of_symbol(facts))} FROM {table}"
+    query = f"SELECT {_quoted(facts.own_columns)} FROM {table}"
     if not connection.execute(f"{query} LIMIT 1").fetchall():
         return None
     return _write_part(facts, connection, query, 0, directory)
@@ -325,9 +337,7 @@ def _numbers(column: pa.ChunkedArray, dtype: str) -> bytes:
 
 def _remove_others(root: Path, facts: Facts) -> None:
     """Delete files of the old set that the new one does not name."""
-    named = {part.file for part in facts.parts}
-    if facts.base:
-        named.add(facts.base.file)
+    named = {part.file for part in facts.files}
     for path in root.glob("*.parquet"):
         if path.name not in named:
             path.unlink(missing_ok=True)

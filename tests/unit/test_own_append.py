@@ -16,6 +16,7 @@ from jobs.data.own.options import Options
 from jobs.data.own.report import APPEND, report_path
 from jobs.data.sources.source import FRAME, Source
 from registry.errors import BadHistory, BadParameter, Conflict, NotFound
+from registry.sets import sealed
 from registry.settings import Settings
 
 DATES = {"fit_until": "2021-09-30", "choose_until": "2021-12-31"}
@@ -71,14 +72,20 @@ def test_nothing_changes_where_nothing_is_new(settings, prices):
 
 
 def test_restated_values_count_and_are_listed(settings, prices):
-    """The return after a corrected close changes, too, although its own close does not."""
+    """The return after a corrected close changes, too, although its own close does not.
+
+    A cell that is empty beside it keeps a price that may be of another basis.
+    """
     frame = prices[["unique_id", "ds", "close"]]
     corrected = frame.copy()
     row = frame.index[(frame["unique_id"] == "KO") & (frame["ds"] == "2022-11-15")][0]
     corrected.loc[row, "close"] *= 1.01
     whole = compile_set(settings, corrected, "whole")
     compile_set(settings, frame[frame["ds"] < "2022-12-01"])
-    end = corrected[(corrected["ds"] >= "2022-11-14") & (corrected["ds"] != "2022-11-16")]
+    end = corrected[corrected["ds"] >= "2022-11-14"]
+    for kept in (end.drop(row + 1), end.assign(close=end["close"].drop(row - 1))):
+        with pytest.raises(BadHistory, match=r"KO 2022-11-15: .* beside it is not given again"):
+            append(settings, kept)
     found = append(settings, end)
     assert found["digest"] == whole["digest"]
     assert sets.read_facts(settings, "mine").parts == sets.read_facts(settings, "whole").parts
@@ -104,7 +111,7 @@ def test_a_dividend_since_is_seen_where_a_session_is_given_again(settings, price
     frame = prices[["unique_id", "ds", "close"]]
     compile_set(settings, frame[frame["ds"] < "2022-06-01"])
     later = frame[frame["ds"] >= "2022-05-31"].assign(close=lambda rows: rows["close"] * 0.995)
-    with pytest.raises(BadHistory, match=r"AAPL 2022-05-31: the close is .*a dividend or split"):
+    with pytest.raises(BadHistory, match=r"AAPL 2022-05-31: the close is .*probably a dividend or"):
         append(settings, later)
     found = append(settings, frame[frame["ds"] >= "2022-06-01"])
     reasons = [each["reason"] for each in found["findings"]]
@@ -123,7 +130,8 @@ def test_what_does_not_fit_the_set_is_refused(settings, prices):
         append(settings, later.assign(adj_close=later["close"]), adjusted=None)
     halved = later["close"].where(later["ds"] < "2022-07-01", later["close"] / 2)
     split = np.where(later["ds"] == "2022-07-01", 2.0, 0.0)
-    with pytest.raises(BadHistory, match="compile mine anew with all its sessions"):
+    event = r"split or dividend \(AAPL 2022-07-01; 3 in all\).*compile mine anew with all"
+    with pytest.raises(BadHistory, match=event):
         append(settings, later.assign(close=halved, split=split), adjusted=None)
     with pytest.raises(BadParameter, match="--calendar is 'XLON', that of mine is 'XNYS'"):
         append(settings, later, calendar="XLON")
@@ -245,6 +253,42 @@ def test_an_empty_column_of_dividends_says_that_there_were_none(settings, prices
     append(settings, later.assign(dividend=np.nan), adjusted=False)
     compile_frame(frame, name="whole", settings=settings, adjusted=False, **DATES)
     assert stored(settings) == stored(settings, "whole")
+
+
+def test_an_amount_is_given_in_all_rows_or_in_none(settings, prices):
+    """Else an estimate takes the place of what the user gave."""
+    frame = prices[["unique_id", "ds", "close"]].assign(volume=9.0)
+    frame = frame.assign(open=frame["close"], high=frame["close"], low=frame["close"])
+    given = frame.assign(amount=900.0)
+    later = frame["ds"] >= "2022-12-27"
+    compile_set(settings, given)
+    with pytest.raises(BadHistory, match="without values of amount, mine was compiled with them"):
+        append(settings, frame[later])
+    [restated] = append(settings, given[later].assign(amount=901.0))["findings"]
+    assert restated["examples"][0] == "AAPL 2022-12-27 (amount 900.0 -> 901.0)"
+    compile_set(settings, frame)
+    with pytest.raises(BadHistory, match="with values of amount, mine was compiled without them"):
+        append(settings, given[later])
+
+
+def test_what_an_append_lacks_is_said(settings, prices):
+    frame = prices[["unique_id", "ds", "close"]].assign(adj_close=prices["close"])
+    compile_frame(frame, name="mine", settings=settings, **DATES)
+    later = frame[frame["ds"] >= "2022-12-27"]
+    empty = later.assign(close=np.nan, adj_close=np.nan)
+    with pytest.raises(BadHistory, match="needs close; missing or empty: close;"):
+        append(settings, empty, adjusted=None)
+    halves = later["ds"] > "2022-12-27"
+    lacking = later.assign(
+        close=later["close"].where(halves), adj_close=later["close"].mask(halves)
+    )
+    with pytest.raises(BadHistory, match="no new row is complete, with close, adj_close"):
+        append(settings, lacking, adjusted=None)
+    path = sets.folder(settings, "mine") / sets.FACTS
+    facts = sets.read_facts(settings, "mine").to_json()
+    path.write_bytes(sealed({**facts, "base": None}))
+    with pytest.raises(BadParameter, match="mine was compiled by an older version; compile it"):
+        append(settings, later, adjusted=None)
 
 
 def test_another_sector_is_refused(settings, prices):

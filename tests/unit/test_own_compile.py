@@ -1,6 +1,7 @@
 """A user's prices are compiled into a data set; the report says all that was found."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from jobs.data.own.compile import compile_frame, compile_own
 from jobs.data.own.options import Options, yes_or_no
 from jobs.data.own.report import DRY, report_path
 from jobs.data.sources.source import Source
-from registry.errors import BadHistory, BadParameter, NotFound
+from registry.errors import BadHistory, BadParameter, Corrupt, NotFound
 from registry.settings import Settings
 
 STOCKS = ["AAPL", "KO", "XOM"]
@@ -74,8 +75,8 @@ def test_the_report_is_written_as_json_and_as_a_page(settings, closes):
     page = path.with_suffix(".txt").read_text().splitlines()
     assert page[0] == "data set mine: closes of 3 symbols, sessions of XNYS"
     assert "  ignored: open_interest" in page
-    assert "  dropped: the first session of a symbol has no return: 3" in page
-    assert page[-3].split() == ["AAPL", "2021-01-05", "2022-12-28", "500", "0", "1"]
+    assert "  no return; the price is kept: the first session of a symbol has no return: 3" in page
+    assert page[-3].split() == ["AAPL", "2021-01-05", "2022-12-28", "500", "0", "0"]
 
 
 def test_the_page_says_which_cells_are_empty_and_which_file_may_be_cut(settings, closes, tmp_path):
@@ -224,6 +225,15 @@ def test_data_sets_are_listed_shown_and_removed(settings, closes, compiled):
     shown = overview.one_set(settings, "mine")
     assert shown["symbols"] == STOCKS
     assert shown["columns"][:4] == ["unique_id", "ds", "y", "close"]
+    base = sets.find(settings, "mine").facts.base.file
+    path = sets.folder(settings, "mine") / base
+    path.write_bytes(path.read_bytes()[:-1])
+    damaged = re.compile(f"damaged: .*{base} is missing or not the file")
+    assert damaged.match(overview.one_set(settings, "mine")["state"])
+    with pytest.raises(Corrupt, match=base):
+        sets.find(settings, "mine").load(settings)
+    path.unlink()
+    assert damaged.match(overview.all_sets(settings)[2]["state"])
     (sets.folder(settings, "mine") / sets.FACTS).write_text("{}")
     assert overview.all_sets(settings)[2]["state"].startswith("damaged: ")
     assert overview.remove(settings, "mine") == {"removed": "mine"}

@@ -225,8 +225,8 @@ TABLE: dict[str, tuple[Callable[[], pd.DataFrame], dict[str, object], str, str]]
     ),
     "closes asked to be bars": (
         lambda: CLOSES, {"kind": "bars"}, "MISSING_COLUMN",
-        "a data set of bars needs open, high, low, close, volume; missing: open, high, low, "
-        "volume; the columns are close; name them with --map, or choose another --kind",
+        "a data set of bars needs open, high, low, close, volume; missing or empty: open, high, "
+        "low, volume; the columns are close; name them with --map, or choose another --kind",
     ),
     "no such kind": (
         lambda: CLOSES, {"kind": "ticks"}, "BAD_PARAMETER",

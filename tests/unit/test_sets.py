@@ -13,7 +13,7 @@ from jobs.data.catalog import PANEL, Catalog
 from jobs.data.dataset import Splits
 from jobs.data.market import MEMBERS, Universe
 from jobs.data.sets import Facts
-from registry.errors import BadConfig, BadParameter, Conflict, Corrupt, NotFound
+from registry.errors import BadParameter, Conflict, Corrupt, NotFound
 from registry.settings import Settings
 
 COLUMNS = ("unique_id", "ds", "y", "close", "market_abs_return", "index_return", MEMBERS)
@@ -79,6 +79,8 @@ def test_recent_sessions_are_read_from_the_files_of_their_years(settings, connec
     assert recent["y"].tolist() == expected["y"].tolist()
     with pytest.raises(Corrupt, match="is missing or not the file that was compiled"):
         sets.history(settings, facts)
+    none = sets.history(settings, facts, since="2023-01-01")
+    assert (len(none), none.dtypes.to_dict()) == (0, recent.dtypes.to_dict())
 
 
 def test_the_same_content_gives_the_same_files_at_once_and_in_two_steps(
@@ -123,7 +125,7 @@ def test_a_damaged_set_is_listed_and_others_are_found(settings, connection, rows
     (sets.folder(settings, "mine") / sets.FACTS).write_text("{}")
     assert Catalog(settings).names == ["panel", "bars", "mine"]
     assert Catalog(settings).find("panel") is PANEL
-    with pytest.raises(BadConfig, match=r"expected one of \['panel', 'bars', 'mine'\]"):
+    with pytest.raises(NotFound, match="no data set 'yours'; there are panel, bars, mine"):
         Catalog(settings).find("yours")
 
 
@@ -148,6 +150,17 @@ def test_who_reads_a_set_that_is_written_anew_is_told(settings, connection, rows
     write(settings, connection, rows.assign(close=rows["close"] * 2))
     with pytest.raises(Conflict, match="mine was changed while it was read; run it again"):
         sets.history(settings, old)
+
+
+def test_a_file_may_go_after_it_was_compared_and_before_it_is_read(settings, connection, rows):
+    part = write(settings, connection, rows).parts[0]
+
+    def columns() -> Iterator[str]:
+        (sets.folder(settings, "mine") / part.file).unlink()
+        yield "y"
+
+    with pytest.raises(Conflict, match="mine was changed while it was read; run it again"):
+        sets.read(settings, "mine", [part], columns())
 
 
 @pytest.mark.parametrize("name", ["", "Mine", "my stocks", "../x", "a" * 65])

@@ -13,25 +13,22 @@ from typing import Any
 import duckdb
 
 from jobs.data import sets
-from jobs.data.market import MEMBERS
 from jobs.data.own import prices, report
 from jobs.data.own.basis import ADJ_CLOSE, DIVIDEND, SPLIT, Basis, choose
-from jobs.data.own.derive import derive
+from jobs.data.own.derive import Derived, derive
 from jobs.data.own.findings import KEPT, SHOWN, Finding, column, one
 from jobs.data.own.options import Options
-from jobs.data.own.previous import Previous
+from jobs.data.own.previous import Previous, open_previous
 from jobs.data.sets import Facts
-from jobs.data.sources.engine import file_list, open_connection
+from jobs.data.sources.engine import open_connection
 from jobs.data.sources.source import KEYS, Source, Staged
 from jobs.data.sources.staging import stage
 from jobs.running.progress import Progress, Say, silent
 from registry.errors import BadHistory, BadParameter
 from registry.files import temporary_folder
 from registry.forecast import names
-from registry.sets import Part, verified
 from registry.settings import Settings
 
-_OF_SESSION = (*names.MARKET, MEMBERS, names.SECTOR)  # columns that no row gives
 # Sessions that are given again, SQL.
 _AGAIN = "old JOIN merged ON old.unique_id::symbol = merged.symbol AND old.ds = merged.ds AND given"
 
@@ -57,37 +54,66 @@ def append_own(
         open_connection(Path(folder)) as connection,
     ):
         facts = sets.read_facts(settings, options.name)
-        _check_options(options, facts)
-        options = replace(options, kind=facts.kind, calendar=facts.calendar, index=facts.index)
+        options = _options(options, facts)
         progress("reading", 0.0)
         staged = stage(connection, source)
         say(report.mapping_line(staged))
         progress("checking prices", 0.4)
         columns = _columns(staged, facts)
-        basis = choose(columns, options)
-        _check_symbols(connection, facts)
-        previous = _previous(settings, connection, facts)
-        _check_events(connection, basis, facts)
-        _check_basis(basis, facts)
+        previous = _previous(settings, connection, choose(columns, options), facts)
         derived = derive(connection, columns, options, previous=previous)
-        restated = _restated(connection, facts)
-        findings = (*derived.findings, *restated, *_unchecked(connection, facts))
+        derived, facts = _compared(connection, derived, facts)
         appended = _appended(connection)
-        facts = replace(facts, restated=facts.restated + sum(item.rows for item in restated))
         progress("dry run" if dry_run else "writing", 0.7)
-        kept = [part for part in facts.parts if part.year < previous.year]
-        if dry_run:
-            facts = sets.rehearse(facts, connection, "rows", Path(folder), base="base", keep=kept)
-        else:
-            facts = sets.write(settings, facts, connection, "rows", base="base", keep=kept)
-    derived = replace(derived, findings=findings)
+        into = Path(folder) if dry_run else None
+        facts = _write(settings, connection, facts, previous, into)
     found = report.report(settings, staged, derived, facts, appended=appended, dry_run=dry_run)
     report.write(found)
     progress("done", 1.0)
     return found
 
 
+def _write(
+    settings: Settings,
+    connection: duckdb.DuckDBPyConnection,
+    facts: Facts,
+    previous: Previous,
+    into: Path | None,
+) -> Facts:
+    """Write the set anew but for the years before the new rows, or rehearse it in a folder."""
+    kept = [part for part in facts.parts if part.year < previous.year]
+    if into:
+        return sets.rehearse(facts, connection, "rows", into, base="base", keep=kept)
+    return sets.write(settings, facts, connection, "rows", base="base", keep=kept)
+
+
 # --- what fits the set ------------------------------------------------------------------------
+
+
+def _previous(
+    settings: Settings, connection: duckdb.DuckDBPyConnection, basis: Basis, facts: Facts
+) -> Previous:
+    """The set before. Raises BadHistory if the staged rows do not fit it."""
+    _check_symbols(connection, facts)
+    previous = open_previous(settings, connection, facts)
+    _check_events(connection, basis, facts)
+    _check_basis(basis, facts)
+    return previous
+
+
+def _check_compiled(facts: Facts) -> None:
+    """Raise BadParameter for a set of prices without those of which no row follows."""
+    if facts.kind != "returns" and facts.base is None:
+        raise BadParameter(
+            f"{facts.name} was compiled by an older version; compile it again, without --append"
+        )
+
+
+def _options(options: Options, facts: Facts) -> Options:
+    """The options, as the set has them. Raises BadParameter."""
+    _check_compiled(facts)
+    _check_options(options, facts)
+    return replace(options, kind=facts.kind, calendar=facts.calendar, index=facts.index)
 
 
 def _check_options(options: Options, facts: Facts) -> None:
@@ -143,8 +169,9 @@ def _check_events(connection: duckdb.DuckDBPyConnection, basis: Basis, facts: Fa
     if count:
         symbol, ds = one(connection, f"SELECT unique_id, ds {query} ORDER BY ds, unique_id LIMIT 1")
         raise BadHistory(
-            f"there are {count} splits or dividends, first {symbol} {ds}, which change all earlier "
-            f"prices of their symbols; compile {facts.name} anew with all its sessions",
+            f"the rows have a split or dividend ({symbol} {ds}; {count} in all), which changes all "
+            f"earlier prices of its symbol: compile {facts.name} anew with all its sessions; if it "
+            "has them already, append only sessions after it",
             code="PRICE_BASIS",
         )
 
@@ -152,111 +179,59 @@ def _check_events(connection: duckdb.DuckDBPyConnection, basis: Basis, facts: Fa
 def _check_basis(basis: Basis, facts: Facts) -> None:
     """Raise BadHistory (PRICE_BASIS) unless new prices make the columns of the set."""
     new = [*names.HISTORY, *prices.stored(basis)]
-    old = _own_columns(facts)
+    old = facts.own_columns
     if new != old:
         raise BadHistory(
             f"these prices make the columns {', '.join(new)}; {facts.name} has {', '.join(old)}; "
             "give the same columns as when it was compiled",
             code="PRICE_BASIS",
         )
-
-
-def _own_columns(facts: Facts) -> list[str]:
-    """Columns that differ between a symbol's sessions."""
-    return [name for name in facts.columns if name not in _OF_SESSION]
-
-
-# --- the old rows and the new ones ------------------------------------------------------------
-
-
-def _previous(settings: Settings, connection: duckdb.DuckDBPyConnection, facts: Facts) -> Previous:
-    """The set before, with its view `old`.
-
-    The year before the first new row is read, too: odd rows show beside a year of others.
-    """
-    (year,) = one(connection, "SELECT coalesce(year(min(ds)), 0) FROM staged")
-    changed = [part for part in facts.parts if part.year >= year]
-    before = [part for part in facts.parts if part.year < year]
-    queries = [_rows(settings, facts, changed, _stored_columns(facts))]
-    queries.append(_rows(settings, facts, before[-1:], _seen_columns(facts)))
-    if facts.base:
-        queries.append(_rows(settings, facts, [facts.base], _own_columns(facts)))
-    near = " UNION ALL BY NAME ".join(query for query in queries if query)
-    connection.execute(f"CREATE VIEW near AS {near}")
-    _create_far(settings, connection, facts, before[:-1])
-    connection.execute(
-        "CREATE VIEW old AS SELECT *, false AS context FROM near "
-        "UNION ALL BY NAME SELECT *, true AS context FROM far"
-    )
-    return Previous("old", facts.columns, facts.universe, facts.splits, int(year))
-
-
-def _stored_columns(facts: Facts) -> list[str]:
-    sector = [names.SECTOR] if names.SECTOR in facts.columns else []
-    return [*_own_columns(facts), *sector]
-
-
-def _seen_columns(facts: Facts) -> list[str]:
-    """Columns of rows that are not written again."""
-    seen = (*names.HISTORY, "close", names.SECTOR)
-    return [name for name in facts.columns if name in seen]
-
-
-def _rows(settings: Settings, facts: Facts, parts: Sequence[Part], columns: Sequence[str]) -> str:
-    """SQL of the rows of some files; no text without files."""
-    if not parts:
-        return ""
-    paths = [str(path) for path in verified(settings, facts.name, parts)]
-    return f"SELECT {', '.join(columns)} FROM read_parquet({file_list(paths)})"
-
-
-def _create_far(
-    settings: Settings,
-    connection: duckdb.DuckDBPyConnection,
-    facts: Facts,
-    parts: Sequence[Part],
-) -> None:
-    """Make the table `far`: the last row before the staged ones, if `near` has none.
-
-    The newest files are read first.
-    """
-    columns = _seen_columns(facts)
-    connection.execute(f"CREATE TABLE far AS SELECT {', '.join(columns)} FROM near LIMIT 0")
-    connection.execute(
-        "CREATE TABLE lacking AS SELECT unique_id FROM "
-        "(SELECT unique_id, min(ds) AS first FROM staged GROUP BY unique_id) LEFT JOIN "
-        "(SELECT unique_id, min(ds) AS begins FROM near WHERE y IS NOT NULL GROUP BY unique_id) "
-        "USING (unique_id) WHERE begins IS NULL OR begins >= first"
-    )
-    for part in reversed(parts):
-        if not connection.execute("FROM lacking LIMIT 1").fetchall():
-            return
-        rows = _rows(settings, facts, [part], columns)
-        connection.execute(
-            f"INSERT INTO far SELECT {', '.join(columns)} FROM ({rows}) SEMI JOIN lacking "
-            "USING (unique_id) QUALIFY row_number() OVER (PARTITION BY unique_id ORDER BY ds DESC)"
-            " = 1"
+    if basis.gives_amount != facts.amount_given:
+        here, there = ("with", "without") if basis.gives_amount else ("without", "with")
+        raise BadHistory(
+            f"these rows are {here} values of {names.AMOUNT}, {facts.name} was compiled {there} "
+            "them; give the same columns as when it was compiled",
+            code="PRICE_BASIS",
         )
-        connection.execute("DELETE FROM lacking WHERE unique_id IN (SELECT unique_id FROM far)")
+
+
+# --- what the new rows did ------------------------------------------------------------------
+
+
+def _compared(
+    connection: duckdb.DuckDBPyConnection, derived: Derived, facts: Facts
+) -> tuple[Derived, Facts]:
+    """Both with what the new rows are beside the set's."""
+    restated = _restated(connection, facts)
+    findings = (*derived.findings, *restated, *_unchecked(connection, facts))
+    count = facts.restated + sum(item.rows for item in restated)
+    return replace(derived, findings=findings), replace(facts, restated=count)
 
 
 def _restated(connection: duckdb.DuckDBPyConnection, facts: Facts) -> list[Finding]:
     """Rows of the set that get other values."""
-    values = _own_columns(facts)[2:]
+    values = facts.own_columns[2:]
     if facts.kind != "returns":
         values.remove(names.Y)
     differ = " OR ".join(f"old.{name} <> merged.{name}" for name in values)
-    shown = "close" if "close" in values else names.Y
     query = f"FROM {_AGAIN} WHERE {differ}"
     (count,) = one(connection, f"SELECT count(*) {query}")
     if not count:
         return []
     examples = column(
         connection,
-        f"SELECT old.unique_id || ' ' || old.ds || ' ({shown} ' || old.{shown} || ' -> ' || "
-        f"merged.{shown} || ')' {query} ORDER BY old.ds, old.unique_id LIMIT {SHOWN}",
+        f"SELECT old.unique_id || ' ' || old.ds || ' (' || CASE {_first_change(values)} END || ')' "
+        f"{query} ORDER BY old.ds, old.unique_id LIMIT {SHOWN}",
     )
     return [Finding("restated: the new value counts", int(str(count)), tuple(examples), KEPT)]
+
+
+def _first_change(columns: Sequence[str]) -> str:
+    """SQL of the branches that say the first column that differs, with both values."""
+    return " ".join(
+        f"WHEN old.{name} <> merged.{name} THEN '{name} ' || old.{name} || ' -> ' || merged.{name}"
+        for name in columns
+    )
 
 
 def _appended(connection: duckdb.DuckDBPyConnection) -> dict[str, Any]:

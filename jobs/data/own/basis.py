@@ -35,6 +35,11 @@ class Basis:
         """Price columns of the set."""
         return {"returns": (), "closes": ("close",), "bars": names.OHLC}[self.kind]
 
+    @property
+    def gives_amount(self) -> bool:
+        """Whether the amounts are the user's."""
+        return names.AMOUNT in self.needed
+
 
 def choose(columns: Sequence[str], options: Options) -> Basis:
     """The basis by columns and options. Raises BadParameter and BadHistory (MISSING_COLUMN)."""
@@ -67,8 +72,9 @@ def _check_columns(kind: str, columns: Sequence[str]) -> None:
     missing = [name for name in needed if name not in columns]
     if missing:
         raise BadHistory(
-            f"a data set of {kind} needs {', '.join(needed)}; missing: {', '.join(missing)}; "
-            f"the columns are {', '.join(columns)}; name them with --map, or choose another --kind",
+            f"a data set of {kind} needs {', '.join(needed)}; missing or empty: "
+            f"{', '.join(missing)}; the columns are {', '.join(columns)}; "
+            "name them with --map, or choose another --kind",
             code="MISSING_COLUMN",
         )
 

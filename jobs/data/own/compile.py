@@ -62,6 +62,7 @@ def compile_own(
             splits=derived.splits,
             currency=options.currency,
             index=options.index,
+            amount_given=derived.amount_given,
             source={"kind": source.kind, "from": _places(staged.files)},
         )
         if not derived.stated:

@@ -43,6 +43,7 @@ class Derived:
     columns: tuple[str, ...]  # of `rows`, in order
     universe: Universe
     splits: Splits
+    amount_given: bool  # by the user
     basis: str  # of the prices, in words
     stated: bool  # whether the user or the columns say the basis
     symbols: tuple[Symbol, ...]
@@ -77,7 +78,7 @@ def derive(
     if previous and basis.prices:
         check_basis(connection, previous)
     prices.create_priced(connection, basis, previous)
-    _check_any(connection)
+    _check_any(connection, basis, previous)
     returns.check(connection, basis)
     if basis.prices:
         findings += symbols.without_return(connection)
@@ -94,6 +95,7 @@ def derive(
         columns=stored,
         universe=universe,
         splits=previous.splits if previous else splits.choose(connection, options),
+        amount_given=basis.gives_amount,
         basis=_basis_words(basis, previous),
         stated=basis.stated,
         symbols=symbols.of(connection),
@@ -110,13 +112,17 @@ def _clear(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("DROP TYPE IF EXISTS symbol")
 
 
-def _check_any(connection: duckdb.DuckDBPyConnection) -> None:
+def _check_any(
+    connection: duckdb.DuckDBPyConnection, basis: Basis, previous: Previous | None
+) -> None:
     """Raise BadHistory (EMPTY) if no return is new."""
     (count,) = one(connection, "SELECT count(*) FROM priced WHERE fresh")
-    if not count:
-        raise BadHistory(
-            "no symbol has complete prices on two sessions, so there is no return", code="EMPTY"
-        )
+    if count:
+        return
+    lack = "no symbol has complete prices on two sessions"
+    if previous:
+        lack = f"no new row is complete, with {', '.join(basis.needed)}"
+    raise BadHistory(f"{lack}, so there is no return", code="EMPTY")
 
 
 def _create_rows(connection: duckdb.DuckDBPyConnection, columns: Sequence[str], year: int) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import duckdb
 
 DROPPED = "dropped"
+NO_RETURN = "no return; the price is kept"
 KEPT = "kept, look at it"
 SHOWN = 5  # examples of a finding
 
@@ -17,7 +18,7 @@ class Finding:
     reason: str
     rows: int
     examples: tuple[str, ...]
-    action: str  # DROPPED or KEPT
+    action: str  # DROPPED, NO_RETURN or KEPT
 
 
 def finding(

@@ -7,7 +7,7 @@ order of rows or the number of threads.
 import duckdb
 
 from jobs.data.market import MEMBERS, Universe
-from jobs.data.own.findings import DROPPED, KEPT, SHOWN, Finding, column, finding, one
+from jobs.data.own.findings import KEPT, NO_RETURN, SHOWN, Finding, column, finding, one
 from jobs.data.own.options import Options
 from jobs.data.own.previous import Previous
 from registry.errors import BadHistory, BadParameter
@@ -100,7 +100,7 @@ def _index_only(connection: duckdb.DuckDBPyConnection) -> list[Finding]:
         "SELECT symbol || ' ' || ds AS example, 1 AS rows FROM priced "
         "ANTI JOIN market USING (ds) WHERE given ORDER BY ds"
     )
-    return finding(connection, "a session on which only the index trades", query, DROPPED)
+    return finding(connection, "a session on which only the index trades", query, NO_RETURN)
 
 
 def _alone(connection: duckdb.DuckDBPyConnection, universe: Universe) -> list[Finding]:

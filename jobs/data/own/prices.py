@@ -71,7 +71,7 @@ def _adjusted(basis: Basis) -> str:
         others = (name for name in names.OHLC if name != "close")
         columns += [f"{name} * {basis.factor} AS {name}" for name in others]
         columns.append("volume * shares AS volume")
-        if names.AMOUNT in basis.needed:
+        if basis.gives_amount:
             columns.append(names.AMOUNT)
     if basis.keeps_raw:
         columns.append(f"close AS {RAW_CLOSE}")
@@ -119,7 +119,7 @@ def create_priced(
 def _new(basis: Basis) -> str:
     """SQL of the columns of the user's rows."""
     values = list(stored(basis))
-    if basis.kind == "bars" and names.AMOUNT not in basis.needed:
+    if basis.kind == "bars" and not basis.gives_amount:
         values[values.index(names.AMOUNT)] = "(open + high + low + close) / 4 * volume AS amount"
     y = names.Y if basis.kind == "returns" else "NULL::DOUBLE AS y"
     return ", ".join(("symbol", "ds", "n", *values, y, "true AS given", "false AS context"))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import duckdb
 
-from jobs.data.own.findings import DROPPED, Finding, finding
+from jobs.data.own.findings import DROPPED, NO_RETURN, Finding, finding
 
 
 @dataclass(frozen=True)
@@ -16,19 +16,21 @@ class Symbol:
     last: str
     sessions: int  # with a return
     missing: int  # sessions of the calendar without a row, between the first and last price
-    dropped: int  # rows
+    dropped: int  # rows of which neither a return nor a price is kept
 
 
 def of(connection: duckdb.DuckDBPyConnection) -> tuple[Symbol, ...]:
     """All symbols of the user's rows, sorted."""
     rows = connection.execute(
         """
-        SELECT p.symbol::VARCHAR, first, last, sessions, missing, given - sessions
+        SELECT p.symbol::VARCHAR, first, last, sessions, missing, given - kept
         FROM (
             SELECT symbol, min(ds)::VARCHAR AS first, max(ds)::VARCHAR AS last,
                 count(*) AS sessions, sum(missing)::BIGINT AS missing
             FROM priced SEMI JOIN market USING (ds) WHERE given GROUP BY symbol
         ) p
+        JOIN (SELECT symbol, count(*) AS kept FROM merged WHERE given GROUP BY symbol)
+        USING (symbol)
         JOIN (
             SELECT unique_id::symbol AS symbol, count(*) AS given FROM staged GROUP BY unique_id
         ) USING (symbol)
@@ -51,7 +53,7 @@ def without_return(connection: duckdb.DuckDBPyConnection) -> list[Finding]:
     )
     first = "the first session of a symbol has no return"
     return [
-        *finding(connection, first, firsts.format("IN"), DROPPED),
+        *finding(connection, first, firsts.format("IN"), NO_RETURN),
         *finding(connection, "a symbol with one price only", firsts.format("NOT IN"), DROPPED),
         *finding(connection, "a symbol without any price", empty, DROPPED),
     ]

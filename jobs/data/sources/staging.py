@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import duckdb
 
-from jobs.data.sources import delimited, form, frames, layouts, parquet, sql
+from jobs.data.sources import delimited, form, frames, layouts, parquet
 from jobs.data.sources.delimited import explained
 from jobs.data.sources.engine import reading
 from jobs.data.sources.files import find
@@ -91,6 +91,8 @@ def _tables(connection: duckdb.DuckDBPyConnection, source: Source) -> list[Table
             raise BadParameter("no frame; pass a DataFrame")
         return frames.tables(connection, source.frame)
     if source.kind == SQL:
+        from jobs.data.sources import sql  # SQLAlchemy: a quarter of a second, for queries only
+
         return sql.tables(connection, source.locations[0], source.query)
     paths = find(source.locations, source.kind)
     if source.kind == CSV:
