@@ -1,0 +1,127 @@
+"""Sessions and instants in the ledger: how they are stored, and when a session's close is known.
+
+SQLite keeps both as integers, which are half the size of texts: days since 1970, and microseconds
+since 1970 in UTC. PostgreSQL has types of its own.
+"""
+
+from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+import sqlalchemy as sa
+
+from registry.errors import BadParameter
+from registry.forecast import calendars
+from registry.forecast.arrays import Dates
+from registry.ledger.claims import now
+
+_FIRST_DAY = date(1970, 1, 1)
+_FIRST_INSTANT = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+When = str | date | datetime | None  # an instant, as users give it; see `as_of`
+
+
+class Day(sa.TypeDecorator[date]):
+    """A session."""
+
+    impl = sa.Date
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: sa.Dialect) -> sa.types.TypeEngine[date]:
+        kind = sa.Integer() if dialect.name == "sqlite" else sa.Date()
+        return dialect.type_descriptor(kind)
+
+    def process_bind_param(self, value: date | None, dialect: sa.Dialect) -> date | int | None:
+        if value is None or dialect.name != "sqlite":
+            return value
+        return (value - _FIRST_DAY).days
+
+    def process_result_value(self, value: date | int | None, dialect: sa.Dialect) -> date | None:  # noqa: ARG002
+        return _FIRST_DAY + timedelta(days=value) if isinstance(value, int) else value
+
+
+class Instant(sa.TypeDecorator[datetime]):
+    """An aware datetime to the microsecond, in UTC."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: sa.Dialect) -> sa.types.TypeEngine[datetime]:
+        kind = sa.BigInteger() if dialect.name == "sqlite" else sa.DateTime(timezone=True)
+        return dialect.type_descriptor(kind)
+
+    def process_bind_param(
+        self, value: datetime | None, dialect: sa.Dialect
+    ) -> datetime | int | None:
+        if value is None or dialect.name != "sqlite":
+            return value
+        return (value - _FIRST_INSTANT) // _MICROSECOND
+
+    def process_result_value(
+        self, value: datetime | int | None, dialect: sa.Dialect  # noqa: ARG002
+    ) -> datetime | None:
+        if isinstance(value, int):
+            return _FIRST_INSTANT + value * _MICROSECOND
+        return None if value is None else value.astimezone(UTC)
+
+
+def as_of(when: When, calendar: str) -> datetime:
+    """The instant that a user means. None: now. A date: the close of its session, or of the last
+    one before it. Raises BadParameter for another text or a time without a zone.
+    """
+    if when is None:
+        return now()
+    parsed = _parsed(when)
+    if not isinstance(parsed, datetime):
+        return _last_close(calendar, parsed)
+    if parsed.tzinfo is None:
+        raise BadParameter(f"{when} names no time zone; write it like 2022-06-30T21:00:00+00:00")
+    return parsed.astimezone(UTC)
+
+
+def closes_of(calendar: str, days: Dates) -> Dates:
+    """When each session [K] (datetime64[D], ascending or not) closes: datetime64[us] in UTC."""
+    sessions, closes = _closes(calendar)
+    found: Dates = closes[np.searchsorted(sessions, days)]
+    return found
+
+
+def _parsed(when: str | date | datetime) -> date | datetime:
+    if not isinstance(when, str):
+        return when
+    try:
+        return date.fromisoformat(when)
+    except ValueError:
+        pass
+    try:
+        return datetime.fromisoformat(when)
+    except ValueError as error:
+        raise BadParameter(
+            f"found {when[:64]!r}, expected a date like 2022-06-30, which means the close of its "
+            "session, or a time with a zone like 2022-06-30T21:00:00+00:00"
+        ) from error
+
+
+def _last_close(calendar: str, day: date) -> datetime:
+    sessions, closes = _closes(calendar)
+    place = int(np.searchsorted(sessions, np.datetime64(day, "D"), side="right")) - 1
+    if place < 0 or np.datetime64(day, "D") > sessions[-1]:
+        raise BadParameter(
+            f"{calendar} is known from {sessions[0]} to {sessions[-1]}, found {day}",
+            code="OUTSIDE_CALENDAR",
+        )
+    return pd.Timestamp(closes[place]).tz_localize(UTC).to_pydatetime()
+
+
+@lru_cache(maxsize=16)
+def _closes(calendar: str) -> tuple[Dates, Dates]:
+    """All sessions (datetime64[D]) and their closes (datetime64[us] in UTC)."""
+    from exchange_calendars import get_calendar
+
+    first, last = calendars.span(calendar)  # also refuses an unknown name
+    known = get_calendar(calendar, start=pd.Timestamp(first), end=pd.Timestamp(last)).closes
+    sessions: Dates = known.index.to_numpy().astype("datetime64[D]")
+    closes: Dates = known.dt.tz_convert(None).to_numpy().astype("datetime64[us]")
+    return sessions, closes
