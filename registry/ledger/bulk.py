@@ -1,6 +1,7 @@
 """Many rows in and out of the ledger as Arrow tables, by each database's fastest way.
 
-SQLite gets tuples, PostgreSQL COPY with text. Numbers keep their bits. A session is a date32, an
+SQLite gets tuples, PostgreSQL COPY with text. Numbers keep their bits, but SQLite makes 0 of -0. A
+session is a date32, an
 instant a timestamp[us, UTC].
 """
 

@@ -3,7 +3,6 @@
 The same rows again change nothing.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -62,11 +61,12 @@ def observe(
     gone = current[~np.isin(kept[current], numbers)]
     new = np.setdiff1d(np.arange(len(numbers)), found, assume_unique=True)
     again = np.isin(numbers[new], kept)  # withdrawn before
+    newest = stored.take(np.searchsorted(kept, numbers[new[again]], side="right") - 1)
     ends = _ends(stored.take(replaced), at)
     _end(connection, table, stored.take(replaced), ends)
     _end(connection, table, stored.take(gone), _ends(stored.take(gone), at))
     _add(connection, table, rows.take(changed), ends, assumed=False)
-    _add(connection, table, rows.take(new[again]), _instants([at] * again.sum()), assumed=False)
+    _add(connection, table, rows.take(new[again]), _later(newest.column("known_until"), at), assumed=False)
     _add(connection, table, rows.take(new[~again]), closes.take(new[~again]), assumed=True)
     return Counts(len(new), len(changed), len(gone))
 
@@ -119,17 +119,19 @@ def _unequal(a: pa.ChunkedArray, b: pa.ChunkedArray) -> Any:
 
 
 def _ends(rows: pa.Table, at: datetime) -> pa.Array:
-    """When rows end: at this instant, but later than they begin.
+    """When rows end: at this instant, or just after they begin.
 
     A session that was loaded before its close begins in the future.
     """
-    begins = rows.column("known_from").cast(pa.int64()).to_numpy()
-    asked = _instants([at]).cast(pa.int64()).to_numpy()
-    return pa.array(np.maximum(asked, begins + 1)).cast(INSTANT)
+    begins = pc.add(rows.column("known_from").cast(pa.int64()), 1)
+    return _later(begins, at)
 
 
-def _instants(values: Sequence[datetime]) -> pa.Array:
-    return pa.array(values, INSTANT)
+def _later(instants: pa.ChunkedArray, at: datetime) -> pa.Array:
+    """Each instant, or `at` if that is later."""
+    asked = pa.scalar(at, INSTANT).cast(pa.int64())
+    later = pc.max_element_wise(instants.cast(pa.int64()), asked)
+    return pa.chunked_array(later).combine_chunks().cast(INSTANT)
 
 
 def _end(connection: sa.Connection, table: sa.Table, rows: pa.Table, ends: pa.Array) -> None:

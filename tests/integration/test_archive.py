@@ -1,0 +1,248 @@
+"""The ledger's data sets on SQLite and PostgreSQL: what was known when, and nothing later."""
+
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from registry.errors import BadParameter, Conflict, NotFound
+from registry.ledger import instants, loads
+from registry.ledger.archive import Archive
+from registry.ledger.filling import Content, Symbol, fill
+from registry.settings import Settings
+
+CALENDAR = "24/7"
+TODAY = datetime.now(UTC).date()  # a session that closes in the future
+DAYS = [date(2024, 1, 1) + timedelta(days=n) for n in range(6)] + [TODAY]
+SYMBOLS = ("A", "B", "NA", "é %")
+MICROSECOND = timedelta(microseconds=1)
+Key = tuple[str, date]
+Rows = Mapping[Key, tuple[float, float]]  # y, close
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def archive(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Archive]:
+    """An empty ledger."""
+    uri = ""
+    if request.param == "postgresql":
+        server = request.getfixturevalue("postgres")
+        name = f"archive_{uuid.uuid4().hex}"
+        server.psql(f"CREATE DATABASE {name};")
+        uri = server.get_uri(name, driver="psycopg2")
+    with Archive(Settings(var_dir=tmp_path, ledger_uri=uri)) as archive:
+        yield archive
+
+
+def frame_of(rows: Rows) -> pd.DataFrame:
+    """unique_id, ds (date), y, close; sorted."""
+    values = [(*key, *rows[key]) for key in sorted(rows)]
+    return pd.DataFrame(values, columns=["unique_id", "ds", "y", "close"])
+
+
+def content(rows: Rows, universe: str = "u@1", data: str = "mine") -> Content:
+    """A data set of these rows, with a market over all symbols. Batches are of one symbol."""
+    frame = frame_of(rows)
+    groups = list(frame.groupby("unique_id"))
+    symbols = [Symbol(str(name), part["ds"].min(), part["ds"].max()) for name, part in groups]
+    market = frame.groupby("ds")["y"].mean().reset_index()
+    for name in ("market_abs_return", "index_return", "market_members"):
+        market[name] = market["y"]
+    return Content(
+        data=data,
+        digest=str(sorted(rows.items())),
+        calendar=CALENDAR,
+        universe=universe,
+        symbols=symbols,
+        rows=[table(part) for _, part in groups],
+        market=table(market.drop(columns="y")),
+    )
+
+
+def table(frame: pd.DataFrame) -> pa.Table:
+    return pa.Table.from_pandas(frame, preserve_index=False)
+
+
+class Remembered:
+    """What the ledger has to know, in memory: for each key its values with their instants."""
+
+    def __init__(self) -> None:
+        self.versions: dict[Key, list[list[Any]]] = {}  # [from, until, values]
+
+    def load(self, rows: Rows, at: datetime) -> None:
+        for key in {*rows, *self.versions}:
+            versions = self.versions.setdefault(key, [])
+            current = versions[-1] if versions and versions[-1][1] is None else None
+            if current is not None and current[2] == rows.get(key):
+                continue
+            begins = max(at, versions[-1][1] or at) if versions else close_of(key[1])
+            if current is not None:
+                current[1] = begins = max(at, current[0] + MICROSECOND)
+            if key in rows:
+                versions.append([begins, None, rows[key]])
+
+    def known(self, at: datetime) -> dict[Key, Any]:
+        found = {}
+        for key, versions in self.versions.items():
+            for begins, ends, values in versions:
+                if begins <= at and (ends is None or ends > at):
+                    found[key] = values
+        return found
+
+
+def close_of(day: date) -> datetime:
+    return datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1)
+
+
+def read(archive: Archive, at: datetime) -> dict[Key, Any]:
+    frame = archive.history("mine", as_of=at, columns=("y", "close"))
+    keys = zip(frame["unique_id"], frame["ds"].dt.date, strict=True)
+    values = zip(frame["y"], frame["close"], strict=True)
+    return dict(zip(keys, values, strict=True))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_reads_as_of_any_instant_see_what_a_plain_memory_remembers(archive: Archive, seed: int):
+    rng = np.random.default_rng(seed)
+    remembered, rows = Remembered(), {}
+    instants_of_loads = []
+    for _ in range(8):
+        rows = changed(rng, rows)
+        archive.load(content(rows))
+        load = loads.last(archive.engine, "mine")
+        assert load is not None
+        remembered.load(rows, load.known_from)
+        instants_of_loads.append(load.known_from)
+        asked = [*map(close_of, DAYS), *instants_of_loads, close_of(TODAY) + 2 * MICROSECOND]
+        for instant in [*asked, *(instant - MICROSECOND for instant in asked)]:
+            assert read(archive, instant) == remembered.known(instant)
+
+
+def changed(rng: np.random.Generator, rows: Rows) -> dict[Key, tuple[float, float]]:
+    """Some rows more, some less, some with other values; never none."""
+    kept = {key: values for key, values in rows.items() if rng.random() > 0.2}
+    for symbol in SYMBOLS:
+        for day in DAYS:
+            if rng.random() < 0.3:
+                kept[(symbol, day)] = (float(rng.normal()), float(rng.lognormal()))
+    return kept or {("A", DAYS[0]): (0.1, 1.0)}
+
+
+ONE = {("A", DAYS[0]): (0.01, 10.0), ("A", DAYS[1]): (0.02, 10.2), ("B", DAYS[1]): (0.03, 5.0)}
+
+
+def test_the_same_load_again_changes_nothing(archive: Archive):
+    first = archive.load(content(ONE))
+    assert (first["daily_returns"].new, first["prices"].new, first["market_daily"].new) == (3, 3, 2)
+    again = archive.load(content(ONE))
+    assert {(c.new, c.changed, c.withdrawn) for c in again.values()} == {(0, 0, 0)}
+
+
+def test_a_date_means_the_close_of_its_session_and_nothing_later_is_seen(archive: Archive):
+    archive.load(content(ONE))
+    as_of_first = archive.history("mine", as_of=f"{DAYS[0]}", columns=("y", "market_members"))
+    assert as_of_first["ds"].dt.date.tolist() == [DAYS[0]]
+    before = close_of(DAYS[0]) - MICROSECOND
+    assert archive.history("mine", as_of=before).empty
+
+
+def test_a_restated_price_is_known_from_its_load_and_the_old_one_before(archive: Archive):
+    archive.load(content(ONE))
+    archive.load(content(ONE | {("A", DAYS[0]): (0.5, 11.0)}))
+    now = archive.history("mine", ["A"], columns=("y", "close"))
+    assert now["close"].tolist() == [11.0, 10.2]
+    then = archive.history("mine", ["A"], as_of=f"{DAYS[1]}", columns=("y", "close"))
+    assert then["close"].tolist() == [10.0, 10.2]
+
+
+def test_market_columns_are_those_of_the_universe_that_held(archive: Archive):
+    archive.load(content(ONE))
+    more = ONE | {("C", DAYS[1]): (0.9, 7.0)}
+    archive.load(content(more, universe="u@2"))
+    columns = ("y", "index_return")
+    then = archive.history("mine", ["A"], as_of=f"{DAYS[1]}", columns=columns)
+    assert then["index_return"].tolist() == pytest.approx([0.01, 0.025])
+    now = archive.history("mine", ["A"], columns=columns)
+    assert now["index_return"].tolist() == pytest.approx([0.01, 0.95 / 3])
+
+
+def test_numbers_and_names_come_back_with_all_their_bits(archive: Archive):
+    odd = [0.1 + 0.2, 5e-324, -0.25, 1 / 3, 1.7976931348623157e308, 1e-7]
+    rows = {(name, DAYS[0]): (value, value) for name, value in zip("ABCDE", odd, strict=False)}
+    rows |= {("NA", DAYS[0]): (odd[5], 1.0), ("é %\n\"x'", DAYS[0]): (0.5, 2.0)}
+    archive.load(content(rows))
+    frame = archive.history("mine", columns=("y", "close"))
+    expected = frame_of(rows)
+    assert frame["unique_id"].tolist() == expected["unique_id"].tolist()
+    assert frame["y"].to_numpy().tobytes() == expected["y"].to_numpy().tobytes()
+
+
+def test_unknown_names_and_dates_are_refused_in_one_line(archive: Archive):
+    with pytest.raises(NotFound, match="no data set 'mine'; `python -m jobs data load`"):
+        archive.history("mine")
+    archive.load(content(ONE))
+    with pytest.raises(NotFound, match="has no symbol X"):
+        archive.history("mine", ["A", "X"])
+    with pytest.raises(BadParameter, match="no column 'volumes'"):
+        archive.history("mine", columns=("volumes",))
+    with pytest.raises(BadParameter, match="names no time zone"):
+        archive.history("mine", as_of="2024-01-02T10:00:00")
+    with pytest.raises(BadParameter, match="expected a date like 2022-06-30"):
+        archive.history("mine", as_of="yesterday")
+    with pytest.raises(BadParameter, match="is known from"):
+        archive.history("mine", as_of="1950-01-01")
+
+
+class Cut(Exception):
+    """What ends a load in its middle."""
+
+
+def stopping(rows: Sequence[pa.Table], after: int) -> Iterator[pa.Table]:
+    yield from rows[:after]
+    raise Cut
+
+
+def test_a_load_that_was_cut_is_taken_up_again_as_if_it_ran_once(archive: Archive):
+    whole = content(ONE)
+    cut = Content(**{**vars(whole), "rows": stopping(whole.rows, 1)})
+    with pytest.raises(Cut):
+        fill(archive.engine, cut)
+    with pytest.raises(Conflict, match="is not complete; `python -m jobs data load mine`"):
+        archive.history("mine")
+    first = loads.last(archive.engine, "mine")
+    archive.load(content(ONE))
+    last = loads.last(archive.engine, "mine")
+    assert first is not None
+    assert last is not None
+    assert (first.id, first.known_from) == (last.id, last.known_from)
+    assert read(archive, instants.as_of(None, CALENDAR)) == dict(ONE)
+
+
+def test_other_content_after_a_cut_load_is_a_load_of_its_own(archive: Archive):
+    archive.load(content(ONE))
+    other = content({key: (y + 1, close) for key, (y, close) in ONE.items()})
+    cut = Content(**{**vars(other), "rows": stopping(other.rows, 1)})
+    with pytest.raises(Cut):
+        fill(archive.engine, cut)
+    archive.load(content(ONE))
+    load = loads.last(archive.engine, "mine")
+    assert load is not None
+    assert load.sequence == 3
+    assert read(archive, load.known_from) == dict(ONE)
+
+
+def test_a_load_waits_for_nobody_but_refuses_while_another_process_loads(archive: Archive):
+    whole = content(ONE)
+
+    def rows() -> Iterator[pa.Table]:
+        with pytest.raises(Conflict, match="loads mine into the ledger since"):
+            archive.load(content(ONE))
+        yield from whole.rows
+
+    fill(archive.engine, Content(**{**vars(whole), "rows": rows()}))
+    assert read(archive, instants.as_of(None, CALENDAR)) == dict(ONE)
