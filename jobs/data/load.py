@@ -25,22 +25,19 @@ ROWS = 50_000  # of a transaction, which then takes less than a second
 def load(settings: Settings, name: str, *, progress: Progress = silent) -> dict[str, Any]:
     """Load a data set; counts of rows by table. Raises NotFound, Corrupt and Conflict."""
     progress(f"reading {name}", 0.0)
-    data = Catalog(settings).find(name).load(settings)
-    total = len(data.history)
-    done = 0
+    content = content_of(Catalog(settings).find(name).load(settings))
 
-    def advance(rows: int) -> None:
-        nonlocal done
-        done += rows
-        progress(f"loading {name}", done / total)
+    def advance(share: float) -> None:
+        progress(f"loading {name}", share)
 
     with Archive(settings) as archive:
-        counted = archive.load(_content(data), advance)
+        counted = archive.load(content, advance)
     rows = {table: asdict(counts) for table, counts in counted.items()}
-    return {"data": name, "digest": data.digest, "symbols": data.history[names.UNIQUE_ID].nunique(), "rows": rows}
+    return {"data": name, "digest": content.digest, "symbols": len(content.symbols), "rows": rows}
 
 
-def _content(data: Data) -> Content:
+def content_of(data: Data) -> Content:
+    """What the ledger keeps of a data set."""
     dataset, history = data.dataset, data.history
     starts = _starts(history)
     return Content(
@@ -84,13 +81,11 @@ def _batches(history: pd.DataFrame, starts: Any) -> Iterator[pa.Table]:
             begin = end
 
 
-def _market(history: pd.DataFrame) -> pa.Table | None:
+def _market(history: pd.DataFrame) -> pa.Table:
     """The market columns of each session."""
     columns = [column for column in MARKET if column in history.columns]
-    if not columns:
-        return None
-    daily = history[[names.DS, *columns]].drop_duplicates(names.DS).sort_values(names.DS)
-    return _table(daily)
+    daily = history[[names.DS, *columns]].drop_duplicates(names.DS)
+    return _table(daily.sort_values(names.DS))
 
 
 def _table(frame: pd.DataFrame) -> pa.Table:

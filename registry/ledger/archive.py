@@ -59,7 +59,7 @@ class Archive:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def load(self, content: Content, progress: Callable[[int], None] = lambda _: None) -> Counted:
+    def load(self, content: Content, progress: Callable[[float], None] = lambda _: None) -> Counted:
         """Load a data set; what was done to each table. As `registry.ledger.filling.fill`."""
         return filling.fill(self.engine, content, progress)
 
@@ -95,6 +95,19 @@ class Archive:
             instant = instants.as_of(as_of, known.column("calendar")[0].as_py())
             read = _Read(connection, data, instant, since, None if series is None else known)
             return _frame(read, known, columns)
+
+    def last_session(self, data: str, as_of: When = None) -> date | None:
+        """The last session of a data set that was known then; None: there is none."""
+        with database.read(self.engine) as connection:
+            instant = self._instant(connection, data, as_of)
+            c = market_daily.c
+            known = observations.as_of(market_daily, instant).where(c.data == data)
+            days: date | None = connection.scalar(known.with_only_columns(sa.func.max(c.ds)))
+        return days
+
+    def digest(self, data: str) -> str:
+        """That of the content that was loaded last, completely."""
+        ...
 
     @staticmethod
     def _check_loaded(connection: sa.Connection, data: str) -> None:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import sqlalchemy as sa
@@ -36,7 +35,7 @@ class Content:
     """A data set to load. `rows` are Arrow tables of whole symbols, in ascending order.
 
     Their columns are unique_id, ds (date32), y and those of PRICES that the set has, sorted by
-    (unique_id, ds). `market` has ds and the market columns, sorted by ds; None: the set has none.
+    (unique_id, ds). `market` has ds and the market columns, sorted by ds.
     """
 
     data: str
@@ -45,23 +44,26 @@ class Content:
     universe: str  # its name and digest
     symbols: Sequence[Symbol]
     rows: Iterable[pa.Table]
-    market: pa.Table | None = None
+    market: pa.Table
     currency: str | None = None
 
 
 def fill(
-    engine: sa.Engine, content: Content, progress: Callable[[int], None] = lambda _: None
+    engine: sa.Engine, content: Content, progress: Callable[[float], None] = lambda _: None
 ) -> Counted:
-    """Load a data set; what was done to each table. `progress` gets the rows of each transaction.
+    """Load a data set; what was done to each table. `progress` gets the share (0..1) done.
 
-    Raises Conflict while another process loads the data set.
+    Each batch is a transaction. Raises Conflict while another process loads the data set.
     """
     with loads.loading(engine, content.data, content.digest) as load:
         ids = _put_symbols(engine, content)
         counted: Counted = {}
+        done = 0
         for rows in content.rows:
-            _count(counted, _put_rows(engine, content, rows, ids, load))
-            progress(rows.num_rows)
+            numbers = _numbers(rows, ids)
+            _count(counted, _put_rows(engine, content, rows, numbers, load))
+            done += len(numbers.dictionary)
+            progress(done / len(content.symbols))
         _count(counted, _withdraw_others(engine, content, ids, load))
         _count(counted, _put_market(engine, content, load))
     return counted
@@ -99,22 +101,25 @@ def _update_symbols(connection: sa.Connection, rows: Sequence[Mapping[str, objec
     connection.execute(statement, given)
 
 
+def _numbers(rows: pa.Table, ids: Mapping[str, int]) -> pa.DictionaryArray:
+    """The id of each row's symbol."""
+    encoded = pc.dictionary_encode(rows.column(names.UNIQUE_ID).combine_chunks())
+    numbers = pa.array([ids[name] for name in encoded.dictionary.to_pylist()], pa.int64())
+    return pa.DictionaryArray.from_arrays(encoded.indices, numbers)
+
+
 def _put_rows(
-    engine: sa.Engine, content: Content, rows: pa.Table, ids: Mapping[str, int], load: Load
+    engine: sa.Engine, content: Content, rows: pa.Table, numbers: pa.DictionaryArray, load: Load
 ) -> Counted:
     """Write the returns and prices of some symbols in one transaction."""
-    encoded = pc.dictionary_encode(rows.column(names.UNIQUE_ID).combine_chunks())
-    numbers = np.array([ids[name] for name in encoded.dictionary.to_pylist()])
-    keyed = pa.table(
-        {"symbol_id": numbers[encoded.indices.to_numpy()], names.DS: rows.column(names.DS)}
-    )
+    keyed = pa.table({"symbol_id": numbers.dictionary_decode(), names.DS: rows.column(names.DS)})
     returns = keyed.append_column(names.Y, rows.column(names.Y))
     closes = _closes(content.calendar, rows)
     at = load.known_from
     with database.write(engine) as connection:
-        of_returns = daily_returns.c.symbol_id.in_(numbers.tolist())
+        of_returns = daily_returns.c.symbol_id.in_(numbers.dictionary.to_pylist())
         done = {daily_returns.name: observe(connection, daily_returns, of_returns, returns, closes, at)}
-        of_prices = prices.c.symbol_id.in_(numbers.tolist())
+        of_prices = prices.c.symbol_id.in_(numbers.dictionary.to_pylist())
         if set(PRICES) & set(rows.column_names):
             bars = _with_prices(keyed, rows)
             done[prices.name] = observe(connection, prices, of_prices, bars, closes, at)
@@ -152,15 +157,12 @@ def _put_market(engine: sa.Engine, content: Content, load: Load) -> Counted:
     of_set, at = c.data == content.data, load.known_from
     with database.write(engine) as connection:
         counts = withdraw(connection, market_daily, of_set & (c.universe != content.universe), at)
+        rows = content.market
+        for name, value in (("data", content.data), ("universe", content.universe)):
+            rows = rows.append_column(name, pa.repeat(value, len(rows)))
         of_universe = of_set & (c.universe == content.universe)
-        if content.market is None:
-            counts += withdraw(connection, market_daily, of_universe, at)
-        else:
-            rows = content.market
-            for name, value in (("data", content.data), ("universe", content.universe)):
-                rows = rows.append_column(name, pa.repeat(value, len(rows)))
-            closes = _closes(content.calendar, rows)
-            counts += observe(connection, market_daily, of_universe, rows, closes, at)
+        closes = _closes(content.calendar, rows)
+        counts += observe(connection, market_daily, of_universe, rows, closes, at)
     return {market_daily.name: counts}
 
 
