@@ -142,7 +142,7 @@ def compile_data(
     print(json.dumps({key: found[key] for key in report.SHOWN}))
 
 
-data = typer.Typer(no_args_is_help=True, help="Data sets: list, show, export, remove.")
+data = typer.Typer(no_args_is_help=True, help="Data sets: list, show, export, load, remove.")
 app.add_typer(data, name="data")
 
 
@@ -185,6 +185,23 @@ def export_data(
 
     chosen = terminal.items_of(symbols, "--symbols")
     print(json.dumps(export.export(Settings(), name, to, chosen)))
+
+
+@data.command("load", epilog=terminal.EXIT_CODES)
+def load_data(name: DataName) -> None:
+    """Load a data set into the ledger, which keeps what was known when.
+
+    The first values of a session count as known from its close, changed ones from the load on. The
+    same data set again changes nothing; a load that was cut goes on where it was.
+
+    Example: python -m jobs data load mystocks
+    """
+    from jobs.data import load
+    from registry.settings import Settings
+
+    with bar_per_label() as advance:
+        done = load.load(Settings(), name, progress=advance)
+    print(json.dumps(done))
 
 
 @data.command("remove", epilog=terminal.EXIT_CODES)
@@ -391,6 +408,13 @@ def forecast_latest(
         str,
         typer.Option(help="File to write; default: stdout; parquet and png: var/forecasts."),
     ] = "",
+    as_of: Annotated[
+        str,
+        typer.Option(
+            help="Forecast from what the ledger knew at the close of this date, or at a time like "
+            "2022-06-30T21:00:00+00:00; `data load` fills the ledger. Default: what the files have."
+        ),
+    ] = "",
     seed: Annotated[int, typer.Option(help="Seed of sampled paths.")] = 0,
 ) -> None:
     """Forecast the sessions after the latest ones of a data set.
@@ -411,6 +435,7 @@ def forecast_latest(
         output=output,
         to=to,
         seed=seed,
+        as_of=as_of,
     )
 
 

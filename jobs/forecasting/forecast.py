@@ -10,7 +10,7 @@ from jobs.data.catalog import Catalog
 from jobs.data.dataset import Dataset
 from jobs.data.suits import check_suits
 from jobs.forecasting import cumulative, passes
-from jobs.forecasting.history import CLOSE, Recent, recent
+from jobs.forecasting.history import CLOSE, Recent, known, recent
 from jobs.running.progress import Progress, silent
 from registry.forecast import calendars, names
 from registry.forecast.arrays import Dates, Floats
@@ -45,6 +45,7 @@ class Result:
     closes: Floats | None  # [N] close at each cutoff; None if the data set has none
     frame: pd.DataFrame  # the latest sessions, up to each cutoff
     refused: tuple[Refused, ...]
+    as_of: str  # when the history was known, as asked for; empty: what the files have
 
     @property
     def levels(self) -> tuple[float, ...]:
@@ -82,10 +83,12 @@ def forecast(
     levels: Sequence[float] = (),
     bands: bool = False,
     seed: int = 0,
+    as_of: str = "",
     progress: Progress = silent,
 ) -> Result:
     """Forecast symbols of a data set (none named: all) after its latest sessions.
 
+    With `as_of`, those that the ledger knew at that date's close or at that time.
     By default the data set is the one that the version was trained on, and the levels are all of
     the model or, for `bands`, those of BANDS. A bad series is in `refused`. Raises NotFound,
     Corrupt, BadParameter, and BadHistory if no series can be answered.
@@ -101,7 +104,7 @@ def forecast(
         parameters = {"horizon": steps, "seed": seed}
         request = spec.request({**parameters, "levels": levels or default})
         progress(f"reading {dataset.name}", 0.0)
-        latest = recent(settings, dataset, spec)
+        latest = _latest(settings, dataset, spec, as_of)
         needed = suitability.symbols_of(spec, dataset.name, latest.symbols, symbols)
         history, frame = _history(latest, spec, needed)
         if not history.ids:
@@ -127,6 +130,7 @@ def forecast(
         closes=_closes(frame, raw.unique_id),
         frame=frame,
         refused=history.refused,
+        as_of=as_of,
     )
 
 
@@ -135,6 +139,10 @@ def _dataset(datasets: Catalog, model: LoadedVersion, data: str) -> Dataset:
     if name:
         return datasets.find(name)
     return datasets.first_with(model.spec.columns, model.spec.name)
+
+
+def _latest(settings: Settings, dataset: Dataset, spec: ModelSpec, as_of: str) -> Recent:
+    return known(settings, dataset, spec, as_of) if as_of else recent(settings, dataset, spec)
 
 
 def _history(

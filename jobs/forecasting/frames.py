@@ -43,6 +43,7 @@ def summary(result: Result) -> dict[str, Any]:
         "version": result.version.version,
         "data": result.data,
         "data_digest": result.digest,
+        **({"as_of": result.as_of} if result.as_of else {}),
         "calendar": result.spec.calendar,
         "horizon": result.forecast.horizon,
         "levels": list(result.levels),

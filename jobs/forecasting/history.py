@@ -1,5 +1,6 @@
 """The latest sessions of a data set, as far as a version needs them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -7,8 +8,10 @@ import pandas as pd
 from jobs.data.dataset import Dataset
 from jobs.data.sets import Own
 from registry import sets
+from registry.errors import BadHistory
 from registry.forecast import names
 from registry.forecast.spec import ModelSpec
+from registry.ledger.archive import COLUMNS, Archive
 from registry.settings import Settings
 from registry.versions import suitability
 
@@ -17,7 +20,7 @@ CLOSE = names.OHLC[3]
 
 @dataclass(frozen=True)
 class Recent:
-    """The last sessions of a data set."""
+    """The last sessions of a data set, as its files have them or as the ledger knew them."""
 
     frame: pd.DataFrame  # columns of the model, and `close` if the set has it; sorted
     last: pd.Timestamp  # last session of the data set
@@ -51,6 +54,40 @@ def _of_own(settings: Settings, dataset: Own, spec: ModelSpec, columns: list[str
     traded = set(frame[names.UNIQUE_ID].unique())
     symbols = tuple(sorted(traded | set(facts.universe.symbols)))
     return Recent(frame, last, symbols, facts.digest)
+
+
+def known(settings: Settings, dataset: Dataset, spec: ModelSpec, as_of: str) -> Recent:
+    """The same from the ledger, as it was known at an instant. `digest` is that of the last load.
+
+    Raises NotFound, BadParameter, Conflict, and BadHistory if nothing was known then or the model
+    needs a column that the ledger does not keep.
+    """
+    columns = _columns(dataset, spec)
+    _check_kept(columns, spec)
+    with Archive(settings) as archive:
+        instant = archive.instant(dataset.name, as_of)
+        last = archive.last_session(dataset.name, instant)
+        if last is None:
+            raise BadHistory(f"no session of {dataset.name} was known at {as_of}", code="EMPTY")
+        start = f"{suitability.since(spec, last):%Y-%m-%d}"
+        values = [name for name in columns if name not in (names.UNIQUE_ID, names.DS)]
+        frame = archive.history(dataset.name, as_of=instant, since=start, columns=values)
+        of_set = archive.symbols(dataset.name)
+        digest = archive.digest(dataset.name)
+    listed = of_set.loc[of_set["listed_from"] <= last, "symbol"]
+    return Recent(frame[columns], last, tuple(listed), digest)
+
+
+def _check_kept(columns: Sequence[str], spec: ModelSpec) -> None:
+    """Raise BadHistory (MISSING_COLUMN) for a column that the ledger does not keep."""
+    kept = (names.UNIQUE_ID, names.DS, *COLUMNS)
+    lacking = [name for name in columns if name not in kept]
+    if lacking:
+        raise BadHistory(
+            f"{spec.name} needs {', '.join(lacking)}, which the ledger does not keep; forecast "
+            "without --as-of",
+            code="MISSING_COLUMN",
+        )
 
 
 def _columns(dataset: Dataset, spec: ModelSpec) -> list[str]:

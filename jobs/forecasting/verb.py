@@ -30,6 +30,7 @@ def run(
     output: str,
     to: str,
     seed: int,
+    as_of: str,
 ) -> None:
     """Forecast and show. Raises the errors of `forecast`, and those of a file."""
     if output not in OUTPUTS:
@@ -50,6 +51,7 @@ def run(
             levels=_levels(levels),
             bands=output in (TABLE, PNG),
             seed=seed,
+            as_of=as_of,
             progress=advance,
         )
     stderr = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -106,8 +108,22 @@ def _remark(result: Result, asked: Sequence[str], stderr: Console) -> None:
     if len(others) > LISTED:
         more = len(others) - LISTED
         stderr.print(f"refused: {more} more series; --output json lists all")
+    if reason := _seen(result):
+        stderr.print(printable(f"note: {reason}"), markup=False)
     for text in result.forecast.notes.values():
         stderr.print(printable(f"note: {text}"), markup=False)
+
+
+def _seen(result: Result) -> str:
+    """What to say of a forecast as of a day that the version was trained on; empty: nothing."""
+    until = result.version.tags.get("trained_until", "")
+    cutoff = str(result.forecast.cutoffs.max().astype("datetime64[D]"))
+    if not result.as_of or cutoff > until:
+        return ""
+    return (
+        f"{result.version.name}/{result.version.version} was trained until {until}, so it has seen "
+        f"what came after {cutoff}: this is no forecast out of sample"
+    )
 
 
 def _target(settings: Settings, result: Result, output: str, to: str) -> Path | None:

@@ -1,7 +1,7 @@
 """Data sets in the ledger, as they were known at any instant.
 
-    with Archive(Settings()) as archive:
-        archive.history("mystocks", ["AAPL"], as_of="2022-06-30")
+with Archive(Settings()) as archive:
+    archive.history("mystocks", ["AAPL"], as_of="2022-06-30")
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -21,6 +21,7 @@ from registry.forecast.arrays import Dates, Places
 from registry.ledger import bulk, database, filling, instants, loads, observations
 from registry.ledger.filling import Content, Counted
 from registry.ledger.instants import When
+from registry.ledger.loads import Load
 from registry.ledger.observations import (
     MEMBERS,
     PRICES,
@@ -73,6 +74,29 @@ class Archive:
         known: pd.DataFrame = frame.drop(columns="id")
         return known
 
+    def last_session(self, data: str, as_of: datetime) -> pd.Timestamp | None:
+        """The last session of a data set that was known then; None: none was. Raises NotFound."""
+        c = market_daily.c
+        of_set = observations.as_of(market_daily, as_of).where(c.data == data)
+        with database.read(self.engine) as connection:
+            _load_of(connection, data)
+            day = connection.scalar(of_set.with_only_columns(sa.func.max(c.ds)))
+        return None if day is None else pd.Timestamp(day)
+
+    def digest(self, data: str) -> str:
+        """That of the data set as it was loaded last. Raises NotFound and Conflict."""
+        with database.read(self.engine) as connection:
+            return _load_of(connection, data).digest
+
+    def instant(self, data: str, as_of: When) -> datetime:
+        """The instant that `as_of` means for a data set. Raises NotFound and BadParameter."""
+        with database.read(self.engine) as connection:
+            known = symbols.c.data == data
+            calendar = connection.scalar(sa.select(symbols.c.calendar).where(known).limit(1))
+        if calendar is None:
+            raise _unknown(data)
+        return instants.as_of(as_of, calendar)
+
     def history(
         self,
         data: str,
@@ -89,33 +113,23 @@ class Archive:
         (unique_id, ds). Raises NotFound, BadParameter, and Conflict if no load was completed.
         """
         _check_columns(columns)
+        instant = self.instant(data, as_of)
         with database.read(self.engine) as connection:
+            _load_of(connection, data)
             known = _symbols(connection, data, series)
-            self._check_loaded(connection, data)
-            instant = instants.as_of(as_of, known.column("calendar")[0].as_py())
             read = _Read(connection, data, instant, since, None if series is None else known)
             return _frame(read, known, columns)
 
-    def last_session(self, data: str, as_of: When = None) -> date | None:
-        """The last session of a data set that was known then; None: there is none."""
-        with database.read(self.engine) as connection:
-            instant = self._instant(connection, data, as_of)
-            c = market_daily.c
-            known = observations.as_of(market_daily, instant).where(c.data == data)
-            days: date | None = connection.scalar(known.with_only_columns(sa.func.max(c.ds)))
-        return days
 
-    def digest(self, data: str) -> str:
-        """That of the content that was loaded last, completely."""
-        ...
-
-    @staticmethod
-    def _check_loaded(connection: sa.Connection, data: str) -> None:
-        if not loads.completed(connection, data):
-            raise Conflict(
-                f"the load of {data} into the ledger is not complete; "
-                f"`python -m jobs data load {data}` goes on with it"
-            )
+def _load_of(connection: sa.Connection, data: str) -> Load:
+    """The newest complete load of a data set. Raises Conflict if there is none."""
+    load = loads.completed(connection, data)
+    if load is None:
+        raise Conflict(
+            f"the load of {data} into the ledger is not complete; "
+            f"`python -m jobs data load {data}` goes on with it"
+        )
+    return load
 
 
 @dataclass(frozen=True)
@@ -152,12 +166,10 @@ class _Read:
         return bulk.select(self.connection, chosen.order_by(*keys))
 
 
-def _symbols(
-    connection: sa.Connection, data: str, series: Collection[str] | None
-) -> pa.Table:
-    """id, symbol, sector and calendar of these symbols, in the order of ids. Raises NotFound."""
+def _symbols(connection: sa.Connection, data: str, series: Collection[str] | None) -> pa.Table:
+    """id, symbol and sector of these symbols, in the order of ids. Raises NotFound."""
     c = symbols.c
-    query = sa.select(c.id, c.symbol, c.sector, c.calendar).where(c.data == data).order_by(c.id)
+    query = sa.select(c.id, c.symbol, c.sector).where(c.data == data).order_by(c.id)
     if series is None:
         known = bulk.select(connection, query)
     else:

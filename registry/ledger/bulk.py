@@ -49,23 +49,21 @@ def select(connection: sa.Connection, query: sa.Select[Any]) -> pa.Table:
     return _select_copied(connection, query, schema)
 
 
-def _select_tuples(
-    connection: sa.Connection, query: sa.Select[Any], schema: pa.Schema
-) -> pa.Table:
+def _select_tuples(connection: sa.Connection, query: sa.Select[Any], schema: pa.Schema) -> pa.Table:
     statement = str(query.compile(connection, compile_kwargs={"literal_binds": True}))
     batches = []
     with _cursor(connection, statement) as cursor:
         cursor.execute(statement)
         while tuples := cursor.fetchmany(_FETCHED):
             columns = zip(*tuples, strict=True)
-            arrays = [_array(values, kind) for values, kind in zip(columns, schema.types, strict=True)]
+            arrays = [
+                _array(values, kind) for values, kind in zip(columns, schema.types, strict=True)
+            ]
             batches.append(pa.RecordBatch.from_arrays(arrays, schema=schema))
     return pa.Table.from_batches(batches, schema)
 
 
-def _select_copied(
-    connection: sa.Connection, query: sa.Select[Any], schema: pa.Schema
-) -> pa.Table:
+def _select_copied(connection: sa.Connection, query: sa.Select[Any], schema: pa.Schema) -> pa.Table:
     # psycopg2's own dialect would double every %, for a statement with parameters.
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
     text = query.compile(dialect=dialect, compile_kwargs={"literal_binds": True})
@@ -142,7 +140,11 @@ def _cursor(connection: sa.Connection, statement: str) -> Iterator[Any]:
         yield cursor
     except connection.dialect.loaded_dbapi.Error as error:
         raise DBAPIError.instance(
-            statement, None, error, connection.dialect.loaded_dbapi.Error, dialect=connection.dialect
+            statement,
+            None,
+            error,
+            connection.dialect.loaded_dbapi.Error,
+            dialect=connection.dialect,
         ) from error
     finally:
         cursor.close()

@@ -80,23 +80,22 @@ def _put_symbols(engine: sa.Engine, content: Content) -> dict[str, int]:
     shared = {"data": content.data, "calendar": content.calendar, "currency": content.currency}
     with database.write(engine) as connection:
         known = set(connection.scalars(sa.select(symbols.c.symbol).where(of_set)))
-        old, new = [], []
-        for symbol in content.symbols:
-            values = shared | asdict(symbol)
-            (old if symbol.symbol in known else new).append(values)
-        if new:
+        rows = [shared | asdict(symbol) for symbol in content.symbols]
+        if new := [row for row in rows if row["symbol"] not in known]:
             connection.execute(sa.insert(symbols), new)
-        if old:
+        if old := [row for row in rows if row["symbol"] in known]:
             _update_symbols(connection, old)
         pairs = connection.execute(sa.select(symbols.c.symbol, symbols.c.id).where(of_set))
-        return {symbol: number for symbol, number in pairs}
+        return dict(pairs.tuples().all())
 
 
 def _update_symbols(connection: sa.Connection, rows: Sequence[Mapping[str, object]]) -> None:
     key = ("data", "symbol")
     same = [symbols.c[name] == sa.bindparam(f"_{name}") for name in key]
     changed = [name for name in rows[0] if name not in key]
-    statement = sa.update(symbols).where(*same).values({name: sa.bindparam(name) for name in changed})
+    statement = (
+        sa.update(symbols).where(*same).values({name: sa.bindparam(name) for name in changed})
+    )
     given = [{f"_{name}" if name in key else name: row[name] for name in row} for row in rows]
     connection.execute(statement, given)
 
@@ -118,7 +117,9 @@ def _put_rows(
     at = load.known_from
     with database.write(engine) as connection:
         of_returns = daily_returns.c.symbol_id.in_(numbers.dictionary.to_pylist())
-        done = {daily_returns.name: observe(connection, daily_returns, of_returns, returns, closes, at)}
+        done = {
+            daily_returns.name: observe(connection, daily_returns, of_returns, returns, closes, at)
+        }
         of_prices = prices.c.symbol_id.in_(numbers.dictionary.to_pylist())
         if set(PRICES) & set(rows.column_names):
             bars = _with_prices(keyed, rows)

@@ -6,6 +6,7 @@ since 1970 in UTC. PostgreSQL has types of its own.
 
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from registry.ledger.claims import now
 
 _FIRST_DAY = date(1970, 1, 1)
 _FIRST_INSTANT = datetime(1970, 1, 1, tzinfo=UTC)
+_LENGTH = len("2022-06-30")
 _MICROSECOND = timedelta(microseconds=1)
 
 When = str | date | datetime | None  # an instant, as users give it; see `as_of`
@@ -29,8 +31,8 @@ class Day(sa.TypeDecorator[date]):
     impl = sa.Date
     cache_ok = True
 
-    def load_dialect_impl(self, dialect: sa.Dialect) -> sa.types.TypeEngine[date]:
-        kind = sa.Integer() if dialect.name == "sqlite" else sa.Date()
+    def load_dialect_impl(self, dialect: sa.Dialect) -> sa.types.TypeEngine[Any]:
+        kind: sa.types.TypeEngine[Any] = sa.Integer() if dialect.name == "sqlite" else sa.Date()
         return dialect.type_descriptor(kind)
 
     def process_bind_param(self, value: date | None, dialect: sa.Dialect) -> date | int | None:
@@ -48,8 +50,10 @@ class Instant(sa.TypeDecorator[datetime]):
     impl = sa.DateTime(timezone=True)
     cache_ok = True
 
-    def load_dialect_impl(self, dialect: sa.Dialect) -> sa.types.TypeEngine[datetime]:
-        kind = sa.BigInteger() if dialect.name == "sqlite" else sa.DateTime(timezone=True)
+    def load_dialect_impl(self, dialect: sa.Dialect) -> sa.types.TypeEngine[Any]:
+        kind: sa.types.TypeEngine[Any] = (
+            sa.BigInteger() if dialect.name == "sqlite" else sa.DateTime(timezone=True)
+        )
         return dialect.type_descriptor(kind)
 
     def process_bind_param(
@@ -60,7 +64,9 @@ class Instant(sa.TypeDecorator[datetime]):
         return (value - _FIRST_INSTANT) // _MICROSECOND
 
     def process_result_value(
-        self, value: datetime | int | None, dialect: sa.Dialect  # noqa: ARG002
+        self,
+        value: datetime | int | None,
+        dialect: sa.Dialect,  # noqa: ARG002
     ) -> datetime | None:
         if isinstance(value, int):
             return _FIRST_INSTANT + value * _MICROSECOND
@@ -92,11 +98,7 @@ def _parsed(when: str | date | datetime) -> date | datetime:
     if not isinstance(when, str):
         return when
     try:
-        return date.fromisoformat(when)
-    except ValueError:
-        pass
-    try:
-        return datetime.fromisoformat(when)
+        return date.fromisoformat(when) if len(when) == _LENGTH else datetime.fromisoformat(when)
     except ValueError as error:
         raise BadParameter(
             f"found {when[:64]!r}, expected a date like 2022-06-30, which means the close of its "

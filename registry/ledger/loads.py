@@ -53,16 +53,19 @@ def loading(engine: sa.Engine, data: str, digest: str) -> Iterator[Load]:
 
 def last(engine: sa.Engine, data: str) -> Load | None:
     """The newest load of a data set."""
-    query = sa.select(loads).where(loads.c.data == data).order_by(loads.c.sequence.desc()).limit(1)
     with database.read(engine) as connection:
-        row = connection.execute(query).mappings().first()
+        return _newest(connection, loads.c.data == data)
+
+
+def completed(connection: sa.Connection, data: str) -> Load | None:
+    """The newest load of a data set that is complete."""
+    return _newest(connection, loads.c.data == data, loads.c.completed_at.is_not(None))
+
+
+def _newest(connection: sa.Connection, *conditions: sa.ColumnElement[bool]) -> Load | None:
+    query = sa.select(loads).where(*conditions).order_by(loads.c.sequence.desc()).limit(1)
+    row = connection.execute(query).mappings().first()
     return Load(**row) if row else None
-
-
-def completed(connection: sa.Connection, data: str) -> bool:
-    """Whether a load of the data set was ever completed."""
-    done = sa.select(loads.c.id).where(loads.c.data == data, loads.c.completed_at.is_not(None))
-    return connection.scalar(done.limit(1)) is not None
 
 
 def _begin(engine: sa.Engine, held: Claims, data: str, digest: str) -> Load:
@@ -72,7 +75,7 @@ def _begin(engine: sa.Engine, held: Claims, data: str, digest: str) -> Load:
     if not before.abandoned:
         raise _busy(before)
     held.take(before)
-    taken = _newest(engine, data)
+    taken = _there(engine, data)
     if taken.digest == digest:
         return taken
     held.update(taken, completed_at=now())
@@ -92,11 +95,11 @@ def _claim(engine: sa.Engine, data: str, digest: str, before: Load | None) -> Lo
         with database.write(engine) as connection:
             connection.execute(sa.insert(loads).values(**values))
     except IntegrityError as error:
-        raise _busy(_newest(engine, data)) from error
-    return _newest(engine, data)
+        raise _busy(_there(engine, data)) from error
+    return _there(engine, data)
 
 
-def _newest(engine: sa.Engine, data: str) -> Load:
+def _there(engine: sa.Engine, data: str) -> Load:
     load = last(engine, data)
     if load is None:
         raise RuntimeError(f"the load of {data} that was written is not there")

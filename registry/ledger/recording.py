@@ -66,7 +66,13 @@ def observe(
     _end(connection, table, stored.take(replaced), ends)
     _end(connection, table, stored.take(gone), _ends(stored.take(gone), at))
     _add(connection, table, rows.take(changed), ends, assumed=False)
-    _add(connection, table, rows.take(new[again]), _later(newest.column("known_until"), at), assumed=False)
+    _add(
+        connection,
+        table,
+        rows.take(new[again]),
+        _later(newest.column("known_until"), at),
+        assumed=False,
+    )
     _add(connection, table, rows.take(new[~again]), closes.take(new[~again]), assumed=True)
     return Counts(len(new), len(changed), len(gone))
 
@@ -87,7 +93,7 @@ def _stored(connection: sa.Connection, table: sa.Table, scope: sa.ColumnElement[
 
 def _packed(rows: pa.Table) -> Places:
     """The key of each row within a scope as a number, in the order of the rows."""
-    days = rows.column(names.DS).cast(pa.int32()).to_numpy().astype(np.int64)
+    days: Places = rows.column(names.DS).cast(pa.int32()).to_numpy().astype(np.int64)
     if "symbol_id" not in rows.column_names:
         return days
     packed: Places = rows.column("symbol_id").to_numpy() * _DAYS + days

@@ -1,5 +1,7 @@
 """Symbols, prices, returns and market columns with the instants at which they were known."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -28,14 +30,12 @@ def upgrade() -> None:
     _observed("daily_returns", _of_symbol(), ["y"])
     bar = ["open", "high", "low", "close", "volume", "amount", "close_unadjusted"]
     _observed("prices", _of_symbol(), bar)
-    of_market = [
+    of_market: list[sa.Column[Any]] = [
         sa.Column("data", sa.String(64), primary_key=True),
         sa.Column("universe", sa.String(96), primary_key=True),
         sa.Column("ds", DAY, primary_key=True),
     ]
-    _observed(
-        "market_daily", of_market, ["market_abs_return", "index_return", "market_members"]
-    )
+    _observed("market_daily", of_market, ["market_abs_return", "index_return", "market_members"])
     op.create_table(
         "loads",
         sa.Column("id", sa.Integer, primary_key=True),
@@ -57,14 +57,14 @@ def downgrade() -> None:
         op.drop_table(name)
 
 
-def _of_symbol() -> "list[sa.Column[int]]":
+def _of_symbol() -> "list[sa.Column[Any]]":
     return [
         sa.Column("symbol_id", sa.Integer, sa.ForeignKey("symbols.id"), primary_key=True),
         sa.Column("ds", DAY, primary_key=True),
     ]
 
 
-def _observed(name: str, keys: "list[sa.Column[int]]", numbers: list[str]) -> None:
+def _observed(name: str, keys: "list[sa.Column[Any]]", numbers: list[str]) -> None:
     op.create_table(
         name,
         *keys,
