@@ -49,7 +49,10 @@ class UtcTime(sa.TypeDecorator[datetime]):
 _TYPES: dict[Any, Any] = {int: sa.Integer, str: sa.Text, datetime: UtcTime}
 
 
-def table(name: str, record: type, metadata: sa.MetaData, *constraints: sa.Constraint) -> sa.Table:
+metadata = sa.MetaData()  # of all tables of the ledger
+
+
+def table(name: str, record: type, *constraints: sa.Constraint) -> sa.Table:
     """A table whose columns are the fields of a dataclass; `id` is its key.
 
     An annotation is int, str or datetime. `| None` means that the column may be empty.

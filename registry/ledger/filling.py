@@ -86,7 +86,7 @@ def _put_symbols(engine: sa.Engine, content: Content) -> dict[str, int]:
         if old := [row for row in rows if row["symbol"] in known]:
             _update_symbols(connection, old)
         pairs = connection.execute(sa.select(symbols.c.symbol, symbols.c.id).where(of_set))
-        return dict(pairs.tuples().all())
+        return {row.symbol: row.id for row in pairs}
 
 
 def _update_symbols(connection: sa.Connection, rows: Sequence[Mapping[str, object]]) -> None:

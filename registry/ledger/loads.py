@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from registry.errors import Conflict
-from registry.ledger import claims, database, observations
+from registry.ledger import claims, database
 from registry.ledger.claims import Claim, Claims, now
 
 
@@ -30,7 +30,6 @@ class Load(Claim):
 loads = database.table(
     "loads",
     Load,
-    observations.metadata,
     sa.UniqueConstraint("data", "sequence", name="loads_data_sequence"),
 )
 

@@ -14,13 +14,12 @@ from typing import Any
 import sqlalchemy as sa
 
 from registry.forecast import names
+from registry.ledger import database
 from registry.ledger.instants import Day, Instant
 
 RAW_CLOSE = "close_unadjusted"
 MEMBERS = "market_members"
 PRICES = (*names.OHLC, names.VOLUME, names.AMOUNT, RAW_CLOSE)
-
-metadata = sa.MetaData()
 
 
 def _numbers(columns: Sequence[str]) -> "list[sa.Column[Any]]":
@@ -33,7 +32,7 @@ def _observed(
     """A table of observations. On SQLite its rows stand in the order of the key."""
     return sa.Table(
         name,
-        metadata,
+        database.metadata,
         *keys,
         sa.Column("known_from", Instant, primary_key=True),
         sa.Column("known_until", Instant),
@@ -52,7 +51,7 @@ def _of_symbol() -> "list[sa.Column[Any]]":
 
 symbols = sa.Table(
     "symbols",
-    metadata,
+    database.metadata,
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("data", sa.String(64), nullable=False),  # data set
     sa.Column("symbol", sa.Text, nullable=False),

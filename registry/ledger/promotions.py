@@ -94,11 +94,9 @@ class Record(Claim):
         return plain | {"evidence": self.facts}
 
 
-metadata = sa.MetaData()
 promotions = database.table(
     "promotions",
     Record,
-    metadata,
     sa.UniqueConstraint("registry", "model", "sequence", name="promotions_registry_model_sequence"),
 )
 

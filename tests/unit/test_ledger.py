@@ -16,7 +16,7 @@ from alembic.script import ScriptDirectory
 
 from registry import processes
 from registry.errors import BadConfig, Conflict, Corrupt, KronosError
-from registry.ledger import claims, database
+from registry.ledger import claims, database, loads, observations, promotions
 from registry.ledger.promotions import (
     GENESIS,
     RULE,
@@ -25,7 +25,6 @@ from registry.ledger.promotions import (
     Record,
     chain_hash,
     check_chain,
-    metadata,
     now,
     seal_of,
     sealed,
@@ -352,7 +351,9 @@ def test_migrations_make_the_tables_that_the_code_declares(settings):
     with Ledger(settings, REGISTRY) as ledger, database.read(ledger.engine) as connection:
         options = {"version_table": database.VERSION_TABLE, "compare_type": True}
         context = MigrationContext.configure(connection, opts=options)
-        assert compare_metadata(context, metadata) == []
+        assert compare_metadata(context, database.metadata) == []
+    tables = (promotions.promotions, loads.loads, observations.symbols, *observations.OBSERVED)
+    assert set(database.metadata.tables.values()) == set(tables)
 
 
 def test_the_newest_migration_is_the_one_that_the_code_names():

@@ -1,0 +1,167 @@
+"""`jobs data load`: a user's or built-in data set in the ledger, also after crashes; forecasts from it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import sqlalchemy as sa
+
+from jobs import __main__ as program
+from jobs.data.catalog import BARS, PANEL
+from jobs.data.load import load
+from jobs.training import planning, train
+from jobs.training.references import References
+from registry import terminal
+from registry.ledger import database, loads, observations
+from registry.ledger.archive import Archive
+from registry.settings import Settings
+from registry.versions.store import Store
+
+LOADER = Path(__file__).with_name("loader.py")
+ROOT = LOADER.parents[2]
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def settings(request: pytest.FixtureRequest, compiled: Settings, tmp_path: Path) -> Settings:
+    """The built-in data sets and an empty ledger."""
+    (tmp_path / "data").symlink_to(compiled.var_dir / "data")
+    (tmp_path / "logs").symlink_to(compiled.var_dir / "logs")
+    uri = ""
+    if request.param == "postgresql":
+        server = request.getfixturevalue("postgres")
+        name = f"load_{uuid.uuid4().hex}"
+        server.psql(f"CREATE DATABASE {name};")
+        uri = server.get_uri(name, driver="psycopg2")
+    return Settings(var_dir=tmp_path, ledger_uri=uri)
+
+
+@contextmanager
+def loader(name: str, environment: dict[str, str]) -> Iterator[Any]:
+    """A process that loads a data set, a symbol at a time."""
+    command = [sys.executable, str(LOADER), name]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, **pipes) as process:
+        yield process
+
+
+def stored(settings: Settings) -> dict[str, list[Any]]:
+    """All rows of the observations, with symbols by name."""
+    engine = database.connect(settings.ledger)
+    rows = {}
+    with database.read(engine) as connection:
+        for table in (observations.symbols, *observations.OBSERVED):
+            query = sa.select(table).order_by(*table.primary_key)
+            rows[table.name] = [tuple(row) for row in connection.execute(query)]
+    engine.dispose()
+    return rows
+
+
+def test_a_load_whose_process_or_database_dies_is_taken_up_again_as_if_it_ran_once(
+    settings: Settings,
+    environment_of: Callable[[Settings], dict[str, str]],
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+):
+    sqlite = settings.ledger.startswith("sqlite")
+    with loader("panel", environment_of(settings)) as process:
+        for _ in range(5):  # reading, and a line for each of the first symbols
+            process.stdout.readline()
+        if sqlite:
+            process.kill()
+        else:
+            server = request.getfixturevalue("postgres")
+            os.kill(server.get_pid(), signal.SIGQUIT)  # an immediate shutdown, as in a crash
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == (-signal.SIGKILL if sqlite else 1)
+    assert err == "" if sqlite else "error: LEDGER_UNAVAILABLE: " in err
+    if not sqlite:
+        server.ensure_postgres_running()
+    acknowledged = len(symbols_of(settings))
+    assert 4 <= acknowledged < 20
+    done = load(settings, "panel")
+    assert done["rows"]["daily_returns"]["new"] == (20 - acknowledged) * 3270
+    once = settings.model_copy(update={"ledger_uri": f"sqlite:///{tmp_path / 'once.db'}"})
+    load(once, "panel")
+    assert stored(settings) == stored(once)
+
+
+def symbols_of(settings: Settings) -> set[int]:
+    """Ids of the symbols that have returns."""
+    return {row[0] for row in stored(settings)["daily_returns"]}
+
+
+def test_four_processes_load_and_read_at_once(
+    settings: Settings, environment_of: Callable[[Settings], dict[str, str]]
+):
+    environment = environment_of(settings)
+    expected = BARS.load(settings).history
+    load(settings, "bars")
+    with (
+        loader("panel", environment) as first,
+        loader("bars", environment) as second,
+        loader("panel", environment) as third,
+        Archive(settings) as archive,
+    ):
+        processes = (first, second, third)
+        while any(process.poll() is None for process in processes):
+            read = archive.history("bars", columns=("y", "close"))
+            pd.testing.assert_frame_equal(read, expected[list(read.columns)], check_dtype=False)
+            with loads.loading(archive.engine, "other", "a write of another kind"):
+                pass
+        said = [process.communicate()[1] for process in processes]
+    codes = [process.returncode for process in processes]
+    assert codes[1] == 0, said
+    assert sorted((codes[0], codes[2])) in ([0, 0], [0, 1]), (
+        said
+    )  # the later of two at once is refused
+    assert len(symbols_of(settings)) == 27
+
+
+# --- forecasts --------------------------------------------------------------------------------
+
+
+def run(arguments: Sequence[str], settings: Settings, monkeypatch: pytest.MonkeyPatch) -> int:
+    """A verb of `python -m jobs` in this process; its exit code."""
+    monkeypatch.setenv("KRONOS_VAR_DIR", str(settings.var_dir))
+    monkeypatch.setattr("sys.argv", ["jobs", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        terminal.run(program.app)
+    return int(ended.value.code or 0)
+
+
+def test_a_forecast_as_of_a_date_is_that_of_the_history_up_to_it(
+    tmp_path: Path,
+    new_registry: Callable[[Path], Settings],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    settings = new_registry(tmp_path)
+    plan = planning.plan(settings, "har", {"report_every": "60"}, seed=0, tiny=True)
+    train.train(settings, plan, References())
+    asked = ["forecast", "har/1", "--symbols", "AAPL,KO", "--as-of", "2021-06-30", "--output"]
+    assert run([*asked, "json"], settings, monkeypatch) == 2
+    assert (
+        "the ledger has no data set 'panel'; `python -m jobs data load`" in capsys.readouterr().err
+    )
+    assert run(["data", "load", "panel"], settings, monkeypatch) == 0
+    capsys.readouterr()
+    assert run([*asked, "json"], settings, monkeypatch) == 0
+    found = json.loads(capsys.readouterr().out)
+    history = PANEL.load(settings).history
+    with Store(settings).load("har/1") as model:
+        expected = model.forecast(history[history["ds"] <= "2021-06-30"], horizon=5)
+    expected = expected[expected["unique_id"].isin(["AAPL", "KO"])]
+    assert [row["ds"] for row in found["rows"]] == expected["ds"].dt.strftime("%Y-%m-%d").tolist()
+    assert [row["q0.5"] for row in found["rows"]] == expected["q0.5"].tolist()
+    assert found["as_of"] == "2021-06-30"
+    assert run([*asked[:5], "2012-06-29", "--output", "csv"], settings, monkeypatch) == 0
+    assert "so it has seen what came after 2012-06-29" in capsys.readouterr().err
