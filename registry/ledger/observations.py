@@ -44,7 +44,7 @@ def _observed(
 
 def _of_symbol() -> "list[sa.Column[Any]]":
     return [
-        sa.Column("symbol_id", sa.Integer, sa.ForeignKey("symbols.id"), primary_key=True),
+        sa.Column("symbol_id", sa.Integer, primary_key=True, autoincrement=False),
         sa.Column(names.DS, Day, primary_key=True),
     ]
 

@@ -1,4 +1,4 @@
-"""`jobs data load`: a user's or built-in data set in the ledger, also after crashes; forecasts from it."""
+"""`jobs data load`: data sets in the ledger, also after crashes, and forecasts from it."""
 
 import json
 import os

@@ -59,7 +59,7 @@ def downgrade() -> None:
 
 def _of_symbol() -> "list[sa.Column[Any]]":
     return [
-        sa.Column("symbol_id", sa.Integer, sa.ForeignKey("symbols.id"), primary_key=True),
+        sa.Column("symbol_id", sa.Integer, primary_key=True, autoincrement=False),
         sa.Column("ds", DAY, primary_key=True),
     ]
 
