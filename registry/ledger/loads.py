@@ -61,6 +61,12 @@ def completed(connection: sa.Connection, data: str) -> Load | None:
     return _newest(connection, loads.c.data == data, loads.c.completed_at.is_not(None))
 
 
+def incomplete(connection: sa.Connection) -> list[Load]:
+    """Loads that are not complete, in the order in which they began."""
+    query = sa.select(loads).where(loads.c.completed_at.is_(None)).order_by(loads.c.id)
+    return [Load(**row) for row in connection.execute(query).mappings()]
+
+
 def _newest(connection: sa.Connection, *conditions: sa.ColumnElement[bool]) -> Load | None:
     query = sa.select(loads).where(*conditions).order_by(loads.c.sequence.desc()).limit(1)
     row = connection.execute(query).mappings().first()

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from registry.errors import Corrupt, NotFound
+from registry.ledger import faults
 from registry.ledger.promotions import Ledger, Record
 from registry.promotion import audit, evidence, gone, moves, stages
 from registry.promotion.stages import ALIASES, PREVIOUS, PRODUCTION, State
@@ -38,7 +39,8 @@ _Check = Callable[[Store, Ledger, str], Iterator[_Case]]
 def examine(
     store: Store, ledger: Ledger, name: str | None = None, *, repair: bool = False
 ) -> list[Finding]:
-    """Findings of one model or of all that are ours: we logged a version of it, or promoted one.
+    """Findings of one model, or of all that are ours (we logged a version of it, or promoted one)
+    and of the data sets in the ledger.
 
     With `repair`, each finding that has a remedy is repaired. The order of the checks is such that
     no repair undoes an earlier one.
@@ -47,7 +49,13 @@ def examine(
     findings: list[Finding] = []
     for model in names:
         findings += _examine(store, ledger, model, repair)
-    return findings
+    return findings if name else [*findings, *_of_data_sets(ledger)]
+
+
+def _of_data_sets(ledger: Ledger) -> Iterator[Finding]:
+    """What is wrong in the ledger's data sets. No repair is ours: it needs the data sets."""
+    for fault in faults.find(ledger.engine):
+        yield Finding(f"data set {fault.data}", fault.code, fault.message, fault.repair)
 
 
 def _examine(store: Store, ledger: Ledger, name: str, repair: bool) -> Iterator[Finding]:

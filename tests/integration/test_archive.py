@@ -10,9 +10,12 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
 
 from registry.errors import BadParameter, Conflict, NotFound
-from registry.ledger import instants, loads
+from registry.ledger import database, faults, instants, loads
 from registry.ledger.archive import Archive
 from registry.ledger.filling import Content, Symbol, fill
 from registry.settings import Settings
@@ -236,6 +239,29 @@ def test_other_content_after_a_cut_load_is_a_load_of_its_own(archive: Archive):
     assert read(archive, load.known_from) == dict(ONE)
 
 
+def codes(archive: Archive) -> list[str]:
+    return [fault.code for fault in faults.find(archive.engine)]
+
+
+def test_cut_loads_lost_rows_and_double_values_are_found(archive: Archive):
+    whole = content(ONE)
+    with pytest.raises(Cut):
+        fill(archive.engine, Content(**{**vars(whole), "rows": stopping(whole.rows, 1)}))
+    assert codes(archive) == ["LOAD_CUT"]
+    archive.load(content(ONE))
+    archive.load(content(ONE | {("A", DAYS[0]): (0.5, 11.0)}))
+    assert codes(archive) == []
+    edit(archive, "DELETE FROM prices WHERE close = 11.0")
+    assert codes(archive) == ["ROWS_LOST"]
+    edit(archive, "UPDATE daily_returns SET known_until = NULL")
+    assert "TWO_VALUES" in codes(archive)
+
+
+def edit(archive: Archive, statement: str) -> None:
+    with database.write(archive.engine) as connection:
+        connection.execute(sa.text(statement))
+
+
 def test_a_load_waits_for_nobody_but_refuses_while_another_process_loads(archive: Archive):
     whole = content(ONE)
 
@@ -246,3 +272,23 @@ def test_a_load_waits_for_nobody_but_refuses_while_another_process_loads(archive
 
     fill(archive.engine, Content(**{**vars(whole), "rows": rows()}))
     assert read(archive, instants.as_of(None, CALENDAR)) == dict(ONE)
+
+
+def test_migrations_go_back_and_forward_on_a_filled_ledger(archive: Archive):
+    archive.load(content(ONE))
+    migrate(archive, "0002")
+    with database.write(archive.engine) as connection:
+        tables = sa.inspect(connection).get_table_names()
+    assert sorted(tables) == [database.VERSION_TABLE, "promotions"]
+    database.bring_up_to_date(archive.engine)
+    archive.load(content(ONE))
+    assert read(archive, instants.as_of(None, CALENDAR)) == dict(ONE)
+
+
+def migrate(archive: Archive, revision: str) -> None:
+    """Back to an older revision."""
+    config = Config()
+    config.set_main_option("script_location", str(database.MIGRATIONS))
+    with database.write(archive.engine) as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, revision)

@@ -1,0 +1,81 @@
+"""What is wrong in the ledger's data sets."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from registry.ledger import database, loads
+from registry.ledger.observations import OBSERVED, daily_returns, prices, symbols
+
+TWO_VALUES = "TWO_VALUES"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A fault of a data set."""
+
+    data: str
+    code: str  # stable, for programs
+    message: str
+
+    @property
+    def repair(self) -> str:
+        if self.code == TWO_VALUES:
+            return "none: restore the ledger from a backup"
+        return f"none here: `python -m jobs data load {self.data}` loads it again"
+
+
+def find(engine: sa.Engine) -> list[Fault]:
+    """All faults. Values that somebody edited are not among them: they carry no hash."""
+    with database.read(engine) as connection:
+        return [*_cut(connection), *_unlike(connection), *_overlapping(connection)]
+
+
+def _cut(connection: sa.Connection) -> Iterator[Fault]:
+    """Loads that nobody will complete."""
+    for load in loads.incomplete(connection):
+        if load.abandoned:
+            begun = f"{load.known_from:%Y-%m-%d %H:%M:%S} UTC"
+            yield Fault(load.data, "LOAD_CUT", f"the load of {begun} was never completed")
+
+
+def _unlike(connection: sa.Connection) -> Iterator[Fault]:
+    """Data sets with prices whose current sessions are not those of the returns."""
+    counts = {}
+    for table in (daily_returns, prices):
+        query = (
+            sa.select(symbols.c.data, sa.func.count())
+            .join(symbols, symbols.c.id == table.c.symbol_id)
+            .where(table.c.known_until.is_(None))
+            .group_by(symbols.c.data)
+        )
+        counts[table] = {row[0]: row[1] for row in connection.execute(query)}
+    for data, number in sorted(counts[prices].items()):
+        returns = counts[daily_returns].get(data, 0)
+        if number != returns:
+            yield Fault(data, "ROWS_LOST", f"{number} prices stand beside {returns} returns")
+
+
+def _overlapping(connection: sa.Connection) -> Iterator[Fault]:
+    """Data sets with two values of one key at one instant."""
+    for table in OBSERVED:
+        later, earlier = table.alias("later"), table.alias("earlier")
+        key = [column.name for column in table.primary_key if column.name != "known_from"]
+        same = [later.c[name] == earlier.c[name] for name in key]
+        begins = later.c.known_from
+        holds = earlier.c.known_until.is_(None) | (earlier.c.known_until > begins)
+        pairs = later.join(earlier, sa.and_(*same, earlier.c.known_from < begins, holds))
+        data = _data_of(later)
+        query = sa.select(data, sa.func.count()).select_from(pairs).group_by(data)
+        # Only a row that is not the first of its key can overlap another.
+        for name, number in connection.execute(query.where(sa.not_(later.c.assumed))):
+            yield Fault(name, TWO_VALUES, f"{number} rows of {table.name} hold beside another one")
+
+
+def _data_of(table: sa.FromClause) -> sa.ColumnElement[str]:
+    """The data set of a row."""
+    if "data" in table.c:
+        return table.c.data
+    of_symbol = sa.select(symbols.c.data).where(symbols.c.id == table.c.symbol_id)
+    return of_symbol.scalar_subquery()
