@@ -133,7 +133,7 @@ def _prepare_sqlite(connection: Any, _: Any) -> None:
     # Only an explicit BEGIN starts a transaction, so that tables are created inside one.
     connection.isolation_level = None
     cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "cache_size=-64000"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 

@@ -58,22 +58,18 @@ def observe(
     found, places = _find(kept[current], numbers)
     differs = _differ(rows.take(found), stored.take(current[places]))
     changed, replaced = found[differs], current[places][differs]
-    gone = current[~np.isin(kept[current], numbers)]
-    new = np.setdiff1d(np.arange(len(numbers)), found, assume_unique=True)
-    again = np.isin(numbers[new], kept)  # withdrawn before
-    newest = stored.take(np.searchsorted(kept, numbers[new[again]], side="right") - 1)
+    gone = np.delete(current, places)
+    new = np.delete(np.arange(len(numbers)), found)
+    was_there, _ = _find(kept, numbers[new])
+    again, first = new[was_there], np.delete(new, was_there)  # withdrawn before; never seen
+    newest = stored.take(np.searchsorted(kept, numbers[again], side="right") - 1)
     ends = _ends(stored.take(replaced), at)
     _end(connection, table, stored.take(replaced), ends)
     _end(connection, table, stored.take(gone), _ends(stored.take(gone), at))
     _add(connection, table, rows.take(changed), ends, assumed=False)
-    _add(
-        connection,
-        table,
-        rows.take(new[again]),
-        _later(newest.column("known_until"), at),
-        assumed=False,
-    )
-    _add(connection, table, rows.take(new[~again]), closes.take(new[~again]), assumed=True)
+    begins = _later(newest.column("known_until"), at)
+    _add(connection, table, rows.take(again), begins, assumed=False)
+    _add(connection, table, rows.take(first), closes.take(first), assumed=True)
     return Counts(len(new), len(changed), len(gone))
 
 
