@@ -110,10 +110,7 @@ def _last_close(calendar: str, day: date) -> datetime:
     sessions, closes = _closes(calendar)
     place = int(np.searchsorted(sessions, np.datetime64(day, "D"), side="right")) - 1
     if place < 0 or np.datetime64(day, "D") > sessions[-1]:
-        raise BadParameter(
-            f"{calendar} is known from {sessions[0]} to {sessions[-1]}, found {day}",
-            code="OUTSIDE_CALENDAR",
-        )
+        raise BadParameter(f"{calendar} is known from {sessions[0]} to {sessions[-1]}, found {day}")
     return pd.Timestamp(closes[place]).tz_localize(UTC).to_pydatetime()
 
 
