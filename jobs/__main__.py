@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +12,7 @@ from typer.core import TyperCommand
 from jobs import tables
 from jobs.running.progress import bar_per_label, one_bar
 from registry import terminal
-from registry.errors import BadConfig
+from registry.errors import BadConfig, BadParameter
 from registry.rows import emit, emit_facts
 
 if TYPE_CHECKING:  # pydantic takes a tenth of a second; --help must be fast
@@ -113,12 +114,22 @@ def compile_data(
     from registry.settings import Settings
 
     settings = Settings()
+    places = tuple(place for place in location or () if place)
     if source == "builtin":
+        of_own = {
+            "--from": places, "--name": name, "--map": mapping, "--symbol": symbol,
+            "--query": query, "--calendar": calendar, "--kind": kind, "--adjusted": adjusted,
+            "--index": index, "--sectors": sectors, "--currency": currency,
+            "--fit_until": fit_until, "--choose_until": choose_until, "--append": append,
+            "--dry-run": dry_run,
+        }  # fmt: skip
+        _check_unused(of_own, "prices of your own; add --source csv, parquet or sql")
         _compile_builtin(settings, force=force)
         return
+    _check_unused({"--force": force}, "--source builtin; leave it out")
     prices = Source(
         source,
-        tuple(place for place in location or () if place),
+        places,
         mapping=parse_map(mapping),
         symbol=symbol,
         query=query,
@@ -214,6 +225,13 @@ def remove_data(name: DataName) -> None:
     from registry.settings import Settings
 
     print(json.dumps(overview.remove(Settings(), name)))
+
+
+def _check_unused(options: Mapping[str, object], of: str) -> None:
+    """Raise BadParameter for an option that was given and would be ignored."""
+    for option, value in options.items():
+        if value:
+            raise BadParameter(f"{option} is for {of}")
 
 
 def _compile_builtin(settings: "Settings", *, force: bool) -> None:

@@ -48,8 +48,10 @@ GOOD = {
     "versions": "ewma/1",
     "repo": "acme/ewma",
     "model_id": "acme/ewma",
+    "source": "csv",  # of `jobs compile`, whose default would make the data
 }
 SETTINGS = ("--fit_until", "--data", "--warmup")
+WHOLE = [("jobs", "quickstart")]  # an empty option is its default, with which all is done
 TRAINED = {("jobs", "train"): "har", ("jobs", "tune"): "har"}
 
 
@@ -64,7 +66,7 @@ def command_lines(program: str, verb: str) -> Iterator[list[str]]:
     """Words after a verb, one of them odd."""
     command = typer.main.get_command(PROGRAMS[program].app).commands[verb]
     model = TRAINED.get((program, verb))
-    for odd in ODD:
+    for odd in ODD[(program, verb) in WHOLE :]:
         for chosen in command.params:
             if not getattr(chosen, "is_flag", False):
                 yield [

@@ -11,10 +11,12 @@ import pytest
 from exchange_calendars import get_calendar_names
 from staging import derived, simulated, stage
 
+from jobs import __main__ as program
 from jobs.data import products
 from jobs.data.own import sessions
 from jobs.data.own.derive import derive
 from jobs.data.own.options import Options
+from registry import terminal
 from registry.errors import BadHistory, BadInput, BadParameter, NotFound
 
 CLOSES = simulated()  # 220 sessions of A, B, C; rows 2..221 are A
@@ -281,3 +283,20 @@ def test_a_refused_set_can_be_derived_again(connection):
     with pytest.raises(BadParameter):
         derive(connection, columns, Options("mine", index="^GSPC"))
     assert derive(connection, columns, Options("mine")).universe.name == "mine-3"
+
+
+def test_options_of_own_prices_are_not_ignored_without_a_source(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    for words, expected in (
+        (
+            ["--from", "prices.csv", "--name", "mine"],
+            "--from is for prices of your own; add --source",
+        ),
+        (["--source", "csv", "--force"], "--force is for --source builtin; leave it out"),
+    ):
+        monkeypatch.setattr("sys.argv", ["jobs", "compile", *words])
+        with pytest.raises(SystemExit) as ended:
+            terminal.run(program.app)
+        assert ended.value.code == 2
+        assert expected in capsys.readouterr().err
