@@ -202,8 +202,8 @@ def export_data(
 def load_data(name: DataName) -> None:
     """Load a data set into the ledger, which keeps what was known when.
 
-    The first values of a session count as known from its close, changed ones from the load on. The
-    same data set again changes nothing; a load that was cut goes on where it was.
+    The first load takes values to be known from their session's close; what a later one changes is
+    known from that load on. The same data set again changes nothing; a load that was cut goes on.
 
     Example: python -m jobs data load mystocks
     """

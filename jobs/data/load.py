@@ -14,9 +14,9 @@ from jobs.data.sets import Own
 from jobs.data.sources import isins
 from jobs.running.progress import Progress, silent
 from registry.forecast import names
-from registry.ledger.archive import MARKET, Archive
+from registry.ledger.archive import Archive
 from registry.ledger.filling import Content, Symbol
-from registry.ledger.observations import PRICES
+from registry.ledger.observations import MARKET, PRICES
 from registry.settings import Settings
 
 ROWS = 50_000  # of a transaction, which then takes less than a second

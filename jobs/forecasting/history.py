@@ -64,18 +64,14 @@ def known(settings: Settings, dataset: Dataset, spec: ModelSpec, as_of: str) -> 
     """
     columns = _columns(dataset, spec)
     _check_kept(columns, spec)
-    with Archive(settings) as archive:
-        instant = archive.instant(dataset.name, as_of)
-        last = archive.last_session(dataset.name, instant)
+    values = [name for name in columns if name not in (names.UNIQUE_ID, names.DS)]
+    with Archive(settings) as archive, archive.known(dataset.name, as_of) as then:
+        last = then.last_session
         if last is None:
             raise BadHistory(f"no session of {dataset.name} was known at {as_of}", code="EMPTY")
         start = f"{suitability.since(spec, last):%Y-%m-%d}"
-        values = [name for name in columns if name not in (names.UNIQUE_ID, names.DS)]
-        frame = archive.history(dataset.name, as_of=instant, since=start, columns=values)
-        of_set = archive.symbols(dataset.name)
-        digest = archive.digest(dataset.name)
-    listed = of_set.loc[of_set["listed_from"] <= last, "symbol"]
-    return Recent(frame[columns], last, tuple(listed), digest)
+        frame = then.history(since=start, columns=values)
+        return Recent(frame[columns], last, then.symbols, then.load.digest)
 
 
 def _check_kept(columns: Sequence[str], spec: ModelSpec) -> None:

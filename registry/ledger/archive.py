@@ -4,7 +4,8 @@ with Archive(Settings()) as archive:
     archive.history("mystocks", ["AAPL"], as_of="2022-06-30")
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import sqlalchemy as sa
 
-from registry.errors import BadParameter, Conflict, Corrupt, NotFound
+from registry.errors import BadParameter, Conflict, NotFound
 from registry.forecast import names
 from registry.forecast.arrays import Dates, Places
 from registry.ledger import bulk, database, filling, instants, loads, observations
@@ -23,7 +24,7 @@ from registry.ledger.filling import Content, Counted
 from registry.ledger.instants import When
 from registry.ledger.loads import Load
 from registry.ledger.observations import (
-    MEMBERS,
+    MARKET,
     PRICES,
     daily_returns,
     market_daily,
@@ -32,8 +33,8 @@ from registry.ledger.observations import (
 )
 from registry.settings import Settings
 
-MARKET = (*names.MARKET, MEMBERS)
 COLUMNS = (names.Y, *PRICES, *MARKET, names.SECTOR)  # of a history, beside unique_id and ds
+_LISTED = 5  # symbols that a message names
 
 
 class Archive:
@@ -65,37 +66,30 @@ class Archive:
         return filling.fill(self.engine, content, progress)
 
     def symbols(self, data: str) -> pd.DataFrame:
-        """What is known of the symbols of a data set, sorted. Raises NotFound."""
+        """What the last load said of the symbols of a data set, sorted. Raises NotFound, Conflict.
+
+        This has no past: sectors and sessions of listing are those of today.
+        """
         query = sa.select(symbols).where(symbols.c.data == data).order_by(symbols.c.symbol)
         with database.read(self.engine) as connection:
+            _load_of(connection, data)
             frame = bulk.select(connection, query).to_pandas(date_as_object=False)
-        if frame.empty:
-            raise _unknown(data)
         known: pd.DataFrame = frame.drop(columns="id")
         return known
 
-    def last_session(self, data: str, as_of: datetime) -> pd.Timestamp | None:
-        """The last session of a data set that was known then; None: none was. Raises NotFound."""
-        c = market_daily.c
-        of_set = observations.as_of(market_daily, as_of).where(c.data == data)
-        with database.read(self.engine) as connection:
-            _load_of(connection, data)
-            day = connection.scalar(of_set.with_only_columns(sa.func.max(c.ds)))
-        return None if day is None else pd.Timestamp(day)
+    @contextmanager
+    def known(self, data: str, as_of: When = None) -> "Iterator[Known]":
+        """A data set as it was known: at the close of a date, or at a time with a zone; None: now.
 
-    def digest(self, data: str) -> str:
-        """That of the data set as it was loaded last. Raises NotFound and Conflict."""
+        While a load is not complete, this is the state before it. Raises NotFound, BadParameter,
+        and Conflict if no load was ever completed.
+        """
         with database.read(self.engine) as connection:
-            return _load_of(connection, data).digest
-
-    def instant(self, data: str, as_of: When) -> datetime:
-        """The instant that `as_of` means for a data set. Raises NotFound and BadParameter."""
-        with database.read(self.engine) as connection:
-            known = symbols.c.data == data
-            calendar = connection.scalar(sa.select(symbols.c.calendar).where(known).limit(1))
-        if calendar is None:
-            raise _unknown(data)
-        return instants.as_of(as_of, calendar)
+            load = _load_of(connection, data)
+            instant = instants.as_of(as_of, load.calendar)
+            if loads.incomplete(connection, data):
+                instant = min(instant, load.known_from)
+            yield Known(connection, load, instant)
 
     def history(
         self,
@@ -106,120 +100,133 @@ class Archive:
         since: str = "",
         columns: Sequence[str] = (names.Y,),
     ) -> pd.DataFrame:
-        """The history of symbols of a data set as it was known: unique_id, ds and `columns`.
+        """`Known.history` of a data set as it was known at an instant. Raises as `known`."""
+        with self.known(data, as_of) as known:
+            return known.history(series, since=since, columns=columns)
 
-        `series` None: all. `as_of` is a date, which means the close of its session, or a time with
-        a zone; None: now. `since` is the first session. `columns` are some of COLUMNS. Sorted by
-        (unique_id, ds). Raises NotFound, BadParameter, and Conflict if no load was completed.
+
+@dataclass(frozen=True)
+class Known:
+    """A data set as it was known at an instant: all is read from one state of the ledger."""
+
+    connection: sa.Connection
+    load: Load  # the last complete one
+    instant: datetime
+
+    @property
+    def last_session(self) -> pd.Timestamp | None:
+        """The last session that was known; None: none was."""
+        c = market_daily.c
+        known = observations.as_of(market_daily, self.instant).where(c.data == self.load.data)
+        day = self.connection.scalar(known.with_only_columns(sa.func.max(c.ds)))
+        return None if day is None else pd.Timestamp(day)
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """Symbols with a return that was known, sorted."""
+        c = symbols.c
+        known = observations.as_of(daily_returns, self.instant)
+        has_return = known.where(daily_returns.c.symbol_id == c.id).exists()
+        query = sa.select(c.symbol).where(c.data == self.load.data, has_return)
+        return tuple(sorted(self.connection.scalars(query)))
+
+    def history(
+        self,
+        series: Collection[str] | None = None,
+        *,
+        since: str = "",
+        columns: Sequence[str] = (names.Y,),
+    ) -> pd.DataFrame:
+        """unique_id, ds and `columns`, sorted by (unique_id, ds).
+
+        `series` are symbols; None: all. `since` is the first session, as 2020-01-31. `columns` are
+        some of COLUMNS; one that the data set lacks is NaN. Sectors are those of today. Raises
+        NotFound for an unknown symbol, and BadParameter.
         """
-        _check_columns(columns)
-        instant = self.instant(data, as_of)
-        with database.read(self.engine) as connection:
-            _load_of(connection, data)
-            known = _symbols(connection, data, series)
-            read = _Read(connection, data, instant, since, None if series is None else known)
-            return _frame(read, known, columns)
+        _check(series, columns)
+        listed = self._listed(series)
+        rows = self._rows(daily_returns, [names.Y], series, listed, _day(since))
+        days = rows.column(names.DS)
+        places = np.searchsorted(
+            listed.column("id").to_numpy(), rows.column("symbol_id").to_numpy()
+        )
+        values = {
+            names.UNIQUE_ID: _taken(listed, "symbol", places),
+            names.DS: _nanoseconds(days),
+            names.Y: rows.column(names.Y).to_numpy(),
+            names.SECTOR: _taken(listed, names.SECTOR, places),
+        }
+        if chosen := [name for name in columns if name in PRICES]:
+            priced = self._rows(prices, chosen, series, listed, _day(since))
+            values |= _beside(bulk.packed(rows), priced, chosen)
+        if chosen := [name for name in columns if name in MARKET]:
+            values |= _beside(bulk.packed(rows.select([names.DS])), self._market(chosen), chosen)
+        order = [names.UNIQUE_ID, names.DS]
+        frame = pd.DataFrame({name: values[name] for name in dict.fromkeys((*order, *columns))})
+        return frame if _ascending(listed) else frame.sort_values(order, ignore_index=True)
+
+    def _listed(self, series: Collection[str] | None) -> pa.Table:
+        """id, symbol and sector of these symbols, by id. Raises NotFound."""
+        c = symbols.c
+        query = sa.select(c.id, c.symbol, c.sector).where(c.data == self.load.data).order_by(c.id)
+        if series is not None:
+            query = query.where(c.symbol.in_(list(series)))
+        listed = bulk.select(self.connection, query)
+        missing = sorted(set(series or ()) - set(listed.column("symbol").to_pylist()))
+        if missing:
+            shown = ", ".join(missing[:_LISTED])
+            raise NotFound(f"{self.load.data} in the ledger has no symbol {shown}")
+        return listed
+
+    def _rows(
+        self,
+        table: sa.Table,
+        columns: Sequence[str],
+        series: Collection[str] | None,
+        listed: pa.Table,
+        since: date | None,
+    ) -> pa.Table:
+        """symbol_id, ds and columns of a table, in order."""
+        c = table.c
+        ids: Any = listed.column("id").to_pylist()
+        if series is None:  # shorter than thousands of numbers
+            ids = sa.select(symbols.c.id).where(symbols.c.data == self.load.data)
+        query = observations.as_of(table, self.instant).where(c.symbol_id.in_(ids))
+        if since is not None:
+            query = query.where(c.ds >= since)
+        chosen = query.with_only_columns(c.symbol_id, c.ds, *[c[name] for name in columns])
+        return bulk.select(self.connection, chosen.order_by(c.symbol_id, c.ds))
+
+    def _market(self, columns: Sequence[str]) -> pa.Table:
+        """ds and market columns, in order. One universe holds at an instant."""
+        c = market_daily.c
+        query = observations.as_of(market_daily, self.instant).where(c.data == self.load.data)
+        chosen = query.with_only_columns(c.ds, *[c[name] for name in columns])
+        return bulk.select(self.connection, chosen.order_by(c.ds))
 
 
 def _load_of(connection: sa.Connection, data: str) -> Load:
-    """The newest complete load of a data set. Raises Conflict if there is none."""
+    """The last complete load of a data set. Raises NotFound, and Conflict if there is none."""
     load = loads.completed(connection, data)
-    if load is None:
+    if load is not None:
+        return load
+    if loads.incomplete(connection, data):
         raise Conflict(
             f"the load of {data} into the ledger is not complete; "
             f"`python -m jobs data load {data}` goes on with it"
         )
-    return load
+    raise NotFound(f"the ledger has no data set {data!r}; `python -m jobs data load` loads one")
 
 
-@dataclass(frozen=True)
-class _Read:
-    """What is read: a data set as known at an instant, from a session on; `only` some symbols."""
-
-    connection: sa.Connection
-    data: str
-    instant: datetime
-    since: str
-    only: pa.Table | None
-
-    def rows(self, table: sa.Table, columns: Sequence[str]) -> pa.Table:
-        """symbol_id, ds and columns of a table by symbol, in order."""
-        c = table.c
-        if self.only is None:
-            ids = sa.select(symbols.c.id).where(symbols.c.data == self.data)
-        else:
-            ids = self.only.column("id").to_pylist()
-        return self._select(table, c.symbol_id.in_(ids), ["symbol_id", names.DS, *columns])
-
-    def market(self, columns: Sequence[str]) -> pa.Table:
-        """ds and market columns, in order. One universe holds at an instant."""
-        return self._select(market_daily, market_daily.c.data == self.data, [names.DS, *columns])
-
-    def _select(
-        self, table: sa.Table, scope: sa.ColumnElement[bool], columns: Sequence[str]
-    ) -> pa.Table:
-        query = observations.as_of(table, self.instant).where(scope)
-        if self.since:
-            query = query.where(table.c.ds >= date.fromisoformat(self.since))
-        keys = [column for column in table.primary_key if column.name in columns]
-        chosen = query.with_only_columns(*[table.c[name] for name in columns])
-        return bulk.select(self.connection, chosen.order_by(*keys))
-
-
-def _symbols(connection: sa.Connection, data: str, series: Collection[str] | None) -> pa.Table:
-    """id, symbol and sector of these symbols, in the order of ids. Raises NotFound."""
-    c = symbols.c
-    query = sa.select(c.id, c.symbol, c.sector).where(c.data == data).order_by(c.id)
-    if series is None:
-        known = bulk.select(connection, query)
-    else:
-        known = bulk.select(connection, query.where(c.symbol.in_(list(series))))
-    if not len(known):
-        raise _unknown(data)
-    missing = sorted(set(series or ()) - set(known.column("symbol").to_pylist()))
-    if missing:
-        raise NotFound(f"{data} in the ledger has no symbol {', '.join(missing[:5])}")
-    return known
-
-
-def _frame(read: _Read, known: pa.Table, columns: Sequence[str]) -> pd.DataFrame:
-    rows = read.rows(daily_returns, [names.Y])
-    days = rows.column(names.DS)
-    places = np.searchsorted(known.column("id").to_numpy(), rows.column("symbol_id").to_numpy())
-    values = {names.UNIQUE_ID: _taken(known, "symbol", places), names.DS: _nanoseconds(days)}
-    values[names.Y] = rows.column(names.Y).to_numpy()
-    values[names.SECTOR] = _taken(known, names.SECTOR, places)
-    if chosen := [name for name in columns if name in PRICES]:
-        values |= _prices(read, rows, chosen)
-    if chosen := [name for name in columns if name in MARKET]:
-        values |= _market(read, days, chosen)
-    order = (names.UNIQUE_ID, names.DS)
-    frame = pd.DataFrame({name: values[name] for name in dict.fromkeys((*order, *columns))})
-    in_order = pc.all(pc.less(known.column("symbol")[:-1], known.column("symbol")[1:])).as_py()
-    return frame if in_order is not False else frame.sort_values(list(order), ignore_index=True)
-
-
-def _prices(read: _Read, rows: pa.Table, columns: Sequence[str]) -> dict[str, Any]:
-    """Prices of the rows of returns; a data set of returns has none."""
-    stored = read.rows(prices, columns)
-    key = ["symbol_id", names.DS]
-    if not len(stored):
-        return {name: np.full(len(rows), np.nan) for name in columns}
-    if not stored.select(key).equals(rows.select(key)):
-        raise Corrupt(f"the ledger's prices and returns of {read.data} differ in their sessions")
-    return {name: stored.column(name).to_numpy() for name in columns}
-
-
-def _market(read: _Read, days: pa.ChunkedArray, columns: Sequence[str]) -> dict[str, Any]:
-    """Market columns of each day; NaN where the data set has none."""
-    stored = read.market(columns)
-    places = pc.index_in(days, stored.column(names.DS).combine_chunks())
+def _beside(keys: Places, stored: pa.Table, columns: Sequence[str]) -> dict[str, Any]:
+    """Values of each key [N]; NaN where there is none. `stored` is in the order of its keys."""
+    places = pc.index_in(pa.array(keys), pa.array(bulk.packed(stored)))
     return {name: stored.column(name).take(places).to_numpy() for name in columns}
 
 
-def _taken(known: pa.Table, name: str, places: Places) -> Any:
+def _taken(listed: pa.Table, name: str, places: Places) -> Any:
     """A text of each row's symbol [N], as objects."""
-    return known.column(name).to_numpy()[places]
+    return listed.column(name).to_numpy()[places]
 
 
 def _nanoseconds(days: pa.ChunkedArray) -> Dates:
@@ -227,11 +234,22 @@ def _nanoseconds(days: pa.ChunkedArray) -> Dates:
     return nanoseconds
 
 
-def _check_columns(columns: Sequence[str]) -> None:
-    unknown = [name for name in columns if name not in COLUMNS]
-    if unknown:
-        raise BadParameter(f"no column {unknown[0][:64]!r}, expected some of {', '.join(COLUMNS)}")
+def _ascending(listed: pa.Table) -> bool:
+    """Whether symbols stand in the order of their ids."""
+    found: list[str] = listed.column("symbol").to_pylist()
+    return found == sorted(found)
 
 
-def _unknown(data: str) -> NotFound:
-    return NotFound(f"the ledger has no data set {data!r}; `python -m jobs data load` loads one")
+def _check(series: Collection[str] | None, columns: Sequence[str]) -> None:
+    if isinstance(series, str):
+        raise BadParameter(f"series is the text {series[:64]!r}, expected several, as ['AAPL']")
+    for name in columns:
+        if name not in COLUMNS:
+            raise BadParameter(f"no column {name[:64]!r}, expected some of {', '.join(COLUMNS)}")
+
+
+def _day(since: str) -> date | None:
+    try:
+        return date.fromisoformat(since) if since else None
+    except ValueError as error:
+        raise BadParameter(f"since is {since[:64]!r}, expected a date like 2020-01-31") from error

@@ -1,8 +1,7 @@
 """Many rows in and out of the ledger as Arrow tables, by each database's fastest way.
 
 SQLite gets tuples, PostgreSQL COPY with text. Numbers keep their bits, but SQLite makes 0 of -0. A
-session is a date32, an
-instant a timestamp[us, UTC].
+session is a date32, an instant a timestamp[us, UTC].
 """
 
 import io
@@ -10,15 +9,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DBAPIError
 
+from registry.forecast import names
+from registry.forecast.arrays import Places
 from registry.ledger.instants import Day, Instant
 
 _FETCHED = 100_000  # tuples at a time
+_DAYS = 1 << 24  # more than any day since 1970; packs (symbol, day) into one number
 INSTANT = pa.timestamp("us", tz="UTC")
 
 
@@ -49,6 +52,15 @@ def select(connection: sa.Connection, query: sa.Select[Any]) -> pa.Table:
     return _select_copied(connection, query, schema)
 
 
+def packed(rows: pa.Table) -> Places:
+    """The key of each row of some symbols, or of one market, as a number in the order of keys."""
+    days: Places = rows.column(names.DS).cast(pa.int32()).to_numpy().astype(np.int64)
+    if "symbol_id" not in rows.column_names:
+        return days
+    numbers: Places = rows.column("symbol_id").to_numpy() * _DAYS + days
+    return numbers
+
+
 def _select_tuples(connection: sa.Connection, query: sa.Select[Any], schema: pa.Schema) -> pa.Table:
     statement = str(query.compile(connection, compile_kwargs={"literal_binds": True}))
     batches = []
@@ -64,8 +76,8 @@ def _select_tuples(connection: sa.Connection, query: sa.Select[Any], schema: pa.
 
 
 def _select_copied(connection: sa.Connection, query: sa.Select[Any], schema: pa.Schema) -> pa.Table:
-    # psycopg2's own dialect would double every %, for a statement with parameters.
-    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+    # By default every % is doubled, for a statement with parameters.
+    dialect = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
     text = query.compile(dialect=dialect, compile_kwargs={"literal_binds": True})
     statement = f"COPY ({text}) TO STDOUT WITH (FORMAT csv)"
     copied = io.BytesIO()

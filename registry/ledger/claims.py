@@ -73,10 +73,14 @@ class Claims:
 
     def update(self, claim: Claim, **values: Any) -> None:
         """Change a row that this process holds. Raises Conflict if it no longer holds the row."""
-        statement = sa.update(self._table).where(*self._held(claim)).values(**values)
         with database.write(self._engine) as connection:
-            if connection.execute(statement).rowcount != 1:
-                raise self._taken(claim)
+            self.update_with(connection, claim, **values)
+
+    def update_with(self, connection: sa.Connection, claim: Claim, **values: Any) -> None:
+        """The same within a transaction of the caller, which must not be completed on Conflict."""
+        statement = sa.update(self._table).where(*self._held(claim)).values(**values)
+        if connection.execute(statement).rowcount != 1:
+            raise self._taken(claim)
 
     def _held(self, claim: Claim) -> list[sa.ColumnElement[bool]]:
         """Conditions: it is this row, it is not completed, and the same process still holds it."""

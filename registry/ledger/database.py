@@ -155,7 +155,9 @@ def write(engine: sa.Engine) -> Iterator[sa.Connection]:
 
 @contextmanager
 def read(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """A connection that only reads."""
+    """A connection that only reads, all of it from one state of the database."""
+    if engine.dialect.name == "postgresql":  # SQLite does so by itself
+        engine = engine.execution_options(isolation_level="REPEATABLE READ")
     with _explained(engine), engine.connect() as connection:
         yield connection
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from registry.ledger import database, loads
-from registry.ledger.observations import OBSERVED, daily_returns, prices, symbols
+from registry.ledger.observations import OBSERVED, symbols
 
 TWO_VALUES = "TWO_VALUES"
+_KEY = ("data", "symbol_id", "ds")  # a value has these; one universe holds at an instant
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Fault:
 def find(engine: sa.Engine) -> list[Fault]:
     """All faults. Values that somebody edited are not among them: they carry no hash."""
     with database.read(engine) as connection:
-        return [*_cut(connection), *_unlike(connection), *_overlapping(connection)]
+        return [*_cut(connection), *_lost(connection), *_overlapping(connection)]
 
 
 def _cut(connection: sa.Connection) -> Iterator[Fault]:
@@ -40,28 +41,28 @@ def _cut(connection: sa.Connection) -> Iterator[Fault]:
             yield Fault(load.data, "LOAD_CUT", f"the load of {begun} was never completed")
 
 
-def _unlike(connection: sa.Connection) -> Iterator[Fault]:
-    """Data sets with prices whose current sessions are not those of the returns."""
-    counts = {}
-    for table in (daily_returns, prices):
-        query = (
-            sa.select(symbols.c.data, sa.func.count())
-            .join(symbols, symbols.c.id == table.c.symbol_id)
-            .where(table.c.known_until.is_(None))
-            .group_by(symbols.c.data)
-        )
-        counts[table] = {row[0]: row[1] for row in connection.execute(query)}
-    for data, number in sorted(counts[prices].items()):
-        returns = counts[daily_returns].get(data, 0)
-        if number != returns:
-            yield Fault(data, "ROWS_LOST", f"{number} prices stand beside {returns} returns")
+def _lost(connection: sa.Connection) -> Iterator[Fault]:
+    """Data sets with other numbers of current rows than their last load had."""
+    under_way = {load.data for load in loads.incomplete(connection)}
+    complete = [load for load in loads.all_completed(connection) if load.data not in under_way]
+    if not complete:
+        return
+    for table in OBSERVED:
+        data = _data_of(table)
+        query = sa.select(data, sa.func.count()).where(table.c.known_until.is_(None))
+        counts = {row[0]: row[1] for row in connection.execute(query.group_by(data))}
+        for load in complete:
+            expected, found = getattr(load, table.name), counts.get(load.data, 0)
+            if found != expected:
+                message = f"{table.name} has {found} current rows, the last load had {expected}"
+                yield Fault(load.data, "ROWS_LOST", message)
 
 
 def _overlapping(connection: sa.Connection) -> Iterator[Fault]:
     """Data sets with two values of one key at one instant."""
     for table in OBSERVED:
         later, earlier = table.alias("later"), table.alias("earlier")
-        key = [column.name for column in table.primary_key if column.name != "known_from"]
+        key = [name for name in _KEY if name in table.c]
         same = [later.c[name] == earlier.c[name] for name in key]
         begins = later.c.known_from
         holds = earlier.c.known_until.is_(None) | (earlier.c.known_until > begins)

@@ -1,6 +1,7 @@
 """Load a data set into the ledger: the rows that are current there become those of the set."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import date
 
@@ -11,9 +12,17 @@ import sqlalchemy as sa
 from registry.forecast import names
 from registry.ledger import database, instants, loads
 from registry.ledger.bulk import INSTANT
-from registry.ledger.loads import Load
-from registry.ledger.observations import PRICES, daily_returns, market_daily, prices, symbols
-from registry.ledger.recording import Counts, observe, withdraw
+from registry.ledger.loads import Loading
+from registry.ledger.observations import (
+    MARKET,
+    OBSERVED,
+    PRICES,
+    daily_returns,
+    market_daily,
+    prices,
+    symbols,
+)
+from registry.ledger.recording import Counts, Timing, observe, withdraw
 
 Counted = dict[str, Counts]  # by table
 
@@ -53,34 +62,67 @@ def fill(
 ) -> Counted:
     """Load a data set; what was done to each table. `progress` gets the share (0..1) done.
 
-    Each batch is a transaction. Raises Conflict while another process loads the data set.
+    Each batch is a transaction. Raises Conflict if another process loads the data set, or takes
+    this load over because its process seemed dead, or the calendar is another one than before.
     """
-    with loads.loading(engine, content.data, content.digest) as load:
-        ids = _put_symbols(engine, content)
-        counted: Counted = {}
+    counted = {table.name: Counts() for table in OBSERVED}
+    rows = dict.fromkeys(counted, 0)
+    with loads.loading(engine, content.data, content.digest, content.calendar) as loading:
+        work = _Work(engine, content, loading)
+        ids = _put_symbols(work)
         done = 0
-        for rows in content.rows:
-            numbers = _numbers(rows, ids)
-            _count(counted, _put_rows(engine, content, rows, numbers, load))
+        for batch in content.rows:
+            numbers = _numbers(batch, ids)
+            _count(counted, _put_rows(work, batch, numbers))
+            rows[daily_returns.name] += batch.num_rows
+            rows[prices.name] += batch.num_rows if _has_prices(batch) else 0
             done += len(numbers.dictionary)
             progress(done / len(content.symbols))
-        _count(counted, _withdraw_others(engine, content, ids, load))
-        _count(counted, _put_market(engine, content, load))
+        _count(counted, _withdraw_others(work, ids))
+        _count(counted, _put_market(work))
+        loading.complete(rows | {market_daily.name: content.market.num_rows})
     return counted
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A load under way."""
+
+    engine: sa.Engine
+    content: Content
+    loading: Loading
+
+    @contextmanager
+    def transaction(self) -> Iterator[sa.Connection]:
+        """A transaction that is completed only if the load is still this process's."""
+        with database.write(self.engine) as connection:
+            self.loading.renew(connection)
+            yield connection
+
+    @property
+    def timing(self) -> Timing:
+        before = self.loading.before
+        return Timing(self.loading.load.known_from, before.known_from if before else None)
+
+    def closes(self, rows: pa.Table) -> pa.Array:
+        """When the session of each row closed."""
+        days = rows.column(names.DS).to_numpy().astype("datetime64[D]")
+        return pa.array(instants.closes_of(self.content.calendar, days)).cast(INSTANT)
 
 
 def _count(counted: Counted, more: Mapping[str, Counts]) -> None:
     for name, counts in more.items():
-        counted[name] = counted.get(name, Counts()) + counts
+        counted[name] += counts
 
 
-def _put_symbols(engine: sa.Engine, content: Content) -> dict[str, int]:
+def _put_symbols(work: _Work) -> dict[str, int]:
     """Write what is known of the symbols; the id of each one that the data set ever had."""
+    content = work.content
     of_set = symbols.c.data == content.data
     shared = {"data": content.data, "calendar": content.calendar, "currency": content.currency}
-    with database.write(engine) as connection:
+    rows = [shared | asdict(symbol) for symbol in content.symbols]
+    with work.transaction() as connection:
         known = set(connection.scalars(sa.select(symbols.c.symbol).where(of_set)))
-        rows = [shared | asdict(symbol) for symbol in content.symbols]
         if new := [row for row in rows if row["symbol"] not in known]:
             connection.execute(sa.insert(symbols), new)
         if old := [row for row in rows if row["symbol"] in known]:
@@ -107,66 +149,61 @@ def _numbers(rows: pa.Table, ids: Mapping[str, int]) -> pa.DictionaryArray:
     return pa.DictionaryArray.from_arrays(encoded.indices, numbers)
 
 
-def _put_rows(
-    engine: sa.Engine, content: Content, rows: pa.Table, numbers: pa.DictionaryArray, load: Load
-) -> Counted:
+def _put_rows(work: _Work, rows: pa.Table, numbers: pa.DictionaryArray) -> Counted:
     """Write the returns and prices of some symbols in one transaction."""
     keyed = pa.table({"symbol_id": numbers.dictionary_decode(), names.DS: rows.column(names.DS)})
     returns = keyed.append_column(names.Y, rows.column(names.Y))
-    closes = _closes(content.calendar, rows)
-    at = load.known_from
-    with database.write(engine) as connection:
-        of_returns = daily_returns.c.symbol_id.in_(numbers.dictionary.to_pylist())
-        done = {
-            daily_returns.name: observe(connection, daily_returns, of_returns, returns, closes, at)
-        }
-        of_prices = prices.c.symbol_id.in_(numbers.dictionary.to_pylist())
-        if set(PRICES) & set(rows.column_names):
-            bars = _with_prices(keyed, rows)
-            done[prices.name] = observe(connection, prices, of_prices, bars, closes, at)
+    ids = numbers.dictionary.to_pylist()
+    of_returns, of_prices = daily_returns.c.symbol_id.in_(ids), prices.c.symbol_id.in_(ids)
+    closes, timing = work.closes(rows), work.timing
+    with work.transaction() as connection:
+        written = observe(connection, daily_returns, of_returns, returns, closes, timing)
+        if _has_prices(rows):
+            bars = _with(PRICES, keyed, rows)
+            priced = observe(connection, prices, of_prices, bars, closes, timing)
         else:
-            done[prices.name] = withdraw(connection, prices, of_prices, at)
-    return done
+            priced = withdraw(connection, prices, of_prices, timing)
+    return {daily_returns.name: written, prices.name: priced}
 
 
-def _with_prices(keyed: pa.Table, rows: pa.Table) -> pa.Table:
-    """All columns of prices; those that the data set lacks are empty."""
-    for name in PRICES:
+def _has_prices(rows: pa.Table) -> bool:
+    return bool(set(PRICES) & set(rows.column_names))
+
+
+def _with(columns: Sequence[str], keyed: pa.Table, rows: pa.Table) -> pa.Table:
+    """`keyed` with these columns of `rows`; those that the data set lacks are empty."""
+    for name in columns:
         given = name in rows.column_names
         values = rows.column(name) if given else pa.nulls(len(rows), pa.float64())
         keyed = keyed.append_column(name, values)
     return keyed
 
 
-def _withdraw_others(
-    engine: sa.Engine, content: Content, ids: Mapping[str, int], load: Load
-) -> Counted:
+def _withdraw_others(work: _Work, ids: Mapping[str, int]) -> Counted:
     """End the rows of symbols that the data set no longer has."""
-    kept = {symbol.symbol for symbol in content.symbols}
-    counted: Counted = {}
-    for number in (number for name, number in ids.items() if name not in kept):
-        with database.write(engine) as connection:
+    kept = {symbol.symbol for symbol in work.content.symbols}
+    gone = [number for name, number in ids.items() if name not in kept]
+    counted = {daily_returns.name: Counts(), prices.name: Counts()}
+    for number in gone:
+        with work.transaction() as connection:
             for table in (daily_returns, prices):
-                done = withdraw(connection, table, table.c.symbol_id == number, load.known_from)
-                _count(counted, {table.name: done})
+                of_symbol = table.c.symbol_id == number
+                _count(counted, {table.name: withdraw(connection, table, of_symbol, work.timing)})
     return counted
 
 
-def _put_market(engine: sa.Engine, content: Content, load: Load) -> Counted:
+def _put_market(work: _Work) -> Counted:
     """Write the market columns over the universe, and end those over others."""
-    c = market_daily.c
-    of_set, at = c.data == content.data, load.known_from
-    with database.write(engine) as connection:
-        counts = withdraw(connection, market_daily, of_set & (c.universe != content.universe), at)
-        rows = content.market
-        for name, value in (("data", content.data), ("universe", content.universe)):
-            rows = rows.append_column(name, pa.repeat(value, len(rows)))
+    content, c = work.content, market_daily.c
+    rows = content.market.select([names.DS])
+    for name, value in (("data", content.data), ("universe", content.universe)):
+        rows = rows.append_column(name, pa.repeat(value, len(rows)))
+    rows = _with(MARKET, rows, content.market)
+    of_set = c.data == content.data
+    with work.transaction() as connection:
+        others = of_set & (c.universe != content.universe)
+        counts = withdraw(connection, market_daily, others, work.timing)
         of_universe = of_set & (c.universe == content.universe)
-        closes = _closes(content.calendar, rows)
-        counts += observe(connection, market_daily, of_universe, rows, closes, at)
+        closes = work.closes(rows)
+        counts += observe(connection, market_daily, of_universe, rows, closes, work.timing)
     return {market_daily.name: counts}
-
-
-def _closes(calendar: str, rows: pa.Table) -> pa.Array:
-    days = rows.column(names.DS).to_numpy().astype("datetime64[D]")
-    return pa.array(instants.closes_of(calendar, days)).cast(INSTANT)

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 
-from registry.errors import BadParameter
+from registry.errors import BadHistory, BadParameter
 from registry.forecast import calendars
 from registry.forecast.arrays import Dates
 from registry.ledger.claims import now
@@ -84,13 +84,23 @@ def as_of(when: When, calendar: str) -> datetime:
         return _last_close(calendar, parsed)
     if parsed.tzinfo is None:
         raise BadParameter(f"{when} names no time zone; write it like 2022-06-30T21:00:00+00:00")
-    return parsed.astimezone(UTC)
+    try:
+        return parsed.astimezone(UTC)
+    except OverflowError as error:
+        raise BadParameter(f"{when} is outside the years 1 to 9999") from error
 
 
 def closes_of(calendar: str, days: Dates) -> Dates:
-    """When each session [K] (datetime64[D], ascending or not) closes: datetime64[us] in UTC."""
+    """When each session [K] (datetime64[D]) closes: datetime64[us] in UTC.
+
+    Raises BadHistory (NOT_A_SESSION) for another day.
+    """
     sessions, closes = _closes(calendar)
-    found: Dates = closes[np.searchsorted(sessions, days)]
+    places = np.minimum(np.searchsorted(sessions, days), len(sessions) - 1)
+    others = days[sessions[places] != days]
+    if len(others):
+        raise BadHistory(f"{others[0]} is no session of {calendar}", code="NOT_A_SESSION")
+    found: Dates = closes[places]
     return found
 
 

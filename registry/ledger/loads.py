@@ -1,18 +1,18 @@
 """Loads of data sets into the ledger: one at a time, and one that was cut is taken up again.
 
-All changes of a load are known from one instant, that of its first start.
+All changes of a load are known from one instant, that of its start.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Annotated
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from registry.errors import Conflict
+from registry.errors import Conflict, KronosError
 from registry.ledger import claims, database
 from registry.ledger.claims import Claim, Claims, now
 
@@ -24,7 +24,11 @@ class Load(Claim):
     data: Annotated[str, sa.String(64)]
     sequence: int  # 1, 2, ... within a data set
     digest: str  # of the data set
+    calendar: str  # of its sessions
     known_from: datetime  # when its changes became known
+    daily_returns: int | None  # rows that the data set has in each table; empty until completed
+    prices: int | None
+    market_daily: int | None
 
 
 loads = database.table(
@@ -34,20 +38,50 @@ loads = database.table(
 )
 
 
-@contextmanager
-def loading(engine: sa.Engine, data: str, digest: str) -> Iterator[Load]:
-    """Hold the load of a data set; an error releases it. Raises Conflict if another process does.
+class Loading:
+    """A load that this process holds."""
 
-    A load of the same content that was cut is taken up again, with its instant.
+    def __init__(self, held: Claims, load: Load, before: Load | None) -> None:
+        self._held = held
+        self.load = load
+        self.before = before  # the newest complete load of the data set
+
+    def renew(self, connection: sa.Connection) -> None:
+        """Hold on to the load within a transaction. Raises Conflict if another process has it."""
+        at = now()
+        self._held.update_with(connection, self.load, held_since=at)
+        self.load = replace(self.load, held_since=at)
+
+    def complete(self, rows: Mapping[str, int]) -> None:
+        """Write how many rows each table has."""
+        self._held.update(self.load, completed_at=now(), **rows)
+
+    def release(self) -> None:
+        with suppress(KronosError):  # what ended the load is the error that counts
+            self._held.release(self.load)
+
+
+@contextmanager
+def loading(engine: sa.Engine, data: str, digest: str, calendar: str) -> Iterator[Loading]:
+    """Hold the load of a data set; an error releases it.
+
+    A load of the same content that was cut is taken up again, with its instant. Raises Conflict if
+    another process loads the data set, or if the ledger has it with another calendar.
     """
+    with database.read(engine) as connection:
+        before = completed(connection, data)
+    if before is not None and before.calendar != calendar:
+        raise Conflict(
+            f"the ledger has {data} with sessions of {before.calendar}, those of the data set are "
+            f"of {calendar}: compile it under another name, and load that"
+        )
     held = Claims(engine, loads, _busy)
-    load = _begin(engine, held, data, digest)
+    work = Loading(held, _begin(engine, held, data, digest, calendar), before)
     try:
-        yield load
+        yield work
     except BaseException:
-        held.release(load)
+        work.release()
         raise
-    held.update(load, completed_at=now())
 
 
 def last(engine: sa.Engine, data: str) -> Load | None:
@@ -61,10 +95,19 @@ def completed(connection: sa.Connection, data: str) -> Load | None:
     return _newest(connection, loads.c.data == data, loads.c.completed_at.is_not(None))
 
 
-def incomplete(connection: sa.Connection) -> list[Load]:
-    """Loads that are not complete, in the order in which they began."""
+def incomplete(connection: sa.Connection, data: str = "") -> list[Load]:
+    """Loads that are not complete, of one data set or of all, in the order in which they began."""
     query = sa.select(loads).where(loads.c.completed_at.is_(None)).order_by(loads.c.id)
+    if data:
+        query = query.where(loads.c.data == data)
     return [Load(**row) for row in connection.execute(query).mappings()]
+
+
+def all_completed(connection: sa.Connection) -> list[Load]:
+    """The newest complete load of each data set."""
+    names = connection.scalars(sa.select(loads.c.data).distinct().order_by(loads.c.data)).all()
+    found = [completed(connection, name) for name in names]
+    return [load for load in found if load is not None]
 
 
 def _newest(connection: sa.Connection, *conditions: sa.ColumnElement[bool]) -> Load | None:
@@ -73,26 +116,26 @@ def _newest(connection: sa.Connection, *conditions: sa.ColumnElement[bool]) -> L
     return Load(**row) if row else None
 
 
-def _begin(engine: sa.Engine, held: Claims, data: str, digest: str) -> Load:
-    before = last(engine, data)
-    if before is None or before.completed_at is not None:
-        return _claim(engine, data, digest, before)
-    if not before.abandoned:
-        raise _busy(before)
-    held.take(before)
+def _begin(engine: sa.Engine, held: Claims, data: str, digest: str, calendar: str) -> Load:
+    newest = last(engine, data)
+    if newest is None or newest.completed_at is not None:
+        return _claim(engine, data, digest, calendar, newest)
+    if not newest.abandoned:
+        raise _busy(newest)
+    held.take(newest)
     taken = _there(engine, data)
-    if taken.digest == digest:
-        return taken
-    held.update(taken, completed_at=now())
-    return _claim(engine, data, digest, taken)
+    if taken.digest != digest:  # other content than that of the load that was cut
+        held.update(taken, digest=digest, calendar=calendar, known_from=now())
+    return _there(engine, data)
 
 
-def _claim(engine: sa.Engine, data: str, digest: str, before: Load | None) -> Load:
+def _claim(engine: sa.Engine, data: str, digest: str, calendar: str, before: Load | None) -> Load:
     at = now()
     values = {
         "data": data,
         "sequence": before.sequence + 1 if before else 1,
         "digest": digest,
+        "calendar": calendar,
         "known_from": at,
         **claims.held_by_this_process(at),
     }

@@ -1,8 +1,10 @@
 """What was observed, and since when it is known: symbols, prices, returns and market columns.
 
 A row holds the values of one key, which were known from the instant `known_from` until other ones
-replaced them at `known_until` (empty: they still hold). Nothing is overwritten. The first values of
-a session are taken to be known from its close: such rows are marked `assumed`.
+replaced them at `known_until` (empty: they still hold). Nothing that was known is overwritten. The
+first load of a data set takes a session's values to be known from its close, and a later one those
+of sessions that closed since the load before it: such rows are marked `assumed`. All other values
+are known from the load that brought them.
 
 `as_of` is the one way to read these tables: it returns nothing that was not known at the instant.
 """
@@ -20,6 +22,7 @@ from registry.ledger.instants import Day, Instant
 RAW_CLOSE = "close_unadjusted"
 MEMBERS = "market_members"
 PRICES = (*names.OHLC, names.VOLUME, names.AMOUNT, RAW_CLOSE)
+MARKET = (*names.MARKET, MEMBERS)
 
 
 def _numbers(columns: Sequence[str]) -> "list[sa.Column[Any]]":
@@ -38,6 +41,12 @@ def _observed(
         sa.Column("known_until", Instant),
         sa.Column("assumed", sa.Boolean, nullable=False),
         *values,
+        sa.Index(
+            f"{name}_later",
+            *[column.name for column in keys],
+            sqlite_where=sa.text("NOT assumed"),
+            postgresql_where=sa.text("NOT assumed"),
+        ),
         sqlite_with_rowid=False,
     )
 
@@ -73,7 +82,7 @@ market_daily = _observed(
         sa.Column("universe", sa.String(96), primary_key=True),  # its name and digest
         sa.Column(names.DS, Day, primary_key=True),
     ],
-    _numbers([*names.MARKET, MEMBERS]),
+    _numbers(MARKET),
 )
 OBSERVED = (daily_returns, prices, market_daily)
 

@@ -12,12 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import sqlalchemy as sa
 
-from registry.forecast import names
 from registry.forecast.arrays import Places
 from registry.ledger import bulk
-from registry.ledger.bulk import INSTANT
+from registry.ledger.bulk import INSTANT, packed
 
-_DAYS = 1 << 24  # more than any day since 1970; packs (symbol, day) into one number
 _KEPT = ("known_from", "known_until", "assumed")
 
 
@@ -37,48 +35,64 @@ class Counts:
         )
 
 
+@dataclass(frozen=True)
+class Timing:
+    """When what a load writes became known."""
+
+    at: datetime  # the load
+    before: datetime | None  # the complete load before it; None: there was none
+
+    def begins(self, closes: pa.Array, seen: Any) -> tuple[pa.Array, pa.Array]:
+        """From when values are known, and whether that is assumed: both [N].
+
+        `closes` [N] are those of the sessions; `seen` [N] says whether the ledger has ever had a
+        value there. New sessions count as known from their close if they closed since the load
+        before, and so does one that closes in the future.
+        """
+        at = pa.scalar(self.at, INSTANT)
+        since_before = pa.scalar(True) if self.before is None else pc.greater(closes, self.before)
+        assumed = pc.or_(pc.greater(closes, at), pc.and_(since_before, pa.array(~seen)))
+        return pc.if_else(assumed, closes, at), assumed
+
+
 def observe(
     connection: sa.Connection,
     table: sa.Table,
     scope: sa.ColumnElement[bool],
     rows: pa.Table,
     closes: pa.Array,
-    at: datetime,
+    timing: Timing,
 ) -> Counts:
     """Make the current rows of a scope those of `rows`; what was done.
 
     `scope` is a condition on `table` that says which keys `rows` is all of: those of some symbols,
-    or of one universe. `rows` [N] has the key and value columns, sorted by key; `closes` [N] is
-    when each session closed (timestamp[us, UTC]). First values are known from then, changes from
-    `at`.
+    or of one universe. `rows` [N] has the key and value columns; `closes` [N] is when each session
+    closed (timestamp[us, UTC]).
     """
     stored = _stored(connection, table, scope)
-    numbers, kept = _packed(rows), _packed(stored)
+    numbers, kept = packed(rows), packed(stored)
     current = np.flatnonzero(stored.column("known_until").is_null().to_numpy())
     found, places = _find(kept[current], numbers)
     differs = _differ(rows.take(found), stored.take(current[places]))
     changed, replaced = found[differs], current[places][differs]
     gone = np.delete(current, places)
     new = np.delete(np.arange(len(numbers)), found)
-    was_there, _ = _find(kept, numbers[new])
-    again, first = new[was_there], np.delete(new, was_there)  # withdrawn before; never seen
-    newest = stored.take(np.searchsorted(kept, numbers[again], side="right") - 1)
-    ends = _ends(stored.take(replaced), at)
-    _end(connection, table, stored.take(replaced), ends)
-    _end(connection, table, stored.take(gone), _ends(stored.take(gone), at))
-    _add(connection, table, rows.take(changed), ends, assumed=False)
-    begins = _later(newest.column("known_until"), at)
-    _add(connection, table, rows.take(again), begins, assumed=False)
-    _add(connection, table, rows.take(first), closes.take(first), assumed=True)
+    _end(connection, table, stored.take(np.concatenate([replaced, gone])), timing.at)
+    written = np.sort(np.concatenate([new, changed]))
+    seen = np.zeros(len(numbers), dtype=bool)
+    seen[_find(kept, numbers)[0]] = True
+    begins, assumed = timing.begins(closes.take(written), seen[written])
+    added = rows.take(written).append_column("known_from", begins)
+    bulk.insert(connection, table, added.append_column("assumed", assumed))
     return Counts(len(new), len(changed), len(gone))
 
 
 def withdraw(
-    connection: sa.Connection, table: sa.Table, scope: sa.ColumnElement[bool], at: datetime
+    connection: sa.Connection, table: sa.Table, scope: sa.ColumnElement[bool], timing: Timing
 ) -> Counts:
     """End the current rows of a scope."""
     rows = bulk.select(connection, sa.select(table).where(scope, table.c.known_until.is_(None)))
-    _end(connection, table, rows, _ends(rows, at))
+    _end(connection, table, rows, timing.at)
     return Counts(withdrawn=rows.num_rows)
 
 
@@ -87,17 +101,8 @@ def _stored(connection: sa.Connection, table: sa.Table, scope: sa.ColumnElement[
     return bulk.select(connection, sa.select(table).where(scope).order_by(*table.primary_key))
 
 
-def _packed(rows: pa.Table) -> Places:
-    """The key of each row within a scope as a number, in the order of the rows."""
-    days: Places = rows.column(names.DS).cast(pa.int32()).to_numpy().astype(np.int64)
-    if "symbol_id" not in rows.column_names:
-        return days
-    packed: Places = rows.column("symbol_id").to_numpy() * _DAYS + days
-    return packed
-
-
 def _find(stored: Places, numbers: Places) -> tuple[Places, Places]:
-    """Which of the numbers are stored, and the place of each there. Both are sorted."""
+    """Which of the numbers are stored, and the place of each there. `stored` is sorted."""
     if not len(stored):
         return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
     places = np.minimum(np.searchsorted(stored, numbers), len(stored) - 1)
@@ -120,44 +125,22 @@ def _unequal(a: pa.ChunkedArray, b: pa.ChunkedArray) -> Any:
     return pc.invert(equal).to_numpy()
 
 
-def _ends(rows: pa.Table, at: datetime) -> pa.Array:
-    """When rows end: at this instant, or just after they begin.
+def _end(connection: sa.Connection, table: sa.Table, rows: pa.Table, at: datetime) -> None:
+    """Let rows hold until an instant. Those that were not known by then were never known: they go.
 
-    A session that was loaded before its close begins in the future.
+    Such is a session that was loaded before its close.
     """
-    begins = pc.add(rows.column("known_from").cast(pa.int64()), 1)
-    return _later(begins, at)
-
-
-def _later(instants: pa.ChunkedArray, at: datetime) -> pa.Array:
-    """Each instant, or `at` if that is later."""
-    asked = pa.scalar(at, INSTANT).cast(pa.int64())
-    later = pc.max_element_wise(instants.cast(pa.int64()), asked)
-    return pa.chunked_array(later).combine_chunks().cast(INSTANT)
-
-
-def _end(connection: sa.Connection, table: sa.Table, rows: pa.Table, ends: pa.Array) -> None:
-    """Write when these rows end."""
     if not rows.num_rows:
         return
     key = [column.name for column in table.primary_key]
-    columns = [sa.Column(name, table.c[name].type) for name in (*key, "known_until")]
-    ended = sa.Table("ended", sa.MetaData(), *columns, prefixes=["TEMPORARY"])
+    ended = sa.Table("ended", sa.MetaData(), prefixes=["TEMPORARY"])
+    for name in key:
+        ended.append_column(sa.Column(name, table.c[name].type))
     ended.create(connection)
-    bulk.insert(connection, ended, rows.select(key).append_column("known_until", ends))
+    bulk.insert(connection, ended, rows.select(key))
     same = [table.c[name] == ended.c[name] for name in key]
-    connection.execute(sa.update(table).values(known_until=ended.c.known_until).where(*same))
+    unknown = table.c.known_from >= at
+    there = sa.exists().where(*same)
+    connection.execute(sa.delete(table).where(unknown, there))
+    connection.execute(sa.update(table).values(known_until=at).where(*same))
     ended.drop(connection)
-
-
-def _add(
-    connection: sa.Connection,
-    table: sa.Table,
-    rows: pa.Table,
-    known_from: pa.Array,
-    *,
-    assumed: bool,
-) -> None:
-    flags = pa.array(np.full(rows.num_rows, assumed))
-    whole = rows.append_column("known_from", known_from).append_column("assumed", flags)
-    bulk.insert(connection, table, whole)

@@ -15,7 +15,7 @@ from alembic import command
 from alembic.config import Config
 
 from registry.errors import BadParameter, Conflict, NotFound
-from registry.ledger import database, faults, instants, loads
+from registry.ledger import database, faults, loads, observations
 from registry.ledger.archive import Archive
 from registry.ledger.filling import Content, Symbol, fill
 from registry.settings import Settings
@@ -76,18 +76,26 @@ class Remembered:
 
     def __init__(self) -> None:
         self.versions: dict[Key, list[list[Any]]] = {}  # [from, until, values]
+        self.before: datetime | None = None  # the load before
 
     def load(self, rows: Rows, at: datetime) -> None:
         for key in {*rows, *self.versions}:
             versions = self.versions.setdefault(key, [])
+            seen = bool(versions)
             current = versions[-1] if versions and versions[-1][1] is None else None
             if current is not None and current[2] == rows.get(key):
                 continue
-            begins = max(at, versions[-1][1] or at) if versions else close_of(key[1])
-            if current is not None:
-                current[1] = begins = max(at, current[0] + MICROSECOND)
+            if current is not None and current[0] >= at:
+                versions.remove(current)  # nobody has known it
+            elif current is not None:
+                current[1] = at
             if key in rows:
-                versions.append([begins, None, rows[key]])
+                versions.append([self.begins(close_of(key[1]), at, seen), None, rows[key]])
+        self.before = at
+
+    def begins(self, close: datetime, at: datetime, seen: bool) -> datetime:
+        since_before = self.before is None or close > self.before
+        return close if close > at or (since_before and not seen) else at
 
     def known(self, at: datetime) -> dict[Key, Any]:
         found = {}
@@ -163,15 +171,60 @@ def test_a_restated_price_is_known_from_its_load_and_the_old_one_before(archive:
     assert then["close"].tolist() == [10.0, 10.2]
 
 
-def test_market_columns_are_those_of_the_universe_that_held(archive: Archive):
-    archive.load(content(ONE))
+@pytest.mark.parametrize("universes", [("u@1", "u@2"), ("u@2", "u@1")])
+def test_market_columns_are_those_of_the_universe_that_held(
+    archive: Archive, universes: tuple[str, str]
+):
+    archive.load(content(ONE, universe=universes[0]))
     more = ONE | {("C", DAYS[1]): (0.9, 7.0)}
-    archive.load(content(more, universe="u@2"))
+    archive.load(content(more, universe=universes[1]))
     columns = ("y", "index_return")
     then = archive.history("mine", ["A"], as_of=f"{DAYS[1]}", columns=columns)
     assert then["index_return"].tolist() == pytest.approx([0.01, 0.025])
     now = archive.history("mine", ["A"], columns=columns)
     assert now["index_return"].tolist() == pytest.approx([0.01, 0.95 / 3])
+    assert faults.find(archive.engine) == []
+
+
+def test_what_a_later_load_brings_of_the_past_was_not_known_then(archive: Archive):
+    archive.load(content(ONE))
+    later = {("C", DAYS[0]): (0.4, 7.0), ("A", DAYS[2]): (0.04, 10.6)}
+    archive.load(content(ONE | later))
+    assert read(archive, close_of(DAYS[5])) == dict(ONE)
+    with archive.known("mine", DAYS[5]) as known:
+        assert known.symbols == ("A", "B")
+    assert read(archive, datetime.now(UTC)) == ONE | later
+
+
+def test_columns_that_a_set_loses_are_lost_from_then_on(archive: Archive):
+    archive.load(content(ONE))
+    whole = content(ONE | {("A", DAYS[0]): (0.5, 11.0)})
+    returns = [rows.drop_columns(["close"]) for rows in whole.rows]
+    market = whole.market.drop_columns(["index_return"])
+    archive.load(Content(**{**vars(whole), "rows": returns, "market": market}))
+    columns = ("y", "close", "index_return", "market_members")
+    now = archive.history("mine", columns=columns)
+    assert now["y"].tolist() == [0.5, 0.02, 0.03]
+    assert now[["close", "index_return"]].isna().all(axis=None)
+    then = archive.history("mine", as_of=f"{DAYS[5]}", columns=columns)
+    assert then["close"].tolist() == [10.0, 10.2, 5.0]
+    assert then["index_return"].tolist() == pytest.approx([0.01, 0.025, 0.025])
+
+
+def test_a_session_that_has_not_closed_is_known_from_its_close_as_loaded_last(archive: Archive):
+    for y in (0.1, 0.2):
+        archive.load(content(ONE | {("A", TODAY): (y, 9.0)}))
+    assert ("A", TODAY) not in read(archive, datetime.now(UTC))
+    assert read(archive, close_of(TODAY))[("A", TODAY)] == (0.2, 9.0)
+    archive.load(content(ONE))
+    assert ("A", TODAY) not in read(archive, close_of(TODAY))
+
+
+def test_another_calendar_is_refused(archive: Archive):
+    archive.load(content(ONE))
+    other = Content(**{**vars(content(ONE)), "calendar": "XNYS"})
+    with pytest.raises(Conflict, match="with sessions of 24/7, those of the data set are of XNYS"):
+        archive.load(other)
 
 
 def test_numbers_and_names_come_back_with_all_their_bits(archive: Archive):
@@ -183,6 +236,8 @@ def test_numbers_and_names_come_back_with_all_their_bits(archive: Archive):
     expected = frame_of(rows)
     assert frame["unique_id"].tolist() == expected["unique_id"].tolist()
     assert frame["y"].to_numpy().tobytes() == expected["y"].to_numpy().tobytes()
+    for symbol in set(expected["unique_id"]):
+        assert archive.history("mine", [symbol])["unique_id"].tolist() == [symbol]
 
 
 def test_unknown_names_and_dates_are_refused_in_one_line(archive: Archive):
@@ -191,6 +246,13 @@ def test_unknown_names_and_dates_are_refused_in_one_line(archive: Archive):
     archive.load(content(ONE))
     with pytest.raises(NotFound, match="has no symbol X"):
         archive.history("mine", ["A", "X"])
+    with pytest.raises(BadParameter, match="series is the text 'AA'"):
+        archive.history("mine", "AA")
+    assert archive.history("mine", []).empty
+    with pytest.raises(BadParameter, match="since is '2024'"):
+        archive.history("mine", since="2024")
+    with pytest.raises(BadParameter, match="outside the years"):
+        archive.history("mine", as_of="0001-01-01T00:00:00+14:00")
     with pytest.raises(BadParameter, match="no column 'volumes'"):
         archive.history("mine", columns=("volumes",))
     with pytest.raises(BadParameter, match="names no time zone"):
@@ -223,20 +285,56 @@ def test_a_load_that_was_cut_is_taken_up_again_as_if_it_ran_once(archive: Archiv
     assert first is not None
     assert last is not None
     assert (first.id, first.known_from) == (last.id, last.known_from)
-    assert read(archive, instants.as_of(None, CALENDAR)) == dict(ONE)
+    assert read(archive, datetime.now(UTC)) == dict(ONE)
 
 
-def test_other_content_after_a_cut_load_is_a_load_of_its_own(archive: Archive):
+def test_while_a_load_is_not_complete_the_state_before_it_is_read(archive: Archive):
     archive.load(content(ONE))
     other = content({key: (y + 1, close) for key, (y, close) in ONE.items()})
-    cut = Content(**{**vars(other), "rows": stopping(other.rows, 1)})
-    with pytest.raises(Cut):
-        fill(archive.engine, cut)
-    archive.load(content(ONE))
-    load = loads.last(archive.engine, "mine")
-    assert load is not None
-    assert load.sequence == 3
-    assert read(archive, load.known_from) == dict(ONE)
+    for changed in (other, content({("A", DAYS[0]): (3.0, 3.0), ("B", DAYS[0]): (3.0, 3.0)})):
+        cut = Content(**{**vars(changed), "rows": stopping(changed.rows, 1)})
+        with pytest.raises(Cut):
+            fill(archive.engine, cut)
+        assert read(archive, datetime.now(UTC)) == dict(ONE)
+    archive.load(other)
+    assert read(archive, datetime.now(UTC))[("A", DAYS[0])] == (1.01, 10.0)
+
+
+def test_a_first_load_that_was_cut_twice_is_not_taken_for_whole(archive: Archive):
+    for whole in (content(ONE), content({key: (y + 1, c) for key, (y, c) in ONE.items()})):
+        with pytest.raises(Cut):
+            fill(archive.engine, Content(**{**vars(whole), "rows": stopping(whole.rows, 1)}))
+        with pytest.raises(Conflict, match="is not complete"):
+            archive.history("mine")
+
+
+def test_a_load_that_another_process_took_over_writes_nothing_more(archive: Archive):
+    whole = content(ONE)
+
+    def rows() -> Iterator[pa.Table]:
+        yield whole.rows[0]
+        edit(archive, "UPDATE loads SET pid = 0")  # as another process takes it
+        yield whole.rows[1]
+
+    with pytest.raises(Conflict, match="loads mine into the ledger since"):
+        fill(archive.engine, Content(**{**vars(whole), "rows": rows()}))
+    with database.read(archive.engine) as connection:
+        stored = connection.execute(sa.select(sa.func.count()).select_from(observations.prices))
+        assert stored.scalar() == 2
+
+
+def test_symbols_that_come_later_between_others_keep_their_rows(archive: Archive):
+    rows = {(name, day): (float(n), 1.0 + n) for n, name in enumerate("ACB") for day in DAYS[:3]}
+    first = {key: values for key, values in rows.items() if key[0] != "B"}
+    for given in (first, rows, rows):
+        whole = content(given)
+        together = pa.concat_tables(whole.rows)
+        archive.load(Content(**{**vars(whole), "rows": [together]}))
+    assert read(archive, datetime.now(UTC)) == rows
+    assert archive.history("mine")["unique_id"].tolist() == [
+        name for name in "ABC" for _ in range(3)
+    ]
+    assert codes(archive) == []
 
 
 def codes(archive: Archive) -> list[str]:
@@ -253,6 +351,8 @@ def test_cut_loads_lost_rows_and_double_values_are_found(archive: Archive):
     assert codes(archive) == []
     edit(archive, "DELETE FROM prices WHERE close = 11.0")
     assert codes(archive) == ["ROWS_LOST"]
+    edit(archive, "DELETE FROM market_daily")
+    assert codes(archive) == ["ROWS_LOST", "ROWS_LOST"]
     edit(archive, "UPDATE daily_returns SET known_until = NULL")
     assert "TWO_VALUES" in codes(archive)
 
@@ -271,7 +371,7 @@ def test_a_load_waits_for_nobody_but_refuses_while_another_process_loads(archive
         yield from whole.rows
 
     fill(archive.engine, Content(**{**vars(whole), "rows": rows()}))
-    assert read(archive, instants.as_of(None, CALENDAR)) == dict(ONE)
+    assert read(archive, datetime.now(UTC)) == dict(ONE)
 
 
 def test_migrations_go_back_and_forward_on_a_filled_ledger(archive: Archive):
@@ -282,7 +382,7 @@ def test_migrations_go_back_and_forward_on_a_filled_ledger(archive: Archive):
     assert sorted(tables) == [database.VERSION_TABLE, "promotions"]
     database.bring_up_to_date(archive.engine)
     archive.load(content(ONE))
-    assert read(archive, instants.as_of(None, CALENDAR)) == dict(ONE)
+    assert read(archive, datetime.now(UTC)) == dict(ONE)
 
 
 def migrate(archive: Archive, revision: str) -> None:

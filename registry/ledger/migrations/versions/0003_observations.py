@@ -47,7 +47,11 @@ def upgrade() -> None:
         sa.Column("data", sa.String(64), nullable=False),
         sa.Column("sequence", sa.Integer, nullable=False),
         sa.Column("digest", sa.Text, nullable=False),
+        sa.Column("calendar", sa.Text, nullable=False),
         sa.Column("known_from", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("daily_returns", sa.Integer),
+        sa.Column("prices", sa.Integer),
+        sa.Column("market_daily", sa.Integer),
         sa.UniqueConstraint("data", "sequence", name="loads_data_sequence"),
     )
 
@@ -74,3 +78,6 @@ def _observed(name: str, keys: "list[sa.Column[Any]]", numbers: list[str]) -> No
         *[sa.Column(number, sa.Double) for number in numbers],
         sqlite_with_rowid=False,
     )
+    later = sa.text("NOT assumed")
+    columns = [column.name for column in keys]
+    op.create_index(f"{name}_later", name, columns, sqlite_where=later, postgresql_where=later)
