@@ -31,35 +31,13 @@ from registry.ledger.observations import (
     prices,
     symbols,
 )
-from registry.settings import Settings
 
 COLUMNS = (names.Y, *PRICES, *MARKET, names.SECTOR)  # of a history, beside unique_id and ds
 _LISTED = 5  # symbols that a message names
 
 
-class Archive:
-    """The data sets of a ledger. A process makes one and closes it when done.
-
-    Raises BadConfig for a wrong URI, Conflict if newer code wrote the ledger, and KronosError (code
-    LEDGER_UNAVAILABLE) if the database cannot be used.
-    """
-
-    def __init__(self, settings: Settings) -> None:
-        self.engine = database.connect(settings.ledger)
-        try:
-            database.bring_up_to_date(self.engine)
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        self.engine.dispose()
-
-    def __enter__(self) -> "Archive":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+class Archive(database.Opened):
+    """The data sets of a ledger."""
 
     def load(self, content: Content, progress: Callable[[float], None] = lambda _: None) -> Counted:
         """Load a data set; what was done to each table. As `registry.ledger.filling.fill`."""

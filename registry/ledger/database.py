@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Self, get_args, get_origin, get_type_hints
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from registry import files
 from registry.errors import BadConfig, Conflict, KronosError
 from registry.masking import masked
-from registry.settings import sqlite_uri
+from registry.settings import Settings, sqlite_uri
 from registry.waiting import said
 
 # Not `alembic_version`: MLflow owns that table if both share one database.
@@ -141,6 +141,31 @@ def _prepare_sqlite(connection: Any, _: Any) -> None:
 def _begin_sqlite(connection: sa.Connection) -> None:
     immediate = connection.get_execution_options().get("immediate", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+
+
+class Opened:
+    """A ledger, opened and migrated. A process makes one and closes it when done.
+
+    Raises BadConfig for a wrong URI, Conflict if newer code wrote the ledger, and KronosError (code
+    LEDGER_UNAVAILABLE) if the database cannot be used.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.engine = connect(settings.ledger)
+        try:
+            bring_up_to_date(self.engine)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 @contextmanager

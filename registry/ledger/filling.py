@@ -1,7 +1,7 @@
 """Load a data set into the ledger: the rows that are current there become those of the set."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from datetime import date
 
@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import sqlalchemy as sa
 
 from registry.forecast import names
-from registry.ledger import database, instants, loads
+from registry.ledger import instants, loads
 from registry.ledger.bulk import INSTANT
 from registry.ledger.loads import Loading
 from registry.ledger.observations import (
@@ -92,12 +92,9 @@ class _Work:
     content: Content
     loading: Loading
 
-    @contextmanager
-    def transaction(self) -> Iterator[sa.Connection]:
+    def transaction(self) -> AbstractContextManager[sa.Connection]:
         """A transaction that is completed only if the load is still this process's."""
-        with database.write(self.engine) as connection:
-            self.loading.renew(connection)
-            yield connection
+        return self.loading.transaction(self.engine)
 
     @property
     def timing(self) -> Timing:

@@ -46,10 +46,13 @@ class Loading:
         self.load = load
         self.before = before  # the newest complete load of the data set
 
-    def renew(self, connection: sa.Connection) -> None:
-        """Hold on to the load within a transaction. Raises Conflict if another process has it."""
+    @contextmanager
+    def transaction(self, engine: sa.Engine) -> Iterator[sa.Connection]:
+        """A transaction that renews the hold. Raises Conflict if another process has the load."""
         at = now()
-        self._held.update_with(connection, self.load, held_since=at)
+        with database.write(engine) as connection:
+            self._held.update_with(connection, self.load, held_since=at)
+            yield connection
         self.load = replace(self.load, held_since=at)
 
     def complete(self, rows: Mapping[str, int]) -> None:

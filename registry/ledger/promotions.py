@@ -185,32 +185,14 @@ def _broken(message: str) -> Corrupt:
 # --- the database -----------------------------------------------------------------------------
 
 
-class Ledger:
-    """The rows of one registry, opened and migrated. A process makes one and closes it when done.
-
-    Raises BadConfig for a wrong URI, Conflict if newer code wrote the ledger, and KronosError (code
-    LEDGER_UNAVAILABLE) if the database cannot be used.
-    """
+class Ledger(database.Opened):
+    """The rows of one registry."""
 
     def __init__(self, settings: Settings, registry: str) -> None:
         """`registry` is the id of the registry that the settings name."""
+        super().__init__(settings)
         self.registry = registry
-        self.engine = database.connect(settings.ledger)
         self.claims = Claims(self.engine, promotions, self._taken)
-        try:
-            database.bring_up_to_date(self.engine)
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        self.engine.dispose()
-
-    def __enter__(self) -> "Ledger":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     # --- read -----------------------------------------------------------------------------
 

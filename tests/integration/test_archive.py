@@ -308,6 +308,15 @@ def test_a_first_load_that_was_cut_twice_is_not_taken_for_whole(archive: Archive
             archive.history("mine")
 
 
+def test_a_load_whose_batch_is_refused_can_be_taken_up_again_by_its_process(archive: Archive):
+    whole = content(ONE)
+    bad = whole.rows[1].set_column(2, "y", pa.array(["no number"]))
+    with pytest.raises(pa.ArrowNotImplementedError):  # within the transaction
+        fill(archive.engine, Content(**{**vars(whole), "rows": [whole.rows[0], bad]}))
+    archive.load(content(ONE))
+    assert read(archive, datetime.now(UTC)) == dict(ONE)
+
+
 def test_a_load_that_another_process_took_over_writes_nothing_more(archive: Archive):
     whole = content(ONE)
 
