@@ -29,10 +29,10 @@ def _numbers(columns: Sequence[str]) -> "list[sa.Column[Any]]":
     return [sa.Column(name, sa.Double) for name in columns]
 
 
-def _observed(
+def observed(
     name: str, keys: "Sequence[sa.Column[Any]]", values: "Sequence[sa.Column[Any]]"
 ) -> sa.Table:
-    """A table of observations. On SQLite its rows stand in the order of the key."""
+    """A table of observations; `as_of` reads it. On SQLite its rows are in the order of the key."""
     return sa.Table(
         name,
         database.metadata,
@@ -73,9 +73,9 @@ symbols = sa.Table(
     sa.Column("listed_to", Day, nullable=False),
     sa.UniqueConstraint("data", "symbol", name="symbols_data_symbol"),
 )
-daily_returns = _observed("daily_returns", _of_symbol(), _numbers([names.Y]))
-prices = _observed("prices", _of_symbol(), _numbers(PRICES))
-market_daily = _observed(
+daily_returns = observed("daily_returns", _of_symbol(), _numbers([names.Y]))
+prices = observed("prices", _of_symbol(), _numbers(PRICES))
+market_daily = observed(
     "market_daily",
     [
         sa.Column("data", sa.String(64), primary_key=True),

@@ -1,6 +1,5 @@
 """The ledger's data sets on SQLite and PostgreSQL: what was known when, and nothing later."""
 
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -29,16 +28,10 @@ Key = tuple[str, date]
 Rows = Mapping[Key, tuple[float, float]]  # y, close
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def archive(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Archive]:
+@pytest.fixture
+def archive(ledger_uri: str, tmp_path: Path) -> Iterator[Archive]:
     """An empty ledger."""
-    uri = ""
-    if request.param == "postgresql":
-        server = request.getfixturevalue("postgres")
-        name = f"archive_{uuid.uuid4().hex}"
-        server.psql(f"CREATE DATABASE {name};")
-        uri = server.get_uri(name, driver="psycopg2")
-    with Archive(Settings(var_dir=tmp_path, ledger_uri=uri)) as archive:
+    with Archive(Settings(var_dir=tmp_path, ledger_uri=ledger_uri)) as archive:
         yield archive
 
 

@@ -4,7 +4,6 @@ import json
 import signal
 import subprocess
 import sys
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,22 +28,16 @@ LOADER = Path(__file__).with_name("loader.py")
 ROOT = LOADER.parents[2]
 LOSE_CONNECTIONS = """
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-    WHERE datname LIKE 'load%' AND pid <> pg_backend_pid();
+    WHERE datname LIKE 'ledger%' AND pid <> pg_backend_pid();
 """
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def settings(request: pytest.FixtureRequest, compiled: Settings, tmp_path: Path) -> Settings:
+@pytest.fixture
+def settings(ledger_uri: str, compiled: Settings, tmp_path: Path) -> Settings:
     """The built-in data sets and an empty ledger."""
     (tmp_path / "data").symlink_to(compiled.var_dir / "data")
     (tmp_path / "logs").symlink_to(compiled.var_dir / "logs")
-    uri = ""
-    if request.param == "postgresql":
-        server = request.getfixturevalue("postgres")
-        name = f"load_{uuid.uuid4().hex}"
-        server.psql(f"CREATE DATABASE {name};")
-        uri = server.get_uri(name, driver="psycopg2")
-    return Settings(var_dir=tmp_path, ledger_uri=uri)
+    return Settings(var_dir=tmp_path, ledger_uri=ledger_uri)
 
 
 @contextmanager
