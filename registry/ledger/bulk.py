@@ -17,11 +17,12 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DBAPIError
 
 from registry.forecast import names
-from registry.forecast.arrays import Places
+from registry.forecast.arrays import Floats, Places
 from registry.ledger.instants import Day, Instant
 
-_FETCHED = 100_000  # tuples at a time
+_FETCHED = 2_000  # tuples at a time; more of them leave the processor's cache
 _DAYS = 1 << 24  # more than any day since 1970; packs (symbol, day) into one number
+_SYMBOLS = 1 << 32  # more than any symbol_id; packs (step, symbol) into one number
 INSTANT = pa.timestamp("us", tz="UTC")
 
 
@@ -38,7 +39,7 @@ def insert(connection: sa.Connection, table: sa.Table, rows: pa.Table) -> None:
         return
     statement = f"COPY {table.name} ({columns}) FROM STDIN WITH (FORMAT csv)"
     text = io.BytesIO()
-    pa_csv.write_csv(rows, text, pa_csv.WriteOptions(include_header=False))
+    pa_csv.write_csv(_with_hex(rows), text, pa_csv.WriteOptions(include_header=False))
     text.seek(0)
     with _cursor(connection, statement) as cursor:
         cursor.copy_expert(statement, text)
@@ -47,13 +48,32 @@ def insert(connection: sa.Connection, table: sa.Table, rows: pa.Table) -> None:
 def select(connection: sa.Connection, query: sa.Select[Any]) -> pa.Table:
     """All rows of a query whose columns have names. Raises DBAPIError."""
     schema = pa.schema([(column.name, _arrow_type(column.type)) for column in _columns(query)])
-    if connection.dialect.name == "sqlite":
+    if connection.dialect.name == "sqlite" or pa.binary() in schema.types:
         return _select_tuples(connection, query, schema)
     return _select_copied(connection, query, schema)
 
 
+def packed_blocks(blocks: Floats) -> pa.Array:
+    """The numbers [N, ...] of each row as bytes: float64, little-endian."""
+    rows = np.ascontiguousarray(blocks, dtype="<f8").reshape(len(blocks), -1)
+    kind = pa.binary(rows.shape[1] * rows.itemsize)
+    return pa.Array.from_buffers(kind, len(rows), [None, pa.py_buffer(rows)]).cast(pa.binary())
+
+
+def unpacked_blocks(packed: pa.ChunkedArray, shape: tuple[int, ...]) -> Floats:
+    """The reverse: [N, *shape]."""
+    numbers: Floats = np.frombuffer(b"".join(packed.to_pylist()), dtype="<f8")
+    return numbers.reshape(len(packed), *shape)
+
+
 def packed(rows: pa.Table) -> Places:
-    """The key of each row of some symbols, or of one market, as a number in the order of keys."""
+    """The key of each row as a number, in the order of keys.
+
+    The key is symbol and session, or step and symbol, or the session alone.
+    """
+    if names.STEP in rows.column_names:
+        steps: Places = rows.column(names.STEP).to_numpy()
+        return steps * _SYMBOLS + rows.column("symbol_id").to_numpy()
     days: Places = rows.column(names.DS).cast(pa.int32()).to_numpy().astype(np.int64)
     if "symbol_id" not in rows.column_names:
         return days
@@ -62,7 +82,7 @@ def packed(rows: pa.Table) -> Places:
 
 
 def _select_tuples(connection: sa.Connection, query: sa.Select[Any], schema: pa.Schema) -> pa.Table:
-    statement = str(query.compile(connection, compile_kwargs={"literal_binds": True}))
+    statement = _literal(connection, query)
     batches = []
     with _cursor(connection, statement) as cursor:
         cursor.execute(statement)
@@ -76,10 +96,7 @@ def _select_tuples(connection: sa.Connection, query: sa.Select[Any], schema: pa.
 
 
 def _select_copied(connection: sa.Connection, query: sa.Select[Any], schema: pa.Schema) -> pa.Table:
-    # By default every % is doubled, for a statement with parameters.
-    dialect = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
-    text = query.compile(dialect=dialect, compile_kwargs={"literal_binds": True})
-    statement = f"COPY ({text}) TO STDOUT WITH (FORMAT csv)"
+    statement = f"COPY ({_literal(connection, query)}) TO STDOUT WITH (FORMAT csv)"
     copied = io.BytesIO()
     with _cursor(connection, "SET LOCAL TimeZone = 'UTC'") as cursor:
         cursor.execute("SET LOCAL TimeZone = 'UTC'")
@@ -103,6 +120,14 @@ def _select_copied(connection: sa.Connection, query: sa.Select[Any], schema: pa.
     )
 
 
+def _literal(connection: sa.Connection, query: sa.Select[Any]) -> str:
+    """The query with its values written into it."""
+    dialect = connection.dialect
+    if dialect.name == "postgresql":  # by default every % is doubled, as if there were parameters
+        dialect = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
+    return str(query.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
+
+
 def _columns(query: sa.Select[Any]) -> "Sequence[sa.ColumnElement[Any]]":
     return list(query.selected_columns)
 
@@ -118,7 +143,19 @@ def _arrow_type(kind: sa.types.TypeEngine[Any]) -> pa.DataType:
         return pa.int64()
     if isinstance(kind, sa.Float):
         return pa.float64()
+    if isinstance(kind, sa.LargeBinary):
+        return pa.binary()
     return pa.string()
+
+
+def _with_hex(rows: pa.Table) -> pa.Table:
+    """Rows with bytes as PostgreSQL reads them in a text."""
+    for place, kind in enumerate(rows.schema.types):
+        if pa.types.is_binary(kind):
+            values = rows.column(place).to_pylist()
+            texts = [None if value is None else f"\\x{value.hex()}" for value in values]
+            rows = rows.set_column(place, rows.column_names[place], pa.array(texts, pa.string()))
+    return rows
 
 
 def _values(column: pa.ChunkedArray) -> list[Any]:

@@ -90,6 +90,11 @@ def as_of(when: When, calendar: str) -> datetime:
         raise BadParameter(f"{when} is outside the years 1 to 9999") from error
 
 
+def is_date(when: When) -> bool:
+    """Whether `as_of` needs the calendar. Raises BadParameter."""
+    return when is not None and not isinstance(_parsed(when), datetime)
+
+
 def closes_of(calendar: str, days: Dates) -> Dates:
     """When each session [K] (datetime64[D]) closes: datetime64[us] in UTC.
 
@@ -102,6 +107,12 @@ def closes_of(calendar: str, days: Dates) -> Dates:
         raise BadHistory(f"{others[0]} is no session of {calendar}", code="NOT_A_SESSION")
     found: Dates = closes[places]
     return found
+
+
+def close_of(calendar: str, day: date) -> datetime:
+    """When a session closes. Raises BadHistory (NOT_A_SESSION) for another day."""
+    close = closes_of(calendar, np.array([day], dtype="datetime64[D]"))[0]
+    return _utc(close)
 
 
 def _parsed(when: str | date | datetime) -> date | datetime:
@@ -121,7 +132,11 @@ def _last_close(calendar: str, day: date) -> datetime:
     place = int(np.searchsorted(sessions, np.datetime64(day, "D"), side="right")) - 1
     if place < 0 or np.datetime64(day, "D") > sessions[-1]:
         raise BadParameter(f"{calendar} is known from {sessions[0]} to {sessions[-1]}, found {day}")
-    return pd.Timestamp(closes[place]).tz_localize(UTC).to_pydatetime()
+    return _utc(closes[place])
+
+
+def _utc(close: np.datetime64) -> datetime:
+    return pd.Timestamp(close).tz_localize(UTC).to_pydatetime()
 
 
 @lru_cache(maxsize=16)

@@ -6,7 +6,8 @@ first load of a data set takes a session's values to be known from its close, an
 of sessions that closed since the load before it: such rows are marked `assumed`. All other values
 are known from the load that brought them.
 
-`as_of` is the one way to read these tables: it returns nothing that was not known at the instant.
+`as_of` is the one way to read what has a past, forecasts too: it returns nothing that was not known
+at the instant.
 """
 
 from collections.abc import Sequence
@@ -88,7 +89,9 @@ OBSERVED = (daily_returns, prices, market_daily)
 
 
 def as_of(table: sa.Table, instant: datetime) -> sa.Select[Any]:
-    """Rows of a table of observations that were known at the instant."""
+    """Rows of observations, or forecasts, that were known at the instant."""
     c = table.c
+    if "issued_at" in c:
+        return sa.select(table).where(c.issued_at <= instant)
     replaced = c.known_until.is_not(None) & (c.known_until <= instant)
     return sa.select(table).where(c.known_from <= instant, ~replaced)

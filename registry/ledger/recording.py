@@ -62,12 +62,15 @@ def observe(
     rows: pa.Table,
     closes: pa.Array,
     timing: Timing,
+    *,
+    whole: bool = True,
 ) -> Counts:
     """Make the current rows of a scope those of `rows`; what was done.
 
     `scope` is a condition on `table` that says which keys `rows` is all of: those of some symbols,
-    or of one universe. `rows` [N] has the key and value columns; `closes` [N] is when each session
-    closed (timestamp[us, UTC]).
+    or of one universe. If it is not `whole`, keys that `rows` lacks stay as they are. `rows` [N]
+    has the key and value columns, in the order of the key; `closes` [N] is when each session closed
+    (timestamp[us, UTC]).
     """
     stored = _stored(connection, table, scope)
     numbers, kept = packed(rows), packed(stored)
@@ -75,7 +78,7 @@ def observe(
     found, places = _find(kept[current], numbers)
     differs = _differ(rows.take(found), stored.take(current[places]))
     changed, replaced = found[differs], current[places][differs]
-    gone = np.delete(current, places)
+    gone = np.delete(current, places) if whole else current[:0]
     new = np.delete(np.arange(len(numbers)), found)
     _end(connection, table, stored.take(np.concatenate([replaced, gone])), timing.at)
     written = np.sort(np.concatenate([new, changed]))

@@ -1,8 +1,8 @@
 """Scores of quantile forecasts. y [...], quantiles [..., Q] in the same unit.
 
 Sources: Gneiting and Raftery, Strictly proper scoring rules, JASA 102 (2007); Winkler, JASA 67
-(1972); Pesaran and Timmermann, JBES 10 (1992); Spearman, American Journal of Psychology 15 (1904);
-Grinold, Journal of Portfolio Management 15 (1989).
+(1972); Dawid, JRSS A 147 (1984); Pesaran and Timmermann, JBES 10 (1992); Spearman, American Journal
+of Psychology 15 (1904); Grinold, Journal of Portfolio Management 15 (1989).
 """
 
 from collections.abc import Sequence
@@ -33,6 +33,31 @@ def crps(y: Floats, quantiles: Floats, levels: Sequence[float]) -> Floats:
     """
     score: Floats = 2 * pinball(y, quantiles, levels).mean(axis=-1)
     return score
+
+
+def pit(y: Floats, quantiles: Floats, levels: Sequence[float]) -> Floats:
+    """Probability integral transform [...]: the level at which the forecast has the outcome.
+
+    Dawid, JRSS A 147 (1984). Linear between levels. Beyond the outer levels it is the middle of
+    what remains: u / 2 below the lowest level u, (1 + u) / 2 above the highest. If the outcome
+    equals several quantiles, it is the middle of their levels.
+    """
+    u = np.asarray(levels)
+    below = (quantiles < y[..., None]).sum(axis=-1)
+    up_to = (quantiles <= y[..., None]).sum(axis=-1)
+    padded = np.concatenate([[0.0], u, [1.0]])
+    # With a quantile of its own the outcome is at one level, else within the gap above `below`.
+    middle = (padded[below + 1] + padded[np.maximum(up_to, below + 1)]) / 2
+    left = np.clip(below - 1, 0, len(u) - 1)
+    right = np.clip(below, 0, len(u) - 1)
+    low = np.take_along_axis(quantiles, left[..., None], axis=-1)[..., 0]
+    high = np.take_along_axis(quantiles, right[..., None], axis=-1)[..., 0]
+    gap = np.where(high > low, high - low, 1.0)
+    between = u[left] + (y - low) / gap * (u[right] - u[left])
+    outside = (below == 0) | (below == len(u))
+    beyond = (padded[below] + padded[below + 1]) / 2
+    level: Floats = np.where(up_to > below, middle, np.where(outside, beyond, between))
+    return level
 
 
 def inside(y: Floats, lower: Floats, upper: Floats) -> Floats:

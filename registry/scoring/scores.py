@@ -1,11 +1,13 @@
 """Scores of forecasts with outcomes: per row, on average, and the reliability of levels."""
 
 import re
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 
 from registry.forecast import names
+from registry.forecast.arrays import Floats
 from registry.forecast.forecast import interpolated
 from registry.scoring import metrics
 from registry.scoring.rolling import KEYS, ORIGIN
@@ -40,15 +42,35 @@ def scores(forecasts: pd.DataFrame) -> pd.DataFrame:
         out["abs_error"] = np.abs(y - interpolated(q, levels, (0.5,))[:, 0])
     out["bias"] = mean - y
     out["direction"] = metrics.direction(y, mean)
-    for band in BANDS:
-        edges = (round((1 - band) / 2, 10), round((1 + band) / 2, 10))
-        if levels[0] <= edges[0] and edges[1] <= levels[-1]:
-            lower, upper = interpolated(q, levels, edges).T
-            out[f"covered_{100 * band:.0f}"] = metrics.inside(y, lower, upper)
-            out[f"winkler_{100 * band:.0f}"] = metrics.winkler(y, lower, upper, band)
+    for band, lower, upper in _bands(q, levels):
+        out[f"covered_{100 * band:.0f}"] = metrics.inside(y, lower, upper)
+        out[f"winkler_{100 * band:.0f}"] = metrics.winkler(y, lower, upper, band)
     of_rolling = {*KEYS, names.DS, names.Y, names.MEAN, *columns}
     measured = [name for name in forecasts.columns if name not in of_rolling]
     return out.assign(**{name: forecasts[name] for name in measured})
+
+
+def of_step(y: Floats, quantiles: Floats, levels: Sequence[float]) -> dict[str, Floats]:
+    """Scores that the ledger keeps of one step: y [N], quantiles [N, Q]; crps, pit and covered_*.
+
+    A band that reaches beyond the levels has no score.
+    """
+    scored = {
+        "crps": metrics.crps(y, quantiles, levels),
+        "pit": metrics.pit(y, quantiles, levels),
+    }
+    for band, lower, upper in _bands(quantiles, levels):
+        scored[f"covered_{100 * band:.0f}"] = metrics.inside(y, lower, upper)
+    return scored
+
+
+def _bands(quantiles: Floats, levels: Sequence[float]) -> Iterator[tuple[float, Floats, Floats]]:
+    """Central bands within the levels, with their lower and upper edges [N]."""
+    for band in BANDS:
+        edges = (round((1 - band) / 2, 10), round((1 + band) / 2, 10))
+        if levels[0] <= edges[0] and edges[1] <= levels[-1]:
+            lower, upper = interpolated(quantiles, levels, edges).T
+            yield band, lower, upper
 
 
 def means(scored: pd.DataFrame, by: str | None = None) -> pd.DataFrame:

@@ -1,0 +1,380 @@
+"""Forecasts as issued and their scores, on SQLite and PostgreSQL."""
+
+import threading
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+import sqlalchemy as sa
+
+from registry.errors import BadParameter, Conflict, KronosError, NotFound
+from registry.ledger import database
+from registry.ledger.archive import Archive
+from registry.ledger.filling import Content, Symbol
+from registry.ledger.forecasts import Blocks, Issue, forecast_blocks, forecasts
+from registry.ledger.scores import RAW
+from registry.ledger.track_record import TrackRecord
+from registry.scoring import scores as scoring
+from registry.settings import Settings
+
+LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
+SYMBOLS = ("A", "B", "é %")
+FIRST = date(2024, 1, 1)
+HORIZON = 3
+MICROSECOND = timedelta(microseconds=1)
+
+
+@pytest.fixture
+def record(ledger_uri: str, tmp_path: Path) -> Iterator[TrackRecord]:
+    """A ledger with three symbols of a data set and no forecast."""
+    settings = Settings(var_dir=tmp_path, ledger_uri=ledger_uri)
+    with Archive(settings) as archive:
+        archive.load(content("mine", "24/7"))
+    with TrackRecord(settings) as record:
+        yield record
+
+
+def content(data: str, calendar: str) -> Content:
+    """A data set with one session."""
+    days = pa.array([FIRST + timedelta(days=1)] * len(SYMBOLS))
+    rows = pa.table({"unique_id": list(SYMBOLS), "ds": days, "y": np.zeros(len(SYMBOLS))})
+    market = {"ds": days[:1]}
+    for name in ("market_abs_return", "index_return", "market_members"):
+        market[name] = pa.array([0.0])
+    known = [Symbol(name, FIRST, FIRST, sector=name.lower()) for name in SYMBOLS]
+    return Content(data, "digest", calendar, "u@1", known, [rows], pa.table(market))
+
+
+def day(number: int) -> date:
+    return FIRST + timedelta(days=number)
+
+
+def close_of(session: date) -> datetime:
+    return datetime(session.year, session.month, session.day, tzinfo=UTC) + timedelta(days=1)
+
+
+def issue(number: int = 1, **changes: Any) -> Issue:
+    """That of a backfill of day `number`."""
+    cutoff = day(number)
+    values = {
+        "registry": "r",
+        "model": "har",
+        "version": 1,
+        "data": "mine",
+        "source": "backfill",
+        "cutoff": cutoff,
+        "issued_at": close_of(cutoff),
+    }
+    return Issue(**(values | changes))
+
+
+def blocks(seed: int = 0, symbols: tuple[str, ...] = SYMBOLS, calibrated: bool = False) -> Blocks:
+    rng = np.random.default_rng(seed)
+    raw = numbers(rng, len(symbols))
+    return Blocks(symbols, LEVELS, raw, numbers(rng, len(symbols)) if calibrated else None)
+
+
+def numbers(rng: np.random.Generator, series: int) -> Any:
+    values = rng.normal(size=(series, HORIZON, 1 + len(LEVELS)))
+    values[:, :, 1:].sort(axis=2)
+    return values
+
+
+def outcomes(given: Blocks, step: int, seed: int = 0) -> pd.DataFrame:
+    """Scores of one step against simulated outcomes."""
+    y = np.random.default_rng(seed).normal(size=len(given.symbols))
+    columns = {"unique_id": given.symbols, "y": y}
+    columns |= scoring.of_step(y, given.raw[:, step - 1, 1:], LEVELS)
+    if given.calibrated is not None:
+        after = scoring.of_step(y, given.calibrated[:, step - 1, 1:], LEVELS)
+        columns |= {f"{name}_calibrated": values for name, values in after.items()}
+    return pd.DataFrame(columns)
+
+
+def test_forecasts_come_back_with_all_their_bits_and_their_outcomes(record: TrackRecord):
+    given, what = blocks(calibrated=True), issue(calibration=7)
+    assert record.issue(what, given)
+    scored = outcomes(given, 2)
+    record.score(what.id, 2, scored)
+    frame = record.forecasts()
+    assert frame[["unique_id", "step"]].values.tolist() == [
+        [symbol, step] for symbol in SYMBOLS for step in (1, 2, 3)
+    ]
+    assert frame["ds"].dt.date.tolist() == [day(2), day(3), day(4)] * len(SYMBOLS)
+    quantiles = [f"q{level}" for level in LEVELS]
+    expected = given.raw.reshape(-1, 1 + len(LEVELS))
+    np.testing.assert_array_equal(frame[["mean", *quantiles]].to_numpy(), expected)
+    second = frame[frame["step"] == 2].reset_index()
+    for name in ("y", *RAW):
+        np.testing.assert_array_equal(second[name].to_numpy(), scored[name].to_numpy())
+    assert frame.loc[frame["step"] != 2, ["y", *RAW]].isna().all(axis=None)
+    calibrated = record.forecasts(calibrated=True)
+    expected = given.calibrated.reshape(-1, 1 + len(LEVELS))
+    np.testing.assert_array_equal(calibrated[["mean", *quantiles]].to_numpy(), expected)
+    after = calibrated[calibrated["step"] == 2].reset_index()
+    np.testing.assert_array_equal(after["crps"], scored["crps_calibrated"])
+    head = frame[["forecast_id", "model", "version", "data", "source", "calibration"]].iloc[0]
+    assert head.tolist() == [what.id, "har", 1, "mine", "backfill", 7]
+    assert frame["issued_at"][0] == close_of(day(1))
+
+
+def test_the_same_forecast_again_changes_nothing_and_another_one_is_refused(record: TrackRecord):
+    assert record.issue(issue(), blocks())
+    before = record.forecasts()
+    assert not record.issue(issue(issued_at=close_of(day(5))), blocks())
+    swapped = blocks()
+    swapped = Blocks(SYMBOLS[::-1], LEVELS, swapped.raw[::-1])
+    assert not record.issue(issue(), swapped)
+    others = [blocks(1), blocks(symbols=SYMBOLS[:2]), blocks(calibrated=True)]
+    for other in others:
+        with pytest.raises(Conflict, match="har/1 has issued other numbers for the cutoff 2024-01"):
+            record.issue(issue(), other)
+    pd.testing.assert_frame_equal(record.forecasts(), before)
+
+
+@pytest.mark.parametrize(
+    ("what", "given", "words"),
+    [
+        (issue(source="live"), blocks(), "found source 'live', expected nightly, served"),
+        (issue(source="served"), blocks(), "needs the forecast_id"),
+        (issue(issued_at=close_of(day(1)) - MICROSECOND), blocks(), "before the cutoff 2024-01-02"),
+        (issue(issued_at=datetime(2999, 1, 1, tzinfo=UTC)), blocks(), "in the future"),
+        (issue(issued_at=datetime(2024, 1, 3)), blocks(), "names no time zone"),
+        (issue(), Blocks(SYMBOLS, LEVELS, np.zeros((3, 2, 7))), r"expected \[N, H, 1 \+ Q\]"),
+        (issue(), Blocks(SYMBOLS, LEVELS, np.full((3, 2, 8), np.nan)), "not finite"),
+        (issue(), Blocks(SYMBOLS, LEVELS, -np.tile(np.arange(8.0), (3, 2, 1))), "cross"),
+        (issue(), Blocks(("A", "A"), LEVELS, np.zeros((2, 2, 8))), "no symbol twice"),
+        (issue(), Blocks((), LEVELS, np.zeros((0, 2, 8))), "at least one step"),
+    ],
+)
+def test_what_is_no_forecast_is_refused_and_nothing_is_written(
+    record: TrackRecord, what: Issue, given: Blocks, words: str
+):
+    with pytest.raises(BadParameter, match=words):
+        record.issue(what, given)
+    assert record.forecasts().empty
+
+
+def test_unknown_symbols_sets_forecasts_and_steps_are_refused(record: TrackRecord):
+    record.issue(issue(), blocks())
+    rows = outcomes(blocks(), 1)
+    with pytest.raises(NotFound, match="mine in the ledger has no symbol X, Y"):
+        record.issue(issue(2), blocks(symbols=("X", "A", "Y")))
+    with pytest.raises(NotFound, match="no data set 'other'; `python -m jobs data load`"):
+        record.issue(issue(data="other"), blocks())
+    with pytest.raises(NotFound, match="no forecast 'none'"):
+        record.score("none", 1, rows)
+    with pytest.raises(NotFound, match="no symbol X"):
+        record.score(issue().id, 1, rows.replace("A", "X"))
+    with pytest.raises(BadParameter, match="found step 4, expected 1 to 3"):
+        record.score(issue().id, 4, rows)
+    with pytest.raises(BadParameter, match="crps holds a value that is not finite"):
+        record.score(issue().id, 1, rows.assign(crps=np.inf))
+    with pytest.raises(BadParameter, match="no column 'profit'"):
+        record.score(issue().id, 1, rows.assign(profit=1.0))
+    with pytest.raises(BadParameter, match="a symbol twice"):
+        record.score(issue().id, 1, pd.concat([rows, rows]))
+    with pytest.raises(BadParameter, match="need rows with unique_id, y, crps"):
+        record.score(issue().id, 1, rows.drop(columns="y"))
+    yesterday = datetime.now(UTC).date() - timedelta(days=1)
+    late = issue(cutoff=yesterday, issued_at=datetime.now(UTC))
+    record.issue(late, blocks())
+    with pytest.raises(BadParameter, match="of step 1 has not closed"):
+        record.score(late.id, 1, rows)
+    assert record.scores().empty
+    with pytest.raises(NotFound, match="no data set in the ledger has no symbol X"):
+        record.forecasts(symbols=["X"])
+    with pytest.raises(BadParameter, match=r"as \['AAPL'\]"):
+        record.forecasts(symbols="A")
+    with pytest.raises(BadParameter, match="since is 'May', expected a date"):
+        record.scores(since="May")
+    with pytest.raises(BadParameter, match="no group 'weather', expected some of registry, model"):
+        record.scores(by=["weather"])
+
+
+def test_reads_as_of_any_instant_see_what_a_plain_memory_remembers(record: TrackRecord):
+    rng = np.random.default_rng(0)
+    issued: dict[str, tuple[Issue, Blocks]] = {}
+    versions: dict[tuple[str, str, int], list[list[Any]]] = {}  # [from, until, y]
+    asked = [close_of(day(number)) for number in range(8)]
+    for number in range(24):
+        at = datetime.now(UTC)  # before what is written now
+        if number % 4 == 0:
+            source = ("backfill", "nightly")[number // 4 % 2]
+            when = close_of(day(number // 8 + 1)) if source == "backfill" else at
+            what = issue(number // 8 + 1, source=source, issued_at=when)
+            given = blocks(number)
+            record.issue(what, given)
+            issued[what.id] = (what, given)
+        else:
+            what, given = issued[rng.choice(list(issued))]
+            step = int(rng.integers(1, 1 + HORIZON))
+            rows = outcomes(given, step, seed=int(rng.integers(2))).sample(2, random_state=number)
+            record.score(what.id, step, rows)
+            remember(versions, what, step, rows, datetime.now(UTC))
+        asked += [at, datetime.now(UTC)]
+    for instant in [*asked, *(instant - MICROSECOND for instant in asked)]:
+        frame = record.forecasts(as_of=instant)
+        known = {key for key, (what, _) in issued.items() if what.issued_at <= instant}
+        assert set(frame["forecast_id"]) == known
+        rows = frame.loc[frame["y"].notna(), ["forecast_id", "unique_id", "step", "y"]]
+        found = {tuple(row[:3]): row[3] for row in rows.itertuples(index=False)}
+        assert found == remembered(versions, known, instant)
+
+
+def remember(versions: Any, what: Issue, step: int, rows: pd.DataFrame, at: datetime) -> None:
+    for symbol, y in zip(rows["unique_id"], rows["y"], strict=True):
+        history = versions.setdefault((what.id, symbol, step), [])
+        if history and history[-1][2] == y:
+            continue
+        begins = at
+        if history:
+            history[-1][1] = at
+        elif what.source == "backfill":
+            begins = close_of(what.cutoff + timedelta(days=step))
+        history.append([begins, None, y])
+
+
+def remembered(versions: Any, known: set[str], instant: datetime) -> dict[Any, float]:
+    found = {}
+    for key, history in versions.items():
+        for begins, ends, y in history:
+            if key[0] in known and begins <= instant and (ends is None or ends > instant):
+                found[key] = y
+    return found
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+@pytest.mark.parametrize(
+    "by", [["model", "step", "month"], ["symbol"], ["sector", "cutoff"], ["data", "year"], []]
+)
+def test_groups_in_sql_are_those_of_the_frame(record: TrackRecord, by: list[str], calibrated: bool):
+    for number in range(8):
+        model = ("har", "fhs")[number % 2]
+        given = blocks(number, calibrated=calibrated and number % 3 == 0)
+        what = issue(10 * number + 1, model=model)
+        record.issue(what, given)
+        for step in range(1, 3 + number % 2):
+            record.score(what.id, step, outcomes(given, step))
+    frame = record.forecasts(calibrated=calibrated).dropna(subset="y")
+    frame["symbol"] = frame["unique_id"]
+    frame["sector"] = frame["unique_id"].str.lower()
+    frame["month"] = frame["cutoff"].dt.strftime("%Y-%m")
+    frame["year"] = frame["cutoff"].dt.strftime("%Y")
+    groups = [*by, "source"]
+    scored = ["crps", "covered_50", "covered_80", "covered_90"]
+    expected = frame.groupby(groups, observed=True)[scored].mean()
+    found = record.scores(by=by)
+    suffix = "_calibrated" if calibrated else ""
+    columns = [name.replace("covered", "coverage") + suffix for name in scored]
+    if "cutoff" in groups:
+        found["cutoff"] = pd.to_datetime(found["cutoff"]).astype(frame["cutoff"].dtype)
+    found = found.set_index(groups)
+    assert set(found.index) == set(expected.index)
+    np.testing.assert_allclose(found.loc[expected.index, columns].to_numpy(), expected.to_numpy())
+    sizes = frame.groupby(groups, observed=True)["cutoff"].agg(["size", "nunique"])
+    assert found.loc[expected.index, ["n", "cutoffs"]].to_numpy().tolist() == sizes.values.tolist()
+    share = frame.assign(raw=frame["calibration"].isna()).groupby(groups, observed=True)["raw"]
+    assert not calibrated or found["uncalibrated"].between(0, 1).all()
+    assert share.mean().shape == expected["crps"].shape
+
+
+def test_a_backfill_is_never_in_one_group_with_a_live_forecast(record: TrackRecord):
+    for source in ("backfill", "nightly"):
+        what = issue(source=source, issued_at=close_of(day(3)))
+        record.issue(what, blocks())
+        record.score(what.id, 1, outcomes(blocks(), 1))
+    assert record.scores(by=["model"])["source"].tolist() == ["backfill", "nightly"]
+    assert record.scores(by=[], source="nightly")["n"].tolist() == [3]
+
+
+def test_conditions_choose_forecasts(record: TrackRecord):
+    for number in (1, 2, 3):
+        record.issue(issue(number, version=number), blocks(number))
+    assert set(record.forecasts(version=2)["cutoff"].dt.date) == {day(2)}
+    frame = record.forecasts(since=str(day(2)), symbols=["B"], model="har", data="mine")
+    assert frame["cutoff"].dt.date.tolist() == [day(2)] * 3 + [day(3)] * 3
+    assert set(frame["unique_id"]) == {"B"}
+    assert set(record.forecasts(until=str(day(2)))["version"]) == {1, 2}
+    assert record.forecasts(model="fhs").empty
+    assert set(record.forecasts(as_of=str(day(2)))["version"]) == {1, 2}
+    assert set(record.forecasts(as_of=close_of(day(2)) - MICROSECOND)["version"]) == {1}
+
+
+def test_a_date_is_no_instant_for_forecasts_on_several_calendars(record: TrackRecord):
+    fill = content("stocks", "XNYS")
+    with Archive(Settings(ledger_uri=record.engine.url.render_as_string(False))) as archive:
+        archive.load(fill)
+    record.issue(issue(), blocks())
+    record.issue(issue(data="stocks", issued_at=close_of(day(2))), blocks())
+    with pytest.raises(BadParameter, match=r"several calendars \(24/7, XNYS\).*name a data set"):
+        record.forecasts(as_of="2024-01-05")
+    assert len(record.forecasts(as_of="2024-01-05", data="stocks")) == 9
+    assert len(record.forecasts(as_of="2024-01-05T00:00:00+00:00")) == 18
+
+
+def test_two_that_write_at_once_write_once(record: TrackRecord):
+    said: list[Any] = []
+
+    def work() -> None:
+        for number in range(1, 9):
+            said.append(record.issue(issue(number), blocks(number)))
+            said.append(record.score(issue(number).id, 1, outcomes(blocks(number), 1)).new)
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(said[::1], key=int) == sorted([*[False] * 16, *[True] * 8, *[0] * 16, *[3] * 8])
+    assert record.scores(by=["cutoff"])["n"].tolist() == [3] * 8
+
+
+def test_connections_that_are_lost_lose_and_double_nothing(
+    record: TrackRecord, ledger_uri: str, request: pytest.FixtureRequest
+):
+    if ledger_uri.startswith("sqlite"):
+        lose = record.engine.dispose
+    else:
+        server = request.getfixturevalue("postgres")
+        name = record.engine.url.database
+        others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{}';"
+
+        def lose() -> None:
+            server.psql(others.format(name))
+
+    acknowledged: list[str] = []
+    done = threading.Event()
+
+    def write() -> None:
+        number = 0
+        while not done.is_set() or number < 20:
+            what = issue(number % 90, version=1 + number // 90)
+            try:
+                record.issue(what, blocks(number))
+                record.score(what.id, 1, outcomes(blocks(number), 1))
+            except KronosError:
+                continue
+            acknowledged.append(what.id)
+            number += 1
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    for _ in range(3):
+        lose()
+        done.wait(0.3)
+    done.set()
+    writer.join()
+    with database.read(record.engine) as connection:
+        stored = connection.scalars(sa.select(forecasts.c.forecast_id)).all()
+        count = sa.select(forecast_blocks.c.forecast, sa.func.count())
+        sizes = connection.execute(count.group_by(forecast_blocks.c.forecast)).all()
+    assert set(acknowledged) <= set(stored)
+    assert len(stored) == len(set(stored)) == len(sizes)
+    assert {size for _, size in sizes} == {len(SYMBOLS)}
+    assert record.scores(by=["step"])["n"].tolist() == [len(SYMBOLS) * len(acknowledged)]
