@@ -72,8 +72,9 @@ def packed(rows: pa.Table) -> Places:
     The key is symbol and session, or step and symbol, or the session alone.
     """
     if names.STEP in rows.column_names:
-        steps: Places = rows.column(names.STEP).to_numpy()
-        return steps * _SYMBOLS + rows.column("symbol_id").to_numpy()
+        steps = rows.column(names.STEP).to_numpy()
+        keys: Places = steps * _SYMBOLS + rows.column("symbol_id").to_numpy()
+        return keys
     days: Places = rows.column(names.DS).cast(pa.int32()).to_numpy().astype(np.int64)
     if "symbol_id" not in rows.column_names:
         return days

@@ -6,10 +6,14 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from registry.ledger import database, loads
+from registry.ledger.forecasts import forecast_blocks, forecasts
 from registry.ledger.observations import OBSERVED, symbols
+from registry.ledger.scores import scores
 
 TWO_VALUES = "TWO_VALUES"
-_KEY = ("data", "symbol_id", "ds")  # a value has these; one universe holds at an instant
+BLOCKS_LOST = "BLOCKS_LOST"
+# A value has these, but for `data` if it has a symbol; one universe holds at an instant.
+_KEY = ("data", "forecast", "step", "symbol_id", "ds")
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,7 @@ class Fault:
 
     @property
     def repair(self) -> str:
-        if self.code == TWO_VALUES:
+        if self.code in (TWO_VALUES, BLOCKS_LOST):
             return "none: restore the ledger from a backup"
         return f"none here: `python -m jobs data load {self.data}` loads it again"
 
@@ -30,7 +34,12 @@ class Fault:
 def find(engine: sa.Engine) -> list[Fault]:
     """All faults. Values that somebody edited are not among them: they carry no hash."""
     with database.read(engine) as connection:
-        return [*_cut(connection), *_lost(connection), *_overlapping(connection)]
+        return [
+            *_cut(connection),
+            *_lost(connection),
+            *_lost_blocks(connection),
+            *_overlapping(connection),
+        ]
 
 
 def _cut(connection: sa.Connection) -> Iterator[Fault]:
@@ -58,9 +67,21 @@ def _lost(connection: sa.Connection) -> Iterator[Fault]:
                 yield Fault(load.data, "ROWS_LOST", message)
 
 
+def _lost_blocks(connection: sa.Connection) -> Iterator[Fault]:
+    """Forecasts that do not have the numbers of each symbol that they were issued with."""
+    f, b = forecasts.c, forecast_blocks.c
+    counts = sa.select(b.forecast, sa.func.count().label("number")).group_by(b.forecast).subquery()
+    found = sa.func.coalesce(counts.c.number, 0)
+    joined = forecasts.outerjoin(counts, counts.c.forecast == f.id)
+    query = sa.select(f.data, f.forecast_id, f.series, found.label("found")).select_from(joined)
+    for row in connection.execute(query.where(found != f.series).order_by(f.id)):
+        message = f"the forecast {row.forecast_id} has {row.found} symbols of {row.series}"
+        yield Fault(row.data, BLOCKS_LOST, message)
+
+
 def _overlapping(connection: sa.Connection) -> Iterator[Fault]:
     """Data sets with two values of one key at one instant."""
-    for table in OBSERVED:
+    for table in (*OBSERVED, scores):
         later, earlier = table.alias("later"), table.alias("earlier")
         key = [name for name in _KEY if name in table.c]
         same = [later.c[name] == earlier.c[name] for name in key]

@@ -114,7 +114,8 @@ def issue(engine: sa.Engine, what: Issue, blocks: Blocks) -> bool:
             calendar, ids = find_symbols(connection, what.data, blocks.symbols)
             _check_instant(what, calendar)
             row = _row(what, blocks) | {"calendar": calendar, "recorded_at": now()}
-            number = connection.execute(sa.insert(forecasts).values(**row)).inserted_primary_key[0]
+            inserted = sa.insert(forecasts).values(**row).returning(forecasts.c.id)
+            number = connection.execute(inserted).scalar_one()
             bulk.insert(connection, forecast_blocks, _table(number, ids, blocks))
     except IntegrityError as error:
         _check_same(engine, what, blocks, error)

@@ -82,7 +82,7 @@ def _group(
     return sa.func.to_char(issued.c.cutoff, _PERIODS[name][1])
 
 
-def _mean(total: Any, number: Any) -> sa.ColumnElement[float]:
+def _mean(total: Any, number: Any) -> sa.ColumnElement[Any]:
     """The mean over forecasts and steps that have a score."""
     return sa.func.sum(total) / sa.func.sum(sa.case((total.is_not(None), number)))
 

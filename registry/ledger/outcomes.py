@@ -11,7 +11,7 @@ import pyarrow as pa
 import sqlalchemy as sa
 
 from registry.forecast import calendars, names
-from registry.forecast.arrays import Floats, Places
+from registry.forecast.arrays import Dates, Floats, Places
 from registry.ledger import bulk, observations
 from registry.ledger.forecasts import forecast_blocks
 from registry.ledger.observations import symbols
@@ -51,10 +51,10 @@ def _listed(connection: sa.Connection) -> pa.Table:
 
 
 def _by_form(heads: Sequence[Any]) -> list[list[Any]]:
-    """Forecasts whose blocks have the same levels and steps, together."""
-    forms: dict[tuple[str, int], list[Any]] = {}
+    """Forecasts that have the same levels, steps and calendar, together."""
+    forms: dict[tuple[str, int, str], list[Any]] = {}
     for head in heads:
-        forms.setdefault((head.levels, head.horizon), []).append(head)
+        forms.setdefault((head.levels, head.horizon, head.calendar), []).append(head)
     return list(forms.values())
 
 
@@ -113,11 +113,12 @@ class _Reader:
         order = ("forecast_id", "model", "version", *_TEXTS[2:], "calibration")
         return {name: columns.pop(name) for name in order} | columns
 
-    def _symbols(self, ids: Places) -> pd.Categorical:
+    def _symbols(self, ids: Places) -> "pd.Categorical[Any]":
         codes = np.searchsorted(_of(self.listed, "id"), ids)
         listed = self.listed.column("symbol").to_pylist()
         texts, number = np.unique(np.array(listed, dtype=object), return_inverse=True)
-        return pd.Categorical.from_codes(number[codes], texts)
+        named: pd.Categorical[Any] = pd.Categorical.from_codes(number[codes], pd.Index(texts))
+        return named
 
     def _blocks(self, heads: Sequence[Any]) -> pa.Table:
         """key and block of each symbol, by key."""
@@ -135,7 +136,7 @@ class _Reader:
         """
         c = scores.c
         chosen = {name: self._chosen(name) for name in RAW}
-        code = c.step
+        code: sa.ColumnElement[Any] = c.step
         for name in COVERED:
             code = code * len(_COVERED) + sa.func.coalesce(chosen[name], _UNSCORED)
         numbers = [c.y, chosen["crps"].label("crps"), chosen["pit"].label("pit")]
@@ -162,7 +163,8 @@ class _Reader:
 
 def _key(c: Any) -> sa.ColumnElement[int]:
     """Forecast and symbol as one number."""
-    return (sa.cast(c.forecast, sa.BigInteger) * _SYMBOLS + c.symbol_id).label("key")
+    key: sa.ColumnElement[int] = sa.cast(c.forecast, sa.BigInteger) * _SYMBOLS + c.symbol_id
+    return key.label("key")
 
 
 def _put(values: Any, places: Places, number: int) -> Floats:
@@ -177,10 +179,7 @@ def _of(rows: pa.Table, name: str) -> Places:
     return numbers
 
 
-def _sessions(heads: Sequence[Any], horizon: int) -> Any:
-    """Sessions [K, H] of each forecast (datetime64[ns])."""
-    rows = []
-    for head in heads:
-        cutoff = pd.Timestamp(head.cutoff)
-        rows.append(calendars.next_sessions(head.calendar, cutoff, horizon).to_numpy())
-    return np.stack(rows)
+def _sessions(heads: Sequence[Any], horizon: int) -> Dates:
+    """Sessions [K, H] after the cutoffs of forecasts that have one calendar (datetime64[ns])."""
+    cutoffs = np.array([head.cutoff for head in heads], dtype="datetime64[ns]")
+    return calendars.next_sessions_many(heads[0].calendar, cutoffs, horizon)

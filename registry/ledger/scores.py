@@ -5,6 +5,7 @@ stays. Those of a backfill count as known from the close of the session that was
 marked `assumed`.
 """
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -18,7 +19,7 @@ from registry.forecast import calendars, names
 from registry.ledger import database, instants, observations
 from registry.ledger.bulk import INSTANT
 from registry.ledger.claims import now
-from registry.ledger.forecasts import BACKFILL, find_symbols, forecasts
+from registry.ledger.forecasts import BACKFILL, find_symbols, forecast_blocks, forecasts
 from registry.ledger.instants import Day
 from registry.ledger.recording import Counts, Timing, observe
 
@@ -31,8 +32,8 @@ def _values() -> "list[sa.Column[Any]]":
     columns: list[sa.Column[Any]] = [sa.Column(names.DS, Day, nullable=False)]
     columns.append(sa.Column(names.Y, sa.Double, nullable=False))
     for name in (*RAW, *CALIBRATED):
-        kind = sa.SmallInteger() if name.startswith("covered") else sa.Double()
-        columns.append(sa.Column(name, kind))
+        covered = name.startswith("covered")
+        columns.append(sa.Column(name, sa.SmallInteger) if covered else sa.Column(name, sa.Double))
     return columns
 
 
@@ -63,12 +64,24 @@ def score(engine: sa.Engine, forecast_id: str, step: int, rows: pd.DataFrame) ->
         if found is None:
             raise NotFound(f"the ledger has no forecast {forecast_id[:64]!r}")
         day, close = _session(found, step, at)
-        _, ids = find_symbols(connection, found.data, rows[names.UNIQUE_ID].tolist())
+        ids = _ids(connection, found, rows[names.UNIQUE_ID].tolist())
         table = _table(found.id, step, day, ids, rows)
         scope = (scores.c.forecast == found.id) & (scores.c.step == step)
         timing = Timing(at, None if found.source == BACKFILL else at)
         closes = pa.array(np.full(len(rows), close)).cast(INSTANT)
         return observe(connection, scores, scope, table, closes, timing, whole=False)
+
+
+def _ids(connection: sa.Connection, forecast: Any, wanted: Sequence[str]) -> dict[str, int]:
+    """The id of each symbol. Raises NotFound for one that was not forecast."""
+    _, ids = find_symbols(connection, forecast.data, wanted)
+    c = forecast_blocks.c
+    query = sa.select(c.symbol_id).where(c.forecast == forecast.id)
+    of_forecast = set(connection.scalars(query))
+    for symbol, number in ids.items():
+        if number not in of_forecast:
+            raise NotFound(f"the forecast {forecast.forecast_id} has no symbol {symbol}")
+    return ids
 
 
 def _check(rows: pd.DataFrame) -> None:

@@ -13,11 +13,11 @@ import pytest
 import sqlalchemy as sa
 
 from registry.errors import BadParameter, Conflict, KronosError, NotFound
-from registry.ledger import database
+from registry.ledger import database, faults
 from registry.ledger.archive import Archive
 from registry.ledger.filling import Content, Symbol
 from registry.ledger.forecasts import Blocks, Issue, forecast_blocks, forecasts
-from registry.ledger.scores import RAW
+from registry.ledger.scores import RAW, scores
 from registry.ledger.track_record import TrackRecord
 from registry.scoring import scores as scoring
 from registry.settings import Settings
@@ -171,6 +171,10 @@ def test_unknown_symbols_sets_forecasts_and_steps_are_refused(record: TrackRecor
         record.score("none", 1, rows)
     with pytest.raises(NotFound, match="no symbol X"):
         record.score(issue().id, 1, rows.replace("A", "X"))
+    few = issue(2)
+    record.issue(few, blocks(symbols=SYMBOLS[:2]))
+    with pytest.raises(NotFound, match=f"the forecast {few.id} has no symbol é %"):
+        record.score(few.id, 1, rows)
     with pytest.raises(BadParameter, match="found step 4, expected 1 to 3"):
         record.score(issue().id, 4, rows)
     with pytest.raises(BadParameter, match="crps holds a value that is not finite"):
@@ -378,3 +382,19 @@ def test_connections_that_are_lost_lose_and_double_nothing(
     assert len(stored) == len(set(stored)) == len(sizes)
     assert {size for _, size in sizes} == {len(SYMBOLS)}
     assert record.scores(by=["step"])["n"].tolist() == [len(SYMBOLS) * len(acknowledged)]
+
+
+def test_lost_numbers_and_double_scores_are_found(record: TrackRecord):
+    for source in ("backfill", "nightly"):
+        what = issue(source=source, issued_at=close_of(day(1)))
+        record.issue(what, blocks())
+        record.score(what.id, 1, outcomes(blocks(), 1))
+    record.score(what.id, 1, outcomes(blocks(), 1, seed=1))
+    assert faults.find(record.engine) == []
+    with database.write(record.engine) as connection:
+        connection.execute(sa.delete(forecast_blocks).where(forecast_blocks.c.symbol_id == 1))
+        connection.execute(sa.update(scores).values(known_until=None))
+    found = [(fault.code, fault.message) for fault in faults.find(record.engine)]
+    assert [code for code, _ in found] == ["BLOCKS_LOST", "BLOCKS_LOST", "TWO_VALUES"]
+    assert found[1][1] == f"the forecast {what.id} has 2 symbols of 3"
+    assert found[2][1] == "3 rows of scores hold beside another one"

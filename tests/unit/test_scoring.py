@@ -19,7 +19,7 @@ from registry.forecast.spec import ModelSpec, Option, Request
 from registry.scoring import difference, metrics
 from registry.scoring.difference import Skill, against
 from registry.scoring.rolling import KEYS, origins_between, rolling
-from registry.scoring.scores import levels_of, means, rank_ic, reliability, scores
+from registry.scoring.scores import levels_of, means, of_step, rank_ic, reliability, scores
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 EVERY_DAY = "24/7"  # the calendar of `simulated`
@@ -502,6 +502,36 @@ def test_coverage_of_a_true_forecast_is_nominal():
 def test_an_outcome_without_direction_is_left_out_of_its_mean():
     scored = scores(frame([0.0, 6.0, -6.0, 6.0], [-4.0, -1.0, 1.0, 2.0, 4.0], LEVELS, mean=0.5))
     npt.assert_allclose(means(scored).loc[0, "direction"], 2 / 3, rtol=1e-15)
+
+
+def test_pit_is_the_level_at_which_the_forecast_has_the_outcome():
+    levels = (0.1, 0.4, 0.6, 0.9)
+    y = np.array([-2.0, -1.0, 0.5, 1.0, 1.5, 3.0])
+    q = np.tile([-1.0, 0.0, 1.0, 2.0], (len(y), 1))
+    npt.assert_allclose(metrics.pit(y, q, levels), [0.05, 0.1, 0.5, 0.6, 0.75, 0.95], rtol=1e-12)
+    flat = np.zeros((3, 4))
+    y = np.array([-1.0, 0.0, 1.0])
+    npt.assert_allclose(metrics.pit(y, flat, levels), [0.05, 0.5, 0.95], rtol=1e-12)
+
+
+def test_pit_of_many_levels_is_the_distribution_function():
+    levels = tuple(np.linspace(0.001, 0.999, 999))
+    y = np.random.default_rng(0).normal(size=(50, 2))
+    quantiles = np.broadcast_to(norm.ppf(levels), (50, 2, 999))
+    npt.assert_allclose(metrics.pit(y, quantiles, levels), norm.cdf(y), atol=1e-5)
+
+
+def test_scores_of_a_step_are_those_of_an_evaluation():
+    levels = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
+    origins = pd.date_range("2020-02-20", periods=20)
+    forecasts = rolling(Constant(levels=levels), simulated(), origins, 3)
+    columns = [names.quantile_column(level) for level in levels]
+    y = forecasts[names.Y].to_numpy()
+    scored = of_step(y, forecasts[columns].to_numpy(), levels)
+    expected = scores(forecasts)
+    assert list(scored) == ["crps", "pit", "covered_50", "covered_80", "covered_90"]
+    for name in set(scored) - {"pit"}:
+        npt.assert_array_equal(scored[name], expected[name])
 
 
 # --- rank IC ----------------------------------------------------------------------------------
