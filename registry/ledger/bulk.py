@@ -23,6 +23,9 @@ from registry.ledger.instants import Day, Instant
 _FETCHED = 2_000  # tuples at a time; more of them leave the processor's cache
 _DAYS = 1 << 24  # more than any day since 1970; packs (symbol, day) into one number
 _SYMBOLS = 1 << 32  # more than any symbol_id; packs (step, symbol) into one number
+_BINARY = {pa.int64(): ">i8", pa.float64(): ">f8"}  # of COPY; bytes are as they are
+_BINARY_HEAD = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+_BINARY_END = b"\xff\xff"
 INSTANT = pa.timestamp("us", tz="UTC")
 
 
@@ -47,17 +50,33 @@ def insert(connection: sa.Connection, table: sa.Table, rows: pa.Table) -> None:
 
 def select(connection: sa.Connection, query: sa.Select[Any]) -> pa.Table:
     """All rows of a query whose columns have names. Raises DBAPIError."""
-    schema = pa.schema([(column.name, _arrow_type(column.type)) for column in _columns(query)])
-    if connection.dialect.name == "sqlite" or pa.binary() in schema.types:
+    schema = _schema(query)
+    if connection.dialect.name == "sqlite":
         return _select_tuples(connection, query, schema)
     return _select_copied(connection, query, schema)
+
+
+def select_filled(connection: sa.Connection, query: sa.Select[Any]) -> pa.Table:
+    """The same for big integers, doubles, and bytes of one length, none of them empty.
+
+    PostgreSQL then copies rows of one length, which are read without parsing text.
+    """
+    schema = _schema(query)
+    if connection.dialect.name == "sqlite":
+        return _select_tuples(connection, query, schema)
+    copied = _copied(connection, query, "binary")
+    rows = copied.getbuffer()[len(_BINARY_HEAD) : -len(_BINARY_END)]
+    if not rows:
+        return schema.empty_table()
+    table = np.frombuffer(rows, _row_of_copy(rows, schema))
+    arrays = [_from_copy(table[field.name], field.type) for field in schema]
+    return pa.Table.from_arrays(arrays, schema=schema)
 
 
 def packed_blocks(blocks: Floats) -> pa.Array:
     """The numbers [N, ...] of each row as bytes: float64, little-endian."""
     rows = np.ascontiguousarray(blocks, dtype="<f8").reshape(len(blocks), -1)
-    kind = pa.binary(rows.shape[1] * rows.itemsize)
-    return pa.Array.from_buffers(kind, len(rows), [None, pa.py_buffer(rows)]).cast(pa.binary())
+    return _packed_bytes(rows, rows.shape[1] * rows.itemsize)
 
 
 def unpacked_blocks(packed: pa.ChunkedArray, shape: tuple[int, ...]) -> Floats:
@@ -97,12 +116,9 @@ def _select_tuples(connection: sa.Connection, query: sa.Select[Any], schema: pa.
 
 
 def _select_copied(connection: sa.Connection, query: sa.Select[Any], schema: pa.Schema) -> pa.Table:
-    statement = f"COPY ({_literal(connection, query)}) TO STDOUT WITH (FORMAT csv)"
-    copied = io.BytesIO()
     with _cursor(connection, "SET LOCAL TimeZone = 'UTC'") as cursor:
         cursor.execute("SET LOCAL TimeZone = 'UTC'")
-    with _cursor(connection, statement) as cursor:
-        cursor.copy_expert(statement, copied)
+    copied = _copied(connection, query, "csv")
     if not copied.tell():
         return schema.empty_table()
     copied.seek(0)
@@ -121,6 +137,48 @@ def _select_copied(connection: sa.Connection, query: sa.Select[Any], schema: pa.
     )
 
 
+def _copied(connection: sa.Connection, query: sa.Select[Any], form: str) -> io.BytesIO:
+    statement = f"COPY ({_literal(connection, query)}) TO STDOUT WITH (FORMAT {form})"
+    copied = io.BytesIO()
+    with _cursor(connection, statement) as cursor:
+        cursor.copy_expert(statement, copied)
+    return copied
+
+
+def _row_of_copy(rows: memoryview, schema: pa.Schema) -> np.dtype[Any]:
+    """A row of COPY in binary form: the number of columns, then length and bytes of each.
+
+    Raises RuntimeError if a row has another form than the first.
+    """
+    row = [("columns", ">i2")]
+    at = 2
+    for name, kind in zip(schema.names, schema.types, strict=True):
+        length = int.from_bytes(rows[at : at + 4], "big", signed=True)
+        row += [(f"length of {name}", ">i4"), (name, _BINARY.get(kind, f"V{length}"))]
+        at += 4 + length
+    form = np.dtype(row)
+    if len(rows) % form.itemsize:
+        raise RuntimeError("rows of a binary COPY have different lengths")
+    table = np.frombuffer(rows, form)
+    for name, _ in (row[0], *row[1::2]):
+        if (table[name] != table[name][0]).any():
+            raise RuntimeError("rows of a binary COPY have different forms")
+    return form
+
+
+def _from_copy(values: Any, kind: pa.DataType) -> pa.Array:
+    """Values [N] of a column as an array."""
+    if pa.types.is_binary(kind):
+        return _packed_bytes(np.ascontiguousarray(values), values.itemsize)
+    return pa.array(values.astype(values.dtype.newbyteorder("=")))
+
+
+def _packed_bytes(rows: Any, length: int) -> pa.Array:
+    """Rows [N, ...] of contiguous memory, each of `length` bytes."""
+    kind = pa.binary(length)
+    return pa.Array.from_buffers(kind, len(rows), [None, pa.py_buffer(rows)]).cast(pa.binary())
+
+
 def _literal(connection: sa.Connection, query: sa.Select[Any]) -> str:
     """The query with its values written into it."""
     dialect = connection.dialect
@@ -129,8 +187,8 @@ def _literal(connection: sa.Connection, query: sa.Select[Any]) -> str:
     return str(query.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
 
 
-def _columns(query: sa.Select[Any]) -> "Sequence[sa.ColumnElement[Any]]":
-    return list(query.selected_columns)
+def _schema(query: sa.Select[Any]) -> pa.Schema:
+    return pa.schema([(column.name, _arrow_type(column.type)) for column in query.selected_columns])
 
 
 def _arrow_type(kind: sa.types.TypeEngine[Any]) -> pa.DataType:

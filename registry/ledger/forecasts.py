@@ -174,11 +174,12 @@ def _check_same(engine: sa.Engine, what: Issue, blocks: Blocks, error: Exception
         there = connection.execute(sa.select(forecasts).where(f.forecast_id == what.id)).one()
         _, ids = find_symbols(connection, what.data, blocks.symbols)
         query = sa.select(b.symbol_id, b.raw, b.calibrated).where(b.forecast == there.id)
-        stored = bulk.select(connection, query.order_by(b.symbol_id))
+        stored = {row.symbol_id: (row.raw, row.calibrated) for row in connection.execute(query)}
     row = _row(what, blocks)
     same = all(there._mapping[name] == row[name] for name in row if name != "issued_at")
-    given = _table(there.id, ids, blocks).sort_by("symbol_id").select(stored.column_names)
-    if not same or stored != given.cast(stored.schema):
+    given = _table(there.id, ids, blocks).to_pydict()
+    numbers = zip(given["raw"], given["calibrated"], strict=True)
+    if not same or stored != dict(zip(given["symbol_id"], numbers, strict=True)):
         raise Conflict(
             f"{what.model}/{what.version} has issued other numbers for the cutoff {what.cutoff} "
             f"at {there.issued_at:%Y-%m-%d %H:%M:%S} UTC (forecast {what.id}); those stay",

@@ -18,7 +18,7 @@ from registry.ledger.observations import symbols
 from registry.ledger.scores import COVERED, RAW, scores
 from registry.ledger.selection import Known
 
-_TOGETHER = 50  # forecasts that are read at a time
+_TOGETHER = 1_500_000  # rows that are read at a time, about
 _TEXTS = ("forecast_id", "model", "data", "source")
 _SYMBOLS = 1 << 32  # more than any symbol_id; packs (forecast, symbol) into one number
 _COVERED = np.array([0.0, 1.0, np.nan])  # by code
@@ -37,8 +37,9 @@ def frame(connection: sa.Connection, known: Known, calibrated: bool = False) -> 
     reader = _Reader(connection, known, _listed(connection), heads, calibrated)
     parts = []
     for same in _by_form(heads):
-        for start in range(0, len(same), _TOGETHER):
-            parts.append(reader.frame(same[start : start + _TOGETHER]))
+        number = 1 + _TOGETHER // (max(head.series for head in same) * same[0].horizon)
+        for start in range(0, len(same), number):
+            parts.append(reader.frame(same[start : start + number]))
     if not parts:
         return reader.empty()
     return pd.concat(parts, ignore_index=True)
@@ -125,7 +126,7 @@ class _Reader:
         c = forecast_blocks.c
         block = sa.func.coalesce(c.calibrated, c.raw) if self.calibrated else c.raw
         query = sa.select(_key(c), block.label("block")).where(*self._conditions(c, heads))
-        return bulk.select(self.connection, query.order_by(c.forecast, c.symbol_id))
+        return bulk.select_filled(self.connection, query.order_by(c.forecast, c.symbol_id))
 
     def _scores(self, heads: Sequence[Any], keys: Places, horizon: int) -> dict[str, Floats]:
         """y and scores of each row [M * H] of the blocks with these keys [M]; NaN where there are
@@ -136,13 +137,13 @@ class _Reader:
         """
         c = scores.c
         chosen = {name: self._chosen(name) for name in RAW}
-        code: sa.ColumnElement[Any] = c.step
+        code: sa.ColumnElement[Any] = sa.cast(c.step, sa.BigInteger)
         for name in COVERED:
             code = code * len(_COVERED) + sa.func.coalesce(chosen[name], _UNSCORED)
         numbers = [c.y, chosen["crps"].label("crps"), chosen["pit"].label("pit")]
         columns = [_key(c), code.label("code"), *numbers]
         query = observations.as_of(scores, self.known.instant).with_only_columns(*columns)
-        rows = bulk.select(self.connection, query.where(*self._conditions(c, heads)))
+        rows = bulk.select_filled(self.connection, query.where(*self._conditions(c, heads)))
         codes = _of(rows, "code")
         found = {name: rows.column(name).to_numpy() for name in (names.Y, "crps", "pit")}
         for name in reversed(COVERED):

@@ -25,6 +25,7 @@ from registry.ledger.recording import Counts, Timing, observe
 
 COVERED = ("covered_50", "covered_80", "covered_90")  # 1 if the outcome was in the central band
 RAW = ("crps", "pit", *COVERED)
+_ALWAYS = ("crps", "pit")  # a band that reaches beyond the levels has no score
 CALIBRATED = tuple(f"{name}_calibrated" for name in RAW)  # empty: no calibration was applied
 
 
@@ -32,8 +33,10 @@ def _values() -> "list[sa.Column[Any]]":
     columns: list[sa.Column[Any]] = [sa.Column(names.DS, Day, nullable=False)]
     columns.append(sa.Column(names.Y, sa.Double, nullable=False))
     for name in (*RAW, *CALIBRATED):
-        covered = name.startswith("covered")
-        columns.append(sa.Column(name, sa.SmallInteger) if covered else sa.Column(name, sa.Double))
+        if name.startswith("covered"):
+            columns.append(sa.Column(name, sa.SmallInteger))
+        else:
+            columns.append(sa.Column(name, sa.Double, nullable=name not in _ALWAYS))
     return columns
 
 
@@ -89,7 +92,7 @@ def _check(rows: pd.DataFrame) -> None:
     for name in rows.columns:
         if name not in allowed:
             raise BadParameter(f"no column {name!r}, expected some of {', '.join(allowed)}")
-    needed = (names.UNIQUE_ID, names.Y, "crps")
+    needed = (names.UNIQUE_ID, names.Y, *_ALWAYS)
     if not set(needed) <= set(rows.columns) or not len(rows):
         raise BadParameter(f"scores need rows with {', '.join(needed)}")
     if rows[names.UNIQUE_ID].duplicated().any():

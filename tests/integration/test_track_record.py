@@ -183,7 +183,7 @@ def test_unknown_symbols_sets_forecasts_and_steps_are_refused(record: TrackRecor
         record.score(issue().id, 1, rows.assign(profit=1.0))
     with pytest.raises(BadParameter, match="a symbol twice"):
         record.score(issue().id, 1, pd.concat([rows, rows]))
-    with pytest.raises(BadParameter, match="need rows with unique_id, y, crps"):
+    with pytest.raises(BadParameter, match="need rows with unique_id, y, crps, pit"):
         record.score(issue().id, 1, rows.drop(columns="y"))
     yesterday = datetime.now(UTC).date() - timedelta(days=1)
     late = issue(cutoff=yesterday, issued_at=datetime.now(UTC))

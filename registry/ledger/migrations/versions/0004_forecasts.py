@@ -50,7 +50,9 @@ def upgrade() -> None:
         sa.Column("assumed", sa.Boolean, nullable=False),
         sa.Column("ds", DAY, nullable=False),
         sa.Column("y", sa.Double, nullable=False),
-        *[_score(name) for name in RAW],
+        sa.Column("crps", sa.Double, nullable=False),
+        sa.Column("pit", sa.Double, nullable=False),
+        *[_score(name) for name in RAW[2:]],
         *[_score(f"{name}_calibrated") for name in RAW],
         sqlite_with_rowid=False,
     )
