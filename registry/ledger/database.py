@@ -19,7 +19,7 @@ from registry.waiting import said
 
 # Not `alembic_version`: MLflow owns that table if both share one database.
 VERSION_TABLE = "kronos_ledger_version"
-REVISION = "0004"  # the newest migration
+REVISION = "0005"  # the newest migration
 MIGRATIONS = Path(__file__).parent / "migrations"
 _LOCK = 5_203_117_402  # PostgreSQL advisory lock that is held during a migration
 _BUSY_TIMEOUT_S = 30

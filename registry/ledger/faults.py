@@ -1,45 +1,47 @@
-"""What is wrong in the ledger's data sets."""
+"""What is wrong in the ledger: in data sets, forecasts, runs of jobs and revised tables."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from registry.ledger import database, loads
+from registry.ledger import database, job_runs, loads, revisions
+from registry.ledger.calibrations import calibrations_in_use
+from registry.ledger.fills import fills
 from registry.ledger.forecasts import forecast_blocks, forecasts
 from registry.ledger.observations import OBSERVED, symbols
+from registry.ledger.recommendations import recommendations
+from registry.ledger.regimes import regimes
 from registry.ledger.scores import scores
 
-TWO_VALUES = "TWO_VALUES"
-BLOCKS_LOST = "BLOCKS_LOST"
-# A value has these, but for `data` if it has a symbol; one universe holds at an instant.
-_KEY = ("data", "forecast", "step", "symbol_id", "ds")
+TWO_VALUES, BLOCKS_LOST, JOB_CUT = "TWO_VALUES", "BLOCKS_LOST", "JOB_CUT"
+REVISED = (calibrations_in_use, fills, recommendations, regimes)
 
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault of a data set."""
+    """A fault of a data set, or of what `kind` says."""
 
-    data: str
+    data: str  # its name
     code: str  # stable, for programs
     message: str
+    kind: str = "data set"
 
     @property
     def repair(self) -> str:
         if self.code in (TWO_VALUES, BLOCKS_LOST):
             return "none: restore the ledger from a backup"
+        if self.code == JOB_CUT:
+            return "none here: the job does it when it runs again"
         return f"none here: `python -m jobs data load {self.data}` loads it again"
 
 
 def find(engine: sa.Engine) -> list[Fault]:
     """All faults. Values that somebody edited are not among them: they carry no hash."""
     with database.read(engine) as connection:
-        return [
-            *_cut(connection),
-            *_lost(connection),
-            *_lost_blocks(connection),
-            *_overlapping(connection),
-        ]
+        of_data = [*_cut(connection), *_lost(connection), *_overlapping(connection)]
+        others = [*_lost_blocks(connection), *_cut_jobs(connection), *_two_revisions(connection)]
+        return [*of_data, *others]
 
 
 def _cut(connection: sa.Connection) -> Iterator[Fault]:
@@ -82,17 +84,43 @@ def _lost_blocks(connection: sa.Connection) -> Iterator[Fault]:
 def _overlapping(connection: sa.Connection) -> Iterator[Fault]:
     """Data sets with two values of one key at one instant."""
     for table in (*OBSERVED, scores):
-        later, earlier = table.alias("later"), table.alias("earlier")
-        key = [name for name in _KEY if name in table.c]
-        same = [later.c[name] == earlier.c[name] for name in key]
-        begins = later.c.known_from
-        holds = earlier.c.known_until.is_(None) | (earlier.c.known_until > begins)
-        pairs = later.join(earlier, sa.and_(*same, earlier.c.known_from < begins, holds))
+        later = table.alias("later")
+        key = [column.name for column in table.primary_key]
+        # One universe holds at an instant, so it does not tell values apart.
+        same = [name for name in key if name not in ("known_from", "universe")]
+        pairs = _overlaps(table, later, same)
         data = _data_of(later)
         query = sa.select(data, sa.func.count()).select_from(pairs).group_by(data)
         # Only a row that is not the first of its key can overlap another.
         for name, number in connection.execute(query.where(sa.not_(later.c.assumed))):
             yield Fault(name, TWO_VALUES, f"{number} rows of {table.name} hold beside another one")
+
+
+def _cut_jobs(connection: sa.Connection) -> Iterator[Fault]:
+    """Runs of jobs that nobody completes, until the job runs again."""
+    for run in job_runs.incomplete(connection):
+        if run.abandoned:
+            since = f"{run.held_since:%Y-%m-%d %H:%M:%S} UTC"
+            message = f"the run for {run.key}, held since {since}, was never completed"
+            yield Fault(run.job, JOB_CUT, message, "job")
+
+
+def _two_revisions(connection: sa.Connection) -> Iterator[Fault]:
+    """Revised tables with two rows of one key at one instant."""
+    for table in REVISED:
+        pairs = _overlaps(table, table.alias("later"), revisions.key_columns(table))
+        number = connection.scalar(sa.select(sa.func.count()).select_from(pairs))
+        if number:
+            yield Fault(table.name, TWO_VALUES, f"{number} rows hold beside another one", "table")
+
+
+def _overlaps(table: sa.Table, later: sa.FromClause, key: list[str]) -> sa.Join:
+    """Rows of `later` that begin while an earlier row of the same key holds."""
+    earlier = table.alias("earlier")
+    same = [later.c[name] == earlier.c[name] for name in key]
+    begins = later.c.known_from
+    holds = earlier.c.known_until.is_(None) | (earlier.c.known_until > begins)
+    return later.join(earlier, sa.and_(*same, earlier.c.known_from < begins, holds))
 
 
 def _data_of(table: sa.FromClause) -> sa.ColumnElement[str]:

@@ -19,7 +19,7 @@ from sqlalchemy.exc import IntegrityError
 from registry.errors import BadParameter, Conflict, NotFound
 from registry.forecast.arrays import Floats
 from registry.forecast.forecast import Forecast
-from registry.ledger import bulk, database, instants
+from registry.ledger import bulk, checks, database, instants
 from registry.ledger.claims import now
 from registry.ledger.instants import Day, Instant
 from registry.ledger.observations import symbols
@@ -131,12 +131,16 @@ def _block(forecast: Forecast) -> Floats:
 
 
 def _check(what: Issue) -> None:
-    if what.source not in SOURCES:
-        raise BadParameter(f"found source {what.source[:64]!r}, expected {', '.join(SOURCES)}")
+    checks.check_name("registry", what.registry)
+    checks.check_name("model", what.model, 64)
+    checks.check_whole("version", what.version, 1)
+    checks.check_choice("source", what.source, SOURCES)
+    checks.check_session("cutoff", what.cutoff)
+    checks.check_instant("issued_at", what.issued_at)
+    if what.forecast_id:
+        checks.check_name("forecast_id", what.forecast_id, 64)
     if what.source == SERVED and not what.forecast_id:
         raise BadParameter("a served forecast needs the forecast_id that its reply has")
-    if what.issued_at.tzinfo is None:
-        raise BadParameter(f"issued_at {what.issued_at} names no time zone")
     if what.issued_at > now():
         raise BadParameter(f"issued_at {what.issued_at} is in the future")
 

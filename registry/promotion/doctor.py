@@ -40,7 +40,7 @@ def examine(
     store: Store, ledger: Ledger, name: str | None = None, *, repair: bool = False
 ) -> list[Finding]:
     """Findings of one model, or of all that are ours (we logged a version of it, or promoted one)
-    and of the data sets in the ledger.
+    and of the rest of the ledger.
 
     With `repair`, each finding that has a remedy is repaired. The order of the checks is such that
     no repair undoes an earlier one.
@@ -49,13 +49,13 @@ def examine(
     findings: list[Finding] = []
     for model in names:
         findings += _examine(store, ledger, model, repair)
-    return findings if name else [*findings, *_of_data_sets(ledger)]
+    return findings if name else [*findings, *_of_ledger(ledger)]
 
 
-def _of_data_sets(ledger: Ledger) -> Iterator[Finding]:
-    """What is wrong in the ledger's data sets. No repair is ours: it needs the data sets."""
+def _of_ledger(ledger: Ledger) -> Iterator[Finding]:
+    """What else is wrong in the ledger. No repair is ours: it needs the data sets and the jobs."""
     for fault in faults.find(ledger.engine):
-        yield Finding(f"data set {fault.data}", fault.code, fault.message, fault.repair)
+        yield Finding(f"{fault.kind} {fault.data}", fault.code, fault.message, fault.repair)
 
 
 def _examine(store: Store, ledger: Ledger, name: str, repair: bool) -> Iterator[Finding]:

@@ -9,14 +9,12 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from alembic.autogenerate import compare_metadata
 from alembic.config import Config
-from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from registry import processes
 from registry.errors import BadConfig, Conflict, Corrupt, KronosError
-from registry.ledger import claims, database, loads, observations, promotions
+from registry.ledger import claims, database
 from registry.ledger.promotions import (
     GENESIS,
     RULE,
@@ -345,15 +343,6 @@ def test_whoever_lost_its_claim_may_not_go_on(settings):
 
 
 # --- the database -----------------------------------------------------------------------------
-
-
-def test_migrations_make_the_tables_that_the_code_declares(settings):
-    with Ledger(settings, REGISTRY) as ledger, database.read(ledger.engine) as connection:
-        options = {"version_table": database.VERSION_TABLE, "compare_type": True}
-        context = MigrationContext.configure(connection, opts=options)
-        assert compare_metadata(context, database.metadata) == []
-    tables = (promotions.promotions, loads.loads, observations.symbols, *observations.OBSERVED)
-    assert set(database.metadata.tables.values()) == set(tables)
 
 
 def test_the_newest_migration_is_the_one_that_the_code_names():

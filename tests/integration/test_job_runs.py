@@ -1,0 +1,108 @@
+"""Runs of jobs on SQLite and PostgreSQL: each key is done once, by one process at a time."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+
+import pytest
+import sqlalchemy as sa
+
+from registry.errors import BadParameter, Conflict
+from registry.ledger import database, faults
+from registry.ledger.job_runs import completed, job_run, job_runs
+
+HOLDER = Path(__file__).parent / "holder.py"
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def engine(ledger_uri: str) -> Iterator[sa.Engine]:
+    """Of an empty ledger."""
+    engine = database.connect(ledger_uri)
+    database.bring_up_to_date(engine)
+    yield engine
+    engine.dispose()
+
+
+def run(engine: sa.Engine, key: str, job: str = "calibrate") -> bool:
+    """Whether the work of a key was left to do."""
+    with job_run(engine, job, key) as held:
+        if held is None:
+            return False
+        held.complete("mlflow-run")
+        return True
+
+
+def test_a_key_is_done_once_and_one_that_was_left_is_taken_up(engine: sa.Engine):
+    assert run(engine, "2026-11-26")
+    assert not run(engine, "2026-11-26")
+    with pytest.raises(ZeroDivisionError), job_run(engine, "calibrate", "2026-11-25"):
+        raise ZeroDivisionError
+    with job_run(engine, "calibrate", "2026-11-24"):
+        pass  # left without `complete`
+    assert completed(engine, "calibrate") == ["2026-11-26"]
+    found = [(fault.kind, fault.data, fault.code) for fault in faults.find(engine)]
+    assert found == [("job", "calibrate", "JOB_CUT")] * 2
+    assert "2026-11-25" in faults.find(engine)[0].message
+    assert run(engine, "2026-11-25")
+    assert run(engine, "2026-11-24")
+    assert run(engine, "2026-11-26", job="score")
+    assert completed(engine, "calibrate") == ["2026-11-24", "2026-11-25", "2026-11-26"]
+    assert faults.find(engine) == []
+    with pytest.raises(BadParameter, match="key is no text of 1 to 128"):
+        run(engine, "")
+
+
+def test_a_run_is_refused_while_its_process_lives_and_taken_up_after_a_kill(
+    engine: sa.Engine, ledger_uri: str
+):
+    command = [sys.executable, str(HOLDER), ledger_uri, "calibrate", "2026-11-26"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as holder:
+        try:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == "held\n"
+            with pytest.raises(Conflict, match=rf"process {holder.pid} on \S+ runs calibrate for"):
+                run(engine, "2026-11-26")
+            assert faults.find(engine) == []
+        finally:
+            holder.kill()
+    assert [fault.code for fault in faults.find(engine)] == ["JOB_CUT"]
+    assert run(engine, "2026-11-26")
+
+
+def test_of_several_that_begin_at_once_one_holds_the_run(engine: sa.Engine):
+    together = Barrier(4)
+
+    def work(_: int) -> str:
+        together.wait()
+        try:
+            with job_run(engine, "calibrate", "2026-11-26") as held:
+                together.wait()  # all have begun, while the holder holds
+                assert held is not None
+                held.complete("mlflow-run")
+                return "done"
+        except Conflict:
+            together.wait()
+            return "busy"
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sorted(pool.map(work, range(4))) == ["busy", "busy", "busy", "done"]
+
+
+def test_a_run_that_another_process_took_over_writes_nothing_more(engine: sa.Engine):
+    with job_run(engine, "calibrate", "2026-11-26") as held:
+        assert held is not None
+        with held.transaction():
+            pass
+        with database.write(engine) as connection:  # as another process takes it
+            connection.execute(sa.update(job_runs).values(pid=0))
+        with pytest.raises(Conflict, match="runs calibrate for"), held.transaction():
+            pytest.fail("the transaction of a run that was lost began")
+        with pytest.raises(Conflict):
+            held.complete("mlflow-run")
+    assert completed(engine, "calibrate") == []
