@@ -338,6 +338,36 @@ def mirror(
 
 
 @app.command(epilog=terminal.EXIT_CODES)
+def prune(
+    before: Annotated[str, typer.Option(metavar="DATE", help="Cutoffs before this date go.")],
+    source: Annotated[
+        str, typer.Option(help="nightly, served, shadow or backfill; all by default.")
+    ] = "",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Count forecasts, remove nothing.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Remove old forecasts and their scores from the ledger. Promotions and prices stay.
+
+    Example: python -m registry prune --before 2020-01-01 --source served --dry-run
+    """
+    from registry.ledger import retention
+    from registry.ledger.database import Opened
+    from registry.settings import Settings
+
+    with Opened(Settings()) as ledger:
+        if dry_run:
+            number = len(retention.old(ledger.engine, before, source))
+        else:
+            number = retention.prune(ledger.engine, before, source)
+    verb = "would be removed" if dry_run else "removed"
+    of_source = f"{source} forecasts" if source else "forecasts"
+    sentence = f"{of_source} with a cutoff before {before}: {number} {verb}"
+    _emit_one({"forecasts": number, "removed": not dry_run}, sentence, as_json)
+
+
+@app.command(epilog=terminal.EXIT_CODES)
 def push(
     model: Model,
     version: Annotated[

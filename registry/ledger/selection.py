@@ -45,9 +45,9 @@ class Selection:
         if self.version is not None:
             conditions.append(c.version == self.version)
         if self.since:
-            conditions.append(c.cutoff >= _day("since", self.since))
+            conditions.append(c.cutoff >= day("since", self.since))
         if self.until:
-            conditions.append(c.cutoff <= _day("until", self.until))
+            conditions.append(c.cutoff <= day("until", self.until))
         return conditions
 
     def of_symbols(self, symbol_id: "sa.ColumnElement[int]") -> "list[sa.ColumnElement[bool]]":
@@ -99,7 +99,8 @@ class Known:
         return query.where(*self.selection.conditions)
 
 
-def _day(name: str, text: str) -> date:
+def day(name: str, text: str) -> date:
+    """A date that a user gave under a name. Raises BadParameter."""
     try:
         return date.fromisoformat(text)
     except ValueError as error:

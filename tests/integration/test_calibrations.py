@@ -174,7 +174,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("offsets", [[0.1, 0.2, 0.3]], r"expected \[K, Q\] = \(2, 3\)"),
     ("steps", [0, 1], "step is no whole number"),
     ("steps", [1, 1], "two states"),
-    ("keys", [("sector", "a"), ("galaxy", "a")], "none of symbol, sector, global"),
+    ("keys", [("sector", "a"), ("galaxy", "a")], "expected one of symbol, sector, global"),
     ("keys", [("global", "a"), ("symbol", "a")], "the global key has a name"),
 ]
 

@@ -23,6 +23,7 @@ VERBS = (
     "verify",
     "doctor",
     "mirror",
+    "prune",
     "push",
     "ui",
 )

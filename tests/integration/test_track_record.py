@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from registry.errors import BadParameter, Conflict, KronosError, NotFound
-from registry.ledger import database, faults
+from registry.ledger import database, faults, retention
 from registry.ledger.archive import Archive
 from registry.ledger.filling import Content, Symbol
 from registry.ledger.forecasts import Blocks, Issue, forecast_blocks, forecasts
@@ -398,3 +398,23 @@ def test_lost_numbers_and_double_scores_are_found(record: TrackRecord):
     assert [code for code, _ in found] == ["TWO_VALUES", "BLOCKS_LOST", "BLOCKS_LOST"]
     assert found[0][1] == "3 rows of scores hold beside another one"
     assert found[2][1] == f"the forecast {what.id} has 2 symbols of 3"
+
+
+def test_old_forecasts_are_removed_with_all_that_belongs_to_them(record: TrackRecord):
+    for number in (1, 2, 3):
+        for source in ("backfill", "nightly"):
+            what = issue(number, source=source, issued_at=close_of(day(5)))
+            record.issue(what, blocks())
+            record.score(what.id, 1, outcomes(blocks(), 1))
+    before = record.forecasts(since=str(day(3)))
+    assert len(retention.old(record.engine, str(day(3)))) == 4
+    assert retention.prune(record.engine, str(day(3)), "nightly") == 2
+    assert record.scores(by=["source"])["n"].tolist() == [9, 3]
+    assert retention.prune(record.engine, str(day(3))) == 2
+    assert retention.prune(record.engine, str(day(3))) == 0
+    pd.testing.assert_frame_equal(record.forecasts(), before)
+    with database.read(record.engine) as connection:
+        for table, number in ((scores, 6), (forecast_blocks, 6), (forecasts, 2)):
+            assert connection.scalar(sa.select(sa.func.count()).select_from(table)) == number
+    with pytest.raises(BadParameter, match="before is 'May', expected a date"):
+        retention.prune(record.engine, "May")
