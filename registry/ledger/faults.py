@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from registry.ledger import database, loads
 from registry.ledger.observations import OBSERVED, symbols
 
-TWO_VALUES = "TWO_VALUES"
+TWO_VALUES, UNLOAD_CUT = "TWO_VALUES", "UNLOAD_CUT"
 _KEY = ("data", "symbol_id", "ds")  # a value has these; one universe holds at an instant
 
 
@@ -24,7 +24,11 @@ class Fault:
     def repair(self) -> str:
         if self.code == TWO_VALUES:
             return "none: restore the ledger from a backup"
-        return f"none here: `python -m jobs data load {self.data}` loads it again"
+        unload = f"`python -m jobs data unload {self.data}`"
+        if self.code == UNLOAD_CUT:
+            return f"none here: {unload} goes on with it"
+        load = f"`python -m jobs data load {self.data}`"
+        return f"none here: {load} loads it again, {unload} removes it from the ledger"
 
 
 def find(engine: sa.Engine) -> list[Fault]:
@@ -34,10 +38,12 @@ def find(engine: sa.Engine) -> list[Fault]:
 
 
 def _cut(connection: sa.Connection) -> Iterator[Fault]:
-    """Loads that nobody will complete."""
+    """Loads and removals that nobody will complete."""
     for load in loads.incomplete(connection):
-        if load.abandoned:
-            begun = f"{load.known_from:%Y-%m-%d %H:%M:%S} UTC"
+        begun = f"{load.known_from:%Y-%m-%d %H:%M:%S} UTC"
+        if load.abandoned and load.is_removal:
+            yield Fault(load.data, UNLOAD_CUT, f"the removal of {begun} was never completed")
+        elif load.abandoned:
             yield Fault(load.data, "LOAD_CUT", f"the load of {begun} was never completed")
 
 

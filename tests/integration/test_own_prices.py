@@ -203,6 +203,11 @@ def test_a_forecast_as_of_a_day_is_that_of_a_set_compiled_up_to_it(
     known, cut = answers
     assert known["rows"] == cut["rows"]
     assert {row["unique_id"] for row in known["rows"]} == {*SIX}
+    assert run(["data", "unload", "mine"], monkeypatch) == 0
+    removed = json.loads(capsys.readouterr().out)["rows"]
+    assert (removed["symbols"], removed["prices"]) == (6, removed["daily_returns"])
+    assert run([*asked, "--as-of", UNTIL], monkeypatch) == 2
+    assert "the ledger has no data set 'mine'" in capsys.readouterr().err
 
 
 def test_a_wrong_file_is_one_line_and_exit_2_and_a_password_is_not_shown(
