@@ -153,7 +153,9 @@ def compile_data(
     print(json.dumps({key: found[key] for key in report.SHOWN}))
 
 
-data = typer.Typer(no_args_is_help=True, help="Data sets: list, show, export, load, remove.")
+data = typer.Typer(
+    no_args_is_help=True, help="Data sets: list, show, export, load, unload, remove."
+)
 app.add_typer(data, name="data")
 
 
@@ -215,9 +217,27 @@ def load_data(name: DataName) -> None:
     print(json.dumps(done))
 
 
+@data.command("unload", epilog=terminal.EXIT_CODES)
+def unload_data(name: DataName) -> None:
+    """Remove a data set from the ledger with all its past; its files stay.
+
+    A removal that was cut goes on; until it is complete, the data set cannot be loaded.
+
+    Example: python -m jobs data unload mystocks
+    """
+    from jobs.data import load
+    from registry.settings import Settings
+
+    with bar_per_label() as advance:
+        done = load.unload(Settings(), name, progress=advance)
+    print(json.dumps(done))
+
+
 @data.command("remove", epilog=terminal.EXIT_CODES)
 def remove_data(name: DataName) -> None:
     """Delete a data set that you compiled, and its report; versions trained on it stay.
+
+    What the ledger knows of it stays, too, until `data unload`.
 
     Example: python -m jobs data remove mystocks
     """

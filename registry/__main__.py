@@ -343,6 +343,7 @@ def prune(
     source: Annotated[
         str, typer.Option(help="nightly, served, shadow or backfill; all by default.")
     ] = "",
+    data: Annotated[str, typer.Option(metavar="NAME", help="Data set; all by default.")] = "",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Count forecasts, remove nothing.")
     ] = False,
@@ -358,12 +359,11 @@ def prune(
 
     with Opened(Settings()) as ledger:
         if dry_run:
-            number = len(retention.old(ledger.engine, before, source))
+            number = len(retention.old(ledger.engine, before, data=data, source=source))
         else:
-            number = retention.prune(ledger.engine, before, source)
-    verb = "would be removed" if dry_run else "removed"
-    of_source = f"{source} forecasts" if source else "forecasts"
-    sentence = f"{of_source} with a cutoff before {before}: {number} {verb}"
+            number = retention.prune(ledger.engine, before, data=data, source=source)
+    verb = "would be removed" if dry_run else "were removed"
+    sentence = f"{number} forecasts with a cutoff before {before} {verb}"
     _emit_one({"forecasts": number, "removed": not dry_run}, sentence, as_json)
 
 

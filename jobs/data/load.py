@@ -1,4 +1,4 @@
-"""Load a data set into the ledger, which keeps what was known when."""
+"""Load a data set into the ledger, which keeps what was known when, or remove it from there."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -34,6 +34,16 @@ def load(settings: Settings, name: str, *, progress: Progress = silent) -> dict[
         counted = archive.load(content, advance)
     rows = {table: asdict(counts) for table, counts in counted.items()}
     return {"data": name, "digest": content.digest, "symbols": len(content.symbols), "rows": rows}
+
+
+def unload(settings: Settings, name: str, *, progress: Progress = silent) -> dict[str, Any]:
+    """Remove a data set from the ledger; counts of rows by table. Raises NotFound and Conflict."""
+
+    def advance(share: float) -> None:
+        progress(f"removing {name} from the ledger", share)
+
+    with Archive(settings) as archive:
+        return {"unloaded": name, "rows": archive.remove(name, advance)}
 
 
 def content_of(data: Data) -> Content:

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from registry.errors import BadParameter, Conflict, NotFound
 from registry.forecast import names
 from registry.forecast.arrays import Dates, Places
-from registry.ledger import bulk, database, filling, instants, loads, observations
+from registry.ledger import bulk, database, filling, instants, loads, observations, removal
 from registry.ledger.filling import Content, Counted
 from registry.ledger.instants import When
 from registry.ledger.loads import Load
@@ -42,6 +42,12 @@ class Archive(database.Opened):
     def load(self, content: Content, progress: Callable[[float], None] = lambda _: None) -> Counted:
         """Load a data set; what was done to each table. As `registry.ledger.filling.fill`."""
         return filling.fill(self.engine, content, progress)
+
+    def remove(
+        self, data: str, progress: Callable[[float], None] = lambda _: None
+    ) -> dict[str, int]:
+        """Remove a data set; rows by table. As `registry.ledger.removal.remove`."""
+        return removal.remove(self.engine, data, progress)
 
     def symbols(self, data: str) -> pd.DataFrame:
         """What the last load said of the symbols of a data set, sorted. Raises NotFound, Conflict.
@@ -188,7 +194,9 @@ def _load_of(connection: sa.Connection, data: str) -> Load:
     load = loads.completed(connection, data)
     if load is not None:
         return load
-    if loads.incomplete(connection, data):
+    for cut in loads.incomplete(connection, data):
+        if cut.is_removal:
+            raise NotFound(f"the ledger has no data set {data!r} any more: it is being removed")
         raise Conflict(
             f"the load of {data} into the ledger is not complete; "
             f"`python -m jobs data load {data}` goes on with it"

@@ -14,7 +14,8 @@ from registry.ledger.recommendations import recommendations
 from registry.ledger.regimes import regimes
 from registry.ledger.scores import scores
 
-TWO_VALUES, BLOCKS_LOST, JOB_CUT = "TWO_VALUES", "BLOCKS_LOST", "JOB_CUT"
+TWO_VALUES, BLOCKS_LOST = "TWO_VALUES", "BLOCKS_LOST"
+JOB_CUT, UNLOAD_CUT = "JOB_CUT", "UNLOAD_CUT"
 REVISED = (calibrations_in_use, fills, recommendations, regimes)
 
 
@@ -33,7 +34,11 @@ class Fault:
             return "none: restore the ledger from a backup"
         if self.code == JOB_CUT:
             return "none here: the job does it when it runs again"
-        return f"none here: `python -m jobs data load {self.data}` loads it again"
+        unload = f"`python -m jobs data unload {self.data}`"
+        if self.code == UNLOAD_CUT:
+            return f"none here: {unload} goes on with it"
+        load = f"`python -m jobs data load {self.data}`"
+        return f"none here: {load} loads it again, {unload} removes it from the ledger"
 
 
 def find(engine: sa.Engine) -> list[Fault]:
@@ -45,10 +50,12 @@ def find(engine: sa.Engine) -> list[Fault]:
 
 
 def _cut(connection: sa.Connection) -> Iterator[Fault]:
-    """Loads that nobody will complete."""
+    """Loads and removals that nobody will complete."""
     for load in loads.incomplete(connection):
-        if load.abandoned:
-            begun = f"{load.known_from:%Y-%m-%d %H:%M:%S} UTC"
+        begun = f"{load.known_from:%Y-%m-%d %H:%M:%S} UTC"
+        if load.abandoned and load.is_removal:
+            yield Fault(load.data, UNLOAD_CUT, f"the removal of {begun} was never completed")
+        elif load.abandoned:
             yield Fault(load.data, "LOAD_CUT", f"the load of {begun} was never completed")
 
 
@@ -59,9 +66,7 @@ def _lost(connection: sa.Connection) -> Iterator[Fault]:
     if not complete:
         return
     for table in OBSERVED:
-        data = _data_of(table)
-        query = sa.select(data, sa.func.count()).where(table.c.known_until.is_(None))
-        counts = {row[0]: row[1] for row in connection.execute(query.group_by(data))}
+        counts = _current_rows(connection, table)
         for load in complete:
             expected, found = getattr(load, table.name), counts.get(load.data, 0)
             if found != expected:
@@ -79,6 +84,20 @@ def _lost_blocks(connection: sa.Connection) -> Iterator[Fault]:
     for row in connection.execute(query.where(found != f.series).order_by(f.id)):
         message = f"the forecast {row.forecast_id} has {row.found} symbols of {row.series}"
         yield Fault(row.data, BLOCKS_LOST, message)
+
+
+def _current_rows(connection: sa.Connection, table: sa.Table) -> dict[str, int]:
+    """How many current rows each data set has.
+
+    Rows are counted by their first key, in whose order they lie, and only then by data set.
+    """
+    first = next(iter(table.primary_key))
+    current = table.c.known_until.is_(None)
+    counted = sa.select(first, sa.func.count().label("rows")).where(current).group_by(first)
+    by_first = counted.subquery()
+    data = _data_of(by_first)
+    query = sa.select(data, sa.func.sum(by_first.c.rows)).group_by(data)
+    return {row[0]: int(row[1]) for row in connection.execute(query)}
 
 
 def _overlapping(connection: sa.Connection) -> Iterator[Fault]:

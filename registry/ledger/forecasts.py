@@ -19,7 +19,7 @@ from sqlalchemy.exc import IntegrityError
 from registry.errors import BadParameter, Conflict, NotFound
 from registry.forecast.arrays import Floats
 from registry.forecast.forecast import Forecast
-from registry.ledger import bulk, checks, database, instants
+from registry.ledger import bulk, checks, database, instants, loads
 from registry.ledger.claims import now
 from registry.ledger.instants import Day, Instant
 from registry.ledger.observations import symbols
@@ -197,15 +197,17 @@ def _check_same(engine: sa.Engine, what: Issue, blocks: Blocks, error: Exception
 def find_symbols(
     connection: sa.Connection, data: str, wanted: Sequence[str]
 ) -> tuple[str, dict[str, int]]:
-    """The calendar of a data set, and the id of each wanted symbol. Raises NotFound."""
+    """The calendar of a data set, and the id of each wanted symbol. Raises NotFound.
+
+    The data set is not removed before the transaction ends.
+    """
+    calendar = loads.needed(connection, data)
     c = symbols.c
-    rows = connection.execute(sa.select(c.symbol, c.id, c.calendar).where(c.data == data)).all()
-    if not rows:
-        raise NotFound(f"the ledger has no data set {data!r}; `python -m jobs data load` loads one")
+    rows = connection.execute(sa.select(c.symbol, c.id).where(c.data == data))
     known = {row.symbol: row.id for row in rows}
     if missing := [symbol for symbol in wanted if symbol not in known]:
         raise NotFound(f"{data} in the ledger has no symbol {', '.join(missing[:_LISTED])}")
-    return rows[0].calendar, {symbol: known[symbol] for symbol in wanted}
+    return calendar, {symbol: known[symbol] for symbol in wanted}
 
 
 def _row(what: Issue, blocks: Blocks) -> dict[str, Any]:

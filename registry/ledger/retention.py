@@ -14,15 +14,15 @@ from registry.ledger.selection import Selection, day
 _TOGETHER = 50_000  # rows that one transaction removes, about: less than a second
 
 
-def old(engine: sa.Engine, before: str, source: str = "") -> list[Any]:
-    """Forecasts with a cutoff before a date: id, model, version, source, series and horizon.
+def old(engine: sa.Engine, before: str, *, data: str = "", source: str = "") -> list[Any]:
+    """Forecasts with a cutoff before a date: id, series and horizon. Raises BadParameter.
 
-    Raises BadParameter.
+    They are of all data sets and sources, or of one.
     """
     last = day("before", before) - timedelta(days=1)
     c = forecasts.c
-    query = sa.select(c.id, c.model, c.version, c.source, c.series, c.horizon)
-    chosen = query.where(*Selection(source=source, until=str(last)).conditions)
+    query = sa.select(c.id, c.series, c.horizon)
+    chosen = query.where(*Selection(data=data, source=source, until=str(last)).conditions)
     with database.read(engine) as connection:
         return list(connection.execute(chosen.order_by(c.id)).all())
 
@@ -30,15 +30,17 @@ def old(engine: sa.Engine, before: str, source: str = "") -> list[Any]:
 def prune(
     engine: sa.Engine,
     before: str,
+    *,
+    data: str = "",
     source: str = "",
     progress: Callable[[float], None] = lambda _: None,
 ) -> int:
-    """Remove forecasts with a cutoff before a date; their number. `progress` gets the share done.
+    """Remove what `old` finds; the number of forecasts. `progress` gets the share (0..1) done.
 
     Each forecast goes with all its scores in one transaction, so a removal that was cut can be
     run again.
     """
-    found = old(engine, before, source)
+    found = old(engine, before, data=data, source=source)
     done = 0
     for ids in _batches(found):
         with database.write(engine) as connection:

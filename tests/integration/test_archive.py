@@ -1,5 +1,7 @@
 """The ledger's data sets on SQLite and PostgreSQL: what was known when, and nothing later."""
 
+import ast
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -14,10 +16,10 @@ from alembic import command
 from alembic.config import Config
 
 from registry.errors import BadParameter, Conflict, NotFound
-from registry.ledger import database, faults, loads, observations
-from registry.ledger.archive import Archive
+from registry.ledger import database, faults, loads, observations, removal
+from registry.ledger.archive import COLUMNS, Archive, Known
 from registry.ledger.filling import Content, Symbol, fill
-from registry.settings import Settings
+from registry.settings import CHECKOUT, Settings
 
 CALENDAR = "24/7"
 TODAY = datetime.now(UTC).date()  # a session that closes in the future
@@ -374,6 +376,157 @@ def test_a_load_waits_for_nobody_but_refuses_while_another_process_loads(archive
 
     fill(archive.engine, Content(**{**vars(whole), "rows": rows()}))
     assert read(archive, datetime.now(UTC)) == dict(ONE)
+
+
+# --- what is removed --------------------------------------------------------------------------
+
+
+def rows_of(archive: Archive) -> dict[str, int]:
+    """How many rows each table has."""
+    tables = (observations.symbols, *observations.OBSERVED, loads.loads)
+    with database.read(archive.engine) as connection:
+        return {
+            table.name: connection.execute(
+                sa.select(sa.func.count()).select_from(table)
+            ).scalar_one()
+            for table in tables
+        }
+
+
+def test_a_data_set_that_is_removed_leaves_nothing_and_others_stay(archive: Archive):
+    archive.load(content(ONE, data="other"))
+    others = rows_of(archive)
+    archive.load(content(ONE))
+    archive.load(content(ONE | {("A", DAYS[0]): (0.5, 11.0)}))
+    removed = archive.remove("mine")
+    # A restated return and price of A, and the market of that session, are there twice.
+    assert removed == {"symbols": 2, "daily_returns": 4, "prices": 4, "market_daily": 3}
+    assert rows_of(archive) == others
+    with pytest.raises(NotFound, match="the ledger has no data set 'mine'"):
+        archive.remove("mine")
+    archive.load(content(ONE))
+    assert read(archive, close_of(DAYS[5])) == dict(ONE)
+    assert codes(archive) == []
+
+
+@pytest.mark.parametrize("share_done", [0.0, 0.5, 1.0])
+def test_a_removal_that_was_cut_hides_the_data_set_and_is_gone_on_with(
+    archive: Archive, share_done: float, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(removal, "TOGETHER", 1)
+    empty = rows_of(archive)
+    archive.load(content(ONE))
+
+    def stop(share: float) -> None:
+        if share == share_done:
+            raise Cut
+
+    with pytest.raises(Cut):
+        archive.remove("mine", stop)
+    with pytest.raises(NotFound, match="any more: it is being removed"):
+        archive.history("mine")
+    with pytest.raises(Conflict, match="`python -m jobs data unload mine` goes on with it"):
+        archive.load(content(ONE))
+    [fault] = faults.find(archive.engine)
+    assert fault.code == "UNLOAD_CUT"
+    assert "`python -m jobs data unload mine`" in fault.repair
+    archive.remove("mine")
+    assert rows_of(archive) == empty
+    assert codes(archive) == []
+
+
+def test_a_load_that_was_cut_can_be_removed(archive: Archive):
+    whole = content(ONE)
+    with pytest.raises(Cut):
+        fill(archive.engine, Content(**{**vars(whole), "rows": stopping(whole.rows, 1)}))
+    [fault] = faults.find(archive.engine)
+    assert "`python -m jobs data unload mine` removes it" in fault.repair
+    archive.remove("mine")
+    assert set(rows_of(archive).values()) == {0}
+
+
+def test_a_load_and_a_removal_of_a_data_set_exclude_each_other(archive: Archive):
+    whole = content(ONE)
+
+    def rows() -> Iterator[pa.Table]:
+        with pytest.raises(Conflict, match="loads mine into the ledger since"):
+            archive.remove("mine")
+        yield from whole.rows
+
+    def refused(_share: float) -> None:
+        for other in (lambda: archive.load(content(ONE)), lambda: archive.remove("mine")):
+            with pytest.raises(Conflict, match="removes mine from the ledger since"):
+                other()
+
+    fill(archive.engine, Content(**{**vars(whole), "rows": rows()}))
+    archive.remove("mine", refused)
+    assert set(rows_of(archive).values()) == {0}
+
+
+def test_who_reads_while_a_data_set_is_removed_sees_all_of_it_or_none(archive: Archive):
+    archive.load(content(ONE))
+    with archive.known("mine") as known:
+        before = known.history(columns=("y", "close"))
+        archive.remove("mine")
+        pd.testing.assert_frame_equal(known.history(columns=("y", "close")), before)
+        assert known.symbols == ("A", "B")
+    with pytest.raises(NotFound, match="`python -m jobs data load` loads one"):
+        archive.history("mine")
+
+
+# --- the look-ahead firewall ------------------------------------------------------------------
+
+
+def test_every_read_of_what_has_a_past_is_as_of_the_instant(tmp_path: Path):
+    """Statements are those that SQLite runs, whatever wrote them."""
+    statements: list[str] = []
+    with Archive(Settings(var_dir=tmp_path)) as archive:
+        archive.load(content(ONE))
+        archive.engine.dispose()
+        trace = statements.append
+        sa.event.listen(
+            archive.engine, "connect", lambda driver, _: driver.set_trace_callback(trace)
+        )
+        asked = close_of(DAYS[5])
+        archive.symbols("mine")
+        archive.history("mine", as_of=asked, columns=COLUMNS)
+        with archive.known("mine", asked) as known:
+            reads = [known.symbols, known.last_session, known.history(["A"], columns=COLUMNS)]
+    public = {name for name in (*vars(Archive), *vars(Known)) if not name.startswith("_")}
+    assert public - {"load", "remove"} == {"symbols", "known", "history", "last_session"}
+    assert len(reads) == 3
+    instant = (asked - datetime(1970, 1, 1, tzinfo=UTC)) // MICROSECOND
+    checked = 0
+    for statement in statements:
+        for table in observations.OBSERVED:
+            sources = re.findall(rf"(?:FROM|JOIN|,) {table.name}\b(?!\.)", statement)
+            condition = (
+                f"{table.name}.known_from <= {instant} AND NOT ({table.name}.known_until IS NOT "
+                f"NULL AND {table.name}.known_until <= {instant})"
+            )
+            assert " ".join(statement.split()).count(condition) == len(sources), statement
+            checked += len(sources)
+    assert checked == 8
+
+
+def test_only_the_ledger_itself_names_the_tables_that_have_a_past():
+    """So other code can read them only through `Archive`."""
+    constants = {"PRICES", "MARKET", "MEMBERS", "RAW_CLOSE"}
+    for folder in ("jobs", "registry", "serving"):
+        for path in (CHECKOUT / folder).rglob("*.py"):
+            if path.parent.name != "ledger":
+                assert imported_from_observations(path) <= constants, path
+
+
+def imported_from_observations(path: Path) -> set[str]:
+    """Names from the module `observations`, or its own, that a file imports."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == observations.__name__:
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            found |= {alias.name for alias in node.names if alias.name.endswith("observations")}
+    return found
 
 
 def test_migrations_go_back_and_forward_on_a_filled_ledger(archive: Archive):

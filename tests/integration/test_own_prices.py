@@ -3,6 +3,7 @@
 Prices of symbols in capitals only are real; those of SIM_* are simulated.
 """
 
+import json
 import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -29,6 +30,7 @@ from registry.settings import Settings
 from registry.versions.store import Store
 
 SINCE = "2010-01-01"
+SIX = ("AAPL", "GOOG", "IBM", "MSFT", "NASDAQ", "SP500")
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,11 @@ class Case:
 def write_long(folder: Path) -> Case:
     """Raw bars of six series with an adjusted close, as data vendors sell them."""
     frame = pd.concat([builtin.bokeh_bars(), builtin.arch_bars()])
-    symbols = ("AAPL", "GOOG", "IBM", "MSFT", "NASDAQ", "SP500")
-    frame = frame[frame["unique_id"].isin(symbols) & (frame["ds"] >= SINCE)]
+    frame = frame[frame["unique_id"].isin(SIX) & (frame["ds"] >= SINCE)]
     renamed = {"unique_id": "symbol", "ds": "date", "adj_close": "adjusted"}
     frame.rename(columns=renamed).to_csv(folder / "six.csv", index=False)
     arguments = ["--source", "csv", "--from", str(folder / "six.csv")]
-    return Case(arguments, "bars", "XNYS", symbols, "2010-01-05", ("har", "nbeats"))
+    return Case(arguments, "bars", "XNYS", SIX, "2010-01-05", ("har", "nbeats"))
 
 
 def write_single(folder: Path) -> Case:
@@ -162,6 +163,51 @@ def test_prices_of_a_user_go_in_and_a_promoted_forecast_comes_out(
             cutoff = history.loc[history["unique_id"] == symbol, "ds"].max()
             expected = calendars.next_sessions(case.calendar, cutoff, 3)
             assert rows["ds"].tolist() == expected.tolist()
+
+
+UNTIL = "2012-06-29"
+
+
+@pytest.fixture(scope="module")
+def mine(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """A user's set `mine`, ewma trained on it, and `cut`, the set of the prices up to UNTIL."""
+    folder = tmp_path_factory.mktemp("prices")
+    case = write_long(folder)
+    prices = pd.read_csv(folder / "six.csv", dtype=str)  # numbers keep their digits
+    prices[prices["date"] <= UNTIL].to_csv(folder / "cut.csv", index=False)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("KRONOS_VAR_DIR", str(settings.var_dir))
+        cut = ["--source", "csv", "--from", str(folder / "cut.csv"), "--name", "cut"]
+        assert run(["compile", *case.arguments, "--name", "mine"], monkeypatch) == 0
+        assert run(["compile", *cut], monkeypatch) == 0
+        options = ["--data", "mine", "--tiny", "--report_every", "60"]
+        assert run(["train", "ewma", *options], monkeypatch) == 0
+    return settings
+
+
+def test_a_forecast_as_of_a_day_is_that_of_a_set_compiled_up_to_it(
+    mine: Settings,
+    ledger_uri: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    monkeypatch.setenv("KRONOS_VAR_DIR", str(mine.var_dir))
+    monkeypatch.setenv("KRONOS_LEDGER_URI", ledger_uri)
+    assert run(["data", "load", "mine"], monkeypatch) == 0
+    asked = ["forecast", "ewma/1", "--output", "json"]
+    answers = []
+    for options in (["--as-of", UNTIL], ["--data", "cut"]):
+        capsys.readouterr()
+        assert run([*asked, *options], monkeypatch) == 0
+        answers.append(json.loads(capsys.readouterr().out))
+    known, cut = answers
+    assert known["rows"] == cut["rows"]
+    assert {row["unique_id"] for row in known["rows"]} == {*SIX}
+    assert run(["data", "unload", "mine"], monkeypatch) == 0
+    removed = json.loads(capsys.readouterr().out)["rows"]
+    assert (removed["symbols"], removed["prices"]) == (6, removed["daily_returns"])
+    assert run([*asked, "--as-of", UNTIL], monkeypatch) == 2
+    assert "the ledger has no data set 'mine'" in capsys.readouterr().err
 
 
 def test_a_wrong_file_is_one_line_and_exit_2_and_a_password_is_not_shown(

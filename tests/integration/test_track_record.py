@@ -312,7 +312,7 @@ def test_conditions_choose_forecasts(record: TrackRecord):
 
 def test_a_date_is_no_instant_for_forecasts_on_several_calendars(record: TrackRecord):
     fill = content("stocks", "XNYS")
-    with Archive(Settings(ledger_uri=record.engine.url.render_as_string(False))) as archive:
+    with Archive(settings_of(record)) as archive:
         archive.load(fill)
     record.issue(issue(), blocks())
     record.issue(issue(data="stocks", issued_at=close_of(day(2))), blocks())
@@ -408,7 +408,7 @@ def test_old_forecasts_are_removed_with_all_that_belongs_to_them(record: TrackRe
             record.score(what.id, 1, outcomes(blocks(), 1))
     before = record.forecasts(since=str(day(3)))
     assert len(retention.old(record.engine, str(day(3)))) == 4
-    assert retention.prune(record.engine, str(day(3)), "nightly") == 2
+    assert retention.prune(record.engine, str(day(3)), source="nightly") == 2
     assert record.scores(by=["source"])["n"].tolist() == [9, 3]
     assert retention.prune(record.engine, str(day(3))) == 2
     assert retention.prune(record.engine, str(day(3))) == 0
@@ -418,3 +418,19 @@ def test_old_forecasts_are_removed_with_all_that_belongs_to_them(record: TrackRe
             assert connection.scalar(sa.select(sa.func.count()).select_from(table)) == number
     with pytest.raises(BadParameter, match="before is 'May', expected a date"):
         retention.prune(record.engine, "May")
+
+
+def test_a_data_set_with_forecasts_is_not_removed(record: TrackRecord):
+    record.issue(issue(), blocks())
+    with Archive(settings_of(record)) as archive:
+        with pytest.raises(Conflict, match=r"1 forecasts of mine, which need it; .*--data mine"):
+            archive.remove("mine")
+        assert len(archive.symbols("mine")) == len(SYMBOLS)
+        retention.prune(record.engine, str(day(9)), data="mine")
+        archive.remove("mine")
+    with pytest.raises(NotFound, match="no data set 'mine'"):
+        record.issue(issue(), blocks())
+
+
+def settings_of(record: TrackRecord) -> Settings:
+    return Settings(ledger_uri=record.engine.url.render_as_string(hide_password=False))
