@@ -214,15 +214,13 @@ def promoter(backend: tuple[Settings, Version]) -> Iterator[Promoter]:
 
 
 @pytest.fixture
-def verb(environment_of, capsys, monkeypatch):
+def shell(capsys, monkeypatch):
     """Run `python -m PROGRAM VERB...` in this process: (exit code, stdout, stderr).
 
     A process of its own would import MLflow anew, which takes seconds.
     """
 
-    def run(settings, program, *arguments, **variables):
-        for key, value in (environment_of(settings) | variables).items():
-            monkeypatch.setenv(key, value)
+    def run(program, *arguments):
         monkeypatch.setattr(sys, "argv", [program, *map(str, arguments)])
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
@@ -234,9 +232,23 @@ def verb(environment_of, capsys, monkeypatch):
 
 
 @pytest.fixture
-def cli(bench, verb):
-    """Run a verb of `python -m registry` on the bench: (exit code, stdout, stderr)."""
-    return functools.partial(verb, bench.settings, "registry")
+def verb(shell, environment_of, monkeypatch):
+    """verb(settings, program, *arguments, **variables): a verb under these settings."""
+
+    def run(settings, program, *arguments, **variables):
+        for key, value in (environment_of(settings) | variables).items():
+            monkeypatch.setenv(key, value)
+        return shell(program, *arguments)
+
+    return run
+
+
+@pytest.fixture
+def cli(bench, shell, environment_of, monkeypatch):
+    """Run a verb of `python -m registry` on the bench; a test may set other variables before."""
+    for key, value in environment_of(bench.settings).items():
+        monkeypatch.setenv(key, value)
+    return functools.partial(shell, "registry")
 
 
 @pytest.fixture
