@@ -1,15 +1,17 @@
 """Tables that verbs print for people, on stdout."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
-from jobs.training.configs import Setting
 from registry.text import printable
-from registry.training import Range
+
+if TYPE_CHECKING:  # they import pandas, which takes half a second; --help must be fast
+    from jobs.training.configs import Setting
+    from registry.training import Range
 
 # Columns of an evaluation: metric and its format.
 EVALUATION = {
@@ -23,7 +25,7 @@ EVALUATION = {
 FORECAST_COLUMNS = ("mean", "q0.05", "q0.5", "q0.95")  # columns of the forecast that are shown
 
 
-def print_settings(model: str, settings: Sequence[Setting]) -> None:
+def print_settings(model: str, settings: "Sequence[Setting]") -> None:
     """The keys of a model's config, as the last part of a help."""
     table = Table(
         Column("key", no_wrap=True),
@@ -51,7 +53,7 @@ def _value(value: Any) -> str:
     return {"None": "none", "True": "true", "False": "false"}.get(str(value), str(value))
 
 
-def _searched(values: Range | tuple[Any, ...]) -> str:
+def _searched(values: "Range | tuple[Any, ...]") -> str:
     if isinstance(values, tuple):
         return ", ".join(map(_value, values))
     return f"{values.low:g} to {values.high:g}{', log' if values.log else ''}"

@@ -32,12 +32,14 @@ def _series_counts(name: str, series: pd.DataFrame) -> pd.DataFrame:
     columns = {}
     for column, rate in RATES.items():
         digest = hashlib.sha256(f"{name} {column}".encode()).digest()
-        seed = int.from_bytes(digest[:8], "little")
+        seed = np.frombuffer(digest[:8], "<u4")
         level = rate * np.exp(np.random.default_rng(seed).normal(scale=0.5))
         draws = []
+        entropy = np.append(seed, np.uint32(0))  # an array, which NumPy takes as it is: fast
         for session, mean in enumerate(level * (1 + STIR * size)):
             # One generator a session, so that no session shifts the draws of the next.
-            generator = np.random.default_rng([seed, session])
+            entropy[-1] = session
+            generator = np.random.default_rng(entropy)
             draws.append(generator.poisson(mean * generator.gamma(SHAPE) / SHAPE))
         columns[column] = np.array(draws, np.float64)
     return series[[names.UNIQUE_ID, names.DS]].assign(**columns)

@@ -1,5 +1,6 @@
 """A registry and a ledger with one real version, on SQLite and on PostgreSQL."""
 
+import functools
 import itertools
 import json
 import os
@@ -17,7 +18,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from registry import __main__ as program
+from jobs import __main__ as jobs
+from registry import __main__ as registry
 from registry import terminal
 from registry.forecast import calendars
 from registry.forecast.spec import ModelSpec
@@ -28,7 +30,9 @@ from registry.versions import tracking
 from registry.versions.manifest import MANIFEST_TAG
 from registry.versions.store import Store, example_history
 from registry.versions.version import Version
+from serving import __main__ as serving
 
+PROGRAMS = {"jobs": jobs.app, "registry": registry.app, "serving": serving.app}
 ROOT = Path(__file__).parents[2]
 _numbers = itertools.count(1)
 
@@ -210,20 +214,41 @@ def promoter(backend: tuple[Settings, Version]) -> Iterator[Promoter]:
 
 
 @pytest.fixture
-def cli(bench, environment_of, capsys, monkeypatch):
-    """Run a verb in this process, as `python -m registry` does: (exit code, stdout, stderr)."""
-    for key, value in environment_of(bench.settings).items():
-        monkeypatch.setenv(key, value)
+def shell(capsys, monkeypatch):
+    """Run `python -m PROGRAM VERB...` in this process: (exit code, stdout, stderr).
 
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["registry", *map(str, arguments)])
+    A process of its own would import MLflow anew, which takes seconds.
+    """
+
+    def run(program, *arguments):
+        monkeypatch.setattr(sys, "argv", [program, *map(str, arguments)])
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
-            terminal.run(program.app)
+            terminal.run(PROGRAMS[program])
         out, err = capsys.readouterr()
         return int(ended.value.code or 0), out, err
 
     return run
+
+
+@pytest.fixture
+def verb(shell, environment_of, monkeypatch):
+    """verb(settings, program, *arguments, **variables): a verb under these settings."""
+
+    def run(settings, program, *arguments, **variables):
+        for key, value in (environment_of(settings) | variables).items():
+            monkeypatch.setenv(key, value)
+        return shell(program, *arguments)
+
+    return run
+
+
+@pytest.fixture
+def cli(bench, shell, environment_of, monkeypatch):
+    """Run a verb of `python -m registry` on the bench; a test may set other variables before."""
+    for key, value in environment_of(bench.settings).items():
+        monkeypatch.setenv(key, value)
+    return functools.partial(shell, "registry")
 
 
 @pytest.fixture

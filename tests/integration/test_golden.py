@@ -1,10 +1,7 @@
 """Today's code reads, runs and evaluates the version of commit 9dc887b in tests/golden."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +20,7 @@ from registry.forecast.rendering import unpacked
 from registry.promotion import doctor, moves
 from registry.promotion.opening import open_ledger
 from registry.settings import CHECKOUT, Settings
-from registry.versions import environments, tracking
+from registry.versions import tracking
 from registry.versions.store import Store
 from registry.versions.version import Version
 
@@ -142,18 +139,14 @@ def test_its_ledger_tells_another_registry_nothing(
 
 
 def test_it_is_evaluated_beside_a_newer_version_in_one_table_by_one_command(
-    settings: Settings, version: Version, facts: dict[str, Any]
+    settings: Settings, version: Version, facts: dict[str, Any], verb: Callable[..., Any]
 ) -> None:
     plan = planning.plan(settings, "har", SHORT, seed=0, tiny=True)
     newer = train.train(settings, plan, References()).version
-    command = [sys.executable, "-m", "jobs", "evaluate", "har/1", newer.reference]
-    command += ["--report_until", SHORT["report_until"]]
-    environment = environments.of_programs(settings) | {"KRONOS_VAR_DIR": str(settings.var_dir)}
-    done = subprocess.run(
-        command, cwd=CHECKOUT, env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    *table, last = done.stdout.splitlines()
+    options = ("--report_until", SHORT["report_until"])
+    code, out, err = verb(settings, "jobs", "evaluate", "har/1", newer.reference, *options)
+    assert code == 0, err
+    *table, last = out.splitlines()
     result = json.loads(last)
     assert [v["version"] for v in result["versions"]] == [version.version, newer.version]
     rows = result["compared"]
@@ -167,19 +160,14 @@ def test_it_is_evaluated_beside_a_newer_version_in_one_table_by_one_command(
     assert {"har/1", newer.reference} <= first_words
 
 
-def test_a_damaged_byte_of_it_is_found(settings: Settings, version: Version) -> None:
+def test_a_damaged_byte_of_it_is_found(
+    settings: Settings, version: Version, verb: Callable[..., Any]
+) -> None:
     store = Store(settings)
     path = store.fetch(version) / "code" / "registry" / "contract.py"
     content = path.read_bytes()
     path.write_bytes(content.replace(b"def check_history", b"def check_histori", 1))
-    result = subprocess.run(
-        [sys.executable, "-m", "registry", "verify", "har/1"],
-        cwd=CHECKOUT,
-        env=dict(os.environ) | {"KRONOS_VAR_DIR": str(settings.var_dir)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    code, out, _ = verb(settings, "registry", "verify", "har/1")
     path.write_bytes(content)
-    assert result.returncode == 1
-    assert "contract.py differs from what was registered" in result.stdout
+    assert code == 1
+    assert "contract.py differs from what was registered" in " ".join(out.split())

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,9 @@ from registry.versions.store import Store
 
 
 @pytest.fixture
-def settings(compiled: Settings, tmp_path: Path) -> Settings:
+def settings(new_registry: Callable[[Path], Settings], tmp_path: Path) -> Settings:
     """A registry of its own over the compiled data."""
-    (tmp_path / "data").symlink_to(compiled.var_dir / "data")
-    return Settings(var_dir=tmp_path)
+    return new_registry(tmp_path)
 
 
 def mlflow_run(

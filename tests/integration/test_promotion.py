@@ -2,8 +2,6 @@
 
 import itertools
 import shutil
-import subprocess
-import sys
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -32,17 +30,6 @@ def promote(bench, name, version, stage="Production"):
 
 def rollback(bench, name):
     return moves.rollback(bench.store, bench.ledger, name, **WHO)
-
-
-def run_registry(environment, *arguments):
-    """`python -m registry` as its own process."""
-    return subprocess.run(
-        [sys.executable, "-m", "registry", *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
 
 
 def examine(bench, name, repair=False):
@@ -491,9 +478,7 @@ def test_a_deleted_production_version_is_reported_and_the_next_promotion_skips_i
 
 
 @pytest.mark.parametrize("change", ["why = 'forged'", "evidence = '{'"])
-def test_a_broken_chain_is_said_and_nothing_is_appended_or_repaired(
-    bench, moved, environment_of, change
-):
+def test_a_broken_chain_is_said_and_nothing_is_appended_or_repaired(bench, moved, cli, change):
     forge = f"update promotions set {change} where model = '{moved}' and sequence = 1"
     with database.write(bench.ledger.engine) as connection:
         connection.exec_driver_sql(forge)
@@ -505,9 +490,9 @@ def test_a_broken_chain_is_said_and_nothing_is_appended_or_repaired(
             act()
         assert caught.value.code == "BROKEN_CHAIN"
     assert "production" not in bench.aliases(moved)
-    history = run_registry(environment_of(bench.settings), "history", moved)
-    assert history.returncode == 1
-    assert history.stderr.startswith("error: BROKEN_CHAIN: ")
+    code, _, err = cli("history", moved)
+    assert code == 1
+    assert err.startswith("error: BROKEN_CHAIN: ")
 
 
 def test_a_time_that_is_none_is_refused_by_postgresql_and_a_finding_in_sqlite(bench, moved):
@@ -621,7 +606,7 @@ def update(change):
         "unfinished anew",
     ],
 )
-def test_an_edit_of_the_ledger_is_found_and_stops_promotions(bench, environment_of, forge, reason):
+def test_an_edit_of_the_ledger_is_found_and_stops_promotions(bench, cli, forge, reason):
     name = bench.model(2)
     promote(bench, name, 1)
     forge(bench, name)
@@ -636,8 +621,8 @@ def test_an_edit_of_the_ledger_is_found_and_stops_promotions(bench, environment_
         moves.plan(bench.store, bench.ledger, name, 2, "Production")
     assert len(bench.ledger.records(name)) == rows
     if forge is hashed_anew:
-        history = run_registry(environment_of(bench.settings), "history", name)
-        assert (history.returncode, "BROKEN_CHAIN" in history.stderr) == (1, True)
+        code, _, err = cli("history", name)
+        assert (code, "BROKEN_CHAIN" in err) == (1, True)
 
 
 def test_rows_cut_off_at_the_end_are_found_and_their_loss_is_recorded(bench, moved):
@@ -818,9 +803,7 @@ def exchanged(bench):
     return bench.store.version(version.name, 1)
 
 
-def test_an_exchanged_version_deceives_the_registry_but_not_the_ledger(
-    bench, exchanged, environment_of
-):
+def test_an_exchanged_version_deceives_the_registry_but_not_the_ledger(bench, exchanged, cli):
     name = exchanged.name
     bench.store.fetch(exchanged)  # files, manifest and tag agree
     message = f"{exchanged.uri} is not what promotion 1 saw"
@@ -832,9 +815,9 @@ def test_an_exchanged_version_deceives_the_registry_but_not_the_ledger(
     [finding] = examine(bench, name)
     assert (finding.code, finding.repaired) == ("BAD_FILES", False)
     assert message in finding.message
-    verify = run_registry(environment_of(bench.settings), "verify", name)
-    assert verify.returncode == 1
-    assert "is not what promotion 1 saw" in " ".join(verify.stdout.split())
+    code, out, _ = cli("verify", name)
+    assert code == 1
+    assert "is not what promotion 1 saw" in " ".join(out.split())
 
 
 def test_a_roll_back_to_an_exchanged_version_is_refused(bench):

@@ -84,6 +84,7 @@ def corrupt(store: Store, version: Version) -> Iterator[None]:
 
 
 State = Callable[[str, str], None]  # states of kronos and of kronos_simulated
+Verb = Callable[..., tuple[int, str, str]]  # the fixture of conftest.py
 
 
 @pytest.fixture(scope="module")
@@ -239,13 +240,6 @@ def serving(
             process.send_signal(signal.SIGTERM)
 
 
-def run_serving(settings: Settings, *arguments: str, **environment: str) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of python -m serving, run to its end."""
-    with serving(settings, *arguments, **environment) as process:
-        out, err = process.communicate(timeout=120)
-    return process.returncode, out, err
-
-
 def predictions(url: str, rows: dict[str, Any], **params: Any) -> list[dict[str, Any]]:
     body = {"dataframe_split": rows, "params": params}
     reply = httpx.post(f"{url}/invocations", json=body, timeout=60)
@@ -292,28 +286,33 @@ def test_a_corrupt_kronos_is_replaced_loudly_and_every_row_says_simulated(
 
 
 def test_the_request_printed_for_kronos_is_one_that_its_stand_in_answers(
-    store: Store, state: State
+    store: Store, state: State, verb: Verb
 ) -> None:
     state("none", "good")
-    code, out, _ = run_serving(store.settings, "request", "kronos")
+    code, out, _ = verb(store.settings, "serving", "request", "kronos")
     assert code == 0
     request = json.loads(out)["dataframe_split"]
     assert request["columns"] == ["unique_id", "ds", "y", "open", "high", "low", "close"]
     assert len(request["data"]) == 120
 
 
-def test_mode_kronos_without_kronos_ends_with_one_line(store: Store, state: State) -> None:
+def test_mode_kronos_without_kronos_ends_with_one_line(
+    store: Store, state: State, verb: Verb
+) -> None:
     state("none", "good")
-    arguments = ("start", "kronos", "--port", "0")
-    code, out, err = run_serving(store.settings, *arguments, KRONOS_MODE="kronos")
+    arguments = ("serving", "start", "kronos", "--port", "0")
+    code, out, err = verb(store.settings, *arguments, KRONOS_MODE="kronos")
     assert (code, out) == (2, "")
     last = err.strip().splitlines()[-1]
     assert last.startswith("error: NOT_FOUND: kronos has nothing in production")
     assert "KRONOS_MODE=kronos lets nothing else answer" in err
 
 
-def test_an_empty_registry_ends_with_one_line_that_names_both(settings: Settings) -> None:
-    code, out, err = run_serving(settings, "start", "kronos", "--port", "0")
+def test_an_empty_registry_ends_with_one_line_that_names_both(
+    new_registry: Callable[[Path], Settings], tmp_path: Path, verb: Verb
+) -> None:
+    empty = new_registry(tmp_path)
+    code, out, err = verb(empty, "serving", "start", "kronos", "--port", "0")
     assert (code, out) == (2, "")
     last = err.strip().splitlines()[-1]
     assert last.startswith(
@@ -322,12 +321,12 @@ def test_an_empty_registry_ends_with_one_line_that_names_both(settings: Settings
     assert "no model 'kronos_simulated' is registered" in last
 
 
-def test_a_registry_out_of_reach_is_no_reason_to_simulate(settings: Settings) -> None:
+def test_a_registry_out_of_reach_is_no_reason_to_simulate(settings: Settings, verb: Verb) -> None:
     unreachable = {
         "KRONOS_TRACKING_URI": "http://127.0.0.1:9",
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     }
-    code, out, err = run_serving(settings, "start", "kronos", "--port", "0", **unreachable)
+    code, out, err = verb(settings, "serving", "start", "kronos", "--port", "0", **unreachable)
     assert (code, out) == (1, "")
     assert "error: TRACKING_UNAVAILABLE: " in err
     assert "simulated" not in err

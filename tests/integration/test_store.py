@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy.testing as npt
 import pandas as pd
@@ -317,24 +318,23 @@ def test_bad_settings_are_refused_before_anything_starts(
     ],
 )
 def test_bad_settings_end_with_one_line_exit_code_2_and_no_run(
-    settings: Settings, arguments: tuple[str, ...], message: str
+    settings: Settings, verb: Callable[..., Any], arguments: tuple[str, ...], message: str
 ) -> None:
     store = Store(settings)
     experiments = [e.experiment_id for e in store.client.search_experiments()]
     runs = len(store.client.search_runs(experiments))
-    with _train(settings, *arguments) as process:
-        out, err = process.communicate(timeout=120)
-    assert process.returncode == 2, err
-    assert out == ""
+    code, out, err = verb(settings, "jobs", "train", *arguments)
+    assert (code, out) == (2, ""), err
     assert len(err.strip().splitlines()) == 1
     assert err.startswith(message)
     assert len(store.client.search_runs(experiments)) == runs
 
 
-def test_missing_data_file_says_which_and_what_to_do(tmp_path: Path) -> None:
-    with _train(Settings(var_dir=tmp_path), "ewma") as process:
-        _, err = process.communicate(timeout=120)
-    assert process.returncode == 2
+def test_missing_data_file_says_which_and_what_to_do(
+    tmp_path: Path, verb: Callable[..., Any]
+) -> None:
+    code, _, err = verb(Settings(var_dir=tmp_path), "jobs", "train", "ewma")
+    assert code == 2
     assert err.startswith("error: NOT_FOUND: no ")
     assert "python -m jobs compile --source builtin" in err
     assert list(tmp_path.iterdir()) == []

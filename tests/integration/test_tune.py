@@ -237,7 +237,11 @@ def query(settings: Settings, sql: str) -> list[Any]:
 
 
 def test_a_study_that_was_killed_and_interrupted_ends_like_one_that_was_not(
-    new_registry: Callable[[Path], Settings], tmp_path: Path, settings: Settings, three: Result
+    new_registry: Callable[[Path], Settings],
+    tmp_path: Path,
+    settings: Settings,
+    three: Result,
+    verb: Callable[..., Any],
 ) -> None:
     broken = new_registry(tmp_path / "var")
     with running(broken, runs=2) as process:
@@ -250,14 +254,12 @@ def test_a_study_that_was_killed_and_interrupted_ends_like_one_that_was_not(
         assert (process.returncode, out) == (130, "")
         assert "Traceback" not in err
         assert states(broken) == ["COMPLETE", "FAIL", "FAIL", "WAITING"]
-    words = program("--trials", "3")
-    done = subprocess.run(
-        words, cwd=CHECKOUT, env=environment(broken), text=True, capture_output=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    assert "trial 3: learning_rate 0." in done.stderr
-    assert "3 of 3 trials, best trial" in done.stderr
-    answer = json.loads(done.stdout.splitlines()[-1])
+    _, _, _, *words = program("--trials", "3")
+    code, out, err = verb(broken, "jobs", *words)
+    assert code == 0, err
+    assert "trial 3: learning_rate 0." in err
+    assert "3 of 3 trials, best trial" in err
+    answer = json.loads(out.splitlines()[-1])
     keys = ["model", "study", "trials", "pruned", "best", "crps", "skill_vs_fhs", "run_id"]
     assert list(answer) == keys
     assert (answer["study"], answer["trials"], answer["best"]) == (three.study, 3, three.best)

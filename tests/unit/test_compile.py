@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -495,15 +495,22 @@ def corrupt_message(settings: Settings, dataset: catalog.Builtin) -> str:
     return ""
 
 
-@pytest.mark.parametrize("file", [processed.AUX, CHECKSUMS, f"../../logs/{processed.QA}"])
-def test_the_command_that_a_refusal_names_mends_a_flipped_bit(copied, file):
+def test_the_command_that_a_refusal_names_mends_a_flipped_bit(copied, identity):
+    """One bit in any of these files is found, and one command mends them all."""
     before = contents(copied)
-    path = copied.processed_dir / file
-    content = path.read_bytes()
-    path.write_bytes(content[:300] + bytes([content[300] ^ 1]) + content[301:])
-    assert compile_builtin(copied)["skipped"] is False
-    assert contents(copied) == before
-    assert compile_builtin(copied)["skipped"] is True
+    paths = [copied.processed_dir / processed.AUX, copied.processed_dir / CHECKSUMS]
+    paths.append(copied.logs_dir / processed.QA)
+    for path in paths:
+        with flipped(path, 2400):
+            assert _summary_of_files(copied, identity) is None
+    with ExitStack() as stack:
+        for path in paths:
+            stack.enter_context(flipped(path, 2400))
+        damaged = contents(copied)
+        assert all(damaged[str(path)] != before[str(path)] for path in paths)
+        assert compile_builtin(copied)["skipped"] is False
+        assert contents(copied) == before
+        assert compile_builtin(copied)["skipped"] is True
 
 
 def test_data_without_checksums_are_refused_and_compiled_again(copied, identity):
@@ -513,14 +520,12 @@ def test_data_without_checksums_are_refused_and_compiled_again(copied, identity)
     assert _summary_of_files(copied, identity) is None
 
 
-def test_a_cut_file_is_corrupt_and_compiled_again(copied):
-    before = contents(copied)
+def test_a_cut_file_is_corrupt_and_compiled_again(copied, identity):
     path = copied.processed_dir / processed.BARS
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(Corrupt, match=r"bars.parquet"):
         catalog.BARS.load(copied)
-    assert compile_builtin(copied)["skipped"] is False
-    assert contents(copied) == before
+    assert _summary_of_files(copied, identity) is None
 
 
 # --- writing ------------------------------------------------------------------------------------

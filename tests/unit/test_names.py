@@ -89,6 +89,11 @@ def test_names_spec_errors_and_codes_import_the_standard_library_only():
     assert foreign <= sys.stdlib_module_names
 
 
+def test_help_of_a_program_imports_nothing_that_takes_long():
+    imported = modules_after("import jobs.__main__, registry.__main__, serving.__main__")
+    assert imported.isdisjoint({"numpy", "pandas", "pyarrow", "duckdb", "torch", "mlflow"})
+
+
 def test_what_a_forecast_is_imports_numpy_pandas_and_pyarrow_only():
     """Every module of registry/forecast, in one process. The imports of these three are allowed."""
     folder = CHECKOUT / "registry" / "forecast"
