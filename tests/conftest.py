@@ -38,8 +38,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
-# A process that is killed loses nothing that it has written, only a machine without power does.
-# Waiting for the disk would prove nothing here and takes a tenth of the time.
+# A process that is killed loses nothing that it has written; only a machine without power does.
+# So waiting for the disk would prove nothing here.
 @sa.event.listens_for(sa.Engine, "connect")
 def _do_not_wait_for_the_disk(connection: Any, _: Any) -> None:
     if isinstance(connection, sqlite3.Connection):

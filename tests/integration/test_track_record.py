@@ -1,5 +1,6 @@
 """Forecasts as issued and their scores, on SQLite and PostgreSQL."""
 
+import re
 import threading
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
@@ -434,3 +435,39 @@ def test_a_data_set_with_forecasts_is_not_removed(record: TrackRecord):
 
 def settings_of(record: TrackRecord) -> Settings:
     return Settings(ledger_uri=record.engine.url.render_as_string(hide_password=False))
+
+
+def test_every_read_of_forecasts_and_scores_is_as_of_the_instant(tmp_path: Path):
+    """Statements are those that SQLite runs, whatever wrote them."""
+    settings = Settings(var_dir=tmp_path)
+    with Archive(settings) as archive:
+        archive.load(content("mine", "24/7"))
+    statements: list[str] = []
+    with TrackRecord(settings) as record:
+        record.issue(issue(), blocks())
+        record.score(issue().id, 1, outcomes(blocks(), 1))
+        record.engine.dispose()
+        trace = statements.append
+        sa.event.listen(
+            record.engine, "connect", lambda driver, _: driver.set_trace_callback(trace)
+        )
+        asked = close_of(day(4))
+        assert len(record.forecasts(as_of=asked, symbols=["A"], calibrated=True)) == HORIZON
+        assert len(record.scores(by=["symbol", "month"], as_of=asked)) == len(SYMBOLS)
+    public = {name for name in vars(TrackRecord) if not name.startswith("_")}
+    assert public == {"issue", "score", "forecasts", "scores"}
+    instant = (asked - datetime(1970, 1, 1, tzinfo=UTC)) // MICROSECOND
+    conditions = {
+        "forecasts": f"forecasts.issued_at <= {instant}",
+        "scores": f"scores.known_from <= {instant} AND NOT (scores.known_until IS NOT NULL AND "
+        f"scores.known_until <= {instant})",
+    }
+    checked = 0
+    for statement in (" ".join(text.split()) for text in statements):
+        if statement.startswith("SELECT DISTINCT forecasts.calendar"):
+            continue  # says what a date means, before there is an instant
+        for table, condition in conditions.items():
+            sources = re.findall(rf"(?:FROM|JOIN|,) {table}\b(?!\.)", statement)
+            assert statement.count(condition) == len(sources), statement
+            checked += len(sources)
+    assert checked == 5
