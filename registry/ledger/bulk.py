@@ -80,9 +80,13 @@ def packed_blocks(blocks: Floats) -> pa.Array:
 
 
 def unpacked_blocks(packed: pa.ChunkedArray, shape: tuple[int, ...]) -> Floats:
-    """The reverse: [N, *shape]."""
-    numbers: Floats = np.frombuffer(b"".join(packed.to_pylist()), dtype="<f8")
-    return numbers.reshape(len(packed), *shape)
+    """The reverse: [N, *shape]. Every row has the bytes of one shape, and none is empty."""
+    width = int(np.prod(shape))
+    parts = [np.empty(0, dtype="<f8")]
+    for chunk in packed.chunks:
+        numbers = np.frombuffer(chunk.buffers()[2], dtype="<f8")
+        parts.append(numbers[chunk.offset * width : (chunk.offset + len(chunk)) * width])
+    return np.concatenate(parts).reshape(len(packed), *shape)
 
 
 def packed(rows: pa.Table) -> Places:

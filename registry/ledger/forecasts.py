@@ -1,33 +1,24 @@
 """Forecasts as they were issued.
 
 A row of `forecasts` is what one version said after one cutoff; `forecast_blocks` has the numbers of
-each symbol. Neither is ever changed. A forecast is known from the instant when it was issued.
-"""
+each X"""
 
 import json
-import uuid
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from datetime import date, datetime
+from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from registry.errors import BadParameter, Conflict, NotFound
-from registry.forecast.arrays import Floats
-from registry.forecast.forecast import Forecast
-from registry.ledger import bulk, checks, database, instants, loads
+from registry.ledger import bulk, database, instants, loads
 from registry.ledger.claims import now
 from registry.ledger.instants import Day, Instant
+from registry.ledger.issue import BACKFILL, Blocks, Issue, check
 from registry.ledger.observations import symbols
 
-# A backfill was computed later than its `issued_at`, from what was known then.
-SERVED, BACKFILL = "served", "backfill"
-SOURCES = ("nightly", SERVED, "shadow", BACKFILL)
-_IDS = uuid.UUID("b0f5a2bb-3d5d-4c3e-9d0e-6a2a6b0c8f11")  # namespace of the ids made here
 _LISTED = 5  # symbols that a message names
 
 forecasts = sa.Table(
@@ -43,6 +34,7 @@ forecasts = sa.Table(
     sa.Column("source", sa.String(8), nullable=False),
     sa.Column("cutoff", Day, nullable=False),
     sa.Column("issued_at", Instant, nullable=False),
+    sa.Column("known_from", Instant, nullable=False),
     sa.Column("recorded_at", Instant, nullable=False),
     sa.Column("series", sa.Integer, nullable=False),  # number of blocks
     sa.Column("horizon", sa.Integer, nullable=False),
@@ -62,87 +54,33 @@ forecast_blocks = sa.Table(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Issue:
-    """Who issued a forecast, of what, and when."""
-
-    registry: str  # id of the registry
-    model: str
-    version: int
-    data: str  # data set in the ledger
-    source: str  # one of SOURCES
-    cutoff: date
-    issued_at: datetime
-    calibration: int | None = None  # version of the calibration that was applied
-    forecast_id: str = ""  # empty: made from registry to cutoff; needed if it was served
-
-    @property
-    def id(self) -> str:
-        """`forecast_id`, or the one id that this version has for the cutoff."""
-        if self.forecast_id:
-            return self.forecast_id
-        key = [self.registry, self.model, self.version, self.data, self.source, str(self.cutoff)]
-        return str(uuid.uuid5(_IDS, json.dumps(key)))
-
-
-@dataclass(frozen=True)
-class Blocks:
-    """Numbers of a forecast: for each symbol and step its mean, then its quantiles."""
-
-    symbols: tuple[str, ...]  # [N]
-    levels: tuple[float, ...]  # [Q]
-    raw: Floats  # [N, H, 1 + Q]
-    calibrated: Floats | None = None  # [N, H, 1 + Q]
-
-    @classmethod
-    def of(cls, raw: Forecast, calibrated: Forecast | None = None) -> "Blocks":
-        """Of a forecast and of the same one calibrated, both at the levels of the model."""
-        after = None if calibrated is None else _block(calibrated)
-        return cls(raw.unique_id, raw.levels, _block(raw), after)
-
-
 def issue(engine: sa.Engine, what: Issue, blocks: Blocks) -> bool:
     """Record a forecast; False if it is there already, with the same numbers.
 
-    Raises BadParameter, NotFound for a symbol that the ledger lacks, and Conflict if other numbers
-    were issued under this id: those stay.
+    Raises BadParameter, BadHistory for a cutoff that is no session, NotFound for a symbol that the
+    ledger lacks, and Conflict if other numbers were issued under this id: those stay.
     """
-    _check(what)
-    _check_blocks(blocks)
+    check(what, blocks)
     try:
         with database.write(engine) as connection:
-            calendar, ids = find_symbols(connection, what.data, blocks.symbols)
-            _check_instant(what, calendar)
-            row = _row(what, blocks) | {"calendar": calendar, "recorded_at": now()}
-            inserted = sa.insert(forecasts).values(**row).returning(forecasts.c.id)
-            number = connection.execute(inserted).scalar_one()
-            bulk.insert(connection, forecast_blocks, _table(number, ids, blocks))
+            _insert(connection, what, blocks)
+        return True
     except IntegrityError as error:
-        _check_same(engine, what, blocks, error)
-        return False
-    return True
+        if not _is_gone(engine, what, blocks, error):
+            return False
+    return issue(engine, what, blocks)  # the other one was removed meanwhile
 
 
-def _block(forecast: Forecast) -> Floats:
-    return np.concatenate([forecast.mean[:, :, None], forecast.quantiles], axis=2)
-
-
-# --- checks -----------------------------------------------------------------------------------
-
-
-def _check(what: Issue) -> None:
-    checks.check_name("registry", what.registry)
-    checks.check_name("model", what.model, 64)
-    checks.check_whole("version", what.version, 1)
-    checks.check_choice("source", what.source, SOURCES)
-    checks.check_session("cutoff", what.cutoff)
-    checks.check_instant("issued_at", what.issued_at)
-    if what.forecast_id:
-        checks.check_name("forecast_id", what.forecast_id, 64)
-    if what.source == SERVED and not what.forecast_id:
-        raise BadParameter("a served forecast needs the forecast_id that its reply has")
-    if what.issued_at > now():
-        raise BadParameter(f"issued_at {what.issued_at} is in the future")
+def _insert(connection: sa.Connection, what: Issue, blocks: Blocks) -> None:
+    calendar, ids = find_symbols(connection, what.data, blocks.symbols)
+    _check_instant(what, calendar)
+    at = now()
+    known_from = what.issued_at if what.source == BACKFILL else at
+    added = {"calendar": calendar, "recorded_at": at, "known_from": known_from}
+    row = _row(what, blocks) | added
+    inserted = sa.insert(forecasts).values(**row).returning(forecasts.c.id)
+    number = connection.execute(inserted).scalar_one()
+    bulk.insert(connection, forecast_blocks, _table(number, ids, blocks))
 
 
 def _check_instant(what: Issue, calendar: str) -> None:
@@ -153,29 +91,13 @@ def _check_instant(what: Issue, calendar: str) -> None:
         )
 
 
-def _check_blocks(blocks: Blocks) -> None:
-    number = len(blocks.symbols)
-    expected = (number, blocks.raw.shape[1] if blocks.raw.ndim > 1 else 0, 1 + len(blocks.levels))
-    if not number or not expected[1] or len(set(blocks.symbols)) != number:
-        raise BadParameter("a forecast has at least one step and symbol, and no symbol twice")
-    for values in (blocks.raw, blocks.calibrated):
-        if values is None:
-            continue
-        if values.shape != expected:
-            raise BadParameter(
-                f"blocks have shape {values.shape}, expected [N, H, 1 + Q] = {expected}"
-            )
-        if not np.isfinite(values).all():
-            raise BadParameter("a forecast holds a value that is not finite")
-        if (values[:, :, 2:] < values[:, :, 1:-1]).any():
-            raise BadParameter("quantiles cross")
-
-
-def _check_same(engine: sa.Engine, what: Issue, blocks: Blocks, error: Exception) -> None:
-    """Raise Conflict unless the forecast is there with these numbers."""
+def _is_gone(engine: sa.Engine, what: Issue, blocks: Blocks, error: Exception) -> bool:
+    """Whether the forecast was removed meanwhile. Raises Conflict if it has other numbers."""
     b, f = forecast_blocks.c, forecasts.c
     with database.read(engine) as connection:
-        there = connection.execute(sa.select(forecasts).where(f.forecast_id == what.id)).one()
+        there = connection.execute(sa.select(forecasts).where(f.forecast_id == what.id)).first()
+        if there is None:
+            return True
         _, ids = find_symbols(connection, what.data, blocks.symbols)
         query = sa.select(b.symbol_id, b.raw, b.calibrated).where(b.forecast == there.id)
         stored = {row.symbol_id: (row.raw, row.calibrated) for row in connection.execute(query)}
@@ -185,10 +107,11 @@ def _check_same(engine: sa.Engine, what: Issue, blocks: Blocks, error: Exception
     numbers = zip(given["raw"], given["calibrated"], strict=True)
     if not same or stored != dict(zip(given["symbol_id"], numbers, strict=True)):
         raise Conflict(
-            f"{what.model}/{what.version} has issued other numbers for the cutoff {what.cutoff} "
+            f"{there.model}/{there.version} has issued other numbers for the cutoff {there.cutoff} "
             f"at {there.issued_at:%Y-%m-%d %H:%M:%S} UTC (forecast {what.id}); those stay",
             code="FORECAST_DIFFERS",
         ) from error
+    return False
 
 
 # --- rows -------------------------------------------------------------------------------------

@@ -117,6 +117,10 @@ def close_of(calendar: str, day: date) -> datetime:
 
 def _parsed(when: str | date | datetime) -> date | datetime:
     if not isinstance(when, str):
+        if not isinstance(when, date):  # np.datetime64 may be a time, and would pass for a date
+            raise BadParameter(
+                f"found a {type(when).__name__}, expected a text, a date, or a datetime with a zone"
+            )
         return when
     try:
         return date.fromisoformat(when) if len(when) == _LENGTH else datetime.fromisoformat(when)

@@ -89,9 +89,10 @@ OBSERVED = (daily_returns, prices, market_daily)
 
 
 def as_of(table: sa.Table, instant: datetime) -> sa.Select[Any]:
-    """Rows of observations, or forecasts, that were known at the instant."""
+    """Rows that were known at the instant. Those without `known_until` are never replaced."""
     c = table.c
-    if "issued_at" in c:
-        return sa.select(table).where(c.issued_at <= instant)
+    known = sa.select(table).where(c.known_from <= instant)
+    if "known_until" not in c:
+        return known
     replaced = c.known_until.is_not(None) & (c.known_until <= instant)
-    return sa.select(table).where(c.known_from <= instant, ~replaced)
+    return known.where(~replaced)

@@ -5,6 +5,7 @@ stays. Those of a backfill count as known from the close of the session that was
 marked `assumed`.
 """
 
+import json
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -14,13 +15,14 @@ import pandas as pd
 import pyarrow as pa
 import sqlalchemy as sa
 
-from registry.errors import BadParameter, NotFound
+from registry.errors import BadParameter, Conflict, NotFound
 from registry.forecast import calendars, names
-from registry.ledger import database, instants, observations
+from registry.ledger import checks, database, instants, observations
 from registry.ledger.bulk import INSTANT
 from registry.ledger.claims import now
-from registry.ledger.forecasts import BACKFILL, find_symbols, forecast_blocks, forecasts
+from registry.ledger.forecasts import find_symbols, forecast_blocks, forecasts
 from registry.ledger.instants import Day
+from registry.ledger.issue import BACKFILL
 from registry.ledger.recording import Counts, Timing, observe
 
 COVERED = ("covered_50", "covered_80", "covered_90")  # 1 if the outcome was in the central band
@@ -54,22 +56,25 @@ scores = observations.observed(
 def score(engine: sa.Engine, forecast_id: str, step: int, rows: pd.DataFrame) -> Counts:
     """Record the scores of a step; what was done. The same scores again change nothing.
 
-    `rows` has unique_id, y and some of RAW and CALIBRATED; symbols that it lacks keep their scores.
-    Raises NotFound for an unknown forecast or symbol, and BadParameter for a step beyond the
-    horizon, a session that has not closed, or a value that is not finite.
+    `rows` has unique_id, y, crps, pit, the bands within the levels of the forecast, and, if it was
+    calibrated, all these scores `_calibrated`. Symbols that `rows` lacks keep their scores. Raises
+    BadParameter for other columns or values, a step beyond the horizon or a session that has not
+    closed, NotFound for an unknown forecast or symbol, and Conflict if a clock runs behind.
     """
-    _check(rows)
-    at = now()
+    _check_rows(rows)
     f = forecasts.c
     query = sa.select(forecasts).where(f.forecast_id == forecast_id).with_for_update()
     with database.write(engine) as connection:
         found = connection.execute(query).first()
+        at = now()  # nobody else scores the forecast from here on
         if found is None:
-            raise NotFound(f"the ledger has no forecast {forecast_id[:64]!r}")
+            raise NotFound(f"the ledger has no forecast {str(forecast_id)[:64]!r}")
+        _check_columns(rows, found)
         day, close = _session(found, step, at)
         ids = _ids(connection, found, rows[names.UNIQUE_ID].tolist())
         table = _table(found.id, step, day, ids, rows)
         scope = (scores.c.forecast == found.id) & (scores.c.step == step)
+        _check_clock(connection, scope, at)
         timing = Timing(at, None if found.source == BACKFILL else at)
         closes = pa.array(np.full(len(rows), close)).cast(INSTANT)
         return observe(connection, scores, scope, table, closes, timing, whole=False)
@@ -87,24 +92,66 @@ def _ids(connection: sa.Connection, forecast: Any, wanted: Sequence[str]) -> dic
     return ids
 
 
-def _check(rows: pd.DataFrame) -> None:
-    allowed = (names.UNIQUE_ID, names.Y, *RAW, *CALIBRATED)
-    for name in rows.columns:
-        if name not in allowed:
-            raise BadParameter(f"no column {name!r}, expected some of {', '.join(allowed)}")
-    needed = (names.UNIQUE_ID, names.Y, *_ALWAYS)
-    if not set(needed) <= set(rows.columns) or not len(rows):
-        raise BadParameter(f"scores need rows with {', '.join(needed)}")
+# --- checks -----------------------------------------------------------------------------------
+
+
+def _check_rows(rows: pd.DataFrame) -> None:
+    """Values of the right kind in columns of any names."""
+    if not len(rows) or not rows.columns.is_unique or names.UNIQUE_ID not in rows:
+        raise BadParameter("scores need rows with unique_id, and no column twice")
+    for symbol in rows[names.UNIQUE_ID]:
+        checks.check_name(names.UNIQUE_ID, symbol)
     if rows[names.UNIQUE_ID].duplicated().any():
         raise BadParameter("scores have a symbol twice")
     for name in rows.columns.drop(names.UNIQUE_ID):
-        if not np.isfinite(rows[name].to_numpy(dtype=np.float64)).all():
-            raise BadParameter(f"{name} holds a value that is not finite")
+        _check_values(str(name), rows[name])
+
+
+def _check_values(name: str, column: "pd.Series[Any]") -> None:
+    try:
+        values = column.to_numpy(dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise BadParameter(f"{name} holds something else than numbers") from error
+    if not np.isfinite(values).all():
+        raise BadParameter(f"{name} holds a value that is not finite")
+    if name.startswith("covered") and not np.isin(values, (0, 1)).all():
+        raise BadParameter(f"{name} holds something else than 0 and 1")
+    if name.startswith("crps") and (values < 0).any():
+        raise BadParameter(f"{name} holds a value below 0")
+    if name.startswith("pit") and ((values < 0) | (values > 1)).any():
+        raise BadParameter(f"{name} holds a value that is not within 0 and 1")
+
+
+def _check_columns(rows: pd.DataFrame, forecast: Any) -> None:
+    """All scores that the forecast can have, and no others: groups count on it."""
+    levels = json.loads(forecast.levels)
+    expected = {names.UNIQUE_ID, names.Y, *_ALWAYS}
+    for name in COVERED:
+        outside = round((1 - int(name[-2:]) / 100) / 2, 10)
+        if levels[0] <= outside and round(1 - outside, 10) <= levels[-1]:
+            expected.add(name)
+    if forecast.calibration is not None:
+        expected |= {f"{name}_calibrated" for name in expected & set(RAW)}
+    if set(rows.columns) != expected:
+        listed = ", ".join(sorted(map(str, rows.columns)))
+        raise BadParameter(
+            f"scores of {forecast.model}/{forecast.version} have columns {listed}, expected "
+            f"{', '.join(sorted(expected))}"
+        )
+
+
+def _check_clock(connection: sa.Connection, scope: sa.ColumnElement[bool], at: datetime) -> None:
+    latest = connection.scalar(sa.select(sa.func.max(scores.c.known_from)).where(scope))
+    if latest is not None and latest >= at:
+        raise Conflict(
+            f"scores are known from {latest}, which is not before {at}, now: set this host's "
+            "clock, or that of the host that wrote them"
+        )
 
 
 def _session(forecast: Any, step: int, at: datetime) -> tuple[Any, np.datetime64]:
     """The session of a step (datetime64[D]), and when it closed."""
-    if not 1 <= step <= forecast.horizon:
+    if not 1 <= checks.check_whole("step", step, 1) <= forecast.horizon:
         raise BadParameter(f"found step {step}, expected 1 to {forecast.horizon}")
     sessions = calendars.next_sessions(forecast.calendar, pd.Timestamp(forecast.cutoff), step)
     day = sessions.to_numpy()[-1:].astype("datetime64[D]")
@@ -126,11 +173,9 @@ def _table(
         names.DS: pa.array(np.full(number, day)),
     }
     for name in (names.Y, *RAW, *CALIBRATED):
-        kind = pa.int64() if name in scores.c and _is_whole(name) else pa.float64()
-        given = rows[name].to_numpy() if name in rows else None
-        columns[name] = pa.nulls(number, kind) if given is None else pa.array(given).cast(kind)
+        kind = pa.int64() if isinstance(scores.c[name].type, sa.Integer) else pa.float64()
+        if name in rows:
+            columns[name] = pa.array(rows[name].to_numpy(dtype=np.float64)).cast(kind)
+        else:
+            columns[name] = pa.nulls(number, kind)
     return pa.table(columns).sort_by("symbol_id")
-
-
-def _is_whole(name: str) -> bool:
-    return isinstance(scores.c[name].type, sa.Integer)

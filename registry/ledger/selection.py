@@ -8,9 +8,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from registry.errors import BadParameter, NotFound
-from registry.ledger import instants, observations
-from registry.ledger.forecasts import SOURCES, forecasts
+from registry.ledger import checks, instants, observations
+from registry.ledger.forecasts import forecasts
 from registry.ledger.instants import When
+from registry.ledger.issue import SOURCES
 from registry.ledger.observations import symbols
 
 
@@ -23,25 +24,38 @@ class Selection:
     data: str = ""
     source: str = ""
     symbols: Sequence[str] = ()
-    since: str = ""  # first and last cutoff, as 2022-06-30
-    until: str = ""
+    since: str | date = ""  # first and last cutoff, as 2022-06-30
+    until: str | date = ""
     registry: str = ""  # id of the registry
 
     def __post_init__(self) -> None:
         if isinstance(self.symbols, str):
             raise BadParameter(f"symbols is {self.symbols[:64]!r}, expected several, as ['AAPL']")
-        if self.source and self.source not in SOURCES:
-            raise BadParameter(
-                f"found source {self.source[:64]!r}, expected one of {', '.join(SOURCES)}"
-            )
+        object.__setattr__(self, "symbols", tuple(self.symbols))
+        for symbol in self.symbols:
+            checks.check_name("a symbol", symbol)
+        for name, value in self._texts.items():
+            if value:
+                checks.check_name(name, value)
+        if self.source:
+            checks.check_choice("source", self.source, SOURCES)
+        if self.version is not None:
+            object.__setattr__(self, "version", checks.check_whole("version", self.version, 1))
+
+    @property
+    def _texts(self) -> dict[str, str]:
+        return {
+            "model": self.model,
+            "data": self.data,
+            "source": self.source,
+            "registry": self.registry,
+        }
 
     @property
     def conditions(self) -> "list[sa.ColumnElement[bool]]":
         """On columns of `forecasts`."""
         c = forecasts.c
-        texts = {"model": self.model, "data": self.data, "source": self.source}
-        texts["registry"] = self.registry
-        conditions = [c[name] == value for name, value in texts.items() if value]
+        conditions = [c[name] == value for name, value in self._texts.items() if value]
         if self.version is not None:
             conditions.append(c.version == self.version)
         if self.since:
@@ -54,7 +68,7 @@ class Selection:
         """On the column of another table with the id of a symbol."""
         if not self.symbols:
             return []
-        named = sa.select(symbols.c.id).where(symbols.c.symbol.in_(list(self.symbols)))
+        named = sa.select(symbols.c.id).where(symbols.c.symbol.in_(self.symbols))
         return [symbol_id.in_(named)]
 
     def known(self, connection: sa.Connection, as_of: When) -> "Known":
@@ -78,7 +92,7 @@ class Selection:
         if not self.symbols:
             return
         c = symbols.c
-        query = sa.select(c.symbol).where(c.symbol.in_(list(self.symbols)))
+        query = sa.select(c.symbol).where(c.symbol.in_(self.symbols))
         if self.data:
             query = query.where(c.data == self.data)
         missing = sorted(set(self.symbols) - set(connection.scalars(query)))
@@ -99,8 +113,11 @@ class Known:
         return query.where(*self.selection.conditions)
 
 
-def day(name: str, text: str) -> date:
+def day(name: str, text: str | date) -> date:
     """A date that a user gave under a name. Raises BadParameter."""
+    if not isinstance(text, str):
+        checks.check_session(name, text)
+        return text
     try:
         return date.fromisoformat(text)
     except ValueError as error:

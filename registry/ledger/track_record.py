@@ -11,8 +11,8 @@ from typing import Any
 import pandas as pd
 
 from registry.ledger import database, forecasts, grouping, outcomes, scores
-from registry.ledger.forecasts import Blocks, Issue
 from registry.ledger.instants import When
+from registry.ledger.issue import Blocks, Issue
 from registry.ledger.recording import Counts
 from registry.ledger.selection import Selection
 

@@ -26,7 +26,7 @@ from registry.forecast import calendars, names
 from registry.ledger import instants, retention
 from registry.ledger.archive import Archive
 from registry.ledger.filling import Content, Symbol
-from registry.ledger.forecasts import Blocks, Issue
+from registry.ledger.issue import Blocks, Issue
 from registry.ledger.scores import CALIBRATED, RAW
 from registry.ledger.track_record import TrackRecord
 from registry.settings import Settings

@@ -17,7 +17,8 @@ from registry.errors import BadParameter, Conflict, KronosError, NotFound
 from registry.ledger import database, faults, retention
 from registry.ledger.archive import Archive
 from registry.ledger.filling import Content, Symbol
-from registry.ledger.forecasts import Blocks, Issue, forecast_blocks, forecasts
+from registry.ledger.forecasts import forecast_blocks, forecasts
+from registry.ledger.issue import Blocks, Issue
 from registry.ledger.scores import RAW, scores
 from registry.ledger.track_record import TrackRecord
 from registry.scoring import scores as scoring
@@ -131,10 +132,14 @@ def test_the_same_forecast_again_changes_nothing_and_another_one_is_refused(reco
     swapped = blocks()
     swapped = Blocks(SYMBOLS[::-1], LEVELS, swapped.raw[::-1])
     assert not record.issue(issue(), swapped)
-    others = [blocks(1), blocks(symbols=SYMBOLS[:2]), blocks(calibrated=True)]
-    for other in others:
+    calibrated = (issue(calibration=1), blocks(calibrated=True))
+    fewer, others = blocks(symbols=SYMBOLS[:2]), blocks(1)
+    for what, other in ((issue(), others), (issue(), fewer), calibrated):
         with pytest.raises(Conflict, match="har/1 has issued other numbers for the cutoff 2024-01"):
-            record.issue(issue(), other)
+            record.issue(what, other)
+    served = issue(source="served", forecast_id=issue().id, model="fhs", issued_at=close_of(day(5)))
+    with pytest.raises(Conflict, match="har/1 has issued other numbers"):
+        record.issue(served, blocks())
     pd.testing.assert_frame_equal(record.forecasts(), before)
 
 
@@ -151,6 +156,11 @@ def test_the_same_forecast_again_changes_nothing_and_another_one_is_refused(reco
         (issue(), Blocks(SYMBOLS, LEVELS, -np.tile(np.arange(8.0), (3, 2, 1))), "cross"),
         (issue(), Blocks(("A", "A"), LEVELS, np.zeros((2, 2, 8))), "no symbol twice"),
         (issue(), Blocks((), LEVELS, np.zeros((0, 2, 8))), "at least one step"),
+        (issue(), Blocks(SYMBOLS, LEVELS[::-1], np.zeros((3, 2, 8))), "levels do not ascend"),
+        (issue(), Blocks(SYMBOLS, (0.5, 2.0), np.zeros((3, 2, 3))), "levels do not ascend"),
+        (issue(calibration=1), blocks(), "calibrated numbers and the version"),
+        (issue(), blocks(calibrated=True), "calibrated numbers and the version"),
+        (issue(calibration=1.5), blocks(calibrated=True), "calibration is no whole number"),
     ],
 )
 def test_what_is_no_forecast_is_refused_and_nothing_is_written(
@@ -178,14 +188,6 @@ def test_unknown_symbols_sets_forecasts_and_steps_are_refused(record: TrackRecor
         record.score(few.id, 1, rows)
     with pytest.raises(BadParameter, match="found step 4, expected 1 to 3"):
         record.score(issue().id, 4, rows)
-    with pytest.raises(BadParameter, match="crps holds a value that is not finite"):
-        record.score(issue().id, 1, rows.assign(crps=np.inf))
-    with pytest.raises(BadParameter, match="no column 'profit'"):
-        record.score(issue().id, 1, rows.assign(profit=1.0))
-    with pytest.raises(BadParameter, match="a symbol twice"):
-        record.score(issue().id, 1, pd.concat([rows, rows]))
-    with pytest.raises(BadParameter, match="need rows with unique_id, y, crps, pit"):
-        record.score(issue().id, 1, rows.drop(columns="y"))
     yesterday = datetime.now(UTC).date() - timedelta(days=1)
     late = issue(cutoff=yesterday, issued_at=datetime.now(UTC))
     record.issue(late, blocks())
@@ -196,6 +198,12 @@ def test_unknown_symbols_sets_forecasts_and_steps_are_refused(record: TrackRecor
         record.forecasts(symbols=["X"])
     with pytest.raises(BadParameter, match=r"as \['AAPL'\]"):
         record.forecasts(symbols="A")
+    for odd in (np.datetime64("2024-01-02T15:00"), 19724):
+        with pytest.raises(BadParameter, match="expected a text, a date, or a datetime"):
+            record.forecasts(as_of=odd)
+    for name, value in (("version", "1"), ("model", ["har"]), ("symbols", [None])):
+        with pytest.raises(BadParameter, match=name.rstrip("s")):
+            record.scores(**{name: value})
     with pytest.raises(BadParameter, match="since is 'May', expected a date"):
         record.scores(since="May")
     with pytest.raises(BadParameter, match="no group 'weather', expected some of registry, model"):
@@ -204,7 +212,8 @@ def test_unknown_symbols_sets_forecasts_and_steps_are_refused(record: TrackRecor
 
 def test_reads_as_of_any_instant_see_what_a_plain_memory_remembers(record: TrackRecord):
     rng = np.random.default_rng(0)
-    issued: dict[str, tuple[Issue, Blocks]] = {}
+    made: dict[str, tuple[Issue, Blocks]] = {}
+    issued: dict[str, datetime] = {}  # from when each is known
     versions: dict[tuple[str, str, int], list[list[Any]]] = {}  # [from, until, y]
     asked = [close_of(day(number)) for number in range(8)]
     for number in range(24):
@@ -215,9 +224,10 @@ def test_reads_as_of_any_instant_see_what_a_plain_memory_remembers(record: Track
             what = issue(number // 8 + 1, source=source, issued_at=when)
             given = blocks(number)
             record.issue(what, given)
-            issued[what.id] = (what, given)
+            issued[what.id] = when if source == "backfill" else datetime.now(UTC)
+            made[what.id] = (what, given)
         else:
-            what, given = issued[rng.choice(list(issued))]
+            what, given = made[rng.choice(list(made))]
             step = int(rng.integers(1, 1 + HORIZON))
             rows = outcomes(given, step, seed=int(rng.integers(2))).sample(2, random_state=number)
             record.score(what.id, step, rows)
@@ -225,7 +235,7 @@ def test_reads_as_of_any_instant_see_what_a_plain_memory_remembers(record: Track
         asked += [at, datetime.now(UTC)]
     for instant in [*asked, *(instant - MICROSECOND for instant in asked)]:
         frame = record.forecasts(as_of=instant)
-        known = {key for key, (what, _) in issued.items() if what.issued_at <= instant}
+        known = {key for key, begins in issued.items() if begins <= instant}
         assert set(frame["forecast_id"]) == known
         rows = frame.loc[frame["y"].notna(), ["forecast_id", "unique_id", "step", "y"]]
         found = {tuple(row[:3]): row[3] for row in rows.itertuples(index=False)}
@@ -261,8 +271,9 @@ def remembered(versions: Any, known: set[str], instant: datetime) -> dict[Any, f
 def test_groups_in_sql_are_those_of_the_frame(record: TrackRecord, by: list[str], calibrated: bool):
     for number in range(8):
         model = ("har", "fhs")[number % 2]
-        given = blocks(number, calibrated=calibrated and number % 3 == 0)
-        what = issue(10 * number + 1, model=model)
+        version = 3 if number % 3 == 0 else None
+        given = blocks(number, calibrated=version is not None)
+        what = issue(70 - 10 * number, model=model, calibration=version)
         record.issue(what, given)
         for step in range(1, 3 + number % 2):
             record.score(what.id, step, outcomes(given, step))
@@ -277,16 +288,15 @@ def test_groups_in_sql_are_those_of_the_frame(record: TrackRecord, by: list[str]
     found = record.scores(by=by)
     suffix = "_calibrated" if calibrated else ""
     columns = [name.replace("covered", "coverage") + suffix for name in scored]
-    if "cutoff" in groups:
-        found["cutoff"] = pd.to_datetime(found["cutoff"]).astype(frame["cutoff"].dtype)
-    found = found.set_index(groups)
-    assert set(found.index) == set(expected.index)
-    np.testing.assert_allclose(found.loc[expected.index, columns].to_numpy(), expected.to_numpy())
+    pd.testing.assert_frame_equal(
+        found[groups], expected.reset_index()[groups].astype(found[groups].dtypes)
+    )
+    assert found["n"].dtype == found["cutoffs"].dtype == np.int64
+    np.testing.assert_allclose(found[columns].to_numpy(), expected.to_numpy())
     sizes = frame.groupby(groups, observed=True)["cutoff"].agg(["size", "nunique"])
-    assert found.loc[expected.index, ["n", "cutoffs"]].to_numpy().tolist() == sizes.values.tolist()
+    assert found[["n", "cutoffs"]].to_numpy().tolist() == sizes.values.tolist()
     share = frame.assign(raw=frame["calibration"].isna()).groupby(groups, observed=True)["raw"]
-    assert not calibrated or found["uncalibrated"].between(0, 1).all()
-    assert share.mean().shape == expected["crps"].shape
+    np.testing.assert_allclose(found["uncalibrated"], share.mean())
 
 
 def test_a_backfill_is_never_in_one_group_with_a_live_forecast(record: TrackRecord):
@@ -307,6 +317,8 @@ def test_conditions_choose_forecasts(record: TrackRecord):
     assert set(frame["unique_id"]) == {"B"}
     assert set(record.forecasts(until=str(day(2)))["version"]) == {1, 2}
     assert record.forecasts(model="fhs").empty
+    assert record.forecasts(registry="other").empty
+    assert len(record.forecasts(version=np.int64(2), since=day(2))) == 9
     assert set(record.forecasts(as_of=str(day(2)))["version"]) == {1, 2}
     assert set(record.forecasts(as_of=close_of(day(2)) - MICROSECOND)["version"]) == {1}
 
@@ -458,7 +470,7 @@ def test_every_read_of_forecasts_and_scores_is_as_of_the_instant(tmp_path: Path)
     assert public == {"issue", "score", "forecasts", "scores"}
     instant = (asked - datetime(1970, 1, 1, tzinfo=UTC)) // MICROSECOND
     conditions = {
-        "forecasts": f"forecasts.issued_at <= {instant}",
+        "forecasts": f"forecasts.known_from <= {instant}",
         "scores": f"scores.known_from <= {instant} AND NOT (scores.known_until IS NOT NULL AND "
         f"scores.known_until <= {instant})",
     }
@@ -471,3 +483,98 @@ def test_every_read_of_forecasts_and_scores_is_as_of_the_instant(tmp_path: Path)
             assert statement.count(condition) == len(sources), statement
             checked += len(sources)
     assert checked == 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"crps": np.inf}, "crps holds a value that is not finite"),
+        ({"crps": -1.0}, "crps holds a value below 0"),
+        ({"pit": 1.5}, "pit holds a value that is not within 0 and 1"),
+        ({"covered_90": 0.5}, "covered_90 holds something else than 0 and 1"),
+        ({"y": "x"}, "y holds something else than numbers"),
+        ({"unique_id": "A"}, "scores have a symbol twice"),
+        ({"unique_id": None}, "unique_id is no text"),
+        ({"profit": 1.0}, "expected covered_50, covered_80, covered_90, crps, pit, unique_id, y"),
+        ({"crps_calibrated": 1.0}, "of har/1 have columns covered_50, .*, crps_calibrated, pit"),
+    ],
+)
+def test_what_is_no_score_is_refused(record: TrackRecord, changes: dict[str, Any], words: str):
+    record.issue(issue(), blocks())
+    rows = outcomes(blocks(), 1)
+    with pytest.raises(BadParameter, match=words):
+        record.score(issue().id, 1, rows.assign(**changes))
+    for name in ("y", "covered_80"):
+        with pytest.raises(BadParameter, match="expected covered_50, covered_80"):
+            record.score(issue().id, 1, rows.drop(columns=name))
+    with pytest.raises(BadParameter, match="step is no whole number"):
+        record.score(issue().id, 1.5, rows)  # type: ignore[arg-type]
+    assert record.scores().empty
+
+
+def test_forecasts_of_other_forms_stand_in_one_frame_in_the_order_of_cutoffs(record: TrackRecord):
+    levels = (0.25, 0.5, 0.75)
+    narrow = Blocks(SYMBOLS[::-1], levels, np.zeros((3, 5, 4)))
+    record.issue(issue(4), blocks(4))
+    record.issue(issue(3, model="narrow"), narrow)
+    record.issue(issue(2), blocks(2))
+    y = np.ones(3)
+    scored = {"unique_id": SYMBOLS[::-1], "y": y, **scoring.of_step(y, np.zeros((3, 3)), levels)}
+    record.score(issue(3, model="narrow").id, 5, pd.DataFrame(scored))
+    frame = record.forecasts()
+    expected = [(day(2), symbol, step) for symbol in SYMBOLS for step in (1, 2, 3)]
+    expected += [(day(3), symbol, step) for symbol in SYMBOLS for step in range(1, 6)]
+    expected += [(day(4), symbol, step) for symbol in SYMBOLS for step in (1, 2, 3)]
+    keys = zip(frame["cutoff"].dt.date, frame["unique_id"], frame["step"], strict=True)
+    assert list(keys) == expected
+    assert frame["q0.95"].isna().tolist() == (frame["model"] == "narrow").tolist()
+    assert frame.loc[frame["y"].notna(), "covered_50"].tolist() == [0.0] * 3
+    [row] = record.scores(by=["model"]).to_dict("records")
+    assert (row["coverage_50"], row["n"]) == (0.0, 3)
+    assert np.isnan(row["coverage_90"])
+
+
+def test_registries_and_levels_are_not_mixed_in_a_group(record: TrackRecord):
+    levels = (0.25, 0.5, 0.75)
+    for number, given in ((1, blocks()), (2, Blocks(SYMBOLS, levels, np.zeros((3, 3, 4))))):
+        what = issue(number, version=number)
+        record.issue(what, given)
+        y = np.zeros(3)
+        scored = scoring.of_step(y, given.raw[:, 0, 1:], given.levels)
+        record.score(what.id, 1, pd.DataFrame({"unique_id": SYMBOLS, "y": y, **scored}))
+    assert record.scores()["version"].tolist() == [1, 2]
+    assert record.scores(by=["levels"])["n"].tolist() == [3, 3]
+    with pytest.raises(BadParameter, match="mixes forecasts of different levels: add 'levels'"):
+        record.scores(by=["model"])
+    other = issue(registry="other")
+    record.issue(other, blocks())
+    record.score(other.id, 1, outcomes(blocks(), 1))
+    with pytest.raises(BadParameter, match="mixes forecasts of different registry"):
+        record.scores()
+    assert record.scores(registry="other")["n"].tolist() == [3]
+
+
+def test_a_live_forecast_is_known_from_when_it_was_recorded(record: TrackRecord):
+    record.issue(issue(source="nightly"), blocks())
+    assert record.forecasts(as_of=close_of(day(9))).empty
+    assert len(record.forecasts()) == 9
+
+
+def test_of_two_scorers_at_once_neither_undoes_what_was_known(record: TrackRecord):
+    record.issue(issue(source="nightly"), blocks())
+
+    def work(seed: int) -> None:
+        for number in range(6):
+            record.score(issue(source="nightly").id, 1, outcomes(blocks(), 1, seed + number))
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in (0, 100)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with database.read(record.engine) as connection:
+        rows = connection.execute(sa.select(scores).where(scores.c.symbol_id == 1)).all()
+    ends = {row.known_until for row in rows}
+    assert len(rows) == 12
+    assert ends - {None} == {row.known_from for row in rows} - {min(r.known_from for r in rows)}
+    assert faults.find(record.engine) == []

@@ -24,6 +24,7 @@ def upgrade() -> None:
         sa.Column("source", sa.String(8), nullable=False),
         sa.Column("cutoff", DAY, nullable=False),
         sa.Column("issued_at", INSTANT, nullable=False),
+        sa.Column("known_from", INSTANT, nullable=False),
         sa.Column("recorded_at", INSTANT, nullable=False),
         sa.Column("series", sa.Integer, nullable=False),
         sa.Column("horizon", sa.Integer, nullable=False),
