@@ -19,7 +19,7 @@ from registry.ledger.filling import Content, Symbol
 from registry.ledger.observations import MARKET, PRICES
 from registry.settings import Settings
 
-ROWS = 50_000  # of a transaction, which then takes less than a second
+ROWS = 25_000  # of a transaction, which then takes less than a second
 
 
 def load(settings: Settings, name: str, *, progress: Progress = silent) -> dict[str, Any]:

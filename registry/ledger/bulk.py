@@ -7,6 +7,7 @@ session is a date32, an instant a timestamp[us, UTC].
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from registry.forecast import names
 from registry.forecast.arrays import Floats, Places
 from registry.ledger.instants import Day, Instant
 
-_FETCHED = 2_000  # tuples at a time; more of them leave the processor's cache
+_FETCHED = 1_000  # tuples at a time; more of them leave the processor's cache
 _DAYS = 1 << 24  # more than any day since 1970; packs (symbol, day) into one number
 _SYMBOLS = 1 << 32  # more than any symbol_id; packs (step, symbol) into one number
 _BINARY = {pa.int64(): ">i8", pa.float64(): ">f8"}  # of COPY; bytes are as they are
@@ -120,8 +121,9 @@ def _select_tuples(connection: sa.Connection, query: sa.Select[Any], schema: pa.
 
 
 def _select_copied(connection: sa.Connection, query: sa.Select[Any], schema: pa.Schema) -> pa.Table:
-    with _cursor(connection, "SET LOCAL TimeZone = 'UTC'") as cursor:
-        cursor.execute("SET LOCAL TimeZone = 'UTC'")
+    if INSTANT in schema.types:  # else its text is in the zone of the server
+        with _cursor(connection, "SET LOCAL TimeZone = 'UTC'") as cursor:
+            cursor.execute("SET LOCAL TimeZone = 'UTC'")
     copied = _copied(connection, query, "csv")
     if not copied.tell():
         return schema.empty_table()
@@ -186,9 +188,16 @@ def _packed_bytes(rows: Any, length: int) -> pa.Array:
 def _literal(connection: sa.Connection, query: sa.Select[Any]) -> str:
     """The query with its values written into it."""
     dialect = connection.dialect
-    if dialect.name == "postgresql":  # by default every % is doubled, as if there were parameters
-        dialect = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
+    if dialect.name == "postgresql":
+        dialect = _postgresql()
     return str(query.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
+
+
+@lru_cache(maxsize=1)
+def _postgresql() -> sa.Dialect:
+    """By default every % is doubled, as if there were parameters."""
+    dialect: sa.Dialect = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
+    return dialect
 
 
 def _schema(query: sa.Select[Any]) -> pa.Schema:

@@ -41,7 +41,7 @@ def prune(
 ) -> int:
     """Remove what `old` finds; how many forecasts this process removed.
 
-    `progress` gets the share (0..1) done. Each forecast goes with all its scores in one transaction,
+    `progress` gets the share (0..1) done. A forecast and its scores go in one transaction,
     so a removal that was interrupted can be run again.
     """
     found = old(engine, before, data=data, source=source)

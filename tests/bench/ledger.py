@@ -32,7 +32,7 @@ from registry.ledger.track_record import TrackRecord
 from registry.settings import Settings
 
 SYMBOLS, SESSIONS = 5000, 2500
-TOGETHER = 20  # symbols of a transaction
+TOGETHER = 10  # symbols of a transaction
 FIRST, AS_OF, SINCE = "2013-01-02", "2020-06-30", "2018-02-12"  # 600 sessions between the last two
 ORM_SYMBOLS = 40  # the ORM would take minutes with all of them
 GOALS = {"sqlite": 200_000, "postgresql": 100_000}  # rows a second of a load
