@@ -39,7 +39,7 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 # A process that is killed loses nothing that it has written; only a machine without power does.
-# So waiting for the disk would prove nothing here.
+# So waiting for the disk would prove nothing here. The ledger's own connections do wait.
 @sa.event.listens_for(sa.Engine, "connect")
 def _do_not_wait_for_the_disk(connection: Any, _: Any) -> None:
     if isinstance(connection, sqlite3.Connection):

@@ -21,7 +21,7 @@ REVISED = (calibrations_in_use, fills, recommendations, regimes)
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault of a data set, or of what `kind` says."""
+    """A fault of a data set, a job or a table."""
 
     data: str  # its name
     code: str  # stable, for programs

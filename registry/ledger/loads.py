@@ -233,7 +233,7 @@ def _begin_removal(
                 _insert(connection, data, _REMOVAL, newest.calendar, newest)
             others = (loads.c.data == data) & (loads.c.digest != _REMOVAL)
             connection.execute(sa.delete(loads).where(others))
-            check(connection)  # now that who needs the data set has to wait, see `needed`
+            check(connection)  # last: writers that need the data set now wait, see `needed`
     except IntegrityError as error:
         raise _busy(_there(engine, data)) from error
     return _there(engine, data)

@@ -1,4 +1,7 @@
-"""Remove a data set from the ledger. Readers lose all of it at once; its rows go by and by."""
+"""Remove a data set from the ledger.
+
+Readers lose all of it at once; its rows are then deleted in small transactions.
+"""
 
 from collections.abc import Callable
 
@@ -17,7 +20,7 @@ def remove(
 ) -> dict[str, int]:
     """Remove a data set; how many rows of each table were removed.
 
-    `progress` gets the share (0..1) done. A removal that was cut is gone on with. Raises NotFound,
+    `progress` gets the share (0..1) done. A removal that was interrupted continues. Raises NotFound,
     and Conflict if another process loads or removes the data set, or if it has forecasts.
     """
 
