@@ -66,12 +66,12 @@ def test_two_different_requests_of_one_id_are_refused(engine: sa.Engine):
     assert requests.find(engine, "a") == REQUEST
 
 
-def test_no_message_shows_a_body(engine: sa.Engine):
+def test_neither_a_repr_nor_an_error_shows_what_was_sent(engine: sa.Engine):
     assert "symbols" not in repr(REQUEST)
     again = {**vars(REQUEST), "digest": ""}
     with pytest.raises(IntegrityError) as caught, database.write(engine) as connection:
         connection.execute(sa.insert(requests.requests), [again, again])
-    assert "symbols" not in str(caught.value)
+    assert "nbeats" not in str(caught.value)
 
 
 def is_kept(engine: sa.Engine, request_id: str) -> bool:
