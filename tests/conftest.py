@@ -17,6 +17,7 @@ import sqlalchemy as sa
 
 from jobs.data import catalog
 from jobs.data.compile import compile_builtin
+from registry.ledger import database
 from registry.settings import Settings
 
 # No test may reach the user's own registry, and the README tells people to export
@@ -90,6 +91,15 @@ def ledger_uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     server.psql(f"CREATE DATABASE {name};")
     uri: str = server.get_uri(name, driver="psycopg2")
     return uri
+
+
+@pytest.fixture
+def engine(ledger_uri: str) -> Iterator[sa.Engine]:
+    """Of an empty ledger."""
+    engine = database.connect(ledger_uri)
+    database.bring_up_to_date(engine)
+    yield engine
+    engine.dispose()
 
 
 @pytest.fixture(scope="session")

@@ -7,21 +7,27 @@ of any instant can be calibrated as it was then.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
 from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
 
-from registry.errors import BadParameter, Conflict, Corrupt
+from registry.errors import Conflict, Corrupt
 from registry.ledger import checks, database, observations, revisions
 from registry.ledger.claims import now
 from registry.ledger.instants import Day, Instant
-from registry.ledger.states import Calibration, Scope, States, Version
+from registry.ledger.states import (
+    Calibration,
+    Scope,
+    States,
+    Version,
+    checked_levels,
+    evidence_json,
+)
 
 CURRENT, PREVIOUS = "current", "previous"
-_EVIDENCE = 1 << 16  # characters at most
 _NUMBER = np.dtype("<f8")  # of a stored offset
 
 
@@ -87,16 +93,17 @@ def publish(
 ) -> int:
     """Make a calibration the current one, and the current one the previous one; its number.
 
-    The same content that the scope has already, whatever its evidence, changes nothing: a job that
-    runs again does not undo a roll-back. Raises BadParameter.
+    Content that the scope already has is not made current again, whatever its evidence, and keeps
+    its number: a job that runs again does not undo a roll-back. Raises BadParameter, and Conflict
+    if this host's clock is behind the last change.
     """
     checks.check_name("method", method, 16)
     checks.check_session("learned_until", learned_until)
     values = {
         "method": method,
         "learned_until": learned_until,
-        "levels": json.dumps(_checked(levels, states)),
-        "evidence": _evidence(evidence),
+        "levels": json.dumps(checked_levels(levels, states)),
+        "evidence": evidence_json(evidence),
     }
     rows = _rows(states)
     values["digest"] = _digest(values, rows)
@@ -106,40 +113,42 @@ def publish(
         number: int | None = connection.scalar(same)
         if number is not None:
             return number
-        at = now()
         newest = sa.select(sa.func.max(c.number)).where(*_of(calibrations, scope))
         number = (connection.scalar(newest) or 0) + 1
-        head = {**vars(scope), **values, "number": number, "known_from": at}
+        head = {**vars(scope), **values, "number": number, "known_from": now()}
         inserted = connection.execute(sa.insert(calibrations).returning(c.id), head).scalar_one()
         if rows:
             owned = [{"calibration_id": inserted, **row} for row in rows]
             connection.execute(sa.insert(calibration_states), owned)
-        _use(connection, scope, number, _in_use(connection, scope, at).get(CURRENT), at)
+        at = now()  # last: readers see nothing before the commit, and many states take a second
+        connection.execute(sa.update(calibrations).where(c.id == inserted).values(known_from=at))
+        _use(connection, scope, number, _held(connection, scope).get(CURRENT), at)
     return number
 
 
 def roll_back(engine: sa.Engine, scope: Scope) -> int:
     """Exchange the current and the previous calibration; the number of what is current now.
 
-    Raises Conflict (NOTHING_BEFORE) if there is no previous one.
+    Raises Conflict: NOTHING_BEFORE if there is no previous one, or if this host's clock is behind
+    the last change.
     """
     with revisions.alone(engine, calibrations_in_use) as connection:
-        at = now()
-        numbers = _in_use(connection, scope, at)
+        numbers = _held(connection, scope)
         if PREVIOUS not in numbers:
             raise Conflict(
                 f"{scope.model} {scope.version} on {scope.data} has no calibration before the "
                 "current one",
                 code="NOTHING_BEFORE",
             )
-        _use(connection, scope, numbers[PREVIOUS], numbers[CURRENT], at)
+        _use(connection, scope, numbers[PREVIOUS], numbers[CURRENT], now())
         return numbers[PREVIOUS]
 
 
 def current(engine: sa.Engine, scope: Scope, as_of: datetime | None = None) -> Calibration | None:
     """The calibration that was current at an instant (None: now); None: the identity.
 
-    Raises BadParameter for an instant without a zone, and Corrupt if a state was cut.
+    Raises BadParameter for an instant without a zone, and Corrupt if it was changed or cut since
+    it was published.
     """
     instant = now() if as_of is None else as_of
     checks.check_instant("as_of", instant)
@@ -149,10 +158,15 @@ def current(engine: sa.Engine, scope: Scope, as_of: datetime | None = None) -> C
         if number is None:
             return None
         query = sa.select(calibrations).where(*_of(calibrations, scope), c.number == number)
-        row = connection.execute(query).one()
-        states = sa.select(calibration_states).where(of_states.calibration_id == row.id)
-        rows = connection.execute(states).all()
-    return _calibration(_version(row), sorted(rows, key=lambda s: (s.kind, s.name, s.step)))
+        head = connection.execute(query).one()
+        states = sa.select(calibration_states).where(of_states.calibration_id == head.id)
+        rows = _sorted(map(dict, connection.execute(states).mappings()))
+    if _digest(dict(head._mapping), rows) != head.digest:
+        raise Corrupt(
+            f"calibration {number} of {scope.model} {scope.version} on {scope.data} is not the one "
+            "that was published; restore the ledger from a backup"
+        )
+    return _calibration(_version(head), rows)
 
 
 def versions(engine: sa.Engine, scope: Scope) -> list[Version]:
@@ -173,6 +187,14 @@ def _in_use(connection: sa.Connection, scope: Scope, instant: datetime) -> dict[
     return {row.role: row.number for row in connection.execute(rows)}
 
 
+def _held(connection: sa.Connection, scope: Scope) -> dict[str, int]:
+    """The numbers that hold, whatever this host's clock says: a writer ends what holds."""
+    keys = [(*[getattr(scope, name) for name in _SCOPE], role) for role in (CURRENT, PREVIOUS)]
+    holds = calibrations_in_use.c.known_until.is_(None)
+    rows = revisions.stored(connection, calibrations_in_use, keys, holds)
+    return {row["role"]: row["number"] for row in rows}
+
+
 def _use(
     connection: sa.Connection, scope: Scope, number: int, previous: int | None, at: datetime
 ) -> None:
@@ -181,35 +203,10 @@ def _use(
     revisions.revise(connection, calibrations_in_use, rows, at)
 
 
-def _checked(levels: Sequence[float], states: States) -> list[float]:
-    """Levels that ascend within 0 and 1, as many as the states have offsets."""
-    plain = [float(level) for level in levels]
-    bounds = np.array([0.0, *plain, 1.0])
-    if not plain or not (np.diff(bounds) > 0).all():
-        raise BadParameter(
-            "levels of a calibration do not ascend within 0 and 1", code="BAD_LEVELS"
-        )
-    if states.offsets.shape[1] != len(plain):
-        raise BadParameter(
-            f"offsets have shape {states.offsets.shape}, expected [K, Q] = "
-            f"({len(states.keys)}, {len(plain)})"
-        )
-    return plain
-
-
-def _evidence(evidence: Mapping[str, Any]) -> str:
-    try:
-        text = json.dumps(evidence, sort_keys=True, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise BadParameter(f"evidence is no JSON: {error}") from error
-    if len(text) > _EVIDENCE:
-        raise BadParameter(f"evidence has {len(text)} characters, at most {_EVIDENCE} are kept")
-    return text
-
-
 def _rows(states: States) -> list[dict[str, Any]]:
     """The columns of each state, sorted by (kind, name, step)."""
-    offsets = np.ascontiguousarray(states.offsets, _NUMBER)
+    bias = states.bias + 0.0  # SQLite keeps -0.0 as 0.0, which has another digest
+    offsets = np.ascontiguousarray(states.offsets + 0.0, _NUMBER)
     rows = []
     for place, (kind, name) in enumerate(states.keys):
         rows.append(
@@ -217,21 +214,25 @@ def _rows(states: States) -> list[dict[str, Any]]:
                 "kind": kind,
                 "name": name,
                 "step": int(states.steps[place]),
-                "bias": float(states.bias[place]),
+                "bias": float(bias[place]),
                 "scale": float(states.scale[place]),
                 "offsets": offsets[place].tobytes(),
             }
         )
+    return _sorted(rows)
+
+
+def _sorted(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (row["kind"], row["name"], row["step"]))
 
 
-def _digest(values: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+def _digest(head: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
     """sha256 of what a calibration does to forecasts, and of what it learned until."""
-    head = [values["method"], values["learned_until"].isoformat(), values["levels"]]
-    digest = hashlib.sha256(json.dumps(head).encode())
+    content: list[Any] = [head["method"], head["learned_until"].isoformat(), head["levels"]]
     for row in rows:
-        digest.update(json.dumps([*list(row.values())[:-1], row["offsets"].hex()]).encode())
-    return digest.hexdigest()
+        values = [row[name] for name in ("kind", "name", "step", "bias", "scale")]
+        content.append([*values, row["offsets"].hex()])
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def _version(row: Any) -> Version:
@@ -245,16 +246,13 @@ def _version(row: Any) -> Version:
     )
 
 
-def _calibration(version: Version, rows: Sequence[Any]) -> Calibration:
-    width = len(version.levels)
-    if any(len(row.offsets) != width * _NUMBER.itemsize for row in rows):
-        raise Corrupt(f"a state of calibration {version.number} was changed: its offsets are cut")
-    stored = np.frombuffer(b"".join(row.offsets for row in rows), _NUMBER)
+def _calibration(version: Version, rows: Sequence[Mapping[str, Any]]) -> Calibration:
+    stored = np.frombuffer(b"".join(row["offsets"] for row in rows), _NUMBER)
     return Calibration(
         **vars(version),
-        keys=[(row.kind, row.name) for row in rows],
-        steps=np.array([row.step for row in rows], dtype=np.int64),
-        bias=np.array([row.bias for row in rows], dtype=np.float64),
-        scale=np.array([row.scale for row in rows], dtype=np.float64),
-        offsets=stored.reshape(len(rows), width).astype(np.float64),
+        keys=[(row["kind"], row["name"]) for row in rows],
+        steps=np.array([row["step"] for row in rows], dtype=np.int64),
+        bias=np.array([row["bias"] for row in rows], dtype=np.float64),
+        scale=np.array([row["scale"] for row in rows], dtype=np.float64),
+        offsets=stored.reshape(len(rows), len(version.levels)).astype(np.float64),
     )

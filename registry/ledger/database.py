@@ -98,7 +98,10 @@ def engine_of(uri: str, setting: str) -> sa.Engine:
         url = sa.make_url(uri)
         if "@" in f"{url.host}{url.database if url.host else ''}":
             raise BadConfig(f"{setting} cannot be read: {ESCAPE}")
-        return sa.create_engine(url, pool_pre_ping=True, connect_args=connect_timeout(url))
+        # Errors hide the parameters of a statement, such as the body of a request.
+        return sa.create_engine(
+            url, pool_pre_ping=True, hide_parameters=True, connect_args=connect_timeout(url)
+        )
     except (SQLAlchemyError, ValueError) as error:
         raise BadConfig(
             f"{setting} is not a database URI like sqlite:////srv/kronos/data.db"

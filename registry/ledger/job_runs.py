@@ -4,12 +4,19 @@ with job_run(engine, "calibrate", "2026-11-26") as run:
     if run is not None:  # else it is done already
         ...
         run.complete(mlflow_run_id)
+
+A kill between the work and `complete` leaves the run open, so that the next process does the work
+again. `complete` within `run.transaction()` makes both of them one transaction:
+
+with run.transaction() as connection:
+    ...
+    run.complete(mlflow_run_id)
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
@@ -38,30 +45,51 @@ class Held:
 
     def __init__(self, engine: sa.Engine, run: JobRun) -> None:
         self._engine = engine
-        self._claims = Claims(engine, job_runs, _busy)
+        self._claims = Claims(engine, job_runs, _lost)
+        self._connection: sa.Connection | None = None  # of the open transaction
         self.run = run
-        self.completed = False
+
+    @property
+    def completed(self) -> bool:
+        return self.run.completed_at is not None
 
     @contextmanager
     def transaction(self) -> Iterator[sa.Connection]:
         """A transaction that renews the hold. Raises Conflict if another process has the run.
 
-        A run that another host sees renewed within `claims.TIMEOUT` is not taken over.
+        Another host takes over a run that was not renewed for `claims.TIMEOUT`.
         """
-        at = now()
-        with database.write(self._engine) as connection:
-            self._claims.update_with(connection, self.run, held_since=at)
-            yield connection
-        self.run = replace(self.run, held_since=at)
+        before = self.run
+        try:
+            with database.write(self._engine) as connection:
+                self._connection = connection
+                self._change(connection, held_since=now())
+                yield connection
+        except BaseException:
+            self.run = before
+            raise
+        finally:
+            self._connection = None
 
     def complete(self, run_id: str) -> None:
-        """The work of the key is done. Raises Conflict if another process has the run."""
-        self._claims.update(self.run, completed_at=now(), run_id=run_id)
-        self.completed = True
+        """The work of the key is done; within `transaction`, as soon as that is committed.
+
+        Raises Conflict if another process has the run, and BadParameter.
+        """
+        checks.check_name("run_id", run_id)
+        if self._connection is not None:
+            self._change(self._connection, completed_at=now(), run_id=run_id)
+            return
+        with self.transaction():
+            self.complete(run_id)
 
     def release(self) -> None:
         with suppress(KronosError):  # what ended the run is the error that counts
             self._claims.release(self.run)
+
+    def _change(self, connection: sa.Connection, **values: Any) -> None:
+        self._claims.update_with(connection, self.run, **values)
+        self.run = replace(self.run, **values)
 
 
 @contextmanager
@@ -69,7 +97,9 @@ def job_run(engine: sa.Engine, job: str, key: str) -> Iterator[Held | None]:
     """Hold the run of a key; None if it was completed before.
 
     A run that is left without `complete`, by an error or a kill, is taken up by the next process
-    that comes. Raises Conflict if a living process holds the run, and BadParameter.
+    that comes. A process of another host cannot be checked, so that a job that works for more than
+    15 minutes (`claims.TIMEOUT`) without a `transaction` may be taken over by another host. Raises
+    Conflict if a living process holds the run, and BadParameter.
     """
     checks.check_name("job", job, 64)
     checks.check_name("key", key)
@@ -104,12 +134,20 @@ def _begin(engine: sa.Engine, job: str, key: str) -> JobRun:
     run = _find(engine, job, key)
     if run is None:
         return _claim(engine, job, key)
+    return _take_up(engine, run)
+
+
+def _take_up(engine: sa.Engine, run: JobRun) -> JobRun:
+    """A run that is there, completed or, if it was abandoned, held by this process."""
     if run.completed_at is not None:
         return run
     if not run.abandoned:
         raise _busy(run)
-    Claims(engine, job_runs, _busy).take(run)
-    return _there(engine, job, key)
+    try:
+        Claims(engine, job_runs, _lost).take(run)
+    except Conflict:  # another process was faster, and may have completed the run
+        return _take_up(engine, _there(engine, run.job, run.key))
+    return _there(engine, run.job, run.key)
 
 
 def _claim(engine: sa.Engine, job: str, key: str) -> JobRun:
@@ -117,11 +155,8 @@ def _claim(engine: sa.Engine, job: str, key: str) -> JobRun:
     try:
         with database.write(engine) as connection:
             connection.execute(sa.insert(job_runs).values(**values))
-    except IntegrityError as error:
-        faster = _there(engine, job, key)
-        if faster.completed_at is not None:
-            return faster
-        raise _busy(faster) from error
+    except IntegrityError:  # another process was faster
+        return _take_up(engine, _there(engine, job, key))
     return _there(engine, job, key)
 
 
@@ -144,4 +179,11 @@ def _busy(run: JobRun) -> Conflict:
     return Conflict(
         f"process {run.pid} on {run.host} runs {run.job} for {run.key} since {since}; "
         "try again later"
+    )
+
+
+def _lost(run: JobRun) -> Conflict:
+    return Conflict(
+        f"this process no longer holds the run of {run.job} for {run.key}: it was completed, or "
+        "another process took it over"
     )

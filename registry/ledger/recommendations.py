@@ -36,7 +36,7 @@ class Recommendation:
         checks.check_choice("side", self.side, SIDES)
         checks.check_finite("weight", self.weight)
         if self.forecast_id is not None:
-            checks.check_name("forecast_id", self.forecast_id)
+            checks.check_name("forecast_id", self.forecast_id, 64)
 
 
 recommendations = revisions.revised(
@@ -51,7 +51,7 @@ recommendations = revisions.revised(
     [
         sa.Column("side", sa.String(4), nullable=False),
         sa.Column("weight", sa.Double, nullable=False),
-        sa.Column("forecast_id", sa.String(128)),
+        sa.Column("forecast_id", sa.String(64)),
     ],
 )
 

@@ -1,4 +1,4 @@
-"""Served requests, kept for replay: the newest ones only, their bodies compressed.
+"""Served requests, kept for replay: the last ones to arrive only, their bodies compressed.
 
 A body is what a client sent. Headers and keys are not kept.
 """
@@ -6,7 +6,7 @@ A body is what a client sent. Headers and keys are not kept.
 import hashlib
 import zlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 
 import sqlalchemy as sa
@@ -29,12 +29,12 @@ class Request:
     version: int
     received_at: datetime
     status: int  # of HTTP
-    payload: bytes  # the body
+    payload: bytes = field(repr=False)  # the body
 
     def __post_init__(self) -> None:
         checks.check_name("request_id", self.request_id)
         if self.forecast_id is not None:
-            checks.check_name("forecast_id", self.forecast_id)
+            checks.check_name("forecast_id", self.forecast_id, 64)
         checks.check_name("model", self.model, 64)
         checks.check_whole("version", self.version, 1)
         checks.check_instant("received_at", self.received_at)
@@ -51,26 +51,31 @@ class Request:
 requests = sa.Table(
     "requests",
     database.metadata,
-    sa.Column("request_id", sa.String(128), primary_key=True),
-    sa.Column("forecast_id", sa.String(128)),
+    sa.Column("id", sa.Integer, primary_key=True),  # in the order of arrival
+    sa.Column("request_id", sa.String(128), nullable=False),
+    sa.Column("forecast_id", sa.String(64)),
     sa.Column("model", sa.String(64), nullable=False),
     sa.Column("version", sa.Integer, nullable=False),
     sa.Column("received_at", Instant, nullable=False),
     sa.Column("status", sa.Integer, nullable=False),
     sa.Column("payload", sa.LargeBinary, nullable=False),  # compressed by zlib
     sa.Column("digest", sa.String(64), nullable=False),  # sha256 of the body
-    sa.Index("requests_received", "received_at", "request_id"),
+    sa.UniqueConstraint("request_id", name="requests_request_id"),
 )
 
 
 def record(engine: sa.Engine, rows: Sequence[Request], keep: int = KEEP) -> None:
-    """Add requests, and remove all but the newest `keep`. An id that is there changes nothing."""
+    """Add requests in the order given, and remove all but the last `keep` that were added.
+
+    The first request of an id stays: one that comes with this id in a later call is dropped. Raises
+    BadParameter if two different requests of a call have one id.
+    """
     checks.check_whole("keep", keep, 1)
-    given = {row.request_id: _packed(row) for row in rows}
+    given = _by_id(rows)
     c = requests.c
     with revisions.alone(engine, requests) as connection:
         there = set(connection.scalars(sa.select(c.request_id).where(c.request_id.in_(given))))
-        new = [values for request_id, values in given.items() if request_id not in there]
+        new = [_packed(row) for request_id, row in given.items() if request_id not in there]
         if new:
             connection.execute(sa.insert(requests), new)
         _remove_old(connection, keep)
@@ -82,12 +87,19 @@ def find(engine: sa.Engine, request_id: str) -> Request:
     with database.read(engine) as connection:
         row = connection.execute(query).mappings().first()
     if row is None:
-        raise NotFound(
-            f"no request {request_id[:64]!r} is kept; the ledger has the newest ones only"
-        )
+        raise NotFound(f"no request {request_id[:64]!r} is kept; the ledger has the last ones only")
     values = dict(row)
+    del values["id"]
     digest = values.pop("digest")
     return Request(**{**values, "payload": _body(request_id, values["payload"], digest)})
+
+
+def _by_id(rows: Sequence[Request]) -> dict[str, Request]:
+    given: dict[str, Request] = {}
+    for row in rows:
+        if given.setdefault(row.request_id, row) != row:
+            raise BadParameter(f"two different requests have the id {row.request_id[:64]!r}")
+    return given
 
 
 def _packed(row: Request) -> dict[str, object]:
@@ -111,11 +123,8 @@ def _changed(request_id: str) -> Corrupt:
 
 
 def _remove_old(connection: sa.Connection, keep: int) -> None:
-    age = sa.tuple_(requests.c.received_at, requests.c.request_id)
-    newest_first = (requests.c.received_at.desc(), requests.c.request_id.desc())
-    query = sa.select(requests.c.received_at, requests.c.request_id).order_by(*newest_first)
-    newest_removed = connection.execute(query.offset(keep).limit(1)).first()
+    c = requests.c
+    newest_first = sa.select(c.id).order_by(c.id.desc())
+    newest_removed = connection.scalar(newest_first.offset(keep).limit(1))
     if newest_removed is not None:
-        at, request_id = newest_removed
-        limit = sa.tuple_(sa.literal(at, Instant()), sa.literal(request_id))
-        connection.execute(sa.delete(requests).where(age <= limit))
+        connection.execute(sa.delete(requests).where(c.id <= newest_removed))

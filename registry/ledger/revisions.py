@@ -1,7 +1,7 @@
 """Tables of few rows with a past: a changed row ends the old one, and nothing is overwritten.
 
 Like observations, a row holds from `known_from` until `known_until` (empty: it still holds), and
-`observations.as_of` reads it. An instant of a change is always that of its write.
+`observations.as_of` reads it. The instant of a change is taken just before its write.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -60,7 +60,7 @@ def alone(engine: sa.Engine, table: sa.Table) -> Iterator[sa.Connection]:
 
 
 def record(engine: sa.Engine, table: sa.Table, rows: Iterable[Row]) -> Counts:
-    """`revise` in a transaction of its own, known from now."""
+    """`revise` in a transaction of its own, known from the instant just before it writes."""
     with alone(engine, table) as connection:
         return revise(connection, table, rows, now())
 
@@ -69,11 +69,15 @@ def revise(connection: sa.Connection, table: sa.Table, rows: Iterable[Row], at: 
     """Let rows hold from an instant on, within `alone`; those that hold already change nothing.
 
     A row has all key and value columns. Raises BadParameter if two rows have one key and other
-    values, and Conflict if a row that changes is not known before the instant.
+    values, and Conflict if a key that changes was last written at the instant or after it.
     """
     given = by_key(table, rows)
-    current = by_key(table, stored(connection, table, given, table.c.known_until.is_(None)))
+    newest = _newest(table, stored(connection, table, given))
+    current = {key: row for key, row in newest.items() if row["known_until"] is None}
     new = [key for key in given if key not in current]
+    for key in new:
+        if key in newest:
+            _check_clock(table, newest[key], at)
     kept = [key for key in given if key in current]
     changed = [key for key in kept if differs(current[key], given[key])]
     end(connection, table, [current[key] for key in changed], at)
@@ -86,11 +90,7 @@ def revise(connection: sa.Connection, table: sa.Table, rows: Iterable[Row], at: 
 def end(connection: sa.Connection, table: sa.Table, rows: Sequence[Row], at: datetime) -> None:
     """Let stored rows hold until an instant. Raises Conflict if one is not known before it."""
     for row in rows:
-        if row["known_from"] >= at:
-            raise Conflict(
-                f"a row of {table.name} is known from {row['known_from']}, which is not before "
-                f"{at}, now: set this host's clock, or that of the host that wrote the row"
-            )
+        _check_clock(table, row, at)
     columns = [*key_columns(table), "known_from"]
     same = [table.c[name] == sa.bindparam(f"_{name}") for name in columns]
     keys = [{f"_{name}": row[name] for name in columns} for row in rows]
@@ -98,16 +98,35 @@ def end(connection: sa.Connection, table: sa.Table, rows: Sequence[Row], at: dat
         connection.execute(sa.update(table).where(*same).values(known_until=at), keys)
 
 
+def _check_clock(table: sa.Table, newest: Row, at: datetime) -> None:
+    """Raise Conflict if the newest row of a key was written or ended too late for a change."""
+    ended = newest["known_until"]
+    if newest["known_from"] < at and (ended is None or ended <= at):
+        return
+    raise Conflict(
+        f"a row of {table.name} was written at {ended or newest['known_from']}, which is not "
+        f"before {at}, now: set this host's clock, or that of the host that wrote the row"
+    )
+
+
 def by_key(table: sa.Table, rows: Iterable[Row]) -> dict[tuple[Any, ...], Row]:
     """Rows by their keys. Raises BadParameter if two have one key and other values."""
     keyed: dict[tuple[Any, ...], Row] = {}
-    columns = key_columns(table)
     for row in rows:
-        key = tuple(row[name] for name in columns)
+        key = _key(table, row)
         if key in keyed and differs(keyed[key], row):
             raise BadParameter(f"two rows for {table.name} have one key and other values")
         keyed[key] = row
     return keyed
+
+
+def _newest(table: sa.Table, rows: Iterable[Row]) -> dict[tuple[Any, ...], Row]:
+    """The newest row of each key, of rows that come oldest first."""
+    return {_key(table, row): row for row in rows}
+
+
+def _key(table: sa.Table, row: Row) -> tuple[Any, ...]:
+    return tuple(row[name] for name in key_columns(table))
 
 
 def differs(stored: Row, row: Row) -> bool:

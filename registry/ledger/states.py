@@ -1,5 +1,6 @@
 """What a calibration is: its scope, its states, and how it was learned."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -12,6 +13,7 @@ from registry.forecast.arrays import Floats, Places
 from registry.ledger import checks
 
 KINDS = ("symbol", "sector", "global")
+_EVIDENCE = 1 << 16  # characters at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +74,33 @@ class Version:
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Calibration(Version, States):
     """A calibration with its states, sorted by (kind, name, step)."""
+
+
+def checked_levels(levels: Sequence[float], states: States) -> list[float]:
+    """Levels that ascend within 0 and 1, as many as a state has offsets. Raises BadParameter."""
+    plain = [float(level) for level in levels]
+    bounds = np.array([0.0, *plain, 1.0])
+    if not plain or not (np.diff(bounds) > 0).all():
+        raise BadParameter(
+            "levels of a calibration do not ascend within 0 and 1", code="BAD_LEVELS"
+        )
+    if states.offsets.shape[1] != len(plain):
+        raise BadParameter(
+            f"offsets have shape {states.offsets.shape}, expected [K, Q] = "
+            f"({len(states.keys)}, {len(plain)})"
+        )
+    return plain
+
+
+def evidence_json(evidence: Mapping[str, Any]) -> str:
+    """The text that is stored. Raises BadParameter."""
+    try:
+        text = json.dumps(evidence, sort_keys=True, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise BadParameter(f"evidence is no JSON: {error}") from error
+    if len(text) > _EVIDENCE:
+        raise BadParameter(f"evidence has {len(text)} characters, at most {_EVIDENCE} are kept")
+    return text
 
 
 def _check_key(kind: str, name: str) -> None:

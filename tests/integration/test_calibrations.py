@@ -1,7 +1,6 @@
 """Calibrations on SQLite and PostgreSQL: what was published, what was current when."""
 
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -13,7 +12,15 @@ import sqlalchemy as sa
 
 from registry.errors import BadParameter, Conflict, Corrupt
 from registry.ledger import database
-from registry.ledger.calibrations import current, publish, roll_back, versions
+from registry.ledger.calibrations import (
+    calibration_states,
+    calibrations,
+    calibrations_in_use,
+    current,
+    publish,
+    roll_back,
+    versions,
+)
 from registry.ledger.states import Scope, States
 
 SCOPE = Scope(registry="r", model="nbeats", version=3, data="panel")
@@ -21,15 +28,6 @@ OTHER = replace(SCOPE, data="mystocks")
 LEVELS = (0.05, 0.5, 0.95)
 DAY = date(2026, 11, 26)
 MICROSECOND = timedelta(microseconds=1)
-
-
-@pytest.fixture
-def engine(ledger_uri: str) -> Iterator[sa.Engine]:
-    """Of an empty ledger."""
-    engine = database.connect(ledger_uri)
-    database.bring_up_to_date(engine)
-    yield engine
-    engine.dispose()
 
 
 def states(bias: float = 0.1, symbols: int = 2) -> States:
@@ -73,10 +71,82 @@ def test_a_calibration_comes_back_with_all_its_bits_in_the_order_of_its_keys(eng
     npt.assert_array_equal(found.scale, given.scale)
     npt.assert_array_equal(found.offsets, given.offsets[[5, 4, 1, 0, 3, 2]])
     assert current(engine, OTHER) is None
+
+
+OF_ALL = calibration_states.c.kind == "global"
+DAMAGES = {
+    "cut": sa.update(calibration_states).values(offsets=b""),
+    "scaled": sa.update(calibration_states).where(OF_ALL).values(scale=2.0),
+    "other levels": sa.update(calibrations).values(levels="[0.1, 0.5, 0.9]"),
+    "some deleted": sa.delete(calibration_states).where(OF_ALL),
+    "all deleted": sa.delete(calibration_states),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_calibration_that_was_changed_is_corrupt(engine: sa.Engine, damage: sa.Executable):
+    put(engine)
     with database.write(engine) as connection:
-        connection.execute(sa.text("UPDATE calibration_states SET offsets = ''"))
-    with pytest.raises(Corrupt, match="its offsets are cut"):
+        connection.execute(damage)
+    with pytest.raises(Corrupt, match="calibration 1 of nbeats 3 on panel is not the one"):
         current(engine, SCOPE)
+
+
+def test_a_negative_zero_is_published_as_zero(engine: sa.Engine):
+    zero = states()
+    negative = replace(zero, bias=np.full(6, -0.0), offsets=np.full((6, 3), -0.0))
+    put(engine, states=negative)
+    assert put(engine, states=replace(zero, bias=np.zeros(6), offsets=np.zeros((6, 3)))) == 1
+    found = current(engine, SCOPE)
+    assert found is not None
+    assert not np.signbit(found.offsets).any()
+
+
+def test_other_content_of_any_kind_has_a_number_of_its_own(engine: sa.Engine):
+    given = states()
+    others: list[dict[str, Any]] = [
+        {},
+        {"method": "ewma"},
+        {"levels": (0.1, 0.5, 0.9)},
+        {"learned_until": DAY - timedelta(days=1)},
+        {"states": replace(given, offsets=given.offsets + 1)},
+        {"states": replace(given, bias=given.bias + 1)},
+        {"states": replace(given, scale=given.scale + 1)},
+        {"states": replace(given, steps=given.steps + 1)},
+        {"states": replace(given, keys=[("sector", name or "all") for _, name in given.keys])},
+    ]
+    assert [put(engine, **other) for other in others] == list(range(1, 10))
+    assert [put(engine, **other) for other in others] == list(range(1, 10))
+
+
+def test_a_calibration_is_known_from_when_its_states_are_written(engine: sa.Engine):
+    written: list[datetime] = []
+
+    @sa.event.listens_for(engine, "after_cursor_execute")
+    def _note(_: Any, __: Any, statement: str, *___: Any) -> None:
+        if statement.startswith("INSERT INTO calibration_states"):
+            written.append(datetime.now(UTC))
+
+    put(engine)
+    assert len(written) == 1
+    known_from = versions(engine, SCOPE)[0].known_from
+    assert known_from >= written[0]
+    assert number(engine, as_of=known_from) == 1
+
+
+def test_a_clock_that_runs_behind_is_refused(engine: sa.Engine):
+    put(engine, bias=1.0)
+    put(engine, bias=2.0)
+    later = datetime.now(UTC) + timedelta(days=1)
+    c = calibrations_in_use.c
+    with database.write(engine) as connection:  # as a host writes whose clock is ahead
+        holds = sa.update(calibrations_in_use).where(c.known_until.is_(None))
+        connection.execute(holds.values(known_from=later))
+    with pytest.raises(Conflict, match="set this host's clock"):
+        roll_back(engine, SCOPE)
+    with pytest.raises(Conflict, match="set this host's clock"):
+        put(engine, bias=3.0)
+    assert len(versions(engine, SCOPE)) == 2
 
 
 def test_the_same_content_again_changes_nothing_not_even_a_roll_back(engine: sa.Engine):

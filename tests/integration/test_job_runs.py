@@ -3,29 +3,23 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from datetime import UTC, date, datetime
 from pathlib import Path
 from threading import Barrier
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from registry.errors import BadParameter, Conflict
-from registry.ledger import database, faults
-from registry.ledger.job_runs import completed, job_run, job_runs
+from registry.ledger import database, faults, regimes, revisions
+from registry.ledger.job_runs import JobRun, completed, incomplete, job_run, job_runs
+from registry.ledger.regimes import Regime
 
 HOLDER = Path(__file__).parent / "holder.py"
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def engine(ledger_uri: str) -> Iterator[sa.Engine]:
-    """Of an empty ledger."""
-    engine = database.connect(ledger_uri)
-    database.bring_up_to_date(engine)
-    yield engine
-    engine.dispose()
 
 
 def run(engine: sa.Engine, key: str, job: str = "calibrate") -> bool:
@@ -76,7 +70,7 @@ def test_a_run_is_refused_while_its_process_lives_and_taken_up_after_a_kill(
 
 
 def test_of_several_that_begin_at_once_one_holds_the_run(engine: sa.Engine):
-    together = Barrier(4)
+    together = Barrier(4, timeout=60)
 
     def work(_: int) -> str:
         together.wait()
@@ -101,8 +95,86 @@ def test_a_run_that_another_process_took_over_writes_nothing_more(engine: sa.Eng
             pass
         with database.write(engine) as connection:  # as another process takes it
             connection.execute(sa.update(job_runs).values(pid=0))
-        with pytest.raises(Conflict, match="runs calibrate for"), held.transaction():
+        with pytest.raises(Conflict, match="no longer holds the run"), held.transaction():
             pytest.fail("the transaction of a run that was lost began")
         with pytest.raises(Conflict):
             held.complete("mlflow-run")
     assert completed(engine, "calibrate") == []
+
+
+@pytest.mark.parametrize("completes", [True, False])
+def test_of_two_that_take_up_a_run_the_later_one_hears_of_the_other(
+    engine: sa.Engine, ledger_uri: str, completes: bool
+):
+    with job_run(engine, "calibrate", "2026-11-26"):
+        pass  # left without `complete`
+    faster = database.connect(ledger_uri)
+    used: list[sa.Engine] = []
+    with ExitStack() as holding:
+
+        @sa.event.listens_for(engine, "after_cursor_execute")
+        def _be_faster(_: Any, __: Any, statement: str, *___: Any) -> None:
+            if not statement.startswith("SELECT") or faster in used:
+                return
+            used.append(faster)  # once: after the first look at the run
+            held = holding.enter_context(job_run(faster, "calibrate", "2026-11-26"))
+            assert held is not None
+            if completes:
+                held.complete("mlflow-run")
+
+        if completes:
+            assert not run(engine, "2026-11-26")
+        else:
+            with pytest.raises(Conflict, match=rf"process {os.getpid()} on \S+ runs calibrate"):
+                run(engine, "2026-11-26")
+    faster.dispose()
+
+
+def open_run(engine: sa.Engine) -> JobRun:
+    """The one run that is not completed."""
+    with database.read(engine) as connection:
+        [run] = incomplete(connection)
+    return run
+
+
+def test_a_transaction_renews_the_hold_and_the_run_is_completed_after_it(engine: sa.Engine):
+    with job_run(engine, "calibrate", "2026-11-26") as held:
+        assert held is not None
+        since = open_run(engine).held_since
+        for _ in range(2):
+            with held.transaction():
+                pass
+            assert open_run(engine).held_since > since
+            since = open_run(engine).held_since
+        with pytest.raises(ZeroDivisionError), held.transaction():
+            raise ZeroDivisionError
+        assert open_run(engine).held_since == since
+        with pytest.raises(BadParameter, match="run_id is no text"):
+            held.complete("")
+        held.complete("mlflow-run")
+        with pytest.raises(Conflict, match="no longer holds the run"):
+            held.complete("mlflow-run")
+    assert completed(engine, "calibrate") == ["2026-11-26"]
+
+
+def test_work_and_its_completion_are_one_transaction(engine: sa.Engine):
+    regime = Regime(data="panel", name="volatility", ds=date(2026, 11, 26), label="calm")
+
+    def work(fails: bool) -> None:
+        with job_run(engine, "regimes", "2026-11-26") as held:
+            assert held is not None
+            with held.transaction() as connection:
+                at = datetime.now(UTC)
+                revisions.revise(connection, regimes.regimes, [vars(regime)], at)
+                held.complete("mlflow-run")
+                if fails:
+                    raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        work(fails=True)
+    assert completed(engine, "regimes") == []
+    assert regimes.known(engine, "panel", "volatility").empty
+    assert open_run(engine).host is None
+    work(fails=False)
+    assert completed(engine, "regimes") == ["2026-11-26"]
+    assert len(regimes.known(engine, "panel", "volatility")) == 1

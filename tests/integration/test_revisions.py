@@ -1,7 +1,6 @@
 """Fills, recommendations and regimes on SQLite and PostgreSQL: what was known when."""
 
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -38,15 +37,6 @@ RECOMMENDATION = Recommendation(
 )
 REGIME = Regime(data="panel", name="volatility", ds=DAY, label="calm")
 NOTHING = Counts()
-
-
-@pytest.fixture
-def engine(ledger_uri: str) -> Iterator[sa.Engine]:
-    """Of an empty ledger."""
-    engine = database.connect(ledger_uri)
-    database.bring_up_to_date(engine)
-    yield engine
-    engine.dispose()
 
 
 def prices(engine: sa.Engine, as_of: datetime | None = None) -> dict[str, Decimal]:
@@ -112,6 +102,7 @@ WRONG: list[tuple[Any, dict[str, Any], str]] = [
     (RECOMMENDATION, {"ds": NOON}, "ds is datetime, expected a date"),
     (RECOMMENDATION, {"horizon": 0}, "horizon is no whole number"),
     (RECOMMENDATION, {"symbol": "\ud800"}, "symbol is no text"),
+    (RECOMMENDATION, {"forecast_id": "x" * 65}, "forecast_id is no text of 1 to 64"),
     (REGIME, {"label": "x" * 129}, "label is no text of 1 to 128"),
 ]
 
@@ -202,3 +193,17 @@ def test_a_clock_that_runs_behind_is_refused(engine: sa.Engine):
     ):
         revisions.revise(connection, regimes.regimes, changed, NOON)
     assert regimes.known(engine, "panel", "volatility")["label"].tolist() == ["calm"]
+
+
+@pytest.mark.parametrize("ahead", ["known_from", "known_until"])
+def test_a_busted_fill_is_not_corrected_by_a_clock_that_runs_behind(engine: sa.Engine, ahead: str):
+    fills.record(engine, [FILL])
+    fills.bust(engine, "momentum", ["f1"])
+    later = datetime.now(UTC) + timedelta(days=1)
+    values = {"known_until": later + timedelta(days=1)} | {ahead: later}
+    with database.write(engine) as connection:  # as a host writes whose clock is ahead
+        connection.execute(sa.update(fills.fills).values(**values))
+    for price in (FILL.price, Decimal("0.2")):
+        with pytest.raises(Conflict, match="set this host's clock"):
+            fills.correct(engine, [replace(FILL, price=price)])
+    assert faults.find(engine) == []

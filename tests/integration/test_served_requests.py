@@ -1,12 +1,12 @@
 """Requests kept for replay, on SQLite and PostgreSQL."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
 
 from registry.errors import BadParameter, Corrupt, NotFound
 from registry.ledger import database, requests
@@ -24,15 +24,6 @@ REQUEST = Request(
 )
 
 
-@pytest.fixture
-def engine(ledger_uri: str) -> Iterator[sa.Engine]:
-    """Of an empty ledger."""
-    engine = database.connect(ledger_uri)
-    database.bring_up_to_date(engine)
-    yield engine
-    engine.dispose()
-
-
 def test_a_request_comes_back_as_it_was_and_again_changes_nothing(engine: sa.Engine):
     refused = replace(REQUEST, request_id="b", forecast_id=None, status=400, payload=b"")
     largest = replace(REQUEST, request_id="c", payload=b"x" * LARGEST)
@@ -46,19 +37,41 @@ def test_a_request_comes_back_as_it_was_and_again_changes_nothing(engine: sa.Eng
         requests.find(engine, "a")
 
 
-def test_only_the_newest_requests_are_kept(engine: sa.Engine):
+def test_only_the_last_requests_to_arrive_are_kept(engine: sa.Engine):
     rows = [
         replace(REQUEST, request_id=f"{n}", received_at=NOON + timedelta(seconds=n))
         for n in range(9)
     ]
     requests.record(engine, rows[5:], keep=5)
-    requests.record(engine, rows[:5], keep=5)  # older ones that arrive late
+    requests.record(engine, rows[:5], keep=6)  # received earlier, they arrive late
+    assert [number for number in range(9) if is_kept(engine, f"{number}")] == [0, 1, 2, 3, 4, 8]
+    requests.record(engine, [replace(REQUEST, request_id="new")], keep=2)
+    assert is_kept(engine, "new")
     with pytest.raises(NotFound, match="no request '3' is kept"):
         requests.find(engine, "3")
     assert requests.find(engine, "4") == rows[4]
-    requests.record(engine, [replace(REQUEST, request_id="new", received_at=NOON)], keep=2)
-    kept = [number for number in range(9) if is_kept(engine, f"{number}")]
-    assert kept == [7, 8]
+
+
+def test_of_requests_of_one_instant_as_many_are_kept_as_asked_for(engine: sa.Engine):
+    requests.record(engine, [replace(REQUEST, request_id=name) for name in "hgfedcba"], keep=3)
+    assert [name for name in "hgfedcba" if is_kept(engine, name)] == ["c", "b", "a"]
+    requests.record(engine, [replace(REQUEST, request_id=name) for name in "zab"], keep=3)
+    assert [name for name in "hgfedcbaz" if is_kept(engine, name)] == ["b", "a", "z"]
+
+
+def test_two_different_requests_of_one_id_are_refused(engine: sa.Engine):
+    with pytest.raises(BadParameter, match="two different requests have the id 'a'"):
+        requests.record(engine, [REQUEST, replace(REQUEST, status=500)])
+    requests.record(engine, [REQUEST, REQUEST])
+    assert requests.find(engine, "a") == REQUEST
+
+
+def test_neither_a_repr_nor_an_error_shows_what_was_sent(engine: sa.Engine):
+    assert "symbols" not in repr(REQUEST)
+    again = {**vars(REQUEST), "digest": ""}
+    with pytest.raises(IntegrityError) as caught, database.write(engine) as connection:
+        connection.execute(sa.insert(requests.requests), [again, again])
+    assert "nbeats" not in str(caught.value)
 
 
 def is_kept(engine: sa.Engine, request_id: str) -> bool:
@@ -75,6 +88,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("status", 42, "status is no status of HTTP"),
     ("received_at", NOON.replace(tzinfo=None), "received_at is no time with a zone"),
     ("request_id", "", "request_id is no text"),
+    ("forecast_id", "x" * 65, "forecast_id is no text of 1 to 64"),
 ]
 
 

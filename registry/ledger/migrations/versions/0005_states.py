@@ -53,7 +53,7 @@ def upgrade() -> None:
         [
             _value("side", sa.String(4)),
             _value("weight", sa.Double()),
-            sa.Column("forecast_id", sa.String(128)),
+            sa.Column("forecast_id", sa.String(64)),
         ],
     )
     _revised(
@@ -63,16 +63,17 @@ def upgrade() -> None:
     )
     op.create_table(
         "requests",
-        _key("request_id", sa.String(128)),
-        sa.Column("forecast_id", sa.String(128)),
+        sa.Column("id", sa.Integer, primary_key=True),
+        _value("request_id", sa.String(128)),
+        sa.Column("forecast_id", sa.String(64)),
         _value("model", sa.String(64)),
         _value("version", sa.Integer()),
         _value("received_at", INSTANT),
         _value("status", sa.Integer()),
         _value("payload", sa.LargeBinary()),
         _value("digest", sa.String(64)),
+        sa.UniqueConstraint("request_id", name="requests_request_id"),
     )
-    op.create_index("requests_received", "requests", ["received_at", "request_id"])
 
 
 def downgrade() -> None:
