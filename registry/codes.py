@@ -153,6 +153,9 @@ CODES: dict[str, Code] = {
         KronosError, REGISTRY, "MLflow's server or database cannot be reached"
     ),
     "LEDGER_UNAVAILABLE": Code(KronosError, REGISTRY, "the ledger's database cannot be reached"),
+    "FORECAST_DIFFERS": Code(
+        Conflict, REGISTRY, "a version has issued other numbers for this cutoff, which stay"
+    ),
     "NEWER_LEDGER": Code(Conflict, REGISTRY, "the ledger was written by newer code"),
     "MLFLOW": Code(KronosError, REGISTRY, "MLflow's own words"),
     "NO_SPACE": Code(KronosError, REGISTRY, "the disk is full; every file is whole"),

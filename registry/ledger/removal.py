@@ -20,7 +20,7 @@ def remove(
 ) -> dict[str, int]:
     """Remove a data set; how many rows of each table were removed.
 
-    `progress` gets the share (0..1) done. A removal that was interrupted continues. Raises NotFound,
+    `progress` gets the share (0..1) done. An interrupted removal continues. Raises NotFound,
     and Conflict if another process loads or removes the data set, or if it has forecasts.
     """
 
