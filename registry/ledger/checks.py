@@ -2,7 +2,6 @@
 
 import math
 from datetime import date, datetime
-from numbers import Integral
 
 from registry.errors import BadParameter
 from registry.text import is_text
@@ -35,12 +34,11 @@ def check_instant(what: str, value: datetime) -> None:
         raise BadParameter(f"{what} is finer than a microsecond; round it")
 
 
-def check_whole(what: str, value: int, least: int) -> int:
-    """A whole number, as the databases' 32 bits hold it; NumPy's as Python's."""
-    sound = isinstance(value, Integral) and not isinstance(value, bool)
+def check_whole(what: str, value: int, least: int) -> None:
+    """A whole number, as the databases' 32 bits hold it; SQLite would store NumPy's as bytes."""
+    sound = isinstance(value, int) and not isinstance(value, bool)
     if not sound or not least <= value < 2**31:
         raise BadParameter(f"{what} is no whole number of {least} to {2**31 - 1}")
-    return int(value)
 
 
 def check_finite(what: str, value: float) -> None:

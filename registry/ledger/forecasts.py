@@ -54,61 +54,61 @@ forecast_blocks = sa.Table(
 )
 
 
-def issue(engine: sa.Engine, what: Issue, blocks: Blocks) -> bool:
+def issue(engine: sa.Engine, issued: Issue, blocks: Blocks) -> bool:
     """Record a forecast; False if it is there already, with the same numbers.
 
     Raises BadParameter, BadHistory for a cutoff that is no session, NotFound for a symbol that the
     ledger lacks, and Conflict if other numbers were issued under this id: those stay.
     """
-    check(what, blocks)
+    check(issued, blocks)
     try:
         with database.write(engine) as connection:
-            _insert(connection, what, blocks)
+            _insert(connection, issued, blocks)
         return True
     except IntegrityError as error:
-        if not _is_gone(engine, what, blocks, error):
+        if not _is_gone(engine, issued, blocks, error):
             return False
-    return issue(engine, what, blocks)  # the other one was removed meanwhile
+    return issue(engine, issued, blocks)  # the other one was removed meanwhile
 
 
-def _insert(connection: sa.Connection, what: Issue, blocks: Blocks) -> None:
-    calendar, ids = find_symbols(connection, what.data, blocks.symbols)
-    _check_instant(what, calendar)
+def _insert(connection: sa.Connection, issued: Issue, blocks: Blocks) -> None:
+    calendar, ids = find_symbols(connection, issued.data, blocks.symbols)
+    _check_instant(issued, calendar)
     at = now()
-    known_from = what.issued_at if what.source == BACKFILL else at
+    known_from = issued.issued_at if issued.source == BACKFILL else at
     added = {"calendar": calendar, "recorded_at": at, "known_from": known_from}
-    row = _row(what, blocks) | added
+    row = _row(issued, blocks) | added
     inserted = sa.insert(forecasts).values(**row).returning(forecasts.c.id)
     number = connection.execute(inserted).scalar_one()
     bulk.insert(connection, forecast_blocks, _table(number, ids, blocks))
 
 
-def _check_instant(what: Issue, calendar: str) -> None:
-    close = instants.close_of(calendar, what.cutoff)
-    if what.issued_at < close:
+def _check_instant(issued: Issue, calendar: str) -> None:
+    close = instants.close_of(calendar, issued.cutoff)
+    if issued.issued_at < close:
         raise BadParameter(
-            f"issued at {what.issued_at}, before the cutoff {what.cutoff} closed at {close}"
+            f"issued at {issued.issued_at}, before the cutoff {issued.cutoff} closed at {close}"
         )
 
 
-def _is_gone(engine: sa.Engine, what: Issue, blocks: Blocks, error: Exception) -> bool:
+def _is_gone(engine: sa.Engine, issued: Issue, blocks: Blocks, error: Exception) -> bool:
     """Whether the forecast was removed meanwhile. Raises Conflict if it has other numbers."""
     b, f = forecast_blocks.c, forecasts.c
     with database.read(engine) as connection:
-        there = connection.execute(sa.select(forecasts).where(f.forecast_id == what.id)).first()
+        there = connection.execute(sa.select(forecasts).where(f.forecast_id == issued.id)).first()
         if there is None:
             return True
-        _, ids = find_symbols(connection, what.data, blocks.symbols)
+        _, ids = find_symbols(connection, issued.data, blocks.symbols)
         query = sa.select(b.symbol_id, b.raw, b.calibrated).where(b.forecast == there.id)
         stored = {row.symbol_id: (row.raw, row.calibrated) for row in connection.execute(query)}
-    row = _row(what, blocks)
+    row = _row(issued, blocks)
     same = all(there._mapping[name] == row[name] for name in row if name != "issued_at")
     given = _table(there.id, ids, blocks).to_pydict()
     numbers = zip(given["raw"], given["calibrated"], strict=True)
     if not same or stored != dict(zip(given["symbol_id"], numbers, strict=True)):
         raise Conflict(
             f"{there.model}/{there.version} has issued other numbers for the cutoff {there.cutoff} "
-            f"at {there.issued_at:%Y-%m-%d %H:%M:%S} UTC (forecast {what.id}); those stay",
+            f"at {there.issued_at:%Y-%m-%d %H:%M:%S} UTC (forecast {issued.id}); those stay",
             code="FORECAST_DIFFERS",
         ) from error
     return False
@@ -133,10 +133,10 @@ def find_symbols(
     return calendar, {symbol: known[symbol] for symbol in wanted}
 
 
-def _row(what: Issue, blocks: Blocks) -> dict[str, Any]:
+def _row(issued: Issue, blocks: Blocks) -> dict[str, Any]:
     """The row of `forecasts`, but for what the ledger adds."""
-    return asdict(what) | {
-        "forecast_id": what.id,
+    return asdict(issued) | {
+        "forecast_id": issued.id,
         "series": len(blocks.symbols),
         "horizon": blocks.raw.shape[1],
         "levels": json.dumps(blocks.levels),

@@ -62,32 +62,32 @@ def _block(forecast: Forecast) -> Floats:
     return np.concatenate([forecast.mean[:, :, None], forecast.quantiles], axis=2)
 
 
-def check(what: Issue, blocks: Blocks) -> None:
+def check(issued: Issue, blocks: Blocks) -> None:
     """Raise BadParameter for what is no forecast."""
-    _check_issue(what)
+    _check_issue(issued)
     _check_blocks(blocks)
-    if (what.calibration is None) != (blocks.calibrated is None):
+    if (issued.calibration is None) != (blocks.calibrated is None):
         raise BadParameter(
             "a forecast has calibrated numbers and the version of their calibration, or neither"
         )
 
 
-def _check_issue(what: Issue) -> None:
-    checks.check_name("registry", what.registry)
-    checks.check_name("model", what.model, 64)
-    checks.check_whole("version", what.version, 1)
-    checks.check_name("data", what.data, 64)
-    checks.check_choice("source", what.source, SOURCES)
-    checks.check_session("cutoff", what.cutoff)
-    checks.check_instant("issued_at", what.issued_at)
-    if what.calibration is not None:
-        checks.check_whole("calibration", what.calibration, 1)
-    if what.forecast_id:
-        checks.check_name("forecast_id", what.forecast_id, 64)
-    if what.source == SERVED and not what.forecast_id:
+def _check_issue(issued: Issue) -> None:
+    checks.check_name("registry", issued.registry)
+    checks.check_name("model", issued.model, 64)
+    checks.check_whole("version", issued.version, 1)
+    checks.check_name("data", issued.data, 64)
+    checks.check_choice("source", issued.source, SOURCES)
+    checks.check_session("cutoff", issued.cutoff)
+    checks.check_instant("issued_at", issued.issued_at)
+    if issued.calibration is not None:
+        checks.check_whole("calibration", issued.calibration, 1)
+    if issued.forecast_id:
+        checks.check_name("forecast_id", issued.forecast_id, 64)
+    if issued.source == SERVED and not issued.forecast_id:
         raise BadParameter("a served forecast needs the forecast_id that its reply has")
-    if what.issued_at > now():
-        raise BadParameter(f"issued_at {what.issued_at} is in the future")
+    if issued.issued_at > now():
+        raise BadParameter(f"issued_at {issued.issued_at} is in the future")
 
 
 def _check_blocks(blocks: Blocks) -> None:

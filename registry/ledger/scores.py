@@ -65,17 +65,17 @@ def score(engine: sa.Engine, forecast_id: str, step: int, rows: pd.DataFrame) ->
     f = forecasts.c
     query = sa.select(forecasts).where(f.forecast_id == forecast_id).with_for_update()
     with database.write(engine) as connection:
-        found = connection.execute(query).first()
+        forecast = connection.execute(query).first()
         at = now()  # nobody else scores the forecast from here on
-        if found is None:
+        if forecast is None:
             raise NotFound(f"the ledger has no forecast {str(forecast_id)[:64]!r}")
-        _check_columns(rows, found)
-        day, close = _session(found, step, at)
-        ids = _ids(connection, found, rows[names.UNIQUE_ID].tolist())
-        table = _table(found.id, step, day, ids, rows)
-        scope = (scores.c.forecast == found.id) & (scores.c.step == step)
+        _check_columns(rows, forecast)
+        day, close = _session(forecast, step, at)
+        ids = _ids(connection, forecast, rows[names.UNIQUE_ID].tolist())
+        table = _table(forecast.id, step, day, ids, rows)
+        scope = (scores.c.forecast == forecast.id) & (scores.c.step == step)
         _check_clock(connection, scope, at)
-        timing = Timing(at, None if found.source == BACKFILL else at)
+        timing = Timing(at, None if forecast.source == BACKFILL else at)
         closes = pa.array(np.full(len(rows), close)).cast(INSTANT)
         return observe(connection, scores, scope, table, closes, timing, whole=False)
 
@@ -151,7 +151,8 @@ def _check_clock(connection: sa.Connection, scope: sa.ColumnElement[bool], at: d
 
 def _session(forecast: Any, step: int, at: datetime) -> tuple[Any, np.datetime64]:
     """The session of a step (datetime64[D]), and when it closed."""
-    if not 1 <= checks.check_whole("step", step, 1) <= forecast.horizon:
+    checks.check_whole("step", step, 1)
+    if step > forecast.horizon:
         raise BadParameter(f"found step {step}, expected 1 to {forecast.horizon}")
     sessions = calendars.next_sessions(forecast.calendar, pd.Timestamp(forecast.cutoff), step)
     day = sessions.to_numpy()[-1:].astype("datetime64[D]")

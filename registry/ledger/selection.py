@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from numbers import Integral
 from typing import Any
 
 import sqlalchemy as sa
@@ -40,7 +41,9 @@ class Selection:
         if self.source:
             checks.check_choice("source", self.source, SOURCES)
         if self.version is not None:
-            object.__setattr__(self, "version", checks.check_whole("version", self.version, 1))
+            if isinstance(self.version, Integral):  # NumPy's too, as a frame has it
+                object.__setattr__(self, "version", int(self.version))
+            checks.check_whole("version", self.version, 1)
 
     @property
     def _texts(self) -> dict[str, str]:

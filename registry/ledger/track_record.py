@@ -26,9 +26,9 @@ class TrackRecord(database.Opened):
     symbol that the ledger lacks.
     """
 
-    def issue(self, what: Issue, blocks: Blocks) -> bool:
+    def issue(self, issued: Issue, blocks: Blocks) -> bool:
         """Record a forecast. As `registry.ledger.forecasts.issue`."""
-        return forecasts.issue(self.engine, what, blocks)
+        return forecasts.issue(self.engine, issued, blocks)
 
     def score(self, forecast_id: str, step: int, rows: pd.DataFrame) -> Counts:
         """Record the scores of a step. As `registry.ledger.scores.score`."""

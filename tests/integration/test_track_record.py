@@ -160,6 +160,7 @@ def test_the_same_forecast_again_changes_nothing_and_another_one_is_refused(reco
         (issue(), Blocks(SYMBOLS, (0.5, 2.0), np.zeros((3, 2, 3))), "levels do not ascend"),
         (issue(calibration=1), blocks(), "calibrated numbers and the version"),
         (issue(), blocks(calibrated=True), "calibrated numbers and the version"),
+        (issue(version=np.int64(1)), blocks(), "version is no whole number"),
         (issue(calibration=1.5), blocks(calibrated=True), "calibration is no whole number"),
     ],
 )
