@@ -1,0 +1,226 @@
+"""python -m serving.gateway CONFIG LISTENING: the gateway, as `python -m serving start` runs it.
+
+Both are file descriptors: a pipe that holds the configuration, and the listening socket.
+"""
+
+import asyncio
+import gc
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+import uvicorn
+import uvloop
+
+from registry.forecast.spec import ModelSpec
+from serving.gateway.app import App
+from serving.gateway.dispatch import Dispatcher
+from serving.gateway.endpoints import Endpoints
+from serving.gateway.forecasts import Forecasts
+from serving.gateway.keys import Keys
+from serving.gateway.link import Link
+from serving.gateway.log import Log
+from serving.gateway.metrics import Metrics
+from serving.gateway.pace import Pace
+from serving.gateway.processes import Processes
+from serving.gateway.routes import Live, Routes
+from serving.gateway.supervision import Supervision
+from serving.gateway.tables import Tables
+from serving.messages import (
+    Calibrate,
+    Config,
+    Drained,
+    Ended,
+    Hello,
+    Hung,
+    Route,
+    Run,
+    Serve,
+    Sessions,
+    State,
+    Stop,
+)
+
+DRAIN_S = 70.0  # requests in flight are answered first
+QUIT_S = 5.0  # for the supervisor to record what was answered
+
+
+class _Server(uvicorn.Server):
+    """A server that leaves signals to us: uvicorn would raise them again before all is stopped."""
+
+    signal: int | None = None
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    def listen_to_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, self._end, number)
+
+    def _end(self, number: int) -> None:
+        """The first signal ends the server, after the requests in flight; others change nothing."""
+        if self.signal is None:
+            self.signal = number
+        self.should_exit = True
+
+
+class Gateway:
+    """All parts of the process that answers."""
+
+    def __init__(self, config: Config, listening: socket.socket) -> None:
+        self.config = config
+        self._listening = listening
+        self.log = Log(sys.stderr.buffer)
+        models = [reference.partition("@")[0].partition("/")[0] for reference in config.models]
+        self.metrics = Metrics(models)
+        self.routes = Routes(models, on_drained=self._drained)
+        self.tables = Tables()
+        self.processes = Processes(self._ended)
+        self.supervision = Supervision(config, self._hello, self._take)
+        forecasts = Forecasts(self.routes, self.tables, self.supervision, config.calibration)
+        self.endpoints = Endpoints(
+            config, self.routes, self.tables, forecasts, self.supervision, self.metrics
+        )
+        self._announced = False
+
+    async def run(self) -> int:
+        """Answer until SIGTERM, Ctrl-C or a hang-up; then finish what is in flight. The exit code."""
+        app = App(
+            self.endpoints.paths(), Keys.parse(" ".join(self.config.keys)), self.metrics, self.log
+        )
+        server = _Server(
+            uvicorn.Config(
+                app,
+                loop="uvloop",
+                http="httptools",
+                lifespan="off",
+                access_log=False,
+                log_config=None,
+                server_header=False,
+                date_header=False,
+                proxy_headers=False,
+                timeout_graceful_shutdown=int(DRAIN_S),
+            )
+        )
+        server.listen_to_signals()
+        self.supervision.start()
+        gc.collect()
+        gc.freeze()
+        try:
+            await server.serve([self._listening])
+        finally:
+            self.log.event("info", "stopping")
+            await self.supervision.stop(QUIT_S)
+            await self.processes.stop_all()
+        return 0 if server.signal is None else 128 + server.signal
+
+    # --- messages of the supervisor
+
+    def _take(self, message: Any) -> None:
+        match message:
+            case Run():
+                self.log.event("info", "scorer starts", scorer=message.scorer)
+                self.processes.run(message)
+            case Stop():
+                self.processes.stop(message.scorer, kill=message.kill)
+            case Serve():
+                self._serve(message.route)
+            case State():
+                self._state(message)
+            case Sessions():
+                self.tables.take_sessions(message)
+            case Calibrate():
+                self._calibrate(message)
+
+    def _serve(self, route: Route) -> None:
+        self.routes.serve(route, self._live)
+        self.metrics.serves(route)
+        self.log.event(
+            "info", "serving", model=route.model, name=route.name, version=route.version,
+            stage=route.stage, scorer=route.scorer,
+        )  # fmt: skip
+        self._announce()
+
+    def _live(self, route: Route) -> Live:
+        spec = ModelSpec.from_json(route.spec)
+        dispatcher = Dispatcher(
+            Link(route.host, route.port, route.token),
+            name=route.name,
+            version=route.version,
+            joint=spec.joint,
+            timeout_s=self.config.timeout_s,
+            pace=Pace(self.config.queue_s, route.call_s),
+            on_hung=lambda: self.supervision.send(Hung(scorer=route.scorer)),
+            on_batch=lambda series: self.metrics.batched(route.model, series),
+        )
+        self.metrics.watch_queue(route.model, lambda: dispatcher.queued)
+        return Live(route, spec, dispatcher)
+
+    def _state(self, state: State) -> None:
+        self.routes.states[state.model] = state
+        self.metrics.stale(state.model, state.stale)
+        if state.state == "failed" and state.refusal is not None:
+            self.metrics.load_failures.labels(state.model).inc()
+            self.log.event(
+                "error", "load failed", model=state.model, version=state.version or 0,
+                code=state.refusal.code, message=state.refusal.message,
+            )  # fmt: skip
+
+    def _calibrate(self, message: Calibrate) -> None:
+        self.tables.take_calibration(message)
+        for live in self.routes.live.values():
+            route = live.route
+            if (route.name, route.version) == (message.model, message.version):
+                self.metrics.calibrated(route.model, message.number, message.learned_until)
+
+    def _announce(self) -> None:
+        """When every model answers for the first time: one line of JSON on stdout."""
+        if self._announced or not self.routes.ready:
+            return
+        self._announced = True
+        host, port = self._listening.getsockname()[:2]
+        shown = "127.0.0.1" if host == "0.0.0.0" else host
+        url = f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
+        routes = [live.route for live in self.routes.live.values()]
+        models = [{"model": r.model, "name": r.name, "version": r.version} for r in routes]
+        print(json.dumps({"url": url, "pid": os.getpid(), "models": models}), flush=True)
+
+    # --- messages to the supervisor
+
+    def _hello(self) -> Hello:
+        routes = [live.route for live in self.routes.live.values() if not live.ended]
+        return Hello(pid=os.getpid(), running=self.processes.running, routes=routes)
+
+    def _ended(self, message: Ended) -> None:
+        self.routes.ended(message.scorer)
+        self.log.event(
+            "warning", "scorer ended", scorer=message.scorer, exit_code=message.exit_code
+        )
+        self.supervision.send(message)
+
+    def _drained(self, scorer: str) -> None:
+        self.supervision.send(Drained(scorer=scorer))
+
+
+def main() -> None:
+    """Read the configuration and run on the socket, both of which `serving start` made."""
+    configuration, listening = map(int, sys.argv[1:])
+    with os.fdopen(configuration, "rb") as pipe:
+        config = msgspec.json.decode(pipe.read(), type=Config)
+    sys.exit(uvloop.run(_run(config, socket.socket(fileno=listening))))
+
+
+async def _run(config: Config, listening: socket.socket) -> int:
+    return await Gateway(config, listening).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""What each path of the gateway answers."""
+
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from registry.errors import Unsupported
+from serving.gateway import http, metrics, reading, webhooks
+from serving.gateway.app import Path
+from serving.gateway.dispatch import Job
+from serving.gateway.forecasts import Forecasts, Reply
+from serving.gateway.http import Request, Response
+from serving.gateway.keys import Key
+from serving.gateway.link import HEADER
+from serving.gateway.link import Reply as Passed
+from serving.gateway.metrics import Metrics
+from serving.gateway.routes import Live, Routes
+from serving.gateway.supervision import Supervision
+from serving.gateway.tables import Tables
+from serving.messages import Config, Served, Wake
+
+LONGEST_KEPT = 1 << 20  # bytes of a body that the ledger keeps
+
+
+@dataclass
+class Endpoints:
+    """The parts of a gateway, and its answers."""
+
+    config: Config
+    routes: Routes
+    tables: Tables
+    forecasts: Forecasts
+    supervision: Supervision
+    metrics: Metrics
+
+    def paths(self) -> dict[str, Path]:
+        return {
+            "/forecast": Path("POST", self.forecast),
+            "/invocations": Path("POST", self.invocations),
+            "/health": Path("GET", self.health, open=True),
+            "/ready": Path("GET", self.ready, open=True),
+            "/models": Path("GET", self.models),
+            "/metrics": Path("GET", self.prometheus),
+            "/webhooks/mlflow": Path("POST", self.webhook, open=True),
+        }
+
+    # --- forecasts
+
+    async def forecast(self, request: Request, key: Key | None) -> Response:
+        """Forecasts for people and programs, calibrated."""
+        reading.check_headers(
+            request.headers.get(b"content-type", b""), request.headers.get(b"content-encoding", b"")
+        )
+        body = await request.body(self.config.max_body)
+        received_at = datetime.now(UTC)
+        asked = reading.forecast_request(body)
+        self._permit(request, asked.model, key)
+        reply = await self.forecasts.answer(asked)
+        response = http.answer(reply.content)
+        self._record(request, reply, received_at, body)
+        return response
+
+    async def invocations(self, request: Request, key: Key | None) -> Response:
+        """MLflow's own protocol, passed through: raw numbers."""
+        model = http.parameter(request.query, "model")
+        if b"content-encoding" in request.headers:
+            raise Unsupported("a compressed body is not read", code="UNSUPPORTED_ENCODING")
+        self._permit(request, model, key)
+        body = await request.body(self.config.max_body)
+        live = self.routes.of(model)
+        content_type = request.headers.get(b"content-type", b"")
+        with live.held(self.routes.drained):
+            passed = await live.dispatcher.ask(Job(raw=body, content_type=content_type))
+        return _passed(passed)
+
+    def _permit(self, request: Request, model: str | None, key: Key | None) -> None:
+        """Note the model of a request. Raises Forbidden if the key is for others."""
+        if model is None and len(self.routes.models) == 1:
+            model = self.routes.models[0]
+        request.model = model or ""
+        if key is not None and model is not None:
+            key.permit(model)
+
+    def _record(self, request: Request, reply: Reply, received_at: datetime, body: bytes) -> None:
+        """Hand what was answered to the supervisor, which keeps it in the ledger."""
+        kept = body if len(body) <= LONGEST_KEPT else b""
+        at = received_at.isoformat()
+        for place, (forecast_id, issue) in enumerate(reply.forecasts.items()):
+            self.supervision.record(
+                Served(
+                    request_id=request.id if not place else f"{request.id}-{place + 1}",
+                    forecast_id=forecast_id,
+                    model=reply.route.name,
+                    version=reply.route.version,
+                    received_at=at,
+                    status=200,
+                    body=b"" if place else kept,
+                    issue=issue,
+                )
+            )
+
+    # --- the state of things
+
+    async def health(self, _: Request, __: Key | None) -> Response:
+        """Whether the process answers."""
+        return http.answer({"status": "alive"})
+
+    async def ready(self, _: Request, __: Key | None) -> Response:
+        """Whether a warm version of every model answers."""
+        models = {model: self._state(model) for model in self.routes.models}
+        return http.answer(
+            {"ready": self.routes.ready, "models": models}, 200 if self.routes.ready else 503
+        )
+
+    async def models(self, _: Request, __: Key | None) -> Response:
+        """What answers for each model, since when, and how it is calibrated."""
+        shown = [self._shown(model) for model in self.routes.models]
+        return http.answer({"models": shown})
+
+    async def prometheus(self, _: Request, __: Key | None) -> Response:
+        return Response(200, self.metrics.text(), metrics.CONTENT_TYPE.encode())
+
+    async def webhook(self, request: Request, _: Key | None) -> Response:
+        """A signed webhook of MLflow: look at the registry now."""
+        body = await request.body(LONGEST_KEPT)
+        webhooks.verify(request.headers, body, self.config.webhook_secret, time.time())
+        self.supervision.send(Wake())
+        return http.answer({"status": "looking"}, 202)
+
+    def _state(self, model: str) -> str:
+        live = self.routes.live.get(model)
+        if live is not None and not live.ended:
+            return "serving"
+        state = self.routes.states.get(model)
+        return "starting" if state is None else state.state
+
+    def _shown(self, model: str) -> dict[str, Any]:
+        state = self.routes.states.get(model)
+        shown: dict[str, Any] = {"model": model, "state": self._state(model)}
+        live = self.routes.live.get(model)
+        if live is not None:
+            shown |= self._version(live)
+        if state is not None and state.refusal is not None:
+            failed = {"code": state.refusal.code, "message": state.refusal.message}
+            shown["failed"] = {"version": state.version, **failed}
+        return shown
+
+    def _version(self, live: Live) -> dict[str, Any]:
+        route, spec = live.route, live.spec
+        calibration = self.tables.calibration(route.name, route.version)
+        steps = [*range(1, spec.max_horizon + 1)]
+        return {
+            "name": route.name,
+            "version": route.version,
+            "stage": route.stage,
+            "manifest": route.manifest,
+            "since": route.since,
+            "stale": route.stale,
+            "data": route.data,
+            "calendar": spec.calendar,
+            "horizon": spec.max_horizon,
+            "min_context": spec.min_context,
+            "max_context": spec.max_context,
+            "levels": spec.levels,
+            "columns": spec.columns,
+            "optional": spec.optional,
+            "universe": spec.universe,
+            "trained_until": route.trained_until or None,
+            "pretrained_until": route.pretrained_until or None,
+            "calibration": {
+                "enabled": self.config.calibration,
+                "version": calibration.number,
+                "state": calibration.state(steps),
+                "learned_until": calibration.learned_until or None,
+            },
+            "notes": route.notes,
+        }
+
+
+def _passed(reply: object) -> Response:
+    """A scorer's reply, with its own type and the header that names the scorer."""
+    if not isinstance(reply, Passed):
+        raise TypeError(f"a raw request got {type(reply).__name__}")
+    kind = reply.headers.get(b"content-type", http.JSON)
+    return Response(reply.status, reply.body, kind, [(HEADER, reply.headers[HEADER])])

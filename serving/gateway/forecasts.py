@@ -1,0 +1,237 @@
+"""POST /forecast: from the items of a request to the reply."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from registry.errors import BadParameter, KronosError
+from registry.forecast.spec import ModelSpec
+from serving.gateway import calls, histories, replies
+from serving.gateway.calls import Answer, Row, Series
+from serving.gateway.dispatch import Job
+from serving.gateway.histories import Histories, History
+from serving.gateway.reading import ForecastRequest, Item
+from serving.gateway.routes import Live, Routes
+from serving.gateway.supervision import Supervision
+from serving.gateway.tables import Calibration, Tables
+from serving.messages import Issued, Route
+
+MOST = 256  # series in one call of a request with many
+
+
+@dataclass(slots=True)
+class Reply:
+    """A reply, and what of it is recorded."""
+
+    content: dict[str, Any]
+    route: Route
+    forecasts: dict[str, Issued | None] = field(default_factory=dict)  # by forecast_id
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a request asks of a version."""
+
+    steps: list[int]
+    horizon: int
+    levels: Sequence[float]
+    parameters: bytes
+    cumulative: bool
+    data: str
+
+
+@dataclass
+class Forecasts:
+    """Answers requests by the versions that are live."""
+
+    routes: Routes
+    tables: Tables
+    supervision: Supervision
+    calibration: bool  # False: every number is raw
+
+    async def answer(self, request: ForecastRequest) -> Reply:
+        """The reply to a request. Raises KronosError for a request that cannot be answered."""
+        live = self.routes.of(request.model)
+        with live.held(self.routes.drained):
+            plan = _plan(request, live.spec)
+            data = request.data or live.route.data
+            gathered = await histories.collect(
+                request.items, data, live.route, live.spec, self.tables, self.supervision
+            )
+            rows, notes = await _ask(live, plan, gathered)
+        calibration = self._calibration(live.route, data)
+        if request.batch:
+            return _many(request, plan, live, gathered, rows, notes, calibration)
+        return _one(request.items[0], plan, live, gathered, rows, notes, calibration)
+
+    def _calibration(self, route: Route, data: str) -> Calibration:
+        """The identity if calibration is off, or if the data set is not the version's."""
+        if not self.calibration or data != route.data:
+            return Calibration()
+        return self.tables.calibration(route.name, route.version)
+
+
+def _plan(request: ForecastRequest, spec: ModelSpec) -> Plan:
+    """The checked request. Raises BadParameter and NotAvailable."""
+    sent: dict[str, Any] = dict(request.options)
+    if "output" in sent:
+        raise BadParameter("options: output is no option of /forecast", code="UNKNOWN_PARAM")
+    if request.steps is not None:
+        sent["horizon"] = max(request.steps)
+    if request.levels is not None:
+        sent["levels"] = request.levels
+    if request.seed is not None:
+        sent["seed"] = request.seed
+    checked = spec.request(sent)
+    if request.cumulative:
+        replies.check_cumulative(spec)
+    steps = request.steps or range(1, checked.horizon + 1)
+    parameters = calls.parameters(checked.horizon, request.seed, request.options)
+    return Plan(
+        steps=list(steps),
+        horizon=checked.horizon,
+        levels=checked.levels,
+        parameters=parameters,
+        cumulative=request.cumulative,
+        data=request.data or "",
+    )
+
+
+# --- the version's answer ---------------------------------------------------------------------
+
+
+async def _ask(
+    live: Live, plan: Plan, gathered: Histories
+) -> tuple[dict[str, Row | KronosError], dict[str, str]]:
+    """Rows by symbol, and notes."""
+    everyone = {**gathered.others, **gathered.wanted}
+    series = [everyone[symbol].series for symbol in sorted(everyone)]
+    if not series:
+        return {}, {}
+    jobs = [Job(part, plan.parameters) for part in _parts(series, live.spec)]
+    try:
+        answers = await asyncio.gather(*[live.dispatcher.ask(job) for job in jobs])
+    finally:
+        for job in jobs:
+            job.done.cancel()
+    rows: dict[str, Row | KronosError] = {}
+    notes: dict[str, str] = {}
+    for answer in answers:
+        if isinstance(answer, Answer):
+            rows |= answer.rows
+            notes |= answer.notes
+    return rows, notes
+
+
+def _parts(series: Sequence[Series], spec: ModelSpec) -> list[Sequence[Series]]:
+    """Series of one call each: those of a joint model stay together, and so do equal columns."""
+    if spec.joint:
+        return [series]
+    by_columns: dict[tuple[str, ...], list[Series]] = {}
+    for one in series:
+        by_columns.setdefault(tuple(one.columns), []).append(one)
+    parts: list[Sequence[Series]] = []
+    for group in by_columns.values():
+        parts += [group[start : start + MOST] for start in range(0, len(group), MOST)]
+    return parts
+
+
+# --- replies ----------------------------------------------------------------------------------
+
+
+def _one(
+    item: Item,
+    plan: Plan,
+    live: Live,
+    gathered: Histories,
+    rows: Mapping[str, Row | KronosError],
+    notes: Mapping[str, str],
+    calibration: Calibration,
+) -> Reply:
+    """The reply to a single item. Raises what refused it."""
+    row = _row(item.symbol, gathered, rows)
+    reply = Reply({}, live.route)
+    history = gathered.wanted[item.symbol]
+    content = _content(history, row, plan, live, calibration, reply)
+    content["meta"] |= _shared(plan, live, notes, gathered.notes)
+    reply.content = content
+    return reply
+
+
+def _many(
+    request: ForecastRequest,
+    plan: Plan,
+    live: Live,
+    gathered: Histories,
+    rows: Mapping[str, Row | KronosError],
+    notes: Mapping[str, str],
+    calibration: Calibration,
+) -> Reply:
+    """The reply to a batch: what could be answered, and why the rest could not."""
+    reply = Reply({}, live.route)
+    forecasts = []
+    refused = list(request.refused)
+    for item in request.items:
+        try:
+            row = _row(item.symbol, gathered, rows)
+            history = gathered.wanted[item.symbol]
+            forecasts.append(_content(history, row, plan, live, calibration, reply))
+        except KronosError as error:
+            refused.append(item.refused_by(error))
+    reply.content = {
+        "forecasts": forecasts,
+        "refused": [one.content() for one in sorted(refused, key=lambda one: one.place)],
+        "meta": _shared(plan, live, notes, gathered.notes),
+    }
+    return reply
+
+
+def _row(symbol: str, gathered: Histories, rows: Mapping[str, Row | KronosError]) -> Row:
+    """The row of a symbol. Raises the error that refused it."""
+    if symbol in gathered.refused:
+        raise gathered.refused[symbol]
+    row = rows.get(symbol)
+    if row is None:
+        raise KronosError("the version sent no forecast of the series")
+    if isinstance(row, KronosError):
+        raise row
+    return row
+
+
+def _content(
+    history: History, row: Row, plan: Plan, live: Live, calibration: Calibration, reply: Reply
+) -> dict[str, Any]:
+    """One forecast, whose numbers are noted in `reply` for the ledger."""
+    symbol = history.series.symbol
+    levels = live.spec.levels
+    both = replies.numbers(row, symbol, levels, calibration)
+    values = replies.asked(
+        row, both, levels, plan.levels, cumulative=plan.cumulative, close=history.close
+    )
+    forecast_id = replies.forecast_id()
+    data = plan.data or live.route.data
+    reply.forecasts[forecast_id] = replies.issued(history, both, levels, data, calibration)
+    applied = both.calibrated is not None
+    meta = {
+        "forecast_id": forecast_id,
+        "sessions": {str(step): row.sessions[step - 1] for step in plan.steps},
+        "calibration": replies.of_calibration(calibration, applied, plan.steps),
+        **replies.of_history(history),
+    }
+    keys = replies.keys_of(plan.levels)
+    return {"symbol": symbol, **replies.shown(values, plan.steps, keys), "meta": meta}
+
+
+def _shared(
+    plan: Plan, live: Live, notes: Mapping[str, str], of_histories: Sequence[str]
+) -> dict[str, Any]:
+    """The part of `meta` that holds for every forecast of a reply."""
+    return {
+        **replies.of_version(live.route),
+        "data": plan.data or live.route.data or None,
+        "target": replies.CUMULATIVE if plan.cumulative else replies.TARGET,
+        "cumulative": plan.cumulative,
+        "quantiles": list(plan.levels),
+        "notes": replies.notes_of(live.route.notes, notes, of_histories),
+    }

@@ -1,0 +1,150 @@
+"""Requests and responses over ASGI: bodies within limits, JSON out, errors in one form."""
+
+import asyncio
+import re
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from registry.errors import BadInput, KronosError, NotReady, Overloaded, TooLarge, TooSlow
+
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+JSON = b"application/json"
+REQUEST_ID = b"kronos-request-id"
+HEAD_START_S = 10.0  # for a body; then it must have come at the slowest rate
+SLOWEST = 100_000  # bytes a second
+
+_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_encode = msgspec.json.Encoder().encode
+
+
+class Gone(Exception):
+    """The client closed the connection before its request was complete."""
+
+
+@dataclass(slots=True)
+class Request:
+    """A request whose body is not read yet. Names of headers are in small letters."""
+
+    method: str
+    path: str
+    query: bytes
+    headers: Mapping[bytes, bytes]
+    client: str  # address
+    id: str
+    receive: Receive
+    begun: float = field(default_factory=time.perf_counter)
+    model: str = ""  # for the metrics, once it is known
+
+    @classmethod
+    def of(cls, scope: Mapping[str, Any], receive: Receive) -> "Request":
+        headers = dict(scope["headers"])
+        client = scope.get("client")
+        return cls(
+            scope["method"],
+            scope["path"],
+            scope["query_string"],
+            headers,
+            client[0] if client else "",
+            _id(headers),
+            receive,
+        )
+
+    async def body(self, limit: int) -> bytes:
+        """The whole body. Raises TooLarge before it is read, TooSlow, BadInput and Gone."""
+        length = self.headers.get(b"content-length", b"")
+        if length.isdigit() and int(length) > limit:
+            raise too_large(limit)
+        message = await self._more(HEAD_START_S)
+        if not message.get("more_body"):
+            content: bytes = message.get("body", b"")
+            return content
+        return await self._rest([message.get("body", b"")], limit)
+
+    async def _rest(self, parts: list[bytes], limit: int) -> bytes:
+        size = len(parts[0])
+        while True:
+            left = HEAD_START_S + size / SLOWEST - (time.perf_counter() - self.begun)
+            message = await self._more(left)
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > limit:
+                raise too_large(limit)
+            if not message.get("more_body"):
+                return b"".join(parts)
+
+    async def _more(self, seconds: float) -> dict[str, Any]:
+        try:
+            async with asyncio.timeout(seconds):
+                message = await self.receive()
+        except TimeoutError as error:
+            raise TooSlow(
+                f"the body came too slowly: {SLOWEST} bytes a second are expected after "
+                f"{HEAD_START_S:g} s"
+            ) from error
+        if message["type"] == "http.disconnect":
+            raise Gone
+        return message
+
+
+@dataclass(slots=True)
+class Response:
+    status: int
+    body: bytes
+    content_type: bytes = JSON
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+
+    async def send(self, send: Send, request_id: str) -> None:
+        headers = [
+            (b"content-type", self.content_type),
+            (b"content-length", b"%d" % len(self.body)),
+            (REQUEST_ID, request_id.encode()),
+            *self.headers,
+        ]
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        await send({"type": "http.response.body", "body": self.body})
+
+
+def answer(content: Any, status: int = 200) -> Response:
+    """A response in JSON. Raises KronosError for a number that JSON does not have."""
+    return Response(status, _encode(content))
+
+
+def refusal(error: KronosError, request_id: str) -> Response:
+    """The one form of all errors."""
+    content = {"error_code": error.code, "message": error.message, "request_id": request_id}
+    response = answer(content, error.status)
+    if isinstance(error, Overloaded | NotReady):
+        response.headers.append((b"retry-after", b"1"))
+    if error.status == 401:
+        response.headers.append((b"www-authenticate", b"Bearer"))
+    if error.status in (408, 413):
+        response.headers.append((b"connection", b"close"))
+    return response
+
+
+def too_large(limit: int) -> TooLarge:
+    return TooLarge(
+        f"the body has more than {limit} bytes; send fewer series, or set KRONOS_MAX_BODY"
+    )
+
+
+def parameter(query: bytes, name: str) -> str | None:
+    """A parameter of the query. Raises BadInput for another one."""
+    if not query:
+        return None
+    key, _, value = query.decode("latin-1").partition("=")
+    if key != name or "&" in value:
+        raise BadInput(f"the query has other parameters than `{name}`", code="UNKNOWN_PARAM")
+    return value
+
+
+def _id(headers: Mapping[bytes, bytes]) -> str:
+    sent = headers.get(REQUEST_ID, b"")
+    return sent.decode() if _ID.fullmatch(sent) else secrets.token_hex(8)

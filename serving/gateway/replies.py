@@ -1,0 +1,180 @@
+"""Replies of /forecast: numbers for people and programs, with what they rest on."""
+
+import hashlib
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from registry.errors import NotAvailable
+from registry.forecast import names
+from registry.forecast.quantiles import interpolated
+from registry.forecast.spec import ModelSpec
+from registry.scoring import calibration as calibrating
+from serving.gateway.calls import Floats, Row
+from serving.gateway.histories import History
+from serving.gateway.tables import Calibration
+from serving.messages import Issued, Route
+
+TARGET = "session_log_return"
+CUMULATIVE = "cumulative_log_return"
+_CLOSE = names.BAR.index("close")
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """Raw and calibrated numbers of one series: for each step the mean, then the quantiles."""
+
+    raw: Floats  # [H, 1 + Q]
+    calibrated: Floats | None  # None: no state of a calibration applies
+
+
+def numbers(row: Row, symbol: str, levels: Sequence[float], calibration: Calibration) -> Numbers:
+    """A forecast before and after its calibration."""
+    if calibration.table is None:
+        return Numbers(row.values, None)
+    states = calibration.table.states([symbol], calibration.sectors, len(row.values))
+    mean, before = row.values[None, :, 0], row.values[None, :, 1:]
+    after = calibrating.calibrated(before, levels, states)
+    moved = calibrating.calibrated_mean(mean, before, after, levels)
+    return Numbers(row.values, np.concatenate([moved[0][:, None], after[0]], axis=1))
+
+
+def asked(
+    row: Row,
+    both: Numbers,
+    levels: Sequence[float],
+    wanted: Sequence[float],
+    *,
+    cumulative: bool,
+    close: float | None,
+) -> Floats:
+    """Mean and quantiles [H, 1 + Q] at the wanted levels; of the cumulative return if asked."""
+    current = both.raw if both.calibrated is None else both.calibrated
+    outside = wanted[0] < levels[0] or wanted[-1] > levels[-1]
+    if not (cumulative or outside):
+        quantiles = interpolated(current[:, 1:], levels, wanted)
+        return np.concatenate([current[:, :1], quantiles], axis=1)
+    paths = _paths(row, both, close)
+    if cumulative:
+        paths = paths.cumsum(axis=1)
+    quantiles = np.quantile(paths, np.asarray(wanted), axis=0).T
+    mean = paths.mean(axis=0) if cumulative else current[:, 0]
+    return np.concatenate([mean[:, None], quantiles], axis=1)
+
+
+def check_cumulative(spec: ModelSpec) -> None:
+    """Raise NotAvailable unless a model has paths."""
+    if not spec.has_paths:
+        raise NotAvailable(
+            f"{spec.name} forecasts single sessions; it has no paths, so a cumulative return "
+            "cannot be said"
+        )
+
+
+def _paths(row: Row, both: Numbers, close: float | None) -> Floats:
+    """Sampled returns [S, H], calibrated if the forecast is."""
+    paths = row.paths
+    if row.prices is not None and close is not None:
+        paths = _returns(row.prices[:, :, _CLOSE], close)
+    if paths is None:
+        raise NotAvailable("the version sent no paths")
+    if both.calibrated is None:
+        return paths
+    before, after = both.raw[None, :, 1:], both.calibrated[None, :, 1:]
+    mapped: Floats = calibrating.calibrated_paths(paths[None], before, after)[0]
+    return mapped
+
+
+def _returns(closes: Floats, last: float) -> Floats:
+    """Log returns [S, H] of sampled closes [S, H] after a last close."""
+    first = np.full((len(closes), 1), last)
+    returns: Floats = np.diff(np.log(np.concatenate([first, closes], axis=1)), axis=1)
+    return returns
+
+
+def shown(values: Floats, steps: Sequence[int], keys: Sequence[str]) -> dict[str, Any]:
+    """`yhat` and `q` of the steps."""
+    yhat, quantiles = {}, {}
+    for step in steps:
+        mean, *at_levels = values[step - 1].tolist()
+        yhat[str(step)] = mean
+        quantiles[str(step)] = dict(zip(keys, at_levels, strict=True))
+    return {"yhat": yhat, "q": quantiles}
+
+
+def of_version(route: Route) -> dict[str, Any]:
+    """The part of `meta` that says which version answered."""
+    meta: dict[str, Any] = {
+        "model": route.name,
+        "ver": route.version,
+        "stage": route.stage,
+        "manifest": route.manifest[:12],
+        "trained_until": route.trained_until or None,
+        "pretrained_until": route.pretrained_until or None,
+    }
+    if route.name != route.model:
+        meta["asked"] = route.model
+    if route.stale:
+        meta["stale"] = True
+    return meta
+
+
+def of_history(history: History) -> dict[str, Any]:
+    """The part of `meta` that says what the forecast rests on."""
+    return {
+        "cutoff": history.cutoff,
+        "history": history.y,
+        "ds": history.ds,
+        "covariates": history.covariates,
+        "input_digest": digest(history),
+    }
+
+
+def digest(history: History) -> str:
+    """sha256 of the rows that the version looked at: its columns as JSON, names first."""
+    hashed = hashlib.sha256(history.series.symbol.encode())
+    for name, column in history.series.columns.items():
+        hashed.update(b"\n%b:%b" % (name.encode(), column))
+    return hashed.hexdigest()
+
+
+def of_calibration(calibration: Calibration, applied: bool, steps: list[int]) -> dict[str, Any]:
+    state = calibration.state(steps) if applied else "uncalibrated"
+    return {"version": calibration.number if applied else None, "state": state}
+
+
+def forecast_id() -> str:
+    return secrets.token_hex(16)
+
+
+def notes_of(*groups: Mapping[str, str] | Sequence[str]) -> list[str]:
+    """All notes, each once."""
+    texts: dict[str, None] = {}
+    for group in groups:
+        values = group.values() if isinstance(group, Mapping) else group
+        texts.update(dict.fromkeys(values))
+    return list(texts)
+
+
+def issued(
+    history: History, both: Numbers, levels: Sequence[float], data: str, calibration: Calibration
+) -> Issued | None:
+    """What the ledger keeps of a forecast, if its history came from there."""
+    if history.y != "ledger" or not data:
+        return None
+    return Issued(
+        data=data,
+        symbol=history.series.symbol,
+        cutoff=history.cutoff,
+        levels=list(levels),
+        raw=both.raw.tolist(),
+        calibrated=None if both.calibrated is None else both.calibrated.tolist(),
+        calibration=None if both.calibrated is None else calibration.number,
+    )
+
+
+def keys_of(levels: Sequence[float]) -> list[str]:
+    return [names.percent_key(level) for level in levels]

@@ -1,0 +1,84 @@
+"""Small tables from the supervisor: sessions of calendars, calibrations of versions."""
+
+import bisect
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from registry.errors import BadHistory, NotReady
+from registry.scoring.calibration import Table
+from serving.messages import Calibrate, Sessions
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The current calibration of a version on its data set."""
+
+    number: int | None = None  # None: the identity
+    learned_until: str = ""
+    method: str = ""
+    table: Table | None = None
+    sectors: dict[str, str] = field(default_factory=dict)
+    verdicts: dict[str, str] = field(default_factory=dict)  # by step
+
+    @classmethod
+    def of(cls, message: Calibrate) -> "Calibration":
+        if message.number is None:
+            return cls()
+        return cls(
+            message.number,
+            message.learned_until,
+            message.method,
+            Table.of_lists(
+                levels=message.levels,
+                keys=message.keys,
+                steps=message.steps,
+                bias=message.bias,
+                scale=message.scale,
+                offsets=message.offsets,
+            ),
+            message.sectors,
+            message.verdicts,
+        )
+
+    def state(self, steps: list[int]) -> str:
+        """The worst verdict of these steps: calibrated, stale or uncalibrated."""
+        if self.number is None:
+            return "uncalibrated"
+        verdicts = {self.verdicts.get(str(step), "uncalibrated") for step in steps}
+        for verdict in ("uncalibrated", "stale"):
+            if verdict in verdicts:
+                return verdict
+        return "calibrated"
+
+
+@dataclass
+class Tables:
+    """Replaced as a whole when the supervisor sends a new one, so that no reader sees half of it."""
+
+    clock: Callable[[], float] = time.time
+    _sessions: dict[str, Sessions] = field(default_factory=dict)
+    _calibrations: dict[tuple[str, int], Calibration] = field(default_factory=dict)
+
+    def take_sessions(self, sessions: Sessions) -> None:
+        self._sessions[sessions.calendar] = sessions
+
+    def take_calibration(self, message: Calibrate) -> None:
+        self._calibrations[message.model, message.version] = Calibration.of(message)
+
+    def calibration(self, name: str, version: int) -> Calibration:
+        return self._calibrations.get((name, version), Calibration())
+
+    def last_sessions(self, calendar: str, number: int) -> list[str]:
+        """The last `number` completed sessions. Raises NotReady, and BadHistory for too many."""
+        sessions = self._sessions.get(calendar)
+        if sessions is None:
+            raise NotReady(f"the sessions of {calendar} are not known yet; try again in a moment")
+        end = bisect.bisect_right(sessions.closes, self.clock())
+        if number > end:
+            raise BadHistory(
+                f"series has {number} values, and {end} sessions of {calendar} are known; "
+                "send their dates as ds",
+                code="OUTSIDE_CALENDAR",
+            )
+        return sessions.days[end - number : end]
