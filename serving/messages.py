@@ -28,6 +28,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     token: str  # value of the header kronos-server of its replies
     since: str  # when it was warm, ISO 8601 in UTC
     spec: dict[str, Any]  # ModelSpec.to_json()
+    call_s: float = 0.0  # seconds that the last warm-up call took
     data: str = ""  # data set that it was trained on, or empty
     trained_until: str = ""
     pretrained_until: str = ""
@@ -74,6 +75,22 @@ class Issued(msgspec.Struct, frozen=True, kw_only=True):
     raw: list[list[float]]  # [H, 1 + Q]
     calibrated: list[list[float]] | None = None
     calibration: int | None = None  # its number
+
+
+class Config(Message):
+    """What `python -m serving start` hands to the gateway, and the gateway to its supervisor."""
+
+    models: list[str]  # references: nbeats, har@staging, nbeats/3
+    stage: str
+    host: str
+    port: int
+    keys: list[str]  # as in KRONOS_API_KEYS: name:sha256 or name:sha256:model,model
+    webhook_secret: str
+    calibration: bool
+    max_body: int  # bytes
+    timeout_s: float  # of one call to a scorer
+    queue_s: float  # that a request may wait for its scorer
+    poll_s: float  # between two looks at the registry
 
 
 # --- from the gateway -------------------------------------------------------------------------
@@ -215,21 +232,5 @@ class Lost(Message):
     refusal: Refusal
 
 
-Up = Hello | Ended | Hung | Drained | LookUp | Answered | Wake | Quit  # to the supervisor
+Up = Config | Hello | Ended | Hung | Drained | LookUp | Answered | Wake | Quit  # to the supervisor
 Down = Run | Stop | Serve | State | Sessions | Calibrate | Found | Lost  # to the gateway
-
-
-class Config(msgspec.Struct, frozen=True, kw_only=True):
-    """What `python -m serving start` hands to the gateway."""
-
-    models: list[str]  # references: nbeats, har@staging, nbeats/3
-    stage: str
-    host: str
-    port: int
-    keys: list[str]  # as in KRONOS_API_KEYS: name:sha256 or name:sha256:model,model
-    webhook_secret: str
-    calibration: bool
-    max_body: int  # bytes
-    timeout_s: float  # of one call to a scorer
-    queue_s: float  # that a request may wait for its scorer
-    poll_s: float  # between two looks at the registry
