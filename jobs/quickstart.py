@@ -121,8 +121,8 @@ def _prefixed(progress: Progress, prefix: str) -> Progress:
 
 
 def ask(settings: Settings, model: str, body: dict[str, Any]) -> list[dict[str, Any]]:
-    """Start `python -m serving start`, send one request, stop it. Returns the forecast's rows."""
-    command = [sys.executable, "-m", "serving", "start", model, "--port", "0"]
+    """Start `python -m serving scorer`, send one request, stop it. Returns the forecast's rows."""
+    command = [sys.executable, "-m", "serving", "scorer", model, "--port", "0"]
     with interrupts.no_ctrl_c_for_children():
         server = subprocess.Popen(
             attached(command),
@@ -137,7 +137,7 @@ def ask(settings: Settings, model: str, body: dict[str, Any]) -> list[dict[str, 
             line = server.stdout.readline() if server.stdout else ""
             if not line:
                 raise KronosError(
-                    f"`python -m serving start {model}` ended before it was ready: "
+                    f"`python -m serving scorer {model}` ended before it was ready: "
                     f"{_last_line(server.communicate()[1])}"
                 )
             answer = httpx.post(f"{json.loads(line)['url']}/invocations", json=body, timeout=60)

@@ -1,30 +1,24 @@
 """One `mlflow models serve` process for one version: start, wait until ready, watch, stop."""
 
 import os
-import secrets
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-import httpx
-
 from registry import interrupts
 from registry.attached import attached
 from registry.errors import BadParameter, KronosError
 from registry.settings import Settings
-from registry.versions import environments
 from registry.versions.version import Version
+from serving import launch
+from serving.launch import READY_TIMEOUT_S, STOP_TIMEOUT_S
 from serving.log import Log
 
-READY_TIMEOUT_S = 120.0
-STOP_TIMEOUT_S = 70.0  # MLflow gives up a request after 60 s; docker-compose.yml waits for longer
-HEADER = "kronos-server"  # of every reply: which server it came from
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -37,22 +31,17 @@ class Scorer:
         """`folder` holds the verified files of the version."""
         check_host(settings, host)
         self.version = version
-        self.host = host
-        self.port = port or _free_port(host)
-        check_free(host, self.port)
-        self._log = Log(settings.logs_dir / f"serve_{version.name}_{version.version}.log")
-        self._token = secrets.token_hex(8)
-        self.command = serve_command(str(folder), host, self.port)
-        self._environment = environments.of_versions() | {"KRONOS_DEVICE": settings.device}
-        # uvicorn reads its options from UVICORN_...; headers are parted by spaces.
-        headers = (os.environ.get("UVICORN_HEADERS", ""), f"{HEADER}:{self._token}")
-        self._environment["UVICORN_HEADERS"] = " ".join(headers).strip()
+        port = port or launch.free_port(host)
+        check_free(host, port)
+        self.launch = launch.launch(
+            settings, version.name, version.version, folder, host=host, port=port
+        )
+        self._log = Log(self.launch.log)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
-        host = "127.0.0.1" if self.host == "0.0.0.0" else self.host
-        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+        return self.launch.url
 
     @property
     def pid(self) -> int:
@@ -68,10 +57,10 @@ class Scorer:
         return self
 
     def _start(self) -> None:
-        self._log.begin(f"{self.version.uri} on {self.url}")
+        self._log.begin(self.launch.title)
         self._process = subprocess.Popen(
-            attached(self.command),
-            env=self._environment,
+            attached(self.launch.command),
+            env=self.launch.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -97,23 +86,15 @@ class Scorer:
         begun = time.monotonic()
         while (waited := time.monotonic() - begun) < READY_TIMEOUT_S:
             if self.exit_code() is not None:
-                check_free(self.host, self.port)
+                check_free(self.launch.host, self.launch.port)
                 self.raise_ended()
-            if self._answers():
+            if launch.answers(self.url, self.launch.token):
                 return
             tick(waited)
             time.sleep(0.2)
         raise KronosError(
             f"{self.version.uri} was not ready in {READY_TIMEOUT_S:.0f} s: {self._last_error()}"
         )
-
-    def _answers(self) -> bool:
-        """Whether the port is answered, and by this server."""
-        try:
-            reply = httpx.get(f"{self.url}/ping", timeout=2)
-        except httpx.TransportError:
-            return False
-        return reply.status_code == 200 and reply.headers.get(HEADER) == self._token
 
     def raise_ended(self) -> None:
         """Raise KronosError with the server's exit code and the last error of its log."""
@@ -147,12 +128,6 @@ class Scorer:
         return f"{self._log.last_error()} (full log: {self._log.path})"
 
 
-def serve_command(uri: str, host: str, port: int) -> list[str]:
-    """Command of the stock scoring server for one model URI, in this environment."""
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", uri]
-    return [*command, "--env-manager", "local", "--host", host, "--port", str(port)]
-
-
 def check_host(settings: Settings, host: str) -> None:
     """Raise BadParameter for an address beyond loopback: the stock server asks for no key."""
     if host not in LOOPBACK and not settings.private_network:
@@ -176,10 +151,3 @@ def check_free(host: str, port: int) -> None:
                 f"port {port} of {host} is taken ({error.strerror}); choose another with --port",
                 code="PORT_TAKEN",
             ) from error
-
-
-def _free_port(host: str) -> int:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])

@@ -1,1 +1,1 @@
-"""The process that answers: names, spec, codes and errors of the registry, and nothing else of it."""
+"""The process that answers. Of the registry it knows names, spec, codes and errors only."""

@@ -63,8 +63,9 @@ def served(
     frame = catalog.BARS.load(settings).history
     history = frame[frame["unique_id"].isin(["AAPL", "IBM"])].groupby("unique_id").tail(36)[COLUMNS]
     scorer = Scorer(settings, version, store.fetch(version), host="127.0.0.1", port=0)
-    scorer.command[scorer.command.index("-m", 3) + 1] = "models:/kronos/Production"
-    scorer._environment |= environments.of_mlflow(settings)
+    command = scorer.launch.command
+    command[command.index("-m", 3) + 1] = "models:/kronos/Production"
+    scorer.launch.environment.update(environments.of_mlflow(settings))
     with scorer:
         scorer.wait_ready()
         yield Served(scorer.url, store, history.reset_index(drop=True))

@@ -29,7 +29,7 @@ COMMANDS = [
     "registry push kronos --version 1 --repo acme/weights",
     "jobs train naive", "jobs tune nbeats", "jobs evaluate naive", "jobs quickstart",
     "jobs forecast nbeats",
-    "serving start nbeats", "serving request nbeats",
+    "serving scorer nbeats", "serving request nbeats",
 ]  # fmt: skip
 Run = Callable[..., tuple[int, str]]
 

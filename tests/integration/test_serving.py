@@ -1,4 +1,4 @@
-"""The stock `mlflow models serve` on the stage, and `python -m serving start` around it."""
+"""The stock `mlflow models serve` on the stage, and `python -m serving scorer` around it."""
 
 import json
 import os
@@ -32,7 +32,8 @@ from registry.settings import CHECKOUT, Settings
 from registry.versions import environments
 from registry.versions.environments import of_programs
 from registry.versions.store import Store
-from serving.scorer import Scorer, _free_port
+from serving.launch import free_port
+from serving.scorer import Scorer
 
 MODEL = "nbeats"
 
@@ -89,8 +90,9 @@ def served(promoted: Settings, panel: pd.DataFrame) -> Iterator[Served]:
     history = panel[panel["unique_id"].isin(["AAPL", "KO", "XOM"])].groupby("unique_id").tail(60)
     version = store.resolve(MODEL)
     scorer = Scorer(promoted, version, store.fetch(version), host="127.0.0.1", port=0)
-    scorer.command[scorer.command.index("-m", 3) + 1] = f"models:/{MODEL}/Production"
-    scorer._environment |= environments.of_mlflow(promoted)
+    command = scorer.launch.command
+    command[command.index("-m", 3) + 1] = f"models:/{MODEL}/Production"
+    scorer.launch.environment.update(environments.of_mlflow(promoted))
     with scorer:
         scorer.wait_ready()
         yield Served(scorer.url, store, history[list(names.HISTORY)].reset_index(drop=True))
@@ -275,13 +277,13 @@ def test_concurrent_clients_each_get_their_own_forecast(served: Served) -> None:
 
 @contextmanager
 def _start(settings: Settings, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """`python -m serving start`; terminated at the end, if it still runs."""
+    """`python -m serving scorer`; terminated at the end, if it still runs."""
     environment = {
         **of_programs(settings),
         "KRONOS_VAR_DIR": str(settings.var_dir),
     }
     with subprocess.Popen(
-        [sys.executable, "-m", "serving", "start", *arguments],
+        [sys.executable, "-m", "serving", "scorer", *arguments],
         cwd=CHECKOUT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
         try:
@@ -392,7 +394,7 @@ def test_of_two_servers_on_one_port_one_is_ready_and_it_ends_with_its_parent(
     promoted: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "s3cret")
-    port = _free_port("127.0.0.1")
+    port = free_port("127.0.0.1")
     url = f"http://127.0.0.1:{port}"
     version = Store(promoted).resolve(MODEL)  # other tests of this worker promote later ones
     log = promoted.logs_dir / f"serve_{MODEL}_{version.version}.log"
@@ -452,10 +454,10 @@ def _first_line(process: subprocess.Popen[str]) -> str:
         ((MODEL, "--host", "0.0.0.0"), "error: NOT_LOOPBACK"),
     ],
 )
-def test_serving_start_refuses_what_cannot_be_served(
+def test_serving_scorer_refuses_what_cannot_be_served(
     promoted: Settings, verb: Callable[..., Any], arguments: tuple[str, ...], message: str
 ) -> None:
-    code, out, err = verb(promoted, "serving", "start", *arguments)
+    code, out, err = verb(promoted, "serving", "scorer", *arguments)
     assert (code, out) == (2, "")
     assert message in err
     assert "Traceback" not in err
@@ -468,7 +470,7 @@ def test_a_corrupt_version_is_not_served(promoted: Settings, verb: Callable[...,
     content = weights.read_bytes()
     weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     try:
-        code, out, err = verb(promoted, "serving", "start", MODEL, "--port", "0")
+        code, out, err = verb(promoted, "serving", "scorer", MODEL, "--port", "0")
     finally:
         weights.write_bytes(content)
     assert (code, out) == (1, "")

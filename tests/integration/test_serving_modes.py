@@ -1,4 +1,4 @@
-"""The version that `python -m serving start kronos` serves under each KRONOS_MODE."""
+"""The version that `python -m serving scorer kronos` serves under each KRONOS_MODE."""
 
 import json
 import os
@@ -300,7 +300,7 @@ def test_mode_kronos_without_kronos_ends_with_one_line(
     store: Store, state: State, verb: Verb
 ) -> None:
     state("none", "good")
-    arguments = ("serving", "start", "kronos", "--port", "0")
+    arguments = ("serving", "scorer", "kronos", "--port", "0")
     code, out, err = verb(store.settings, *arguments, KRONOS_MODE="kronos")
     assert (code, out) == (2, "")
     last = err.strip().splitlines()[-1]
@@ -312,7 +312,7 @@ def test_an_empty_registry_ends_with_one_line_that_names_both(
     new_registry: Callable[[Path], Settings], tmp_path: Path, verb: Verb
 ) -> None:
     empty = new_registry(tmp_path)
-    code, out, err = verb(empty, "serving", "start", "kronos", "--port", "0")
+    code, out, err = verb(empty, "serving", "scorer", "kronos", "--port", "0")
     assert (code, out) == (2, "")
     last = err.strip().splitlines()[-1]
     assert last.startswith(
@@ -326,7 +326,7 @@ def test_a_registry_out_of_reach_is_no_reason_to_simulate(settings: Settings, ve
         "KRONOS_TRACKING_URI": "http://127.0.0.1:9",
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     }
-    code, out, err = verb(settings, "serving", "start", "kronos", "--port", "0", **unreachable)
+    code, out, err = verb(settings, "serving", "scorer", "kronos", "--port", "0", **unreachable)
     assert (code, out) == (1, "")
     assert "error: TRACKING_UNAVAILABLE: " in err
     assert "simulated" not in err

@@ -25,7 +25,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 
 
 @pytest.mark.parametrize(
-    "program", [("registry", "list"), ("jobs", "compile"), ("serving", "start", "nbeats")]
+    "program", [("registry", "list"), ("jobs", "compile"), ("serving", "scorer", "nbeats")]
 )
 def test_a_wrong_setting_is_one_line_that_names_it(program: tuple[str, ...]) -> None:
     done = run(*program, KRONOS_SERVE_PORT="abc")
