@@ -19,27 +19,36 @@ def serving() -> None:
 
 @app.command(epilog=terminal.EXIT_CODES)
 def start(
-    model: Annotated[
-        str,
-        typer.Argument(help="Registered model, or a reference like nbeats/3 or nbeats@staging."),
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL...",
+            help="Registered models, or references like nbeats/3 or nbeats@challenger.",
+        ),
     ],
+    stage: Annotated[
+        str, typer.Option(help="Stage of the models that are named without a version.")
+    ] = "Production",
     host: Annotated[
-        str | None, typer.Option(help="Address to listen on; default: KRONOS_SERVE_HOST.")
+        str | None, typer.Option(help="Address to listen on; default: KRONOS_HOST.")
     ] = None,
     port: Annotated[
         int | None,
-        typer.Option(
-            min=0, max=65535, help="Port; 0 takes a free one; default: KRONOS_SERVE_PORT."
-        ),
+        typer.Option(min=0, max=65535, help="Port; 0 takes a free one; default: KRONOS_PORT."),
     ] = None,
 ) -> None:
-    """Verify the version in Production and serve it until interrupted.
+    """Serve promoted versions by the gateway until interrupted.
 
-    Example: python -m serving start nbeats --port 5001
+    It follows promotions: a new version is started beside the old one and takes over when it is
+    warm. When all models answer, it prints its address as one line of JSON on stdout.
+
+    Example: python -m serving start nbeats har --port 8080
+    KRONOS_MODE decides which model `kronos` means: kronos, simulated (kronos_simulated), or auto
+    (kronos if it can be served, else kronos_simulated).
     """
-    from serving.stock import serve
+    from serving.start import start
 
-    serve(model, host, port)
+    start(models, stage, host, port)
 
 
 @app.command(epilog=terminal.EXIT_CODES)

@@ -78,13 +78,13 @@ class Issued(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Config(Message):
-    """What `python -m serving start` hands to the gateway, and the gateway to its supervisor."""
+    """What `python -m serving start` hands to the gateway, which passes it on without secrets."""
 
     models: list[str]  # references: nbeats, har@staging, nbeats/3
     stage: str
     host: str
     port: int
-    keys: list[str]  # as in KRONOS_API_KEYS: name:sha256 or name:sha256:model,model
+    keys: str  # KRONOS_API_KEYS
     webhook_secret: str
     calibration: bool
     max_body: int  # bytes

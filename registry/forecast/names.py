@@ -39,3 +39,10 @@ OUTPUTS = ("frame", "prices", "packed")
 def quantile_column(level: float) -> str:
     """Frame column of a quantile: 'q' and the shortest decimal: 0.05 -> 'q0.05'."""
     return f"q{float(level)!r}"
+
+
+def percent_key(level: float) -> str:
+    """Key of a quantile in JSON for people: 'p' and two digits: 0.05 -> 'p05', 0.025 -> 'p02.5'."""
+    percent = round(float(level) * 100, 9)
+    digits = f"{percent:g}" if percent % 1 else f"{percent:.0f}"
+    return f"p0{digits}" if percent < 10 else f"p{digits}"

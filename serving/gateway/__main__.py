@@ -94,7 +94,7 @@ class Gateway:
     async def run(self) -> int:
         """Answer until SIGTERM, Ctrl-C or a hang-up; then finish what is in flight. The exit code."""
         app = App(
-            self.endpoints.paths(), Keys.parse(" ".join(self.config.keys)), self.metrics, self.log
+            self.endpoints.paths(), Keys.parse(self.config.keys), self.metrics, self.log
         )
         server = _Server(
             uvicorn.Config(

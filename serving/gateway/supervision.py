@@ -10,6 +10,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+import msgspec
+
 from registry.attached import attached
 from registry.codes import from_code
 from registry.errors import NotReady
@@ -30,7 +32,7 @@ class Supervision:
     def __init__(
         self, config: Config, hello: Callable[[], Hello], on_message: Callable[[Any], None]
     ) -> None:
-        self.config = config
+        self._config = msgspec.structs.replace(config, keys="", webhook_secret="")
         self.restarts = 0
         self.dropped = 0  # answered requests that were not passed on
         self._hello = hello
@@ -116,7 +118,7 @@ class Supervision:
         )
         theirs.close()
         reader, self._writer = await asyncio.open_connection(sock=ours)
-        self.send(self.config)
+        self.send(self._config)
         self.send(self._hello())
         await self._read(reader)
         self._writer.close()
