@@ -29,6 +29,7 @@ from serving.gateway.log import Log
 from serving.gateway.metrics import Metrics
 from serving.gateway.pace import Pace
 from serving.gateway.processes import Processes
+from serving.gateway.protocol import Limits, protocol
 from serving.gateway.routes import Live, Routes
 from serving.gateway.supervision import Supervision
 from serving.gateway.tables import Tables
@@ -100,7 +101,7 @@ class Gateway:
             uvicorn.Config(
                 app,
                 loop="uvloop",
-                http="httptools",
+                http=protocol(Limits(lambda: self.routes.full, self.metrics.rejected)),
                 lifespan="off",
                 access_log=False,
                 log_config=None,

@@ -94,6 +94,11 @@ class Routes:
         live = [self.live.get(model) for model in self.models]
         return all(one is not None and not one.ended for one in live)
 
+    @property
+    def full(self) -> bool:
+        """Whether a request would be refused, whichever model it names."""
+        return bool(self.live) and all(live.dispatcher.full for live in self.live.values())
+
     def _why_not(self, model: str) -> str:
         state = self.states.get(model)
         if state is not None and state.refusal is not None:

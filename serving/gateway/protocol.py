@@ -1,0 +1,141 @@
+"""HTTP connections: limits that hold before a request is parsed, and cheap refusals.
+
+A refusal here costs a fifth of one by the application. At five times the load that can be answered
+that decides whether the rest is answered at all.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from typing import Any, Literal
+
+import msgspec
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+HEAD_S = 7.0  # for the head of a request; it is looked at every few seconds
+LARGEST_HEAD = 65_536  # bytes
+MOST_CONNECTIONS = 10_000
+
+_FORECAST = b"POST /forecast "
+_END_OF_HEAD = b"\r\n\r\n"
+_LENGTH = b"content-length:"
+
+Reason = Literal["queue_full", "connections"]
+
+
+class Limits:
+    """What every connection asks before it takes a request."""
+
+    def __init__(self, full: Callable[[], bool], on_refused: Callable[[Reason], None]) -> None:
+        self.full = full  # whether a forecast would be refused
+        self.on_refused = on_refused
+
+
+def protocol(limits: Limits) -> type[HttpToolsProtocol]:
+    """The class of connections under these limits, for uvicorn."""
+    return type("Connection", (Connection,), {"limits": limits})
+
+
+class Connection(HttpToolsProtocol):
+    """A connection of uvicorn. Written against uvicorn 0.54; a test holds it."""
+
+    limits: Limits
+    _head_since: float | None = None  # when the head that is not complete began
+    _head_size = 0
+    _watch: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        if len(self.connections) > MOST_CONNECTIONS:
+            self.limits.on_refused("connections")
+            self._refuse(503, "NOT_READY", "too many connections; try again in a second")
+            return
+        self._head_since = self.loop.time()
+        self._watch = self.loop.call_later(HEAD_S / 3, self._look)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self.limits.full() and self._is_whole_forecast(data):
+            self._refuse_forecast()
+            return
+        if self._head_since is not None:
+            self._head_size += len(data)
+            if self._head_size > LARGEST_HEAD and _END_OF_HEAD not in data:
+                self._refuse(431, "BAD_INPUT", f"the head has more than {LARGEST_HEAD} bytes")
+                return
+        super().data_received(data)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._head_since = self.loop.time()
+        self._head_size = 0
+
+    def on_headers_complete(self) -> None:
+        self._head_since = None
+        super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002
+        self._refuse(400, "BAD_INPUT", "the request is no HTTP/1.1 that can be read")
+
+    # --- refusals
+
+    def _is_whole_forecast(self, data: bytes) -> bool:
+        """Whether the data is one request for forecasts, from its first byte to its last."""
+        if not data.startswith(_FORECAST) or not (
+            self.cycle is None or self.cycle.response_complete
+        ):
+            return False
+        head, _, body = data.partition(_END_OF_HEAD)
+        _, _, after = head.lower().partition(_LENGTH)
+        length = after.partition(b"\r\n")[0].strip()
+        return length.isdigit() and int(length) == len(body)
+
+    def _refuse_forecast(self) -> None:
+        """Answer 429 and keep the connection."""
+        self.limits.on_refused("queue_full")
+        self._unset_keepalive_if_required()
+        self.transport.write(
+            _refusal(429, "OVERLOADED", "too many requests wait; try again in a second", "")
+        )
+        self.timeout_keep_alive_task = self.loop.call_later(
+            self.timeout_keep_alive, self.timeout_keep_alive_handler
+        )
+
+    def _refuse(self, status: int, code: str, message: str) -> None:
+        """Answer and close."""
+        self.transport.write(_refusal(status, code, message, "connection: close\r\n"))
+        self.transport.close()
+
+    def _look(self) -> None:
+        """Close a connection whose request does not arrive."""
+        since = self._head_since
+        if since is not None and self.loop.time() - since > HEAD_S:
+            self._refuse(408, "TOO_SLOW", f"the head did not come in {HEAD_S:g} s")
+            return
+        self._watch = self.loop.call_later(HEAD_S / 3, self._look)
+
+
+_PHRASES = {
+    400: "Bad Request",
+    408: "Request Timeout",
+    429: "Too Many Requests",
+    431: "Request Header Fields Too Large",
+    503: "Service Unavailable",
+}
+
+
+def _refusal(status: int, code: str, message: str, header: str) -> bytes:
+    request_id = secrets.token_hex(8)
+    body = msgspec.json.encode(
+        {"error_code": code, "message": message, "request_id": request_id}
+    )
+    retry = "retry-after: 1\r\n" if status in (429, 503) else ""
+    head = (
+        f"HTTP/1.1 {status} {_PHRASES[status]}\r\ncontent-type: application/json\r\n"
+        f"content-length: {len(body)}\r\nkronos-request-id: {request_id}\r\n{retry}{header}\r\n"
+    )
+    return head.encode() + body
