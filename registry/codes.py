@@ -16,9 +16,18 @@ from registry.errors import (
     CodeMismatch,
     Conflict,
     Corrupt,
+    Forbidden,
     KronosError,
     NotAvailable,
     NotFound,
+    NotReady,
+    Overloaded,
+    TooLarge,
+    TooLate,
+    TooSlow,
+    Unauthenticated,
+    Unsupported,
+    WrongMethod,
 )
 
 REQUEST, TRAINING, REGISTRY, HUB, SERVING = "request", "training", "registry", "hub", "serving"
@@ -173,13 +182,40 @@ CODES: dict[str, Code] = {
     # --- serving
     "NOT_LOOPBACK": Code(BadParameter, SERVING, "an address beyond loopback"),
     "PORT_TAKEN": Code(BadParameter, SERVING, "something listens on the port already"),
+    "MALFORMED_JSON": Code(BadInput, SERVING, "a body that is no JSON object in UTF-8"),
+    "DUPLICATE_KEY": Code(BadInput, SERVING, "a body with an object that has a key twice"),
+    "JSON_TOO_DEEP": Code(BadInput, SERVING, "a body with lists or objects nested too deep"),
+    "NUMBER_TOO_LARGE": Code(BadInput, SERVING, "a body with a whole number of over 4300 digits"),
+    "DUPLICATE_SYMBOL": Code(BadHistory, SERVING, "a symbol twice in one batch"),
+    "UNAUTHENTICATED": Code(Unauthenticated, SERVING, "no API key, or a wrong one"),
+    "FORBIDDEN": Code(Forbidden, SERVING, "an API key that is not for this model"),
+    "WRONG_METHOD": Code(WrongMethod, SERVING, "a method that the path does not answer"),
+    "TOO_SLOW": Code(TooSlow, SERVING, "a request whose bytes do not arrive in time"),
+    "BODY_TOO_LARGE": Code(TooLarge, SERVING, "a body with too many bytes"),
+    "TOO_MANY_ROWS": Code(TooLarge, SERVING, "more series or values than a request may have"),
+    "UNSUPPORTED_MEDIA_TYPE": Code(
+        Unsupported, SERVING, "a content type that is missing, or is not read here"
+    ),
+    "UNSUPPORTED_ENCODING": Code(Unsupported, SERVING, "a compressed body"),
+    "OVERLOADED": Code(Overloaded, SERVING, "too many requests at once; Retry-After says when"),
+    "NOT_READY": Code(NotReady, SERVING, "no version of the model answers yet"),
+    "DEADLINE": Code(TooLate, SERVING, "the forecast took longer than a request may"),
 }
 
 BY_STATUS: dict[int, type[KronosError]] = {
     400: BadInput,
+    401: Unauthenticated,
+    403: Forbidden,
     404: NotFound,
+    405: WrongMethod,
+    408: TooSlow,
     409: Conflict,
+    413: TooLarge,
+    415: Unsupported,
     422: NotAvailable,
+    429: Overloaded,
+    503: NotReady,
+    504: TooLate,
 }
 
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from registry.errors import Unsupported
-from serving.gateway import http, metrics, reading, webhooks
+from serving.gateway import bodies, http, metrics, reading, webhooks
 from serving.gateway.app import Path
 from serving.gateway.dispatch import Job
 from serving.gateway.forecasts import Forecasts, Reply
@@ -49,9 +49,7 @@ class Endpoints:
 
     async def forecast(self, request: Request, key: Key | None) -> Response:
         """Forecasts for people and programs, calibrated."""
-        reading.check_headers(
-            request.headers.get(b"content-type", b""), request.headers.get(b"content-encoding", b"")
-        )
+        bodies.check_headers(request.text("content-type"), request.text("content-encoding"))
         body = await request.body(self.config.max_body)
         received_at = datetime.now(UTC)
         asked = reading.forecast_request(body)

@@ -11,7 +11,8 @@ from serving.gateway import calls, histories, replies
 from serving.gateway.calls import Answer, Row, Series
 from serving.gateway.dispatch import Job
 from serving.gateway.histories import Histories, History
-from serving.gateway.reading import ForecastRequest, Item
+from serving.gateway.items import Item
+from serving.gateway.reading import ForecastRequest, Refused
 from serving.gateway.routes import Live, Routes
 from serving.gateway.supervision import Supervision
 from serving.gateway.tables import Calibration, Tables
@@ -172,19 +173,26 @@ def _many(
     reply = Reply({}, live.route)
     forecasts = []
     refused = list(request.refused)
-    for item in request.items:
+    for place, item in zip(_places(request), request.items, strict=True):
         try:
             row = _row(item.symbol, gathered, rows)
             history = gathered.wanted[item.symbol]
             forecasts.append(_content(history, row, plan, live, calibration, reply))
         except KronosError as error:
-            refused.append(item.refused_by(error))
+            refused.append(Refused(place, item.symbol, error.code, error.message))
     reply.content = {
         "forecasts": forecasts,
-        "refused": [one.content() for one in sorted(refused, key=lambda one: one.place)],
+        "refused": sorted(refused, key=lambda one: one.place),
         "meta": _shared(plan, live, notes, gathered.notes),
     }
     return reply
+
+
+def _places(request: ForecastRequest) -> list[int]:
+    """Places in the batch of the items that were not refused when it was read."""
+    taken = {one.place for one in request.refused}
+    number = len(request.items) + len(request.refused)
+    return [place for place in range(1, number + 1) if place not in taken]
 
 
 def _row(symbol: str, gathered: Histories, rows: Mapping[str, Row | KronosError]) -> Row:

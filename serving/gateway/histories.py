@@ -12,7 +12,7 @@ from registry.forecast.spec import ModelSpec
 from serving import messages
 from serving.gateway import calls
 from serving.gateway.calls import Series
-from serving.gateway.reading import Item
+from serving.gateway.items import Item
 from serving.gateway.supervision import Supervision
 from serving.gateway.tables import Tables
 from serving.messages import Found, Route

@@ -56,6 +56,11 @@ class Request:
             receive,
         )
 
+    def text(self, header: str) -> str | None:
+        """A header as text; None without it."""
+        value = self.headers.get(header.encode())
+        return None if value is None else value.decode("latin-1")
+
     async def body(self, limit: int) -> bytes:
         """The whole body. Raises TooLarge before it is read, TooSlow, BadInput and Gone."""
         length = self.headers.get(b"content-length", b"")
