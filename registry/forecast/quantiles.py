@@ -6,7 +6,7 @@ from functools import lru_cache
 import numpy as np
 
 from registry.errors import BadParameter
-from registry.forecast.arrays import Floats
+from registry.forecast.arrays import Floats, Places
 
 
 def path_quantiles(paths: Floats, levels: Sequence[float]) -> Floats:
@@ -24,6 +24,22 @@ def interpolated(
     """
     if tuple(levels) == tuple(trained_levels):
         return quantiles
+    left, right, weight = _between(tuple(trained_levels), tuple(levels))
+    low = quantiles[..., left]
+    high = quantiles[..., right]
+    # Rounding must not lift a quantile above the next trained one: the two would cross.
+    between = np.minimum(low + weight * (high - low), high)
+    return np.where(weight == 1.0, high, between)
+
+
+@lru_cache(maxsize=64)
+def _between(
+    trained_levels: tuple[float, ...], levels: tuple[float, ...]
+) -> tuple[Places, Places, Floats]:
+    """For each level its neighbours' places on the trained grid, and the weight of the right one.
+
+    Raises BadParameter (code BAD_LEVELS) for a level outside the grid.
+    """
     grid = np.asarray(trained_levels)
     u = np.asarray(levels, dtype=np.float64)
     if u[0] < grid[0] or u[-1] > grid[-1]:
@@ -32,15 +48,12 @@ def interpolated(
             code="BAD_LEVELS",
         )
     if len(grid) == 1:
-        return quantiles
+        only = np.zeros(len(u), dtype=np.int64)
+        return only, only, np.ones(len(u))
     right = np.clip(np.searchsorted(grid, u), 1, len(grid) - 1)
     left = right - 1
     weight = (u - grid[left]) / (grid[right] - grid[left])
-    low = quantiles[..., left]
-    high = quantiles[..., right]
-    # Rounding must not lift a quantile above the next trained one: the two would cross.
-    between = np.minimum(low + weight * (high - low), high)
-    return np.where(weight == 1.0, high, between)
+    return left, right, weight
 
 
 def quantile_mean(quantiles: Floats, levels: Sequence[float]) -> Floats:
