@@ -16,7 +16,8 @@ from scipy.special import ndtri
 from scipy.stats import qmc
 
 from registry.forecast.arrays import Floats, Places
-from registry.forecast.forecast import Forecast, path_quantiles
+from registry.forecast.forecast import Forecast
+from registry.forecast.quantiles import path_quantiles
 
 PATHS = 2048  # a power of 2, as Sobol' points need
 BLOCK = 50  # series that are drawn at a time

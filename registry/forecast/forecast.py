@@ -1,16 +1,16 @@
-"""Forecasts, the protocol of forecasters, quantiles at other levels, checks of a forecast."""
+"""Forecasts, the protocol of forecasters, checks of a forecast."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
 
-from registry.errors import BadForecast, BadParameter
+from registry.errors import BadForecast
 from registry.forecast import bars, names
 from registry.forecast.arrays import Dates, Floats
 from registry.forecast.history import History
+from registry.forecast.quantiles import interpolated, path_quantiles, quantile_mean
 from registry.forecast.spec import ModelSpec, Request
 
 
@@ -98,60 +98,6 @@ class Forecaster(Protocol):
     def predict(self, history: History, request: Request) -> Forecast:
         """Forecast of every series at spec.levels; history and request are already checked."""
         ...
-
-
-# --- quantiles --------------------------------------------------------------------------------
-
-
-def path_quantiles(paths: Floats, levels: Sequence[float]) -> Floats:
-    """Empirical quantiles [N, H, Q] of paths [N, S, H], linear between order statistics."""
-    quantiles: Floats = np.moveaxis(np.quantile(paths, np.asarray(levels), axis=1), 0, 2)
-    return quantiles
-
-
-def interpolated(
-    quantiles: Floats, trained_levels: Sequence[float], levels: Sequence[float]
-) -> Floats:
-    """Quantiles [..., Q] at other levels, linear in the level.
-
-    Raises BadParameter (code BAD_LEVELS) for a level outside `trained_levels`.
-    """
-    if tuple(levels) == tuple(trained_levels):
-        return quantiles
-    grid = np.asarray(trained_levels)
-    u = np.asarray(levels, dtype=np.float64)
-    if u[0] < grid[0] or u[-1] > grid[-1]:
-        raise BadParameter(
-            f"levels {u[0]:g}..{u[-1]:g} reach outside the trained {grid[0]:g}..{grid[-1]:g}",
-            code="BAD_LEVELS",
-        )
-    if len(grid) == 1:
-        return quantiles
-    right = np.clip(np.searchsorted(grid, u), 1, len(grid) - 1)
-    left = right - 1
-    weight = (u - grid[left]) / (grid[right] - grid[left])
-    low = quantiles[..., left]
-    high = quantiles[..., right]
-    # Rounding must not lift a quantile above the next trained one: the two would cross.
-    between = np.minimum(low + weight * (high - low), high)
-    return np.where(weight == 1.0, high, between)
-
-
-def quantile_mean(quantiles: Floats, levels: Sequence[float]) -> Floats:
-    """Integral [...] of the quantile function [..., Q]: trapezes, constant beyond the outer levels.
-
-    The weight of a level is the width of its cell, which reaches halfway to the level before and
-    halfway to the level after.
-    """
-    mean: Floats = (quantiles * _cells(tuple(levels))).sum(axis=-1)
-    return mean
-
-
-@lru_cache(maxsize=64)
-def _cells(levels: tuple[float, ...]) -> Floats:
-    """Widths [Q] of the levels' cells; they add up to 1."""
-    u = np.asarray(levels, dtype=np.float64)
-    return np.diff(np.concatenate([[0.0], (u[1:] + u[:-1]) / 2, [1.0]]))
 
 
 # --- checks -----------------------------------------------------------------------------------

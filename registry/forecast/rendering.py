@@ -13,9 +13,10 @@ from pandas.api.internals import create_dataframe_from_blocks
 from registry.errors import BadForecast, BadHistory, NotAvailable
 from registry.forecast import bars, calendars, names
 from registry.forecast.arrays import Dates, Floats, Places
-from registry.forecast.forecast import Forecast, path_quantiles
+from registry.forecast.forecast import Forecast
 from registry.forecast.history import History, repeated
 from registry.forecast.identity import Identity
+from registry.forecast.quantiles import path_quantiles
 
 FRAME, PRICES, PACKED = names.OUTPUTS
 BLOCK = "<f8"  # type of packed numbers: little-endian float64

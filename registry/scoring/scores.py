@@ -8,7 +8,7 @@ import pandas as pd
 
 from registry.forecast import names
 from registry.forecast.arrays import Floats
-from registry.forecast.forecast import interpolated
+from registry.forecast.quantiles import interpolated
 from registry.scoring import metrics
 from registry.scoring.rolling import KEYS, ORIGIN
 

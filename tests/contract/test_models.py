@@ -19,9 +19,10 @@ from jobs.training.references import References
 from registry.errors import BadInput, NotAvailable
 from registry.forecast import calendars, names
 from registry.forecast.checks import check_history
-from registry.forecast.forecast import Forecaster, check_forecast, quantile_mean
+from registry.forecast.forecast import Forecaster, check_forecast
 from registry.forecast.history import History
 from registry.forecast.model_folder import load_forecaster, write_spec
+from registry.forecast.quantiles import quantile_mean
 from registry.forecast.spec import ModelSpec
 from registry.scoring.rolling import rolling
 from registry.settings import Settings

@@ -23,8 +23,9 @@ from registry.errors import BadConfig, BadHistory
 from registry.forecast import calendars, names, volatility
 from registry.forecast.answer import forecast_of
 from registry.forecast.checks import check_history
-from registry.forecast.forecast import Forecast, quantile_mean
+from registry.forecast.forecast import Forecast
 from registry.forecast.history import History
+from registry.forecast.quantiles import quantile_mean
 from registry.scoring.difference import against
 from registry.scoring.rolling import origins_between, rolling
 from registry.scoring.scores import means, scores

@@ -28,8 +28,9 @@ from registry.errors import (
 )
 from registry.forecast import bars, calendars, names, rendering
 from registry.forecast.checks import check_history
-from registry.forecast.forecast import Forecast, check_forecast, interpolated, quantile_mean
+from registry.forecast.forecast import Forecast, check_forecast
 from registry.forecast.history import History, Refused
+from registry.forecast.quantiles import interpolated, quantile_mean
 from registry.forecast.spec import ModelSpec, Option
 from registry.training import Config, Count, Rate, Share
 
