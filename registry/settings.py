@@ -73,6 +73,54 @@ class Settings(BaseSettings):
     serve_port: int = Field(
         default=5001, ge=0, le=65535, description="Its port; 0 takes a free one."
     )
+    host: str = Field(
+        default="127.0.0.1",
+        description="Address the gateway listens on; one beyond loopback needs KRONOS_API_KEYS.",
+    )
+    port: int = Field(default=8080, ge=0, le=65535, description="Its port; 0 takes a free one.")
+    api_keys: str = Field(
+        default="",
+        repr=False,
+        description="Who may ask the gateway: entries of `python -m serving key NAME`; "
+        "empty: everybody on this machine.",
+    )
+    webhook_secret: SecretStr = Field(
+        default=SecretStr(""),
+        repr=False,
+        description="Secret of MLflow's webhooks to the gateway; empty: it takes none.",
+    )
+    calibration_enabled: bool = Field(
+        default=True,
+        description="False: /forecast answers with the model's quantiles as they are.",
+    )
+    max_body: int = Field(
+        default=64 * 2**20,
+        ge=1024,
+        description="Bytes of the largest request that the gateway reads.",
+    )
+    timeout_s: float = Field(
+        default=60.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds that a model may take for one call of the gateway.",
+    )
+    queue_s: float = Field(
+        default=0.15,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds that a request may wait for its model; "
+        "the gateway refuses one that would wait longer.",
+    )
+    poll_s: float = Field(
+        default=2.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds between two looks of the gateway at the registry.",
+    )
+    access_log: bool = Field(
+        default=False,
+        description="True: the gateway logs every request, not only its own failures.",
+    )
     private_network: bool = Field(
         default=False,
         description="True inside a container whose ports are published on loopback only.",

@@ -1,6 +1,7 @@
-"""python -m serving start|scorer|request MODEL: promoted versions behind HTTP."""
+"""python -m serving start|scorer|request|key: promoted versions behind HTTP."""
 
 import json
+import sys
 from typing import Annotated
 
 import typer
@@ -115,6 +116,32 @@ def request(
         raise BadParameter("--symbol names a series of a data set; add --data NAME")
     else:
         print(json.dumps(store.example_request(version)))
+
+
+@app.command(epilog=terminal.EXIT_CODES)
+def key(
+    name: Annotated[str, typer.Argument(help="Who will use it; the gateway logs this name.")],
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="Model that it may ask for; repeat it for several. Default: all."),
+    ] = None,
+) -> None:
+    """Make an API key for the gateway and print it once, as one line of JSON.
+
+    Nothing is stored. `setting` goes to the gateway, `key` to the client.
+
+    Example: python -m serving key reports --model nbeats --model har
+    """
+    from serving.gateway.keys import create
+
+    secret, entry = create(name, model or ())
+    print(json.dumps({"name": name, "key": secret, "setting": entry.entry()}), flush=True)
+    print(
+        "Add `setting` to KRONOS_API_KEYS in .env, after a comma if it holds others, and restart "
+        "the gateway. The client sends the header Authorization: Bearer KEY. "
+        "The key cannot be shown again.",
+        file=sys.stderr,
+    )
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from registry.masking import masked, masked_uri
         ("host=db password='p w' user=u", "host=db password=*** user=u"),
         ("PGPASSWORD=pw psql, aws_secret = x", "PGPASSWORD=*** psql, aws_secret = ***"),
         ("token hf_abcdefghijklmnop refused", "token *** refused"),
+        (f"Bearer kr_{'aB3-_' * 8}xyz.", "Bearer ***."),
     ],
 )
 def test_what_is_secret_is_hidden(text: str, expected: str) -> None:

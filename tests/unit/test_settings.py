@@ -100,7 +100,16 @@ def test_the_uris_are_not_in_what_settings_print(tmp_path: Path):
     assert "secret" not in str(settings)
 
 
+def test_hashes_of_keys_and_the_secret_of_webhooks_are_not_in_what_settings_print(tmp_path: Path):
+    settings = Settings(var_dir=tmp_path, api_keys="a:0123", webhook_secret="swordfish")
+    for text in (repr(settings), str(settings)):
+        assert "0123" not in text
+        assert "swordfish" not in text
+
+
 SECRETS = (
+    "KRONOS_API_KEYS",
+    "KRONOS_WEBHOOK_SECRET",
     "KRONOS_LEDGER_URI",
     "KRONOS_TRACKING_URI",
     "KRONOS_POSTGRES_PASSWORD",
