@@ -172,7 +172,7 @@ class Gateway:
             self.metrics.load_failures.labels(state.model).inc()
             self.log.event(
                 "error", "load failed", model=state.model, version=state.version or 0,
-                code=state.refusal.code, message=state.refusal.message,
+                error_code=state.refusal.code, message=state.refusal.message,
             )  # fmt: skip
 
     def _calibrate(self, message: Calibrate) -> None:

@@ -36,7 +36,7 @@ class Fields(TypedDict, total=False):
     exit_code: int
     host: str
     port: int
-    code: str  # of an error
+    error_code: str
     message: str
     count: int
 

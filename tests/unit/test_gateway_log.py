@@ -18,9 +18,9 @@ def lines(stream: io.BytesIO) -> list[dict[str, Any]]:
 
 def test_an_event_is_a_line_with_time_level_and_event_first() -> None:
     stream = io.BytesIO()
-    Log(stream).event("warning", "load_failed", model="nbeats", version=3, code="CORRUPT")
+    Log(stream).event("warning", "load_failed", model="nbeats", version=3, error_code="CORRUPT")
     [line] = lines(stream)
-    assert list(line) == ["time", "level", "event", "model", "version", "code"]
+    assert list(line) == ["time", "level", "event", "model", "version", "error_code"]
     assert list(line.values())[1:] == ["warning", "load_failed", "nbeats", 3, "CORRUPT"]
     time = datetime.fromisoformat(line["time"])
     assert len(line["time"]) == len("2026-11-27T14:00:00.000+00:00")
