@@ -10,11 +10,11 @@ from typing import Any
 import msgspec
 
 
-class Message(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+class Message(msgspec.Struct, kw_only=True, tag=True):
     """Base of all messages."""
 
 
-class Route(msgspec.Struct, frozen=True, kw_only=True):
+class Route(msgspec.Struct, kw_only=True):
     """A warmed version and the scorer that runs it."""
 
     model: str  # as users name it; `kronos` may be answered by kronos_simulated
@@ -36,7 +36,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     stale: bool = False  # it came from the local cache, because the registry did not answer
 
 
-class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+class Refusal(msgspec.Struct, kw_only=True):
     """An error of ours, as `registry.codes.from_code` takes it."""
 
     code: str
@@ -44,7 +44,7 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
     status: int
 
 
-class Series(msgspec.Struct, frozen=True, kw_only=True):
+class Series(msgspec.Struct, kw_only=True):
     """The last sessions of one symbol from the ledger, oldest first. All lists have one length."""
 
     symbol: str
@@ -52,7 +52,7 @@ class Series(msgspec.Struct, frozen=True, kw_only=True):
     columns: dict[str, list[float]]  # y and what the version declares
 
 
-class Served(msgspec.Struct, frozen=True, kw_only=True):
+class Served(msgspec.Struct, kw_only=True):
     """A request that was answered, for the ledger."""
 
     request_id: str
@@ -65,7 +65,7 @@ class Served(msgspec.Struct, frozen=True, kw_only=True):
     issue: "Issued | None" = None  # None: its history did not come from the ledger
 
 
-class Issued(msgspec.Struct, frozen=True, kw_only=True):
+class Issued(msgspec.Struct, kw_only=True):
     """The numbers of a served forecast: for each step the mean, then the quantiles."""
 
     data: str

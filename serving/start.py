@@ -32,9 +32,7 @@ def start(models: Sequence[str], stage: str, host: str | None, port: int | None)
     os.execv(sys.executable, command)  # imports of this process would stay in memory
 
 
-def _config(
-    settings: Settings, models: Sequence[str], stage: str, host: str, port: int
-) -> Config:
+def _config(settings: Settings, models: Sequence[str], stage: str, host: str, port: int) -> Config:
     """The configuration of a gateway. Raises BadParameter and BadConfig."""
     keys = Keys.parse(settings.api_keys)
     if host not in LOOPBACK and not len(keys) and not settings.private_network:

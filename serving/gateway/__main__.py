@@ -93,10 +93,8 @@ class Gateway:
         self._announced = False
 
     async def run(self) -> int:
-        """Answer until SIGTERM, Ctrl-C or a hang-up; then finish what is in flight. The exit code."""
-        app = App(
-            self.endpoints.paths(), Keys.parse(self.config.keys), self.metrics, self.log
-        )
+        """Answer until a signal; then finish what is in flight. Returns the exit code."""
+        app = App(self.endpoints.paths(), Keys.parse(self.config.keys), self.metrics, self.log)
         server = _Server(
             uvicorn.Config(
                 app,

@@ -42,9 +42,7 @@ class App:
         self._metrics = metrics
         self._log = log
 
-    async def __call__(
-        self, scope: MutableMapping[str, Any], receive: Receive, send: Send
-    ) -> None:
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         request = Request.of(scope, receive)
         self._metrics.in_progress.inc()
         try:
@@ -67,9 +65,7 @@ class App:
         except Gone:
             raise
         except Exception as error:  # its words may hold what was sent, so they go nowhere
-            self._log.event(
-                "error", "failed", request_id=request.id, message=type(error).__name__
-            )
+            self._log.event("error", "failed", request_id=request.id, message=type(error).__name__)
             failed = KronosError("the gateway failed; its log has the request's id")
             return http.refusal(failed, request.id)
 

@@ -1,4 +1,4 @@
-"""Requests for one version: they wait in a queue, and go to its scorer together, one call at a time.
+"""The queue of one version: requests go to its scorer together, one call at a time.
 
 Two calls at once make a scorer slower than one after the other: its threads share one interpreter.
 After a call that took B series while Q waited, up to GATHER_S pass until 0.7 (B + Q) wait again, so
@@ -95,7 +95,7 @@ class Dispatcher:
         return not self._pace.admits(len(self._queue))
 
     async def ask(self, job: Job) -> Answer | Reply:
-        """Wait for the answer. Raises Overloaded at once if it cannot come in time, and KronosError."""
+        """Wait for the answer. Raises Overloaded, and KronosError."""
         if self.full:
             raise overloaded()
         self._queue.append(job)

@@ -1,4 +1,4 @@
-"""The history of each item of a request, in the columns of a version: as sent, or from the ledger."""
+"""The history of each item of a request: as it was sent, or from the ledger."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -154,13 +154,10 @@ def _columns(item: Item, spec: ModelSpec, tables: Tables) -> _Columns:
     for name, column in item.features.items():
         _check_feature(name, spec)
         numbers[name] = column
-    assumed = item.ds is None
-    if item.ds is None:
-        days = tables.last_sessions(spec.calendar, kept)
-    else:
-        days = item.ds[-kept:]
     cut = {name: column[-kept:] for name, column in numbers.items()}
-    return _Columns(days, assumed, cut)
+    if item.ds is not None:
+        return _Columns(item.ds[-kept:], False, cut)
+    return _Columns(tables.last_sessions(spec.calendar, kept), True, cut)
 
 
 def _numbers(item: Item, spec: ModelSpec) -> dict[str, list[float]]:

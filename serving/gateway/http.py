@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from registry.errors import BadInput, KronosError, NotReady, Overloaded, TooLarge, TooSlow
+from registry.errors import BadParameter, KronosError, NotReady, Overloaded, TooLarge, TooSlow
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -62,7 +62,7 @@ class Request:
         return None if value is None else value.decode("latin-1")
 
     async def body(self, limit: int) -> bytes:
-        """The whole body. Raises TooLarge before it is read, TooSlow, BadInput and Gone."""
+        """The whole body. Raises TooLarge before it is read, TooSlow and Gone."""
         length = self.headers.get(b"content-length", b"")
         if length.isdigit() and int(length) > limit:
             raise too_large(limit)
@@ -141,12 +141,12 @@ def too_large(limit: int) -> TooLarge:
 
 
 def parameter(query: bytes, name: str) -> str | None:
-    """A parameter of the query. Raises BadInput for another one."""
+    """A parameter of the query. Raises BadParameter for another one."""
     if not query:
         return None
     key, _, value = query.decode("latin-1").partition("=")
     if key != name or "&" in value:
-        raise BadInput(f"the query has other parameters than `{name}`", code="UNKNOWN_PARAM")
+        raise BadParameter(f"the query has other parameters than `{name}`", code="UNKNOWN_PARAM")
     return value
 
 

@@ -1,4 +1,4 @@
-"""How fast a scorer answers: whether one more request may wait, how long, and with how many others."""
+"""How fast a scorer answers, and so how many requests may wait for it."""
 
 import time
 

@@ -130,9 +130,7 @@ _PHRASES = {
 
 def _refusal(status: int, code: str, message: str, header: str) -> bytes:
     request_id = secrets.token_hex(8)
-    body = msgspec.json.encode(
-        {"error_code": code, "message": message, "request_id": request_id}
-    )
+    body = msgspec.json.encode({"error_code": code, "message": message, "request_id": request_id})
     retry = "retry-after: 1\r\n" if status in (429, 503) else ""
     head = (
         f"HTTP/1.1 {status} {_PHRASES[status]}\r\ncontent-type: application/json\r\n"

@@ -23,7 +23,7 @@ class Live:
 
     @contextmanager
     def held(self, on_idle: Callable[["Live"], None]) -> Iterator[None]:
-        """Count a request; afterwards, call `on_idle` if it was the last one of a replaced version."""
+        """Count a request. After the last one of a replaced version, call `on_idle`."""
         self.in_flight += 1
         try:
             yield

@@ -102,7 +102,8 @@ class Supervision:
             if self._ending:
                 return
             self.restarts += 1
-            wait_s = 0.5 if time.monotonic() - begun > _STEADY_S else min(2 * wait_s, _LONGEST_WAIT_S)
+            steady = time.monotonic() - begun > _STEADY_S
+            wait_s = 0.5 if steady else min(2 * wait_s, _LONGEST_WAIT_S)
             await asyncio.sleep(wait_s)
 
     async def _run(self) -> None:

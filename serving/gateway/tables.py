@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from registry.errors import BadHistory, NotReady
-from registry.scoring.calibration import Table
+from registry.scoring.calibration_table import Table
 from serving.messages import Calibrate, Sessions
 
 
@@ -54,7 +54,7 @@ class Calibration:
 
 @dataclass
 class Tables:
-    """Replaced as a whole when the supervisor sends a new one, so that no reader sees half of it."""
+    """What the supervisor sent last. A new table replaces the old one as a whole."""
 
     clock: Callable[[], float] = time.time
     _sessions: dict[str, Sessions] = field(default_factory=dict)
