@@ -91,6 +91,7 @@ class Config(Message):
     timeout_s: float  # of one call to a scorer
     queue_s: float  # that a request may wait for its scorer
     poll_s: float  # between two looks at the registry
+    access_log: bool = False  # a line for every request, not only for failures
 
 
 # --- from the gateway -------------------------------------------------------------------------

@@ -58,6 +58,7 @@ def _config(settings: Settings, models: Sequence[str], stage: str, host: str, po
         timeout_s=settings.timeout_s,
         queue_s=settings.queue_s,
         poll_s=settings.poll_s,
+        access_log=settings.access_log,
     )
 
 

@@ -79,7 +79,7 @@ class Gateway:
     def __init__(self, config: Config, listening: socket.socket) -> None:
         self.config = config
         self._listening = listening
-        self.log = Log(sys.stderr.buffer)
+        self.log = Log(sys.stderr.buffer, access=config.access_log)
         models = [reference.partition("@")[0].partition("/")[0] for reference in config.models]
         self.metrics = Metrics(models)
         self.routes = Routes(models, on_drained=self._drained)
