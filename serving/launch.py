@@ -1,5 +1,6 @@
 """How a stock scoring server of one version is started: command, environment, port, token, log."""
 
+import http.client
 import os
 import secrets
 import socket
@@ -7,8 +8,6 @@ import sys
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-
-import httpx
 
 from registry.settings import Settings
 from registry.versions import environments
@@ -68,13 +67,18 @@ def url_of(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def answers(url: str, token: str) -> bool:
-    """Whether the address is answered, and by the server with this token."""
+def answers(host: str, port: int, token: str, timeout_s: float = _PING_TIMEOUT_S) -> bool:
+    """Whether the port is answered in time, and by the server with this token."""
+    host = "127.0.0.1" if host == "0.0.0.0" else host
+    connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
     try:
-        reply = httpx.get(f"{url}/ping", timeout=_PING_TIMEOUT_S)
-    except httpx.TransportError:
+        connection.request("GET", "/ping")
+        reply = connection.getresponse()
+        return reply.status == 200 and reply.headers.get(HEADER) == token
+    except (OSError, http.client.HTTPException):
         return False
-    return reply.status_code == 200 and reply.headers.get(HEADER) == token
+    finally:
+        connection.close()
 
 
 def free_port(host: str, taken: Collection[int] = ()) -> int:

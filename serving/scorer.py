@@ -88,13 +88,16 @@ class Scorer:
             if self.exit_code() is not None:
                 check_free(self.launch.host, self.launch.port)
                 self.raise_ended()
-            if launch.answers(self.url, self.launch.token):
+            if self._answers():
                 return
             tick(waited)
             time.sleep(0.2)
         raise KronosError(
             f"{self.version.uri} was not ready in {READY_TIMEOUT_S:.0f} s: {self._last_error()}"
         )
+
+    def _answers(self) -> bool:
+        return launch.answers(self.launch.host, self.launch.port, self.launch.token)
 
     def raise_ended(self) -> None:
         """Raise KronosError with the server's exit code and the last error of its log."""

@@ -23,6 +23,12 @@ def fetch(store: Store, records: Sequence[Record], version: Version) -> Path:
             f"`python -m registry doctor {version.name} --repair` sets it again"
         )
     root = store.fetch(version)
+    check(records, version)
+    return root
+
+
+def check(records: Sequence[Record], version: Version) -> None:
+    """Raise Corrupt unless the version has the manifest that all its promotions saw."""
     registered = version.tags[MANIFEST_TAG]
     for record in records:
         if not concerns(record, version):
@@ -34,7 +40,6 @@ def fetch(store: Store, records: Sequence[Record], version: Version) -> Path:
                 f"{str(promoted)[:12]}, now it is {registered[:12]}; files and tag were exchanged "
                 "together, so do not load it; restore both from a backup"
             )
-    return root
 
 
 def promoted_manifest(records: Sequence[Record], version: Version) -> str | None:
