@@ -5,9 +5,14 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, SecretStr
+from pydantic import AfterValidator, Field, PrivateAttr, SecretStr
 from pydantic_core import PydanticCustomError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    EnvSettingsSource,
+    SettingsConfigDict,
+)
 
 from registry.errors import BadConfig
 
@@ -40,6 +45,12 @@ def sqlite_uri(path: Path) -> str:
     """SQLAlchemy's URI of a database file; in it, `?` ends a path and `%` begins a code."""
     quoted = str(path.resolve()).replace("%", "%25").replace("?", "%3F")
     return f"sqlite:///{quoted}"
+
+
+def _read_variables(settings: type[BaseSettings], file: Any) -> dict[str, str | None]:
+    """All variables by their names in small letters; the environment wins over the file."""
+    of_file = DotEnvSettingsSource(settings, env_file=file).env_vars
+    return {**of_file, **EnvSettingsSource(settings).env_vars}
 
 
 class Settings(BaseSettings):
@@ -163,13 +174,25 @@ class Settings(BaseSettings):
         "and no scorer gets it.",
     )
 
+    # Variables without a field, in small letters: some bear the name of a model.
+    _variables: dict[str, str | None] = PrivateAttr(default_factory=dict)
+
     def __init__(self, **values: Any) -> None:
         """Read the settings. Raises ValidationError, and BadConfig if .env cannot be read."""
+        path = values.get("_env_file", self.model_config["env_file"])
         try:
             super().__init__(**values)
+            self._variables = _read_variables(type(self), path)
         except (OSError, UnicodeDecodeError) as error:
-            path = self.model_config["env_file"]
             raise BadConfig(f"{path} cannot be read as UTF-8 text: {error}") from error
+
+    def model_dir(self, model: str) -> Path | None:
+        """Exported version that is served for a model instead of one of the registry, or None.
+
+        It is the variable KRONOS_<MODEL>_MODEL_DIR, as in KRONOS_NBEATS_MODEL_DIR.
+        """
+        folder = self._variables.get(f"kronos_{model}_model_dir")
+        return Path(folder) if folder else None
 
     @property
     def tracking(self) -> str:

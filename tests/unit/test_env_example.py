@@ -7,6 +7,7 @@ import pytest
 
 from registry.settings import CHECKOUT, Settings
 
+MODEL_DIR = "KRONOS_NBEATS_MODEL_DIR"  # of any model, so no field of Settings
 TABLE = (CHECKOUT / ".env.example").read_text()
 LINE = re.compile(
     r"(?:^# (?P<meaning>.*)\n)?^(?P<comment># )?(?P<name>[A-Z0-9_]+)=(?P<value>.*)$", re.MULTILINE
@@ -26,7 +27,7 @@ def compose_variables() -> set[str]:
 
 
 def test_the_table_names_every_setting_and_every_variable_of_the_compose_file_and_no_other():
-    assert set(table()) == set(SETTINGS) | compose_variables()
+    assert set(table()) == set(SETTINGS) | compose_variables() | {MODEL_DIR}
 
 
 def test_no_name_stands_in_the_table_twice():
@@ -56,6 +57,7 @@ def test_the_values_shown_are_the_defaults(tmp_path: Path, monkeypatch: pytest.M
     # The path in the file is relative to the checkout, where programs run.
     assert CHECKOUT / settings.var_dir == default.var_dir
     assert settings.model_dump(exclude={"var_dir"}) == default.model_dump(exclude={"var_dir"})
+    assert settings.model_dir("nbeats") is None
 
 
 def test_a_changed_line_changes_the_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -63,3 +65,10 @@ def test_a_changed_line_changes_the_setting(tmp_path: Path, monkeypatch: pytest.
     changed = tmp_path / ".env"
     changed.write_text(TABLE.replace("# KRONOS_SERVE_PORT=5001", "KRONOS_SERVE_PORT=6001"))
     assert Settings(_env_file=changed).serve_port == 6001
+
+
+def test_the_folder_of_a_model_is_a_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv(MODEL_DIR, raising=False)
+    changed = tmp_path / ".env"
+    changed.write_text(TABLE.replace(f"# {MODEL_DIR}=", f"{MODEL_DIR}=/srv/nbeats"))
+    assert Settings(_env_file=changed).model_dir("nbeats") == Path("/srv/nbeats")

@@ -93,6 +93,37 @@ def test_the_token_is_not_in_what_settings_print(tmp_path: Path, monkeypatch: py
     assert TOKEN not in str(caught.value)
 
 
+def test_the_folder_of_a_model_comes_from_the_environment_or_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    file = tmp_path / ".env"
+    file.write_text("KRONOS_HAR_MODEL_DIR=of/file\nKRONOS_MY_OWN_2_MODEL_DIR=/srv/2\n")
+    settings = Settings(_env_file=file)
+    assert settings.model_dir("har") == Path("of/file")
+    assert settings.model_dir("my_own_2") == Path("/srv/2")
+    monkeypatch.setenv("KRONOS_HAR_MODEL_DIR", "of/environment")
+    assert Settings(_env_file=file).model_dir("har") == Path("of/environment")
+    assert Settings(_env_file=None).model_dir("har") == Path("of/environment")
+    monkeypatch.setenv("KRONOS_HAR_MODEL_DIR", "")  # an empty variable wins, too
+    assert Settings(_env_file=file).model_dir("har") is None
+
+
+def test_the_folder_of_another_model_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    before = Settings(var_dir=tmp_path).model_dump()
+    monkeypatch.setenv("KRONOS_HAR_MODEL_DIR", "/srv/har")
+    settings = Settings(var_dir=tmp_path)
+    assert settings.model_dump() == before
+    assert settings.model_dir("nbeats") is None
+
+
+def test_settings_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    settings = Settings(var_dir=tmp_path)
+    monkeypatch.setenv("KRONOS_HAR_MODEL_DIR", "/srv/har")
+    assert settings.model_dir("har") is None
+
+
 def test_the_uris_are_not_in_what_settings_print(tmp_path: Path):
     uri = "postgresql+psycopg2://kronos:secret@db/kronos"
     settings = Settings(var_dir=tmp_path, tracking_uri=uri, ledger_uri=uri)
