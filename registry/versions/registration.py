@@ -16,16 +16,20 @@ _NUMBER = re.compile(r"^model_version: '?(\d{1,9})'?$", re.MULTILINE)
 
 def write(root: Path, name: str, number: int) -> None:
     """Write the file as MLflow does."""
-    text = f"model_name: {name}\nmodel_version: '{number}'\n"
-    (root / manifest.MLFLOWS).write_text(text)
+    (root / manifest.MLFLOWS).write_text(text(name, number))
+
+
+def text(name: str, number: int) -> str:
+    """Content of the file of this version."""
+    return f"model_name: {name}\nmodel_version: '{number}'\n"
 
 
 def identity(root: Path, model: str) -> Identity:
     """The version at `root`. Without a readable file it is known by `model` and its manifest."""
     digest = manifest.sha256(root / manifest.MANIFEST)
     path = root / manifest.MLFLOWS
-    text = path.read_text(errors="replace") if path.is_file() else ""
-    name, number = _NAME.search(text), _NUMBER.search(text)
+    content = path.read_text(errors="replace") if path.is_file() else ""
+    name, number = _NAME.search(content), _NUMBER.search(content)
     if name is None or number is None:
         return Identity(model, None, digest)
     return Identity(name[1], int(number[1]), digest)
