@@ -1,10 +1,12 @@
-"""python -m registry <verb>: list, compare, promote, mirror, push and check registered models."""
+"""python -m registry <verb>: list, compare, promote, export, mirror, push and check models."""
 
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,7 +21,7 @@ from rich.progress import (
 )
 
 from registry import dates, terminal
-from registry.errors import Corrupt, NotFound
+from registry.errors import BadParameter, Corrupt, NotFound
 from registry.masking import masked
 from registry.rows import emit, emit_facts, say
 
@@ -413,6 +415,43 @@ def push(
 
 
 @app.command(epilog=terminal.EXIT_CODES)
+def export(
+    model: Annotated[
+        str,
+        typer.Argument(help="Registered model, or a reference like nbeats/3 or nbeats@staging."),
+    ],
+    to: Annotated[Path, typer.Option(metavar="DIR", help="A new or empty folder.")],
+    stage: Annotated[
+        str, typer.Option(help="Production (default) or Staging; not beside a reference.")
+    ] = "",
+    as_json: Json = False,
+) -> None:
+    """Verify a version and write it to a folder that serves it where there is no registry.
+
+    DIR/model is what `mlflow models serve -m DIR/model` takes. DIR/exported.json says what it is.
+    A folder that holds this very version already is verified and left alone.
+
+    Example: python -m registry export nbeats --stage Production --to var/export/nbeats
+    """
+    from registry.promotion.exporting import export as export_version
+    from registry.promotion.opening import open_ledger
+
+    begun = datetime.now(UTC)
+    store = _store()
+    version = store.resolve(_in_stage(model, stage))
+    say(f"verifying {version.uri} and copying its files")
+    with open_ledger(store) as ledger:
+        exported = export_version(store, ledger, version, to)
+    changed = exported.exported_at >= begun
+    sentence = f"{version.uri} is in {exported.root.parent}"
+    if not changed:
+        sentence += f" already, exported {exported.exported_at:%Y-%m-%d %H:%M} UTC"
+        sentence += f" in {exported.stage}" if exported.stage else ""
+    facts = {"changed": changed, "model_dir": str(exported.root), **exported.to_json()}
+    _emit_one(facts, sentence, as_json)
+
+
+@app.command(epilog=terminal.EXIT_CODES)
 def ui(
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="Port; default: KRONOS_UI_PORT.")
@@ -470,6 +509,25 @@ def _store() -> "Store":
     from registry.versions.store import Store
 
     return Store(Settings())
+
+
+def _in_stage(model: str, stage: str) -> str:
+    """The reference of a model's version in a stage, Production by default.
+
+    A `model` that is a reference already stays as it is. Raises BadParameter.
+    """
+    from registry.promotion import stages
+
+    if "/" in model or "@" in model:
+        if stage:
+            raise BadParameter(f"{model} names a version, so leave --stage {stage} out")
+        return model
+    stage = stage.capitalize() or stages.PRODUCTION
+    if stage not in stages.ALIASES:
+        raise BadParameter(
+            f"stage is {stage!r}, expected one of {', '.join(stages.ALIASES)}", code="BAD_STAGE"
+        )
+    return f"{model}/{stage}"
 
 
 def _standing(store: "Store", newcomer: "Version", stage: str) -> str:

@@ -24,6 +24,7 @@ VERBS = (
     "mirror",
     "prune",
     "push",
+    "export",
     "ui",
 )
 
