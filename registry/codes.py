@@ -200,6 +200,11 @@ CODES: dict[str, Code] = {
     "OVERLOADED": Code(Overloaded, SERVING, "too many requests at once; Retry-After says when"),
     "NOT_READY": Code(NotReady, SERVING, "no version of the model answers yet"),
     "DEADLINE": Code(TooLate, SERVING, "the forecast took longer than a request may"),
+    "LOAD_FAILED": Code(
+        KronosError,
+        SERVING,
+        "a version ends while it is loaded, is not ready in time, or fails its first requests",
+    ),
 }
 
 BY_STATUS: dict[int, type[KronosError]] = {

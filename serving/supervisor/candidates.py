@@ -1,4 +1,4 @@
-"""Versions that may be served: first named by a reference, then with verified files on this disk."""
+"""Versions that may be served: named by a reference, then with verified files on this disk."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -82,6 +82,10 @@ class Slot:
         alone = (self.serving, self.starting, self.lingering)
         return [*(runner for runner in alone if runner is not None), *self.retiring]
 
+    def runner(self, scorer: str) -> Runner | None:
+        """The scorer with this id, if it is one of this model and runs."""
+        return next((runner for runner in self.runners if runner.id == scorer), None)
+
     # --- the registry
 
     def looked(self, pointers: Sequence[Pointer], now: float) -> None:
@@ -113,11 +117,9 @@ class Slot:
         if fetch != self.fetching:
             return
         self.fetching = None
-        if self._goal(now) != candidate.key:
-            self._settle(now)
-            return
         self.starting, run = self._start(candidate, now)
         self._effects += [run, Watch(self.starting)]
+        self._settle(now)
 
     def refused(self, fetch: Fetch, refusal: Refusal, now: float) -> None:
         """The files of a version cannot be used, by its own fault."""
@@ -191,7 +193,7 @@ class Slot:
 
     def hung(self, scorer: str, refusal: Refusal, now: float) -> None:
         """A scorer does not answer any more."""
-        if any(runner.id == scorer for runner in self.runners):
+        if self.runner(scorer) is not None:
             self._effects.append(Stop(scorer=scorer, kill=True))
             self.ended(scorer, refusal, now)
 

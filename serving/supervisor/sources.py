@@ -21,9 +21,9 @@ from registry.versions.manifest import MANIFEST_TAG
 from registry.versions.store import not_ours
 from registry.versions.version import Version
 from serving.modes import KRONOS, SIMULATED, Mode
+from serving.supervisor.access import RegistryAccess, translated
 from serving.supervisor.candidates import Candidate, Pointer
 from serving.supervisor.copies import Copies, candidate
-from serving.supervisor.access import RegistryAccess, translated
 
 FAILED_TAG = "load_failed"  # of a version that the gateway could not serve: why
 _LONGEST_TAG = 400  # characters
@@ -50,9 +50,7 @@ class Source(Protocol):
 class RegistrySource:
     """Versions of a registry, by a reference like nbeats, har@staging or nbeats/3."""
 
-    def __init__(
-        self, access: RegistryAccess, reference: str, mode: Mode, copies: Copies
-    ) -> None:
+    def __init__(self, access: RegistryAccess, reference: str, mode: Mode, copies: Copies) -> None:
         self.copies = copies
         self._access = access
         self._reference = reference

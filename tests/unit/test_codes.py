@@ -19,6 +19,7 @@ PASSED_ON = {
     ("registry/codes.py", "from_code"),
     ("registry/versions/served.py", "__init__"),
     ("jobs/training/comparison.py", "_common"),
+    ("serving/supervisor/refusals.py", "refusal"),
 }
 
 
