@@ -2,7 +2,6 @@
 
 import math
 import re
-from collections import deque
 from collections.abc import Mapping
 from datetime import date
 from itertools import pairwise
@@ -148,7 +147,8 @@ def _features(value: Any, rows: int, taken: set[str]) -> dict[str, list[float]]:
         raise BadHistory("features: send them with series or bars only")
     if not taken.isdisjoint(value):
         raise BadHistory(
-            f"features: {', '.join(sorted(taken & value.keys()))} sent in another key, too",
+            f"features: {', '.join(sorted(taken & value.keys()))} cannot be one of them, "
+            "as series, bars and ds hold it",
             code="DUPLICATE_COLUMN",
         )
     features = {}
@@ -189,11 +189,12 @@ def _dates(value: Any, rows: int, checked: list[str] | None) -> list[str]:
 def _are_dates(texts: list[Any]) -> bool:
     """Whether each is a date as in 2022-12-28, and not in another form of ISO 8601."""
     try:
-        has_form = _DATES.fullmatch(" ".join([*texts, ""]))
-        deque(map(date.fromisoformat, texts), maxlen=0)  # the 30th of February is no date
+        joined = " ".join([*texts, ""])
+        for text in texts:
+            date.fromisoformat(text)
     except (TypeError, ValueError):
         return False
-    return has_form is not None
+    return _DATES.fullmatch(joined) is not None
 
 
 def _unsorted(dates: list[str]) -> BadHistory:
