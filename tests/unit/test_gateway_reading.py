@@ -209,14 +209,16 @@ BAD = [
 ]
 
 
+NO_VALUES = ("None", "True", "False", "nan", "inf", "-inf")  # words of any message
+
+
 def leaves(value: Any) -> Iterator[str]:
     """Texts and finite numbers of a JSON value that are long enough to be recognised."""
     if isinstance(value, dict | list):
         for child in value.values() if isinstance(value, dict) else value:
             yield from leaves(child)
-    elif isinstance(value, str | int | float) and not isinstance(value, bool):
-        if len(str(value)) > 1 and str(value) not in ("nan", "inf", "-inf"):
-            yield str(value)
+    elif len(str(value)) > 1 and str(value) not in NO_VALUES:
+        yield str(value)
 
 
 def refusal(body: bytes) -> KronosError:
