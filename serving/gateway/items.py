@@ -18,6 +18,7 @@ LONGEST = 128  # characters of a symbol; the ledger keeps as many, own data at m
 FEWEST_BARS = 2  # the first one is only the base of the first return
 
 _NUMBERS = {int, float}
+_MIDNIGHT = re.compile(r"[T ]00:00:00(\.0{1,9})?\Z")
 _DATES = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2} )*")
 
 
@@ -176,6 +177,8 @@ def _dates(value: Any, rows: int, checked: list[str] | None) -> list[str]:
     if value == checked:
         return checked
     if not _are_dates(value):
+        value = [_without_midnight(text) for text in value]
+    if not _are_dates(value):
         place = next(place for place, text in enumerate(value, 1) if not _are_dates([text]))
         raise BadHistory(
             f"ds: date {place} of {rows} is no date as in 2022-12-28, in quotes",
@@ -184,6 +187,11 @@ def _dates(value: Any, rows: int, checked: list[str] | None) -> list[str]:
     if sorted(set(value)) != value:
         raise _unsorted(value)
     return value
+
+
+def _without_midnight(text: Any) -> Any:
+    """The date of a timestamp at midnight, as pandas and our own examples write sessions."""
+    return _MIDNIGHT.sub("", text) if isinstance(text, str) else text
 
 
 def _are_dates(texts: list[Any]) -> bool:

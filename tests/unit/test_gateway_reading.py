@@ -374,6 +374,12 @@ def test_items_with_equal_dates_share_them_and_others_are_checked() -> None:
     assert [one.code for one in request.refused] == ["UNSORTED"]
 
 
+@pytest.mark.parametrize("suffix", ["T00:00:00", " 00:00:00", "T00:00:00.000"])
+def test_sessions_may_be_timestamps_at_midnight(suffix: str) -> None:
+    (item,) = forecast_request(sent(series=SERIES, ds=[f"{day}{suffix}" for day in DAYS])).items
+    assert item.ds == DAYS
+
+
 def test_a_large_batch_is_within_the_limits() -> None:
     series = b"0.5," * 599 + b"0.5"
     items = (b'{"symbol": "S%d", "series": [%b]}' % (place, series) for place in range(5_000))
