@@ -1,18 +1,20 @@
 """Forecasts as they were issued.
 
 A row of `forecasts` is what one version said after one cutoff; `forecast_blocks` has the numbers of
-each X"""
+each symbol.
+"""
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from registry.errors import BadParameter, Conflict, NotFound
+from registry.errors import BadInput, BadParameter, Conflict, KronosError, NotFound
 from registry.ledger import bulk, database, instants, loads
 from registry.ledger.claims import now
 from registry.ledger.instants import Day, Instant
@@ -20,6 +22,7 @@ from registry.ledger.issue import BACKFILL, Blocks, Issue, check
 from registry.ledger.observations import symbols
 
 _LISTED = 5  # symbols that a message names
+_FEW = 500  # symbols that are asked for by name; of more, all of the data set are read
 
 forecasts = sa.Table(
     "forecasts",
@@ -71,16 +74,94 @@ def issue(engine: sa.Engine, issued: Issue, blocks: Blocks) -> bool:
     return issue(engine, issued, blocks)  # the other one was removed meanwhile
 
 
+def issue_all(
+    engine: sa.Engine, given: Sequence[tuple[Issue, Blocks]]
+) -> list[tuple[Issue, KronosError]]:
+    """Record many forecasts in one transaction; those that were refused, with their errors.
+
+    The errors are those that `issue` raises of a forecast; the others are recorded. If the database
+    fails, that is raised, and all can be given again.
+    """
+    refused: list[tuple[Issue, KronosError]] = []
+    try:
+        with database.write(engine) as connection:
+            rest = _insert_sound(connection, given)
+    except IntegrityError:  # another process has recorded one of them meanwhile
+        rest = given
+    for issued, blocks in rest:
+        try:
+            issue(engine, issued, blocks)
+        except (BadInput, NotFound, Conflict) as error:
+            refused.append((issued, error))
+    return refused
+
+
+def _insert_sound(
+    connection: sa.Connection, given: Sequence[tuple[Issue, Blocks]]
+) -> list[tuple[Issue, Blocks]]:
+    """Insert what is new and nothing is wrong with; the rest."""
+    listed = _all_listed(connection, given)
+    there = set(_numbers(connection, [issued.id for issued, _ in given]))
+    sound, rest = [], []
+    for issued, blocks in given:
+        try:
+            check(issued, blocks)
+            row, ids = _checked(issued, blocks, listed[issued.data])
+        except (BadInput, NotFound, KeyError):  # KeyError: the ledger lacks the data set
+            rest.append((issued, blocks))
+            continue
+        if issued.id in there:
+            rest.append((issued, blocks))
+            continue
+        there.add(issued.id)
+        sound.append((row, ids, blocks))
+    if sound:
+        connection.execute(sa.insert(forecasts), [row for row, _, _ in sound])
+        numbers = _numbers(connection, [row["forecast_id"] for row, _, _ in sound])
+        tables = [_table(numbers[row["forecast_id"]], ids, blocks) for row, ids, blocks in sound]
+        bulk.insert(connection, forecast_blocks, pa.concat_tables(tables))
+    return rest
+
+
+def _all_listed(
+    connection: sa.Connection, given: Sequence[tuple[Issue, Blocks]]
+) -> dict[str, "_Listed"]:
+    """The symbols of each data set; without those that the ledger lacks."""
+    wanted: dict[str, set[str]] = {}
+    for issued, blocks in given:
+        wanted.setdefault(issued.data, set()).update(blocks.symbols)
+    listed = {}
+    for data in sorted(wanted):  # in one order, so that no two writers wait for each other
+        with suppress(NotFound):
+            listed[data] = _listed(connection, data, wanted[data])
+    return listed
+
+
+def _numbers(connection: sa.Connection, ids: Sequence[str]) -> dict[str, int]:
+    """The key of each forecast that the ledger has, by its id."""
+    c = forecasts.c
+    query = sa.select(c.forecast_id, c.id).where(c.forecast_id.in_(ids))
+    return {row.forecast_id: row.id for row in connection.execute(query)}
+
+
 def _insert(connection: sa.Connection, issued: Issue, blocks: Blocks) -> None:
-    calendar, ids = find_symbols(connection, issued.data, blocks.symbols)
-    _check_instant(issued, calendar)
-    at = now()
-    known_from = issued.issued_at if issued.source == BACKFILL else at
-    added = {"calendar": calendar, "recorded_at": at, "known_from": known_from}
-    row = _row(issued, blocks) | added
+    listed = _listed(connection, issued.data, set(blocks.symbols))
+    row, ids = _checked(issued, blocks, listed)
     inserted = sa.insert(forecasts).values(**row).returning(forecasts.c.id)
     number = connection.execute(inserted).scalar_one()
     bulk.insert(connection, forecast_blocks, _table(number, ids, blocks))
+
+
+def _checked(
+    issued: Issue, blocks: Blocks, listed: "_Listed"
+) -> tuple[dict[str, Any], dict[str, int]]:
+    """The row of a forecast, and the ids of its symbols. Raises NotFound and BadInput."""
+    ids = listed.ids(blocks.symbols)
+    _check_instant(issued, listed.calendar)
+    at = now()
+    known_from = issued.issued_at if issued.source == BACKFILL else at
+    added = {"calendar": listed.calendar, "recorded_at": at, "known_from": known_from}
+    return _row(issued, blocks) | added, ids
 
 
 def _check_instant(issued: Issue, calendar: str) -> None:
@@ -117,6 +198,22 @@ def _is_gone(engine: sa.Engine, issued: Issue, blocks: Blocks, error: Exception)
 # --- rows -------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class _Listed:
+    """Symbols of a data set with their ids; `calendar` is empty if the ledger lacks the set."""
+
+    data: str
+    calendar: str
+    known: Mapping[str, int]
+
+    def ids(self, wanted: Sequence[str]) -> dict[str, int]:
+        """The id of each wanted symbol. Raises NotFound."""
+        if missing := [symbol for symbol in wanted if symbol not in self.known]:
+            shown = ", ".join(missing[:_LISTED])
+            raise NotFound(f"{self.data} in the ledger has no symbol {shown}")
+        return {symbol: self.known[symbol] for symbol in wanted}
+
+
 def find_symbols(
     connection: sa.Connection, data: str, wanted: Sequence[str]
 ) -> tuple[str, dict[str, int]]:
@@ -124,13 +221,19 @@ def find_symbols(
 
     The data set is not removed before the transaction ends.
     """
+    listed = _listed(connection, data, set(wanted))
+    return listed.calendar, listed.ids(wanted)
+
+
+def _listed(connection: sa.Connection, data: str, wanted: Collection[str]) -> _Listed:
+    """At least those of the wanted symbols that a data set has. Raises NotFound for the set."""
     calendar = loads.needed(connection, data)
     c = symbols.c
-    rows = connection.execute(sa.select(c.symbol, c.id).where(c.data == data))
-    known = {row.symbol: row.id for row in rows}
-    if missing := [symbol for symbol in wanted if symbol not in known]:
-        raise NotFound(f"{data} in the ledger has no symbol {', '.join(missing[:_LISTED])}")
-    return calendar, {symbol: known[symbol] for symbol in wanted}
+    query = sa.select(c.symbol, c.id).where(c.data == data)
+    if len(wanted) <= _FEW:
+        query = query.where(c.symbol.in_(wanted))
+    known = {row.symbol: row.id for row in connection.execute(query)}
+    return _Listed(data, calendar, known)
 
 
 def _row(issued: Issue, blocks: Blocks) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from registry.errors import Corrupt
 from registry.forecast import calendars, names
 from registry.forecast.arrays import Dates, Floats, Places
 from registry.ledger import bulk, observations
-from registry.ledger.forecasts import forecast_blocks
+from registry.ledger.forecasts import forecast_blocks, forecasts
 from registry.ledger.observations import symbols
 from registry.ledger.scores import COVERED, RAW, scores
 from registry.ledger.selection import Known
@@ -35,12 +35,25 @@ def frame(connection: sa.Connection, known: Known, calibrated: bool = False) -> 
     pit, covered_50, covered_80 and covered_90: NaN while it was not known. `calibrated` gives those
     of calibrated quantiles, which equal the raw ones if no calibration was applied.
     """
-    heads = connection.execute(known.forecasts.order_by("cutoff", "id")).all()
+    query = known.forecasts.where(*_with_symbols(known)).order_by("cutoff", "id")
+    heads = connection.execute(query).all()
     reader = _Reader(connection, known, _listed(connection), heads, calibrated)
     parts = [reader.frame(some) for same in _by_form(heads) for some in _some(same)]
     if not parts:
         return reader.empty()
     return _sorted(pd.concat(parts, ignore_index=True), heads)
+
+
+def _with_symbols(known: Known) -> "list[sa.ColumnElement[bool]]":
+    """Only forecasts of the selected symbols, if there are any: most served ones have one symbol.
+
+    The database finds each of them in an index, which takes a twentieth of reading all heads.
+    """
+    b = forecast_blocks.c
+    chosen = known.selection.of_symbols(b.symbol_id)
+    if not chosen:
+        return []
+    return [sa.exists().where(b.forecast == forecasts.c.id, *chosen)]
 
 
 def _sorted(joined: pd.DataFrame, heads: Sequence[Any]) -> pd.DataFrame:

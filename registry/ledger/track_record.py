@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from registry.errors import KronosError
 from registry.ledger import database, forecasts, grouping, outcomes, scores
 from registry.ledger.instants import When
 from registry.ledger.issue import Blocks, Issue
@@ -29,6 +30,10 @@ class TrackRecord(database.Opened):
     def issue(self, issued: Issue, blocks: Blocks) -> bool:
         """Record a forecast. As `registry.ledger.forecasts.issue`."""
         return forecasts.issue(self.engine, issued, blocks)
+
+    def issue_all(self, given: Sequence[tuple[Issue, Blocks]]) -> list[tuple[Issue, KronosError]]:
+        """Record many forecasts. As `registry.ledger.forecasts.issue_all`."""
+        return forecasts.issue_all(self.engine, given)
 
     def score(self, forecast_id: str, step: int, rows: pd.DataFrame) -> Counts:
         """Record the scores of a step. As `registry.ledger.scores.score`."""

@@ -3,6 +3,7 @@
 import re
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 import sqlalchemy as sa
 
 from registry.errors import BadParameter, Conflict, KronosError, NotFound
+from registry.forecast import names
 from registry.ledger import database, faults, retention
 from registry.ledger.archive import Archive
 from registry.ledger.filling import Content, Symbol
@@ -468,7 +470,7 @@ def test_every_read_of_forecasts_and_scores_is_as_of_the_instant(tmp_path: Path)
         assert len(record.forecasts(as_of=asked, symbols=["A"], calibrated=True)) == HORIZON
         assert len(record.scores(by=["symbol", "month"], as_of=asked)) == len(SYMBOLS)
     public = {name for name in vars(TrackRecord) if not name.startswith("_")}
-    assert public == {"issue", "score", "forecasts", "scores"}
+    assert public == {"issue", "issue_all", "score", "forecasts", "scores"}
     instant = (asked - datetime(1970, 1, 1, tzinfo=UTC)) // MICROSECOND
     conditions = {
         "forecasts": f"forecasts.known_from <= {instant}",
@@ -579,3 +581,47 @@ def test_of_two_scorers_at_once_neither_undoes_what_was_known(record: TrackRecor
     assert len(rows) == 12
     assert ends - {None} == {row.known_from for row in rows} - {min(r.known_from for r in rows)}
     assert faults.find(record.engine) == []
+
+
+def test_many_forecasts_are_recorded_at_once_and_the_bad_ones_are_named(record: TrackRecord):
+    served = [a_served(number) for number in range(1, 6)]
+    unknown = (replace(served[0][0], forecast_id="x"), blocks(symbols=("X",)))
+    elsewhere = (replace(served[0][0], forecast_id="y", data="other"), blocks())
+    early = (replace(served[0][0], forecast_id="z", issued_at=close_of(day(0))), blocks())
+    crossed = (replace(served[0][0], forecast_id="w"), replace(blocks(), raw=-blocks().raw))
+    refused = record.issue_all([unknown, *served[:3], elsewhere, early, crossed, *served[3:]])
+    assert {issued.id: error.code for issued, error in refused} == {
+        "x": "NOT_FOUND", "y": "NOT_FOUND", "z": "BAD_PARAMETER", "w": "BAD_PARAMETER",
+    }  # fmt: skip
+    frame = record.forecasts(source="served")
+    assert frame["forecast_id"].unique().tolist() == [f"f{number}" for number in range(1, 6)]
+    for number in range(1, 6):
+        one = frame[frame["forecast_id"] == f"f{number}"]
+        stored = one[["mean", *quantile_columns()]].to_numpy().reshape(3, HORIZON, -1)
+        assert stored.tobytes() == served[number - 1][1].raw.tobytes()
+
+
+def test_forecasts_that_are_there_are_compared_and_the_others_recorded(record: TrackRecord):
+    first, second, third = a_served(1), a_served(2), a_served(3)
+    assert record.issue_all([first, first]) == []
+    other = (first[0], a_served(4)[1])
+    [(issued, error)] = record.issue_all([second, other, first, third])
+    assert (issued.id, error.code) == ("f1", "FORECAST_DIFFERS")
+    assert record.forecasts()["forecast_id"].unique().tolist() == ["f1", "f2", "f3"]
+    assert record.issue_all([]) == []
+
+
+def test_forecasts_of_a_symbol_are_only_those_that_have_it(record: TrackRecord):
+    record.issue_all([a_served(1), (a_served(2)[0], blocks(symbols=("A",)))])
+    assert set(record.forecasts(symbols=["A"])["forecast_id"]) == {"f1", "f2"}
+    assert set(record.forecasts(symbols=["B"])["forecast_id"]) == {"f1"}
+    assert record.forecasts(symbols=["A", "B"])["forecast_id"].value_counts()["f1"] == 2 * HORIZON
+
+
+def a_served(number: int) -> tuple[Issue, Blocks]:
+    issued = issue(number, source="served", forecast_id=f"f{number}")
+    return issued, blocks(seed=number)
+
+
+def quantile_columns() -> list[str]:
+    return [names.quantile_column(level) for level in LEVELS]
