@@ -82,6 +82,9 @@ CODES: dict[str, Code] = {
     ),
     "CALENDAR": Code(BadHistory, REQUEST, "a data set has another calendar than the version"),
     "STALE": Code(BadHistory, REQUEST, "a series ends more than 5 sessions before its data set"),
+    "NO_COVARIATES": Code(
+        BadHistory, REQUEST, "the ledger lacks market columns for a session of a series"
+    ),
     "CUTOFFS_DIFFER": Code(
         BadHistory, REQUEST, "series of a joint model end on different sessions"
     ),

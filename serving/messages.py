@@ -233,5 +233,13 @@ class Lost(Message):
     refusal: Refusal
 
 
-Up = Config | Hello | Ended | Hung | Drained | LookUp | Answered | Wake | Quit  # to the supervisor
-Down = Run | Stop | Serve | State | Sessions | Calibrate | Found | Lost  # to the gateway
+class Changed(Message):
+    """A data set has another state in the ledger: histories that were looked up before are old."""
+
+    data: str
+
+
+# To the supervisor.
+Up = Config | Hello | Ended | Hung | Drained | LookUp | Answered | Wake | Quit
+# To the gateway.
+Down = Run | Stop | Serve | State | Sessions | Calibrate | Found | Lost | Changed

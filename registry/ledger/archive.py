@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from registry.errors import BadParameter, Conflict, NotFound
 from registry.forecast import names
 from registry.forecast.arrays import Dates, Places
-from registry.ledger import bulk, database, filling, instants, loads, observations, removal
+from registry.ledger import bulk, checks, database, filling, instants, loads, observations, removal
 from registry.ledger.filling import Content, Counted
 from registry.ledger.instants import When
 from registry.ledger.loads import Load
@@ -144,10 +144,19 @@ class Known:
             priced = self._rows(prices, chosen, series, listed, _day(since))
             values |= _beside(bulk.packed(rows), priced, chosen)
         if chosen := [name for name in columns if name in MARKET]:
-            values |= _beside(bulk.packed(rows.select([names.DS])), self._market(chosen), chosen)
+            market = self._market(chosen, _day(since))
+            values |= _beside(bulk.packed(rows.select([names.DS])), market, chosen)
         order = [names.UNIQUE_ID, names.DS]
         frame = pd.DataFrame({name: values[name] for name in dict.fromkeys((*order, *columns))})
         return frame if _ascending(listed) else frame.sort_values(order, ignore_index=True)
+
+    def market(self, *, since: str = "", columns: Sequence[str] = MARKET) -> pd.DataFrame:
+        """ds and market columns (some of MARKET), sorted by ds. `since` is the first session."""
+        for name in columns:
+            checks.check_choice("a market column", name, MARKET)
+        rows = self._market(columns, _day(since))
+        values = {name: rows.column(name).to_numpy() for name in columns}
+        return pd.DataFrame({names.DS: _nanoseconds(rows.column(names.DS)), **values})
 
     def _listed(self, series: Collection[str] | None) -> pa.Table:
         """id, symbol and sector of these symbols, by id. Raises NotFound."""
@@ -181,10 +190,12 @@ class Known:
         chosen = query.with_only_columns(c.symbol_id, c.ds, *[c[name] for name in columns])
         return bulk.select(self.connection, chosen.order_by(c.symbol_id, c.ds))
 
-    def _market(self, columns: Sequence[str]) -> pa.Table:
+    def _market(self, columns: Sequence[str], since: date | None) -> pa.Table:
         """ds and market columns, in order. One universe holds at an instant."""
         c = market_daily.c
         query = observations.as_of(market_daily, self.instant).where(c.data == self.load.data)
+        if since is not None:
+            query = query.where(c.ds >= since)
         chosen = query.with_only_columns(c.ds, *[c[name] for name in columns])
         return bulk.select(self.connection, chosen.order_by(c.ds))
 
@@ -201,7 +212,7 @@ def _load_of(connection: sa.Connection, data: str) -> Load:
             f"the load of {data} into the ledger is not complete; "
             f"`python -m jobs data load {data}` goes on with it"
         )
-    raise NotFound(f"the ledger has no data set {data!r}; `python -m jobs data load` loads one")
+    raise loads.missing(data)
 
 
 def _beside(keys: Places, stored: pa.Table, columns: Sequence[str]) -> dict[str, Any]:

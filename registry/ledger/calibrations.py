@@ -169,6 +169,19 @@ def current(engine: sa.Engine, scope: Scope, as_of: datetime | None = None) -> C
     return _calibration(_version(head), rows)
 
 
+def current_numbers(engine: sa.Engine, registry: str) -> dict[Scope, int]:
+    """The number of each calibration of a registry that is current now: it changes with it."""
+    c = calibrations_in_use.c
+    holds = observations.as_of(calibrations_in_use, now())
+    query = holds.where(c.registry == registry, c.role == CURRENT)
+    numbers = {}
+    with database.read(engine) as connection:
+        for row in connection.execute(query).mappings():
+            scope = Scope(**{name: row[name] for name in _SCOPE})
+            numbers[scope] = row["number"]
+    return numbers
+
+
 def versions(engine: sa.Engine, scope: Scope) -> list[Version]:
     """All calibrations of a scope, in the order of their numbers."""
     query = sa.select(calibrations).where(*_of(calibrations, scope))

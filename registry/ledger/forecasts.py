@@ -87,7 +87,7 @@ def issue_all(
         with database.write(engine) as connection:
             rest = _insert_sound(connection, given)
     except IntegrityError:  # another process has recorded one of them meanwhile
-        rest = given
+        rest = list(given)
     for issued, blocks in rest:
         try:
             issue(engine, issued, blocks)

@@ -146,8 +146,23 @@ def needed(connection: sa.Connection, data: str) -> str:
     query = sa.select(loads.c.calendar).where(complete).limit(1).with_for_update(read=True)
     calendar: str | None = connection.scalar(query)
     if calendar is None:
-        raise NotFound(f"the ledger has no data set {data!r}; `python -m jobs data load` loads one")
+        raise missing(data)
     return calendar
+
+
+def missing(data: str) -> NotFound:
+    """The error for a data set without a complete load."""
+    return NotFound(
+        f"the ledger has no data set {data!r}; `python -m jobs data load {data}` loads it"
+    )
+
+
+def completions(connection: sa.Connection) -> dict[str, datetime]:
+    """When the newest complete load of each data set ended: another one is another state."""
+    ended = sa.func.max(loads.c.completed_at, type_=loads.c.completed_at.type).label("ended")
+    query = sa.select(loads.c.data, ended).where(loads.c.completed_at.is_not(None))
+    rows = connection.execute(query.group_by(loads.c.data))
+    return {row.data: row.ended for row in rows}
 
 
 def incomplete(connection: sa.Connection, data: str = "") -> list[Load]:

@@ -133,7 +133,7 @@ def stale(
 ) -> list[Refused]:
     """The symbols whose last session is more than LATE sessions before `last`, that of the set."""
     sessions = frame.groupby(names.UNIQUE_ID, observed=True)[names.DS].max()
-    first = frame[names.DS].min()
+    first = frame[names.DS].min() if len(frame) else since(spec, last)
     end = _number(spec, last)
     refused = []
     for place, symbol in enumerate(symbols, start=1):

@@ -236,7 +236,7 @@ def test_numbers_and_names_come_back_with_all_their_bits(archive: Archive):
 
 
 def test_unknown_names_and_dates_are_refused_in_one_line(archive: Archive):
-    with pytest.raises(NotFound, match="no data set 'mine'; `python -m jobs data load`"):
+    with pytest.raises(NotFound, match="no data set 'mine'; `python -m jobs data load mine`"):
         archive.history("mine")
     archive.load(content(ONE))
     with pytest.raises(NotFound, match="has no symbol X"):
@@ -470,7 +470,7 @@ def test_who_reads_while_a_data_set_is_removed_sees_all_of_it_or_none(archive: A
         archive.remove("mine")
         pd.testing.assert_frame_equal(known.history(columns=("y", "close")), before)
         assert known.symbols == ("A", "B")
-    with pytest.raises(NotFound, match="`python -m jobs data load` loads one"):
+    with pytest.raises(NotFound, match="`python -m jobs data load mine` loads it"):
         archive.history("mine")
 
 

@@ -196,7 +196,8 @@ def test_a_forecast_as_of_a_date_is_that_of_the_history_up_to_it(
     asked = ["forecast", "har/1", "--symbols", "AAPL,KO", "--as-of", "2021-06-30", "--output"]
     assert run([*asked, "json"], settings, monkeypatch) == 2
     assert (
-        "the ledger has no data set 'panel'; `python -m jobs data load`" in capsys.readouterr().err
+        "the ledger has no data set 'panel'; `python -m jobs data load panel`"
+        in capsys.readouterr().err
     )
     assert run(["data", "load", "panel"], settings, monkeypatch) == 0
     capsys.readouterr()

@@ -179,7 +179,7 @@ def test_unknown_symbols_sets_forecasts_and_steps_are_refused(record: TrackRecor
     rows = outcomes(blocks(), 1)
     with pytest.raises(NotFound, match="mine in the ledger has no symbol X, Y"):
         record.issue(issue(2), blocks(symbols=("X", "A", "Y")))
-    with pytest.raises(NotFound, match="no data set 'other'; `python -m jobs data load`"):
+    with pytest.raises(NotFound, match="no data set 'other'; `python -m jobs data load other`"):
         record.issue(issue(data="other"), blocks())
     with pytest.raises(NotFound, match="no forecast 'none'"):
         record.score("none", 1, rows)
