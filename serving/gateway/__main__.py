@@ -23,6 +23,7 @@ from serving.gateway.app import App
 from serving.gateway.dispatch import Dispatcher
 from serving.gateway.endpoints import Endpoints
 from serving.gateway.forecasts import Forecasts
+from serving.gateway.kept import Kept
 from serving.gateway.keys import Keys
 from serving.gateway.link import Link
 from serving.gateway.log import Log
@@ -35,6 +36,7 @@ from serving.gateway.supervision import Supervision
 from serving.gateway.tables import Tables
 from serving.messages import (
     Calibrate,
+    Changed,
     Config,
     Drained,
     Ended,
@@ -86,7 +88,10 @@ class Gateway:
         self.tables = Tables()
         self.processes = Processes(self._ended)
         self.supervision = Supervision(config, self._hello, self._take)
-        forecasts = Forecasts(self.routes, self.tables, self.supervision, config.calibration)
+        self.kept = Kept()
+        forecasts = Forecasts(
+            self.routes, self.tables, self.supervision, self.kept, config.calibration
+        )
         self.endpoints = Endpoints(
             config, self.routes, self.tables, forecasts, self.supervision, self.metrics
         )
@@ -138,10 +143,13 @@ class Gateway:
                 self.tables.take_sessions(message)
             case Calibrate():
                 self._calibrate(message)
+            case Changed():
+                self.kept.drop(message.data)
 
     def _serve(self, route: Route) -> None:
         self.routes.serve(route, self._live)
         self.metrics.serves(route)
+        self._show_calibration(route)
         self.log.event(
             "info", "serving", model=route.model, name=route.name, version=route.version,
             stage=route.stage, scorer=route.scorer,
@@ -176,9 +184,12 @@ class Gateway:
     def _calibrate(self, message: Calibrate) -> None:
         self.tables.take_calibration(message)
         for live in self.routes.live.values():
-            route = live.route
-            if (route.name, route.version) == (message.model, message.version):
-                self.metrics.calibrated(route.model, message.number, message.learned_until)
+            if (live.route.name, live.route.version) == (message.model, message.version):
+                self._show_calibration(live.route)
+
+    def _show_calibration(self, route: Route) -> None:
+        calibration = self.tables.calibration(route.name, route.version)
+        self.metrics.calibrated(route.model, calibration.number, calibration.learned_until)
 
     def _announce(self) -> None:
         """When every model answers for the first time: one line of JSON on stdout."""
@@ -195,6 +206,7 @@ class Gateway:
     # --- messages to the supervisor
 
     def _hello(self) -> Hello:
+        self.kept.drop_all()  # the new supervisor does not know what was sent before
         routes = [live.route for live in self.routes.live.values() if not live.ended]
         return Hello(pid=os.getpid(), running=self.processes.running, routes=routes)
 

@@ -10,8 +10,10 @@ from registry.forecast.spec import ModelSpec
 from serving.gateway import calls, histories, replies
 from serving.gateway.calls import Answer, Row, Series
 from serving.gateway.dispatch import Job
-from serving.gateway.histories import Histories, History
+from serving.gateway.histories import Histories
+from serving.gateway.history import History
 from serving.gateway.items import Item
+from serving.gateway.kept import Kept
 from serving.gateway.reading import ForecastRequest, Refused
 from serving.gateway.routes import Live, Routes
 from serving.gateway.supervision import Supervision
@@ -49,6 +51,7 @@ class Forecasts:
     routes: Routes
     tables: Tables
     supervision: Supervision
+    kept: Kept
     calibration: bool  # False: every number is raw
 
     async def answer(self, request: ForecastRequest) -> Reply:
@@ -58,7 +61,13 @@ class Forecasts:
             plan = _plan(request, live.spec)
             data = request.data or live.route.data
             gathered = await histories.collect(
-                request.items, data, live.route, live.spec, self.tables, self.supervision
+                request.items,
+                data,
+                live.route,
+                live.spec,
+                self.tables,
+                self.supervision,
+                self.kept,
             )
             rows, notes = await _ask(live, plan, gathered)
         calibration = self._calibration(live.route, data)

@@ -12,25 +12,12 @@ from registry.forecast.spec import ModelSpec
 from serving import messages
 from serving.gateway import calls
 from serving.gateway.calls import Series
+from serving.gateway.history import ASSUMED, LEDGER, SENT, History
 from serving.gateway.items import Item
+from serving.gateway.kept import Kept, Key
 from serving.gateway.supervision import Supervision
 from serving.gateway.tables import Tables
 from serving.messages import Found, Route
-
-SENT, LEDGER, ASSUMED = "sent", "ledger", "assumed"
-
-
-@dataclass(slots=True)
-class History:
-    """A history, and where its parts come from."""
-
-    series: Series
-    cutoff: str
-    close: float | None = None  # of the last bar
-    y: str = SENT  # sent | ledger
-    ds: str = SENT  # sent | ledger | assumed
-    covariates: dict[str, str] = field(default_factory=dict)  # by column: sent | ledger
-    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -50,6 +37,7 @@ async def collect(
     spec: ModelSpec,
     tables: Tables,
     supervision: Supervision,
+    kept: Kept,
 ) -> Histories:
     """The histories of all items. Raises BadParameter, NotFound and NotReady."""
     sent = [item for item in items if item.series is not None or item.bars is not None]
@@ -67,7 +55,7 @@ async def collect(
         except (BadHistory, BadParameter) as error:
             histories.refused[item.symbol] = error
     if asked:
-        await _look_up(asked, histories, data, route, spec, supervision)
+        await _look_up(asked, histories, data, route, spec, supervision, kept)
     return histories
 
 
@@ -81,17 +69,33 @@ async def _look_up(
     route: Route,
     spec: ModelSpec,
     supervision: Supervision,
+    kept: Kept,
 ) -> None:
-    columns = _wanted_columns(spec)
-    found = await _ask(supervision, route, data, asked, columns, ())
+    missing = []
+    for symbol in asked:
+        history = kept.get(_key(symbol, data, route))
+        if history is None:
+            missing.append(symbol)
+        else:
+            histories.wanted[symbol] = history
+    if not missing:
+        return
+    drops = kept.drops(data)
+    found = await _ask(supervision, route, data, missing, _wanted_columns(spec), ())
     for one in found.series:
         history = _of_ledger(one)
         kind = histories.wanted if one.symbol in asked else histories.others
         kind[one.symbol] = history
+        if not (spec.joint or found.notes):
+            kept.put(_key(one.symbol, data, route), history, drops)
     for symbol, refusal in found.refused.items():
         error = from_code(refusal.code, refusal.message, refusal.status)
         histories.refused[symbol] = error
     histories.notes += found.notes
+
+
+def _key(symbol: str, data: str, route: Route) -> Key:
+    return route.name, route.version, data, symbol
 
 
 def _of_ledger(one: messages.Series) -> History:

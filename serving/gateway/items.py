@@ -184,9 +184,10 @@ def _dates(value: Any, rows: int, checked: list[str] | None) -> list[str]:
             f"ds: date {place} of {rows} is no date as in 2022-12-28, in quotes",
             code="BAD_TIMESTAMP",
         )
-    if sorted(set(value)) != value:
-        raise _unsorted(value)
-    return value
+    days: list[str] = value
+    if sorted(set(days)) != days:
+        raise _unsorted(days)
+    return days
 
 
 def _without_midnight(text: Any) -> Any:

@@ -14,7 +14,7 @@ from registry.forecast.quantiles import interpolated
 from registry.forecast.spec import ModelSpec
 from registry.scoring import calibration as calibrating
 from serving.gateway.calls import Floats, Row
-from serving.gateway.histories import History
+from serving.gateway.history import LEDGER, History
 from serving.gateway.tables import Calibration
 from serving.messages import Issued, Route
 
@@ -163,7 +163,7 @@ def issued(
     history: History, both: Numbers, levels: Sequence[float], data: str, calibration: Calibration
 ) -> Issued | None:
     """What the ledger keeps of a forecast, if its history came from there."""
-    if history.y != "ledger" or not data:
+    if history.y != LEDGER or not data:
         return None
     return Issued(
         data=data,
