@@ -3,6 +3,7 @@
 Only the gateway starts it. The first message on the socket is Config, the second one is Hello.
 """
 
+import logging
 import os
 import signal
 import socket
@@ -12,7 +13,7 @@ import traceback
 from registry.settings import Settings
 from serving.channel import Channel
 from serving.messages import Config, Hello, Up
-from serving.supervisor.events import log
+from serving.supervisor.events import Handler, log
 from serving.supervisor.supervisor import Supervisor
 
 # A look at the registry that hangs is given up soon, since the next one follows.
@@ -26,6 +27,7 @@ _PATIENCE = {
 def main(descriptor: int) -> int:
     for name, value in _PATIENCE.items():
         os.environ.setdefault(name, value)
+    logging.basicConfig(level=logging.WARNING, handlers=[Handler()])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the gateway decides when this process ends
     connection = socket.socket(fileno=descriptor)
     channel = Channel(connection, Up)
@@ -45,7 +47,7 @@ if __name__ == "__main__":
     try:
         code = main(int(sys.argv[1]))
     except Exception as error:
-        log("failed", level="error", reason=f"{type(error).__name__}: {error}",
+        log("failed", level="error", message=f"{type(error).__name__}: {error}",
             trace=traceback.format_exc())  # fmt: skip
         code = 1
     sys.stderr.flush()

@@ -40,7 +40,8 @@ class Candidate:
     pointer: Pointer
     root: Path
     spec: dict[str, Any]  # ModelSpec.to_json()
-    facts: Mapping[str, str] = field(default_factory=dict)
+    facts: Mapping[str, str] = field(default_factory=dict)  # its provenance and tags
+    registry: str = ""  # id of the registry that it comes from
 
     @property
     def key(self) -> Key:

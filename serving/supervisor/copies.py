@@ -84,7 +84,7 @@ def candidate(pointer: Pointer, copy: Exported) -> Candidate:
     """A version whose files were verified. Raises KronosError (PACKAGE_MISSING), and NotFound."""
     installed.check(copy.root, pointer.reference)
     spec = read_spec(copy.root / manifest.MODEL_DIR)
-    return Candidate(pointer, copy.root, spec.to_json(), dict(copy.facts))
+    return Candidate(pointer, copy.root, spec.to_json(), dict(copy.facts), copy.registry)
 
 
 def _folder_name(key: Key) -> str:

@@ -1,8 +1,10 @@
 """The supervisor's log: one line of JSON on stderr for each event, without data and secrets."""
 
 import json
+import logging
 import sys
 import threading
+import traceback
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,3 +21,14 @@ def log(event: str, *, level: str = "info", **facts: Any) -> None:
     text = masked(json.dumps(line, default=str))
     with _printing:
         print(text, file=sys.stderr, flush=True)
+
+
+class Handler(logging.Handler):
+    """What libraries log becomes such lines."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        trace = None
+        if record.exc_info and record.exc_info[0] is not None:
+            trace = "".join(traceback.format_exception(*record.exc_info))
+        level = record.levelname.lower()
+        log(record.name, level=level, message=record.getMessage(), trace=trace)

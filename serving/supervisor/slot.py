@@ -380,11 +380,16 @@ class Slot:
     # --- for the gateway
 
     def _state(self) -> State:
-        refusal = self._reason()
-        pointer = self._shown()
-        state = "starting"
-        if self.serving is not None:
-            state = "serving"
+        """What happens beside the version that is served."""
+        best = self._wanted[0] if self._wanted else None
+        block = self._blocked.get(best.key) if best is not None else None
+        pointer = self._at_work()
+        state, refusal = "starting", self._trouble or self._refusal
+        if pointer is None and block is not None and not block.outage:
+            state, refusal, pointer = "failed", block.refusal, best
+        elif pointer is None and self.serving is not None:
+            state, pointer = "serving", self.serving.candidate.pointer
+            refusal = block.refusal if block is not None else refusal
         elif pointer is None and refusal is not None:
             state = "failed"
         return State(
@@ -395,19 +400,12 @@ class Slot:
             stale=self._stale,
         )
 
-    def _shown(self) -> Pointer | None:
-        """The version that is served, or that is about to be."""
-        for runner in (self.serving, self.starting):
-            if runner is not None:
-                return runner.candidate.pointer
+    def _at_work(self) -> Pointer | None:
+        """The version that is being started, or waits to be started again."""
+        if self.starting is not None:
+            return self.starting.candidate.pointer
         if self.fetching is not None:
             return self.fetching.pointer
-        return self.current.pointer if self.current is not None else None
-
-    def _reason(self) -> Refusal | None:
-        """Why the best version is not served."""
-        best = self._wanted[0] if self._wanted else None
-        block = self._blocked.get(best.key) if best is not None else None
-        if block is not None:
-            return block.refusal
-        return self._trouble or self._refusal
+        if self.serving is None and self.current is not None:
+            return self.current.pointer
+        return None

@@ -4,7 +4,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 from typing import Any
 
@@ -44,6 +44,7 @@ from serving.supervisor.warmup import warm_up
 TICK_S = 0.5
 FETCHES = 2  # at a time
 LOOK_UPS = 4
+REFRESH_S = 5.0  # that a version waits for its calibration at most
 CLOSE_S = 5.0  # for what waits to be recorded
 
 Event = Callable[[], None]  # run by the main loop
@@ -66,6 +67,7 @@ class Supervisor:
         self._poller = Poller(self._sources, config.poll_s, self._on_looked, self._on_missing)
         self._fetching = ThreadPoolExecutor(FETCHES, "fetch")
         self._looking_up = ThreadPoolExecutor(LOOK_UPS, "look-up")
+        self._refreshing_pool = ThreadPoolExecutor(2, "refresh")
         self._watchers: dict[str, Watcher] = {}
         self._desk = Desk(settings, self._send)
         self._refreshing = threading.Lock()
@@ -102,7 +104,7 @@ class Supervisor:
                     break
                 self._take(message)
         except OSError as error:
-            log("the gateway is gone", level="warning", reason=str(error))
+            log("the gateway is gone", level="warning", message=str(error))
         self.end()
 
     def _take(self, message: Any) -> None:
@@ -157,16 +159,16 @@ class Supervisor:
         if now >= self._refresh_at:
             self._refresh_at = now + self._refresh_s
             candidates = [runner.candidate for runner in self._fleet.serving()]
-            self._looking_up.submit(self._refresh, candidates)
+            self._refreshing_pool.submit(self._refresh, candidates)
 
     def _refresh(self, candidates: list[Candidate]) -> None:
-        """Only one at a time: a database may hang."""
-        if not self._refreshing.acquire(blocking=False):
+        """Send tables. Only one thread at a time does: a database may hang."""
+        if not self._refreshing.acquire(timeout=REFRESH_S):
             return
         try:
             self._desk.refresh(candidates)
         except Exception as error:  # it is tried again at the next refresh
-            log("refresh failed", level="warning", reason=shown(f"{type(error).__name__}: {error}"))
+            log("refresh failed", level="warning", message=shown(str(error)))
         finally:
             self._refreshing.release()
 
@@ -191,6 +193,7 @@ class Supervisor:
         elif isinstance(effect, Fetch):
             self._fetching.submit(self._fetch, effect)
         elif isinstance(effect, Keep):
+            self._desk.serves(effect.candidate)
             self._fetching.submit(self._keep, effect)
         elif isinstance(effect, Mark):
             self._start_thread(self._mark, effect)
@@ -219,7 +222,10 @@ class Supervisor:
         threading.Thread(target=function, args=(argument,), daemon=True).start()
 
     def _warm_up(self, runner: Runner) -> None:
+        """Before a version answers, the gateway has its calibration and sessions."""
         fleet = self._fleet
+        refreshed = self._refreshing_pool.submit(self._refresh, [runner.candidate])
+        wait([refreshed], timeout=REFRESH_S)
         try:
             call_s = warm_up(runner)
         except KronosError as error:
@@ -240,7 +246,7 @@ class Supervisor:
             error = _known(raised)
             refused, outage = refusal(error), is_outage(error)
             reference = fetch.pointer.reference
-            log("files refused", level="warning", version=reference, reason=refused.message)
+            log("files refused", level="warning", version=reference, message=refused.message)
             if outage:
                 kept = source.copies.served_last()
                 self._put(lambda: slot.put_off(fetch, refused, kept, _now()))
@@ -253,13 +259,13 @@ class Supervisor:
         try:
             self._sources[keep.model].copies.keep(keep.candidate.pointer, keep.in_use)
         except (KronosError, OSError) as error:
-            log("copies cannot be kept", level="error", model=keep.model, reason=str(error))
+            log("copies cannot be kept", level="error", model=keep.model, message=str(error))
 
     def _mark(self, mark: Mark) -> None:
         try:
             self._sources[mark.model].mark(mark.pointer, mark.reason)
         except KronosError as error:
-            log("tag not written", level="warning", model=mark.model, reason=error.message)
+            log("tag not written", level="warning", model=mark.model, message=error.message)
 
     # --- an earlier supervisor
 
@@ -280,8 +286,9 @@ class Supervisor:
             try:
                 candidate = source.copies.verified(pointer)
             except KronosError as error:  # it runs, so it goes on
-                log("no copy", level="warning", version=pointer.reference, reason=error.message)
+                log("no copy", level="warning", version=pointer.reference, message=error.message)
             candidates[route.model] = candidate
+            self._desk.serves(candidate)
         self._fleet.adopt(hello, candidates, _now())
 
 
@@ -305,7 +312,7 @@ def _log_message(message: Run | Stop | Serve | State) -> None:
         refused = message.refusal
         log("state", model=message.model, state=message.state, version=message.version,
             stale=message.stale or None, error_code=refused.code if refused else None,
-            reason=refused.message if refused else None)  # fmt: skip
+            message=refused.message if refused else None)  # fmt: skip
 
 
 def _now() -> float:

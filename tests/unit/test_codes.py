@@ -19,7 +19,6 @@ PASSED_ON = {
     ("registry/codes.py", "from_code"),
     ("registry/versions/served.py", "__init__"),
     ("jobs/training/comparison.py", "_common"),
-    ("serving/supervisor/refusals.py", "refusal"),
 }
 
 
@@ -52,6 +51,8 @@ def raised() -> Iterator[tuple[str, str, set[str] | None, str]]:
             for keyword in call.keywords:
                 if keyword.arg == "code":
                     kind = ast.unparse(call.func)
+                    if kind == "Refusal":  # of an error that was raised elsewhere
+                        continue
                     yield place, kind, constants(keyword.value), enclosing(call, functions)
 
 
