@@ -162,9 +162,9 @@ CODES: dict[str, Code] = {
         Corrupt, REGISTRY, "a promotion's row does not follow from the one before"
     ),
     "TRACKING_UNAVAILABLE": Code(
-        KronosError, REGISTRY, "MLflow's server or database cannot be reached"
+        NotReady, REGISTRY, "MLflow's server or database cannot be reached"
     ),
-    "LEDGER_UNAVAILABLE": Code(KronosError, REGISTRY, "the ledger's database cannot be reached"),
+    "LEDGER_UNAVAILABLE": Code(NotReady, REGISTRY, "the ledger's database cannot be reached"),
     "FORECAST_DIFFERS": Code(
         Conflict, REGISTRY, "a version has issued other numbers for this cutoff, which stay"
     ),

@@ -15,7 +15,7 @@
     ├─ Unsupported         UNSUPPORTED_MEDIA_TYPE  415   a body in a form that is not read
     ├─ NotAvailable        NOT_AVAILABLE           422   valid, but not possible with this model
     ├─ Overloaded          OVERLOADED              429   too many requests at once; try again later
-    ├─ NotReady            NOT_READY               503   no version of the model answers yet
+    ├─ NotReady            NOT_READY               503   a version or a database does not answer now
     ├─ TooLate             DEADLINE                504   the forecast took too long
     ├─ BadForecast         BAD_FORECAST            500   a model broke the contract
     └─ Corrupt             CORRUPT                 500   stored bytes differ from registered ones

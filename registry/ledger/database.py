@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from registry import files
-from registry.errors import BadConfig, Conflict, KronosError
+from registry.errors import BadConfig, Conflict, NotReady
 from registry.masking import masked
 from registry.settings import Settings, sqlite_uri
 from registry.waiting import said
@@ -200,7 +200,7 @@ def _explained(engine: sa.Engine) -> Iterator[None]:
     except DBAPIError as error:
         where = masked(str(engine.url))
         reason = masked(" ".join(str(error.orig).split()))
-        raise KronosError(
+        raise NotReady(
             f"the ledger at {where} cannot be used: {reason}", code="LEDGER_UNAVAILABLE"
         ) from error
 

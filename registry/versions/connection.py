@@ -19,7 +19,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from registry import files
-from registry.errors import BadConfig, KronosError
+from registry.errors import BadConfig, KronosError, NotReady
 from registry.ledger import database
 from registry.masking import masked
 from registry.settings import Settings, sqlite_uri
@@ -130,8 +130,8 @@ def _reason(error: BaseException) -> str:
     return masked(words)
 
 
-def _unavailable(message: str) -> KronosError:
-    return KronosError(f"{message}; {_REMEDY}", code="TRACKING_UNAVAILABLE")
+def _unavailable(message: str) -> NotReady:
+    return NotReady(f"{message}; {_REMEDY}", code="TRACKING_UNAVAILABLE")
 
 
 # --- a database -------------------------------------------------------------------------------

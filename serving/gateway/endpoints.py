@@ -15,7 +15,7 @@ from serving.gateway.keys import Key
 from serving.gateway.link import HEADER
 from serving.gateway.link import Reply as Passed
 from serving.gateway.metrics import Metrics
-from serving.gateway.routes import Live, Routes
+from serving.gateway.routes import Live, Routes, public
 from serving.gateway.supervision import Supervision
 from serving.gateway.tables import Tables
 from serving.messages import Config, Served, Wake
@@ -140,7 +140,7 @@ class Endpoints:
         if live is not None:
             shown |= self._version(live)
         if state is not None and state.refusal is not None:
-            failed = {"code": state.refusal.code, "message": state.refusal.message}
+            failed = {"code": state.refusal.code, "message": public(state.refusal)}
             shown["failed"] = {"version": state.version, **failed}
         return shown
 

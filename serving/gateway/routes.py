@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from registry.errors import BadParameter, NotReady
 from registry.forecast.spec import ModelSpec
 from serving.gateway.dispatch import Dispatcher
-from serving.messages import Route, State
+from serving.messages import Refusal, Route, State
 
 
 @dataclass(slots=True)
@@ -102,5 +102,12 @@ class Routes:
     def _why_not(self, model: str) -> str:
         state = self.states.get(model)
         if state is not None and state.refusal is not None:
-            return f"no version of {model} is ready: {state.refusal.message}"
+            return f"no version of {model} is ready: {public(state.refusal)}"
         return f"no version of {model} is ready yet; try again in a moment"
+
+
+def public(refusal: Refusal) -> str:
+    """Why a model is not served, in words for clients: those of a failure may hold a path."""
+    if refusal.status >= 500:
+        return f"{refusal.code}; the gateway's log says more"
+    return refusal.message

@@ -14,9 +14,20 @@ import msgspec
 
 from registry.attached import attached
 from registry.codes import from_code
-from registry.errors import NotReady
+from registry.errors import KronosError, NotReady
 from serving import channel
-from serving.messages import Answered, Config, Down, Found, Hello, LookUp, Lost, Quit, Served
+from serving.messages import (
+    Answered,
+    Config,
+    Down,
+    Found,
+    Hello,
+    LookUp,
+    Lost,
+    Quit,
+    Refusal,
+    Served,
+)
 
 LOOK_UP_S = 10.0
 KEPT = 5_000  # answered requests that wait to be recorded
@@ -146,8 +157,7 @@ class Supervision:
         if isinstance(message, Found):
             future.set_result(message)
         else:
-            refusal = message.refusal
-            future.set_exception(from_code(refusal.code, refusal.message, refusal.status))
+            future.set_exception(_error(message.refusal))
 
     # --- what is to be recorded
 
@@ -164,6 +174,13 @@ class Supervision:
                 return
             number = min(_AT_ONCE, len(self._answered))
             self.send(Answered(served=[self._answered.popleft() for _ in range(number)]))
+
+
+def _error(refusal: Refusal) -> KronosError:
+    """A refusal for the caller. The words of a failure may hold a path, so they are left out."""
+    if refusal.status >= 500:
+        return from_code(refusal.code, "the ledger does not answer as it should", refusal.status)
+    return from_code(refusal.code, refusal.message, refusal.status)
 
 
 async def _end(process: "subprocess.Popen[bytes]", timeout_s: float) -> None:

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from registry.errors import BadInput, Corrupt, KronosError, NotFound
+from registry.errors import BadInput, Corrupt, KronosError, NotFound, NotReady
 from registry.ledger.promotions import Ledger
 from registry.masking import masked
 from registry.promotion.opening import open_ledger
@@ -53,7 +53,7 @@ def translated() -> Iterator[None]:
         if not (of_library or isinstance(error, OSError)):
             raise
         text = masked(" ".join(str(error).split()))
-        raise KronosError(text[:500], code="TRACKING_UNAVAILABLE") from error
+        raise NotReady(text[:500], code="TRACKING_UNAVAILABLE") from error
 
 
 def is_outage(error: Exception) -> bool:

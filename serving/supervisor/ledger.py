@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from registry.errors import KronosError
+from registry.errors import KronosError, NotReady
 from registry.ledger.archive import Archive
 from registry.settings import Settings
 from serving.messages import Refusal
@@ -31,7 +31,7 @@ class SharedLedger:
         For RETRY_S after a failure that is raised at once: a connection takes seconds to fail.
         """
         if time.monotonic() - self._failed_at < RETRY_S:
-            raise KronosError(self._failure, code="LEDGER_UNAVAILABLE")
+            raise NotReady(self._failure, code="LEDGER_UNAVAILABLE")
         try:
             yield self._opened()
         except KronosError as error:

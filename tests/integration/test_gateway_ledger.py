@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from jobs.data.catalog import PANEL
 from jobs.data.load import load as load_set
-from registry.errors import KronosError
+from registry.errors import NotReady
 from registry.forecast import calendars, names
 from registry.forecast.spec import ModelSpec
 from registry.ledger import database
@@ -365,7 +365,7 @@ def test_a_ledger_that_is_down_is_said_at_once_and_found_again(
 
     def down(_: Settings) -> Archive:
         attempts.append(1)
-        raise KronosError("no connection", code="LEDGER_UNAVAILABLE")
+        raise NotReady("no connection", code="LEDGER_UNAVAILABLE")
 
     monkeypatch.setattr(supervised, "Archive", down)
     lookups = Lookups(settings)

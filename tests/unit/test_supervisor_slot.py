@@ -18,7 +18,7 @@ LIMITS = Limits(
     ready_s=20, warm_s=40, linger_s=60, drain_s=100, retry_s=300, outage_s=10, restart_s=0.5,
     longest_restart_s=30, steady_s=60,
 )  # fmt: skip
-DOWN = Refusal(code="TRACKING_UNAVAILABLE", message="nobody answers", status=500)
+DOWN = Refusal(code="TRACKING_UNAVAILABLE", message="nobody answers", status=503)
 DAMAGED = Refusal(code="CORRUPT", message="a byte differs", status=500)
 BROKEN = Refusal(code="LOAD_FAILED", message="it ends", status=500)
 
