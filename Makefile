@@ -30,7 +30,7 @@ help:
 	@echo 'make test         every check: format, lint, types, layers, tests'
 	@echo 'make check        format, lint, types, layers'
 	@echo 'make test-processors  unit and contract tests as on other x86-64 processors (about 10 minutes)'
-	@echo 'make serve        the Production version of MODEL=nbeats behind mlflow models serve'
+	@echo 'make serve        the gateway on the Production version of MODEL=nbeats; MODEL="nbeats har" for several'
 	@echo 'make ui           the MLflow UI on what is in var/'
 	@echo 'make bench        benchmarks; ONLY=forecast for one of them'
 	@echo 'make readme       remake the table, reply and picture of make demo in README.md'

@@ -219,8 +219,18 @@ def test_second_demo_trains_nothing_again(first_demo: Any, copy: Path) -> None:
     assert "Ctrl-C" not in again.stdout + again.stderr
 
 
+def test_forecast_answers_as_the_readme_shows(outputs: list[str]) -> None:
+    reply = json.loads(output_of(outputs, "127.0.0.1:8080/forecast"))
+    printed = re.search(r"<!-- forecast: .*? -->\n```json\n(.*?)```", text_of("README.md"), re.DOTALL)
+    assert printed is not None
+    shown = json.loads(printed[1])
+    assert {step: round(mean, 6) for step, mean in reply["yhat"].items()} == shown["yhat"]
+    assert {key: round(q, 6) for key, q in reply["q"]["1"].items()} == shown["q"]["1"]
+    assert {key: reply["meta"][key] for key in shown["meta"]} == shown["meta"]
+
+
 def test_curl_answers_five_steps(outputs: list[str]) -> None:
-    rows = json.loads(output_of(outputs, "127.0.0.1:5001/invocations"))["predictions"]
+    rows = json.loads(output_of(outputs, "127.0.0.1:8080/invocations"))["predictions"]
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]
     assert rows[0].keys() >= {"unique_id", "ds", "mean", "q0.05", "q0.5", "q0.95"}
     assert rows[0]["notes"].startswith("nbeats version ")
@@ -233,7 +243,7 @@ def test_promotion_block_tells_its_story(outputs: list[str]) -> None:
 
 
 def test_kronos_or_its_stand_in_answers_and_says_which(outputs: list[str]) -> None:
-    simulated = json.loads(output_of(outputs, "127.0.0.1:5002/invocations"))["predictions"]
+    simulated = json.loads(output_of(outputs, "127.0.0.1:8082/invocations"))["predictions"]
     assert {row["notes"].partition(":")[0] for row in simulated} == {"simulated"}
     assert "kronos" in output_of(outputs, "registry promote kronos_simulated")
 
