@@ -22,10 +22,16 @@ import numpy.testing as npt
 import pandas as pd
 import pytest
 
+from registry.errors import Overloaded
 from registry.forecast import names
 from registry.settings import CHECKOUT
 from serving import client as module
 from serving.client import AsyncClient, Client, GatewayError, Item
+from serving.gateway import http, reading, replies
+from serving.gateway.calls import Series
+from serving.gateway.history import History
+from serving.gateway.tables import Calibration
+from serving.messages import Route
 
 OF_VERSION = {
     "model": "nbeats",
@@ -363,6 +369,34 @@ def test_one_symbol_is_no_list_of_symbols() -> None:
         client.forecasts("AAPL")
 
 
+@pytest.mark.parametrize(
+    "use",
+    [
+        of_aapl,
+        lambda client: client.forecast(
+            "AAPL", horizon=range(1, 6), series=pd.Series(SERIES, INDEX), levels=np.array([0.1])
+        ),
+        lambda client: client.forecast("AAPL", bars=pd.DataFrame(BARS, INDEX), cumulative=True),
+        lambda client: client.forecast("AAPL", horizon=5, seed=1, options={"top_p": 0.9}),
+    ],
+)
+def test_the_gateway_can_read_a_request(script: Script, use: Use) -> None:
+    script.steps = [Step(FORECAST)]
+    ask_sync(script.url, use)
+    request = reading.forecast_request(script.requests[0][2])
+    assert [item.symbol for item in request.items] == ["AAPL"]
+    assert not request.batch
+
+
+def test_the_gateway_can_read_a_batch(script: Script) -> None:
+    script.steps = [Step(FORECASTS)]
+    ask_sync(script.url, lambda client: client.forecasts(["MSFT"], frame=HISTORY, horizon=5))
+    request = reading.forecast_request(script.requests[0][2])
+    assert request.batch
+    assert request.refused == []
+    assert [(item.symbol, item.rows) for item in request.items] == [("MSFT", 0), ("AAPL", 2)]
+
+
 # --- replies ----------------------------------------------------------------------------------
 
 
@@ -381,6 +415,41 @@ def test_a_forecast_has_types(script: Script, ask: Ask) -> None:
     assert meta.notes == ["simulated: as a test"]
     assert (meta.asked, meta.stale) == (None, False)
     assert forecast.extra == meta.extra == meta.calibration.extra == {}
+
+
+def test_what_the_gateway_says_of_a_forecast_has_types(script: Script) -> None:
+    route = Route(
+        model="kronos",
+        name="kronos_simulated",
+        version=3,
+        stage="Production",
+        manifest="5a1e09c2f7b4" * 5,
+        scorer="a",
+        host="127.0.0.1",
+        port=1,
+        token="t",
+        since="2022-12-28T21:00:00+00:00",
+        spec={},
+        stale=True,
+    )
+    history = History(Series("AAPL", 1, {"y": b"0.1"}), "2022-12-28", covariates={"x": "ledger"})
+    meta = {
+        **OF_HISTORY,
+        **OF_VERSION,
+        **replies.of_version(route),
+        **replies.of_history(history),
+        "calibration": replies.of_calibration(Calibration(), False, [1, 2]),
+    }
+    shown = replies.shown(np.ones((5, 3)), [1, 5], replies.keys_of([0.05, 0.5]))
+    script.steps = [Step({"symbol": "AAPL", **shown, "meta": meta})]
+    forecast = ask_sync(script.url, of_aapl)
+    at_levels = {0.05: 1.0, 0.5: 1.0}
+    assert forecast.quantiles == {1: at_levels, 5: at_levels}
+    assert (forecast.meta.model, forecast.meta.asked) == ("kronos_simulated", "kronos")
+    assert forecast.meta.stale
+    assert forecast.meta.input_digest == replies.digest(history)
+    assert forecast.meta.calibration == module.Calibration(version=None, state="uncalibrated")
+    assert forecast.meta.extra == {}
 
 
 def test_a_frame_has_the_columns_of_the_registry(script: Script) -> None:
@@ -481,6 +550,17 @@ def test_an_error_has_the_class_of_its_status_and_is_not_tried_again(
     assert script.ids() == {error.request_id}
     assert str(error) == f"SOME_CODE: so it is (request {error.request_id})"
     assert len(script.requests) == 1
+
+
+def test_a_refusal_of_the_gateway_says_when_to_come_back(script: Script, ask: Ask) -> None:
+    refusal = http.refusal(Overloaded("too many requests wait"), "1a2b")
+    headers = {name.decode(): value.decode() for name, value in refusal.headers}
+    script.steps = [Step(refusal.body, refusal.status, headers)]
+    with pytest.raises(module.Busy) as caught:
+        ask(script.url, of_aapl, retries=0)
+    error = caught.value
+    assert (error.code, error.message) == ("OVERLOADED", "too many requests wait")
+    assert (error.status, error.retry_after_s) == (429, 1.0)
 
 
 @pytest.mark.parametrize(
