@@ -31,6 +31,7 @@ from registry.ledger.observations import (
     prices,
     symbols,
 )
+from registry.ledger.overview import Overview, overview
 
 COLUMNS = (names.Y, *PRICES, *MARKET, names.SECTOR)  # of a history, beside unique_id and ds
 _LISTED = 5  # symbols that a message names
@@ -104,6 +105,11 @@ class Known:
         known = observations.as_of(market_daily, self.instant).where(c.data == self.load.data)
         day = self.connection.scalar(known.with_only_columns(sa.func.max(c.ds)))
         return None if day is None else pd.Timestamp(day)
+
+    @property
+    def overview(self) -> Overview | None:
+        """What the data set has as a whole; None: no session was known."""
+        return overview(self.connection, self.load, self.instant)
 
     @property
     def symbols(self) -> tuple[str, ...]:

@@ -112,7 +112,7 @@ def closes_of(calendar: str, days: Dates) -> Dates:
 def close_of(calendar: str, day: date) -> datetime:
     """When a session closes. Raises BadHistory (NOT_A_SESSION) for another day."""
     close = closes_of(calendar, np.array([day], dtype="datetime64[D]"))[0]
-    return _utc(close)
+    return utc(close)
 
 
 def _parsed(when: str | date | datetime) -> date | datetime:
@@ -136,10 +136,11 @@ def _last_close(calendar: str, day: date) -> datetime:
     place = int(np.searchsorted(sessions, np.datetime64(day, "D"), side="right")) - 1
     if place < 0 or np.datetime64(day, "D") > sessions[-1]:
         raise BadParameter(f"{calendar} is known from {sessions[0]} to {sessions[-1]}, found {day}")
-    return _utc(closes[place])
+    return utc(closes[place])
 
 
-def _utc(close: np.datetime64) -> datetime:
+def utc(close: np.datetime64) -> datetime:
+    """A close as `closes_of` gives it."""
     return pd.Timestamp(close).tz_localize(UTC).to_pydatetime()
 
 

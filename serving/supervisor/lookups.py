@@ -3,12 +3,13 @@
 import logging
 import threading
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 
 import numpy as np
 import pandas as pd
 
 from registry import sets
+from registry.codes import from_code
 from registry.errors import BadHistory, BadInput, BadParameter, KronosError, NotFound
 from registry.forecast import calendars, names
 from registry.forecast.arrays import Dates
@@ -17,6 +18,7 @@ from registry.forecast.history import Refused, read_history
 from registry.forecast.spec import ModelSpec
 from registry.ledger import database, loads
 from registry.ledger.archive import COLUMNS, Known
+from registry.ledger.claims import now
 from registry.ledger.observations import MARKET
 from registry.settings import Settings
 from registry.versions import suitability
@@ -24,7 +26,7 @@ from serving.messages import Found, LookUp, Lost, Refusal, Series
 from serving.supervisor.datasets import DataSet, check_suits, data_set
 from serving.supervisor.ledger import SharedLedger, refusal_of
 
-ADVISED = 5  # unknown symbols of a look-up for which similar ones are searched
+ADVISED = 1  # unknown symbols of a look-up for which similar ones are searched: it takes 50 ms
 
 _log = logging.getLogger(__name__)
 
@@ -53,9 +55,7 @@ class Lookups:
         except Exception:  # whatever it is, the request that waits must get an answer
             _log.exception("a look-up failed")
             message = "the look-up in the ledger failed; the log of the supervisor says why"
-            return Lost(
-                id=request.id, refusal=Refusal(code="INTERNAL", message=message, status=500)
-            )
+            return Lost(id=request.id, refusal=refusal_of(KronosError(message)))
 
     def changed(self) -> set[str]:
         """Data sets with another state than at the last call; all of them at the first.
@@ -65,9 +65,9 @@ class Lookups:
         with self._ledger.opened() as archive, database.read(archive.engine) as connection:
             completions = loads.completions(connection)
         before, self._completions = self._completions, completions
-        now = datetime.now(UTC)
+        instant = now()
         with self._lock:
-            passed = {name for name, one in self._sets.items() if one.until and one.until <= now}
+            passed = {name for name, one in self._sets.items() if one.ended(instant)}
             for name in passed:
                 del self._sets[name]
         differ = dict(set(before.items()) ^ set(completions.items()))
@@ -81,18 +81,13 @@ class Lookups:
             )
         if not sets.NAME.fullmatch(data):
             raise NotFound("no data set has this name: it has a character other than a-z, 0-9, _")
-        reference = f"{request.model}/{request.version}"
         with self._ledger.opened() as archive, archive.known(data) as known:
             dataset = self._data_set(known)
-            check_suits(reference, facts, spec, dataset)
-            if request.days:
-                covariates = _Covariates(request, spec, dataset)
-                table = covariates.read(known)
-            else:
-                histories = _Histories(spec, dataset, tuple(dict.fromkeys(request.symbols)))
-                frame = histories.read(known, reference)
-        # The connection is free for the next look-up meanwhile.
-        return covariates.found(table) if request.days else histories.found(request.id, frame)
+            check_suits(_reference(request), facts, spec, dataset)
+            kind = _Covariates if request.days else _Histories
+            work = kind(request, spec, dataset)
+            table = work.read(known)
+        return work.found(table)  # the connection is free for the next look-up meanwhile
 
     def _data_set(self, known: Known) -> DataSet:
         with self._lock:
@@ -108,9 +103,10 @@ class Lookups:
 class _Histories:
     """A look-up of the last sessions of symbols."""
 
-    def __init__(self, spec: ModelSpec, dataset: DataSet, asked: Sequence[str]) -> None:
+    def __init__(self, request: LookUp, spec: ModelSpec, dataset: DataSet) -> None:
         """Choose the symbols to read. Raises BadHistory (UNIVERSE) if the data set lacks some."""
-        self._spec, self._dataset, self._asked = spec, dataset, asked
+        self._request, self._spec, self._dataset = request, spec, dataset
+        self._asked = asked = tuple(dict.fromkeys(request.symbols))
         self._refused: dict[str, Refusal] = {}
         self._notes: list[str] = []
         known, members = set(dataset.symbols), set(spec.universe or dataset.symbols)
@@ -130,35 +126,41 @@ class _Histories:
     def _needs_all(self) -> bool:
         return self._spec.universe is not None and not self._spec.subset
 
-    def read(self, known: Known, reference: str) -> pd.DataFrame:
+    def read(self, known: Known) -> pd.DataFrame:
         """The rows that a forecast can need. Raises BadHistory (MISSING_COLUMN)."""
         spec, dataset = self._spec, self._dataset
-        lacking = [name for name in spec.columns[2:] if name not in dataset.columns]
+        lacking = [name for name in spec.columns[2:] if name not in dataset.overview.columns]
         if lacking:
-            raise _missing(reference, dataset, lacking)
-        optional = [name for name in spec.optional if name in dataset.columns]
-        start = suitability.since(spec, dataset.last)
+            raise _missing(_reference(self._request), dataset, lacking)
+        optional = [name for name in spec.optional if name in dataset.overview.columns]
+        start = suitability.since(spec, dataset.overview.last)
         columns = [*spec.columns[2:], *optional]
         return known.history(self._symbols, since=f"{start:%Y-%m-%d}", columns=columns)
 
-    def found(self, number: int, frame: pd.DataFrame) -> Found:
+    def found(self, frame: pd.DataFrame) -> Found:
         """The series that pass all checks. Raises BadHistory if the model needs one that fails."""
         frame = self._fresh(frame)
         series = self._series(frame) if len(frame) else []
-        return Found(id=number, series=series, refused=self._refused, notes=tuple(self._notes))
+        return Found(
+            id=self._request.id,
+            series=series,
+            refused=self._refused,
+            notes=tuple(self._notes),
+        )
 
     def _fresh(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Rows of the symbols that have traded lately, as many as the model looks at."""
-        spec, last = self._spec, self._dataset.last
-        late = suitability.stale(spec, frame, self._symbols, last)
-        if self._needs_all:
-            suitability.check_fresh(late)
-        self._leave_out(late)
-        if late:
+        spec, last = self._spec, self._dataset.overview.last
+        to_the_end = int((frame[names.DS] == last).sum())
+        if to_the_end < len(self._symbols):  # else nothing is late, and the last session is common
+            late = suitability.stale(spec, frame, self._symbols, last)
+            if self._needs_all:
+                suitability.check_fresh(late)
+            self._leave_out(late)
             frame = frame[~frame[names.UNIQUE_ID].isin([one.unique_id for one in late])]
-        if not len(frame):
-            return frame
-        frame = suitability.up_to_common(spec, frame)
+            frame = suitability.up_to_common(spec, frame)
+        if len(self._symbols) == 1:  # a third of the time that groups take
+            return frame.iloc[-spec.max_context :].reset_index(drop=True)
         rows = frame.groupby(names.UNIQUE_ID, observed=True).tail(spec.max_context)
         return rows.reset_index(drop=True)
 
@@ -187,8 +189,8 @@ class _Histories:
         """Refuse symbols that are asked for; of other members of the universe there is a note."""
         for one in refused:
             if one.unique_id in self._asked:
-                refusal = Refusal(code=one.code, message=one.message, status=BadHistory.status)
-                self._refused[one.unique_id] = refusal
+                error = from_code(one.code, one.message, BadHistory.status)
+                self._refused[one.unique_id] = refusal_of(error)
         others = [one.unique_id for one in refused if one.unique_id not in self._asked]
         if others:
             listed = suitability.listed(others)
@@ -214,7 +216,9 @@ class _Covariates:
         columns = request.columns or spec.columns
         self._request, self._dataset = request, dataset
         self._columns = [name for name in columns if name not in names.HISTORY]
-        lacking = [name for name in self._columns if name not in dataset.columns & set(MARKET)]
+        lacking = [
+            name for name in self._columns if name not in dataset.overview.columns & set(MARKET)
+        ]
         if lacking:
             raise BadHistory(
                 f"{spec.name} needs {', '.join(lacking)} of this series, which the ledger cannot "
@@ -247,12 +251,16 @@ class _Covariates:
         name = self._dataset.name
         more = f" and {len(days) - 1} more" if len(days) > 1 else ""
         error = BadHistory(
-            f"{name} in the ledger, known until {self._dataset.last:%Y-%m-%d}, has no "
+            f"{name} in the ledger, known until {self._dataset.overview.last:%Y-%m-%d}, has no "
             f"{', '.join(self._columns)} for {days[0]}{more}: load newer data by "
             f"`python -m jobs data load {name}`, or send them with the series",
             code="NO_COVARIATES",
         )
         return refusal_of(error)
+
+
+def _reference(request: LookUp) -> str:
+    return f"{request.model}/{request.version}"
 
 
 def _days(texts: Sequence[str], calendar: str) -> Dates:

@@ -492,9 +492,11 @@ def test_every_read_of_what_has_a_past_is_as_of_the_instant(tmp_path: Path):
         archive.history("mine", as_of=asked, columns=COLUMNS)
         with archive.known("mine", asked) as known:
             reads = [known.symbols, known.last_session, known.history(["A"], columns=COLUMNS)]
+            reads += [known.overview, known.market()]
     public = {name for name in (*vars(Archive), *vars(Known)) if not name.startswith("_")}
-    assert public - {"load", "remove"} == {"symbols", "known", "history", "last_session"}
-    assert len(reads) == 3
+    reading = {"symbols", "known", "history", "last_session", "overview", "market"}
+    assert public - {"load", "remove"} == reading
+    assert len(reads) == 5
     instant = (asked - datetime(1970, 1, 1, tzinfo=UTC)) // MICROSECOND
     checked = 0
     for statement in statements:
@@ -506,7 +508,7 @@ def test_every_read_of_what_has_a_past_is_as_of_the_instant(tmp_path: Path):
             )
             assert " ".join(statement.split()).count(condition) == len(sources), statement
             checked += len(sources)
-    assert checked == 8
+    assert checked == 11
 
 
 def test_only_the_ledger_itself_names_the_tables_that_have_a_past():

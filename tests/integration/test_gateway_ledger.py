@@ -1,13 +1,15 @@
 """What the supervisor of the gateway does with the ledger, on SQLite and PostgreSQL."""
 
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -19,13 +21,20 @@ from jobs.data.load import load as load_set
 from registry.errors import NotReady
 from registry.forecast import calendars, names
 from registry.forecast.spec import ModelSpec
-from registry.ledger import database
+from registry.ledger import calibrations, database, instants, requests
 from registry.ledger.archive import Archive
+from registry.ledger.calibrations import calibration_states
 from registry.ledger.filling import Content, Symbol
+from registry.ledger.states import Scope, States
+from registry.ledger.track_record import TrackRecord
 from registry.settings import Settings
-from serving.messages import Found, LookUp, Lost, Refusal
+from serving.messages import Calibrate, Found, Issued, LookUp, Lost, Refusal, Served
 from serving.supervisor import ledger as supervised
+from serving.supervisor import lookups as lookups_module
+from serving.supervisor.ledger import SharedLedger
 from serving.supervisor.lookups import Lookups
+from serving.supervisor.recording import Counts, Recorder
+from serving.supervisor.tables import Calibrations
 
 SYMBOLS = ("AAPL", "KO", "MSFT", "é %")
 SESSIONS = 60
@@ -223,7 +232,7 @@ def test_a_part_of_a_universe_is_enough_where_the_model_says_so(
     assert found(look_up(lookups, "KO", spec=spec)).refused["KO"].code == "STALE"
 
 
-def test_data_sets_that_do_not_suit_the_version_are_refused(settings: Settings, lookups: Lookups):
+def test_data_sets_that_do_not_suit_the_version_are_refused(lookups: Lookups):
     missing = lost(look_up(lookups, "KO", data="other"))
     assert (missing.code, missing.status) == ("NOT_FOUND", 404)
     assert "`python -m jobs data load other` loads it" in missing.message
@@ -258,24 +267,24 @@ def test_what_is_kept_of_a_data_set_is_that_of_its_last_load(settings: Settings,
     assert found(look_up(lookups, "NEW")).series == []
 
 
-def test_a_session_that_closes_later_is_found_from_then_on(settings: Settings, lookups: Lookups):
-    """As a set that was loaded before the close: no load tells of it."""
+def test_a_session_that_closes_later_is_found_from_then_on(
+    settings: Settings, lookups: Lookups, monkeypatch: pytest.MonkeyPatch
+):
+    """It was loaded before its close, and no load tells of it."""
+    coming = calendars.next_sessions("XNYS", pd.Timestamp(datetime.now(UTC).date()), 2)[1]
+    new = pd.DataFrame({"unique_id": SYMBOLS, "ds": coming, "y": 0.01, "close": 1.0, "volume": 1.0})
+    load(settings, pd.concat([rows(), new]).sort_values(["unique_id", "ds"]))
     assert lookups.changed() == {"mine"}
-    cutoff = days()[-1]
-    later = datetime.now(UTC) + timedelta(seconds=1.0)
-    with Archive(settings) as archive, database.write(archive.engine) as connection:
-        for name in ("market_daily", "daily_returns"):
-            observed = database.metadata.tables[name]
-            last = observed.c.ds == cutoff.date()
-            connection.execute(sa.update(observed).where(last).values(known_from=later))
-    fresh = Lookups(settings)
-    assert fresh.changed() == {"mine"}
-    assert found(look_up(fresh, "KO")).series[0].ds[-1] == f"{days()[-2]:%Y-%m-%d}"
-    assert fresh.changed() == set()
-    time.sleep(max((later - datetime.now(UTC)).total_seconds(), 0) + 0.01)
-    assert fresh.changed() == {"mine"}
-    assert found(look_up(fresh, "KO")).series[0].ds[-1] == f"{days()[-1]:%Y-%m-%d}"
-    fresh.close()
+    spec = replace(SPEC, max_context=1, min_context=1)
+    before, after = f"{days()[-1]:%Y-%m-%d}", f"{coming:%Y-%m-%d}"
+    assert found(look_up(lookups, "KO", spec=spec)).series[0].ds == [before]
+    assert lookups.changed() == set()
+    close = instants.close_of("XNYS", coming.date())
+    monkeypatch.setattr(lookups_module, "now", lambda: close)
+    monkeypatch.setattr(instants, "now", lambda: close)
+    assert lookups.changed() == {"mine"}
+    assert found(look_up(lookups, "KO", spec=spec)).series[0].ds == [after]
+    assert lookups.changed() == set()
 
 
 def test_threads_get_each_their_own_answer_while_the_set_is_loaded_again(
@@ -384,3 +393,248 @@ def test_an_error_of_ours_still_gives_an_answer(
     monkeypatch.setattr(Lookups, "_data_set", lambda *_: 1 / 0)
     assert lost(look_up(lookups, "KO")).code == "INTERNAL"
     assert "ZeroDivisionError" in caplog.text
+
+
+# --- calibrations -----------------------------------------------------------------------------
+
+SCOPE = Scope(registry="r", model="ewma", version=3, data="mine")
+SERVED = [("ewma", 3, "mine"), ("other", 1, "mine"), ("example", 1, "")]
+
+
+@pytest.fixture
+def shared(settings: Settings) -> Iterator[SharedLedger]:
+    load(settings)
+    ledger = SharedLedger(settings)
+    yield ledger
+    ledger.close()
+
+
+def publish(ledger: SharedLedger, bias: float, kind: str = "global", evidence: Any = None) -> int:
+    states = States(
+        keys=[(kind, "" if kind == "global" else "tech")],
+        steps=np.array([1]),
+        bias=np.array([bias]),
+        scale=np.array([1.1]),
+        offsets=np.array([[0.1, 0.2]]),
+    )
+    with ledger.opened() as archive:
+        return calibrations.publish(
+            archive.engine,
+            SCOPE,
+            method="ewma",
+            learned_until=date(2026, 11, 25),
+            levels=[0.05, 0.95],
+            states=states,
+            evidence={} if evidence is None else evidence,
+        )
+
+
+def test_calibrations_are_told_once_and_again_when_another_is_current(shared: SharedLedger):
+    told = Calibrations(shared, "r")
+    identity = Calibrate(model="ewma", version=3)
+    assert told.changes(SERVED) == [identity, Calibrate(model="other", version=1)]
+    assert told.changes(SERVED) == []
+    verdicts = {"1": "calibrated", "2": "stale", "3": "nonsense"}
+    number = publish(shared, 0.5, "sector", {"verdicts": verdicts})
+    [current] = told.changes(SERVED)
+    assert current == Calibrate(
+        model="ewma",
+        version=3,
+        number=number,
+        method="ewma",
+        learned_until="2026-11-25",
+        levels=[0.05, 0.95],
+        keys=[("sector", "tech")],
+        steps=[1],
+        bias=[0.5],
+        scale=[1.1],
+        offsets=[[0.1, 0.2]],
+        sectors=dict.fromkeys(SYMBOLS, "tech"),
+        verdicts={"1": "calibrated", "2": "stale"},
+    )
+    publish(shared, 0.6, evidence={"verdicts": ["1"]})
+    [newer] = told.changes(SERVED)
+    assert (newer.bias, newer.sectors, newer.verdicts) == ([0.6], {}, {})
+    with shared.opened() as archive:
+        calibrations.roll_back(archive.engine, SCOPE)
+    assert told.changes(SERVED) == [current]
+    told.forget("other")
+    assert told.changes(SERVED) == []
+    told.forget("mine")
+    assert len(told.changes(SERVED)) == 2
+
+
+@pytest.mark.parametrize(
+    ("table", "values"),
+    [(calibration_states, {"bias": 9.0}), (calibrations.calibrations, {"evidence": "{"})],
+)
+def test_a_damaged_calibration_is_reported_and_the_one_before_stays(
+    shared: SharedLedger, table: sa.Table, values: dict[str, Any], caplog: pytest.LogCaptureFixture
+):
+    told = Calibrations(shared, "r")
+    publish(shared, 0.5)
+    assert len(told.changes(SERVED)) == 2
+    number = publish(shared, 0.6)
+    with shared.opened() as archive, database.write(archive.engine) as connection:
+        connection.execute(sa.update(table).values(**values))
+    assert told.changes(SERVED) == []
+    assert told.faults["ewma", 3].code == "CORRUPT"
+    assert told.changes(SERVED) == []
+    assert caplog.text.count("the calibration of ewma/3 is not used") == 1
+    newest = publish(shared, 0.7)
+    assert newest == number + 1
+    assert [one.number for one in told.changes(SERVED)] == [newest]
+    assert told.faults == {}
+
+
+# --- what was served --------------------------------------------------------------------------
+
+LEVELS = [0.05, 0.5, 0.95]
+
+
+def served(number: int, **changes: Any) -> Served:
+    """The answer to request `number`."""
+    mean = number / 1000
+    raw = [[mean, mean - 0.1, mean, mean + 0.1], [mean, mean - 0.2, mean, mean + 0.2]]
+    issued = Issued(
+        data="mine",
+        symbol=SYMBOLS[number % 4],
+        cutoff=f"{days()[-1]:%Y-%m-%d}",
+        levels=LEVELS,
+        raw=raw,
+    )
+    values = {
+        "request_id": f"q{number}",
+        "forecast_id": f"f{number}",
+        "model": "ewma",
+        "version": 3,
+        "received_at": datetime.now(UTC).isoformat(),
+        "status": 200,
+        "body": b'{"symbol": "KO"}',
+        "issue": issued,
+    }
+    return Served(**(values | changes))
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_answers_are_recorded_with_their_requests_and_numbers(settings: Settings):
+    load(settings)
+    recorder = Recorder(settings, "r")
+    answers = [served(number) for number in range(20)]
+    calibrated = msgspec.structs.replace(
+        answers[0].issue, calibrated=answers[1].issue.raw, calibration=4
+    )
+    answers[0] = msgspec.structs.replace(answers[0], issue=calibrated)
+    no_forecast = served(98, forecast_id="", issue=None, status=422, body=b"x" * (1 << 20))
+    too_long = served(99, body=b"x" * ((1 << 20) + 1))
+    recorder.put(answers[:7])
+    recorder.put([*answers[7:], no_forecast, too_long])
+    recorder.close(20)
+    assert recorder.counts == Counts(recorded=22)
+    with TrackRecord(settings) as record:
+        frame = record.forecasts(source="served", registry="r")
+        assert len(frame) == 21 * 2
+        first = frame[frame["forecast_id"] == "f0"]
+        assert first["mean"].tolist() == [0.0, 0.0]
+        assert first["q0.95"].tolist() == [0.1, 0.2]
+        assert first["calibration"].tolist() == [4.0, 4.0]
+        assert first["unique_id"].tolist() == ["AAPL"] * 2
+        after = record.forecasts(source="served", calibrated=True)
+        assert after[after["forecast_id"] == "f0"]["mean"].tolist() == [0.001, 0.001]
+        received = datetime.fromisoformat(answers[0].received_at)
+        assert first["issued_at"].iloc[0] == pd.Timestamp(received)
+        request = requests.find(record.engine, "q0")
+        assert (request.payload, request.forecast_id) == (answers[0].body, "f0")
+        assert requests.find(record.engine, "q98").forecast_id is None
+        assert requests.find(record.engine, "q99").payload == b""
+
+
+def test_answers_that_the_ledger_refuses_are_counted_and_the_others_recorded(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+):
+    load(settings)
+    recorder = Recorder(settings, "r")
+    elsewhere = msgspec.structs.replace(served(1).issue, data="other")
+    closed = msgspec.structs.replace(served(2).issue, cutoff="2026-11-22")
+    wrong = [
+        served(1, issue=elsewhere),
+        served(2, issue=closed),
+        served(3, received_at="soon"),
+        served(4, status=42),
+        served(5, issue=msgspec.structs.replace(served(5).issue, cutoff="")),
+    ]
+    recorder.put([*wrong, served(6)])
+    recorder.put(
+        [msgspec.structs.replace(served(7), request_id="q6")]
+    )  # another forecast of the request
+    wait_until(lambda: recorder.counts.waiting == 0 and recorder.counts.recorded == 2)
+    recorder.close(20)
+    assert recorder.counts == Counts(recorded=2, refused=5)
+    assert "the forecast f1 is not recorded: NOT_FOUND" in caplog.text
+    with TrackRecord(settings) as record:
+        assert set(record.forecasts()["forecast_id"]) == {"f6", "f7"}
+
+
+def test_while_the_ledger_is_down_answers_wait_and_the_oldest_are_dropped(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+):
+    load(settings)
+    real = supervised.Archive
+    up = threading.Event()
+
+    def opened(of_settings: Settings) -> Archive:
+        if not up.is_set():
+            raise KronosError("no connection", code="LEDGER_UNAVAILABLE")
+        return real(of_settings)
+
+    monkeypatch.setattr(supervised, "Archive", opened)
+    monkeypatch.setattr(supervised, "RETRY_S", 0.0)
+    recorder = Recorder(settings, "r", kept=10)
+    begun = time.perf_counter()
+    for number in range(30):
+        recorder.put([served(number)])
+    assert time.perf_counter() - begun < 2.0
+    wait_until(lambda: recorder.counts == Counts(dropped=20, waiting=10))
+    up.set()
+    wait_until(lambda: recorder.counts == Counts(recorded=10, dropped=20))
+    recorder.close(20)
+    with TrackRecord(settings) as record:
+        ids = set(record.forecasts()["forecast_id"])
+    assert ids == {f"f{number}" for number in range(20, 30)}
+
+
+def test_closing_over_a_dead_ledger_ends_in_time_and_counts_what_is_lost(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+):
+    def down(_: Settings) -> Archive:
+        raise KronosError("no connection", code="LEDGER_UNAVAILABLE")
+
+    monkeypatch.setattr(supervised, "Archive", down)
+    recorder = Recorder(settings, "r", kept_bytes=50)
+    recorder.put([served(number, body=b"x" * 20) for number in range(3)])
+    assert recorder.counts.dropped == 1
+    begun = time.monotonic()
+    recorder.close(0.5)
+    assert time.monotonic() - begun < 3.0
+    assert recorder.counts == Counts(dropped=3)
+
+
+def test_an_answer_that_nobody_expected_ends_no_thread(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    load(settings)
+    recorder = Recorder(settings, "r")
+    with monkeypatch.context() as broken:
+        broken.setattr(requests, "record", lambda *_: 1 / 0)
+        recorder.put([served(1)])
+        wait_until(lambda: recorder.counts.refused == 1)
+    assert "ZeroDivisionError" in caplog.text
+    recorder.put([served(2)])
+    recorder.close(20)
+    assert recorder.counts == Counts(recorded=1, refused=1)

@@ -18,6 +18,7 @@ PASSED_ON = {
     ("registry/forecast/rendering.py", "unpacked"),
     ("registry/codes.py", "from_code"),
     ("registry/versions/served.py", "__init__"),
+    ("serving/supervisor/ledger.py", "refusal_of"),
     ("jobs/training/comparison.py", "_common"),
 }
 
