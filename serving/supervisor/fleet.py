@@ -9,6 +9,8 @@ from serving.supervisor.refusals import load_failed
 from serving.supervisor.runners import Runner, adopted
 from serving.supervisor.slot import Limits, Slot, Start
 
+STRANGERS_S = 30.0
+
 
 class Fleet:
     """Events go to `slots[model]`, or by the id of a scorer; `take` gives all effects."""
@@ -16,6 +18,8 @@ class Fleet:
     def __init__(self, models: Sequence[str], start: Start, limits: Limits | None = None) -> None:
         self.slots = {model: Slot(model, start, limits) for model in models}
         self._effects: list[Effect] = []
+        self._strangers: list[str] = []  # scorers of an earlier supervisor that are not routed to
+        self._strangers_end = 0.0
 
     def take(self) -> list[Effect]:
         """The effects of all events since the last call."""
@@ -27,9 +31,15 @@ class Fleet:
     def tick(self, now: float) -> None:
         for slot in self.slots.values():
             slot.tick(now)
+        if self._strangers and now >= self._strangers_end:
+            self._effects += [Stop(scorer=scorer) for scorer in self._strangers]
+            self._strangers = []
 
     def adopt(self, hello: Hello, candidates: dict[str, Candidate], now: float) -> None:
-        """Go on with what runs. `candidates` are the versions of the routes, by model."""
+        """Go on with what runs. `candidates` are the versions of the routes, by model.
+
+        Other scorers are stopped after a while: the gateway may still have requests for them.
+        """
         known = set()
         for route in hello.routes:
             candidate = candidates.get(route.model)
@@ -42,8 +52,8 @@ class Fleet:
                 known.add(runner.id)
                 self._effects.append(Watch(runner))
             slot.adopt(candidate, runner, now)
-        strangers = [scorer for scorer in hello.running if scorer not in known]
-        self._effects += [Stop(scorer=scorer) for scorer in strangers]
+        self._strangers = [scorer for scorer in hello.running if scorer not in known]
+        self._strangers_end = now + STRANGERS_S
 
     # --- scorers
 
