@@ -202,6 +202,8 @@ class Gateway:
         routes = [live.route for live in self.routes.live.values()]
         models = [{"model": r.model, "name": r.name, "version": r.version} for r in routes]
         print(json.dumps({"url": url, "pid": os.getpid(), "models": models}), flush=True)
+        if sys.stderr.isatty():
+            print(f"{url}/docs shows what it answers; Ctrl-C stops it", file=sys.stderr)
 
     # --- messages to the supervisor
 

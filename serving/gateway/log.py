@@ -5,16 +5,14 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import IO, Literal, TypedDict, Unpack
 
-import msgspec
-
 from registry.masking import masked
 from registry.text import printable
+from serving import lines
 
 Level = Literal["info", "warning", "error"]
 LONGEST = 1000  # characters of a text
 
 _UNAVAILABLE = 503  # refusals under load come by the thousand; metrics count them
-_ENCODER = msgspec.json.Encoder()
 
 
 class Fields(TypedDict, total=False):
@@ -59,7 +57,7 @@ class Log:
         with suppress(Exception):
             for key, value in fields.items():
                 line[key] = _shown(value) if isinstance(value, str) else value
-            content = _ENCODER.encode(line) + b"\n"
+            content = lines.line(line, terminal=self._stream.isatty()).encode() + b"\n"
             with self._writing:
                 self._stream.write(content)
                 self._stream.flush()

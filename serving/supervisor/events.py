@@ -1,6 +1,5 @@
-"""The supervisor's log: one line of JSON on stderr for each event, without data and secrets."""
+"""The supervisor's log: one line on stderr for each event, without data and secrets."""
 
-import json
 import logging
 import sys
 import threading
@@ -9,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from registry.masking import masked
+from serving import lines
 
 _printing = threading.Lock()
 
@@ -16,9 +16,9 @@ _printing = threading.Lock()
 def log(event: str, *, level: str = "info", **facts: Any) -> None:
     """Print an event; facts that are None are left out."""
     time = datetime.now(UTC).isoformat(timespec="milliseconds")
-    line: dict[str, Any] = {"time": time, "level": level, "event": event, "process": "supervisor"}
-    line |= {key: value for key, value in facts.items() if value is not None}
-    text = masked(json.dumps(line, default=str))
+    fields: dict[str, Any] = {"time": time, "level": level, "event": event, "process": "supervisor"}
+    fields |= {key: value for key, value in facts.items() if value is not None}
+    text = masked(lines.line(fields, terminal=sys.stderr.isatty()))
     with _printing:
         print(text, file=sys.stderr, flush=True)
 

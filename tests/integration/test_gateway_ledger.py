@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from jobs.data.catalog import PANEL
 from jobs.data.load import load as load_set
-from registry.errors import NotReady
+from registry.errors import KronosError, NotReady
 from registry.forecast import calendars, names
 from registry.forecast.spec import ModelSpec
 from registry.ledger import calibrations, database, instants, requests

@@ -10,6 +10,7 @@ import pytest
 
 from serving.gateway.keys import create
 from serving.gateway.log import LONGEST, Log
+from serving.lines import line
 
 
 def lines(stream: io.BytesIO) -> list[dict[str, Any]]:
@@ -74,3 +75,10 @@ def test_requests_are_logged_if_asked_for_or_failed_by_ourselves(
     levels = {line["status"]: line["level"] for line in lines(stream)}
     assert levels[500] == "error"
     assert levels.get(200, "info") == "info"
+
+
+def test_on_a_terminal_a_line_is_in_plain_words() -> None:
+    fields = {"time": "2026-11-27T15:03:58.303+00:00", "level": "info", "event": "serving"}
+    assert line({**fields, "version": 2}, terminal=True) == "15:03:58 serving version=2"
+    warning = {**fields, "level": "warning", "process": "supervisor"}
+    assert line(warning, terminal=True) == "15:03:58 warning: serving"
