@@ -239,7 +239,14 @@ class Changed(Message):
     data: str
 
 
+class Recorded(Message):
+    """Answers that this supervisor wrote into the ledger, and those that it could not, so far."""
+
+    recorded: int
+    dropped: int
+
+
 # To the supervisor.
 Up = Config | Hello | Ended | Hung | Drained | LookUp | Answered | Wake | Quit
 # To the gateway.
-Down = Run | Stop | Serve | State | Sessions | Calibrate | Found | Lost | Changed
+Down = Run | Stop | Serve | State | Sessions | Calibrate | Found | Lost | Changed | Recorded

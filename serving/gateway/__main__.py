@@ -42,6 +42,7 @@ from serving.messages import (
     Ended,
     Hello,
     Hung,
+    Recorded,
     Route,
     Run,
     Serve,
@@ -87,7 +88,7 @@ class Gateway:
         self.routes = Routes(models, on_drained=self._drained)
         self.tables = Tables()
         self.processes = Processes(self._ended)
-        self.supervision = Supervision(config, self._hello, self._take)
+        self.supervision = Supervision(config, self.metrics, self._hello, self._take)
         self.kept = Kept()
         forecasts = Forecasts(
             self.routes, self.tables, self.supervision, self.kept, config.calibration
@@ -96,6 +97,7 @@ class Gateway:
             config, self.routes, self.tables, forecasts, self.supervision, self.metrics
         )
         self._announced = False
+        self._counted = Recorded(recorded=0, dropped=0)  # by this supervisor
 
     async def run(self) -> int:
         """Answer until a signal; then finish what is in flight. Returns the exit code."""
@@ -145,6 +147,8 @@ class Gateway:
                 self._calibrate(message)
             case Changed():
                 self.kept.drop(message.data)
+            case Recorded():
+                self._recorded(message)
 
     def _serve(self, route: Route) -> None:
         self.routes.serve(route, self._live)
@@ -187,6 +191,12 @@ class Gateway:
             if (live.route.name, live.route.version) == (message.model, message.version):
                 self._show_calibration(live.route)
 
+    def _recorded(self, message: Recorded) -> None:
+        """Count what is new: a supervisor sends its own sums."""
+        self.metrics.recorded.inc(message.recorded - self._counted.recorded)
+        self.metrics.dropped.inc(message.dropped - self._counted.dropped)
+        self._counted = message
+
     def _show_calibration(self, route: Route) -> None:
         calibration = self.tables.calibration(route.name, route.version)
         self.metrics.calibrated(route.model, calibration.number, calibration.learned_until)
@@ -208,11 +218,15 @@ class Gateway:
     # --- messages to the supervisor
 
     def _hello(self) -> Hello:
+        self._counted = Recorded(recorded=0, dropped=0)
         self.kept.drop_all()  # the new supervisor does not know what was sent before
         routes = [live.route for live in self.routes.live.values() if not live.ended]
         return Hello(pid=os.getpid(), running=self.processes.running, routes=routes)
 
     def _ended(self, message: Ended) -> None:
+        for live in self.routes.live.values():
+            if live.route.scorer == message.scorer:
+                self.metrics.scorer_restarts.labels(live.route.model).inc()
         self.routes.ended(message.scorer)
         self.log.event(
             "warning", "scorer ended", scorer=message.scorer, exit_code=message.exit_code

@@ -146,10 +146,10 @@ class Metrics:
             registry=registry,
         )
         self.recorded = Counter(
-            "kronos_recorded", "Answers handed over for the ledger.", registry=registry
+            "kronos_recorded", "Answers that were written into the ledger.", registry=registry
         )
         self.dropped = Counter(
-            "kronos_dropped", "Answers that the ledger will lack, as its queue was full.",
+            "kronos_dropped", "Answers that the ledger lacks: it was full, down or refused them.",
             registry=registry,
         )  # fmt: skip
 

@@ -16,6 +16,7 @@ from registry.attached import attached
 from registry.codes import from_code
 from registry.errors import KronosError, NotReady
 from serving import channel
+from serving.gateway.metrics import Metrics
 from serving.messages import (
     Answered,
     Config,
@@ -41,11 +42,14 @@ class Supervision:
     """Starts the supervisor, starts it again when it ends, and passes messages."""
 
     def __init__(
-        self, config: Config, hello: Callable[[], Hello], on_message: Callable[[Any], None]
+        self,
+        config: Config,
+        metrics: Metrics,
+        hello: Callable[[], Hello],
+        on_message: Callable[[Any], None],
     ) -> None:
         self._config = msgspec.structs.replace(config, keys="", webhook_secret="")
-        self.restarts = 0
-        self.dropped = 0  # answered requests that were not passed on
+        self._metrics = metrics
         self._hello = hello
         self._on_message = on_message
         self._process: subprocess.Popen[bytes] | None = None
@@ -85,7 +89,7 @@ class Supervision:
         """Pass on a request that was answered, soon. Never waits: the oldest ones are dropped."""
         if len(self._answered) >= KEPT:
             self._answered.popleft()
-            self.dropped += 1
+            self._metrics.dropped.inc()
         self._answered.append(served)
 
     async def stop(self, timeout_s: float) -> None:
@@ -112,7 +116,7 @@ class Supervision:
             await self._run()
             if self._ending:
                 return
-            self.restarts += 1
+            self._metrics.supervisor_restarts.inc()
             steady = time.monotonic() - begun > _STEADY_S
             wait_s = 0.5 if steady else min(2 * wait_s, _LONGEST_WAIT_S)
             await asyncio.sleep(wait_s)

@@ -8,7 +8,7 @@ from typing import Any
 from registry.errors import NotReady
 from registry.forecast.spec import ModelSpec
 from registry.settings import Settings
-from serving.messages import Changed, Found, LookUp, Lost, Served
+from serving.messages import Changed, Found, LookUp, Lost, Recorded, Served
 from serving.supervisor import tables
 from serving.supervisor.candidates import Candidate
 from serving.supervisor.ledger import SharedLedger
@@ -37,6 +37,7 @@ class Desk:
         self._registries: dict[tuple[str, int], str] = {}  # of versions that were served
         self._sessions: dict[str, date] = {}  # calendars that were sent, and when
         self._making = threading.Lock()
+        self._recorded = Recorded(recorded=0, dropped=0)  # as it was sent last
 
     def answer(self, request: LookUp, candidate: Candidate | None) -> Found | Lost:
         """The answer to a look-up for a version that runs."""
@@ -65,9 +66,18 @@ class Desk:
     def _recorder(self, registry: str) -> Recorder:
         with self._making:
             if registry not in self._recorders:
-                recorder = Recorder(self._settings, registry, self._ledger)
+                recorder = Recorder(self._settings, registry)  # its writes delay no look-up
                 self._recorders[registry] = recorder
             return self._recorders[registry]
+
+    def _send_counts(self) -> None:
+        counts = [recorder.counts for recorder in list(self._recorders.values())]
+        recorded = sum(one.recorded for one in counts)
+        dropped = sum(one.dropped + one.refused for one in counts)
+        message = Recorded(recorded=recorded, dropped=dropped)
+        if message != self._recorded:
+            self._recorded = message
+            self._send(message)
 
     def close(self, timeout_s: float) -> None:
         """Write what waits, as far as that is possible in this time."""
@@ -80,8 +90,9 @@ class Desk:
     def refresh(self, candidates: Sequence[Candidate]) -> None:
         """Send what changed of the tables that these versions need.
 
-        Raises KronosError (LEDGER_UNAVAILABLE) after the sessions, which need no ledger, are sent.
+        Raises NotReady (LEDGER_UNAVAILABLE) after the sessions, which need no ledger, are sent.
         """
+        self._send_counts()
         self._send_sessions(candidates)
         for data in sorted(self._lookups.changed()):
             self._send(Changed(data=data))
