@@ -14,7 +14,7 @@ from serving.supervisor.candidates import Candidate
 from serving.supervisor.ledger import SharedLedger
 from serving.supervisor.lookups import Lookups
 from serving.supervisor.recording import Recorder
-from serving.supervisor.refusals import refusal
+from serving.supervisor.refusals import public, refusal
 from serving.supervisor.tables import Calibrations
 
 Send = Callable[[Any], None]
@@ -45,7 +45,10 @@ class Desk:
             error = NotReady(f"{request.model}/{request.version} is not served any more")
             return Lost(id=request.id, refusal=refusal(error))
         spec = ModelSpec.from_json(candidate.spec)
-        return self._lookups.answer(request, spec, candidate.facts)
+        answer = self._lookups.answer(request, spec, candidate.facts)
+        if isinstance(answer, Lost):
+            return Lost(id=answer.id, refusal=public(answer.refusal))
+        return answer
 
     # --- what was served
 

@@ -1,6 +1,7 @@
 """Looks at the registry again and again, in a thread of its own: it may hang."""
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 
 from registry.errors import KronosError
@@ -23,12 +24,18 @@ class Poller:
         self._looked = looked
         self._failed = failed
         self._awake = threading.Event()
+        self._looking_since: float | None = None  # on the monotonic clock
 
     def start(self) -> None:
         threading.Thread(target=self._poll, name="poll", daemon=True).start()
 
     def wake(self) -> None:
         self._awake.set()
+
+    def silent_s(self) -> float:
+        """For how long the look that is under way has had no answer."""
+        since = self._looking_since
+        return 0.0 if since is None else time.monotonic() - since
 
     def _poll(self) -> None:
         while True:
@@ -38,6 +45,7 @@ class Poller:
             self._awake.wait(self._poll_s)
 
     def _look(self, model: str, source: Source) -> None:
+        self._looking_since = time.monotonic()
         try:
             pointers = source.look()
         except KronosError as error:
@@ -47,3 +55,5 @@ class Poller:
             self._failed(model, unknown, True)
         else:
             self._looked(model, pointers)
+        finally:
+            self._looking_since = None

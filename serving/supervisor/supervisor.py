@@ -42,7 +42,7 @@ from serving.supervisor.sources import Source, model_of, source_of
 from serving.supervisor.warmup import warm_up
 
 TICK_S = 0.5
-FETCHES = 2  # at a time
+SILENT_S = 10.0  # without an answer the registry counts as down
 LOOK_UPS = 4
 REFRESH_S = 5.0  # that a version waits for its calibration at most
 CLOSE_S = 5.0  # for what waits to be recorded
@@ -65,11 +65,12 @@ class Supervisor:
             self._sources[model_of(reference)] = source
         self._fleet = Fleet(list(self._sources), Starter(settings), limits)
         self._poller = Poller(self._sources, config.poll_s, self._on_looked, self._on_missing)
-        self._fetching = ThreadPoolExecutor(FETCHES, "fetch")
+        self._keeping = ThreadPoolExecutor(1, "keep")  # in order
         self._looking_up = ThreadPoolExecutor(LOOK_UPS, "look-up")
         self._refreshing_pool = ThreadPoolExecutor(2, "refresh")
         self._watchers: dict[str, Watcher] = {}
         self._desk = Desk(settings, self._send)
+        self._reported: dict[str, str] = {}  # failures that last, by what fails
         self._refreshing = threading.Lock()
         self._refresh_s = config.poll_s
         self._refresh_at = 0.0
@@ -139,16 +140,36 @@ class Supervisor:
 
     def _on_looked(self, model: str, pointers: list[Pointer]) -> None:
         slot = self._fleet.slots[model]
+        self._report(f"registry, {model}", None)
         self._put(lambda: slot.looked(pointers, _now()))
 
     def _on_missing(self, model: str, error: KronosError, outage: bool) -> None:
         slot = self._fleet.slots[model]
         refused = refusal(error)
+        self._report(f"registry, {model}", error)
         if not outage:
             self._put(lambda: slot.missing(refused, _now()))
             return
         kept = self._sources[model].copies.served_last()
         self._put(lambda: slot.unreachable(refused, kept, _now()))
+
+    def _on_silence(self) -> None:
+        """The registry neither answers nor fails, so nothing comes from the polling thread."""
+        message = f"no answer in {SILENT_S:g} s"
+        error = KronosError(message, code="TRACKING_UNAVAILABLE")
+        for model in self._sources:
+            self._on_missing(model, error, outage=True)
+
+    def _report(self, part: str, error: KronosError | None) -> None:
+        """Log a failure of the registry or the ledger once, and its end."""
+        message = shown(f"{error.code}: {error.message}") if error is not None else ""
+        if message == self._reported.get(part, ""):
+            return
+        self._reported[part] = message
+        if message:
+            log("no answer", level="warning", part=part, message=message)
+        else:
+            log("answers again", part=part)
 
     def _put(self, event: Event) -> None:
         self._events.put(event)
@@ -156,6 +177,8 @@ class Supervisor:
     def _tick(self) -> None:
         now = _now()
         self._fleet.tick(now)
+        if self._poller.silent_s() > SILENT_S:
+            self._on_silence()
         if now >= self._refresh_at:
             self._refresh_at = now + self._refresh_s
             candidates = [runner.candidate for runner in self._fleet.serving()]
@@ -168,7 +191,9 @@ class Supervisor:
         try:
             self._desk.refresh(candidates)
         except Exception as error:  # it is tried again at the next refresh
-            log("refresh failed", level="warning", message=shown(str(error)))
+            self._report("ledger", _known(error))
+        else:
+            self._report("ledger", None)
         finally:
             self._refreshing.release()
 
@@ -191,10 +216,10 @@ class Supervisor:
         elif isinstance(effect, WarmUp):
             self._start_thread(self._warm_up, effect.runner)
         elif isinstance(effect, Fetch):
-            self._fetching.submit(self._fetch, effect)
+            self._start_thread(self._fetch, effect)
         elif isinstance(effect, Keep):
             self._desk.serves(effect.candidate)
-            self._fetching.submit(self._keep, effect)
+            self._keeping.submit(self._keep, effect)
         elif isinstance(effect, Mark):
             self._start_thread(self._mark, effect)
 
@@ -246,7 +271,7 @@ class Supervisor:
             error = _known(raised)
             refused, outage = refusal(error), is_outage(error)
             reference = fetch.pointer.reference
-            log("files refused", level="warning", version=reference, message=refused.message)
+            log("files refused", level="warning", version=reference, message=shown(error.message))
             if outage:
                 kept = source.copies.served_last()
                 self._put(lambda: slot.put_off(fetch, refused, kept, _now()))
