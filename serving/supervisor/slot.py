@@ -390,7 +390,7 @@ class Slot:
         elif pointer is None and self.serving is not None:
             state, pointer = "serving", self.serving.candidate.pointer
             refusal = block.refusal if block is not None else refusal
-        elif pointer is None and refusal is not None:
+        elif pointer is None and refusal is not None and not self._stale:
             state = "failed"
         return State(
             model=self.model,

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 from typing import Any
 
-from registry.errors import KronosError
+from registry.errors import KronosError, NotReady
 from registry.settings import Settings
 from registry.versions import exported
 from serving.channel import Channel
@@ -42,7 +42,7 @@ from serving.supervisor.sources import Source, model_of, source_of
 from serving.supervisor.warmup import warm_up
 
 TICK_S = 0.5
-SILENT_S = 10.0  # without an answer the registry counts as down
+SILENT_S = 20.0  # without an answer the registry counts as down
 LOOK_UPS = 4
 REFRESH_S = 5.0  # that a version waits for its calibration at most
 CLOSE_S = 5.0  # for what waits to be recorded
@@ -156,7 +156,7 @@ class Supervisor:
     def _on_silence(self) -> None:
         """The registry neither answers nor fails, so nothing comes from the polling thread."""
         message = f"no answer in {SILENT_S:g} s"
-        error = KronosError(message, code="TRACKING_UNAVAILABLE")
+        error = NotReady(message, code="TRACKING_UNAVAILABLE")
         for model in self._sources:
             self._on_missing(model, error, outage=True)
 

@@ -475,7 +475,7 @@ def test_with_the_registry_down_at_the_start_the_last_version_is_served_as_stale
 def test_without_a_registry_and_a_copy_the_state_says_why(driver: Driver) -> None:
     driver.slot.unreachable(DOWN, None, driver.now)
     driver.act()
-    assert driver.state == State(model="nbeats", state="failed", refusal=DOWN, stale=True)
+    assert driver.state == State(model="nbeats", state="starting", refusal=DOWN, stale=True)
     driver.looked(pointer(1))
     assert driver.fetches == [Fetch("nbeats", pointer(1), local=False)]
 
@@ -485,7 +485,7 @@ def test_a_damaged_copy_is_fetched_when_the_registry_is_back(driver: Driver) -> 
     driver.act()
     _fail_files(driver)
     driver.act()
-    assert driver.state.state == "failed"
+    assert driver.state == State(model="nbeats", state="starting", refusal=DAMAGED, stale=True)
     driver.looked(pointer(1))
     assert driver.fetches[-1] == Fetch("nbeats", pointer(1), local=False)
 
