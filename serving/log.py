@@ -1,6 +1,7 @@
 """The log of a scoring server: every line with its time and process, in a file of bounded size."""
 
 import os
+import re
 import threading
 from collections import deque
 from contextlib import suppress
@@ -13,6 +14,7 @@ from registry.errors import KronosError
 LIMIT = 10_000_000  # bytes; then the file becomes NAME.1, in place of the one before
 LINE = 65_536  # bytes; a longer line is cut in two
 REMEMBERED = 1000  # lines
+_EXCEPTION = re.compile(r"[\w.]*(Error|Exception|Interrupt): (?!Command '\['bash')")
 
 
 class Log:
@@ -46,10 +48,14 @@ class Log:
         return not self._reader.is_alive()
 
     def last_error(self) -> str:
-        """The last error of `registry`, or the last line if there is none."""
+        """The last error of `registry`, else the last exception, else the last line.
+
+        MLflow's own exception only repeats the command of the server that ended.
+        """
         lines = [line.strip() for line in self._lines if line.strip()]
-        errors = [line.partition(": ")[2] for line in lines if line.startswith("registry.errors.")]
-        return (errors or lines or ["it printed nothing"])[-1]
+        ours = [line.partition(": ")[2] for line in lines if line.startswith("registry.errors.")]
+        others = [line for line in lines if _EXCEPTION.match(line)]
+        return (ours or others or lines or ["it printed nothing"])[-1]
 
     def _read(self, output: IO[bytes], pid: int) -> None:
         with output:

@@ -92,3 +92,14 @@ def test_a_log_that_cannot_be_begun_is_an_error_before_the_server_starts(
     with pytest.raises(KronosError, match="cannot be written") as caught:
         Log(path).begin("models:/nbeats/1")
     assert caught.value.code == "NOT_WRITABLE"
+
+
+def test_the_exception_of_the_server_counts_and_not_that_of_the_program_around_it(
+    tmp_path: Path,
+) -> None:
+    of_mlflow = b"Exception: Command '['bash', '-c', 'exec uvicorn']' returned non zero\n"
+    text = b"Traceback:\njson.decoder.JSONDecodeError: Expecting value\nend\n" + of_mlflow
+    assert followed(tmp_path / "a.log", text).last_error() == (
+        "json.decoder.JSONDecodeError: Expecting value"
+    )
+    assert followed(tmp_path / "b.log", of_mlflow).last_error() == of_mlflow.decode().strip()
