@@ -28,6 +28,8 @@ def main(descriptor: int) -> int:
     for name, value in _PATIENCE.items():
         os.environ.setdefault(name, value)
     logging.basicConfig(level=logging.WARNING, handlers=[Handler()])
+    for name in ("urllib3", "registry.waiting"):  # with the registry down, at every look
+        logging.getLogger(name).setLevel(logging.ERROR)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the gateway decides when this process ends
     connection = socket.socket(fileno=descriptor)
     channel = Channel(connection, Up)
