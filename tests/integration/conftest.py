@@ -17,13 +17,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from gateways import Gateway, running
+from programs import ROOT, environment
 
 from jobs import __main__ as jobs
+from jobs.training import planning, train
+from jobs.training.references import References
 from registry import __main__ as registry
 from registry import terminal
 from registry.forecast import calendars
 from registry.forecast.spec import ModelSpec
 from registry.ledger.promotions import Ledger
+from registry.promotion import moves
 from registry.promotion.opening import open_ledger
 from registry.settings import Settings
 from registry.versions import tracking
@@ -33,7 +38,6 @@ from registry.versions.version import Version
 from serving import __main__ as serving
 
 PROGRAMS = {"jobs": jobs.app, "registry": registry.app, "serving": serving.app}
-ROOT = Path(__file__).parents[2]
 _numbers = itertools.count(1)
 
 
@@ -115,13 +119,6 @@ class Bench:
         return sorted(runs, key=lambda run: run.info.start_time)
 
 
-def environment(settings: Settings) -> dict[str, str]:
-    """Environment of `python -m registry` under these settings."""
-    fields = settings.model_dump().items()
-    variables = {f"KRONOS_{key.upper()}": str(value) for key, value in fields if value}
-    return os.environ | variables | {"PYTHONPATH": str(ROOT)}
-
-
 def log_version(
     settings: Settings, store: Store, metrics: dict[str, float], name: str = "ewma"
 ) -> Version:
@@ -146,6 +143,32 @@ def log_version(
 @pytest.fixture(scope="session")
 def log_a_version() -> Callable[..., Version]:
     return log_version
+
+
+def promote(store: Store, name: str, version: int) -> None:
+    """Promote a version to Production."""
+    with open_ledger(store) as ledger:
+        moves.promote(store, ledger, name, version, who="tests", why="to be served")
+
+
+@pytest.fixture(scope="session")
+def served_models(
+    new_registry: Callable[[Path], Settings], tmp_path_factory: pytest.TempPathFactory
+) -> Settings:
+    """Settings of a registry with ewma and a tiny nbeats in Production."""
+    settings = new_registry(tmp_path_factory.mktemp("gateway"))
+    store = Store(settings)
+    promote(store, "ewma", log_version(settings, store, {"crps": 0.005}).version)
+    plan = planning.plan(settings, "nbeats", {"report_until": "2020-02-28"}, seed=2, tiny=True)
+    promote(store, "nbeats", train.train(settings, plan, References()).version.version)
+    return settings
+
+
+@pytest.fixture(scope="module")
+def gateway(served_models: Settings) -> Iterator[Gateway]:
+    """A gateway with ewma and a tiny nbeats. Calibration is off."""
+    with running(served_models, ["ewma", "nbeats"], KRONOS_CALIBRATION_ENABLED="0") as gateway:
+        yield gateway
 
 
 @pytest.fixture(scope="session", params=["sqlite", "postgresql"])
