@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -124,6 +125,53 @@ class Gateway:
     def _read(self) -> None:
         assert self.process.stdout is not None
         self._line = self.process.stdout.readline()
+
+
+class Connection:
+    """A client that sends any bytes, as slowly as it likes."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        address = httpx.URL(gateway.url)
+        self._socket = socket.create_connection((address.host, address.port or 80), 30)
+        self._waiting = b""
+
+    def __enter__(self) -> "Connection":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def send(self, content: bytes, *, may_break: bool = False) -> None:
+        try:
+            self._socket.sendall(content)
+        except OSError:
+            if not may_break:
+                raise
+
+    def reply(self) -> tuple[int, bytes]:
+        """Status and body of the next reply."""
+        head, _, self._waiting = self._until(b"\r\n\r\n").partition(b"\r\n\r\n")
+        length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
+        while len(self._waiting) < length:
+            self._receive()
+        body, self._waiting = self._waiting[:length], self._waiting[length:]
+        return int(head.split()[1]), body
+
+    def is_closed(self) -> bool:
+        """Whether the gateway closes the connection, having sent nothing more."""
+        with suppress(ConnectionResetError):
+            return self._socket.recv(1) == b""
+        return True
+
+    def _until(self, end: bytes) -> bytes:
+        while end not in self._waiting:
+            self._receive()
+        return self._waiting
+
+    def _receive(self) -> None:
+        content = self._socket.recv(65_536)
+        assert content, "the gateway closed the connection"
+        self._waiting += content
 
 
 @contextmanager

@@ -166,8 +166,9 @@ def served_models(
 
 @pytest.fixture(scope="module")
 def gateway(served_models: Settings) -> Iterator[Gateway]:
-    """A gateway with ewma and a tiny nbeats. Calibration is off."""
-    with running(served_models, ["ewma", "nbeats"], KRONOS_CALIBRATION_ENABLED="0") as gateway:
+    """A gateway with ewma and a tiny nbeats. It is patient, and calibration is off."""
+    variables = {"KRONOS_CALIBRATION_ENABLED": "0", "KRONOS_QUEUE_S": "20"}
+    with running(served_models, ["ewma", "nbeats"], **variables) as gateway:
         yield gateway
 
 
