@@ -120,20 +120,27 @@ class Bench:
 
 
 def log_version(
-    settings: Settings, store: Store, metrics: dict[str, float], name: str = "ewma"
+    settings: Settings,
+    store: Store,
+    metrics: dict[str, float],
+    name: str = "ewma",
+    *,
+    max_context: int = 1000,
+    save: Callable[[ModelSpec, Path], None] | None = None,
 ) -> Version:
-    """Log a real, untrained version of an EWMA model."""
+    """Log a real, untrained version of an EWMA model, or what `save` writes."""
     from mlprojects.baselines import model as baselines
 
-    spec = ModelSpec(name, "baselines", min_context=10, max_context=1000, max_horizon=5)
+    spec = ModelSpec(name, "baselines", min_context=10, max_context=max_context, max_horizon=5)
     ds = calendars.sessions(spec.calendar, "2020-01-02", "2020-02-28")
     y = np.random.default_rng(0).normal(0.0, 0.01, len(ds))
     history = pd.DataFrame({"unique_id": "A", "ds": ds, "y": y})
+    write = save or (lambda spec, folder: baselines.save(baselines.Ewma(spec), folder))
     with tracking.start(settings, "train", name) as run:
         run.metrics(metrics)
         return store.log(
             spec,
-            lambda folder: baselines.save(baselines.Ewma(spec), folder),
+            lambda folder: write(spec, folder),
             requirements=baselines.REQUIREMENTS,
             example=example_history(history, spec),
             tags={"family": "baselines"},
@@ -149,6 +156,11 @@ def promote(store: Store, name: str, version: int) -> None:
     """Promote a version to Production."""
     with open_ledger(store) as ledger:
         moves.promote(store, ledger, name, version, who="tests", why="to be served")
+
+
+@pytest.fixture(scope="session")
+def promote_a_version() -> Callable[[Store, str, int], None]:
+    return promote
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,166 @@
+"""Promotions while clients ask: no request fails, and a bad version never answers."""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import answers
+import load
+import numpy as np
+import pytest
+from gateways import Gateway, running, wait_until
+from load import Load
+
+from mlprojects.baselines import model as baselines
+from registry.forecast.spec import ModelSpec
+from registry.promotion import moves
+from registry.promotion.opening import open_ledger
+from registry.settings import Settings
+from registry.versions.store import Store
+from registry.versions.version import Version
+
+CONTEXTS = {1: 60, 2: 30, 3: 15}  # sessions that a version looks at, so that their answers differ
+SWAP_S = 2.0  # from the end of a version's warm-up to its first answer
+FLIPS = 6
+PATIENT = {"KRONOS_POLL_S": "0.2", "KRONOS_QUEUE_S": "20"}
+
+
+class Served:
+    """A registry with three versions of ewma, its gateway, and requests with their answers."""
+
+    def __init__(self, settings: Settings, gateway: Gateway, promote: Callable[..., None]) -> None:
+        self.settings = settings
+        self.store = Store(settings)
+        self.gateway = gateway
+        self._promote = promote
+        rng = np.random.default_rng(5)
+        shown = gateway.models()["ewma"] | {"min_context": 60}
+        self.bodies = [answers.draw(rng, shown) for _ in range(40)]
+        self.expected = {}
+        for number in CONTEXTS:
+            with self.store.load(f"ewma/{number}") as version:
+                self.expected[number] = load.expected(version, self.bodies)
+
+    def promote(self, version: int) -> float:
+        """Promote a version; the time when that was done."""
+        self._promote(self.store, "ewma", version)
+        return time.monotonic()
+
+    def rollback(self) -> float:
+        with open_ledger(self.store) as ledger:
+            moves.rollback(self.store, ledger, "ewma", who="tests", why="to go back")
+        return time.monotonic()
+
+    def load(self) -> Load:
+        return Load(self.gateway, self.bodies, self.expected)
+
+    def wait_for(self, version: int) -> None:
+        wait_until(lambda: self.gateway.models()["ewma"]["version"] == version)
+
+
+@pytest.fixture(scope="module")
+def served(
+    new_registry: Callable[[Path], Settings],
+    log_a_version: Callable[..., Version],
+    promote_a_version: Callable[..., None],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Served]:
+    settings = new_registry(tmp_path_factory.mktemp("swap"))
+    store = Store(settings)
+    for context in CONTEXTS.values():
+        log_a_version(settings, store, {}, max_context=context)
+    promote_a_version(store, "ewma", 1)
+    with running(settings, ["ewma"], **PATIENT) as gateway:
+        yield Served(settings, gateway, promote_a_version)
+
+
+def test_promotions_fail_no_request_and_every_answer_is_of_the_version_that_it_names(
+    served: Served,
+) -> None:
+    gateway = served.gateway
+    with served.load() as clients:
+        served.promote(2)
+        served.wait_for(2)
+        warm = time.monotonic()
+        wait_until(lambda: clients.first(2, 0) < float("inf"))
+        assert clients.first(2, 0) - warm < SWAP_S
+
+        for flip in range(FLIPS):  # between two warm versions
+            version = 1 if flip % 2 == 0 else 2
+            since = served.promote(version)
+            wait_until(lambda since=since, v=version: clients.first(v, since) < float("inf"))
+            assert clients.first(version, since) - since < SWAP_S
+        since = served.rollback()
+        wait_until(lambda: clients.first(1, since) < float("inf"))
+        assert clients.first(1, since) - since < SWAP_S
+
+        started = len(gateway.scorers())
+        served.promote(3)
+        wait_until(lambda: len(gateway.scorers()) > started)
+        since = served.promote(2)  # before 3 is warm
+        wait_until(lambda: clients.first(2, since) < float("inf"))
+        time.sleep(1)
+    assert clients.failed == []
+    assert clients.wrong == []
+    assert clients.versions == {1, 2}
+    assert {one.version for one in clients.sent[-8:]} == {2}
+    assert gateway.metric("kronos_swaps_total", model="ewma") == FLIPS + 3
+    assert gateway.metric("kronos_model_info", model="ewma", version="2") == 1
+    assert gateway.metric("kronos_model_info") == 1
+
+
+# --- versions that cannot answer --------------------------------------------------------------
+
+
+def unreadable(spec: ModelSpec, folder: Path) -> None:
+    """A version that raises when it is loaded."""
+    baselines.save(baselines.Ewma(spec), folder)
+    (folder / "config.json").write_text('{"kind": "of tomorrow"}\n')
+
+
+def not_finite(spec: ModelSpec, folder: Path) -> None:
+    """A version that is loaded, and computes NaN."""
+    nothing = np.full(5, np.nan)
+    model = baselines.Garch(spec, symbols=(), fitted=np.empty((0, 6)), pool=nothing)
+    baselines.save(model, folder)
+
+
+def flip_a_byte(folder: Path) -> None:
+    path = next(folder.rglob("config.json"))
+    content = path.read_bytes()
+    path.write_bytes(content[:-2] + bytes([content[-2] ^ 1]) + content[-1:])
+
+
+@pytest.mark.parametrize("poison", ["byte", "load", "numbers"])
+def test_a_version_that_cannot_answer_never_does_and_the_old_one_goes_on(
+    served: Served, log_a_version: Callable[..., Version], poison: str
+) -> None:
+    gateway, store = served.gateway, served.store
+    save: dict[str, Any] = {"load": unreadable, "numbers": not_finite}
+    version = log_a_version(served.settings, store, {}, save=save.get(poison))
+    failures = gateway.metric("kronos_load_failures_total", model="ewma")
+    before = gateway.models()["ewma"]["version"]
+    with served.load() as clients:
+        supervisor = gateway.supervisor()
+        supervisor.suspend()  # the byte flips after the promotion, before it looks
+        try:
+            served.promote(version.version)
+            if poison == "byte":
+                flip_a_byte(store.fetch(version))
+        finally:
+            supervisor.resume()
+        wait_until(lambda: "failed" in gateway.models()["ewma"])
+        shown = gateway.models()["ewma"]
+        time.sleep(0.5)
+    code = "CORRUPT" if poison == "byte" else "LOAD_FAILED"
+    assert (shown["version"], shown["state"]) == (before, "serving")
+    assert shown["failed"]["version"] == version.version
+    assert shown["failed"]["code"] == code
+    assert str(served.settings.var_dir) not in shown["failed"]["message"]
+    assert (clients.failed, clients.wrong, clients.versions) == ([], [], {before})
+    wait_until(lambda: "load_failed" in store.version("ewma", version.version).tags)
+    assert store.version("ewma", version.version).tags["load_failed"].startswith(code)
+    assert gateway.metric("kronos_load_failures_total", model="ewma") == failures + 1
+    served.promote(before)
+    wait_until(lambda: "failed" not in gateway.models()["ewma"])
