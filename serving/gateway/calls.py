@@ -122,15 +122,20 @@ def read(content: bytes, name: str, version: int) -> Answer:
 
     `name` and `version` are those that should have answered.
     """
+    unreadable = f"{name} version {version} sent a reply that cannot be read"
     try:
         packed = _decode(content).predictions
     except msgspec.DecodeError as error:
-        raise BadForecast(f"{name} version {version} sent a reply that cannot be read") from error
+        raise BadForecast(unreadable) from error
     if (packed.model, packed.version) != (name, version):
         raise BadForecast(
             f"{packed.model} version {packed.version} answered for {name} version {version}"
         )
-    rows: dict[str, Row | KronosError] = dict(zip(packed.unique_id, _rows(packed), strict=True))
+    try:
+        of_series = _rows(packed)
+        rows: dict[str, Row | KronosError] = dict(zip(packed.unique_id, of_series, strict=True))
+    except (ValueError, IndexError) as error:  # a block has another shape than the lists
+        raise BadForecast(unreadable) from error
     for one in packed.refused:
         rows[one.unique_id] = from_code(one.code, one.message, 400)
     return Answer(rows, packed.notes)

@@ -177,6 +177,11 @@ class Dispatcher:
             self._fail(batch, TooLate(f"{self._name} took longer than {self._timeout_s:g} s"))
         except KronosError as error:
             self._fail(batch, error)
+        except asyncio.CancelledError:
+            self._fail(batch, stopped(self._name))
+            raise
+        except Exception as error:  # of a bug; the next requests must not wait forever
+            self._fail(batch, KronosError(f"the call of {self._name} failed: {_kind(error)}"))
 
     async def _pass_on(self, job: Job) -> None:
         assert job.raw is not None
@@ -244,6 +249,11 @@ class Dispatcher:
             job.fail(overloaded())
         if self._queue:
             self._sweep_later()
+
+
+def _kind(error: Exception) -> str:
+    """Its words may hold what was sent."""
+    return type(error).__name__
 
 
 def overloaded() -> Overloaded:

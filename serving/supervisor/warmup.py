@@ -69,10 +69,10 @@ def _ask(client: httpx.Client, runner: Runner, example: dict[str, Any], output: 
 
 
 def _refused(reply: httpx.Response) -> KronosError:
-    """The version's own error, if the reply holds one."""
+    """The version's own error, if the reply holds one. `error_code` would be MLflow's."""
     try:
         content = reply.json()
-        return from_code(content["error_code"], content["message"], reply.status_code)
+        return from_code(content["code"], content["message"], reply.status_code)
     except (ValueError, KeyError, TypeError):
         return _failed(f"the example was answered with status {reply.status_code}")
 

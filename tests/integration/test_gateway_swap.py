@@ -153,7 +153,7 @@ def test_a_version_that_cannot_answer_never_does_and_the_old_one_goes_on(
         wait_until(lambda: "failed" in gateway.models()["ewma"])
         shown = gateway.models()["ewma"]
         time.sleep(0.5)
-    code = "CORRUPT" if poison == "byte" else "LOAD_FAILED"
+    code = {"byte": "CORRUPT", "load": "LOAD_FAILED", "numbers": "BAD_FORECAST"}[poison]
     assert (shown["version"], shown["state"]) == (before, "serving")
     assert shown["failed"]["version"] == version.version
     assert shown["failed"]["code"] == code
