@@ -3,6 +3,9 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+from sqlalchemy import make_url
 
 from registry.errors import BadInput, Corrupt, KronosError, NotFound, NotReady
 from registry.ledger.promotions import Ledger
@@ -37,8 +40,24 @@ class RegistryAccess:
 
     def _opened_store(self) -> Store:
         if self._store is None:
+            _check_there(self.settings)
             self._store = Store(self.settings)
         return self._store
+
+
+def _check_there(settings: Settings) -> None:
+    """Raise KronosError if MLflow's database is a file that is missing or empty.
+
+    MLflow would fill it with an empty registry, in which every model is missing.
+    """
+    if not settings.tracking.startswith("sqlite"):
+        return
+    path = make_url(settings.tracking).database
+    if path is None or not Path(path).exists() or not Path(path).stat().st_size:
+        raise KronosError(
+            f"there is no database {path}; train and promote a model first, or bring it back",
+            code="TRACKING_UNAVAILABLE",
+        )
 
 
 @contextmanager
