@@ -38,7 +38,7 @@ class Plan:
 
     steps: list[int]
     horizon: int
-    levels: Sequence[float]
+    levels: tuple[float, ...]
     parameters: bytes
     cumulative: bool
     data: str
@@ -121,7 +121,7 @@ async def _ask(
         return {}, {}
     jobs = [Job(part, plan.parameters) for part in _parts(series, live.spec)]
     try:
-        answers = await asyncio.gather(*[live.dispatcher.ask(job) for job in jobs])
+        answers = await _asked(jobs, live)
     finally:
         for job in jobs:
             job.done.cancel()
@@ -132,6 +132,13 @@ async def _ask(
             rows |= answer.rows
             notes |= answer.notes
     return rows, notes
+
+
+async def _asked(jobs: Sequence[Job], live: Live) -> list[object]:
+    """The answers to all jobs. A single one, as usual, needs no task of its own."""
+    if len(jobs) == 1:
+        return [await live.dispatcher.ask(jobs[0])]
+    return await asyncio.gather(*[live.dispatcher.ask(job) for job in jobs])
 
 
 def _parts(series: Sequence[Series], spec: ModelSpec) -> list[Sequence[Series]]:

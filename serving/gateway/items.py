@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Mapping
 from datetime import date
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, TypeGuard
 
@@ -20,6 +21,8 @@ FEWEST_BARS = 2  # the first one is only the base of the first return
 _NUMBERS = {int, float}
 _MIDNIGHT = re.compile(r"[T ]00:00:00(\.0{1,9})?\Z")
 _DATES = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2} )*")
+_DATE = len("2022-12-28 ")
+_REMEMBERED = 1000  # dates of a list; most requests of a day have the same ones
 
 
 class Item(msgspec.Struct, frozen=True, kw_only=True):
@@ -176,6 +179,8 @@ def _dates(value: Any, rows: int, checked: list[str] | None) -> list[str]:
         raise BadHistory(f"ds has {len(value)} dates, expected one for each of {rows} values")
     if value == checked:
         return checked
+    if _are_ascending(value):
+        return value
     if not _are_dates(value):
         value = [_without_midnight(text) for text in value]
     if not _are_dates(value):
@@ -193,6 +198,25 @@ def _dates(value: Any, rows: int, checked: list[str] | None) -> list[str]:
 def _without_midnight(text: Any) -> Any:
     """The date of a timestamp at midnight, as pandas and our own examples write sessions."""
     return _MIDNIGHT.sub("", text) if isinstance(text, str) else text
+
+
+def _are_ascending(texts: list[Any]) -> bool:
+    """Whether they are dates, each after the one before it. Short lists are remembered."""
+    try:
+        joined = " ".join([*texts, ""])
+    except TypeError:
+        return False
+    if len(joined) != len(texts) * _DATE:
+        return False
+    check = _ascend if len(texts) <= _REMEMBERED else _ascend.__wrapped__
+    return check(joined)
+
+
+@lru_cache(maxsize=256)
+def _ascend(joined: str) -> bool:
+    """Whether a text holds ascending dates, with a blank after each."""
+    texts = joined[:-1].split(" ")
+    return _are_dates(texts) and sorted(set(texts)) == texts
 
 
 def _are_dates(texts: list[Any]) -> bool:

@@ -4,6 +4,7 @@ import hashlib
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -98,10 +99,12 @@ def _returns(closes: Floats, last: float) -> Floats:
 def shown(values: Floats, steps: Sequence[int], keys: Sequence[str]) -> dict[str, Any]:
     """`yhat` and `q` of the steps."""
     yhat, quantiles = {}, {}
+    rows = values.tolist()  # at once: one step at a time takes three times as long
     for step in steps:
-        mean, *at_levels = values[step - 1].tolist()
-        yhat[str(step)] = mean
-        quantiles[str(step)] = dict(zip(keys, at_levels, strict=True))
+        row = rows[step - 1]
+        name = str(step)
+        yhat[name] = row[0]
+        quantiles[name] = dict(zip(keys, row[1:], strict=True))
     return {"yhat": yhat, "q": quantiles}
 
 
@@ -176,5 +179,6 @@ def issued(
     )
 
 
-def keys_of(levels: Sequence[float]) -> list[str]:
+@lru_cache(maxsize=64)
+def keys_of(levels: tuple[float, ...]) -> list[str]:
     return [names.percent_key(level) for level in levels]
