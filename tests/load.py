@@ -54,7 +54,7 @@ class Client(asyncio.Protocol):
         self._parts = b""
         self._on_reply(self, status)
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         self._on_reply(self, 0)
 
     def send(self, request: bytes, due: float) -> None:
@@ -105,7 +105,7 @@ class Load:
         return self._report(everyone, time.perf_counter() - begun)
 
     async def open(self, clients: int, seconds: float, rate: float) -> dict[str, Any]:
-        """Requests at the times of a Poisson process. Without a free connection they wait."""
+        """Requests at the times of a Poisson process. One that finds no free connection is lost."""
         free: deque[Client] = deque()
 
         def count(client: Client, status: int) -> None:
@@ -117,16 +117,19 @@ class Load:
         turns = itertools.cycle(self._requests)
         times = _times(time.perf_counter(), seconds, rate)
         due = next(times, None)
-        sent = 0
+        sent = lost = 0
         while due is not None:
             now = time.perf_counter()
-            while due is not None and due <= now and free:
-                free.popleft().send(next(turns), due)
-                sent += 1
+            while due is not None and due <= now:
+                if free:
+                    free.popleft().send(next(turns), due)
+                    sent += 1
+                else:
+                    lost += 1
                 due = next(times, None)
             await asyncio.sleep(TICK_S)
         await self._settled(sent)
-        return self._report(everyone, seconds) | {"sent": sent}
+        return self._report(everyone, seconds) | {"sent": sent, "lost": lost}
 
     async def _settled(self, sent: int) -> None:
         until = time.perf_counter() + LATE_S

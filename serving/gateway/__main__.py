@@ -171,6 +171,7 @@ class Gateway:
             pace=Pace(self.config.queue_s, route.call_s),
             on_hung=lambda: self.supervision.send(Hung(scorer=route.scorer)),
             on_batch=lambda series: self.metrics.batched(route.model, series),
+            on_refused=self.metrics.rejected,
         )
         self.metrics.watch_queue(route.model, lambda: dispatcher.queued)
         return Live(route, spec, dispatcher)

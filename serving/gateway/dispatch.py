@@ -9,17 +9,19 @@ import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from registry.errors import KronosError, NotReady, Overloaded, TooLate
 from serving.gateway import calls
 from serving.gateway.calls import Answer, Series
 from serving.gateway.link import Broken, Link, Reply
-from serving.gateway.pace import Pace, now
+from serving.gateway.pace import LARGEST, Pace, now
 
 GATHER_S = 0.004
 _GATHERED = 0.7
 _FEW = 4  # series; with fewer there is nothing to gather
 _NOTED = 10_000  # symbols that are remembered to need calls of their own
+Refusal = Literal["queue_full", "deadline"]
 # Notes that every reply of a version has. Any other one is about the history of somebody.
 _OF_VERSION = {"simulated", "synthetic"}
 
@@ -69,6 +71,7 @@ class Dispatcher:
         pace: Pace,
         on_hung: Callable[[], None],
         on_batch: Callable[[int], None] = lambda _: None,
+        on_refused: Callable[[Refusal], None] = lambda _: None,
     ) -> None:
         self._link = link
         self._name = name
@@ -78,6 +81,7 @@ class Dispatcher:
         self._pace = pace
         self._on_hung = on_hung
         self._on_batch = on_batch
+        self._on_refused = on_refused
         self._queue: deque[Job] = deque()
         self._arrived = asyncio.Event()
         self._enough: int = 0  # requests for which the gathering waits
@@ -97,6 +101,7 @@ class Dispatcher:
     async def ask(self, job: Job) -> Answer | Reply:
         """Wait for the answer. Raises Overloaded, and KronosError."""
         if self.full:
+            self._on_refused("queue_full")
             raise overloaded()
         self._queue.append(job)
         self._arrived.set()
@@ -119,29 +124,29 @@ class Dispatcher:
     async def _work(self) -> None:
         while True:
             await self._arrived.wait()
-            batch = self._take()
-            if batch:
+            if self._queue:
+                batch = self._take()
                 await self._call(batch)
                 await self._gather(sum(len(job.series) for job in batch))
             if not self._queue:
                 self._arrived.clear()
 
     def _take(self) -> list[Job]:
-        """The first request that waits, and those that go with it; each symbol once."""
+        """The first request that waits, and those that go with it: each symbol with one history."""
         first = self._queue.popleft()
-        batch, symbols = [first], {one.symbol for one in first.series}
+        batch = [first]
         if self._is_alone(first):
             return batch
-        others: deque[Job] = deque()
+        taken = {one.symbol: one for one in first.series}
+        passed: list[Job] = []
         largest = self._pace.largest
-        for job in self._queue:
-            fits = len(symbols) + len(job.series) <= largest and job.goes_with(first)
-            if fits and not self._is_alone(job) and symbols.isdisjoint(_symbols(job)):
-                batch.append(job)
-                symbols.update(_symbols(job))
+        while self._queue and len(taken) < largest and len(passed) < LARGEST:
+            job = self._queue.popleft()
+            if self._is_alone(job) or not job.goes_with(first) or not _fits(job.series[0], taken):
+                passed.append(job)
             else:
-                others.append(job)
-        self._queue = others
+                batch.append(job)
+        self._queue.extendleft(reversed(passed))
         return batch
 
     def _is_alone(self, job: Job) -> bool:
@@ -185,15 +190,20 @@ class Dispatcher:
 
     async def _pass_on(self, job: Job) -> None:
         assert job.raw is not None
-        job.finish(await self._link.post(job.raw, job.content_type, self._timeout_s))
+        job.finish(await self._post(job.raw, job.content_type, 0, 1))
+
+    async def _post(self, body: bytes, content_type: bytes, series: int, requests: int) -> Reply:
+        left = len(self._queue)
+        begun = now()
+        reply = await self._link.post(body, content_type, self._timeout_s)
+        self._pace.measured(now() - begun, series=series, requests=requests, left=left)
+        return reply
 
     async def _ask(self, batch: list[Job]) -> None:
-        series = sorted((one for job in batch for one in job.series), key=_symbol)
-        begun = now()
-        reply = await self._link.post(
-            calls.body(series, batch[0].parameters), calls.JSON, self._timeout_s
-        )
-        self._pace.measured(len(series), now() - begun)
+        by_symbol = {one.symbol: one for job in batch for one in job.series}
+        series = [by_symbol[symbol] for symbol in sorted(by_symbol)]
+        body = calls.body(series, batch[0].parameters)
+        reply = await self._post(body, calls.JSON, len(series), len(batch))
         self._on_batch(len(series))
         if len(batch) == 1:
             self._finish(batch[0], reply)
@@ -246,6 +256,7 @@ class Dispatcher:
             late += 1
         for _ in range(late):
             job = self._queue.popleft()
+            self._on_refused("deadline")
             job.fail(overloaded())
         if self._queue:
             self._sweep_later()
@@ -264,9 +275,6 @@ def stopped(name: str) -> NotReady:
     return NotReady(f"the scorer of {name} ended; it is started again, try again in a moment")
 
 
-def _symbol(series: Series) -> str:
-    return series.symbol
-
-
-def _symbols(job: Job) -> list[str]:
-    return [one.symbol for one in job.series]
+def _fits(one: Series, taken: dict[str, Series]) -> bool:
+    """Add a series to those of a call, unless its symbol has another history there."""
+    return taken.setdefault(one.symbol, one) == one

@@ -15,18 +15,24 @@ class Pace:
         self._queue_s = queue_s
         self._series_s = call_s  # by series
         self._any_s = call_s  # of all calls
-        self._full_s = 0.0  # of calls that were at least half full
+        self._busy_s = 0.0  # of calls that took as many requests as they could
+        self._together = 0.0  # requests in such a call; few if all ask for one symbol
 
-    def measured(self, series: int, seconds: float) -> None:
-        """Count a call with so many series."""
-        self._series_s = _average(self._series_s, seconds / series)
+    def measured(self, seconds: float, *, series: int, requests: int, left: int) -> None:
+        """Count a call. It answered `requests`, while `left` others had to wait for the next one.
+
+        `series` is 0 for a raw request, whose series nobody counts.
+        """
         self._any_s = _average(self._any_s, seconds)
-        if series >= self.largest / 2:
-            self._full_s = _average(self._full_s, seconds)
+        if series:
+            self._series_s = _average(self._series_s, seconds / series)
+        if left or requests >= (self._together or self.largest / 2):
+            self._busy_s = _average(self._busy_s, seconds)
+            self._together = _average(self._together, requests)
 
     @property
     def call_s(self) -> float:
-        return self._full_s or self._any_s
+        return self._busy_s or self._any_s
 
     @property
     def largest(self) -> int:
@@ -39,7 +45,7 @@ class Pace:
         """Whether one more request can be answered in time. Always, if none waits."""
         if not queued:
             return True
-        calls = queued // self.largest + 2
+        calls = int(queued / (self._together or self.largest)) + 2
         return calls * self.call_s <= self._limit_s
 
     @property
