@@ -300,7 +300,9 @@ def test_another_server_on_the_port_is_not_believed():
 def test_requests_that_cannot_be_answered_in_time_are_refused_at_once():
     async def test() -> None:
         async with Scripted(after(0.1)) as scorer:
-            queue = Queue(scorer, Pace(0.55, call_s=0.1))
+            pace = Pace(0.55)
+            pace.measured(0.1, series=LARGEST, requests=LARGEST, left=1)
+            queue = Queue(scorer, pace)
             answers = await queue.ask_all(*[job(f"S{n}", [n]) for n in range(300)])
             good = [answer for answer in answers if isinstance(answer, Answer)]
             refused = [answer for answer in answers if isinstance(answer, Overloaded)]
