@@ -15,6 +15,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 HEAD_S = 7.0  # for the head of a request; it is looked at every few seconds
 LARGEST_HEAD = 65_536  # bytes
 MOST_CONNECTIONS = 10_000
+HOLD_S = 0.03  # for the next refusal of a client that asks again at once, so that it does not spin
 
 _FORECAST = b"POST /forecast "
 _END_OF_HEAD = b"\r\n\r\n"
@@ -43,6 +44,9 @@ class Connection(HttpToolsProtocol):
     _head_since: float | None = None  # when the head that is not complete began
     _head_size = 0
     _watch: asyncio.TimerHandle | None = None
+    _in_head = False
+    _refused_at = 0.0
+    _held: asyncio.TimerHandle | None = None  # a refusal that waits
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -56,7 +60,15 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._watch is not None:
             self._watch.cancel()
+        if self._held is not None:
+            self._held.cancel()
         super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        if self._held is not None:
+            self._held.cancel()
+            self._answer_held()
+        super().shutdown()
 
     def data_received(self, data: bytes) -> None:
         if self.limits.full() and self._is_whole_forecast(data):
@@ -73,9 +85,11 @@ class Connection(HttpToolsProtocol):
         super().on_message_begin()
         self._head_since = self.loop.time()
         self._head_size = 0
+        self._in_head = True
 
     def on_headers_complete(self) -> None:
         self._head_since = None
+        self._in_head = False
         super().on_headers_complete()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002
@@ -85,9 +99,9 @@ class Connection(HttpToolsProtocol):
 
     def _is_whole_forecast(self, data: bytes) -> bool:
         """Whether the data is one request for forecasts, from its first byte to its last."""
-        if not data.startswith(_FORECAST) or not (
-            self.cycle is None or self.cycle.response_complete
-        ):
+        if not data.startswith(_FORECAST) or self._in_head:
+            return False
+        if self.cycle is not None and not self.cycle.response_complete:
             return False
         head, _, body = data.partition(_END_OF_HEAD)
         _, _, after = head.lower().partition(_LENGTH)
@@ -95,19 +109,35 @@ class Connection(HttpToolsProtocol):
         return length.isdigit() and int(length) == len(body)
 
     def _refuse_forecast(self) -> None:
-        """Answer 429 and keep the connection."""
+        """Answer 429 and keep the connection. Who was just refused waits a little for it."""
         self.limits.on_refused("queue_full")
         self._unset_keepalive_if_required()
-        self.transport.write(
-            _refusal(429, "OVERLOADED", "too many requests wait; try again in a second", "")
-        )
+        self._head_since = None
+        now = self.loop.time()
+        if now - self._refused_at < HOLD_S:
+            self.transport.pause_reading()
+            self._held = self.loop.call_later(HOLD_S, self._answer_held)
+            return
+        self._answer_refused(now)
+
+    def _answer_held(self) -> None:
+        self._held = None
+        if not self.transport.is_closing():
+            self.transport.resume_reading()
+            self._answer_refused(self.loop.time())
+
+    def _answer_refused(self, now: float) -> None:
+        self._refused_at = now
+        request_id = secrets.token_hex(8).encode()
+        self.transport.write(_BEFORE_ID + request_id + _BETWEEN_IDS + request_id + _AFTER_ID)
         self.timeout_keep_alive_task = self.loop.call_later(
             self.timeout_keep_alive, self.timeout_keep_alive_handler
         )
 
     def _refuse(self, status: int, code: str, message: str) -> None:
         """Answer and close."""
-        self.transport.write(_refusal(status, code, message, "connection: close\r\n"))
+        request_id = secrets.token_hex(8)
+        self.transport.write(_refusal(status, code, message, request_id, "connection: close\r\n"))
         self.transport.close()
 
     def _look(self) -> None:
@@ -128,8 +158,7 @@ _PHRASES = {
 }
 
 
-def _refusal(status: int, code: str, message: str, header: str) -> bytes:
-    request_id = secrets.token_hex(8)
+def _refusal(status: int, code: str, message: str, request_id: str, header: str = "") -> bytes:
     body = msgspec.json.encode({"error_code": code, "message": message, "request_id": request_id})
     retry = "retry-after: 1\r\n" if status in (429, 503) else ""
     head = (
@@ -137,3 +166,9 @@ def _refusal(status: int, code: str, message: str, header: str) -> bytes:
         f"content-length: {len(body)}\r\nkronos-request-id: {request_id}\r\n{retry}{header}\r\n"
     )
     return head.encode() + body
+
+
+# The refusal of a forecast around its request id: it is sent thousands of times a second.
+_ID = "0" * 16
+_OVERLOADED = _refusal(429, "OVERLOADED", "too many requests wait; try again in a second", _ID)
+_BEFORE_ID, _BETWEEN_IDS, _AFTER_ID = _OVERLOADED.split(_ID.encode())

@@ -1,0 +1,186 @@
+"""Refusals below the application: whole requests for forecasts while the queue is full."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import uvicorn
+
+from serving.gateway.protocol import HOLD_S, Limits, protocol
+
+BODY = b'{"symbol": "AAPL"}'
+FORECAST = b"POST /forecast HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%b" % (len(BODY), BODY)
+HEALTH = b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n"
+
+
+class Server:
+    """A server whose application answers 200, with a queue that a test fills."""
+
+    def __init__(self) -> None:
+        self.full = False
+        self.refused: list[str] = []
+        self.bodies: list[bytes] = []
+        limits = Limits(lambda: self.full, self.refused.append)
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                self._answer,
+                interface="asgi3",
+                port=0,
+                http=protocol(limits),
+                lifespan="off",
+                log_config=None,
+            )
+        )
+
+    async def _answer(self, _: Any, receive: Any, send: Any) -> None:
+        message = await receive()
+        self.bodies.append(message["body"])
+        headers = [(b"content-length", b"2")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    @asynccontextmanager
+    async def running(self) -> Any:
+        serving = asyncio.create_task(self._server.serve())
+        while not self._server.started:
+            await asyncio.sleep(0.01)
+        yield self._server.servers[0].sockets[0].getsockname()[1]
+        await self.stop()
+        await serving
+
+    async def stop(self) -> None:
+        self._server.should_exit = True
+
+
+class Client:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+
+    @classmethod
+    async def of(cls, port: int) -> "Client":
+        return cls(*await asyncio.open_connection("127.0.0.1", port))
+
+    async def ask(self, *parts: bytes) -> tuple[int, dict[bytes, bytes], bytes]:
+        """Status, headers and body of the reply to a request that is sent in parts."""
+        for part in parts:
+            self._writer.write(part)
+            await asyncio.sleep(0.02 if len(parts) > 1 else 0)
+        head = await self._reader.readuntil(b"\r\n\r\n")
+        first, *lines = head.strip().split(b"\r\n")
+        headers = dict(line.lower().split(b": ", 1) for line in lines)
+        body = await self._reader.readexactly(int(headers[b"content-length"]))
+        return int(first.split()[1]), headers, body
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def run(test: Callable[[Server, int], Awaitable[None]]) -> None:
+    async def main() -> None:
+        server = Server()
+        async with asyncio.timeout(20), server.running() as port:
+            await test(server, port)
+
+    asyncio.run(main())
+
+
+def test_a_refusal_is_an_error_like_any_other_and_keeps_the_connection():
+    async def test(server: Server, port: int) -> None:
+        client = await Client.of(port)
+        server.full = True
+        status, headers, body = await client.ask(FORECAST)
+        content = json.loads(body)
+        assert (status, content["error_code"]) == (429, "OVERLOADED")
+        assert headers[b"retry-after"] == b"1"
+        assert headers[b"kronos-request-id"].decode() == content["request_id"]
+        assert server.refused == ["queue_full"]
+        server.full = False
+        assert (await client.ask(FORECAST))[0] == 200
+        assert server.bodies == [BODY]
+        client.close()
+
+    run(test)
+
+
+def test_other_paths_are_answered_while_the_queue_is_full():
+    async def test(server: Server, port: int) -> None:
+        client = await Client.of(port)
+        server.full = True
+        assert (await client.ask(HEALTH))[0] == 200
+        assert server.refused == []
+        client.close()
+
+    run(test)
+
+
+def test_a_request_in_parts_reaches_the_application():
+    async def test(server: Server, port: int) -> None:
+        client = await Client.of(port)
+        server.full = True
+        assert (await client.ask(FORECAST[:40], FORECAST[40:]))[0] == 200
+        assert server.bodies == [BODY]
+        client.close()
+
+    run(test)
+
+
+def test_a_header_that_looks_like_a_request_is_part_of_its_head():
+    async def test(server: Server, port: int) -> None:
+        client = await Client.of(port)
+        server.full = True
+        value = b"POST /forecast HTTP/1.1\r\nContent-Length: 0\r\n\r\n"
+        assert (await client.ask(b"GET /health HTTP/1.1\r\nHost: h\r\nX: ", value))[0] == 200
+        assert server.refused == []
+        client.close()
+
+    run(test)
+
+
+def test_a_client_that_asks_again_at_once_waits_a_little():
+    async def test(server: Server, port: int) -> None:
+        loop = asyncio.get_running_loop()
+        client = await Client.of(port)
+        server.full = True
+        await client.ask(FORECAST)
+        begun = loop.time()
+        for _ in range(3):
+            assert (await client.ask(FORECAST))[0] == 429
+        assert loop.time() - begun > 2.5 * HOLD_S
+        server.full = False
+        assert (await client.ask(FORECAST))[0] == 200
+        client.close()
+
+    run(test)
+
+
+def test_a_refusal_that_is_held_comes_before_the_end():
+    async def test(server: Server, port: int) -> None:
+        client = await Client.of(port)
+        server.full = True
+        await client.ask(FORECAST)
+        held = asyncio.ensure_future(client.ask(FORECAST))
+        await asyncio.sleep(HOLD_S / 10)
+        await server.stop()
+        assert (await held)[0] == 429
+        client.close()
+
+    run(test)
+
+
+def test_a_client_that_leaves_while_it_is_held_harms_nobody():
+    async def test(server: Server, port: int) -> None:
+        server.full = True
+        leaving = await Client.of(port)
+        await leaving.ask(FORECAST)
+        held = asyncio.ensure_future(leaving.ask(FORECAST))
+        await asyncio.sleep(HOLD_S / 10)
+        held.cancel()
+        leaving.close()
+        await asyncio.sleep(2 * HOLD_S)
+        other = await Client.of(port)
+        assert (await other.ask(FORECAST))[0] == 429
+        other.close()
+
+    run(test)
