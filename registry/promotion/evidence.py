@@ -10,7 +10,9 @@ from registry.versions.store import Store
 from registry.versions.version import Version
 
 
-def fetch(store: Store, records: Sequence[Record], version: Version) -> Path:
+def fetch(
+    store: Store, records: Sequence[Record], version: Version, into: Path | None = None
+) -> Path:
     """Folder of a version whose bytes are those registered, and those of all its promotions.
 
     `records` are the ledger's rows of the model. Whoever exchanges files, manifest and tag together
@@ -22,7 +24,7 @@ def fetch(store: Store, records: Sequence[Record], version: Version) -> Path:
             f"{version.uri} lost its tag {MANIFEST_TAG}, which a promotion saw; "
             f"`python -m registry doctor {version.name} --repair` sets it again"
         )
-    root = store.fetch(version)
+    root = store.fetch(version, into)
     check(records, version)
     return root
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from registry.files import temporary_folder
 from registry.ledger.promotions import Ledger
 from registry.promotion import evidence, stages
 from registry.versions import exported, provenance
@@ -16,16 +17,18 @@ def export(store: Store, ledger: Ledger, version: Version, folder: Path) -> Expo
     The bytes are those that were registered and, by the ledger, promoted. Raises as
     `evidence.fetch` and `exported.write`.
     """
-    root = evidence.fetch(store, ledger.records(version.name), version)
+    records = ledger.records(version.name)
     stage = stages.shown(version.aliases, version.tags.get(stages.TAG))
-    return exported.write(
-        root,
-        folder,
-        version,
-        stage=stage or "",
-        facts=_facts(root, version),
-        registry=ledger.registry,
-    )
+    with temporary_folder(store.settings.state_dir, version.folder_name) as downloads:
+        root = evidence.fetch(store, records, version, Path(downloads))
+        return exported.write(
+            root,
+            folder,
+            version,
+            stage=stage or "",
+            facts=_facts(root, version),
+            registry=ledger.registry,
+        )
 
 
 def _facts(root: Path, version: Version) -> dict[str, str]:

@@ -308,16 +308,19 @@ class Store:
 
     # --- load -----------------------------------------------------------------------------
 
-    def fetch(self, version: Version) -> Path:
+    def fetch(self, version: Version, into: Path | None = None) -> Path:
         """Local folder of a version, verified against the registered manifest.
 
-        Raises Corrupt, and NotFound for a version that Kronos Registry did not log.
+        Without `into`, what is downloaded from a server stays in the system's temporary folder: a
+        process that fetches again and again names an empty folder of its own. Raises Corrupt, and
+        NotFound for a version that Kronos Registry did not log.
         """
         expected = version.tags.get(MANIFEST_TAG)
         if expected is None:
             raise not_ours(version)
+        target = None if into is None else str(into)
         with _corrupt_if_missing(version):
-            root = Path(mlflow.artifacts.download_artifacts(version.uri))
+            root = Path(mlflow.artifacts.download_artifacts(version.uri, dst_path=target))
         manifest.verify(root, manifest_sha256=expected)
         return root
 

@@ -28,6 +28,7 @@ import numpy.testing as npt
 import pandas as pd
 import psutil
 import pytest
+import sqlalchemy as sa
 import yaml
 from shared import SHARED
 
@@ -36,10 +37,13 @@ from mlprojects.baselines.train import Config, spec
 from registry.forecast import calendars, names
 from registry.forecast.checks import check_history
 from registry.forecast.forecast import Forecaster
+from registry.ledger.requests import requests
 from registry.settings import CHECKOUT, Settings
 from registry.versions import tracking
 from registry.versions.store import DESCRIPTION_LIMIT, Store
 from registry.versions.version import Version
+from serving.gateway.__main__ import DRAIN_S, QUIT_S
+from serving.gateway.processes import STOP_TIMEOUT_S
 
 pytestmark = [
     # MLflow warns about its own type hints on import of mlflow.pyfunc.
@@ -50,11 +54,12 @@ pytestmark = [
 
 FILE = CHECKOUT / "docker-compose.yml"
 RAW = yaml.safe_load(FILE.read_text())
-SERVICES = ("postgres", "mlflow", "scorer")
-PROJECT_SERVICES = ("mlflow", "scorer")  # with the image of this project
+GATEWAYS = ("kronos-nbeats", "kronos-graph")
+PROJECT_SERVICES = ("mlflow", *GATEWAYS)  # with the image of this project
+SERVICES = ("postgres", *PROJECT_SERVICES)
 # A new database is migrated first: 15 s, and twice that on a busy machine.
 HEALTHY_TIMEOUT_S = 120.0
-STOP_TIMEOUT_S = 20.0
+CLOSE_TIMEOUT_S = 20.0
 CUTOFF = "2022-12-28"
 LONG_CARD = "\n\n".join(f"Paragraph {i} of a card. " + "It is long. " * 20 for i in range(40))
 
@@ -113,29 +118,76 @@ def test_a_file_that_breaks_the_specification_is_found(tmp_path: Path, right: st
     assert validation(broken).returncode == 1
 
 
-def test_the_services_are_the_database_mlflow_and_a_scorer():
+def test_the_services_are_the_database_mlflow_and_two_gateways():
     assert tuple(RAW["services"]) == SERVICES
 
 
-def test_ports_are_published_on_loopback_and_the_database_has_none():
+def test_ports_are_published_on_loopback():
     filled = interpolated(RAW["services"], {"KRONOS_POSTGRES_PASSWORD": "x"})
-    published = {name: filled[name].get("ports", []) for name in SERVICES}
+    published = {name: filled[name]["ports"] for name in SERVICES}
     assert published == {
-        "postgres": [],
+        "postgres": ["127.0.0.1:5432:5432"],
         "mlflow": ["127.0.0.1:5000:5000"],
-        "scorer": ["127.0.0.1:5001:5001"],
+        "kronos-nbeats": ["127.0.0.1:8080:8080"],
+        "kronos-graph": ["127.0.0.1:8081:8080"],
+    }
+
+
+def test_the_database_is_alone_on_the_network_that_publishes_its_port():
+    networks = {name: RAW["services"][name]["networks"] for name in SERVICES}
+    assert networks == {
+        "postgres": ["database", "host"],
+        "mlflow": ["database", "registry"],
+        "kronos-nbeats": ["database", "registry"],
+        "kronos-graph": ["database", "registry"],
     }
     assert RAW["networks"]["database"] == {"internal": True}
-    assert RAW["services"]["postgres"]["networks"] == ["database"]
+    option = "com.docker.network.bridge.enable_ip_masquerade"
+    assert RAW["networks"]["host"] == {"driver_opts": {option: "false"}}
 
 
 def test_published_ports_are_those_of_the_settings():
-    ports = [RAW["services"][name]["ports"][0] for name in PROJECT_SERVICES]
+    ports = [RAW["services"][name]["ports"][0] for name in ("mlflow", "kronos-nbeats")]
     default = Settings(_env_file=None)
     assert ports == [
         f"127.0.0.1:${{KRONOS_UI_PORT:-{default.ui_port}}}:5000",
-        f"127.0.0.1:${{KRONOS_SERVE_PORT:-{default.serve_port}}}:5001",
+        f"127.0.0.1:${{KRONOS_PORT:-{default.port}}}:8080",
     ]
+
+
+def test_gateways_differ_by_model_port_and_volume_only():
+    of_nbeats, of_graph = [dict(RAW["services"][name]) for name in GATEWAYS]
+    for service, model in ((of_nbeats, "nbeats"), (of_graph, "graph")):
+        command = [*["python", "-m", "serving", "start"], model]
+        command += ["--host", "0.0.0.0", "--port", "8080"]
+        assert service.pop("command") == command
+        assert service.pop("volumes") == [f"{model}:/var/lib/kronos/var"]
+        del service["ports"]
+    assert of_nbeats == of_graph
+
+
+def test_mlflow_and_the_ledger_share_a_database():
+    command = RAW["services"]["mlflow"]["command"]
+    uri = command[command.index("--backend-store-uri") + 1]
+    for name in GATEWAYS:
+        assert RAW["services"][name]["environment"]["KRONOS_LEDGER_URI"] == uri
+
+
+def test_a_gateway_gets_every_setting_of_a_gateway():
+    """From .env, or from the environment of compose. Keys of MLflow's and of training are none."""
+    others = {"tracking_uri", "ledger_uri", "var_dir", "private_network"}  # the file's own
+    others |= {"host", "port", "serve_host", "serve_port", "ui_port", "artifacts_uri"}
+    others |= {"hf_token", "model_id", "tokenizer_id", "max_context", "clip"}
+    settings = {f"KRONOS_{name.upper()}" for name in set(Settings.model_fields) - others}
+    for name in GATEWAYS:
+        environment = RAW["services"][name]["environment"]
+        assert {key for key, value in environment.items() if value is None} == settings
+
+
+def test_a_gateway_has_the_time_to_finish_what_it_does():
+    needed = DRAIN_S + QUIT_S + STOP_TIMEOUT_S + 5
+    for name in GATEWAYS:
+        assert int(RAW["services"][name]["stop_grace_period"].removesuffix("s")) >= needed
 
 
 def test_without_a_password_the_file_is_refused():
@@ -150,12 +202,14 @@ def test_no_secret_is_written_down_and_none_is_on_a_command_line():
     secrets_in_file = {}
     for service in SERVICES:
         for key, value in RAW["services"][service]["environment"].items():
-            if secret.search(f"{service}.{key}"):
+            if value is not None and secret.search(f"{service}.{key}"):
                 secrets_in_file[f"{service}.{key}"] = value
     from_env = "${KRONOS_POSTGRES_PASSWORD:?set it in .env}"
     assert secrets_in_file == {
         "postgres.POSTGRES_PASSWORD": from_env,
         "mlflow.PGPASSWORD": from_env,
+        "kronos-nbeats.PGPASSWORD": from_env,
+        "kronos-graph.PGPASSWORD": from_env,
     }
     assert not re.search(r"://[^/\s@]*:[^/\s@]*@", FILE.read_text())  # user:password@host
     for name in PROJECT_SERVICES:
@@ -176,7 +230,8 @@ def test_every_service_has_a_healthcheck_with_time_for_a_slow_start():
 def test_a_service_waits_for_those_it_needs_to_be_healthy():
     healthy = {"condition": "service_healthy"}
     assert RAW["services"]["mlflow"]["depends_on"] == {"postgres": healthy}
-    assert RAW["services"]["scorer"]["depends_on"] == {"mlflow": healthy}
+    for name in GATEWAYS:
+        assert RAW["services"][name]["depends_on"] == {"mlflow": healthy}
 
 
 def test_images_are_pinned():
@@ -199,9 +254,10 @@ def test_a_tag_is_built_for_one_service_and_the_others_take_it_from_there():
             assert service["pull_policy"] == "build"  # never a stranger's image of this name
             builders.setdefault(service["image"], []).append(name)
     assert list(builders.values()) == [["mlflow"]]
-    scorer = RAW["services"]["scorer"]
-    assert (scorer["image"] in builders, scorer["pull_policy"]) == (True, "never")
-    assert "mlflow" in scorer["depends_on"]  # so compose builds it first
+    for name in GATEWAYS:
+        gateway = RAW["services"][name]
+        assert (gateway["image"] in builders, gateway["pull_policy"]) == (True, "never")
+        assert "mlflow" in gateway["depends_on"]  # so compose builds it first
 
 
 def test_logs_of_every_service_are_limited():
@@ -338,7 +394,8 @@ def running(
     home = folder / "home"
     home.mkdir()
     environment = {"PATH": os.environ["PATH"], "HOME": str(home), "TMPDIR": str(home)}
-    environment |= {key: native(value) for key, value in config["environment"].items()}
+    given = {key: value for key, value in config["environment"].items() if value is not None}
+    environment |= {key: native(value) for key, value in given.items()}
     command = [native(word) for word in config["command"]]
     healthcheck = [native(word) for word in config["healthcheck"]["test"][1:]]
     log = folder / "log"
@@ -359,7 +416,7 @@ def running(
         family = service.family() if process.poll() is None else []
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
-            process.wait(STOP_TIMEOUT_S)
+            process.wait(CLOSE_TIMEOUT_S)
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         for child in family:
@@ -419,6 +476,18 @@ class Database:
         """The healthcheck of the file passes."""
         program, *words = RAW["services"]["postgres"]["healthcheck"]["test"][1:]
         return self._run(program, *words, "--port", str(self.port), check=False).returncode == 0
+
+    @property
+    def uri(self) -> sa.URL:
+        environment = RAW["services"]["postgres"]["environment"]
+        return sa.URL.create(
+            "postgresql+psycopg2",
+            environment["POSTGRES_USER"],
+            self.password,
+            "127.0.0.1",
+            self.port,
+            environment["POSTGRES_DB"],
+        )
 
     def version(self) -> str:
         return self._run("postgres", "--version").stdout.split()[-1]
@@ -514,16 +583,33 @@ def version(store: Store, forecaster: Forecaster) -> Version:
 
 
 @pytest.fixture(scope="module")
-def scorer(
-    version: Version, mlflow_server: Service, tmp_path_factory: pytest.TempPathFactory
+def gateway(
+    mlflow_server: Service, database: Database, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Service]:
-    """The service `scorer`. It listens on 0.0.0.0 as in a container: KRONOS_PRIVATE_NETWORK allows
-    this."""
-    folder = tmp_path_factory.mktemp("scorer")
-    replacements = {"http://mlflow:5000": mlflow_server.url, "/var/lib/kronos": str(folder)}
-    variables = {"KRONOS_SERVE_MODEL": version.name}
-    with running("scorer", folder, replacements, variables, CHECKOUT) as service:
+    """The service `kronos-nbeats` for the model `ewma`, started before anything is promoted.
+
+    It listens on 0.0.0.0 as in a container: KRONOS_PRIVATE_NETWORK allows this.
+    """
+    folder = tmp_path_factory.mktemp("gateway")
+    replacements = {
+        "http://mlflow:5000": mlflow_server.url,
+        "postgres:5432": f"127.0.0.1:{database.port}",
+        "/var/lib/kronos": str(folder),
+        "nbeats": "ewma",
+    }
+    variables = {"KRONOS_POSTGRES_PASSWORD": database.password}
+    with running("kronos-nbeats", folder, replacements, variables, CHECKOUT) as service:
         yield service
+
+
+@pytest.fixture(scope="module")
+def serving(gateway: Service, version: Version) -> Service:
+    """The gateway, once it has noticed the promotion."""
+    deadline = time.monotonic() + HEALTHY_TIMEOUT_S
+    while httpx.get(f"{gateway.url}/ready").status_code != 200:
+        assert time.monotonic() < deadline, f"{version} is not served: {gateway.end_of_log()}"
+        time.sleep(0.2)
+    return gateway
 
 
 def test_the_database_is_of_the_major_version_that_the_file_names(database: Database):
@@ -579,6 +665,19 @@ def test_mlflow_runs_its_workers_and_no_job_processes_and_shows_no_password(
     assert database.password not in mlflow_server.log.read_text()
 
 
+def test_a_gateway_without_a_version_is_healthy_and_not_ready(gateway: Service):
+    """Before the fixture `version`: nothing is promoted."""
+    assert gateway.healthy()
+    deadline = time.monotonic() + HEALTHY_TIMEOUT_S
+    while (reply := httpx.get(f"{gateway.url}/ready")).json()["models"] != {"ewma": "failed"}:
+        assert time.monotonic() < deadline, reply.text
+        time.sleep(0.2)
+    assert reply.status_code == 503
+    refused = httpx.post(f"{gateway.url}/forecast", json={"symbol": "A", "series": [0.01] * 60})
+    assert refused.status_code == 503
+    assert gateway.process.poll() is None
+
+
 def test_a_version_logged_through_the_server_lies_behind_its_proxy_and_is_verified(
     store: Store, version: Version
 ):
@@ -596,33 +695,73 @@ def test_a_version_logged_through_the_server_lies_behind_its_proxy_and_is_verifi
     assert run.info.artifact_uri.startswith("mlflow-artifacts:/")
 
 
-def test_the_scorer_answers_what_the_model_in_production_forecasts(
-    scorer: Service, forecaster: Forecaster
+def test_the_gateway_answers_what_the_model_in_production_forecasts(
+    serving: Service, forecaster: Forecaster
 ):
     history = random_walk(60)
-    table = history.assign(ds=history[names.DS].dt.strftime("%Y-%m-%d"))
     body = {
-        "dataframe_split": table.to_dict(orient="split", index=False),
-        "params": {"levels": [0.05, 0.5, 0.95]},
+        "symbol": "RANDOM_WALK",
+        "series": list(history[names.Y]),
+        "ds": list(history[names.DS].dt.strftime("%Y-%m-%d")),
+        "levels": [0.05, 0.5, 0.95],
     }
-    reply = httpx.post(f"{scorer.url}/invocations", json=body, timeout=30)
+    reply = httpx.post(f"{serving.url}/forecast", json=body, timeout=30)
     assert reply.status_code == 200, reply.text
-    frame = pd.DataFrame(reply.json()["predictions"])
+    content = reply.json()
     spec = forecaster.spec
     forecast = forecaster.predict(check_history(history, spec), spec.request())
     expected = forecast.at((0.05, 0.5, 0.95)).quantiles[0]
-    npt.assert_array_equal(frame[names.STEP], [1, 2, 3])
-    assert [day[:10] for day in frame[names.DS]] == ["2022-12-29", "2022-12-30", "2023-01-03"]
-    npt.assert_allclose(frame[["q0.05", "q0.5", "q0.95"]], expected, rtol=1e-12, atol=1e-15)
+    values = [list(content["q"][step].values()) for step in "123"]
+    npt.assert_allclose(values, expected, rtol=1e-12, atol=1e-15)
+    sessions = {"1": "2022-12-29", "2": "2022-12-30", "3": "2023-01-03"}
+    assert content["meta"]["sessions"] == sessions
     # Returns of 1 % a session.
-    npt.assert_allclose(frame["q0.95"], 1.6448536269514722 * 0.01, rtol=0.35)
+    q95 = [content["q"][step]["p95"] for step in "123"]
+    npt.assert_allclose(q95, 1.6448536269514722 * 0.01, rtol=0.35)
 
 
-def test_the_scorer_says_where_it_answers(scorer: Service, version: Version):
-    lines = scorer.log.read_text().splitlines()
+def test_the_gateway_says_where_it_answers(serving: Service, version: Version):
+    lines = serving.log.read_text().splitlines()
     [ready] = [json.loads(line) for line in lines if line.startswith('{"url"')]
-    assert (ready["url"], ready["model"]) == (scorer.url, "ewma")
-    assert ready["version"] == version.version
+    assert ready["url"] == serving.url
+    served = {"model": "ewma", "name": "ewma", "version": version.version}
+    assert ready["models"] == [served]
+
+
+def test_the_password_reaches_no_scorer_and_no_command_line(serving: Service, database: Database):
+    for process in serving.family():
+        assert database.password not in " ".join(process.cmdline())
+        is_ours = "serving." in " ".join(process.cmdline())
+        assert ("PGPASSWORD" in process.environ()) == is_ours, process.cmdline()
+    assert database.password not in serving.log.read_text()
+
+
+def test_what_was_served_is_in_the_ledger_of_the_same_database(
+    serving: Service, database: Database, version: Version
+):
+    served = {"symbol": "A", "series": [0.01, -0.01] * 30}
+    reply = httpx.post(f"{serving.url}/forecast", json=served, timeout=30)
+    forecast_id = reply.json()["meta"]["forecast_id"]
+    engine = sa.create_engine(database.uri)
+    rows: list[Any] = []
+    deadline = time.monotonic() + 30
+    while not rows:
+        assert time.monotonic() < deadline
+        with engine.connect() as connection:
+            rows = list(connection.execute(sa.select(requests).filter_by(forecast_id=forecast_id)))
+    engine.dispose()
+    assert [(row.model, row.version, row.status) for row in rows] == [
+        ("ewma", version.version, 200)
+    ]
+
+
+def test_the_gateway_keeps_a_copy_of_the_version_and_no_downloads(serving: Service):
+    folder = serving.log.parent
+    copies = sorted(path.name for path in (folder / "var/serving/ewma").iterdir() if path.is_dir())
+    assert [re.sub("[0-9a-f]{12}$", "", name) for name in copies] == ["1-"]
+    assert list((folder / "var/state").iterdir()) == []
+    left = {path.name for path in (folder / "home").rglob("*") if path.name == "MLmodel"}
+    assert left == set()
 
 
 def test_a_run_on_a_server_prints_nothing_of_its_own(
@@ -666,14 +805,14 @@ def test_mlflow_writes_nothing_outside_its_volume_and_tmp(mlflow_server: Service
     assert sorted(p.name for p in folder.iterdir()) == ["artifacts", "cwd", "home", "log"]
 
 
-def test_told_to_stop_scorer_and_mlflow_end_with_all_their_processes(
-    scorer: Service, mlflow_server: Service
+def test_told_to_stop_gateway_and_mlflow_end_with_all_their_processes(
+    serving: Service, mlflow_server: Service
 ):
     """The last test: it ends the services that the others use."""
-    for service, code in ((scorer, 143), (mlflow_server, 0)):
+    for service, code in ((serving, 143), (mlflow_server, 0)):
         family = service.family()
         service.process.terminate()
-        assert service.process.wait(STOP_TIMEOUT_S) == code
+        assert service.process.wait(CLOSE_TIMEOUT_S) == code
         alive = [process for process in family if process.is_running()]
         assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
         assert not service.healthy()
