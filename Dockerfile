@@ -1,4 +1,4 @@
-# One image for both of our services: inference only, no training and no test packages.
+# One image for MLflow and the gateways: inference only, no training and no test packages.
 FROM python:3.11-slim-trixie
 
 # LightGBM's wheel brings no OpenMP runtime.

@@ -1,7 +1,7 @@
 """docker-compose.yml on a real Docker engine: `make test-system` (tests/system/run.py).
 
 The tests are one story, in this order. The Python and PostgreSQL base images are stand-ins, which
-tests/system/engine.py makes; nothing else is replaced. The model is trained and promoted from the
+tests/system/engine.py makes; nothing else is replaced. Models are trained and promoted from the
 host, as the README says.
 """
 
@@ -29,12 +29,17 @@ PASSWORD = 'p@ss:w/o$$rd%&?#"1'
 COMPOSE = ["compose", "--progress", "plain", "--project-directory", "/srv/checkout"]
 COMPOSE += ["-f", "/srv/checkout/docker-compose.yml", "-f", "/srv/stand-ins/compose.yml"]
 IMAGE = "kronos-registry:0.1.0"
-SERVICES = ("postgres", "mlflow", "scorer")
+GATEWAYS = ("kronos-nbeats", "kronos-graph")
+SERVICES = ("postgres", "mlflow", *GATEWAYS)
 UI = "http://127.0.0.1:5000"
-SCORER = "http://127.0.0.1:5001"
+LEDGER = "postgresql+psycopg2://kronos@127.0.0.1:5432/mlflow"
+NBEATS = "http://127.0.0.1:8080"
+GRAPH = "http://127.0.0.1:8081"
 MODELS = f"{UI}/api/2.0/mlflow/registered-models/search?max_results=1"
-# docker-init and the server; mlflow: uvicorn, workers, tracker; scorer: MLflow, uvicorn.
-PROGRAMS = {"postgres": 2, "mlflow": 5, "scorer": 4}
+# docker-init and the server; mlflow: uvicorn, workers, tracker; a gateway: supervisor, MLflow,
+# uvicorn. The gateway to graph runs the same programs as the one to nbeats.
+PROGRAMS = {"postgres": 2, "mlflow": 5, "kronos-nbeats": 5}
+FOLDERS = ["/var/lib/kronos/var/serving/nbeats", "/var/lib/kronos/var/state"]
 START_TIMEOUT_S = 240.0  # of a service, until it is healthy
 FAMILIES = sorted(path.parent.name for path in (CHECKOUT / "mlprojects").glob("*/model.py"))
 
@@ -102,9 +107,11 @@ class Host:
         self.environment = {
             **os.environ,
             "KRONOS_TRACKING_URI": UI,
+            "KRONOS_LEDGER_URI": LEDGER,
+            "PGPASSWORD": PASSWORD,
             "KRONOS_VAR_DIR": str(var_dir),
         }
-        self.request = ""  # body of a request to nbeats, once there is a version
+        self.requests: dict[str, str] = {}  # MLflow's form, by model, once there is a version
 
     def run(self, *command: str) -> str:
         done = subprocess.run(
@@ -120,11 +127,16 @@ class Host:
         assert done.returncode == 0, done.stderr[-3000:]
         return done.stdout
 
-    def promoted(self, seed: int) -> None:
-        """Train a tiny nbeats and put it into Production."""
-        train = ["jobs", "train", "nbeats", "--tiny", "--report_every", "20"]
+    def promoted(self, model: str, seed: int) -> None:
+        """Train a tiny version and put it into Production."""
+        train = ["jobs", "train", model, "--tiny", "--report_every", "50"]
         self.run(*train, "--seed", str(seed))
-        self.run("registry", "promote", "nbeats", "latest", "--why", f"seed {seed}")
+        self.run("registry", "promote", model, "latest", "--why", f"seed {seed}")
+
+    def series(self) -> list[float]:
+        """The returns of the example that is stored with nbeats."""
+        split = json.loads(self.requests["nbeats"])["dataframe_split"]
+        return list(pd.DataFrame(**split)["y"])
 
 
 @pytest.fixture(scope="module")
@@ -139,12 +151,28 @@ def stack() -> Iterator[None]:
     docker(*COMPOSE, "down", "--volumes")
 
 
-def asked(request: str) -> pd.DataFrame:
-    """The scorer's reply to the body of a request."""
+def asked(url: str, request: str) -> pd.DataFrame:
+    """A gateway's raw reply to MLflow's form of a request."""
     headers = {"Content-Type": "application/json"}
-    reply = httpx.post(f"{SCORER}/invocations", content=request, headers=headers, timeout=60)
+    reply = httpx.post(f"{url}/invocations", content=request, headers=headers, timeout=60)
     assert reply.status_code == 200, reply.text
     return pd.DataFrame(reply.json()["predictions"])
+
+
+def forecast(url: str, **request: Any) -> dict[str, Any]:
+    reply = httpx.post(f"{url}/forecast", json=request, timeout=60)
+    assert reply.status_code == 200, reply.text
+    return dict(reply.json())
+
+
+def serves(version: int, series: list[float]) -> bool:
+    """Whether a version of nbeats answers; other replies and none are waited for."""
+    try:
+        body = {"symbol": "AAPL", "series": series}
+        reply = httpx.post(f"{NBEATS}/forecast", json=body, timeout=60)
+    except httpx.TransportError:
+        return False
+    return reply.status_code == 200 and reply.json()["meta"]["ver"] == version
 
 
 def answered(url: str) -> bool:
@@ -191,7 +219,8 @@ def test_the_image_holds_the_packages_of_its_lock_and_no_others():
 def test_the_image_loads_the_code_of_every_family():
     """Its user can read it, although the checkout was closed to everybody but its owner."""
     modules = [f"mlprojects.{family}.model" for family in FAMILIES]
-    imports = f"import {', '.join(modules)}, serving.scorer, registry.hub.mirror"
+    ours = "serving.gateway.__main__, serving.supervisor.__main__, registry.hub.mirror"
+    imports = f"import {', '.join(modules)}, {ours}"
     in_image("python", "-W", "ignore", "-c", imports)
     assert "jobs" not in in_image("ls", "/app").split()
 
@@ -199,29 +228,65 @@ def test_the_image_loads_the_code_of_every_family():
 # --- the stack ----------------------------------------------------------------------------------
 
 
-def test_a_model_trained_and_promoted_from_the_host_is_served(host: Host):
-    up("mlflow")
-    host.run("jobs", "compile")
-    host.promoted(seed=1)
-    host.request = host.run("serving", "request", "nbeats")
-    before = container("mlflow")["Id"]
+def test_settings_in_the_env_file_reach_the_gateways():
+    file = Path(ROOT) / "srv/checkout/.env"
+    file.write_text("KRONOS_POLL_S=1.5\n")
+    try:
+        config = json.loads(docker(*COMPOSE, "config", "--format", "json"))
+    finally:
+        file.unlink()
+    for name in GATEWAYS:
+        environment = config["services"][name]["environment"]
+        assert environment["KRONOS_POLL_S"] == "1.5"
+        assert not environment.get("KRONOS_QUEUE_S")
+
+
+def test_a_gateway_starts_before_anything_is_promoted():
     up()
-    assert container("mlflow")["Id"] == before  # a healthy service is left alone
-    frame = asked(host.request)
-    assert list(frame["notes"].unique()) == ["nbeats version 1"]
+    for url in (NBEATS, GRAPH):
+        assert httpx.get(f"{url}/health").status_code == 200
+        assert httpx.get(f"{url}/ready").status_code == 503
+
+
+def test_versions_promoted_from_the_host_are_served(host: Host):
+    begun = [container(name)["State"]["StartedAt"] for name in SERVICES]
+    host.run("jobs", "compile")
+    host.run("jobs", "data", "load", "panel")
+    for model, url in (("nbeats", NBEATS), ("graph", GRAPH)):
+        host.promoted(model, seed=1)
+        host.requests[model] = host.run("serving", "request", model)
+        wait(lambda url=url: answered(f"{url}/ready"))
+        frame = asked(url, host.requests[model])
+        assert f"{model} version 1" in frame["notes"].iloc[0]
+    assert [container(name)["State"]["StartedAt"] for name in SERVICES] == begun
+
+
+def test_a_gateway_answers_what_stock_mlflow_answers_on_the_host(host: Host):
+    frame = asked(NBEATS, host.requests["nbeats"])
     npt.assert_allclose(frame["q0.5"], forecast_by_the_host(host)["q0.5"], atol=1e-9)
 
 
 def forecast_by_the_host(host: Host) -> pd.DataFrame:
     """The reply that stock MLflow gives on the host, of the same version."""
     body = Path(host.environment["KRONOS_VAR_DIR"]) / "request.json"
-    body.write_text(host.request)
+    body.write_text(host.requests["nbeats"])
     reply = body.with_name("reply.json")
     command = ["mlflow", "models", "predict", "-m", "models:/nbeats@production"]
     command += ["--env-manager", "local", "-t", "json", "-i", str(body), "-o", str(reply)]
     host.environment["MLFLOW_TRACKING_URI"] = UI
     host.run(*command)
     return pd.DataFrame(json.loads(reply.read_text())["predictions"])
+
+
+def test_forecasts_by_symbol_take_histories_that_the_host_loaded(host: Host):
+    by_symbol = forecast(NBEATS, symbol="AAPL", horizon=[1, 5])
+    sent = forecast(NBEATS, symbol="AAPL", horizon=[1, 5], series=host.series())
+    for step in ("1", "5"):
+        npt.assert_allclose(by_symbol["q"][step]["p95"], sent["q"][step]["p95"], atol=1e-9)
+    of_graph = forecast(GRAPH, symbol="AAPL", horizon=[1, 5])  # with the rest of its universe
+    raw = asked(GRAPH, host.requests["graph"]).query("unique_id == 'AAPL'")
+    npt.assert_allclose(of_graph["q"]["1"]["p95"], raw["q0.95"].iloc[0], atol=1e-9)
+    assert of_graph["meta"]["history"] == "ledger"
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -248,24 +313,45 @@ def test_no_process_and_no_log_shows_the_password():
     assert PASSWORD not in docker(*COMPOSE, "logs")
 
 
-def test_the_database_reaches_nothing_and_mlflow_is_all_that_reaches_it():
-    connect = "import socket; socket.create_connection(('{}', {}), 3)"
-    database = connect.format("postgres", 5432)
-    assert attempt("exec", "kronos-registry-mlflow-1", "python", "-c", database)[0] == 0
-    assert attempt("exec", "kronos-registry-scorer-1", "python", "-c", database)[0] != 0
-    outside = connect.format("10.0.2.3", 53)  # the network's name server
+def test_no_process_that_runs_a_version_has_the_password():
+    for service in GATEWAYS:
+        scorers = [each for each in processes(service) if _runs_a_version(each)]
+        assert len(scorers) == 2  # MLflow, uvicorn
+        assert not [each for each in scorers if PASSWORD in each.environ().values()]
+
+
+def _runs_a_version(process: psutil.Process) -> bool:
+    line = " ".join(process.cmdline())
+    return "mlflow models serve" in line or "uvicorn" in line
+
+
+def test_the_database_reaches_nothing_beyond_this_machine():
+    outside = connect("10.0.2.3", 53)  # the network's name server
+    assert attempt("exec", "kronos-registry-mlflow-1", "python", "-c", outside)[0] == 0
     assert attempt("exec", "kronos-registry-postgres-1", "python", "-c", outside)[0] != 0
+    for service in ("mlflow", *GATEWAYS):
+        database = connect("postgres", 5432)
+        assert attempt("exec", f"kronos-registry-{service}-1", "python", "-c", database)[0] == 0
 
 
-def test_a_restarted_scorer_serves_what_was_promoted_since(host: Host):
-    host.promoted(seed=2)
-    assert list(asked(host.request)["notes"].unique()) == ["nbeats version 1"]
-    docker(*COMPOSE, "restart", "scorer")
-    wait(lambda: answered(f"{SCORER}/ping"))
-    assert list(asked(host.request)["notes"].unique()) == ["nbeats version 2"]
+def connect(host: str, port: int) -> str:
+    return f"import socket; socket.create_connection(('{host}', {port}), 3)"
 
 
-@pytest.mark.parametrize("service", SERVICES)
+def test_a_promotion_is_followed_without_a_restart_and_no_request_fails(host: Host):
+    begun = container("kronos-nbeats")["State"]["StartedAt"]
+    series = host.series()
+    host.promoted("nbeats", seed=2)
+    until = time.monotonic() + START_TIMEOUT_S
+    version = 1
+    while version == 1:
+        version = forecast(NBEATS, symbol="AAPL", series=series)["meta"]["ver"]
+        assert time.monotonic() < until
+    assert version == 2
+    assert container("kronos-nbeats")["State"]["StartedAt"] == begun
+
+
+@pytest.mark.parametrize("service", PROGRAMS)
 def test_a_killed_process_is_replaced(service: str, host: Host):
     """Each program of a service once."""
     killed: set[str] = set()
@@ -275,11 +361,14 @@ def test_a_killed_process_is_replaced(service: str, host: Host):
         process.send_signal(signal.SIGKILL)
         psutil.wait_procs([process], timeout=20)
         wait(lambda: container(service)["State"]["Running"] and answered(MODELS))
-        wait(lambda: answered(f"{SCORER}/ping"))
-        assert list(asked(host.request)["notes"].unique()) == ["nbeats version 2"]
+        wait(lambda: serves(2, host.series()))
     assert len(killed) == PROGRAMS[service]
-    served = docker("exec", container("scorer")["Id"], "ls", "/var/lib/kronos/var/state").split()
-    assert len([name for name in served if name.startswith("nbeats-2@")]) == 1  # of no dead one
+
+
+def test_a_gateway_keeps_copies_of_two_versions_and_nothing_of_killed_processes():
+    listed = docker("exec", "kronos-registry-kronos-nbeats-1", "ls", *FOLDERS).splitlines()
+    names = [re.sub("-[0-9a-f]{12}$", "", line) for line in listed if line]
+    assert names == [f"{FOLDERS[0]}:", "1", "2", "current.json", f"{FOLDERS[1]}:"]
 
 
 def programs(service: str) -> list[tuple[str, psutil.Process]]:
@@ -294,20 +383,44 @@ def programs(service: str) -> list[tuple[str, psutil.Process]]:
     return listed
 
 
-def test_mlflow_is_unhealthy_while_the_database_is_down_and_the_scorer_answers(host: Host):
+def test_forecasts_go_on_while_the_database_is_down(host: Host):
+    raw = asked(GRAPH, host.requests["graph"])
     docker(*COMPOSE, "stop", "postgres")
     wait(lambda: container("mlflow")["State"]["Health"]["Status"] == "unhealthy", 120)
     assert not answered(MODELS)
-    assert list(asked(host.request)["notes"].unique()) == ["nbeats version 2"]
+    assert serves(2, host.series())
+    pd.testing.assert_frame_equal(asked(GRAPH, host.requests["graph"]), raw)
+
+
+def test_a_gateway_that_is_killed_meanwhile_starts_from_its_copy(host: Host):
+    processes("kronos-nbeats")[0].kill()
+    wait(lambda: serves(2, host.series()))
+    [model] = httpx.get(f"{NBEATS}/models").json()["models"]
+    assert model["stale"]
+    refused = httpx.post(f"{NBEATS}/forecast", json={"symbol": "AAPL"}, timeout=60)
+    assert (refused.status_code, refused.json()["error_code"]) == (503, "LEDGER_UNAVAILABLE")
+
+
+def test_all_recovers_when_the_database_is_back(host: Host):
     docker(*COMPOSE, "start", "postgres")
     wait(lambda: container("mlflow")["State"]["Health"]["Status"] == "healthy", 120)
+    wait(lambda: not httpx.get(f"{NBEATS}/models").json()["models"][0]["stale"])
+    by_symbol = {"symbol": "AAPL"}
+    wait(lambda: httpx.post(f"{NBEATS}/forecast", json=by_symbol, timeout=60).status_code == 200)
+    assert serves(2, host.series())
 
 
 def test_down_and_up_again_keeps_everything(host: Host):
-    before = asked(host.request)
+    before = asked(NBEATS, host.requests["nbeats"])
     listed = host.run("registry", "show", "nbeats")
+    docker(*COMPOSE, "stop", *GATEWAYS)
+    codes = [container(name)["State"]["ExitCode"] for name in GATEWAYS]
+    assert codes == [143, 143]  # SIGTERM: they ended by themselves
     docker(*COMPOSE, "down")
     assert "kronos-registry" not in docker("ps", "--all", "--format", "{{.Names}}")
     up()
     assert host.run("registry", "show", "nbeats") == listed
-    pd.testing.assert_frame_equal(asked(host.request), before)
+    wait(lambda: serves(2, host.series()))
+    pd.testing.assert_frame_equal(asked(NBEATS, host.requests["nbeats"]), before)
+    wait(lambda: answered(f"{GRAPH}/ready"))
+    assert forecast(GRAPH, symbol="AAPL")["meta"]["ver"] == 1
