@@ -46,7 +46,7 @@ class RegistryAccess:
 
 
 def _check_there(settings: Settings) -> None:
-    """Raise KronosError if MLflow's database is a file that is missing or empty.
+    """Raise NotReady if MLflow's database is a file that is missing or empty.
 
     MLflow would fill it with an empty registry, in which every model is missing.
     """
@@ -54,7 +54,7 @@ def _check_there(settings: Settings) -> None:
         return
     path = make_url(settings.tracking).database
     if path is None or not Path(path).exists() or not Path(path).stat().st_size:
-        raise KronosError(
+        raise NotReady(
             f"there is no database {path}; train and promote a model first, or bring it back",
             code="TRACKING_UNAVAILABLE",
         )

@@ -72,8 +72,7 @@ def _is_gone(process: psutil.Process) -> bool:
 def test_slow_clients_are_closed_and_disturb_nobody(site: Site) -> None:
     with contextlib.ExitStack() as stack:
         slow = [stack.enter_context(Connection(site.gateway)) for _ in range(40)]
-        heads, bodies = slow[:20], slow[20:]
-        for connection in bodies:
+        for connection in slow[20:]:
             connection.send(HEAD + b"content-length: 1000\r\n\r\n")
         begun = time.monotonic()
         with site.load(clients=2) as clients:
@@ -232,16 +231,19 @@ def test_without_its_registry_a_gateway_starts_from_its_copies_and_kill_9_ends_a
     site: Site,
 ) -> None:
     folder = site.settings.var_dir
-    with _away(folder / "mlflow.db"), _away(folder / "ledger.db"):
-        with running(site.settings, ["ewma"], **FAST) as gateway:
-            reply = gateway.forecast(**site.bodies[0])
-            assert reply.status_code == 200
-            assert reply.json()["meta"]["stale"] is True
-            assert gateway.models()["ewma"]["stale"] is True
-            assert gateway.metric("kronos_model_stale", model="ewma") == 1
-            children = gateway.children
-            assert gateway.stop(signal.SIGKILL) == -signal.SIGKILL
-            wait_until(lambda: all(map(_is_gone, children)), 15)
+    with (
+        _away(folder / "mlflow.db"),
+        _away(folder / "ledger.db"),
+        running(site.settings, ["ewma"], **FAST) as gateway,
+    ):
+        reply = gateway.forecast(**site.bodies[0])
+        assert reply.status_code == 200
+        assert reply.json()["meta"]["stale"] is True
+        assert gateway.models()["ewma"]["stale"] is True
+        assert gateway.metric("kronos_model_stale", model="ewma") == 1
+        children = gateway.children
+        assert gateway.stop(signal.SIGKILL) == -signal.SIGKILL
+        wait_until(lambda: all(map(_is_gone, children)), 15)
     npt_close(reply.json(), site.expected[1][0])
 
 

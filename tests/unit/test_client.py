@@ -440,7 +440,7 @@ def test_what_the_gateway_says_of_a_forecast_has_types(script: Script) -> None:
         **replies.of_history(history),
         "calibration": replies.of_calibration(Calibration(), False, [1, 2]),
     }
-    shown = replies.shown(np.ones((5, 3)), [1, 5], replies.keys_of([0.05, 0.5]))
+    shown = replies.shown(np.ones((5, 3)), [1, 5], replies.keys_of((0.05, 0.5)))
     script.steps = [Step({"symbol": "AAPL", **shown, "meta": meta})]
     forecast = ask_sync(script.url, of_aapl)
     at_levels = {0.05: 1.0, 0.5: 1.0}

@@ -134,7 +134,7 @@ def test_a_bad_forecast_in_either_form_is_refused(
 
 def test_the_error_of_the_version_is_kept(scorer: Scorer) -> None:
     scorer.status = 500
-    scorer.error = {"error_code": "BAD_FORECAST", "message": "quantiles cross"}
+    scorer.error = {"code": "BAD_FORECAST", "message": "quantiles cross"}
     with pytest.raises(BadForecast, match="quantiles cross"):
         warm_up(scorer.runner)
 
