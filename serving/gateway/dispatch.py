@@ -89,6 +89,7 @@ class Dispatcher:
         self._noted: OrderedDict[str, None] = OrderedDict()
         self._worker = asyncio.create_task(self._work())
         self._sweeper: asyncio.TimerHandle | None = None
+        self._closed = False
 
     @property
     def queued(self) -> int:
@@ -99,7 +100,9 @@ class Dispatcher:
         return not self._pace.admits(len(self._queue))
 
     async def ask(self, job: Job) -> Answer | Reply:
-        """Wait for the answer. Raises Overloaded, and KronosError."""
+        """Wait for the answer. Raises Overloaded, NotReady, and KronosError."""
+        if self._closed:  # since its caller chose this version
+            raise stopped(self._name)
         if self.full:
             self._on_refused("queue_full")
             raise overloaded()
@@ -111,6 +114,7 @@ class Dispatcher:
         return await job.done
 
     def close(self) -> None:
+        self._closed = True
         self._worker.cancel()
         if self._sweeper is not None:
             self._sweeper.cancel()

@@ -53,6 +53,8 @@ def test_a_request_in_flight_is_refused_when_the_scorer_ends():
         queue.close()
         for refused in await asyncio.gather(*asked, return_exceptions=True):
             assert isinstance(refused, NotReady)
+        with pytest.raises(NotReady):  # whoever chose the version a moment before
+            await queue.ask(job())
 
     asyncio.run(asyncio.wait_for(main(), 5))
 
