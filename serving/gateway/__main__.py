@@ -106,7 +106,8 @@ class Gateway:
             uvicorn.Config(
                 app,
                 loop="uvloop",
-                http=protocol(Limits(lambda: self.routes.full, self.metrics.rejected)),
+                http=protocol(Limits(self.routes.full, self.metrics.rejected)),
+                ws="none",
                 lifespan="off",
                 access_log=False,
                 log_config=None,

@@ -95,15 +95,15 @@ class Dispatcher:
     def queued(self) -> int:
         return len(self._queue)
 
-    @property
-    def full(self) -> bool:
-        return not self._pace.admits(len(self._queue))
+    def full(self, coming: int = 0) -> bool:
+        """Whether a request would be refused that comes after those in the queue and others."""
+        return not self._pace.admits(len(self._queue) + coming)
 
     async def ask(self, job: Job) -> Answer | Reply:
         """Wait for the answer. Raises Overloaded, NotReady, and KronosError."""
         if self._closed:  # since its caller chose this version
             raise stopped(self._name)
-        if self.full:
+        if self.full():
             self._on_refused("queue_full")
             raise overloaded()
         self._queue.append(job)

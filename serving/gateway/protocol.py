@@ -7,6 +7,7 @@ that decides whether the rest is answered at all.
 import asyncio
 import secrets
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import msgspec
@@ -15,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 HEAD_S = 7.0  # for the head of a request; it is looked at every few seconds
 LARGEST_HEAD = 65_536  # bytes
 MOST_CONNECTIONS = 10_000
-HOLD_S = 0.03  # for the next refusal of a client that asks again at once, so that it does not spin
+HOLD_S = 0.0  # for the next refusal of a client that asks again at once, so that it does not spin
 
 _FORECAST = b"POST /forecast "
 _END_OF_HEAD = b"\r\n\r\n"
@@ -25,11 +26,16 @@ Reason = Literal["queue_full", "connections"]
 
 
 class Limits:
-    """What every connection asks before it takes a request."""
+    """What every connection asks before it takes a request.
 
-    def __init__(self, full: Callable[[], bool], on_refused: Callable[[Reason], None]) -> None:
-        self.full = full  # whether a forecast would be refused
+    `full` says whether a forecast would be refused while so many requests are on their way to the
+    application. A thousand may come before its first line runs.
+    """
+
+    def __init__(self, full: Callable[[int], bool], on_refused: Callable[[Reason], None]) -> None:
+        self.full = full
         self.on_refused = on_refused
+        self.coming = 0  # requests that the application has not begun
 
 
 def protocol(limits: Limits) -> type[HttpToolsProtocol]:
@@ -71,7 +77,7 @@ class Connection(HttpToolsProtocol):
         super().shutdown()
 
     def data_received(self, data: bytes) -> None:
-        if self.limits.full() and self._is_whole_forecast(data):
+        if self.limits.full(self.limits.coming) and self._is_whole_forecast(data):
             self._refuse_forecast()
             return
         if self._head_since is not None:
@@ -91,6 +97,14 @@ class Connection(HttpToolsProtocol):
         self._head_since = None
         self._in_head = False
         super().on_headers_complete()
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self.limits.coming += 1
+        super()._start_asgi_task(cycle, partial(self._begin, app))
+
+    async def _begin(self, app: Any, scope: Any, receive: Any, send: Any) -> None:
+        self.limits.coming -= 1
+        await app(scope, receive, send)
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002
         self._refuse(400, "BAD_INPUT", "the request is no HTTP/1.1 that can be read")

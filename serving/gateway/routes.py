@@ -94,10 +94,15 @@ class Routes:
         live = [self.live.get(model) for model in self.models]
         return all(one is not None and not one.ended for one in live)
 
-    @property
-    def full(self) -> bool:
-        """Whether a request would be refused, whichever model it names."""
-        return bool(self.live) and all(live.dispatcher.full for live in self.live.values())
+    def full(self, coming: int = 0) -> bool:
+        """Whether a request would be refused, whichever model it names.
+
+        `coming` requests come before it, whose models nobody knows yet.
+        """
+        for live in self.live.values():
+            if not live.dispatcher.full(coming):
+                return False
+        return bool(self.live)
 
     def _why_not(self, model: str) -> str:
         state = self.states.get(model)

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -20,9 +22,10 @@ class Server:
 
     def __init__(self) -> None:
         self.full = False
+        self.most = 1000  # requests that may be on their way to the application
         self.refused: list[str] = []
         self.bodies: list[bytes] = []
-        limits = Limits(lambda: self.full, self.refused.append)
+        limits = Limits(lambda coming: self.full or coming >= self.most, self.refused.append)
         self._server = uvicorn.Server(
             uvicorn.Config(
                 self._answer,
@@ -65,8 +68,14 @@ class Client:
     async def ask(self, *parts: bytes) -> tuple[int, dict[bytes, bytes], bytes]:
         """Status, headers and body of the reply to a request that is sent in parts."""
         for part in parts:
-            self._writer.write(part)
+            self.send(part)
             await asyncio.sleep(0.02 if len(parts) > 1 else 0)
+        return await self.reply()
+
+    def send(self, content: bytes) -> None:
+        self._writer.write(content)
+
+    async def reply(self) -> tuple[int, dict[bytes, bytes], bytes]:
         head = await self._reader.readuntil(b"\r\n\r\n")
         first, *lines = head.strip().split(b"\r\n")
         headers = dict(line.lower().split(b": ", 1) for line in lines)
@@ -100,6 +109,23 @@ def test_a_refusal_is_an_error_like_any_other_and_keeps_the_connection():
         assert (await client.ask(FORECAST))[0] == 200
         assert server.bodies == [BODY]
         client.close()
+
+    run(test)
+
+
+def test_of_many_requests_at_once_those_count_that_the_application_has_not_begun():
+    async def test(server: Server, port: int) -> None:
+        clients = [await Client.of(port) for _ in range(50)]
+        server.most = 10
+        for client in clients:
+            client.send(FORECAST)
+        time.sleep(0.05)  # so that all of them come together
+        statuses = Counter([(await client.reply())[0] for client in clients])
+        assert statuses[200] >= 10
+        assert statuses[429] >= 20
+        assert (await clients[0].ask(FORECAST))[0] == 200
+        for client in clients:
+            client.close()
 
     run(test)
 

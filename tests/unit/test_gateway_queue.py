@@ -309,7 +309,7 @@ def test_requests_that_cannot_be_answered_in_time_are_refused_at_once():
             assert len(good) == 4 * LARGEST  # one more call would end too late
             assert len(refused) == 300 - len(good)
             assert queue.refused == {"queue_full": len(refused)}
-            assert not queue.dispatcher.full
+            assert not queue.dispatcher.full()
             assert mean(await queue.dispatcher.ask(job("A", [1.0])), "A") == 1.0
 
     run(test)
