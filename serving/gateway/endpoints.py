@@ -107,9 +107,11 @@ class Endpoints:
     async def ready(self, _: Request, __: Key | None) -> Response:
         """Whether a warm version of every model answers."""
         models = {model: self._state(model) for model in self.routes.models}
-        return http.answer(
-            {"ready": self.routes.ready, "models": models}, 200 if self.routes.ready else 503
-        )
+        ready = self.routes.ready
+        response = http.answer({"ready": ready, "models": models}, 200 if ready else 503)
+        if not ready:
+            response.headers.append(http.RETRY_AFTER)
+        return response
 
     async def models(self, _: Request, __: Key | None) -> Response:
         """What answers for each model, since when, and how it is calibrated."""

@@ -17,6 +17,7 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 JSON = b"application/json"
 REQUEST_ID = b"kronos-request-id"
+RETRY_AFTER = (b"retry-after", b"1")  # seconds
 HEAD_START_S = 10.0  # for a body; then it must have come at the slowest rate
 SLOWEST = 100_000  # bytes a second
 
@@ -126,7 +127,7 @@ def refusal(error: KronosError, request_id: str) -> Response:
     content = {"error_code": error.code, "message": error.message, "request_id": request_id}
     response = answer(content, error.status)
     if isinstance(error, Overloaded | NotReady):
-        response.headers.append((b"retry-after", b"1"))
+        response.headers.append(RETRY_AFTER)
     if error.status == 401:
         response.headers.append((b"www-authenticate", b"Bearer"))
     if error.status in (408, 413):
