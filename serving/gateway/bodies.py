@@ -13,7 +13,7 @@ MAX_DIGITS = 4300  # of a whole number; Python and msgspec read no longer ones
 JSON = "application/json"
 
 _DECODER = msgspec.json.Decoder()
-_WORD = re.compile(r"[A-Za-z0-9_]{1,40}")
+WORD = re.compile(r"[A-Za-z0-9_]{1,40}")
 _PLAIN = frozenset({bool, int, float, type(None)})
 _KINDS = {
     bool: "true or false",
@@ -70,7 +70,7 @@ def check_keys(place: str, value: Mapping[str, Any], keys: Collection[str]) -> N
 
 def is_word(key: str) -> bool:
     """Whether a key can be the name of a column or an option, and may be repeated."""
-    return _WORD.fullmatch(key) is not None
+    return WORD.fullmatch(key) is not None
 
 
 def kind_of(value: Any) -> str:

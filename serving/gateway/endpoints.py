@@ -1,7 +1,7 @@
 """What each path of the gateway answers."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,6 +15,8 @@ from serving.gateway.keys import Key
 from serving.gateway.link import HEADER
 from serving.gateway.link import Reply as Passed
 from serving.gateway.metrics import Metrics
+from serving.gateway.openapi.document import HTML, document
+from serving.gateway.openapi.page import page
 from serving.gateway.routes import Live, Routes, public
 from serving.gateway.supervision import Supervision
 from serving.gateway.tables import Tables
@@ -33,6 +35,16 @@ class Endpoints:
     forecasts: Forecasts
     supervision: Supervision
     metrics: Metrics
+    _document: bytes = field(init=False)  # in JSON
+    _page: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Write the document and its page once."""
+        config = self.config
+        described = document(self.routes.models, keys=bool(config.keys))
+        host = "127.0.0.1" if config.host == "0.0.0.0" else config.host
+        self._document = http.answer(described).body
+        self._page = page(described, f"http://{host}:{config.port}").encode()
 
     def paths(self) -> dict[str, Path]:
         return {
@@ -42,6 +54,8 @@ class Endpoints:
             "/ready": Path("GET", self.ready, open=True),
             "/models": Path("GET", self.models),
             "/metrics": Path("GET", self.prometheus),
+            "/docs": Path("GET", self.docs, open=True),
+            "/openapi.json": Path("GET", self.openapi, open=True),
             "/webhooks/mlflow": Path("POST", self.webhook, open=True),
         }
 
@@ -120,6 +134,13 @@ class Endpoints:
 
     async def prometheus(self, _: Request, __: Key | None) -> Response:
         return Response(200, self.metrics.text(), metrics.CONTENT_TYPE.encode())
+
+    async def docs(self, _: Request, __: Key | None) -> Response:
+        """The document as a page."""
+        return Response(200, self._page, HTML.encode())
+
+    async def openapi(self, _: Request, __: Key | None) -> Response:
+        return Response(200, self._document)
 
     async def webhook(self, request: Request, _: Key | None) -> Response:
         """A signed webhook of MLflow: look at the registry now."""

@@ -17,9 +17,9 @@ SINGLE = (*items.KEYS, *COMMON)
 BATCH = ("forecasts", *COMMON)
 DAILY = "1d"
 
-_NAME = re.compile(r"[a-z0-9_]{1,64}")  # of a model or a data set
+NAME = re.compile(r"[a-z0-9_]{1,64}")  # of a model or a data set
 # Parameters of a version that are keys of the request, or chosen by the gateway.
-_NO_OPTIONS = frozenset({"horizon", "levels", "seed", "output"})
+NO_OPTIONS = frozenset({"horizon", "levels", "seed", "output"})
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -148,7 +148,7 @@ def _check_rows(rows: int, limits: Limits) -> None:
 
 
 def _model(value: Any) -> str:
-    if not isinstance(value, str) or not _NAME.fullmatch(value):
+    if not isinstance(value, str) or not NAME.fullmatch(value):
         raise BadParameter(
             "model: a model's name is 1..64 of a-z, 0-9 and _", code="BAD_MODEL_NAME"
         )
@@ -156,7 +156,7 @@ def _model(value: Any) -> str:
 
 
 def _data(value: Any) -> str:
-    if not isinstance(value, str) or not _NAME.fullmatch(value):
+    if not isinstance(value, str) or not NAME.fullmatch(value):
         raise BadParameter("data: the name of a data set is 1..64 of a-z, 0-9 and _")
     return value
 
@@ -200,7 +200,7 @@ def _options(value: Any) -> dict[str, Any]:
     """Options by name. The version's spec checks which there are, and their ranges."""
     if not isinstance(value, dict):
         raise BadParameter(f"options is {kind_of(value)}, expected an object", code="BAD_OPTION")
-    twice = sorted(_NO_OPTIONS & value.keys())
+    twice = sorted(NO_OPTIONS & value.keys())
     if twice:
         raise BadParameter(
             f"options: {', '.join(twice)} cannot be one of them", code="UNKNOWN_PARAM"
