@@ -15,6 +15,9 @@ _NUMBER_OF_CALIBRATION: Schema = {
     "description": "Its number in the ledger; null without one.",
 }
 _UNTIL = nullable(text("Last session that training looked at; null if that is not known."))
+_PRETRAINED = nullable(
+    text("The same of its pretrained weights: `none` without any; null if that is not known.")
+)
 
 
 def _by_step(schema: Schema, description: str) -> Schema:
@@ -46,7 +49,7 @@ _OF_REPLY: dict[str, Schema] = {
     "stage": text("Its stage when it began to serve, as Production."),
     "manifest": text("First digits of the SHA-256 of its manifest.", pattern="^[0-9a-f]{0,12}$"),
     "trained_until": _UNTIL,
-    "pretrained_until": _UNTIL,
+    "pretrained_until": _PRETRAINED,
     "data": nullable(text("The data set of the symbols.")),
     "target": text("What the numbers are.", enum=[replies.TARGET, replies.CUMULATIVE]),
     "cumulative": {"type": "boolean"},
@@ -98,7 +101,7 @@ _MODEL: dict[str, Schema] = {
         "description": "The only symbols that it knows; null: any.",
     },
     "trained_until": _UNTIL,
-    "pretrained_until": _UNTIL,
+    "pretrained_until": _PRETRAINED,
     "calibration": closed(
         {
             "enabled": {"type": "boolean"},
