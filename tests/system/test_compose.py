@@ -133,10 +133,15 @@ class Host:
         self.run(*train, "--seed", str(seed))
         self.run("registry", "promote", model, "latest", "--why", f"seed {seed}")
 
-    def series(self) -> list[float]:
-        """The returns of the example that is stored with nbeats."""
-        split = json.loads(self.requests["nbeats"])["dataframe_split"]
-        return list(pd.DataFrame(**split)["y"])
+    def items(self, model: str) -> list[dict[str, Any]]:
+        """The series of the example that is stored with a version, in the form of /forecast."""
+        frame = pd.DataFrame(**json.loads(self.requests[model])["dataframe_split"])
+        features = [name for name in frame.columns if name not in ("unique_id", "ds", "y")]
+        items = []
+        for symbol, rows in frame.groupby("unique_id"):
+            item = {"symbol": symbol, "series": list(rows["y"]), "ds": list(rows["ds"])}
+            items.append(item | {"features": rows[features].to_dict("list")})
+        return items
 
 
 @pytest.fixture(scope="module")
@@ -165,11 +170,10 @@ def forecast(url: str, **request: Any) -> dict[str, Any]:
     return dict(reply.json())
 
 
-def serves(version: int, series: list[float]) -> bool:
+def serves(version: int, host: Host) -> bool:
     """Whether a version of nbeats answers; other replies and none are waited for."""
     try:
-        body = {"symbol": "AAPL", "series": series}
-        reply = httpx.post(f"{NBEATS}/forecast", json=body, timeout=60)
+        reply = httpx.post(f"{NBEATS}/forecast", json=host.items("nbeats")[0], timeout=60)
     except httpx.TransportError:
         return False
     return reply.status_code == 200 and reply.json()["meta"]["ver"] == version
@@ -278,15 +282,21 @@ def forecast_by_the_host(host: Host) -> pd.DataFrame:
     return pd.DataFrame(json.loads(reply.read_text())["predictions"])
 
 
+def test_forecasts_of_sent_series_are_those_of_mlflow(host: Host):
+    for model, url in (("nbeats", NBEATS), ("graph", GRAPH)):
+        raw = asked(url, host.requests[model]).query("step == 1")
+        reply = forecast(url, forecasts=host.items(model), horizon=[1])
+        values = [item["q"]["1"]["p95"] for item in reply["forecasts"]]
+        npt.assert_allclose(values, raw["q0.95"], atol=1e-9)
+
+
 def test_forecasts_by_symbol_take_histories_that_the_host_loaded(host: Host):
-    by_symbol = forecast(NBEATS, symbol="AAPL", horizon=[1, 5])
-    sent = forecast(NBEATS, symbol="AAPL", horizon=[1, 5], series=host.series())
-    for step in ("1", "5"):
-        npt.assert_allclose(by_symbol["q"][step]["p95"], sent["q"][step]["p95"], atol=1e-9)
-    of_graph = forecast(GRAPH, symbol="AAPL", horizon=[1, 5])  # with the rest of its universe
-    raw = asked(GRAPH, host.requests["graph"]).query("unique_id == 'AAPL'")
-    npt.assert_allclose(of_graph["q"]["1"]["p95"], raw["q0.95"].iloc[0], atol=1e-9)
-    assert of_graph["meta"]["history"] == "ledger"
+    by_symbol = forecast(NBEATS, symbol="AAPL")
+    sent = forecast(NBEATS, **host.items("nbeats")[0])  # the last sessions of AAPL
+    npt.assert_allclose(by_symbol["q"]["1"]["p95"], sent["q"]["1"]["p95"], atol=1e-9)
+    meta = forecast(GRAPH, symbol="AAPL")["meta"]  # with the rest of its universe
+    assert meta["history"] == "ledger"
+    assert set(meta["covariates"].values()) == {"ledger"}
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -340,12 +350,12 @@ def connect(host: str, port: int) -> str:
 
 def test_a_promotion_is_followed_without_a_restart_and_no_request_fails(host: Host):
     begun = container("kronos-nbeats")["State"]["StartedAt"]
-    series = host.series()
+    item = host.items("nbeats")[0]
     host.promoted("nbeats", seed=2)
     until = time.monotonic() + START_TIMEOUT_S
     version = 1
     while version == 1:
-        version = forecast(NBEATS, symbol="AAPL", series=series)["meta"]["ver"]
+        version = forecast(NBEATS, **item)["meta"]["ver"]
         assert time.monotonic() < until
     assert version == 2
     assert container("kronos-nbeats")["State"]["StartedAt"] == begun
@@ -361,7 +371,7 @@ def test_a_killed_process_is_replaced(service: str, host: Host):
         process.send_signal(signal.SIGKILL)
         psutil.wait_procs([process], timeout=20)
         wait(lambda: container(service)["State"]["Running"] and answered(MODELS))
-        wait(lambda: serves(2, host.series()))
+        wait(lambda: serves(2, host))
     assert len(killed) == PROGRAMS[service]
 
 
@@ -388,13 +398,13 @@ def test_forecasts_go_on_while_the_database_is_down(host: Host):
     docker(*COMPOSE, "stop", "postgres")
     wait(lambda: container("mlflow")["State"]["Health"]["Status"] == "unhealthy", 120)
     assert not answered(MODELS)
-    assert serves(2, host.series())
+    assert serves(2, host)
     pd.testing.assert_frame_equal(asked(GRAPH, host.requests["graph"]), raw)
 
 
 def test_a_gateway_that_is_killed_meanwhile_starts_from_its_copy(host: Host):
     processes("kronos-nbeats")[0].kill()
-    wait(lambda: serves(2, host.series()))
+    wait(lambda: serves(2, host))
     [model] = httpx.get(f"{NBEATS}/models").json()["models"]
     assert model["stale"]
     refused = httpx.post(f"{NBEATS}/forecast", json={"symbol": "AAPL"}, timeout=60)
@@ -407,7 +417,7 @@ def test_all_recovers_when_the_database_is_back(host: Host):
     wait(lambda: not httpx.get(f"{NBEATS}/models").json()["models"][0]["stale"])
     by_symbol = {"symbol": "AAPL"}
     wait(lambda: httpx.post(f"{NBEATS}/forecast", json=by_symbol, timeout=60).status_code == 200)
-    assert serves(2, host.series())
+    assert serves(2, host)
 
 
 def test_down_and_up_again_keeps_everything(host: Host):
@@ -420,7 +430,7 @@ def test_down_and_up_again_keeps_everything(host: Host):
     assert "kronos-registry" not in docker("ps", "--all", "--format", "{{.Names}}")
     up()
     assert host.run("registry", "show", "nbeats") == listed
-    wait(lambda: serves(2, host.series()))
+    wait(lambda: serves(2, host))
     pd.testing.assert_frame_equal(asked(NBEATS, host.requests["nbeats"]), before)
     wait(lambda: answered(f"{GRAPH}/ready"))
     assert forecast(GRAPH, symbol="AAPL")["meta"]["ver"] == 1
