@@ -19,8 +19,6 @@ from serving.gateway.openapi.document import document
 
 MODELS = ["nbeats", "ewma"]
 DOCUMENT = document(MODELS, keys=False)
-SCHEMAS = DOCUMENT["components"]["schemas"]
-OPERATIONS = [(path, method) for path, methods in DOCUMENT["paths"].items() for method in methods]
 # A request that breaks no schema may be refused: a series is too short, a symbol is not known.
 CHECKS = [
     not_a_server_error,
