@@ -16,7 +16,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 HEAD_S = 7.0  # for the head of a request; it is looked at every few seconds
 LARGEST_HEAD = 65_536  # bytes
 MOST_CONNECTIONS = 10_000
-HOLD_S = 0.0  # for the next refusal of a client that asks again at once, so that it does not spin
+AT_ONCE_S = 0.01  # a client that asks so soon after a refusal did not wait for anything
+HOLD_S = 0.03  # that it waits for the next refusal, so that it does not spin
 
 _FORECAST = b"POST /forecast "
 _END_OF_HEAD = b"\r\n\r\n"
@@ -128,7 +129,7 @@ class Connection(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         self._head_since = None
         now = self.loop.time()
-        if now - self._refused_at < HOLD_S:
+        if now - self._refused_at < AT_ONCE_S:
             self.transport.pause_reading()
             self._held = self.loop.call_later(HOLD_S, self._answer_held)
             return
