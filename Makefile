@@ -115,7 +115,7 @@ readme-slow: setup
 	$(BIN)/pytest tests/e2e/test_readme.py -m slow
 
 bench: setup
-	@for file in tests/bench/$(or $(ONLY),*).py; do PYTHONPATH=.:tests/reference:tests/bench $(BIN)/python -P $$file || exit 1; done
+	@for file in tests/bench/$(or $(ONLY),*).py; do PYTHONPATH=.:tests/reference:tests/fakes:tests/bench $(BIN)/python -P $$file || exit 1; done
 
 # Pins of what is installed in var/lock.
 FROZEN = var/lock/bin/python -m pip freeze | sed -E '/^(nvidia-|cuda-|triton)/d; s/\+[a-z0-9.]+$$//'

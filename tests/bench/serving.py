@@ -78,7 +78,7 @@ class Generator:
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, str(ROOT / "tests" / "load.py")],
+            [sys.executable, str(ROOT / "tests" / "load_generator.py")],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
 
@@ -247,11 +247,11 @@ class Bench:
             )
             check(report, {"200", "429", "503"})
             shares.append(report["good_rps"] / peak)
-            refusals.append(report["refused_p99"])
+            refusals.append(report["refused_p99"] or 0.0)
             print(
                 f"overload: {rate:,.0f} requests/s come, {report['good_rps']:,.0f} of "
                 f"{peak:,.0f} are answered in time ({shares[-1]:.0%}); refusals in "
-                f"{1e3 * report['refused_p50']:.1f} ms, p99 {1e3 * refusals[-1]:.0f} ms; "
+                f"{1e3 * (report['refused_p50'] or 0.0):.1f} ms, p99 {1e3 * refusals[-1]:.0f} ms; "
                 f"{report['lost'] / (report['sent'] + report['lost']):.1%} lost",
                 flush=True,
             )

@@ -1,10 +1,10 @@
-"""A load generator: python tests/load.py HOST PORT
+"""A load generator: python tests/load_generator.py
 
 One JSON command a line on standard input, one JSON answer a line on standard output. A command
-names the file with the bodies of the requests, their path, and the kind of load. `closed`: each
-client sends its next request when the one before it is answered. `open`: requests come at random
-times, whether or not the ones before them are answered. Standard library and uvloop only: it must
-cost much less than what it measures.
+names host, port and path, the file with a body on each line, the number of clients and the seconds.
+Without a `rate`, each client sends its next request when the one before it is answered. With one,
+so many requests a second come at random times, whether or not earlier ones are answered. Standard
+library and uvloop only: it must cost much less than what it measures.
 """
 
 import asyncio
