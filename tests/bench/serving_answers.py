@@ -125,7 +125,8 @@ class Requests:
         parameters: dict[str, Any] = {"horizon": horizon, "seed": int(rng.integers(100))}
         items = [self._item(name, window) for name, window in windows.items()]
         body = items[0] if number == 1 else {"forecasts": items}
-        history = pd.concat([window.iloc[len(self._bars) > 0 :] for window in windows.values()])
+        first = 1 if self._bars else 0
+        history = pd.concat([window.iloc[first:] for window in windows.values()])
         return Asked({"model": spec.name, **parameters, **body}, history, parameters)
 
     def _window(self, rng: np.random.Generator, symbol: str, length: int, end: int) -> pd.DataFrame:

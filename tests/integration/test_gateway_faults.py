@@ -197,12 +197,22 @@ def _unreadable(path: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _away(path: Path) -> Iterator[None]:
     """A database file is not there."""
-    aside = path.with_name(f"{path.name}.aside")
-    path.rename(aside)
+    aside = path.rename(path.with_name(f"{path.name}.aside"))
     try:
         yield
     finally:
-        aside.replace(path)
+        aside.rename(path)
+
+
+@contextlib.contextmanager
+def _blocked(path: Path) -> Iterator[None]:
+    """A database file is not there, and nobody can make a new one."""
+    with _away(path):
+        path.mkdir()
+        try:
+            yield
+        finally:
+            path.rmdir()
 
 
 def test_while_its_registry_is_down_a_gateway_goes_on_and_says_so(site: Site) -> None:
@@ -239,8 +249,8 @@ def test_without_its_databases_a_gateway_starts_from_its_copies_and_kill_9_ends_
 ) -> None:
     folder = site.settings.var_dir
     with contextlib.ExitStack() as stack:
-        for name in ("mlflow.db", "ledger.db"):
-            stack.enter_context(_away(folder / name))
+        stack.enter_context(_away(folder / "mlflow.db"))
+        stack.enter_context(_blocked(folder / "ledger.db"))
         gateway = stack.enter_context(running(site.settings, ["ewma"], **FAST))
         reply = gateway.forecast(**site.bodies[0]).json()
         assert reply["meta"]["stale"] is True
@@ -249,8 +259,8 @@ def test_without_its_databases_a_gateway_starts_from_its_copies_and_kill_9_ends_
         assert gateway.models()["ewma"]["stale"] is True
         assert gateway.metric("kronos_model_stale", model="ewma") == 1
         by_symbol = gateway.forecast(symbol="AAPL", data="mystocks")
-        print(by_symbol.text, by_symbol.status_code)
-        assert by_symbol.status_code == 503
+        refused = (by_symbol.status_code, by_symbol.json()["error_code"])
+        assert refused == (503, "LEDGER_UNAVAILABLE")
         assert str(folder) not in by_symbol.text
         children = gateway.children
         assert gateway.stop(signal.SIGKILL) == -signal.SIGKILL
