@@ -10,7 +10,10 @@ from registry.errors import (
     Forbidden,
     KronosError,
     NotFound,
+    NotReady,
     Overloaded,
+    TooLarge,
+    TooSlow,
     Unauthenticated,
     WrongMethod,
 )
@@ -18,7 +21,15 @@ from serving.gateway import http
 from serving.gateway.http import Gone, Receive, Request, Response, Send
 from serving.gateway.keys import Attempts, Key, Keys
 from serving.gateway.log import Log
-from serving.gateway.metrics import Metrics
+from serving.gateway.metrics import Metrics, Reason
+
+# What else is counted is counted where it is refused.
+_REASONS: dict[type[KronosError], Reason] = {
+    Forbidden: "key",
+    NotReady: "not_ready",
+    TooLarge: "too_large",
+    TooSlow: "too_slow",
+}
 
 Endpoint = Callable[[Request, Key | None], Awaitable[Response]]
 
@@ -88,8 +99,9 @@ class App:
             raise
 
     def _refusal(self, error: KronosError, request: Request) -> Response:
-        if isinstance(error, Forbidden):
-            self._metrics.rejected("key")
+        reason = _REASONS.get(type(error))
+        if reason is not None:
+            self._metrics.rejected(reason)
         response = http.refusal(error, request.id)
         if isinstance(error, WrongMethod):
             response.headers.append((b"allow", self._paths[request.path].method.encode()))

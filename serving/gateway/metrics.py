@@ -38,7 +38,7 @@ BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 # Why a request was refused: for want of capacity, time or permission.
 Reason = Literal[
-    "queue_full", "deadline", "not_ready", "draining", "too_large", "connections", "key", "attempts"
+    "queue_full", "deadline", "not_ready", "too_large", "too_slow", "connections", "key", "attempts"
 ]
 REASONS: tuple[Reason, ...] = get_args(Reason)
 

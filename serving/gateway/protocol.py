@@ -23,7 +23,7 @@ _FORECAST = b"POST /forecast "
 _END_OF_HEAD = b"\r\n\r\n"
 _LENGTH = b"content-length:"
 
-Reason = Literal["queue_full", "connections"]
+Reason = Literal["queue_full", "connections", "too_slow"]
 
 
 class Limits:
@@ -159,6 +159,7 @@ class Connection(HttpToolsProtocol):
         """Close a connection whose request does not arrive."""
         since = self._head_since
         if since is not None and self.loop.time() - since > HEAD_S:
+            self.limits.on_refused("too_slow")
             self._refuse(408, "TOO_SLOW", f"the head did not come in {HEAD_S:g} s")
             return
         self._watch = self.loop.call_later(HEAD_S / 3, self._look)

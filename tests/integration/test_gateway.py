@@ -212,6 +212,7 @@ def test_no_symbol_is_in_the_metrics(gateway: Gateway) -> None:
 
 
 def test_a_body_that_is_too_long_is_refused_before_it_is_read(gateway: Gateway) -> None:
+    before = gateway.metric("kronos_rejected_total", reason="too_large")
     for path in ("/forecast", "/invocations?model=ewma"):
         head = f"POST {path} HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
         with Connection(gateway) as connection:
@@ -222,6 +223,7 @@ def test_a_body_that_is_too_long_is_refused_before_it_is_read(gateway: Gateway) 
             assert json.loads(body)["error_code"] == "BODY_TOO_LARGE"
             assert time.monotonic() - begun < 1
             assert connection.is_closed()
+    assert gateway.metric("kronos_rejected_total", reason="too_large") == before + 2
 
 
 def test_an_endless_body_is_refused_at_the_limit(gateway: Gateway) -> None:
@@ -287,6 +289,8 @@ def test_a_gateway_that_starts_is_alive_and_says_that_it_is_not_ready(
     reply = gateway.post("/forecast", GOOD, headers=_bearer(key))
     assert (reply.status_code, reply.json()["error_code"]) == (503, "NOT_READY")
     assert int(reply.headers["retry-after"]) >= 1
+    metrics = gateway.get("/metrics", headers=_bearer(key)).text
+    assert 'kronos_rejected_total{reason="not_ready"} 1.0' in metrics
 
 
 def test_a_gateway_with_keys_answers_only_who_has_one(locked: tuple[Gateway, str, str]) -> None:

@@ -84,6 +84,7 @@ def test_slow_clients_are_closed_and_disturb_nobody(site: Site) -> None:
             replies = [connection.reply() for connection in slow]
         assert time.monotonic() - begun < 15
     assert {status for status, _ in replies} == {408}
+    assert site.gateway.metric("kronos_rejected_total", reason="too_slow") == 40
     assert {json.loads(body)["error_code"] for _, body in replies} == {"TOO_SLOW"}
     assert (clients.failed, clients.wrong) == ([], [])
     assert max(one.ended - one.begun for one in clients.sent) < 2
