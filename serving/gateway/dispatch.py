@@ -95,6 +95,11 @@ class Dispatcher:
     def queued(self) -> int:
         return len(self._queue)
 
+    @property
+    def most(self) -> int:
+        """Series that one call of a request with many should hold."""
+        return self._pace.most
+
     def full(self, coming: int = 0) -> bool:
         """Whether a request would be refused that comes after those in the queue and others."""
         return not self._pace.admits(len(self._queue) + coming)

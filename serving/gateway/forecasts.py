@@ -1,11 +1,10 @@
 """POST /forecast: from the items of a request to the reply."""
 
-import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from registry.errors import BadParameter, KronosError
+from registry.errors import BadHistory, BadParameter, KronosError
 from registry.forecast.spec import ModelSpec
 from serving.gateway import calls, histories, replies
 from serving.gateway.calls import Answer, Row, Series
@@ -20,7 +19,7 @@ from serving.gateway.supervision import Supervision
 from serving.gateway.tables import Calibration, Tables
 from serving.messages import Issued, Route
 
-MOST = 256  # series in one call of a request with many
+_REFUSED = "refused"  # note of a version; its places are those of a call
 
 
 @dataclass(slots=True)
@@ -113,45 +112,61 @@ def _plan(request: ForecastRequest, spec: ModelSpec) -> Plan:
 
 async def _ask(
     live: Live, plan: Plan, gathered: Histories
-) -> tuple[dict[str, Row | KronosError], dict[str, str]]:
-    """Rows by symbol, and notes."""
+) -> tuple[dict[str, Row | KronosError], list[str]]:
+    """Rows by symbol, and notes.
+
+    Each part is asked after the one before it: all at once, the last ones would wait too long.
+    """
     everyone = {**gathered.others, **gathered.wanted}
     series = [everyone[symbol].series for symbol in sorted(everyone)]
-    if not series:
-        return {}, {}
-    jobs = [Job(part, plan.parameters) for part in _parts(series, live.spec)]
-    try:
-        answers = await _asked(jobs, live)
-    finally:
-        for job in jobs:
-            job.done.cancel()
     rows: dict[str, Row | KronosError] = {}
-    notes: dict[str, str] = {}
-    for answer in answers:
-        if isinstance(answer, Answer):
+    notes: list[str] = []
+    for part in _parts(series, live):
+        for answer in await _answers(part, plan, live):
             rows |= answer.rows
-            notes |= answer.notes
+            notes += _notes(answer, live.spec)
     return rows, notes
 
 
-async def _asked(jobs: Sequence[Job], live: Live) -> list[object]:
-    """The answers to all jobs. A single one, as usual, needs no task of its own."""
-    if len(jobs) == 1:
-        return [await live.dispatcher.ask(jobs[0])]
-    return await asyncio.gather(*[live.dispatcher.ask(job) for job in jobs])
+async def _answers(part: Sequence[Series], plan: Plan, live: Live) -> list[Answer]:
+    """Answers to a part. If a history refuses all of it, its halves are asked, down to that one."""
+    try:
+        answer = await live.dispatcher.ask(Job(part, plan.parameters))
+    except BadHistory as error:
+        if live.spec.joint:
+            raise
+        if len(part) == 1:
+            return [Answer({part[0].symbol: error}, {})]
+        half = len(part) // 2
+        first = await _answers(part[:half], plan, live)
+        return first + await _answers(part[half:], plan, live)
+    return [answer] if isinstance(answer, Answer) else []
 
 
-def _parts(series: Sequence[Series], spec: ModelSpec) -> list[Sequence[Series]]:
-    """Series of one call each: those of a joint model stay together, and so do equal columns."""
+def _notes(answer: Answer, spec: ModelSpec) -> list[str]:
+    """Notes of a call. Our reply lists refused series by their places in the request."""
     if spec.joint:
-        return [series]
+        return [*answer.notes.values()]
+    return [note for kind, note in answer.notes.items() if kind != _REFUSED]
+
+
+def _parts(series: Sequence[Series], live: Live) -> Iterator[Sequence[Series]]:
+    """Series of one call each: those of a joint model stay together, and so do equal columns.
+
+    How many there are follows from the calls that were answered meanwhile.
+    """
+    if live.spec.joint:
+        if series:
+            yield series
+        return
     by_columns: dict[tuple[str, ...], list[Series]] = {}
     for one in series:
         by_columns.setdefault(tuple(one.columns), []).append(one)
-    parts: list[Sequence[Series]] = []
     for group in by_columns.values():
-        parts += [group[start : start + MOST] for start in range(0, len(group), MOST)]
-    return parts
+        while group:
+            most = live.dispatcher.most
+            yield group[:most]
+            group = group[most:]
 
 
 # --- replies ----------------------------------------------------------------------------------
@@ -163,7 +178,7 @@ def _one(
     live: Live,
     gathered: Histories,
     rows: Mapping[str, Row | KronosError],
-    notes: Mapping[str, str],
+    notes: Sequence[str],
     calibration: Calibration,
 ) -> Reply:
     """The reply to a single item. Raises what refused it."""
@@ -182,7 +197,7 @@ def _many(
     live: Live,
     gathered: Histories,
     rows: Mapping[str, Row | KronosError],
-    notes: Mapping[str, str],
+    notes: Sequence[str],
     calibration: Calibration,
 ) -> Reply:
     """The reply to a batch: what could be answered, and why the rest could not."""
@@ -248,7 +263,7 @@ def _content(
 
 
 def _shared(
-    plan: Plan, live: Live, notes: Mapping[str, str], of_histories: Sequence[str]
+    plan: Plan, live: Live, notes: Sequence[str], of_histories: Sequence[str]
 ) -> dict[str, Any]:
     """The part of `meta` that holds for every forecast of a reply."""
     return {

@@ -81,10 +81,11 @@ async def _look_up(
     if not missing:
         return
     drops = kept.drops(data)
+    wanted = set(missing)
     found = await _ask(supervision, route, data, missing, _wanted_columns(spec), ())
     for one in found.series:
         history = _of_ledger(one)
-        kind = histories.wanted if one.symbol in asked else histories.others
+        kind = histories.wanted if one.symbol in wanted else histories.others
         kind[one.symbol] = history
         if not (spec.joint or found.notes):
             kept.put(_key(one.symbol, data, route), history, drops)

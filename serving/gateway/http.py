@@ -68,10 +68,12 @@ class Request:
         if length.isdigit() and int(length) > limit:
             raise too_large(limit)
         message = await self._more(HEAD_START_S)
+        content: bytes = message.get("body", b"")
+        if len(content) > limit:  # of a body that came without its length
+            raise too_large(limit)
         if not message.get("more_body"):
-            content: bytes = message.get("body", b"")
             return content
-        return await self._rest([message.get("body", b"")], limit)
+        return await self._rest([content], limit)
 
     async def _rest(self, parts: list[bytes], limit: int) -> bytes:
         size = len(parts[0])
@@ -118,7 +120,7 @@ class Response:
 
 
 def answer(content: Any, status: int = 200) -> Response:
-    """A response in JSON. Raises KronosError for a number that JSON does not have."""
+    """A response in JSON. NaN and infinite numbers would be null: callers check theirs."""
     return Response(status, _encode(content))
 
 

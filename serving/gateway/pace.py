@@ -3,6 +3,7 @@
 import time
 
 LARGEST = 32  # series in one call; more gained nothing when measured
+MOST = 256  # series in one call of a request with many
 _PATIENT_S = 1.0  # time that a call should take at most, if its series are slow
 _WEIGHT = 0.2  # of a new measurement
 
@@ -37,8 +38,16 @@ class Pace:
     @property
     def largest(self) -> int:
         """Series that one call should hold."""
-        if self._series_s * LARGEST <= _PATIENT_S:
-            return LARGEST
+        return self._patient(LARGEST)
+
+    @property
+    def most(self) -> int:
+        """Series that one call of a request with many should hold."""
+        return self._patient(MOST)
+
+    def _patient(self, series: int) -> int:
+        if self._series_s * series <= _PATIENT_S:
+            return series
         return max(1, int(_PATIENT_S / self._series_s))
 
     def admits(self, queued: int) -> bool:

@@ -2,14 +2,14 @@
 
 import hashlib
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from registry.errors import NotAvailable
+from registry.errors import BadForecast, NotAvailable
 from registry.forecast import names
 from registry.forecast.quantiles import interpolated
 from registry.forecast.spec import ModelSpec
@@ -97,7 +97,9 @@ def _returns(closes: Floats, last: float) -> Floats:
 
 
 def shown(values: Floats, steps: Sequence[int], keys: Sequence[str]) -> dict[str, Any]:
-    """`yhat` and `q` of the steps."""
+    """`yhat` and `q` of the steps. Raises BadForecast for a number that JSON does not have."""
+    if not np.isfinite(values).all():
+        raise BadForecast("a forecast holds a value that is not finite")
     yhat, quantiles = {}, {}
     rows = values.tolist()  # at once: one step at a time takes three times as long
     for step in steps:
@@ -153,12 +155,11 @@ def forecast_id() -> str:
     return secrets.token_hex(16)
 
 
-def notes_of(*groups: Mapping[str, str] | Sequence[str]) -> list[str]:
+def notes_of(*groups: Sequence[str]) -> list[str]:
     """All notes, each once."""
     texts: dict[str, None] = {}
-    for group in filter(None, groups):  # to look at the type of an empty one takes longer
-        values = group.values() if isinstance(group, Mapping) else group
-        texts.update(dict.fromkeys(values))
+    for group in groups:
+        texts.update(dict.fromkeys(group))
     return list(texts)
 
 
