@@ -21,7 +21,8 @@ HOLD_S = 0.03  # that it waits for the next refusal, so that it does not spin
 
 _FORECAST = b"POST /forecast "
 _END_OF_HEAD = b"\r\n\r\n"
-_LENGTH = b"content-length:"
+_LENGTH = b"\r\ncontent-length:"
+_CODING = b"\r\ntransfer-encoding:"
 
 Reason = Literal["queue_full", "connections", "too_slow"]
 
@@ -48,10 +49,11 @@ class Connection(HttpToolsProtocol):
     """A connection of uvicorn. Written against uvicorn 0.54; a test holds it."""
 
     limits: Limits
-    _head_since: float | None = None  # when the head that is not complete began
-    _head_size = 0
+    _head_since: float | None = None  # when what has to be complete in HEAD_S began
+    _unread = 0  # bytes since the last whole head or part of a body
     _watch: asyncio.TimerHandle | None = None
     _in_head = False
+    _in_body = False
     _refused_at = 0.0
     _held: asyncio.TimerHandle | None = None  # a refusal that waits
 
@@ -81,23 +83,36 @@ class Connection(HttpToolsProtocol):
         if self.limits.full(self.limits.coming) and self._is_whole_forecast(data):
             self._refuse_forecast()
             return
-        if self._head_since is not None:
-            self._head_size += len(data)
-            if self._head_size > LARGEST_HEAD and _END_OF_HEAD not in data:
-                self._refuse(431, "BAD_INPUT", f"the head has more than {LARGEST_HEAD} bytes")
-                return
+        self._unread += len(data)
         super().data_received(data)
+        if self._unread > LARGEST_HEAD and not self.transport.is_closing():
+            self._refuse(431, "BAD_INPUT", f"the head has more than {LARGEST_HEAD} bytes")
+        elif self._head_since is None and self._is_answered():
+            self._head_since = self.loop.time()  # uvicorn stopped its own clock
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._head_since = self.loop.time()
-        self._head_size = 0
         self._in_head = True
 
     def on_headers_complete(self) -> None:
         self._head_since = None
         self._in_head = False
+        self._in_body = True
+        self._unread = 0
         super().on_headers_complete()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._in_body:  # else it comes after a body, where nobody looks for it
+            super().on_header(name, value)
+
+    def on_body(self, body: bytes) -> None:
+        self._unread = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._in_body = False
+        super().on_message_complete()
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         self.limits.coming += 1
@@ -114,12 +129,15 @@ class Connection(HttpToolsProtocol):
 
     def _is_whole_forecast(self, data: bytes) -> bool:
         """Whether the data is one request for forecasts, from its first byte to its last."""
-        if not data.startswith(_FORECAST) or self._in_head:
+        if not data.startswith(_FORECAST) or self._in_head or self._in_body:
             return False
         if self.cycle is not None and not self.cycle.response_complete:
             return False
         head, _, body = data.partition(_END_OF_HEAD)
-        _, _, after = head.lower().partition(_LENGTH)
+        head = head.lower()
+        if _CODING in head:
+            return False
+        _, _, after = head.partition(_LENGTH)
         length = after.partition(b"\r\n")[0].strip()
         return length.isdigit() and int(length) == len(body)
 
@@ -150,10 +168,16 @@ class Connection(HttpToolsProtocol):
         )
 
     def _refuse(self, status: int, code: str, message: str) -> None:
-        """Answer and close."""
-        request_id = secrets.token_hex(8)
-        self.transport.write(_refusal(status, code, message, request_id, "connection: close\r\n"))
+        """Answer and close. After its answer, the rest of a request gets no other one."""
+        if self._in_head or not self._is_answered():
+            request_id = secrets.token_hex(8)
+            content = _refusal(status, code, message, request_id, "connection: close\r\n")
+            self.transport.write(content)
         self.transport.close()
+
+    def _is_answered(self) -> bool:
+        """Whether the last request whose head is complete has its answer."""
+        return self.cycle is not None and self.cycle.response_complete
 
     def _look(self) -> None:
         """Close a connection whose request does not arrive."""

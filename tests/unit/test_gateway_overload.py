@@ -5,9 +5,10 @@ import json
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+import pytest
 import uvicorn
 
 from serving.gateway.protocol import HOLD_S, Limits, protocol
@@ -208,5 +209,90 @@ def test_a_client_that_leaves_while_it_is_held_harms_nobody():
         other = await Client.of(port)
         assert (await other.ask(FORECAST))[0] == 429
         other.close()
+
+    run(test)
+
+
+# --- requests that are odd, or never end --------------------------------------------------------
+
+
+def test_a_body_that_looks_like_a_request_is_none():
+    async def test(server: Server, port: int) -> None:
+        client = await Client.of(port)
+        head = b"POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % (len(FORECAST) + 1)
+        assert (await client.ask(head + b"x"))[0] == 200  # it does not wait for the body
+        server.full = True
+        client.send(FORECAST)
+        await asyncio.sleep(0.05)
+        assert server.refused == []
+        assert (await client.ask(HEALTH))[0] == 200
+        client.close()
+
+    run(test)
+
+
+def test_the_length_of_a_whole_request_is_that_of_its_own_header():
+    async def test(server: Server, port: int) -> None:
+        client = await Client.of(port)
+        server.full = True
+        length = b"X-Content-Length: %d\r\nContent-Length: 2" % (2 + len(FORECAST))
+        first = b"POST /forecast HTTP/1.1\r\nHost: h\r\n%b\r\n\r\nab" % length
+        client.send(first + FORECAST)
+        statuses = [(await client.reply())[0], (await client.reply())[0]]
+        assert statuses == [200, 200]
+        client.close()
+
+    run(test)
+
+
+@pytest.mark.parametrize("rest", [b"\r\n", b"POST /x HTTP/1.1\r\nContent-Length: 9\r\n\r\n"])
+def test_a_connection_with_half_a_request_is_closed(
+    monkeypatch: pytest.MonkeyPatch, rest: bytes
+) -> None:
+    monkeypatch.setattr("serving.gateway.protocol.HEAD_S", 0.3)
+
+    async def test(_: Server, port: int) -> None:
+        client = await Client.of(port)
+        assert (await client.ask(HEALTH))[0] == 200
+        if rest != b"\r\n":
+            assert (await client.ask(rest + b"a"))[0] == 200
+            client.send(b"b")  # of a body whose request has its answer
+        else:
+            client.send(rest)
+        async with asyncio.timeout(3):
+            assert await client._reader.read() == b""
+        client.close()
+
+    run(test)
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_headers_after_a_body_have_a_limit(answered: bool) -> None:
+    async def test(_: Server, port: int) -> None:
+        client = await Client.of(port)
+        head = b"POST /x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+        if answered:
+            assert (await client.ask(head + b"1\r\na\r\n"))[0] == 200
+            client.send(b"0\r\n")
+        else:
+            client.send(head + b"0\r\n")
+        client.send(b"a: b\r\n" * 100_000)
+        expected = b"" if answered else b"HTTP/1.1 431"
+        async with asyncio.timeout(3):
+            with suppress(ConnectionError):
+                assert (await client._reader.read()).startswith(expected)
+        client.close()
+
+    run(test)
+
+
+def test_a_long_body_is_no_long_head():
+    async def test(_: Server, port: int) -> None:
+        client = await Client.of(port)
+        body = b"x" * 3_000_000
+        head = b"POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % len(body)
+        assert (await client.ask(head + body))[0] == 200
+        assert (await client.ask(HEALTH))[0] == 200
+        client.close()
 
     run(test)
