@@ -133,6 +133,14 @@ class Gateway:
     # --- messages of the supervisor
 
     def _take(self, message: Any) -> None:
+        """Act on a message. One that fails is logged: those after it must not be lost with it."""
+        try:
+            self._act_on(message)
+        except Exception as error:
+            failure = f"{type(message).__name__}: {type(error).__name__}"
+            self.log.event("error", "message failed", message=failure)
+
+    def _act_on(self, message: Any) -> None:
         match message:
             case Run():
                 self.log.event("info", "scorer starts", scorer=message.scorer)
@@ -154,6 +162,8 @@ class Gateway:
 
     def _serve(self, route: Route) -> None:
         self.routes.serve(route, self._live)
+        dispatcher = self.routes.live[route.model].dispatcher
+        self.metrics.watch_queue(route.model, lambda: dispatcher.queued)
         self.metrics.serves(route)
         self._show_calibration(route)
         self.log.event(
@@ -175,7 +185,6 @@ class Gateway:
             on_batch=lambda series: self.metrics.batched(route.model, series),
             on_refused=self.metrics.rejected,
         )
-        self.metrics.watch_queue(route.model, lambda: dispatcher.queued)
         return Live(route, spec, dispatcher)
 
     def _state(self, state: State) -> None:

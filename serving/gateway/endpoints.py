@@ -23,6 +23,7 @@ from serving.gateway.tables import Tables
 from serving.messages import Config, Served, Wake
 
 LONGEST_KEPT = 1 << 20  # bytes of a body that the ledger keeps
+LONGEST_WEBHOOK = 1 << 16  # bytes of a body from somebody who is not known yet
 
 
 @dataclass
@@ -144,7 +145,7 @@ class Endpoints:
 
     async def webhook(self, request: Request, _: Key | None) -> Response:
         """A signed webhook of MLflow: look at the registry now."""
-        body = await request.body(LONGEST_KEPT)
+        body = await request.body(LONGEST_WEBHOOK)
         webhooks.verify(request.headers, body, self.config.webhook_secret, time.time())
         self.supervision.send(Wake())
         return http.answer({"status": "looking"}, 202)

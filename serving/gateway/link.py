@@ -122,6 +122,8 @@ class Link:
         try:
             async with asyncio.timeout(timeout_s):
                 _, connection = await loop.create_connection(_Connection, *self._address)
+        except TimeoutError:  # an OSError, too
+            raise
         except OSError as error:
             raise Broken(str(error)) from error
         self._connection = connection

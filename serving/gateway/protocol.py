@@ -5,6 +5,7 @@ that decides whether the rest is answered at all.
 """
 
 import asyncio
+import re
 import secrets
 from collections.abc import Callable
 from functools import partial
@@ -13,8 +14,11 @@ from typing import Any, Literal
 import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from serving.gateway.http import SLOWEST
+
 HEAD_S = 7.0  # for the head of a request; it is looked at every few seconds
 LARGEST_HEAD = 65_536  # bytes
+READ_S = 10.0  # for a client to read its reply, beside the time at the slowest rate
 MOST_CONNECTIONS = 10_000
 AT_ONCE_S = 0.01  # a client that asks so soon after a refusal did not wait for anything
 HOLD_S = 0.03  # that it waits for the next refusal, so that it does not spin
@@ -22,6 +26,7 @@ HOLD_S = 0.03  # that it waits for the next refusal, so that it does not spin
 _FORECAST = b"POST /forecast "
 _END_OF_HEAD = b"\r\n\r\n"
 _LENGTH = b"\r\ncontent-length:"
+_SENT_ID = re.compile(rb"\r\nkronos-request-id:[ \t]*([a-z0-9._-]{1,64})[ \t]*\r\n", re.IGNORECASE)
 _CODING = b"\r\ntransfer-encoding:"
 
 Reason = Literal["queue_full", "connections", "too_slow"]
@@ -54,7 +59,9 @@ class Connection(HttpToolsProtocol):
     _watch: asyncio.TimerHandle | None = None
     _in_head = False
     _in_body = False
+    _slow: asyncio.TimerHandle | None = None  # the end of a client that does not read
     _refused_at = 0.0
+    _sent_id = ""  # of the request that is refused
     _held: asyncio.TimerHandle | None = None  # a refusal that waits
 
     def connection_made(self, transport: Any) -> None:
@@ -71,7 +78,23 @@ class Connection(HttpToolsProtocol):
             self._watch.cancel()
         if self._held is not None:
             self._held.cancel()
+        self._stop_slow()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """More of a reply waits than the client takes: from now on it has to be quick."""
+        super().pause_writing()
+        self._stop_slow()
+        seconds = READ_S + self.transport.get_write_buffer_size() / SLOWEST
+        self._slow = self.loop.call_later(seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._stop_slow()
+        super().resume_writing()
+
+    def _stop_slow(self) -> None:
+        if self._slow is not None:
+            self._slow.cancel()
 
     def shutdown(self) -> None:
         if self._held is not None:
@@ -81,7 +104,7 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self.limits.full(self.limits.coming) and self._is_whole_forecast(data):
-            self._refuse_forecast()
+            self._refuse_forecast(data)
             return
         self._unread += len(data)
         super().data_received(data)
@@ -141,11 +164,13 @@ class Connection(HttpToolsProtocol):
         length = after.partition(b"\r\n")[0].strip()
         return length.isdigit() and int(length) == len(body)
 
-    def _refuse_forecast(self) -> None:
+    def _refuse_forecast(self, data: bytes) -> None:
         """Answer 429 and keep the connection. Who was just refused waits a little for it."""
         self.limits.on_refused("queue_full")
         self._unset_keepalive_if_required()
         self._head_since = None
+        sent = _SENT_ID.search(data.partition(_END_OF_HEAD)[0] + _END_OF_HEAD)
+        self._sent_id = sent[1].decode() if sent else ""
         now = self.loop.time()
         if now - self._refused_at < AT_ONCE_S:
             self.transport.pause_reading()
@@ -161,8 +186,11 @@ class Connection(HttpToolsProtocol):
 
     def _answer_refused(self, now: float) -> None:
         self._refused_at = now
-        request_id = secrets.token_hex(8).encode()
-        self.transport.write(_BEFORE_ID + request_id + _BETWEEN_IDS + request_id + _AFTER_ID)
+        if self._sent_id:
+            self.transport.write(_refusal(429, "OVERLOADED", _WAIT, self._sent_id))
+        else:
+            request_id = secrets.token_hex(8).encode()
+            self.transport.write(_BEFORE_ID + request_id + _BETWEEN_IDS + request_id + _AFTER_ID)
         self.timeout_keep_alive_task = self.loop.call_later(
             self.timeout_keep_alive, self.timeout_keep_alive_handler
         )
@@ -210,5 +238,6 @@ def _refusal(status: int, code: str, message: str, request_id: str, header: str 
 
 # The refusal of a forecast around its request id: it is sent thousands of times a second.
 _ID = "0" * 16
-_OVERLOADED = _refusal(429, "OVERLOADED", "too many requests wait; try again in a second", _ID)
+_WAIT = "too many requests wait; try again in a second"
+_OVERLOADED = _refusal(429, "OVERLOADED", _WAIT, _ID)
 _BEFORE_ID, _BETWEEN_IDS, _AFTER_ID = _OVERLOADED.split(_ID.encode())

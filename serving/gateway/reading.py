@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from registry.errors import BadHistory, BadParameter, KronosError, NotAvailable, TooLarge
+from registry.forecast.names import percent_key
 from registry.forecast.spec import MAX_HORIZON, MAX_SEED, check_levels
 from serving.gateway import items
 from serving.gateway.bodies import check_keys, document, is_word, kind_of
@@ -187,7 +188,12 @@ def _steps(value: Any) -> tuple[int, ...]:
 def _levels(value: Any) -> tuple[float, ...]:
     """The levels; a single number counts as a list, as for a version."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return check_levels([value] if is_number else value)
+    levels = check_levels([value] if is_number else value)
+    if len({percent_key(level) for level in levels}) < len(levels):
+        raise BadParameter(
+            "levels: two of them have the same name in a reply, as p05", code="BAD_LEVELS"
+        )
+    return levels
 
 
 def _seed(value: Any) -> int:

@@ -113,7 +113,8 @@ class Supervision:
         wait_s = 0.5
         while not self._ending:
             begun = time.monotonic()
-            await self._run()
+            with suppress(Exception):  # of a start that failed, or a message that is none
+                await self._run()
             if self._ending:
                 return
             self._metrics.supervisor_restarts.inc()
@@ -134,12 +135,17 @@ class Supervision:
         )
         theirs.close()
         reader, self._writer = await asyncio.open_connection(sock=ours)
-        self.send(self._config)
-        self.send(self._hello())
-        await self._read(reader)
-        self._writer.close()
-        self._writer = None
-        await _end(self._process, 0.0)
+        try:
+            self.send(self._config)
+            self.send(self._hello())
+            await self._read(reader)
+        finally:
+            self._writer.close()
+            self._writer = None
+            self._lose_look_ups()
+            await _end(self._process, 0.0)
+
+    def _lose_look_ups(self) -> None:
         for future in self._waiting.values():
             if not future.done():
                 future.set_exception(NotReady("the ledger cannot be asked just now"))

@@ -26,6 +26,7 @@ class Server:
         self.most = 1000  # requests that may be on their way to the application
         self.refused: list[str] = []
         self.bodies: list[bytes] = []
+        self.reply = b"ok"
         limits = Limits(lambda coming: self.full or coming >= self.most, self.refused.append)
         self._server = uvicorn.Server(
             uvicorn.Config(
@@ -41,9 +42,9 @@ class Server:
     async def _answer(self, _: Any, receive: Any, send: Any) -> None:
         message = await receive()
         self.bodies.append(message["body"])
-        headers = [(b"content-length", b"2")]
+        headers = [(b"content-length", b"%d" % len(self.reply))]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": b"ok"})
+        await send({"type": "http.response.body", "body": self.reply})
 
     @asynccontextmanager
     async def running(self) -> Any:
@@ -293,6 +294,37 @@ def test_a_long_body_is_no_long_head():
         head = b"POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % len(body)
         assert (await client.ask(head + body))[0] == 200
         assert (await client.ask(HEALTH))[0] == 200
+        client.close()
+
+    run(test)
+
+
+def test_a_client_that_does_not_read_its_reply_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.gateway.protocol.READ_S", 0.2)
+    monkeypatch.setattr("serving.gateway.protocol.SLOWEST", 1e9)
+
+    async def test(server: Server, port: int) -> None:
+        server.reply = b"x" * 50_000_000
+        client = await Client.of(port)
+        client.send(HEALTH)
+        await asyncio.sleep(0.1)
+        connections = server._server.server_state.connections
+        assert len(connections) == 1
+        await asyncio.sleep(0.5)
+        assert not connections
+        client.close()
+
+    run(test)
+
+
+def test_a_refusal_has_the_id_of_its_request():
+    async def test(server: Server, port: int) -> None:
+        client = await Client.of(port)
+        server.full = True
+        sent = FORECAST.replace(b"Host: h", b"Kronos-Request-Id: Mine-7\r\nHost: h")
+        _, headers, body = await client.ask(sent)
+        assert headers[b"kronos-request-id"] == b"mine-7"  # the test lowers all headers
+        assert json.loads(body)["request_id"] == "Mine-7"
         client.close()
 
     run(test)

@@ -391,3 +391,20 @@ def test_quiet_calls_say_nothing_of_full_ones():
         pace.measured(0.004, series=1, requests=1, left=0)
     assert pace.call_s == pytest.approx(0.02)
     assert not pace.admits(32 * 6)
+
+
+def test_a_connection_that_takes_too_long_is_a_call_that_hangs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def hang(*_: object) -> None:
+        await asyncio.sleep(30)
+
+    async def test() -> None:
+        async with Scripted() as scorer:
+            queue = Queue(scorer, timeout_s=0.05)
+            monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", hang)
+            with pytest.raises(TooLate):
+                await queue.dispatcher.ask(job("A", [1.0]))
+            assert queue.hung == 1
+
+    run(test)

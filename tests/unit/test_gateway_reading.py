@@ -181,7 +181,10 @@ BAD = [
     # --- other parameters
     *((sent(seed=one), "BAD_SEED") for one in (None, "x", True, -17, 2.75, 2**63, [17], math.nan)),
     *((sent(levels=one), "BAD_LEVELS") for one in (None, "x", True, [], {}, 17.25, -17.25, [0])),
-    *((sent(levels=one), "BAD_LEVELS") for one in ([0.777, 0.123], [0.123, 0.123], [1], ["x"])),
+    *(
+        (sent(levels=one), "BAD_LEVELS")
+        for one in ([0.777, 0.123], [0.123, 0.123], [1], ["x"], [0.1, 0.10000001])
+    ),
     *((sent(levels=one), "BAD_LEVELS") for one in ([math.nan], [None], [10**400], [True])),
     (sent(levels=[place / 1001 for place in range(1, 101)]), "BAD_LEVELS"),
     *((sent(freq=one), "NOT_AVAILABLE") for one in ("1h", "D", "", "1D", "5min")),

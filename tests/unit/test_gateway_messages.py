@@ -1,0 +1,60 @@
+"""What the gateway does with messages of its supervisor, without processes."""
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from registry.forecast.spec import ModelSpec
+from serving.gateway.__main__ import Gateway
+from serving.messages import Calibrate, Config, Route
+
+SPEC = ModelSpec("ewma", "baselines", min_context=60, max_context=500, max_horizon=5)
+
+
+@pytest.fixture
+def gateway() -> Iterator[Gateway]:
+    config = Config(
+        models=["ewma"], stage="Production", host="127.0.0.1", port=0, keys="", webhook_secret="",
+        calibration=True, max_body=1000, timeout_s=1, queue_s=1, poll_s=1,
+    )  # fmt: skip
+    with socket.socket() as listening:
+        yield Gateway(config, listening)
+
+
+def calibrate(number: int, scale: float) -> Calibrate:
+    return Calibrate(
+        model="ewma", version=1, number=number, levels=[0.05, 0.95], keys=[("global", "")],
+        steps=[1], bias=[0.0], scale=[scale], offsets=[[0.0, 0.0]],
+    )  # fmt: skip
+
+
+def test_a_calibration_that_is_none_leaves_the_one_before(gateway: Gateway) -> None:
+    for number, scale in ((1, 1.0), (2, -1.0)):
+        gateway._take(calibrate(number, scale))
+    assert gateway.tables.calibration("ewma", 1).number == 1
+    gateway._take(calibrate(3, 2.0))
+    assert gateway.tables.calibration("ewma", 1).number == 3
+
+
+def test_after_a_roll_back_the_metrics_show_the_queue_of_the_version_that_answers(
+    gateway: Gateway,
+) -> None:
+    async def main() -> None:
+        for version in (1, 2, 1):
+            gateway._serve(_route(version))
+        queue: Any = gateway.routes.live["ewma"].dispatcher._queue
+        queue.extend(["one", "two"])
+        assert b'kronos_queue_length{model="ewma"} 2.0' in gateway.metrics.text()
+        queue.clear()
+
+    asyncio.run(main())
+
+
+def _route(version: int) -> Route:
+    return Route(
+        model="ewma", name="ewma", version=version, stage="Production", manifest="0" * 64,
+        scorer=f"s{version}", host="127.0.0.1", port=1, token="t", since="", spec=SPEC.to_json(),
+    )  # fmt: skip
