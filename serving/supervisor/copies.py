@@ -1,7 +1,10 @@
 """The verified copies of one model's versions on this disk, and which of them was served last."""
 
+import fcntl
 import json
+import os
 import re
+import threading
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import asdict
@@ -19,10 +22,16 @@ _COPY = re.compile(r"\d+-[0-9a-f]{12}")
 
 
 class Copies:
-    """Below `folder`, one exported folder for each version, as 3-5a1e09c2f7b4."""
+    """Below `folder`, one exported folder for each version, as 3-5a1e09c2f7b4.
+
+    Several gateways may share it. Each holds a lock on the copies that it uses, which ends with the
+    process; nobody removes a copy that another one holds.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._held: dict[str, int] = {}  # file descriptors of folders, by their names
+        self._holding = threading.Lock()
 
     def path(self, pointer: Pointer) -> Path:
         return self.folder / pointer.folder_name
@@ -32,21 +41,33 @@ class Copies:
 
         Raises NotFound, Corrupt, and KronosError (PACKAGE_MISSING).
         """
+        self.hold(pointer)
         copy = exported.read(self.path(pointer))
         if copy.manifest_sha256 != pointer.manifest:
             raise Corrupt(f"the copy of {pointer.reference} has another manifest")
         return candidate(pointer, copy)
 
     def is_whole(self, pointer: Pointer) -> bool:
-        """Whether there is a copy that verifies; a damaged one is removed."""
+        """Whether there is a copy that verifies; a damaged one is removed, and what is left of one."""
         try:
             copy = exported.read(self.path(pointer))
-        except NotFound:
-            return False
-        except Corrupt:
+        except (NotFound, Corrupt):
             files.remove(self.path(pointer))
             return False
         return copy.manifest_sha256 == pointer.manifest
+
+    def hold(self, pointer: Pointer) -> None:
+        """Let no other gateway remove a copy before `keep` gives it up or this process ends."""
+        with self._holding, suppress(OSError):  # without a lock the copy can still be served
+            self._release(pointer.folder_name)
+            descriptor = os.open(self.path(pointer), os.O_RDONLY | os.O_DIRECTORY)
+            self._held[pointer.folder_name] = descriptor
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+    def _release(self, name: str) -> None:
+        descriptor = self._held.pop(name, None)
+        if descriptor is not None:
+            os.close(descriptor)
 
     def served_last(self) -> Pointer | None:
         """The version that was served last; None if that is not known."""
@@ -75,9 +96,26 @@ class Copies:
         return ""
 
     def _remove_all_but(self, kept: Collection[str]) -> None:
+        """Remove other copies, and what killed processes left of unfinished ones."""
+        files.sweep(self.folder)
+        with self._holding:
+            for name in set(self._held) - set(kept):
+                self._release(name)
         for path in sorted(self.folder.iterdir()):
             if _COPY.fullmatch(path.name) and path.name not in kept:
-                files.remove(path)
+                _remove_unless_held(path)
+
+
+def _remove_unless_held(path: Path) -> None:
+    """Remove a copy that no gateway holds."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        files.remove(path)
+    except BlockingIOError:
+        pass
+    finally:
+        os.close(descriptor)
 
 
 def candidate(pointer: Pointer, copy: Exported) -> Candidate:

@@ -56,7 +56,7 @@ class Slot:
         self._limits = limits or Limits()
         self._wanted: tuple[Pointer, ...] = ()
         self._blocked: dict[Key, _Block] = {}
-        self._proven: set[Key] = set()  # they were warm before, so a failure is no load failure
+        self._proven: set[Key] = set()  # they were warm, and have no tag that says they failed
         self._kept: Pointer | None = None  # served last by an earlier process; for an outage
         self._refusal: Refusal | None = None  # of the reference or the registry
         self._trouble: Refusal | None = None  # why the process of `current` ended
@@ -127,9 +127,7 @@ class Slot:
             return
         self.fetching = None
         pointer = fetch.pointer
-        if pointer.key in self._proven and not fetch.local:
-            self._delay_restart(refusal, now)
-        elif not fetch.local:
+        if not fetch.local:
             self._fail(pointer, refusal, now)
         elif self._is_wanted(pointer.key) and not self._stale:
             self._fetch(pointer, local=False)
@@ -360,10 +358,11 @@ class Slot:
             self._fail(runner.candidate.pointer, refusal, now)
 
     def _fail(self, pointer: Pointer, refusal: Refusal, now: float) -> None:
-        """Block a version that was never warm; one that was is started again."""
-        if pointer.key in self._proven:
+        """Block a version, but not the one that was served last: that one is started again."""
+        if self.current is not None and self.current.key == pointer.key:
             self._delay_restart(refusal, now)
             return
+        self._proven.discard(pointer.key)
         self._blocked[pointer.key] = _Block(now + self._limits.retry_s, refusal)
         self._mark(pointer, f"{refusal.code}: {refusal.message}")
 

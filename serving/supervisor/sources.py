@@ -98,6 +98,7 @@ class RegistrySource:
         path = self.copies.path(pointer)
         with translated():
             copy = export(self._access.store(), self._access.ledger(), version, path)
+        self.copies.hold(pointer)
         return candidate(pointer, copy)
 
     def mark(self, pointer: Pointer, reason: str) -> None:

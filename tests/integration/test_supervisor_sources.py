@@ -1,6 +1,7 @@
 """Where the supervisor takes versions from: registry, exported folder, and its own copies."""
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from registry.errors import BadConfig, Corrupt, KronosError, NotFound
+from registry.processes import this_process
 from registry.promotion import moves
 from registry.promotion.exporting import export
 from registry.promotion.opening import open_ledger
@@ -213,6 +215,33 @@ def test_copies_that_are_in_use_are_kept(store: Store) -> None:
         keys.append(of_ewma.fetch(pointer).key)
         of_ewma.copies.keep(pointer, keys)
     assert len(list(of_ewma.copies.folder.iterdir())) == 4
+
+
+def test_a_copy_that_another_gateway_uses_is_not_removed(store: Store) -> None:
+    """Both have the same folder. The other one is behind: it has not taken up what is promoted."""
+    other, of_ewma = source(store.settings), source(store.settings)
+    old = only(other.look())
+    candidate = fetched(other, old)
+    for number in (2, 3):
+        promote(store, number)
+        fetched(of_ewma, only(of_ewma.look()))
+    assert other.copies.verified(old).root == candidate.root
+    fetched(other, only(other.look()))  # it takes up ewma/3, so nobody holds the copy of ewma/1
+    assert not candidate.root.exists()
+
+
+def test_what_a_killed_removal_or_copy_left_is_replaced_or_swept(store: Store) -> None:
+    of_ewma = source(store.settings)
+    pointer = only(of_ewma.look())
+    candidate = of_ewma.fetch(pointer)
+    (candidate.root.parent / exported.RECORD).unlink()  # the first file that went
+    assert of_ewma.fetch(pointer) == candidate
+    dead = replace(this_process(), started="").mark.replace(f"-{os.getpid()}-", "-999999999-")
+    unfinished = of_ewma.copies.folder / f"2-{'a' * 12}@{dead}@x"
+    unfinished.mkdir()
+    of_ewma.copies.keep(pointer, {candidate.key})
+    assert not unfinished.exists()
+    assert candidate.root.exists()
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"served": {"name": "ewma"}}', "\x00"])

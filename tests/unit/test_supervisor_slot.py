@@ -299,6 +299,30 @@ def test_a_version_that_fails_leaves_the_old_one_serving_and_is_tagged(
 
 
 @pytest.mark.parametrize("fail", FAILURES)
+def test_a_version_that_served_before_and_fails_now_is_blocked_and_tagged_as_any_other(
+    driver: Driver, fail: Any
+) -> None:
+    driver.serve(1)
+    driver.serve(2)
+    driver.drained("nbeats/1#1")
+    driver.wait(61)
+    driver.looked(pointer(1))  # a roll-back after the old scorer has been stopped
+    fetches = len(driver.fetches)
+    fail(driver)
+    driver.act()
+    assert len(driver.fetches) == fetches  # not again and again without a pause
+    assert (driver.routed, driver.running) == ("nbeats/2#1", {"nbeats/2#1"})
+    assert (driver.state.state, driver.state.version) == ("failed", 1)
+    assert driver.marks[-1][0] == "nbeats/1"
+    assert driver.marks[-1][1].startswith(("CORRUPT: ", "LOAD_FAILED: "))
+    driver.wait(301)
+    driver.fetched()
+    driver.ready()
+    driver.warmed()
+    assert driver.marks[-1] == ("nbeats/1", "")  # the tag is taken back
+
+
+@pytest.mark.parametrize("fail", FAILURES)
 def test_a_version_that_failed_is_tried_again_after_minutes(driver: Driver, fail: Any) -> None:
     driver.looked(pointer(2))
     fail(driver)
