@@ -88,7 +88,7 @@ class Gateway:
         self.routes = Routes(models, on_drained=self._drained)
         self.tables = Tables()
         self.processes = Processes(self._ended)
-        self.supervision = Supervision(config, self.metrics, self._hello, self._take)
+        self.supervision = Supervision(config, self.metrics, self.log, self._hello, self._take)
         self.kept = Kept()
         forecasts = Forecasts(
             self.routes, self.tables, self.supervision, self.kept, config.calibration
@@ -118,6 +118,8 @@ class Gateway:
             )
         )
         server.listen_to_signals()
+        host, port = self._listening.getsockname()[:2]
+        self.log.event("info", "listening", host=host, port=port)
         self.supervision.start()
         gc.collect()
         gc.freeze()

@@ -16,6 +16,7 @@ from registry.attached import attached
 from registry.codes import from_code
 from registry.errors import KronosError, NotReady
 from serving import channel
+from serving.gateway.log import Log
 from serving.gateway.metrics import Metrics
 from serving.messages import (
     Answered,
@@ -45,11 +46,13 @@ class Supervision:
         self,
         config: Config,
         metrics: Metrics,
+        log: Log,
         hello: Callable[[], Hello],
         on_message: Callable[[Any], None],
     ) -> None:
         self._config = msgspec.structs.replace(config, keys="", webhook_secret="")
         self._metrics = metrics
+        self._log = log
         self._hello = hello
         self._on_message = on_message
         self._process: subprocess.Popen[bytes] | None = None
@@ -113,8 +116,11 @@ class Supervision:
         wait_s = 0.5
         while not self._ending:
             begun = time.monotonic()
-            with suppress(Exception):  # of a start that failed, or a message that is none
+            try:
                 await self._run()
+            except Exception as error:  # as no memory for a process: the next start may succeed
+                message = f"{type(error).__name__}: {error}"
+                self._log.event("error", "supervisor failed", message=message)
             if self._ending:
                 return
             self._metrics.supervisor_restarts.inc()
@@ -126,26 +132,32 @@ class Supervision:
         """One supervisor, from its start to its end."""
         ours, theirs = socket.socketpair()
         command = [sys.executable, "-m", "serving.supervisor", str(theirs.fileno())]
-        self._process = subprocess.Popen(
-            attached(command),
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        theirs.close()
-        reader, self._writer = await asyncio.open_connection(sock=ours)
+        try:
+            self._process = subprocess.Popen(
+                attached(command),
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        reader, writer = await asyncio.open_connection(sock=ours)
+        self._writer = writer
         try:
             self.send(self._config)
             self.send(self._hello())
             await self._read(reader)
         finally:
-            self._writer.close()
+            writer.close()
             self._writer = None
-            self._lose_look_ups()
+            self._refuse_look_ups()
             await _end(self._process, 0.0)
 
-    def _lose_look_ups(self) -> None:
+    def _refuse_look_ups(self) -> None:
         for future in self._waiting.values():
             if not future.done():
                 future.set_exception(NotReady("the ledger cannot be asked just now"))

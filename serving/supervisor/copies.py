@@ -48,7 +48,7 @@ class Copies:
         return candidate(pointer, copy)
 
     def is_whole(self, pointer: Pointer) -> bool:
-        """Whether there is a copy that verifies; a damaged one is removed, and what is left of one."""
+        """Whether there is a copy that verifies; one that does not is removed."""
         try:
             copy = exported.read(self.path(pointer))
         except (NotFound, Corrupt):
@@ -108,12 +108,14 @@ class Copies:
 
 def _remove_unless_held(path: Path) -> None:
     """Remove a copy that no gateway holds."""
-    descriptor = os.open(path, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        files.remove(path)
-    except BlockingIOError:
-        pass
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:  # another gateway has removed it
+        return
+    try:
+        with suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            files.remove(path)
     finally:
         os.close(descriptor)
 

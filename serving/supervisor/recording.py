@@ -189,11 +189,8 @@ class Recorder:
         )
         return [(issue, _blocks(served.issue))]
 
-    def _count_safely(self, **more: int) -> None:
-        with self._condition:
-            self._count(**more)
-
     def _count(self, **more: int) -> None:
+        """Add to the counts. They never fall: the gateway takes differences of them."""
         with self._condition:
             added = {name: getattr(self._counts, name) + number for name, number in more.items()}
             self._counts = replace(self._counts, **added)

@@ -135,7 +135,11 @@ class FolderSource:
             version = int(record["version"])
             pointer = Pointer(record["name"], version, sha256, record["stage"])
         except FileNotFoundError as error:
-            raise NotFound(f"{self._folder} holds no exported version") from error
+            setting = f"KRONOS_{self._model.upper()}_MODEL_DIR"
+            raise NotFound(
+                f"{setting}: {self._folder} holds no exported version; "
+                f"make one with `python -m registry export {self._model} --to DIR`"
+            ) from error
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise Corrupt(f"{path} cannot be read") from error
         return [self._checked(pointer)]
@@ -162,12 +166,15 @@ class FolderSource:
 
     def _copy(self, path: Path) -> None:
         exported.read(self._folder)
-        with temporary_folder(path.parent, path.name) as temporary:
-            new = Path(temporary) / path.name
-            shutil.copytree(self._folder, new)
-            exported.read(new)
-            files.remove(path)
-            new.rename(path)
+        try:
+            with temporary_folder(path.parent, path.name) as temporary:
+                new = Path(temporary) / path.name
+                shutil.copytree(self._folder, new)
+                exported.read(new)
+                files.remove(path)
+                new.rename(path)
+        except OSError as error:  # of this disk, not of a registry
+            raise files.explained(error, path) from error
 
     def mark(self, pointer: Pointer, reason: str) -> None:
         """There is no registry to write to."""

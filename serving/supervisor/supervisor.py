@@ -162,7 +162,7 @@ class Supervisor:
 
     def _report(self, part: str, error: KronosError | None) -> None:
         """Log a failure of the registry or the ledger once, and its end."""
-        message = shown(f"{error.code}: {error.message}") if error is not None else ""
+        message = f"{error.code}: {error.message}" if error is not None else ""
         if message == self._reported.get(part, ""):
             return
         self._reported[part] = message
@@ -271,7 +271,7 @@ class Supervisor:
             error = _known(raised)
             refused, outage = refusal(error), is_outage(error)
             reference = fetch.pointer.reference
-            log("files refused", level="warning", version=reference, message=shown(error.message))
+            log("files refused", level="warning", version=reference, message=error.message)
             if outage:
                 kept = source.copies.served_last()
                 self._put(lambda: slot.put_off(fetch, refused, kept, _now()))
@@ -310,8 +310,9 @@ class Supervisor:
             candidate = Candidate(pointer, root, route.spec, facts)
             try:
                 candidate = source.copies.verified(pointer)
-            except KronosError as error:  # it runs, so it goes on
-                log("no copy", level="warning", version=pointer.reference, message=error.message)
+            except Exception as error:  # it runs, so it goes on
+                message = _known(error).message
+                log("no copy", level="warning", version=pointer.reference, message=message)
             candidates[route.model] = candidate
             self._desk.serves(candidate)
         self._fleet.adopt(hello, candidates, _now())
