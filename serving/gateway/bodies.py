@@ -1,4 +1,7 @@
-"""The body of a request as JSON, read strictly: each key once, nothing too deep or too long."""
+"""The body of a request as JSON, read strictly: each key once, nothing too deep or too long.
+
+The types of bodies, too.
+"""
 
 import json
 import re
@@ -11,6 +14,7 @@ from registry.errors import BadInput, BadParameter, Unsupported
 
 MAX_DIGITS = 4300  # of a whole number; Python and msgspec read no longer ones
 JSON = "application/json"
+ARROW = "application/vnd.apache.arrow.stream"
 
 _DECODER = msgspec.json.Decoder()
 WORD = re.compile(r"[A-Za-z0-9_]{1,40}")
@@ -25,16 +29,25 @@ _KINDS = {
 }
 
 
-def check_headers(content_type: str | None, content_encoding: str | None) -> None:
-    """Raise Unsupported unless a body is JSON in UTF-8 that is not compressed."""
+def check_headers(content_type: str | None, content_encoding: str | None) -> str:
+    """The type of a body: JSON in UTF-8, or ARROW. Raises Unsupported for another one."""
     media, *parameters = (content_type or "").lower().split(";")
+    media = media.strip()
     charsets = {parameter.strip().replace('"', "") for parameter in parameters}
-    if media.strip() != JSON or not charsets <= {"", "charset=utf-8"}:
-        raise Unsupported(f"the content type must be {JSON}, in UTF-8")
+    is_json = media == JSON and charsets <= {"", "charset=utf-8"}
+    if not is_json and media != ARROW:
+        raise Unsupported(f"the content type must be {JSON}, in UTF-8, or {ARROW}")
     if (content_encoding or "identity").strip().lower() != "identity":
         raise Unsupported(
             "the body is compressed; send it without Content-Encoding", code="UNSUPPORTED_ENCODING"
         )
+    return media
+
+
+def wants_arrow(accept: str | None) -> bool:
+    """Whether a header `Accept` names Arrow."""
+    ranges = [part.partition(";")[0].strip() for part in (accept or "").lower().split(",")]
+    return ARROW in ranges
 
 
 def document(body: bytes, depth: int) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from typing import Any
 from registry.errors import Unsupported
 from serving.gateway import bodies, http, metrics, reading, webhooks
 from serving.gateway.app import Path
+from serving.gateway.arrow import replies as arrow_replies
+from serving.gateway.arrow import requests as arrow_requests
 from serving.gateway.dispatch import Job
 from serving.gateway.forecasts import Forecasts, Reply
 from serving.gateway.http import Request, Response
@@ -64,13 +66,19 @@ class Endpoints:
 
     async def forecast(self, request: Request, key: Key | None) -> Response:
         """Forecasts for people and programs, calibrated."""
-        bodies.check_headers(request.text("content-type"), request.text("content-encoding"))
+        media = bodies.check_headers(request.text("content-type"), request.text("content-encoding"))
         body = await request.body(self.config.max_body)
         received_at = datetime.now(UTC)
-        asked = reading.forecast_request(body)
+        if media == bodies.ARROW:
+            asked = arrow_requests.forecast_request(body, request.query)
+        else:
+            asked = reading.forecast_request(body)
         self._permit(request, asked.model, key)
         reply = await self.forecasts.answer(asked)
-        response = http.answer(reply.content)
+        if bodies.wants_arrow(request.text("accept")):
+            response = Response(200, arrow_replies.stream(reply.content), bodies.ARROW.encode())
+        else:
+            response = http.answer(reply.content)
         self._record(request, reply, received_at, body)
         return response
 

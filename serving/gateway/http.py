@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import parse_qsl
 
 import msgspec
 
@@ -20,6 +21,7 @@ REQUEST_ID = b"kronos-request-id"
 RETRY_AFTER = (b"retry-after", b"1")  # seconds
 HEAD_START_S = 10.0  # for a body; then it must have come at the slowest rate
 SLOWEST = 100_000  # bytes a second
+MOST_PARAMETERS = 64  # of a query
 
 _ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _encode = msgspec.json.Encoder().encode
@@ -145,12 +147,30 @@ def too_large(limit: int) -> TooLarge:
 
 def parameter(query: bytes, name: str) -> str | None:
     """A parameter of the query. Raises BadParameter for another one."""
-    if not query:
-        return None
-    key, _, value = query.decode("latin-1").partition("=")
-    if key != name or "&" in value:
+    sent = parameters(query)
+    if not sent.keys() <= {name}:
         raise BadParameter(f"the query has other parameters than `{name}`", code="UNKNOWN_PARAM")
-    return value
+    return sent.get(name)
+
+
+def parameters(query: bytes) -> dict[str, str]:
+    """The parameters of a query. Raises BadParameter if it cannot be read, or has one twice."""
+    if not query:
+        return {}
+    try:
+        pairs = parse_qsl(
+            query.decode("ascii"),
+            keep_blank_values=True,
+            strict_parsing=True,
+            errors="strict",
+            max_num_fields=MOST_PARAMETERS,
+        )
+    except ValueError as error:
+        raise BadParameter("the query is not of the form name=value&name=value") from error
+    sent = dict(pairs)
+    if len(sent) < len(pairs):
+        raise BadParameter("the query has a parameter twice")
+    return sent
 
 
 def _id(headers: Mapping[bytes, bytes]) -> str:

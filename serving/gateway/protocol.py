@@ -23,7 +23,7 @@ MOST_CONNECTIONS = 10_000
 AT_ONCE_S = 0.01  # a client that asks so soon after a refusal did not wait for anything
 HOLD_S = 0.03  # that it waits for the next refusal, so that it does not spin
 
-_FORECAST = b"POST /forecast "
+_FORECAST = (b"POST /forecast ", b"POST /forecast?")
 _END_OF_HEAD = b"\r\n\r\n"
 _LENGTH = b"\r\ncontent-length:"
 _SENT_ID = re.compile(rb"\r\nkronos-request-id:[ \t]*([a-z0-9._-]{1,64})[ \t]*\r\n", re.IGNORECASE)

@@ -1,7 +1,7 @@
 """A request for forecasts: what /forecast takes, and for which symbols and parameters."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -67,16 +67,19 @@ def forecast_request(body: bytes, limits: Limits = DEFAULTS) -> ForecastRequest:
     value = document(body, limits.depth)
     batch = "forecasts" in value
     check_keys("a batch" if batch else "a request", value, BATCH if batch else SINGLE)
-    parameters = {key: _PARAMETERS[key](value[key]) for key in COMMON if key in value}
-    if "horizon" in parameters:
-        parameters["steps"] = parameters.pop("horizon")
-    parameters.pop("freq", None)
     if batch:
-        good, refused = _batch(value["forecasts"], limits)
-        return ForecastRequest(items=good, refused=refused, batch=True, **parameters)
+        return batch_request(value["forecasts"], value, limits)
+    parameters = _parameters(value)
     item = items.item(value)
     _check_rows(item.rows, limits)
     return ForecastRequest(items=[item], **parameters)
+
+
+def batch_request(values: Any, sent: Mapping[str, Any], limits: Limits) -> ForecastRequest:
+    """The request for many symbols, of their items and the parameters for all of them."""
+    parameters = _parameters(sent)
+    good, refused = _batch(values, limits)
+    return ForecastRequest(items=good, refused=refused, batch=True, **parameters)
 
 
 # --- items ------------------------------------------------------------------------------------
@@ -146,6 +149,15 @@ def _check_rows(rows: int, limits: Limits) -> None:
 
 
 # --- parameters -------------------------------------------------------------------------------
+
+
+def _parameters(sent: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters of a request, by their names in ForecastRequest."""
+    parameters = {key: _PARAMETERS[key](sent[key]) for key in COMMON if key in sent}
+    if "horizon" in parameters:
+        parameters["steps"] = parameters.pop("horizon")
+    parameters.pop("freq", None)
+    return parameters
 
 
 def _model(value: Any) -> str:

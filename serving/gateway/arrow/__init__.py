@@ -1,0 +1,1 @@
+"""Arrow IPC streams in place of JSON: what /forecast takes and answers."""
