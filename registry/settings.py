@@ -105,7 +105,7 @@ class Settings(BaseSettings):
         description="False: /forecast answers with the model's quantiles as they are.",
     )
     max_body: int = Field(
-        default=64 * 2**20,
+        default=16 * 2**20,
         ge=1024,
         description="Bytes of the largest request that the gateway reads.",
     )

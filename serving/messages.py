@@ -185,7 +185,7 @@ class State(Message):
     """What happens to a model beside serving: for /models, /ready and the metrics."""
 
     model: str
-    state: str  # starting | serving | failed
+    state: str  # waiting (for a promotion) | starting | serving | failed
     version: int | None = None
     refusal: Refusal | None = None  # why it failed
     stale: bool = False  # the registry does not answer; what is served goes on

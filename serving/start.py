@@ -11,8 +11,10 @@ from registry.errors import BadParameter
 from registry.settings import Settings
 from serving.gateway.keys import Keys
 from serving.messages import Config
+from serving.references import model_of
 from serving.scorer import LOOPBACK
 
+STAGES = ("production", "staging")
 _WAITING = 2048  # connections that are not accepted yet
 
 
@@ -42,10 +44,7 @@ def _config(settings: Settings, models: Sequence[str], stage: str, host: str, po
             "inside a container whose port is published on loopback",
             code="NOT_LOOPBACK",
         )
-    names = [reference.partition("@")[0].partition("/")[0] for reference in models]
-    twice = {name for name in names if names.count(name) > 1}
-    if twice:
-        raise BadParameter(f"{sorted(twice)[0]} is named twice; a gateway serves one version of it")
+    _check_models(settings, models, stage)
     return Config(
         models=list(models),
         stage=stage,
@@ -60,6 +59,21 @@ def _config(settings: Settings, models: Sequence[str], stage: str, host: str, po
         poll_s=settings.poll_s,
         access_log=settings.access_log,
     )
+
+
+def _check_models(settings: Settings, models: Sequence[str], stage: str) -> None:
+    """Raise BadParameter for a model that is named twice, or in a way that another setting hides."""
+    if stage.lower() not in STAGES:
+        raise BadParameter(f"--stage is one of {', '.join(STAGES)}", code="BAD_STAGE")
+    names = [model_of(reference) for reference in models]
+    for name, reference in zip(names, models, strict=True):
+        if names.count(name) > 1:
+            raise BadParameter(f"{name} is named twice; a gateway serves one version of it")
+        if settings.model_dir(name) and reference != name:
+            raise BadParameter(
+                f"KRONOS_{name.upper()}_MODEL_DIR holds the version of {name}; name {name} alone, "
+                "or unset it"
+            )
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -7,6 +7,7 @@ import asyncio
 import gc
 import json
 import os
+import resource
 import signal
 import socket
 import sys
@@ -50,6 +51,7 @@ from serving.messages import (
     State,
     Stop,
 )
+from serving.references import model_of
 
 DRAIN_S = 70.0  # requests in flight are answered first
 QUIT_S = 5.0  # for the supervisor to record what was answered
@@ -83,7 +85,7 @@ class Gateway:
         self.config = config
         self._listening = listening
         self.log = Log(sys.stderr.buffer, access=config.access_log)
-        models = [reference.partition("@")[0].partition("/")[0] for reference in config.models]
+        models = [model_of(reference) for reference in config.models]
         self.metrics = Metrics(models)
         self.routes = Routes(models, on_drained=self._drained)
         self.tables = Tables()
@@ -253,6 +255,8 @@ class Gateway:
 
 def main() -> None:
     """Read the configuration and run on the socket, both of which `serving start` made."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each connection takes a descriptor
     configuration, listening = map(int, sys.argv[1:])
     with os.fdopen(configuration, "rb") as pipe:
         config = msgspec.json.decode(pipe.read(), type=Config)

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from registry.errors import KronosError, NotReady, Overloaded, TooLate
+from registry.forecast import names
 from serving.gateway import calls
-from serving.gateway.calls import Answer, Series
+from serving.gateway.calls import Answer, Row, Series
 from serving.gateway.link import Broken, Link, Reply
 from serving.gateway.pace import LARGEST, Pace, now
 
@@ -24,6 +25,7 @@ _NOTED = 10_000  # symbols that are remembered to need calls of their own
 Refusal = Literal["queue_full", "deadline"]
 # Notes that every reply of a version has. Any other one is about the history of somebody.
 _OF_VERSION = {"simulated", "synthetic"}
+_OF_SHARED = {*_OF_VERSION, names.REFUSED}  # the rows of the others are right beside it
 
 
 @dataclass(slots=True)
@@ -220,11 +222,16 @@ class Dispatcher:
         answer = None
         if reply.status == 200:
             answer = calls.read(reply.body, self._name, self._version)
-        if answer is None or not _OF_VERSION.issuperset(answer.notes):
+        if answer is None or not _OF_SHARED.issuperset(answer.notes):
             await self._one_by_one(batch)  # an error or a note is about one of them: find which
             return
+        refused = []  # asked again alone, since the words of an error count the series of its call
         for job in batch:
-            job.finish(answer)
+            if isinstance(answer.rows.get(job.series[0].symbol), Row):
+                job.finish(Answer(answer.rows, _of_version(answer.notes)))
+            else:
+                refused.append(job)
+        await self._one_by_one(refused)
 
     async def _one_by_one(self, batch: list[Job]) -> None:
         for job in batch:
@@ -269,6 +276,10 @@ class Dispatcher:
             job.fail(overloaded())
         if self._queue:
             self._sweep_later()
+
+
+def _of_version(notes: dict[str, str]) -> dict[str, str]:
+    return {key: text for key, text in notes.items() if key in _OF_VERSION}
 
 
 def _kind(error: Exception) -> str:

@@ -171,7 +171,7 @@ class Endpoints:
         live = self.routes.live.get(model)
         if live is not None:
             shown |= self._version(live)
-        if state is not None and state.refusal is not None:
+        if state is not None and state.refusal is not None and state.state != "waiting":
             failed = {"code": state.refusal.code, "message": public(state.refusal)}
             shown["failed"] = {"version": state.version, **failed}
         return shown

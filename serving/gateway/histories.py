@@ -4,9 +4,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 from registry.codes import from_code
-from registry.errors import BadHistory, BadParameter, KronosError
+from registry.errors import BadHistory, BadInput, BadParameter, KronosError, NotFound
 from registry.forecast import names
 from registry.forecast.spec import ModelSpec
 from serving import messages
@@ -47,12 +48,15 @@ async def collect(
             f"{route.model} forecasts its series together: send all of them, or none"
         )
     histories = Histories()
+    markets: dict[Any, Found] = {}  # covariates of the same days are the same for all symbols
     for item in sent:
         try:
             columns = _columns(item, spec, tables)
-            history = await _completed(item.symbol, columns, data, route, spec, supervision)
+            history = await _completed(
+                item.symbol, columns, data, route, spec, supervision, markets
+            )
             histories.wanted[item.symbol] = history
-        except (BadHistory, BadParameter) as error:
+        except (BadInput, NotFound) as error:
             histories.refused[item.symbol] = error
     if asked:
         await _look_up(asked, histories, data, route, spec, supervision, kept)
@@ -198,6 +202,7 @@ async def _completed(
     route: Route,
     spec: ModelSpec,
     supervision: Supervision,
+    markets: dict[Any, Found],
 ) -> History:
     """The history with the covariates that were not sent, from the ledger."""
     missing = [name for name in spec.columns if name not in (names.UNIQUE_ID, names.DS)]
@@ -209,7 +214,10 @@ async def _completed(
         )
     covariates = {name: SENT for name in columns.numbers if name not in _OF_SERIES}
     if missing:
-        found = await _ask(supervision, route, data, [symbol], missing, columns.days)
+        key = (*missing, *columns.days)
+        if key not in markets:
+            markets[key] = await _ask(supervision, route, data, [symbol], missing, columns.days)
+        found = markets[key]
         for refusal in found.refused.values():
             raise from_code(refusal.code, refusal.message, refusal.status)
         columns.numbers.update(found.series[0].columns)

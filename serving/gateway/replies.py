@@ -14,6 +14,7 @@ from registry.forecast import names
 from registry.forecast.quantiles import interpolated
 from registry.forecast.spec import ModelSpec
 from registry.scoring import calibration as calibrating
+from registry.scoring.calibration_table import APPLIED
 from serving.gateway.calls import Floats, Row
 from serving.gateway.history import LEDGER, History
 from serving.gateway.tables import Calibration
@@ -22,6 +23,7 @@ from serving.messages import Issued, Route
 TARGET = "session_log_return"
 CUMULATIVE = "cumulative_log_return"
 _CLOSE = names.BAR.index("close")
+_IDENTITY = APPLIED.index("identity")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +35,12 @@ class Numbers:
 
 
 def numbers(row: Row, symbol: str, levels: Sequence[float], calibration: Calibration) -> Numbers:
-    """A forecast before and after its calibration."""
+    """A forecast before and after its calibration, if that has a state for one of its steps."""
     if calibration.table is None:
         return Numbers(row.values, None)
     states = calibration.table.states([symbol], calibration.sectors, len(row.values))
+    if (states.applied == _IDENTITY).all():
+        return Numbers(row.values, None)
     mean, before = row.values[None, :, 0], row.values[None, :, 1:]
     after = calibrating.calibrated(before, levels, states)
     moved = calibrating.calibrated_mean(mean, before, after, levels)

@@ -14,7 +14,7 @@ import msgspec
 
 from registry.attached import attached
 from registry.codes import from_code
-from registry.errors import KronosError, NotReady
+from registry.errors import KronosError, NotReady, Overloaded
 from serving import channel
 from serving.gateway.log import Log
 from serving.gateway.metrics import Metrics
@@ -32,6 +32,7 @@ from serving.messages import (
 )
 
 LOOK_UP_S = 10.0
+MOST_LOOK_UPS = 512  # that wait at a time
 KEPT = 5_000  # answered requests that wait to be recorded
 _AT_ONCE = 200  # of them in one message
 _RECORD_S = 0.25  # between two such messages
@@ -75,6 +76,8 @@ class Supervision:
         """Histories or covariates from the ledger. Raises what was refused, and NotReady."""
         if self._writer is None:
             raise NotReady("the ledger cannot be asked just now; try again in a moment")
+        if len(self._waiting) >= MOST_LOOK_UPS:
+            raise Overloaded("too many requests wait for the ledger; try again in a second")
         self._number += 1
         number = self._number
         future: asyncio.Future[Found] = asyncio.get_running_loop().create_future()

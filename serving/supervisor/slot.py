@@ -14,6 +14,8 @@ from serving.supervisor.effects import Effect, Fetch, Keep, Mark, WarmUp, Watch
 from serving.supervisor.refusals import load_failed
 from serving.supervisor.runners import LOADING, WARM, WARMING, Runner, route
 
+NOT_FOUND = 404  # nothing is in the stage yet
+
 Start = Callable[[Candidate, float], tuple[Runner, Run]]
 
 
@@ -390,7 +392,7 @@ class Slot:
             state, pointer = "serving", self.serving.candidate.pointer
             refusal = block.refusal if block is not None else refusal
         elif pointer is None and refusal is not None and not self._stale:
-            state = "failed"
+            state = "waiting" if refusal.status == NOT_FOUND else "failed"
         return State(
             model=self.model,
             state=state,

@@ -21,6 +21,7 @@ from registry.versions.manifest import MANIFEST_TAG
 from registry.versions.store import not_ours
 from registry.versions.version import Version
 from serving.modes import KRONOS, SIMULATED, Mode
+from serving.references import model_of
 from serving.supervisor.access import RegistryAccess, translated
 from serving.supervisor.candidates import Candidate, Pointer
 from serving.supervisor.copies import Copies, candidate
@@ -193,11 +194,6 @@ def source_of(settings: Settings, access: RegistryAccess, reference: str, stage:
     if folder is not None:
         return FolderSource(model, folder, settings.mode, copies)
     return RegistrySource(access, reference, settings.mode, copies)
-
-
-def model_of(reference: str) -> str:
-    """The model's name in a reference."""
-    return re.split("[@/]", reference.removeprefix("models:/"))[0]
 
 
 def _folder_name(reference: str) -> str:

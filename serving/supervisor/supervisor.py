@@ -27,6 +27,7 @@ from serving.messages import (
     Stop,
     Wake,
 )
+from serving.references import model_of
 from serving.supervisor.access import RegistryAccess, is_outage
 from serving.supervisor.candidates import Candidate, Pointer
 from serving.supervisor.desk import Desk
@@ -38,7 +39,7 @@ from serving.supervisor.refusals import refusal, shown
 from serving.supervisor.runners import Runner
 from serving.supervisor.scorers import Starter, Watcher
 from serving.supervisor.slot import Limits
-from serving.supervisor.sources import Source, model_of, source_of
+from serving.supervisor.sources import Source, source_of
 from serving.supervisor.warmup import warm_up
 
 TICK_S = 0.5

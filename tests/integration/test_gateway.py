@@ -27,7 +27,7 @@ REQUESTS, THREADS = 300, 32
 SERIES = np.random.default_rng(7).normal(0, 0.01, 40).tolist()
 GOOD = {"model": "ewma", "symbol": "ACME", "series": SERIES}
 JSON = {"content-type": "application/json"}
-LIMIT = 64 * 2**20  # bytes of a body
+LIMIT = 16 * 2**20  # bytes of a body
 
 
 def test_a_gateway_says_where_it_answers_and_which_versions(gateway: Gateway) -> None:

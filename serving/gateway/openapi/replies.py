@@ -80,7 +80,7 @@ _REFUSED: dict[str, Schema] = {
 }
 _MODEL: dict[str, Schema] = {
     "model": text("As requests name it."),
-    "state": text("What it does.", enum=["serving", "starting", "failed"]),
+    "state": text("What it does.", enum=["serving", "starting", "waiting", "failed"]),
     "name": text("Registered name of the version that answers."),
     "version": {"type": "integer", "minimum": 1},
     "stage": text("Its stage when it began to serve."),
@@ -160,7 +160,7 @@ SCHEMAS: dict[str, Schema] = {
             "ready": {"type": "boolean", "description": "A warm version of every model answers."},
             "models": {
                 "type": "object",
-                "additionalProperties": {"enum": ["serving", "starting", "failed"]},
+                "additionalProperties": {"enum": ["serving", "starting", "waiting", "failed"]},
             },
         }
     ),
