@@ -62,7 +62,7 @@ def _config(settings: Settings, models: Sequence[str], stage: str, host: str, po
 
 
 def _check_models(settings: Settings, models: Sequence[str], stage: str) -> None:
-    """Raise BadParameter for a model that is named twice, or in a way that another setting hides."""
+    """Raise BadParameter for models or a stage that cannot be meant."""
     if stage.lower() not in STAGES:
         raise BadParameter(f"--stage is one of {', '.join(STAGES)}", code="BAD_STAGE")
     names = [model_of(reference) for reference in models]

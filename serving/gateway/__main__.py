@@ -147,7 +147,6 @@ class Gateway:
     def _act_on(self, message: Any) -> None:
         match message:
             case Run():
-                self.log.event("info", "scorer starts", scorer=message.scorer)
                 self.processes.run(message)
             case Stop():
                 self.processes.stop(message.scorer, kill=message.kill)
@@ -170,10 +169,6 @@ class Gateway:
         self.metrics.watch_queue(route.model, lambda: dispatcher.queued)
         self.metrics.serves(route)
         self._show_calibration(route)
-        self.log.event(
-            "info", "serving", model=route.model, name=route.name, version=route.version,
-            stage=route.stage, scorer=route.scorer,
-        )  # fmt: skip
         self._announce()
 
     def _live(self, route: Route) -> Live:
