@@ -11,8 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import answers
+import httpx
 import numpy as np
 import numpy.testing as npt
+import pyarrow as pa
 import pytest
 from gateways import Connection, Gateway, starting, wait_until
 from programs import environment
@@ -102,6 +104,67 @@ def test_a_bad_series_among_good_ones_fails_alone(gateway: Gateway) -> None:
 
 def _item(body: dict[str, Any]) -> dict[str, Any]:
     return {"symbol": body["symbol"], "series": body["series"]}
+
+
+# --- Arrow --------------------------------------------------------------------------------------
+
+ARROW = {"content-type": "application/vnd.apache.arrow.stream"}
+AS_ARROW = {"accept": ARROW["content-type"]}
+
+
+def test_a_table_in_and_out_holds_the_numbers_of_json_to_the_last_bit(gateway: Gateway) -> None:
+    shown = gateway.models()["nbeats"]
+    rng = np.random.default_rng(5)
+    items = [answers.item(rng, f"S{number}", shown) for number in range(40)]
+    items[7] |= {"series": [0.0] * len(items[7]["series"])}  # the version refuses it
+    parameters = {"model": "nbeats", "horizon": [1, 5], "levels": [0.1, 0.5]}
+    json_in = {"forecasts": items, **parameters}
+    table_in = _stream(items)
+    path = "/forecast?model=nbeats&horizon=1,5&levels=0.1,0.5"
+    as_json = gateway.post("/forecast", json_in).json()
+    assert [one["code"] for one in as_json["refused"]] == ["HALTED"]
+    table = _table(gateway.post("/forecast", json_in, headers=AS_ARROW))
+    again = _table(gateway.post(path, table_in, headers=ARROW | AS_ARROW))
+    assert table.equals(again)
+    numbers = table.select(["mean", "q0.1", "q0.5"]).to_pandas().to_numpy()
+    npt.assert_array_equal(numbers, answers.numbers(as_json))
+    steps = zip(table["unique_id"].to_pylist(), table["step"].to_pylist(), strict=True)
+    days = [str(day) for day in table["ds"].to_pylist()]
+    rows = [(*step, day) for step, day in zip(steps, days, strict=True)]
+    assert rows == answers.places(as_json)
+    rest = json.loads(table.schema.metadata[b"kronos"])
+    assert rest["refused"] == as_json["refused"]
+    assert rest["meta"] == as_json["meta"]
+    json_out = gateway.post(path, table_in, headers=ARROW).json()
+    assert [one["q"] for one in json_out["forecasts"]] == [one["q"] for one in as_json["forecasts"]]
+
+
+def test_a_bad_table_is_refused_in_json(gateway: Gateway) -> None:
+    reply = gateway.post("/forecast?model=ewma", b"ARROW1", headers=ARROW | AS_ARROW)
+    assert reply.status_code == 400
+    assert reply.headers["content-type"] == "application/json"
+    assert reply.json()["error_code"] == "NOT_A_TABLE"
+
+
+def _stream(items: list[dict[str, Any]]) -> bytes:
+    """The series of a batch as pyarrow writes them."""
+    columns: dict[str, list[Any]] = {"unique_id": [], "ds": [], "y": []}
+    for item in items:
+        columns["unique_id"] += [item["symbol"]] * len(item["series"])
+        columns["ds"] += item["ds"]
+        columns["y"] += item["series"]
+    table = pa.table(columns)
+    days = table["ds"].cast(pa.date32())
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.set_column(1, "ds", days).schema) as writer:
+        writer.write_table(table.set_column(1, "ds", days))
+    return sink.getvalue().to_pybytes()
+
+
+def _table(reply: httpx.Response) -> pa.Table:
+    assert reply.status_code == 200, reply.text
+    assert reply.headers["content-type"] == ARROW["content-type"]
+    return pa.ipc.open_stream(reply.content).read_all()
 
 
 # --- bad requests -----------------------------------------------------------------------------

@@ -10,7 +10,8 @@ from registry.errors import BadHistory, TooLarge
 from registry.forecast import names
 from serving.gateway import queries, reading
 from serving.gateway.arrow import streams
-from serving.gateway.arrow.streams import Array, Bools, Coded, Field, Table, Texts, Values
+from serving.gateway.arrow.schema import Field
+from serving.gateway.arrow.streams import Array, Bools, Coded, Table, Texts, Values
 from serving.gateway.reading import ForecastRequest, Limits
 
 _NULL_DAY = np.iinfo(np.int64).min  # NaT

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from serving.gateway import http, metrics, webhooks
+from serving.gateway import bodies, http, metrics, webhooks
 from serving.gateway.link import HEADER
 from serving.gateway.openapi import replies, requests
 from serving.gateway.openapi.forms import Schema, ref
@@ -86,24 +86,35 @@ def _forecast(examples: dict[str, Any], model: str | None) -> dict[str, Any]:
         "summary": "Forecast one symbol or many",
         "description": "Means and calibrated quantiles of the next sessions' log returns. A "
         "history comes with the request, or from the ledger by symbol. `series` must have as many "
-        "values as the model needs: the example has 60, which is enough for nbeats.",
+        "values as the model needs: the example has 60, which is enough for nbeats. A batch "
+        "may also be an Arrow stream. Its parameters stand in the query: "
+        "`?model=har&horizon=1,5&levels=0.05,0.5,0.95`, and options as `option.NAME=value`.",
         "parameters": [_REQUEST_ID],
         "requestBody": {
             "required": True,
             "content": {
-                JSON: {"schema": _either("ForecastRequest", "BatchRequest"), "examples": sent}
+                JSON: {"schema": _either("ForecastRequest", "BatchRequest"), "examples": sent},
+                bodies.ARROW: {"schema": requests.ARROW_TABLE},
             },
         },
         "responses": {
-            "200": good(
-                "The forecast, or those of a batch.",
-                JSON,
-                _either("Forecast", "BatchReply"),
-                examples=answered,
-            ),
+            "200": _answered(answered),
             **refusals(forecast_codes() | KEY | BODY, examples["refusal"]["reply"]),
         },
     }
+
+
+def _answered(examples: dict[str, Any]) -> dict[str, Any]:
+    """The good response of /forecast, in JSON and Arrow."""
+    response = good(
+        "The forecast, or those of a batch. With `Accept: application/vnd.apache.arrow.stream` "
+        "a table in place of JSON.",
+        JSON,
+        _either("Forecast", "BatchReply"),
+        examples=examples,
+    )
+    response["content"][bodies.ARROW] = {"schema": replies.ARROW_TABLE}
+    return response
 
 
 def _request_of(example: dict[str, Any], model: str | None) -> dict[str, Any]:

@@ -120,7 +120,7 @@ def _examples(
 ) -> list[str]:
     """A curl line and the reply of each example."""
     status, good = next(iter(operation["responses"].items()))
-    (media,) = good["content"].values()
+    media = next(iter(good["content"].values()))
     replies = _values(media)
     body = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
     requests = _values(body)

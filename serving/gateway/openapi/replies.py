@@ -128,6 +128,14 @@ _ERROR: dict[str, Schema] = {
     "request_id": text("As in the header, for questions about it."),
 }
 
+ARROW_TABLE: Schema = {
+    "type": "string",
+    "format": "binary",
+    "description": "An Arrow IPC stream: `unique_id`, `step`, `ds`, `mean`, `q0.05` and so on, a "
+    "row for each series and step. The key `kronos` in the metadata of its schema holds the rest "
+    "of the reply, with `refused`, as JSON.",
+}
+
 SCHEMAS: dict[str, Schema] = {
     "Forecast": {
         **closed({**_NUMBERS, "meta": ref("Meta")}),

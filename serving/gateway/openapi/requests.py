@@ -27,6 +27,15 @@ _CONDITIONS: Schema = {
     },
 }
 
+ARROW_TABLE: Schema = {
+    "type": "string",
+    "format": "binary",
+    "description": "A batch as an Arrow IPC stream, not compressed: `unique_id` (utf8, or its "
+    "dictionary), `ds` (date32, timestamp or utf8; may be left out), and `y` or bars, with the "
+    "rows of a symbol together. Other columns are features. `unique_id` alone asks for the "
+    "ledger's histories.",
+}
+
 
 def schemas(models: Sequence[str]) -> dict[str, Schema]:
     """By name, for a gateway that serves these models."""
