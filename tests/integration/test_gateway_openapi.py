@@ -44,6 +44,11 @@ def gateway(served_models: Settings) -> Iterator[Gateway]:
         yield gateway
 
 
+@schemathesis.serializer("application/vnd.apache.arrow.stream")
+def as_bytes(_: schemathesis.SerializationContext, value: Any) -> bytes:
+    return value if isinstance(value, bytes) else str(value).encode()
+
+
 @api.parametrize()
 @hypothesis.settings(max_examples=50)
 def test_any_request_is_answered_as_the_document_says(
