@@ -18,7 +18,7 @@ from registry.errors import (
     TooLate,
 )
 from serving.gateway import calls
-from serving.gateway.calls import Answer, Series
+from serving.gateway.calls import Answer, Row, Series
 from serving.gateway.dispatch import Dispatcher, Job
 from serving.gateway.link import Link, Reply
 from serving.gateway.pace import LARGEST, Pace
@@ -205,6 +205,34 @@ def test_a_series_that_the_version_refuses_gets_its_error():
             (answer,) = await Queue(scorer).ask_all(together)
         assert isinstance(answer.rows["B"], BadHistory | BadInput)
         assert mean(answer, "A") == 1.0
+
+    run(test)
+
+
+def test_of_a_shared_call_only_the_refused_series_are_asked_again():
+    async def script(symbols: list[str]) -> tuple[int, Any]:
+        if symbols == ["BAD"]:
+            return 400, {"message": "series 1 of 1 has 9 sessions", "code": "TOO_SHORT"}
+        if "BAD" not in symbols:
+            return 200, None
+        kept = [name for name in symbols if name != "BAD"]
+        content = packed({"unique_id": kept, "y": [1.0] * len(kept)})
+        refused = {"unique_id": "BAD", "code": "TOO_SHORT", "message": "series 2 of 3 has 9"}
+        content["predictions"]["refused"] = [refused]
+        content["predictions"]["notes"] = {"refused": "1 of 3 series were refused"}
+        return 200, content
+
+    async def test() -> None:
+        async with Scripted(script) as scorer:
+            good, bad, other = await Queue(scorer).ask_all(
+                job("A", [1.0]), job("BAD", [2.0]), job("C", [3.0])
+            )
+            calls = len(scorer.calls)
+        assert isinstance(good.rows["A"], Row)
+        assert isinstance(other.rows["C"], Row)
+        assert good.notes == other.notes == {}
+        assert bad.message == "series 1 of 1 has 9 sessions"
+        assert calls <= 3  # the first may go alone, before the others came
 
     run(test)
 
