@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from registry.codes import REQUEST, rows
+from registry.codes import REQUEST, SERVING, rows
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -132,7 +132,7 @@ def chosen_rows(table: str) -> str:
 def errors_table() -> str:
     """Codes of requests, their status and when they are raised."""
     lines = ["| code | status | when |", "|---|---|---|"]
-    lines += [f"| `{code}` | {status} | {when} |" for code, status, when in rows(REQUEST)]
+    lines += [f"| `{code}` | {status} | {when} |" for code, status, when in rows(REQUEST, SERVING)]
     return "\n".join(lines)
 
 
