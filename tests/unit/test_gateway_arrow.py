@@ -346,6 +346,20 @@ def test_columns_may_not_share_their_bytes() -> None:
     assert outcome(shared) == "NOT_A_TABLE"
 
 
+def test_texts_that_end_before_they_begin_are_refused() -> None:
+    body = stream({"unique_id": ["AA", "BB", "CC"], "y": Y[:3]})
+    offsets = struct.pack("<4i", 0, 2, 4, 6)
+    assert body.count(offsets) == 1
+    assert outcome(body.replace(offsets, struct.pack("<4i", 0, 5, 4, 6))) == "NOT_A_TABLE"
+
+
+@pytest.mark.parametrize("compression", ["zstd", "lz4"])
+def test_a_compressed_stream_is_refused_before_it_is_unpacked(compression: str) -> None:
+    result = read(stream({"unique_id": ["A"] * 4000, "y": [0.1] * 4000}, compression=compression))
+    assert isinstance(result, KronosError)
+    assert "it is compressed" in result.message
+
+
 # --- parameters -------------------------------------------------------------------------------
 
 

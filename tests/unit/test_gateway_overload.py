@@ -97,6 +97,17 @@ def run(test: Callable[[Server, int], Awaitable[None]]) -> None:
     asyncio.run(main())
 
 
+def test_a_forecast_with_a_query_is_refused_at_the_door_too():
+    async def test(server: Server, port: int) -> None:
+        client = await Client.of(port)
+        server.full = True
+        assert (await client.ask(FORECAST.replace(b"forecast", b"forecast?seed=1")))[0] == 429
+        assert server.refused == ["queue_full"]
+        client.close()
+
+    run(test)
+
+
 def test_a_refusal_is_an_error_like_any_other_and_keeps_the_connection():
     async def test(server: Server, port: int) -> None:
         client = await Client.of(port)
