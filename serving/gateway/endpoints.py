@@ -72,6 +72,7 @@ class Endpoints:
         if media == bodies.ARROW:
             asked = arrow_requests.forecast_request(body, request.query)
         else:
+            http.check_no_query(request.query)
             asked = reading.forecast_request(body)
         self._permit(request, asked.model, key)
         reply = await self.forecasts.answer(asked)

@@ -173,6 +173,14 @@ def parameters(query: bytes) -> dict[str, str]:
     return sent
 
 
+def check_no_query(query: bytes) -> None:
+    """Raise BadParameter for a query beside a body of JSON, which holds all parameters."""
+    if query:
+        raise BadParameter(
+            "the query is for Arrow bodies; put its parameters into the JSON", code="UNKNOWN_PARAM"
+        )
+
+
 def _id(headers: Mapping[bytes, bytes]) -> str:
     sent = headers.get(REQUEST_ID, b"")
     return sent.decode() if _ID.fullmatch(sent) else secrets.token_hex(8)

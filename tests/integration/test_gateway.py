@@ -194,6 +194,7 @@ BAD: list[tuple[str, Any, dict[str, str], str]] = [
     ("/forecast", GOOD | {"seed": -1}, {}, "BAD_SEED"),
     ("/forecast", GOOD | {"options": {"output": "packed"}}, {}, "UNKNOWN_PARAM"),
     ("/forecast", GOOD | {"colour": 1}, {}, "UNKNOWN_PARAM"),
+    ("/forecast?horizon=5", GOOD, {}, "UNKNOWN_PARAM"),
     ("/forecast", GOOD | {"cumulative": True}, {}, "NOT_AVAILABLE"),
     ("/forecast", GOOD | {"ds": ["2022-12-25"] * 40}, {}, "DUPLICATE_SESSION"),
     ("/invocations?model=../ewma", b"{}", JSON, "BAD_MODEL_NAME"),
