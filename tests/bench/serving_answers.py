@@ -3,8 +3,8 @@
     make bench ONLY=serving_answers
 
 Every number of every reply is compared with a direct forecast of the version that the reply names.
-First 10,000 requests go to all families from 32 threads: symbols that repeat with other series,
-several symbols in one request, sampled paths with seeds. Then versions are promoted under load, one
+First 10,000 requests each go to nbeats, har and mlp, and hundreds to every other family, from 32
+threads: symbols that repeat with other series, several symbols in one request, paths with seeds. Then versions are promoted under load, one
 every 2.4 seconds for two minutes, and 50 times between two warm versions. KRONOS_BENCH_SHARE=0.1
 runs a tenth of all that.
 """
@@ -46,10 +46,10 @@ GROUPS = (
     ("nbeats", "har", "kronos"),
     ("itransformer", "stemgnn", "tft"),
     ("graph", "ssm"),
-    ("ensemble",),
+    ("ensemble", "mlp"),
 )
-REQUESTS = {"nbeats": 5000, "har": 4000}  # and of each other model
-FEW = 150
+REQUESTS = {"nbeats": 10_000, "har": 10_000, "mlp": 10_000, "kronos": 100}
+FEW = 500  # to each other model
 THREADS = 32
 OVERRIDES = {"report_until": "2020-02-28", "report_every": 10}
 OF_KRONOS = {"report_until": "2011-03-31", "report_every": 20}
