@@ -10,7 +10,6 @@ from serving.gateway import calls, histories, replies
 from serving.gateway.calls import Answer, Row, Series
 from serving.gateway.dispatch import Job
 from serving.gateway.histories import Histories
-from serving.gateway.history import History
 from serving.gateway.items import Item
 from serving.gateway.kept import Kept
 from serving.gateway.reading import ForecastRequest, Refused
@@ -40,7 +39,19 @@ class Plan:
     levels: tuple[float, ...]
     parameters: bytes
     cumulative: bool
-    data: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What a version said of the histories of a request."""
+
+    live: Live
+    plan: Plan
+    data: str  # data set, or empty
+    gathered: Histories
+    rows: Mapping[str, Row | KronosError]  # by symbol
+    notes: Sequence[str]
+    calibration: Calibration
 
 
 @dataclass
@@ -70,9 +81,10 @@ class Forecasts:
             )
             rows, notes = await _ask(live, plan, gathered)
         calibration = self._calibration(live.route, data)
+        answered = Answered(live, plan, data, gathered, rows, notes, calibration)
         if request.batch:
-            return _many(request, plan, live, gathered, rows, notes, calibration)
-        return _one(request.items[0], plan, live, gathered, rows, notes, calibration)
+            return _many(request, answered)
+        return _one(request.items[0], answered)
 
     def _calibration(self, route: Route, data: str) -> Calibration:
         """The identity if calibration is off, or if the data set is not the version's."""
@@ -103,7 +115,6 @@ def _plan(request: ForecastRequest, spec: ModelSpec) -> Plan:
         levels=checked.levels,
         parameters=parameters,
         cumulative=request.cumulative,
-        data=request.data or "",
     )
 
 
@@ -172,49 +183,29 @@ def _parts(series: Sequence[Series], live: Live) -> Iterator[Sequence[Series]]:
 # --- replies ----------------------------------------------------------------------------------
 
 
-def _one(
-    item: Item,
-    plan: Plan,
-    live: Live,
-    gathered: Histories,
-    rows: Mapping[str, Row | KronosError],
-    notes: Sequence[str],
-    calibration: Calibration,
-) -> Reply:
+def _one(item: Item, answered: Answered) -> Reply:
     """The reply to a single item. Raises what refused it."""
-    row = _row(item.symbol, gathered, rows)
-    reply = Reply({}, live.route)
-    history = gathered.wanted[item.symbol]
-    content = _content(history, row, plan, live, calibration, reply)
-    content["meta"] |= _shared(plan, live, notes, gathered.notes)
+    reply = Reply({}, answered.live.route)
+    content = _content(item.symbol, answered, reply)
+    content["meta"] |= _shared(answered)
     reply.content = content
     return reply
 
 
-def _many(
-    request: ForecastRequest,
-    plan: Plan,
-    live: Live,
-    gathered: Histories,
-    rows: Mapping[str, Row | KronosError],
-    notes: Sequence[str],
-    calibration: Calibration,
-) -> Reply:
+def _many(request: ForecastRequest, answered: Answered) -> Reply:
     """The reply to a batch: what could be answered, and why the rest could not."""
-    reply = Reply({}, live.route)
+    reply = Reply({}, answered.live.route)
     forecasts = []
     refused = list(request.refused)
     for place, item in zip(_places(request), request.items, strict=True):
         try:
-            row = _row(item.symbol, gathered, rows)
-            history = gathered.wanted[item.symbol]
-            forecasts.append(_content(history, row, plan, live, calibration, reply))
+            forecasts.append(_content(item.symbol, answered, reply))
         except KronosError as error:
             refused.append(Refused(place, item.symbol, error.code, error.message))
     reply.content = {
         "forecasts": forecasts,
         "refused": sorted(refused, key=lambda one: one.place),
-        "meta": _shared(plan, live, notes, gathered.notes),
+        "meta": _shared(answered),
     }
     return reply
 
@@ -226,11 +217,11 @@ def _places(request: ForecastRequest) -> list[int]:
     return [place for place in range(1, number + 1) if place not in taken]
 
 
-def _row(symbol: str, gathered: Histories, rows: Mapping[str, Row | KronosError]) -> Row:
+def _row(symbol: str, answered: Answered) -> Row:
     """The row of a symbol. Raises the error that refused it."""
-    if symbol in gathered.refused:
-        raise gathered.refused[symbol]
-    row = rows.get(symbol)
+    if symbol in answered.gathered.refused:
+        raise answered.gathered.refused[symbol]
+    row = answered.rows.get(symbol)
     if row is None:
         raise KronosError("the version sent no forecast of the series")
     if isinstance(row, KronosError):
@@ -238,19 +229,19 @@ def _row(symbol: str, gathered: Histories, rows: Mapping[str, Row | KronosError]
     return row
 
 
-def _content(
-    history: History, row: Row, plan: Plan, live: Live, calibration: Calibration, reply: Reply
-) -> dict[str, Any]:
-    """One forecast, whose numbers are noted in `reply` for the ledger."""
-    symbol = history.series.symbol
-    levels = live.spec.levels
+def _content(symbol: str, answered: Answered, reply: Reply) -> dict[str, Any]:
+    """One forecast, whose numbers are noted in `reply` for the ledger. Raises what refused it."""
+    row = _row(symbol, answered)
+    history = answered.gathered.wanted[symbol]
+    plan, calibration = answered.plan, answered.calibration
+    levels = answered.live.spec.levels
     both = replies.numbers(row, symbol, levels, calibration)
     values = replies.asked(
         row, both, levels, plan.levels, cumulative=plan.cumulative, close=history.close
     )
     forecast_id = replies.forecast_id()
-    data = plan.data or live.route.data
-    reply.forecasts[forecast_id] = replies.issued(history, both, levels, data, calibration)
+    issued = replies.issued(history, both, levels, answered.data, calibration)
+    reply.forecasts[forecast_id] = issued
     applied = both.calibrated is not None
     meta = {
         "forecast_id": forecast_id,
@@ -262,15 +253,14 @@ def _content(
     return {"symbol": symbol, **replies.shown(values, plan.steps, keys), "meta": meta}
 
 
-def _shared(
-    plan: Plan, live: Live, notes: Sequence[str], of_histories: Sequence[str]
-) -> dict[str, Any]:
+def _shared(answered: Answered) -> dict[str, Any]:
     """The part of `meta` that holds for every forecast of a reply."""
+    plan, route = answered.plan, answered.live.route
     return {
-        **replies.of_version(live.route),
-        "data": plan.data or live.route.data or None,
+        **replies.of_version(route),
+        "data": answered.data or None,
         "target": replies.CUMULATIVE if plan.cumulative else replies.TARGET,
         "cumulative": plan.cumulative,
         "quantiles": list(plan.levels),
-        "notes": replies.notes_of(live.route.notes, notes, of_histories),
+        "notes": replies.notes_of(route.notes, answered.notes, answered.gathered.notes),
     }

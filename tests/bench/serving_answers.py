@@ -4,9 +4,9 @@
 
 Every number of every reply is compared with a direct forecast of the version that the reply names.
 First 10,000 requests each go to nbeats, har and mlp, and hundreds to every other family, from 32
-threads: symbols that repeat with other series, several symbols in one request, paths with seeds. Then versions are promoted under load, one
-every 2.4 seconds for two minutes, and 50 times between two warm versions. KRONOS_BENCH_SHARE=0.1
-runs a tenth of all that.
+threads: symbols that repeat with other series, several symbols in one request, paths with seeds.
+Then versions are promoted under load, one every 2.4 seconds for two minutes, and 50 times between
+two warm versions. KRONOS_BENCH_SHARE=0.1 runs a tenth of all that.
 """
 
 import json
