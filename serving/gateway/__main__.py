@@ -210,6 +210,9 @@ class Gateway:
 
     def _show_calibration(self, route: Route) -> None:
         calibration = self.tables.calibration(route.name, route.version)
+        if not calibration.fits(self.routes.live[route.model].spec.levels):
+            message = "it was made for other levels than those of the version"
+            self.log.event("error", "calibration refused", model=route.model, message=message)
         self.metrics.calibrated(route.model, calibration.number, calibration.learned_until)
 
     def _announce(self) -> None:

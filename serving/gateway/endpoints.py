@@ -137,9 +137,11 @@ class Endpoints:
             response.headers.append(http.RETRY_AFTER)
         return response
 
-    async def models(self, _: Request, __: Key | None) -> Response:
-        """What answers for each model, since when, and how it is calibrated."""
-        shown = [self._shown(model) for model in self.routes.models]
+    async def models(self, _: Request, key: Key | None) -> Response:
+        """What answers for each model of the key, since when, and how it is calibrated."""
+        allowed = key.models if key is not None else frozenset()
+        models = [model for model in self.routes.models if not allowed or model in allowed]
+        shown = [self._shown(model) for model in models]
         return http.answer({"models": shown})
 
     async def prometheus(self, _: Request, __: Key | None) -> Response:

@@ -80,17 +80,19 @@ class Forecasts:
                 self.kept,
             )
             rows, notes = await _ask(live, plan, gathered)
-        calibration = self._calibration(live.route, data)
+        calibration = self._calibration(live, data)
         answered = Answered(live, plan, data, gathered, rows, notes, calibration)
         if request.batch:
             return _many(request, answered)
         return _one(request.items[0], answered)
 
-    def _calibration(self, route: Route, data: str) -> Calibration:
-        """The identity if calibration is off, or if the data set is not the version's."""
-        if not self.calibration or data != route.data:
-            return Calibration()
-        return self.tables.calibration(route.name, route.version)
+    def _calibration(self, live: Live, data: str) -> Calibration:
+        """The identity if calibration is off, or not made for this data set and these levels."""
+        route = live.route
+        calibration = self.tables.calibration(route.name, route.version)
+        if self.calibration and data == route.data and calibration.fits(live.spec.levels):
+            return calibration
+        return Calibration()
 
 
 def _plan(request: ForecastRequest, spec: ModelSpec) -> Plan:

@@ -2,7 +2,7 @@
 
 import bisect
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from registry.errors import BadHistory, NotReady
@@ -40,6 +40,10 @@ class Calibration:
             message.sectors,
             message.verdicts,
         )
+
+    def fits(self, levels: Sequence[float]) -> bool:
+        """Whether it was learned for forecasts at these levels."""
+        return self.table is None or self.table.levels in ((), tuple(levels))
 
     def state(self, steps: list[int]) -> str:
         """The worst verdict of these steps: calibrated, stale or uncalibrated."""
