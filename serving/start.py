@@ -11,7 +11,7 @@ from registry.errors import BadParameter
 from registry.settings import Settings
 from serving.gateway.keys import Keys
 from serving.messages import Config
-from serving.references import model_of
+from serving.references import check_reference, model_of
 from serving.scorer import LOOPBACK
 
 STAGES = ("production", "staging")
@@ -65,6 +65,8 @@ def _check_models(settings: Settings, models: Sequence[str], stage: str) -> None
     """Raise BadParameter for models or a stage that cannot be meant."""
     if stage.lower() not in STAGES:
         raise BadParameter(f"--stage is one of {', '.join(STAGES)}", code="BAD_STAGE")
+    for reference in models:
+        check_reference(reference)
     names = [model_of(reference) for reference in models]
     for name, reference in zip(names, models, strict=True):
         if names.count(name) > 1:

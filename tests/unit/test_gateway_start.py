@@ -22,6 +22,11 @@ def test_a_model_that_is_named_twice_is_refused_in_any_form(tmp_path: Path) -> N
     assert "har is named twice" in refused(settings, "models:/har/2", "har").message
 
 
+@pytest.mark.parametrize("reference", ["", "Har", "har/", "a/b/c", "../x", "har@\u202e", "h" * 65])
+def test_what_can_name_no_version_is_refused(tmp_path: Path, reference: str) -> None:
+    assert refused(Settings(var_dir=tmp_path), reference).code == "BAD_MODEL_NAME"
+
+
 def test_an_unknown_stage_is_refused(tmp_path: Path) -> None:
     assert refused(Settings(var_dir=tmp_path), "har", stage="Prod").code == "BAD_STAGE"
 
