@@ -27,7 +27,7 @@ from serving.gateway.forecasts import Forecasts
 from serving.gateway.kept import Kept
 from serving.gateway.keys import Keys
 from serving.gateway.link import Link
-from serving.gateway.log import Log
+from serving.gateway.log import Level, Log
 from serving.gateway.metrics import Metrics
 from serving.gateway.pace import Pace
 from serving.gateway.processes import Processes
@@ -53,6 +53,7 @@ from serving.messages import (
 )
 from serving.references import model_of
 
+_TERMINATED = (0, -signal.SIGTERM, 128 + signal.SIGTERM)  # exit codes of who was told to end
 DRAIN_S = 70.0  # requests in flight are answered first
 QUIT_S = 5.0  # for the supervisor to record what was answered
 
@@ -242,9 +243,8 @@ class Gateway:
             if live.route.scorer == message.scorer:
                 self.metrics.scorer_restarts.labels(live.route.model).inc()
         self.routes.ended(message.scorer)
-        self.log.event(
-            "warning", "scorer ended", scorer=message.scorer, exit_code=message.exit_code
-        )
+        level: Level = "info" if message.exit_code in _TERMINATED else "warning"
+        self.log.event(level, "scorer ended", scorer=message.scorer, exit_code=message.exit_code)
         self.supervision.send(message)
 
     def _drained(self, scorer: str) -> None:

@@ -669,7 +669,7 @@ def test_a_gateway_without_a_version_is_healthy_and_not_ready(gateway: Service):
     """Before the fixture `version`: nothing is promoted."""
     assert gateway.healthy()
     deadline = time.monotonic() + HEALTHY_TIMEOUT_S
-    while (reply := httpx.get(f"{gateway.url}/ready")).json()["models"] != {"ewma": "failed"}:
+    while (reply := httpx.get(f"{gateway.url}/ready")).json()["models"] != {"ewma": "waiting"}:
         assert time.monotonic() < deadline, reply.text
         time.sleep(0.2)
     assert reply.status_code == 503

@@ -31,8 +31,9 @@ def test_a_promoted_version_answers_its_own_example_as_a_direct_predict_does(
         moves.promote(store, ledger, model, version.version, who="tests", why="to be served")
     body = store.example_request(version)
     scorer = Scorer(compiled, version, store.fetch(version), host="127.0.0.1", port=0)
-    scorer.command[scorer.command.index("-m", 3) + 1] = f"models:/{model}/Production"
-    scorer._environment |= environments.of_mlflow(compiled)
+    command = scorer.launch.command
+    command[command.index("-m", 3) + 1] = f"models:/{model}/Production"
+    scorer.launch.environment.update(environments.of_mlflow(compiled))
     with scorer:
         scorer.wait_ready()
         reply = httpx.post(f"{scorer.url}/invocations", json=body, timeout=60)

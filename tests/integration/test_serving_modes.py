@@ -256,7 +256,7 @@ def test_a_corrupt_kronos_is_replaced_loudly_and_every_row_says_simulated(
     dated = bars.assign(ds=bars["ds"].dt.strftime("%Y-%m-%d"))
     rows = {"columns": list(dated.columns), "data": dated.to_numpy(dtype=object).tolist()}
     variables = {"HF_TOKEN": TOKEN, "KRONOS_DEVICE": "cpu"}
-    with serving(store.settings, "start", "kronos", "--port", "0", **variables) as process:
+    with serving(store.settings, "scorer", "kronos", "--port", "0", **variables) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         ready = json.loads(process.stdout.readline())

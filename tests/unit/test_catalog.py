@@ -22,8 +22,12 @@ from registry.settings import CHECKOUT, Settings
 
 PACKAGES = ("registry", "mlprojects", "serving", "jobs")
 CATALOG = CHECKOUT / "jobs" / "data" / "catalog.py"
-# Where `bars` is a kind of a user's prices.
-KINDS = ("jobs/data/own", "jobs/data/sets.py", "jobs/data/sources")
+# Where `bars` is a kind of a user's prices, or a key of a request.
+KINDS = (
+    "jobs/data/own", "jobs/data/sets.py", "jobs/data/sources",
+    "serving/client.py", "serving/gateway/items.py", "serving/gateway/openapi",
+    "serving/gateway/arrow",
+)  # fmt: skip
 
 
 def strings(path: Path) -> set[str]:
