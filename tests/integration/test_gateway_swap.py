@@ -1,13 +1,16 @@
 """Promotions while clients ask: no request fails, and a bad version never answers."""
 
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import answers
 import load
 import numpy as np
+import psutil
 import pytest
 from gateways import Gateway, running, wait_until
 from load import Load
@@ -132,6 +135,39 @@ def flip_a_byte(folder: Path) -> None:
     path.write_bytes(content[:-2] + bytes([content[-2] ^ 1]) + content[-1:])
 
 
+@contextmanager
+def suspended(supervisor: psutil.Process, folder: Path) -> Iterator[None]:
+    """Stop a supervisor for the block, at a moment when it reads no database and so locks none."""
+    while True:
+        supervisor.suspend()
+        wait_until(lambda: _has_stopped(supervisor.pid))
+        if all(_is_free(folder / name) for name in ("mlflow.db", "ledger.db")):
+            break
+        supervisor.resume()
+        time.sleep(0.05)
+    try:
+        yield
+    finally:
+        supervisor.resume()
+
+
+def _has_stopped(pid: int) -> bool:
+    """Whether all threads of a process have stopped: a signal reaches them one after the other."""
+    states = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        states.append((task / "stat").read_text().rpartition(")")[2].split()[0])
+    return set(states) == {"T"}
+
+
+def _is_free(database: Path) -> bool:
+    with closing(sqlite3.connect(database, timeout=0.1)) as connection:
+        try:
+            connection.execute("begin exclusive")
+        except sqlite3.OperationalError:
+            return False
+    return True
+
+
 @pytest.mark.parametrize("poison", ["byte", "load", "numbers"])
 def test_a_version_that_cannot_answer_never_does_and_the_old_one_goes_on(
     served: Served, log_a_version: Callable[..., Version], poison: str
@@ -142,14 +178,12 @@ def test_a_version_that_cannot_answer_never_does_and_the_old_one_goes_on(
     failures = gateway.metric("kronos_load_failures_total", model="ewma")
     before = gateway.models()["ewma"]["version"]
     with served.load() as clients:
-        supervisor = gateway.supervisor()
-        supervisor.suspend()  # the byte flips after the promotion, before it looks
-        try:
-            served.promote(version.version)
-            if poison == "byte":
+        if poison == "byte":
+            with suspended(gateway.supervisor(), served.settings.var_dir):
+                served.promote(version.version)
                 flip_a_byte(store.fetch(version))
-        finally:
-            supervisor.resume()
+        else:
+            served.promote(version.version)
         wait_until(lambda: "failed" in gateway.models()["ewma"])
         shown = gateway.models()["ewma"]
         time.sleep(0.5)
