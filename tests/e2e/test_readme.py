@@ -220,7 +220,8 @@ def test_second_demo_trains_nothing_again(first_demo: Any, copy: Path) -> None:
 
 
 def test_forecast_answers_as_the_readme_shows(outputs: list[str]) -> None:
-    reply = json.loads(output_of(outputs, '{"symbol": "AAPL", "horizon": [1]}'))
+    output = output_of(outputs, '{"symbol": "AAPL", "horizon": [1]}')
+    reply = json.loads(output.splitlines()[-1])  # after what the load printed
     printed = re.search(
         r"<!-- forecast: .*? -->\n```json\n(.*?)```", text_of("README.md"), re.DOTALL
     )
