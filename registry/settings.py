@@ -128,6 +128,13 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="Seconds between two looks of the gateway at the registry.",
     )
+    load_s: float = Field(
+        default=180.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds that a scorer may take until it answers; "
+        "after that its version counts as failed.",
+    )
     access_log: bool = Field(
         default=False,
         description="True: the gateway logs every request, not only its own failures.",

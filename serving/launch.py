@@ -13,7 +13,6 @@ from registry.settings import Settings
 from registry.versions import environments
 
 HEADER = "kronos-server"  # of every reply: which server it came from
-READY_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 70.0  # MLflow gives up a request after 60 s; docker-compose.yml waits for longer
 _PING_TIMEOUT_S = 2.0
 

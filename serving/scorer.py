@@ -16,7 +16,7 @@ from registry.errors import BadParameter, KronosError
 from registry.settings import Settings
 from registry.versions.version import Version
 from serving import launch
-from serving.launch import READY_TIMEOUT_S, STOP_TIMEOUT_S
+from serving.launch import STOP_TIMEOUT_S
 from serving.log import Log
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -36,6 +36,7 @@ class Scorer:
         self.launch = launch.launch(
             settings, version.name, version.version, folder, host=host, port=port
         )
+        self._load_s = settings.load_s
         self._log = Log(self.launch.log)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -81,10 +82,10 @@ class Scorer:
         """Return once this very server answers /ping; call `tick(seconds)` while waiting.
 
         Raises KronosError with the last error of the log, if the server ends or is not ready in
-        READY_TIMEOUT_S; BadParameter (PORT_TAKEN) if another one took the port meanwhile.
+        KRONOS_LOAD_S; BadParameter (PORT_TAKEN) if another one took the port meanwhile.
         """
         begun = time.monotonic()
-        while (waited := time.monotonic() - begun) < READY_TIMEOUT_S:
+        while (waited := time.monotonic() - begun) < self._load_s:
             if self.exit_code() is not None:
                 check_free(self.launch.host, self.launch.port)
                 self.raise_ended()
@@ -93,7 +94,8 @@ class Scorer:
             tick(waited)
             time.sleep(0.2)
         raise KronosError(
-            f"{self.version.uri} was not ready in {READY_TIMEOUT_S:.0f} s: {self._last_error()}"
+            f"{self.version.uri} was not ready in {self._load_s:g} s (KRONOS_LOAD_S): "
+            f"{self._last_error()}"
         )
 
     def _answers(self) -> bool:

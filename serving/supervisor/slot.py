@@ -23,8 +23,7 @@ Start = Callable[[Candidate, float], tuple[Runner, Run]]
 class Limits:
     """Seconds."""
 
-    ready_s: float = 120.0  # from the start of a scorer until it answers
-    warm_s: float = 180.0  # from the start of a scorer until it is warm
+    load_s: float = 180.0  # from the start of a scorer until it is warm
     linger_s: float = 60.0  # that a replaced version stays warm after its last request
     drain_s: float = 150.0  # that a replaced version may take for its requests
     retry_s: float = 300.0  # until a version that failed is tried again
@@ -217,14 +216,12 @@ class Slot:
     def tick(self, now: float) -> None:
         """Time has passed."""
         starting = self.starting
-        if starting is not None:
-            loading = starting.phase == LOADING
-            limit_s = self._limits.ready_s if loading else self._limits.warm_s
-            if now - starting.begun > limit_s:
-                reference = starting.candidate.pointer.reference
-                stage = "ready" if loading else "warm"
-                message = f"{reference} was not {stage} in {limit_s:g} s"
-                self._abandon(load_failed(message), now)
+        limit_s = self._limits.load_s
+        if starting is not None and now - starting.begun > limit_s:
+            reference = starting.candidate.pointer.reference
+            stage = "ready" if starting.phase == LOADING else "warm"
+            message = f"{reference} was not {stage} in {limit_s:g} s (KRONOS_LOAD_S)"
+            self._abandon(load_failed(message), now)
         self._end_lingering(now)
         self._settle(now)
 

@@ -54,9 +54,7 @@ Event = Callable[[], None]  # run by the main loop
 class Supervisor:
     """Everything that decides runs in `run`; other threads only put events into its queue."""
 
-    def __init__(
-        self, settings: Settings, config: Config, channel: Channel, limits: Limits | None = None
-    ) -> None:
+    def __init__(self, settings: Settings, config: Config, channel: Channel) -> None:
         self._channel = channel
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         access = RegistryAccess(settings)
@@ -64,7 +62,7 @@ class Supervisor:
         for reference in config.models:
             source = source_of(settings, access, reference, config.stage)
             self._sources[model_of(reference)] = source
-        self._fleet = Fleet(list(self._sources), Starter(settings), limits)
+        self._fleet = Fleet(list(self._sources), Starter(settings), Limits(load_s=settings.load_s))
         self._poller = Poller(self._sources, config.poll_s, self._on_looked, self._on_missing)
         self._keeping = ThreadPoolExecutor(1, "keep")  # in order
         self._looking_up = ThreadPoolExecutor(LOOK_UPS, "look-up")
@@ -81,12 +79,16 @@ class Supervisor:
         self._adopt(hello)
         self._poller.start()
         threading.Thread(target=self._receive, name="receive", daemon=True).start()
+        tick_at = _now()
         while True:
             self._act()
-            try:
-                event = self._events.get(timeout=TICK_S)
-            except queue.Empty:
+            if _now() >= tick_at:  # however many events wait
                 self._tick()
+                tick_at = _now() + TICK_S
+                continue
+            try:
+                event = self._events.get(timeout=max(tick_at - _now(), 0))
+            except queue.Empty:
                 continue
             if event is None:
                 break

@@ -26,7 +26,8 @@ from registry.versions.version import Version
 CONTEXTS = {1: 60, 2: 30, 3: 15}  # sessions that a version looks at, so that their answers differ
 SWAP_S = 2.0  # from the end of a version's warm-up to its first answer
 FLIPS = 6
-PATIENT = {"KRONOS_POLL_S": "0.2", "KRONOS_QUEUE_S": "20"}
+LOAD_S = 45  # that a version may take; with other work on this machine, a good one takes 20
+PATIENT = {"KRONOS_POLL_S": "0.2", "KRONOS_QUEUE_S": "20", "KRONOS_LOAD_S": str(LOAD_S)}
 
 
 class Served:
@@ -198,3 +199,39 @@ def test_a_version_that_cannot_answer_never_does_and_the_old_one_goes_on(
     assert gateway.metric("kronos_load_failures_total", model="ewma") == failures + 1
     served.promote(before)
     wait_until(lambda: "failed" not in gateway.models()["ewma"])
+
+
+@pytest.mark.parametrize("moment", ["load", "warm-up"])
+def test_a_version_that_hangs_never_answers_and_the_old_one_goes_on(
+    served: Served, log_a_version: Callable[..., Version], moment: str
+) -> None:
+    """The processes of its scorer are stopped by a signal while it loads, or once it listens."""
+    gateway, store = served.gateway, served.store
+    version = log_a_version(served.settings, store, {})
+    before = gateway.models()["ewma"]["version"]
+    known = {process.pid for process in gateway.scorers()}
+    with served.load() as clients:
+        served.promote(version.version)
+        wait_until(lambda: _new_scorers(gateway, known) != [])
+        if moment == "warm-up":
+            wait_until(lambda: any(map(_listens, _new_scorers(gateway, known))))
+        for process in _new_scorers(gateway, known):
+            process.suspend()
+        wait_until(lambda: "failed" in gateway.models()["ewma"], LOAD_S + 30)
+        shown = gateway.models()["ewma"]
+        time.sleep(0.5)
+    assert (shown["version"], shown["state"]) == (before, "serving")
+    assert shown["failed"]["version"] == version.version
+    assert shown["failed"]["code"] == "LOAD_FAILED"
+    assert (clients.failed, clients.wrong, clients.versions) == ([], [], {before})
+    wait_until(lambda: {process.pid for process in gateway.scorers()} <= known)
+    served.promote(before)
+    wait_until(lambda: "failed" not in gateway.models()["ewma"])
+
+
+def _new_scorers(gateway: Gateway, known: set[int]) -> list[psutil.Process]:
+    return [process for process in gateway.scorers() if process.pid not in known]
+
+
+def _listens(process: psutil.Process) -> bool:
+    return any(connection.status == "LISTEN" for connection in process.net_connections())

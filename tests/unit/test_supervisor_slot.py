@@ -15,7 +15,7 @@ from serving.supervisor.runners import Runner
 from serving.supervisor.slot import Limits, Slot
 
 LIMITS = Limits(
-    ready_s=20, warm_s=40, linger_s=60, drain_s=100, retry_s=300, outage_s=10, restart_s=0.5,
+    load_s=40, linger_s=60, drain_s=100, retry_s=300, outage_s=10, restart_s=0.5,
     longest_restart_s=30, steady_s=60,
 )  # fmt: skip
 DOWN = Refusal(code="TRACKING_UNAVAILABLE", message="nobody answers", status=503)
@@ -268,7 +268,7 @@ def _fail_at_warm_up(driver: Driver) -> None:
 
 def _never_ready(driver: Driver) -> None:
     driver.fetched()
-    driver.wait(21)
+    driver.wait(41)
 
 
 def _never_warm(driver: Driver) -> None:
