@@ -217,6 +217,13 @@ class Calibrate(Message):
     verdicts: dict[str, str] = {}  # step -> calibrated | stale | uncalibrated
 
 
+class Damaged(Message):
+    """The current calibration of a version cannot be used: the one before it stays."""
+
+    model: str  # registered name
+    version: int
+
+
 class Found(Message):
     """Answer to `LookUp`: histories, and the symbols without one."""
 
@@ -249,4 +256,6 @@ class Recorded(Message):
 # To the supervisor.
 Up = Config | Hello | Ended | Hung | Drained | LookUp | Answered | Wake | Quit
 # To the gateway.
-Down = Run | Stop | Serve | State | Sessions | Calibrate | Found | Lost | Changed | Recorded
+Down = (
+    Run | Stop | Serve | State | Sessions | Calibrate | Damaged | Found | Lost | Changed | Recorded
+)

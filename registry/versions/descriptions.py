@@ -21,6 +21,9 @@ OF_RUNS = {  # experiments in which programs open runs
     "evaluations": "Evaluations, one run for each version: `jobs evaluate`. The versions of one "
     "command are scored on the same rows.",
     "tuning": "Studies, one run each: `jobs tune`. The child runs are the trials.",
+    "calibrations": "Calibrations of versions on a data set, one run for each range of nights: `jobs "
+    "calibrate`. Columns to show: coverage_90_before, coverage_90_after, crps_before, crps_after, and "
+    "the tags verdict_fell and refused.",
     "mirrors": "Weights from the Hugging Face Hub, one run each: `registry mirror`.",
     "quickstart": "Main jobs, one run each: `make demo`. Their trainings are in forecasters.",
 }

@@ -257,6 +257,21 @@ def record(
     return run.run_id
 
 
+def unfinished(settings: Settings, experiment: str, facts: Mapping[str, str]) -> str | None:
+    """Id of the newest run with these tags that did not finish; None: there is none.
+
+    The caller knows that no process is at work in it. `start` continues it.
+    """
+    client = connect(settings)
+    identity = _experiment(settings, client, experiment)
+    filters = " and ".join(clause(f"tags.`{key}`", value) for key, value in facts.items())
+    runs = every(client.search_runs, [identity], filters, order_by=["start_time DESC"])
+    for run in runs:
+        if facts.items() <= run.data.tags.items() and run.info.status != FINISHED:
+            return str(run.info.run_id)
+    return None
+
+
 @dataclass(frozen=True)
 class Recorded:
     """A run of `record`, deleted in the UI or not."""

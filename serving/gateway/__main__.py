@@ -39,6 +39,7 @@ from serving.messages import (
     Calibrate,
     Changed,
     Config,
+    Damaged,
     Drained,
     Ended,
     Hello,
@@ -159,6 +160,9 @@ class Gateway:
                 self.tables.take_sessions(message)
             case Calibrate():
                 self._calibrate(message)
+            case Damaged():
+                self.tables.take_damaged(message)
+                self._show_calibration_of(message.model, message.version)
             case Changed():
                 self.kept.drop(message.data)
             case Recorded():
@@ -199,9 +203,7 @@ class Gateway:
 
     def _calibrate(self, message: Calibrate) -> None:
         self.tables.take_calibration(message)
-        for live in self.routes.live.values():
-            if (live.route.name, live.route.version) == (message.model, message.version):
-                self._show_calibration(live.route)
+        self._show_calibration_of(message.model, message.version)
 
     def _recorded(self, message: Recorded) -> None:
         """Count what is new: a supervisor sends its own sums."""
@@ -209,12 +211,23 @@ class Gateway:
         self.metrics.dropped.inc(message.dropped - self._counted.dropped)
         self._counted = message
 
+    def _show_calibration_of(self, name: str, version: int) -> None:
+        for live in self.routes.live.values():
+            if (live.route.name, live.route.version) == (name, version):
+                self._show_calibration(live.route)
+
     def _show_calibration(self, route: Route) -> None:
         calibration = self.tables.calibration(route.name, route.version)
-        if not calibration.fits(self.routes.live[route.model].spec.levels):
+        spec = self.routes.live[route.model].spec
+        fits = calibration.fits(spec.levels)
+        if not fits:
             message = "it was made for other levels than those of the version"
             self.log.event("error", "calibration refused", model=route.model, message=message)
         self.metrics.calibrated(route.model, calibration.number, calibration.learned_until)
+        for step in range(1, spec.max_horizon + 1):
+            verdict = calibration.state([step]) if fits else "uncalibrated"
+            self.metrics.verdict(route.model, step, verdict)
+        self.metrics.damaged(route.model, self.tables.is_damaged(route.name, route.version))
 
     def _announce(self) -> None:
         """When every model answers for the first time: one line of JSON on stdout."""

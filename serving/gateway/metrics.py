@@ -36,6 +36,8 @@ SECONDS = (
 )  # fmt: skip
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 
+VERDICTS = ("uncalibrated", "stale", "calibrated")  # the value of a metric is the place
+
 # Why a request was refused: for want of capacity, time or permission.
 Reason = Literal[
     "queue_full", "deadline", "not_ready", "too_large", "too_slow", "connections", "key", "attempts"
@@ -123,6 +125,14 @@ class Metrics:
         day = datetime.fromisoformat(learned_until).replace(tzinfo=UTC).timestamp()
         self.calibration_age.labels(model).set_function(lambda: self._clock() - day)
 
+    def verdict(self, model: str, step: int, verdict: str) -> None:
+        """Show the verdict on a step of the calibration in use."""
+        self.calibration_verdict.labels(model, str(step)).set(VERDICTS.index(verdict))
+
+    def damaged(self, model: str, damaged: bool) -> None:
+        """Show whether the ledger's current calibration cannot be used."""
+        self.calibration_damaged.labels(model).set(damaged)
+
     # --- declarations
 
     def _declare_requests(self) -> None:
@@ -194,6 +204,15 @@ class Metrics:
         )  # fmt: skip
         self.calibration_age = Gauge(
             "kronos_calibration_age_seconds", "Time since the session it was learned until.",
+            by_model, registry=registry,
+        )  # fmt: skip
+        self.calibration_verdict = Gauge(
+            "kronos_calibration_verdict", "0: uncalibrated, 1: stale, 2: calibrated.",
+            ["model", "step"], registry=registry,
+        )  # fmt: skip
+        self.calibration_damaged = Gauge(
+            "kronos_calibration_damaged",
+            "1 while the ledger's current calibration cannot be used; the one before it is.",
             by_model, registry=registry,
         )  # fmt: skip
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from registry.errors import BadHistory, NotReady
 from registry.scoring.calibration_table import Table
-from serving.messages import Calibrate, Sessions
+from serving.messages import Calibrate, Damaged, Sessions
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,21 @@ class Tables:
     clock: Callable[[], float] = time.time
     _sessions: dict[str, Sessions] = field(default_factory=dict)
     _calibrations: dict[tuple[str, int], Calibration] = field(default_factory=dict)
+    _damaged: set[tuple[str, int]] = field(default_factory=set)
 
     def take_sessions(self, sessions: Sessions) -> None:
         self._sessions[sessions.calendar] = sessions
 
     def take_calibration(self, message: Calibrate) -> None:
         self._calibrations[message.model, message.version] = Calibration.of(message)
+        self._damaged.discard((message.model, message.version))
+
+    def take_damaged(self, message: Damaged) -> None:
+        self._damaged.add((message.model, message.version))
+
+    def is_damaged(self, name: str, version: int) -> bool:
+        """Whether the ledger's current calibration cannot be used; an older one may be in use."""
+        return (name, version) in self._damaged
 
     def calibration(self, name: str, version: int) -> Calibration:
         return self._calibrations.get((name, version), Calibration())

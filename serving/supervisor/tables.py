@@ -14,7 +14,7 @@ from registry.forecast import calendars, names
 from registry.ledger import calibrations, instants
 from registry.ledger.archive import Archive
 from registry.ledger.states import Calibration, Scope
-from serving.messages import Calibrate, Sessions
+from serving.messages import Calibrate, Damaged, Sessions
 from serving.supervisor.ledger import SharedLedger
 
 YEARS = 20  # of past sessions
@@ -76,19 +76,19 @@ class Calibrations:
         self._failed: dict[Scope, tuple[int | None, float]] = {}  # number, and when
         self.faults: dict[tuple[str, int], KronosError] = {}
 
-    def changes(self, served: Iterable[tuple[str, int, str]]) -> list[Calibrate]:
+    def changes(self, served: Iterable[tuple[str, int, str]]) -> list[Calibrate | Damaged]:
         """The calibrations to tell of the versions (model, version, data set) that are served.
 
         Without a change this is one short query. Raises KronosError (LEDGER_UNAVAILABLE).
         """
         scopes = [self._scope(*one) for one in served if one[2]]
-        changed = []
+        changed: list[Calibrate | Damaged] = []
         with self._ledger.opened() as archive:
             numbers = calibrations.current_numbers(archive.engine, self._registry)
             for scope in scopes:
                 number = numbers.get(scope)
                 if self._is_news(scope, number):
-                    changed += self._read(archive, scope, number)
+                    changed.append(self._read(archive, scope, number))
         return changed
 
     def forget(self, data: str) -> None:
@@ -104,8 +104,7 @@ class Calibrations:
             return number != damaged or time.monotonic() - failed_at > RETRY_S
         return scope not in self._told or self._told[scope] != number
 
-    def _read(self, archive: Archive, scope: Scope, number: int | None) -> list[Calibrate]:
-        """The calibration in a list; none if it is damaged."""
+    def _read(self, archive: Archive, scope: Scope, number: int | None) -> Calibrate | Damaged:
         key = (scope.model, scope.version)
         try:
             read = calibration(archive, scope)
@@ -114,11 +113,11 @@ class Calibrations:
             _log.error("the calibration of %s/%s is not used: %s", *key, fault)
             self.faults[key] = fault
             self._failed[scope] = (number, time.monotonic())
-            return []
+            return Damaged(model=scope.model, version=scope.version)
         self.faults.pop(key, None)
         self._failed.pop(scope, None)
         self._told[scope] = read.number
-        return [read]
+        return read
 
 
 def _sectors(archive: Archive, data: str, current: Calibration) -> dict[str, str]:

@@ -28,7 +28,7 @@ from registry.ledger.filling import Content, Symbol
 from registry.ledger.states import Scope, States
 from registry.ledger.track_record import TrackRecord
 from registry.settings import Settings
-from serving.messages import Calibrate, Found, Issued, LookUp, Lost, Refusal, Served
+from serving.messages import Calibrate, Damaged, Found, Issued, LookUp, Lost, Refusal, Served
 from serving.supervisor import ledger as supervised
 from serving.supervisor import lookups as lookups_module
 from serving.supervisor.ledger import SharedLedger
@@ -477,7 +477,7 @@ def test_a_damaged_calibration_is_reported_and_the_one_before_stays(
     number = publish(shared, 0.6)
     with shared.opened() as archive, database.write(archive.engine) as connection:
         connection.execute(sa.update(table).values(**values))
-    assert told.changes(SERVED) == []
+    assert told.changes(SERVED) == [Damaged(model="ewma", version=3)]
     assert told.faults["ewma", 3].code == "CORRUPT"
     assert told.changes(SERVED) == []
     assert caplog.text.count("the calibration of ewma/3 is not used") == 1

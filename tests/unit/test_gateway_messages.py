@@ -5,11 +5,12 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 
 from registry.forecast.spec import ModelSpec
 from serving.gateway.__main__ import Gateway
-from serving.messages import Calibrate, Config, Route
+from serving.messages import Calibrate, Config, Damaged, Route
 
 SPEC = ModelSpec("ewma", "baselines", min_context=60, max_context=500, max_horizon=5)
 
@@ -37,6 +38,28 @@ def test_a_calibration_that_is_none_leaves_the_one_before(gateway: Gateway) -> N
     assert gateway.tables.calibration("ewma", 1).number == 1
     gateway._take(calibrate(3, 2.0))
     assert gateway.tables.calibration("ewma", 1).number == 3
+
+
+def test_the_metrics_show_the_verdicts_and_a_damaged_calibration(gateway: Gateway) -> None:
+    def line(name: str, labels: str = "") -> str:
+        shown = gateway.metrics.text().decode().splitlines()
+        [sample] = [row for row in shown if row.startswith(f'{name}{{model="ewma"{labels}}}')]
+        return sample.rpartition(" ")[2]
+
+    async def main() -> None:
+        gateway._serve(_route(1))
+        assert line("kronos_calibration_verdict", ',step="1"') == "0.0"
+        verdicts = {"1": "calibrated", "2": "stale"}
+        gateway._take(msgspec.structs.replace(calibrate(1, 1.0), verdicts=verdicts))
+        steps = [line("kronos_calibration_verdict", f',step="{step}"') for step in (1, 2, 3)]
+        assert steps == ["2.0", "1.0", "0.0"]
+        gateway._take(Damaged(model="ewma", version=1))
+        assert line("kronos_calibration_damaged") == "1.0"
+        assert gateway.tables.calibration("ewma", 1).number == 1
+        gateway._take(calibrate(2, 1.0))
+        assert line("kronos_calibration_damaged") == "0.0"
+
+    asyncio.run(main())
 
 
 def test_after_a_roll_back_the_metrics_show_the_queue_of_the_version_that_answers(

@@ -104,6 +104,19 @@ def test_a_calibration_ages_and_the_identity_does_not() -> None:
     assert value(counted, "kronos_calibration_age_seconds", model="nbeats") is None
 
 
+def test_verdicts_are_shown_by_step_and_a_damaged_calibration_is_an_alarm() -> None:
+    counted = made()
+    for step, verdict in enumerate(("calibrated", "stale", "uncalibrated"), start=1):
+        counted.verdict("nbeats", step, verdict)
+    name = "kronos_calibration_verdict"
+    shown = [value(counted, name, model="nbeats", step=str(step)) for step in (1, 2, 3)]
+    assert shown == [2, 1, 0]
+    counted.damaged("nbeats", True)
+    assert value(counted, "kronos_calibration_damaged", model="nbeats") == 1
+    counted.damaged("nbeats", False)
+    assert value(counted, "kronos_calibration_damaged", model="nbeats") == 0
+
+
 def test_batches_queues_refusals_and_restarts_are_counted() -> None:
     counted = made()
     waiting = [1, 2]
@@ -140,7 +153,7 @@ def test_names_follow_the_conventions_of_prometheus() -> None:
     counted.answered("nbeats", "/forecast", 200, 0.1)
     shown = families(counted)
     ours = {name: family for name, family in shown.items() if not name.startswith("process_")}
-    assert len(ours) == 16
+    assert len(ours) == 18
     for name, family in ours.items():
         assert re.fullmatch("kronos_[a-z_]+[a-z]", name)
         assert not re.search("milli|micro|minutes|_ms|_kb|_(total|count|sum|bucket)$", name)

@@ -1,0 +1,1 @@
+"""Jobs of a night: issue, mature, calibrate, standings."""
