@@ -91,8 +91,9 @@ def coverage(
         label = f"interval of the last verdict, {band[0]:.3f} to {band[1]:.3f}"
         axis.axhspan(*band, color=GREY, alpha=0.25, linewidth=0, label=label)
     axis.axhline(NOMINAL, color=GREY, linewidth=1)
+    days = np.array(sessions, dtype="datetime64[D]")
     for kept, colour, label in ((inside[0], RED, BEFORE), (inside[1], BLUE, AFTER)):
-        axis.plot(sessions, _running_share(kept, counts), color=colour, linewidth=1.2, label=label)
+        axis.plot(days, _running_share(kept, counts), color=colour, linewidth=1.2, label=label)
     axis.set_ylabel(f"coverage, mean of {WINDOW} sessions")
     axis.set_title(title, loc="left", fontsize=10)
     axis.tick_params(axis="x", rotation=30)
@@ -107,5 +108,5 @@ def _running_share(inside: Floats, counts: Floats) -> Floats:
     totals = np.cumsum(counts)
     sums[WINDOW:] -= np.cumsum(inside)[:-WINDOW]
     totals[WINDOW:] -= np.cumsum(counts)[:-WINDOW]
-    share: Floats = sums / totals
-    return share
+    share = np.full(len(sums), np.nan)
+    return np.divide(sums, totals, out=share, where=totals > 0)

@@ -123,6 +123,15 @@ def completed(engine: sa.Engine, job: str) -> list[str]:
         return sorted(connection.scalars(query))
 
 
+def matching(engine: sa.Engine, job: str, prefix: str) -> list[JobRun]:
+    """Runs of a job whose keys begin with a text, in the order in which they began."""
+    c = job_runs.c
+    query = sa.select(job_runs).where(c.job == job, c.key.startswith(prefix, autoescape=True))
+    with database.read(engine) as connection:
+        rows = connection.execute(query.order_by(c.id)).mappings().all()
+    return [JobRun(**row) for row in rows]
+
+
 def incomplete(connection: sa.Connection) -> list[JobRun]:
     """Runs that are not completed, in the order in which they began."""
     query = sa.select(job_runs).where(job_runs.c.completed_at.is_(None)).order_by(job_runs.c.id)

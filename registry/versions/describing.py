@@ -1,6 +1,7 @@
 """Keep the descriptions of registered models and of the experiment of trainings up to date."""
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from mlflow.entities import LifecycleStage
@@ -9,7 +10,7 @@ from mlflow.exceptions import MlflowException
 from registry import interrupts
 from registry.masking import masked
 from registry.versions import descriptions
-from registry.versions.store import Store
+from registry.versions.store import Store, shortened
 from registry.versions.tracking import every
 from registry.versions.version import Version, alias_numbers
 
@@ -29,6 +30,26 @@ def update(store: Store, name: str) -> None:
     except MlflowException as error:
         reason = masked(str(error.message))
         _log.warning("the descriptions of %s are not up to date: %s", name, reason)
+
+
+@interrupts.deferred()
+def say_calibration(store: Store, version: Version, verdicts: str, tags: Mapping[str, str]) -> None:
+    """Write what is known of a version's calibration into its tags and its description.
+
+    Nothing depends on it: a failure is a warning, and the next night tries again.
+    """
+    try:
+        entity = store.client.get_model_version(version.name, str(version.version))
+        for key, value in tags.items():
+            if entity.tags.get(key) != value:
+                store.set_tag(version.name, version.version, key, value)
+        old = entity.description or ""
+        new = shortened(descriptions.with_calibration(old, verdicts))
+        if new != old:
+            store.client.update_model_version(version.name, str(version.version), new)
+    except MlflowException as error:
+        reason = masked(str(error.message))
+        _log.warning("the description of %s is not up to date: %s", version.reference, reason)
 
 
 def _update_model(store: Store, name: str) -> None:

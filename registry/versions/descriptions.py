@@ -21,9 +21,9 @@ OF_RUNS = {  # experiments in which programs open runs
     "evaluations": "Evaluations, one run for each version: `jobs evaluate`. The versions of one "
     "command are scored on the same rows.",
     "tuning": "Studies, one run each: `jobs tune`. The child runs are the trials.",
-    "calibrations": "Calibrations of versions on a data set, one run for each range of nights: `jobs "
-    "calibrate`. Columns to show: coverage_90_before, coverage_90_after, crps_before, crps_after, and "
-    "the tags verdict_fell and refused.",
+    "calibrations": "Calibrations of a version on a data set, one run for each range of nights: "
+    "`jobs calibrate`. Columns to show: coverage_90_before, coverage_90_after, crps_before, "
+    "crps_after, and the tags verdict_fell and refused.",
     "mirrors": "Weights from the Hugging Face Hub, one run each: `registry mirror`.",
     "quickstart": "Main jobs, one run each: `make demo`. Their trainings are in forecasters.",
 }
@@ -33,6 +33,7 @@ EXPERIMENTS = {
     "`registry history` and `registry doctor` compare them with the ledger.",
 }
 _HEADLINE = "In Production: "
+_CALIBRATION = "**Calibration.**"  # begins the paragraph on it in a version's description
 _PARAGRAPH = 1000  # characters
 _ROWS = 30  # models in a description; more would not fit
 _SEAL = re.compile(r"\n\n\*Kept by Kronos Registry until edited \(([0-9a-f]{12})\)\.\*$")
@@ -118,6 +119,18 @@ def purpose(card: str, name: str) -> str:
     elif below:
         about.append(below[1])
     return "\n\n".join(textwrap.shorten(text, _PARAGRAPH, placeholder=" ...") for text in about)
+
+
+# --- versions ---------------------------------------------------------------------------------
+
+
+def with_calibration(description: str, verdicts: str) -> str:
+    """The description of a version with a paragraph on its calibration, which replaces an older.
+
+    It comes second, after the headline that the UI shows in lists.
+    """
+    paragraphs = [part for part in description.split("\n\n") if not part.startswith(_CALIBRATION)]
+    return "\n\n".join([*paragraphs[:1], f"{_CALIBRATION} {verdicts}", *paragraphs[1:]])
 
 
 # --- experiments ------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from registry.errors import BadParameter, Conflict
 from registry.ledger import database, faults, regimes, revisions
-from registry.ledger.job_runs import JobRun, completed, incomplete, job_run, job_runs
+from registry.ledger.job_runs import JobRun, completed, incomplete, job_run, job_runs, matching
 from registry.ledger.regimes import Regime
 
 HOLDER = Path(__file__).parent / "holder.py"
@@ -49,6 +49,20 @@ def test_a_key_is_done_once_and_one_that_was_left_is_taken_up(engine: sa.Engine)
     assert faults.find(engine) == []
     with pytest.raises(BadParameter, match="key is no text of 1 to 128"):
         run(engine, "")
+
+
+def test_runs_are_found_by_the_beginning_of_their_keys(engine: sa.Engine):
+    for key in ("a_b 2026-11-25", "aXb 2026-11-25", "a_b 2026-11-24"):
+        run(engine, key)
+    with job_run(engine, "calibrate", "a_b 2026-11-26"):
+        pass  # left without `complete`
+    begun = [(row.key, row.completed_at is None) for row in matching(engine, "calibrate", "a_b ")]
+    assert begun == [
+        ("a_b 2026-11-25", False),
+        ("a_b 2026-11-24", False),
+        ("a_b 2026-11-26", True),
+    ]
+    assert matching(engine, "score", "a_b ") == []
 
 
 def test_a_run_is_refused_while_its_process_lives_and_taken_up_after_a_kill(

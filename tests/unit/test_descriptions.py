@@ -6,12 +6,14 @@ from datetime import UTC, datetime
 import pytest
 
 from jobs import quickstart
+from jobs.nightly import calibration_record
 from jobs.training import families, train
 from jobs.tuning import tune
 from registry.hub import mirror
 from registry.promotion import audit, stages
 from registry.versions import descriptions
 from registry.versions.scored import EVALUATIONS
+from registry.versions.store import shortened
 from registry.versions.version import Version
 
 LIMIT = 5000  # characters of MLflow's columns on PostgreSQL
@@ -84,8 +86,40 @@ def test_the_experiment_of_trainings_lists_what_is_in_production_as_far_as_it_fi
 
 
 def test_every_experiment_and_both_aliases_are_described() -> None:
-    modules = (train, tune, quickstart, mirror, audit)
+    modules = (train, tune, quickstart, mirror, audit, calibration_record)
     experiments = {module.EXPERIMENT for module in modules} | {EVALUATIONS}
     assert experiments == set(descriptions.EXPERIMENTS)
     assert train.EXPERIMENT == descriptions.TRAININGS
     assert {alias: stage for stage, alias in stages.ALIASES.items()} == descriptions.STAGES
+
+
+# --- the calibration of a version ---------------------------------------------------------------
+
+CARD = "CRPS 0.011.\n\n# har\n\nText.\n\n# Family `baselines`\n\nModels of volatility."
+
+
+def test_a_calibration_is_the_second_paragraph_and_replaces_the_one_before() -> None:
+    first = descriptions.with_calibration(CARD, "Number 1.")
+    assert first.split("\n\n")[:3] == ["CRPS 0.011.", "**Calibration.** Number 1.", "# har"]
+    second = descriptions.with_calibration(first, "Number 2.")
+    assert second == first.replace("Number 1.", "Number 2.")
+    assert descriptions.with_calibration(second, "Number 2.") == second
+
+
+def test_a_calibration_leaves_the_purpose_of_a_card_as_it_is() -> None:
+    described = descriptions.with_calibration(CARD, "Number 1.")
+    assert descriptions.purpose(described, "har") == descriptions.purpose(CARD, "har") != ""
+
+
+def test_a_version_without_a_description_gets_one() -> None:
+    assert descriptions.with_calibration("", "Number 1.").strip() == "**Calibration.** Number 1."
+
+
+def test_a_calibration_stays_when_a_long_card_is_shortened() -> None:
+    long = CARD + "\n\nA paragraph of words." * 400
+    text = long
+    for number in range(20):
+        text = shortened(descriptions.with_calibration(text, f"Number {number}." + "x" * number))
+        assert len(text) <= LIMIT
+        assert f"**Calibration.** Number {number}.x" in text or number == 0
+    assert text.count("The rest is in `model_card.md`") == 1

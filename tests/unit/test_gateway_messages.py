@@ -5,7 +5,6 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
-import msgspec
 import pytest
 
 from registry.forecast.spec import ModelSpec
@@ -49,8 +48,13 @@ def test_the_metrics_show_the_verdicts_and_a_damaged_calibration(gateway: Gatewa
     async def main() -> None:
         gateway._serve(_route(1))
         assert line("kronos_calibration_verdict", ',step="1"') == "0.0"
-        verdicts = {"1": "calibrated", "2": "stale"}
-        gateway._take(msgspec.structs.replace(calibrate(1, 1.0), verdicts=verdicts))
+        gateway._take(
+            Calibrate(
+                model="ewma", version=1, number=1, levels=[*SPEC.levels], keys=[("global", "")],
+                steps=[1], bias=[0.0], scale=[1.5], offsets=[[0.0] * len(SPEC.levels)],
+                verdicts={"1": "calibrated", "2": "stale"},
+            )
+        )  # fmt: skip
         steps = [line("kronos_calibration_verdict", f',step="{step}"') for step in (1, 2, 3)]
         assert steps == ["2.0", "1.0", "0.0"]
         gateway._take(Damaged(model="ewma", version=1))
@@ -58,6 +62,7 @@ def test_the_metrics_show_the_verdicts_and_a_damaged_calibration(gateway: Gatewa
         assert gateway.tables.calibration("ewma", 1).number == 1
         gateway._take(calibrate(2, 1.0))
         assert line("kronos_calibration_damaged") == "0.0"
+        assert line("kronos_calibration_verdict", ',step="1"') == "0.0"  # of other levels
 
     asyncio.run(main())
 
