@@ -14,8 +14,8 @@ from registry.ledger import checks
 from registry.ledger.claims import now
 
 # A backfill was computed later than its `issued_at`, from what was known then.
-SERVED, BACKFILL = "served", "backfill"
-SOURCES = ("nightly", SERVED, "shadow", BACKFILL)
+NIGHTLY, SERVED, BACKFILL = "nightly", "served", "backfill"
+SOURCES = (NIGHTLY, SERVED, "shadow", BACKFILL)
 _IDS = uuid.UUID("b0f5a2bb-3d5d-4c3e-9d0e-6a2a6b0c8f11")  # namespace of the ids made here
 
 

@@ -1,0 +1,108 @@
+"""Numbers of many issued forecasts, read at a time."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+
+from registry.errors import Corrupt
+from registry.forecast.arrays import Floats, Places
+from registry.ledger import bulk
+from registry.ledger.forecasts import forecast_blocks
+
+TOGETHER = 100_000  # blocks that are read at a time, about
+
+
+@dataclass(frozen=True, eq=False)
+class Numbers:
+    """Numbers of one forecast, by the id of the symbol."""
+
+    symbol_ids: Places  # [N] ascending
+    raw: Floats  # [N, H, 1 + Q]
+    calibrated: Floats | None  # the same
+
+
+def together(heads: Sequence[Any]) -> Iterator[list[Any]]:
+    """Rows of `forecasts` in their order, in parts that `read` takes at a time."""
+    part: list[Any] = []
+    blocks = 0
+    for head in heads:
+        if part and (blocks + head.series > TOGETHER or form(head) != form(part[0])):
+            yield part
+            part, blocks = [], 0
+        part.append(head)
+        blocks += head.series
+    if part:
+        yield part
+
+
+def form(head: Any) -> tuple[str, int, bool]:
+    """What forecasts that are read together have in common."""
+    return head.levels, head.horizon, head.calibration is not None
+
+
+def read(
+    connection: sa.Connection, heads: Sequence[Any], *, calibrated: bool
+) -> dict[int, Numbers]:
+    """Numbers of forecasts of one form, by `forecasts.id`; the calibrated ones if asked for.
+
+    Raises Corrupt for a forecast without numbers.
+    """
+    c = forecast_blocks.c
+    first = heads[0]
+    columns: list[sa.ColumnElement[Any]] = [*_key(), c.raw]
+    calibrated = calibrated and first.calibration is not None
+    if calibrated:
+        columns.append(c.calibrated)
+    query = sa.select(*columns).where(c.forecast.in_([head.id for head in heads]))
+    rows = bulk.select_filled(connection, query.order_by(c.forecast, c.symbol_id))
+    shape = (first.horizon, 1 + len(json.loads(first.levels)))
+    raw = bulk.unpacked_blocks(rows.column("raw"), shape)
+    after = bulk.unpacked_blocks(rows.column("calibrated"), shape) if calibrated else None
+    forecast = rows.column("forecast").to_numpy()
+    symbol_ids = rows.column("symbol_id").to_numpy()
+    numbers = {}
+    for number, start, end in _runs(forecast):
+        part = slice(start, end)
+        of_calibrated = None if after is None else after[part]
+        numbers[number] = Numbers(symbol_ids[part], raw[part], of_calibrated)
+    _check_all(heads, numbers)
+    return numbers
+
+
+def keys(connection: sa.Connection, heads: Sequence[Any]) -> dict[int, Places]:
+    """Ids of the symbols of forecasts, by `forecasts.id`. Raises as `read`."""
+    c = forecast_blocks.c
+    of_heads = c.forecast.in_([head.id for head in heads])
+    query = sa.select(*_key()).where(of_heads)
+    rows = bulk.select_filled(connection, query.order_by(c.forecast, c.symbol_id))
+    symbol_ids = rows.column("symbol_id").to_numpy()
+    runs = _runs(rows.column("forecast").to_numpy())
+    by_forecast = {number: symbol_ids[start:end] for number, start, end in runs}
+    _check_all(heads, by_forecast)
+    return by_forecast
+
+
+def _key() -> "list[sa.ColumnElement[Any]]":
+    """Forecast and symbol, as big integers for `bulk.select_filled`."""
+    c = forecast_blocks.c
+    return [
+        sa.cast(column, sa.BigInteger).label(column.name) for column in (c.forecast, c.symbol_id)
+    ]
+
+
+def _check_all(heads: Sequence[Any], read_numbers: Mapping[int, object]) -> None:
+    for head in heads:
+        if head.id not in read_numbers:
+            raise Corrupt(f"the forecast {head.forecast_id} lost its numbers; see `doctor`")
+
+
+def _runs(numbers: Places) -> Iterator[tuple[int, int, int]]:
+    """Each number of an ascending list, with the place of its first and after its last."""
+    starts = np.flatnonzero(np.diff(numbers, prepend=-1))
+    ends = np.append(starts[1:], len(numbers))
+    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+        yield int(numbers[start]), start, end
