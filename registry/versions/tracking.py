@@ -7,9 +7,10 @@ import re
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,21 @@ class Run:
         """Log one metric over integer steps."""
         now = int(pd.Timestamp.now("UTC").timestamp() * 1000)
         batch = [Metric(key, float(value), now, step) for step, value in values.items()]
+        for start in range(0, len(batch), 1000):
+            self.client.log_batch(self.run_id, metrics=batch[start : start + 1000])
+
+    @interrupts.deferred()
+    def daily(self, values: Mapping[str, Mapping[date, float]], days: Sequence[date]) -> None:
+        """Log metrics over days: the step is a day's place among `days`, the time its midnight.
+
+        The same values again change nothing, so that a run that was cut can be continued.
+        """
+        batch = []
+        for step, day in enumerate(days):
+            at = int(pd.Timestamp(day, tz="UTC").timestamp() * 1000)
+            for key, by_day in values.items():
+                if day in by_day:
+                    batch.append(Metric(key, float(by_day[day]), at, step))
         for start in range(0, len(batch), 1000):
             self.client.log_batch(self.run_id, metrics=batch[start : start + 1000])
 
@@ -257,17 +273,17 @@ def record(
     return run.run_id
 
 
-def unfinished(settings: Settings, experiment: str, facts: Mapping[str, str]) -> str | None:
-    """Id of the newest run with these tags that did not finish; None: there is none.
+def latest(settings: Settings, experiment: str, facts: Mapping[str, str]) -> str | None:
+    """Id of the newest run with these tags, in whatever state; None: there is none.
 
-    The caller knows that no process is at work in it. `start` continues it.
+    `start` continues it. The caller knows that no other process is at work in it.
     """
     client = connect(settings)
     identity = _experiment(settings, client, experiment)
     filters = " and ".join(clause(f"tags.`{key}`", value) for key, value in facts.items())
     runs = every(client.search_runs, [identity], filters, order_by=["start_time DESC"])
     for run in runs:
-        if facts.items() <= run.data.tags.items() and run.info.status != FINISHED:
+        if facts.items() <= run.data.tags.items():
             return str(run.info.run_id)
     return None
 
