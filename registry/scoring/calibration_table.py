@@ -145,7 +145,7 @@ def _check_table(table: Table) -> None:
     count = len(table.keys)
     if not count:
         return
-    _check_grid(table.levels)
+    check_grid(table.levels)
     shapes = {
         "steps": (table.steps, (count,)),
         "bias": (table.bias, (count,)),
@@ -166,7 +166,8 @@ def _check_table(table: Table) -> None:
             raise BadParameter(f"a key is one of {', '.join(KINDS)} and a name, empty if global")
 
 
-def _check_grid(levels: tuple[float, ...]) -> None:
+def check_grid(levels: tuple[float, ...]) -> None:
+    """Raise BadParameter (code BAD_LEVELS) for levels that no calibration has."""
     if not levels or not (np.diff([0.0, *levels, 1.0]) > 0).all():
         raise BadParameter(
             "levels of a calibration do not ascend within 0 and 1", code="BAD_LEVELS"
