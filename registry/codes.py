@@ -152,6 +152,7 @@ CODES: dict[str, Code] = {
     "CONFLICT": Code(
         Conflict, REGISTRY, "somebody else is at it, or it contradicts what is recorded"
     ),
+    "ALREADY_RUNNING": Code(Conflict, REGISTRY, "another process runs this nightly job"),
     "NOTHING_BEFORE": Code(Conflict, REGISTRY, "a roll-back with nothing to go back to"),
     "PACKAGE_MISSING": Code(
         KronosError, REGISTRY, "a package that the version needs is not installed here"

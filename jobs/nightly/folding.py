@@ -101,17 +101,13 @@ class Fold:
     def _earliest(self, learned_until: date) -> date:
         """The first of the last EFFECT_SESSIONS sessions until a memory's."""
         days = 2 * EFFECT_SESSIONS + 30  # of the calendar: more than enough
-        before = sessions_between(
-            self._source.calendar, learned_until - days * _DAY, learned_until
-        )
+        before = sessions_between(self._source.calendar, learned_until - days * _DAY, learned_until)
         return before[-EFFECT_SESSIONS:][0]
 
     def _nights(self, start: date | None, until: date) -> Iterator[Night]:
         """Every session from `start` (None: the first with an outcome) to `until`."""
         source = self._source
-        matured = maturing.nights(
-            source.engine, source.scope, start, until, as_of=source.instant
-        )
+        matured = maturing.nights(source.engine, source.scope, start, until, as_of=source.instant)
         return without_gaps(matured, source.calendar, start, until)
 
 

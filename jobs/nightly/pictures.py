@@ -108,5 +108,6 @@ def _running_share(inside: Floats, counts: Floats) -> Floats:
     totals = np.cumsum(counts)
     sums[WINDOW:] -= np.cumsum(inside)[:-WINDOW]
     totals[WINDOW:] -= np.cumsum(counts)[:-WINDOW]
-    share = np.full(len(sums), np.nan)
-    return np.divide(sums, totals, out=share, where=totals > 0)
+    share: Floats = np.full(len(sums), np.nan)
+    np.divide(sums, totals, out=share, where=totals > 0)
+    return share

@@ -1,0 +1,274 @@
+"""Calibrate versions: learn from what came true, night by night, and publish what was learned.
+
+What a night publishes depends on the ledger alone. So a night that runs twice, is killed and run
+again, or is caught up later gives the same bits.
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any
+
+from jobs.data.catalog import Catalog
+from jobs.nightly import calibration_record, ranges
+from jobs.nightly.alone import alone
+from jobs.nightly.course import Recorder
+from jobs.nightly.folding import Fold, Source, sessions_between
+from jobs.nightly.memory_file import MemoryFile
+from jobs.nightly.publishing import Published, Publisher
+from jobs.nightly.ranges import JOB, Asked, Range
+from jobs.running.progress import Progress, Say, silent
+from registry.errors import BadParameter, KronosError
+from registry.forecast.names import SECTOR
+from registry.ledger import calibrations
+from registry.ledger.archive import Archive
+from registry.ledger.job_runs import job_run
+from registry.ledger.states import Scope
+from registry.promotion.opening import open_ledger
+from registry.scoring.learning.learner import DEFAULT, METHODS, Learner
+from registry.settings import Settings
+from registry.versions.store import Store
+from registry.versions.tracking import Run
+from registry.versions.version import Version
+
+TOGETHER = 60  # nights of a range that are each published; of a longer one only the last is
+
+
+@dataclass
+class Calibrated:
+    """What was done for one version, or why nothing was."""
+
+    version: Version
+    data: str
+    method: str = ""
+    since: date | None = None
+    until: date | None = None
+    nights: int = 0
+    published: Published = field(default_factory=Published)
+    metrics: dict[str, float] = field(default_factory=dict)  # of the last night
+    run_id: str = ""
+    learned_again: str = ""  # why the cache was not used
+    quarantined: list[str] = field(default_factory=list)  # damaged files of the cache
+    note: str = ""  # why there was nothing to do
+    error: KronosError | None = None
+
+    def summary(self) -> dict[str, Any]:
+        """JSON-ready; what is empty is left out."""
+        facts = {
+            "method": self.method,
+            "since": self.since and self.since.isoformat(),
+            "until": self.until and self.until.isoformat(),
+            "nights": self.nights,
+            **self.published.summary(),
+            **{key: round(value, 6) for key, value in self.metrics.items()},
+            "run_id": self.run_id,
+            "learned_again": self.learned_again,
+            "quarantined": self.quarantined,
+            "note": self.note,
+            "error": self.error and {"code": self.error.code, "message": self.error.message},
+        }
+        named = {"model": self.version.name, "version": self.version.version, "data": self.data}
+        return named | {key: value for key, value in facts.items() if value not in (None, "", [])}
+
+
+def warn(text: str) -> None:
+    """Say something that a person has to look at."""
+    print(f"warning: {text}", file=sys.stderr)
+
+
+def calibrate(
+    settings: Settings,
+    references: Sequence[str] = (),
+    *,
+    data: str = "",
+    method: str = "",
+    since: str = "",
+    until: str = "",
+    as_of: str = "",
+    progress: Progress = silent,
+    say: Say = warn,
+) -> list[Calibrated]:
+    """Calibrate versions (none named: all in Production) on a data set (default: their own).
+
+    The range begins with the first session that was not learned yet, and ends with the last one
+    that the ledger has outcomes of; `as_of` means as the ledger knew it then. The method is by
+    default that of the last calibration. A version that fails does not stop the others: its
+    `error` says why. Raises NotFound, BadParameter, and Conflict (ALREADY_RUNNING).
+    """
+    if method and method not in METHODS:
+        raise BadParameter(f"method is {method[:80]!r}, expected one of {', '.join(METHODS)}")
+    asked = Asked.of(since, until)
+    done: list[Calibrated] = []
+    with alone(settings, JOB), _Calibrating(settings, progress, say) as job:
+        for version in job.versions(references):
+            done += job.tried(version, data, method, asked, as_of)
+    return done
+
+
+def roll_back(settings: Settings, reference: str, data: str = "") -> dict[str, Any]:
+    """Make the previous calibration of a version current again, and the current one previous.
+
+    Twice is as never. The next night that is calibrated becomes current in any case. Raises
+    NotFound, and Conflict (NOTHING_BEFORE).
+    """
+    with _Calibrating(settings, silent, warn) as job:
+        [version] = job.versions([reference])
+        scope = job.scope(version, data)
+        number = calibrations.roll_back(job.engine, scope)
+        calibration_record.describe(job.store, version, job.engine, scope)
+    return {
+        "model": scope.model,
+        "version": scope.version,
+        "data": scope.data,
+        "number": number,
+        "rolled_back": True,
+    }
+
+
+class _Calibrating:
+    """What all versions of one start share: the registry, the ledger and the cache."""
+
+    def __init__(self, settings: Settings, progress: Progress, say: Say) -> None:
+        self._settings = settings
+        self._progress = progress
+        self._say = say
+        self.store = Store(settings)
+        self._archive = Archive(settings)
+        self.engine = self._archive.engine
+        with open_ledger(self.store) as ledger:
+            self._registry = ledger.registry
+
+    def __enter__(self) -> "_Calibrating":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._archive.close()
+
+    def versions(self, references: Sequence[str]) -> list[Version]:
+        """Versions by their references, each once; none named: all in Production. NotFound."""
+        if references:
+            named = [self.store.resolve(reference) for reference in references]
+            return list({version.reference: version for version in named}.values())
+        served = []
+        for model in self.store.models():
+            for version in model.versions:
+                if "production" in version.aliases and not version.foreign:
+                    served.append(version)
+        return served
+
+    def scope(self, version: Version, data: str) -> Scope:
+        """Raises BadParameter if no data set is named, and NotFound for an unknown one."""
+        name = data or version.tags.get("data", "")
+        if not name:
+            raise BadParameter(
+                f"{version.reference} says no data set that it was trained on; name one with --data"
+            )
+        dataset = Catalog(self._settings).find(name)
+        return Scope(
+            registry=self._registry,
+            model=version.name,
+            version=version.version,
+            data=dataset.name,
+        )
+
+    def tried(
+        self, version: Version, data: str, method: str, asked: Asked, as_of: str
+    ) -> list[Calibrated]:
+        """The ranges of a version, in order; an error ends them and is said."""
+        done: list[Calibrated] = []
+        try:
+            for one in self._ranges(version, self.scope(version, data), method, asked, as_of):
+                done.append(one)
+        except KronosError as error:
+            self._say(f"{version.reference} is not calibrated: {error.code}: {error.message}")
+            name = data or version.tags.get("data", "")
+            done.append(Calibrated(version, name, error=error))
+        return done
+
+    def _ranges(
+        self, version: Version, scope: Scope, method: str, asked: Asked, as_of: str
+    ) -> Iterator[Calibrated]:
+        with self._archive.known(scope.data, as_of or None) as known:
+            last, instant = known.last_session, known.instant
+        issued = ranges.issued(self.engine, scope, instant)
+        if issued is None or last is None or last.date() < issued.first:
+            yield Calibrated(version, scope.data, note=_no_outcome(scope, issued is not None))
+            return
+        before = calibrations.versions(self.engine, scope)
+        kept = before[-1].method if before else DEFAULT
+        planned = ranges.plan(
+            self.engine, scope, asked, method, kept, issued.first, last.date(), issued.calendar
+        )
+        source = Source(self.engine, scope, issued.calendar, instant)
+        sectors = self._sectors(scope.data)
+        for nights in planned:
+            learner = Learner(nights.method, issued.levels, issued.horizon, sectors)
+            yield self._range(version, source, learner, nights)
+        if not planned:
+            yield Calibrated(version, scope.data, kept, note=_nothing_new(asked, last.date()))
+
+    def _range(
+        self, version: Version, source: Source, learner: Learner, nights: Range
+    ) -> Calibrated:
+        """One job: learn the nights, publish and record them, unless that is done."""
+        scope = source.scope
+        done = Calibrated(version, scope.data, nights.method, nights.since, nights.until)
+        with job_run(self.engine, JOB, nights.key(scope)) as held:
+            if held is None:
+                done.note = "this range was done before"
+                return done
+            with calibration_record.recorded(self._settings, version, scope, nights) as run:
+                done.run_id = run.run_id
+                self._learn(done, source, learner, nights, run)
+            held.complete(done.run_id)
+        calibration_record.describe(self.store, version, self.engine, scope)
+        return done
+
+    def _learn(
+        self, done: Calibrated, source: Source, learner: Learner, nights: Range, run: Run
+    ) -> None:
+        name = f"{done.version.reference} on {done.data}"
+        cache = MemoryFile(self._settings.state_dir, self._say)
+        fold = Fold(source, learner, cache)
+        publisher = Publisher(source.engine, source.scope, learner, source.calendar, self._say)
+        wanted = sessions_between(source.calendar, nights.since, nights.until)
+        recorder, clipped = Recorder(), Counter[str]()
+        for place, (night, lesson) in enumerate(fold.lessons(nights.since, nights.until)):
+            recorder.add(lesson.memory.trail, night)
+            clipped.update(lesson.clipped)
+            if len(wanted) <= TOGETHER or night.session == nights.until:
+                publisher.publish(night, lesson, [*fold.recent])
+            self._progress(f"calibrating {name}", (place + 1) / len(wanted))
+        if fold.again:
+            self._progress(f"{name} is learned from its first night: {fold.again}", 1.0)
+        done.learned_again = fold.again
+        done.quarantined = [path.name for path in cache.quarantined]
+        done.published = publisher.published
+        done.nights = len(wanted)
+        course = recorder.course(wanted)
+        done.metrics = course.last() if course else {}
+        calibration_record.log(run, course, publisher.published, clipped, name)
+        fold.keep()
+
+    def _sectors(self, data: str) -> dict[str, str]:
+        """Sector of each symbol that has one."""
+        listed = self._archive.symbols(data)
+        known = listed[listed[SECTOR].notna()]
+        return dict(zip(known["symbol"], known[SECTOR], strict=True))
+
+
+def _no_outcome(scope: Scope, has_forecasts: bool) -> str:
+    if has_forecasts:
+        return f"no forecast on {scope.data} has come true yet"
+    return (
+        f"the ledger has no forecast of {scope.model}/{scope.version} on {scope.data}; "
+        f"`python -m jobs forecast {scope.model}/{scope.version} --issue` records them"
+    )
+
+
+def _nothing_new(asked: Asked, last: date) -> str:
+    if asked.since or asked.until:
+        return f"no session with outcomes is in this range; the last one is {last}"
+    return f"everything until {last}, the last session with outcomes, is learned"

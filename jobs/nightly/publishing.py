@@ -1,0 +1,187 @@
+"""Publish what a night taught: with its evidence and verdicts, unless it makes forecasts worse."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+
+from jobs.running.progress import Say
+from registry.forecast import calendars
+from registry.ledger import calibrations
+from registry.ledger.states import Scope, States, Version
+from registry.scoring.learning.learner import EFFECT_SESSIONS, Learner, Lesson
+from registry.scoring.learning.nights import Night
+from registry.scoring.learning.trail import Trail
+from registry.scoring.learning.verdicts import CALIBRATED, STALE, UNCALIBRATED, verdict
+
+BOUND = 0.01  # share by which a calibration may make the CRPS worse
+_BETTER = (UNCALIBRATED, STALE, CALIBRATED)  # verdicts from the worst to the best
+_LISTED = 20_000  # characters of clipped symbols that an evidence holds
+
+
+@dataclass
+class Published:
+    """What became of the nights of a range."""
+
+    numbers: list[int] = field(default_factory=list)
+    verdicts: dict[str, str] = field(default_factory=dict)  # of the last night, by step
+    steps: dict[str, dict[str, Any]] = field(default_factory=dict)  # evidence of these
+    fell: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    older: int = 0  # nights older than the newest calibration, which stay unpublished
+
+    def summary(self) -> dict[str, Any]:
+        return {
+            "number": self.numbers[-1] if self.numbers else None,
+            "published": len(self.numbers),
+            "verdicts": self.verdicts or None,
+            "verdict_fell": self.fell,
+            "refused": self.refused,
+            "not_newest": self.older or None,
+        }
+
+
+def worst(verdicts: Mapping[str, str]) -> str:
+    """The worst verdict of the steps; uncalibrated without any."""
+    places = [_BETTER.index(each) for each in verdicts.values()]
+    return _BETTER[min(places, default=0)]
+
+
+class Publisher:
+    """Publishes nights of a scope, in order."""
+
+    def __init__(
+        self, engine: sa.Engine, scope: Scope, learner: Learner, calendar: str, say: Say
+    ) -> None:
+        self.published = Published()
+        self._engine = engine
+        self._scope = scope
+        self._learner = learner
+        self._calendar = calendar
+        self._say = say
+        self._before = calibrations.versions(engine, scope)
+        self._last: Mapping[str, str] | None = None  # verdicts of the night before
+        self._newest = max((one.learned_until for one in self._before), default=date.min)
+
+    def publish(self, night: Night, lesson: Lesson, recent: Sequence[Night]) -> None:
+        """Publish a night, which is the last of the `recent` ones.
+
+        A night older than the newest calibration stays unpublished: it would take its place.
+        """
+        judged = self._judged(night.session, lesson.memory.trail)
+        verdicts = {step: evidence["state"] for step, evidence in judged.items()}
+        self.published.verdicts, self.published.steps = verdicts, judged
+        self._compare(night.session, verdicts)
+        if night.session < self._newest:
+            self.published.older += 1
+            return
+        effect = self._learner.effect(lesson.states, recent)
+        if effect[1] > (1 + BOUND) * effect[0]:
+            self._refuse(night.session, effect)
+            return
+        evidence = {
+            "verdicts": verdicts,
+            "steps": judged,
+            "crps": _crps(effect),
+            "clipped": _listed(lesson.clipped),
+            "clipped_number": len(lesson.clipped),
+            "rejected": lesson.rejected,
+            "nights": len(lesson.memory.trail.sessions),
+        }
+        self.published.numbers.append(self._write(night.session, lesson, evidence))
+
+    def _write(self, session: date, lesson: Lesson, evidence: Mapping[str, Any]) -> int:
+        keys, steps, bias, scale, offsets = lesson.states.flat()
+        return calibrations.publish(
+            self._engine,
+            self._scope,
+            method=self._learner.method.name,
+            learned_until=session,
+            levels=self._learner.levels,
+            states=States(keys=keys, steps=steps, bias=bias, scale=scale, offsets=offsets),
+            evidence=evidence,
+        )
+
+    def _judged(self, session: date, trail: Trail) -> dict[str, dict[str, Any]]:
+        """The evidence of each step's verdict after a night."""
+        judged = {}
+        for step in range(1, self._learner.horizon + 1):
+            age = age_of(trail, step, session, self._calendar)
+            judged[str(step)] = verdict(trail, step, age).evidence()
+        return judged
+
+    def _compare(self, session: date, verdicts: Mapping[str, str]) -> None:
+        """Say which verdicts are worse than those of the calibration before this night."""
+        before = self._verdicts_before(session)
+        for step, state in verdicts.items():
+            earlier = before.get(step, UNCALIBRATED)
+            if earlier in _BETTER and _BETTER.index(state) < _BETTER.index(earlier):
+                fall = f"{session}: step {step} is {state}, was {earlier}"
+                self.published.fell.append(fall)
+                reason = self.published.steps[step]["reason"]
+                self._say(f"the verdict on {self._name} fell on {fall}: {reason}")
+        self._last = verdicts
+
+    def _verdicts_before(self, session: date) -> Mapping[str, str]:
+        if self._last is not None:
+            return self._last
+        earlier = [one for one in self._before if one.learned_until < session]
+        verdicts = earlier[-1].evidence.get("verdicts", {}) if earlier else {}
+        return verdicts if isinstance(verdicts, Mapping) else {}
+
+    def _refuse(self, session: date, effect: tuple[float, float]) -> None:
+        before, after = effect
+        text = (
+            f"{session}: CRPS of the last {EFFECT_SESSIONS} sessions would be {after:.6g} with it "
+            f"and is {before:.6g} without, {100 * (after / before - 1):.1f} % worse"
+        )
+        self.published.refused.append(text)
+        self._say(f"the calibration of {self._name} is refused, the one before it stays: {text}")
+
+    @property
+    def _name(self) -> str:
+        return f"{self._scope.model}/{self._scope.version} on {self._scope.data}"
+
+
+def age_of(trail: Trail, step: int, session: date, calendar: str) -> int:
+    """Sessions from the newest outcome of a step to a session; 0 without any."""
+    matured = trail.sessions[trail.n[:, step - 1] > 0]
+    if not len(matured):
+        return 0
+    both = np.array([matured[-1], session], dtype="datetime64[D]")
+    newest, now = calendars.numbers(calendar, both).tolist()
+    return int(now - newest)
+
+
+def _crps(effect: tuple[float, float]) -> dict[str, float | None]:
+    before, after = (None if math.isnan(each) else each for each in effect)
+    return {"before": before, "after": after}
+
+
+def _listed(symbols: Sequence[str]) -> list[str]:
+    """The first symbols, as many as an evidence has room for."""
+    room, listed = _LISTED, []
+    for symbol in symbols:
+        room -= 6 * len(symbol) + 4  # JSON may write a character as \uXXXX
+        if room < 0:
+            break
+        listed.append(symbol)
+    return listed
+
+
+def text_of(version: Version, data: str) -> str:
+    """A calibration in words, for a version's description."""
+    steps = version.evidence.get("steps", {})
+    parts = []
+    for step, state in version.evidence.get("verdicts", {}).items():
+        reason = steps.get(step, {}).get("reason", "")
+        parts.append(f"step {step} {state} ({reason})" if reason else f"step {step} {state}")
+    head = (
+        f"Number {version.number} on `{data}`, learned until {version.learned_until} by "
+        f"{version.method}"
+    )
+    return f"{head}: {'; '.join(parts)}." if parts else f"{head}."
