@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
-from jobs.data.catalog import Catalog
 from jobs.nightly import calibration_record, ranges
 from jobs.nightly.alone import alone
 from jobs.nightly.course import Recorder
@@ -159,18 +158,23 @@ class _Calibrating:
         return served
 
     def scope(self, version: Version, data: str) -> Scope:
-        """Raises BadParameter if no data set is named, and NotFound for an unknown one."""
+        """The scope of a version on a data set, by default that of its training or forecasts.
+
+        Raises BadParameter if there are several.
+        """
         name = data or version.tags.get("data", "")
         if not name:
-            raise BadParameter(
-                f"{version.reference} says no data set that it was trained on; name one with --data"
+            forecast = ranges.data_sets(
+                self.engine, self._registry, version.name, version.version
             )
-        dataset = Catalog(self._settings).find(name)
+            if len(forecast) != 1:
+                raise BadParameter(
+                    f"{version.reference} names no data set that it was trained on, and has "
+                    f"forecasts of {', '.join(forecast) or 'none'}; name one with --data"
+                )
+            [name] = forecast
         return Scope(
-            registry=self._registry,
-            model=version.name,
-            version=version.version,
-            data=dataset.name,
+            registry=self._registry, model=version.name, version=version.version, data=name
         )
 
     def tried(

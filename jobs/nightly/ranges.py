@@ -88,6 +88,15 @@ def issued(engine: sa.Engine, scope: Scope, instant: datetime) -> Issued | None:
     return Issued(tuple(json.loads(levels)), horizon, calendar, first.date())
 
 
+def data_sets(engine: sa.Engine, registry: str, model: str, version: int) -> list[str]:
+    """Data sets that the ledger has forecasts of a version on, sorted."""
+    c = forecasts.c
+    of_version = (c.registry == registry, c.model == model, c.version == version)
+    query = sa.select(c.data).distinct().where(*of_version, c.source.in_(SOURCES))
+    with database.read(engine) as connection:
+        return sorted(connection.scalars(query))
+
+
 def plan(
     engine: sa.Engine, scope: Scope, asked: Asked, method: str, kept: str, first: date, last: date,
     calendar: str,

@@ -118,7 +118,8 @@ def _block_length(shares: Floats) -> float:
         return 1.0
     from arch.bootstrap import optimal_block_length  # takes most of a second to import
 
-    length = float(optimal_block_length(shares)["stationary"].iloc[0])
+    with np.errstate(divide="ignore", invalid="ignore"):  # of a few sessions
+        length = float(optimal_block_length(shares)["stationary"].iloc[0])
     return min(max(length, 1.0), len(shares) / 2) if np.isfinite(length) else 1.0
 
 
