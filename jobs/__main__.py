@@ -477,6 +477,61 @@ def forecast_latest(
     )
 
 
+@app.command("calibrate", epilog=terminal.EXIT_CODES)
+def calibrate_versions(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODEL[/VERSION]]...",
+            help="As in har, har/3; spaces or commas between; default: all in Production.",
+        ),
+    ] = None,
+    data: Annotated[
+        str, typer.Option(help="Name of a data set; default: that of the version.")
+    ] = "",
+    method: Annotated[
+        str,
+        typer.Option(help="tracking, ewma or aci; default: that of the last calibration."),
+    ] = "",
+    since: Annotated[
+        str, typer.Option("--from", help="First session; default: the first not learned yet.")
+    ] = "",
+    until: Annotated[
+        str, typer.Option("--to", help="Last session; default: the last with outcomes.")
+    ] = "",
+    as_of: Annotated[
+        str,
+        typer.Option(
+            help="Learn from what the ledger knew at the close of this date, or at a time like "
+            "2022-06-30T21:00:00+00:00. Default: now."
+        ),
+    ] = "",
+    rollback: Annotated[
+        bool,
+        typer.Option("--rollback", help="Exchange the current calibration and the one before."),
+    ] = False,
+) -> None:
+    """Learn from forecasts that came true, night by night, and publish calibrations of versions.
+
+    Every night is published, of more than 60 only the last; each range is a run of the experiment
+    `calibrations`. A calibration that makes the last 60 sessions worse is refused, and a verdict
+    that falls is said, on stderr and in the JSON: neither is an error. What is done is not done
+    again. A second start while another runs ends with exit code 0. The last line on stdout is one
+    JSON object.
+
+    Example: python -m jobs calibrate har --from 2020-01-02 --to 2022-12-28
+    """
+    from jobs.nightly import calibrate_verb
+
+    references = terminal.items_of(",".join(word.strip(",") for word in models or ()), "MODEL")
+    if rollback:
+        options = {"--method": method, "--from": since, "--to": until, "--as-of": as_of}
+        _check_unused(options, "learning; leave it out with --rollback")
+        calibrate_verb.roll_back(references, data)
+        return
+    calibrate_verb.run(references, data=data, method=method, since=since, until=until, as_of=as_of)
+
+
 @app.command("quickstart", epilog=terminal.EXIT_CODES)
 def quick_start(
     seed: Annotated[int, typer.Option(help="Seed of every training.")] = 0,

@@ -16,7 +16,7 @@ from jobs.nightly.alone import alone
 from jobs.nightly.course import Recorder
 from jobs.nightly.folding import Fold, Source, sessions_between
 from jobs.nightly.memory_file import MemoryFile
-from jobs.nightly.publishing import Published, Publisher
+from jobs.nightly.publishing import Published, Publisher, worst
 from jobs.nightly.ranges import JOB, Asked, Range
 from jobs.running.progress import Progress, Say, silent
 from registry.errors import BadParameter, KronosError
@@ -28,6 +28,7 @@ from registry.ledger.states import Scope
 from registry.promotion.opening import open_ledger
 from registry.scoring.learning.learner import DEFAULT, METHODS, Learner
 from registry.settings import Settings
+from registry.text import printable
 from registry.versions.store import Store
 from registry.versions.tracking import Run
 from registry.versions.version import Version
@@ -53,6 +54,20 @@ class Calibrated:
     note: str = ""  # why there was nothing to do
     error: KronosError | None = None
 
+    def line(self) -> str:
+        """One line for people."""
+        name = f"{self.version.reference} on {self.data}" if self.data else self.version.reference
+        if self.error is not None:
+            return f"{name}: failed, {self.error.code}"
+        if self.note:
+            return f"{name}: nothing to do, {self.note}"
+        published = self.published
+        number = f"calibration {published.numbers[-1]}" if published.numbers else "nothing"
+        return (
+            f"{name}: learned {self.nights} nights until {self.until} by {self.method}, published "
+            f"{number}; worst verdict {worst(published.verdicts)}"
+        )
+
     def summary(self) -> dict[str, Any]:
         """JSON-ready; what is empty is left out."""
         facts = {
@@ -72,9 +87,8 @@ class Calibrated:
         return named | {key: value for key, value in facts.items() if value not in (None, "", [])}
 
 
-def warn(text: str) -> None:
-    """Say something that a person has to look at."""
-    print(f"warning: {text}", file=sys.stderr)
+def on_stderr(line: str) -> None:
+    print(printable(line), file=sys.stderr)
 
 
 def calibrate(
@@ -87,14 +101,15 @@ def calibrate(
     until: str = "",
     as_of: str = "",
     progress: Progress = silent,
-    say: Say = warn,
+    say: Say = on_stderr,
 ) -> list[Calibrated]:
     """Calibrate versions (none named: all in Production) on a data set (default: their own).
 
     The range begins with the first session that was not learned yet, and ends with the last one
     that the ledger has outcomes of; `as_of` means as the ledger knew it then. The method is by
-    default that of the last calibration. A version that fails does not stop the others: its
-    `error` says why. Raises NotFound, BadParameter, and Conflict (ALREADY_RUNNING).
+    default that of the last calibration. Of more than TOGETHER nights only the last is published. A
+    version that fails does not stop the others: its `error` says why. `say` hears of what a person
+    should see. Raises NotFound, BadParameter, and Conflict (ALREADY_RUNNING).
     """
     if method and method not in METHODS:
         raise BadParameter(f"method is {method[:80]!r}, expected one of {', '.join(METHODS)}")
@@ -112,7 +127,7 @@ def roll_back(settings: Settings, reference: str, data: str = "") -> dict[str, A
     Twice is as never. The next night that is calibrated becomes current in any case. Raises
     NotFound, and Conflict (NOTHING_BEFORE).
     """
-    with _Calibrating(settings, silent, warn) as job:
+    with _Calibrating(settings, silent, on_stderr) as job:
         [version] = job.versions([reference])
         scope = job.scope(version, data)
         number = calibrations.roll_back(job.engine, scope)
@@ -164,9 +179,7 @@ class _Calibrating:
         """
         name = data or version.tags.get("data", "")
         if not name:
-            forecast = ranges.data_sets(
-                self.engine, self._registry, version.name, version.version
-            )
+            forecast = ranges.data_sets(self.engine, self._registry, version.name, version.version)
             if len(forecast) != 1:
                 raise BadParameter(
                     f"{version.reference} names no data set that it was trained on, and has "
@@ -186,7 +199,7 @@ class _Calibrating:
             for one in self._ranges(version, self.scope(version, data), method, asked, as_of):
                 done.append(one)
         except KronosError as error:
-            self._say(f"{version.reference} is not calibrated: {error.code}: {error.message}")
+            self._say(f"error: {error.code}: {version.reference}: {error.message}")
             name = data or version.tags.get("data", "")
             done.append(Calibrated(version, name, error=error))
         return done
@@ -246,11 +259,12 @@ class _Calibrating:
                 publisher.publish(night, lesson, [*fold.recent])
             self._progress(f"calibrating {name}", (place + 1) / len(wanted))
         if fold.again:
-            self._progress(f"{name} is learned from its first night: {fold.again}", 1.0)
+            self._say(f"note: {name} was learned again from its first night: {fold.again}")
         done.learned_again = fold.again
         done.quarantined = [path.name for path in cache.quarantined]
         done.published = publisher.published
         done.nights = len(wanted)
+        run.tags(_remarks(done))
         course = recorder.course(wanted)
         done.metrics = course.last() if course else {}
         calibration_record.log(run, course, publisher.published, clipped, name)
@@ -261,6 +275,15 @@ class _Calibrating:
         listed = self._archive.symbols(data)
         known = listed[listed[SECTOR].notna()]
         return dict(zip(known["symbol"], known[SECTOR], strict=True))
+
+
+def _remarks(done: Calibrated) -> dict[str, str]:
+    """Tags of a run that could not use the cache."""
+    tags = {
+        "learned_again": done.learned_again,
+        "cache_quarantined": ", ".join(done.quarantined),
+    }
+    return {key: text for key, text in tags.items() if text}
 
 
 def _no_outcome(scope: Scope, has_forecasts: bool) -> str:

@@ -54,7 +54,7 @@ def log(
     if course is None or not course.steps:
         return
     run.metrics({"nights": len(course.nights)})
-    run.daily(course.metrics(), course.nights)
+    run.daily(course.metrics(), course.shown())
     sectors = course.by_sector()
     run.table(course.frame(), "tables/nights")
     run.table(sectors, "tables/sectors")

@@ -16,6 +16,7 @@ from registry.scoring.learning.nights import Night
 from registry.scoring.learning.trail import COVERED, KINDS, Trail
 
 WINDOW = 250  # sessions that a metric of a night is the mean of
+SHOWN = 500  # nights of a range whose metrics are points of a curve
 _BAND = COVERED.index("covered_90")
 _NAMES = ("before", "after")  # of KINDS, for people
 _SUMS = [field.name for field in fields(Trail) if field.name not in ("levels", "sectors")]
@@ -68,6 +69,11 @@ class Course:
                     key = f"{name}_{when}_step_{step}"
                     by_key[key] = self._means(of_step, trail.n[:, step - 1])
         return by_key
+
+    def shown(self) -> tuple[date, ...]:
+        """At most SHOWN nights of the range, evenly apart, with the last one."""
+        apart = -(-len(self.nights) // SHOWN)
+        return self.nights[::-1][::apart][::-1]
 
     def last(self) -> dict[str, float]:
         """The metrics of the last night."""

@@ -101,8 +101,8 @@ class MemoryFile:
         self.path.replace(kept)
         self.quarantined.append(kept)
         self._warn(
-            f"{self.path} is damaged ({error}); it is kept as {kept.name}, and calibrations are "
-            "learned again from the ledger"
+            f"warning: {self.path} is damaged ({error}); it is kept as {kept.name}, and "
+            "calibrations are learned again from the ledger"
         )
 
 

@@ -123,7 +123,7 @@ class Publisher:
                 fall = f"{session}: step {step} is {state}, was {earlier}"
                 self.published.fell.append(fall)
                 reason = self.published.steps[step]["reason"]
-                self._say(f"the verdict on {self._name} fell on {fall}: {reason}")
+                self._say(f"warning: the verdict on {self._name} fell on {fall}: {reason}")
         self._last = verdicts
 
     def _verdicts_before(self, session: date) -> Mapping[str, str]:
@@ -140,7 +140,9 @@ class Publisher:
             f"and is {before:.6g} without, {100 * (after / before - 1):.1f} % worse"
         )
         self.published.refused.append(text)
-        self._say(f"the calibration of {self._name} is refused, the one before it stays: {text}")
+        self._say(
+            f"warning: a calibration of {self._name} is refused; the one before stays: {text}"
+        )
 
     @property
     def _name(self) -> str:

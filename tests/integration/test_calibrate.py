@@ -336,7 +336,7 @@ def test_a_calibration_that_makes_crps_worse_is_refused(
     assert done.published.numbers == []
     [refused] = done.published.refused
     assert refused.startswith(f"{day(20)}: CRPS of the last 60 sessions would be 1.0101 with it")
-    assert "refused" in world.said[-1]
+    assert "is refused" in world.said[-1]
     assert "1.0 % worse" in world.runs()[0].data.tags["refused"]
     current = world.current()
     assert current is not None

@@ -148,9 +148,13 @@ class Learner:
         """Mean CRPS of the last 60 nights, of raw forecasts and with these states; NaN of none."""
         table = states.table(self.levels) if isinstance(states, KeyStates) else states
         before, after = [np.zeros(0)], [np.zeros(0)]
+        known: dict[tuple[str, ...], States] = {}  # nights have the same symbols, mostly
         for night in nights[-EFFECT_SESSIONS:]:
             for matured in night.matured:
-                moved = self._moved(matured, table)
+                symbols = matured.symbols
+                if symbols not in known:
+                    known[symbols] = table.states(symbols, self.sectors, self.horizon)
+                moved = self._moved(matured, known[symbols])
                 before.append(metrics.crps(matured.y, matured.quantiles, self.levels))
                 after.append(metrics.crps(matured.y, moved, self.levels))
         pooled = np.concatenate(before), np.concatenate(after)
@@ -158,9 +162,8 @@ class Learner:
             return float("nan"), float("nan")
         return float(pooled[0].mean()), float(pooled[1].mean())
 
-    def _moved(self, matured: Matured, table: Table) -> Floats:
-        """Quantiles [N, Q] calibrated by a table, as the gateway does it."""
-        states = table.states(matured.symbols, self.sectors, self.horizon)
+    def _moved(self, matured: Matured, states: States) -> Floats:
+        """Quantiles [N, Q] calibrated by the states of all steps, as the gateway does it."""
         step = slice(matured.step - 1, matured.step)
         of_step = States(
             levels=states.levels,
