@@ -32,7 +32,7 @@ class Published:
     steps: dict[str, dict[str, Any]] = field(default_factory=dict)  # evidence of these
     fell: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
-    older: int = 0  # nights older than the newest calibration, which stay unpublished
+    older: int = 0  # nights before the newest calibration that were never published
 
     def summary(self) -> dict[str, Any]:
         return {
@@ -70,14 +70,20 @@ class Publisher:
     def publish(self, night: Night, lesson: Lesson, recent: Sequence[Night]) -> None:
         """Publish a night, which is the last of the `recent` ones.
 
-        A night older than the newest calibration stays unpublished: it would take its place.
+        A night older than the newest calibration, if it was never published, stays so: it would
+        take the place of the newer one.
         """
         judged = self._judged(night.session, lesson.memory.trail)
         verdicts = {step: evidence["state"] for step, evidence in judged.items()}
         self.published.verdicts, self.published.steps = verdicts, judged
         self._compare(night.session, verdicts)
+        content = self._content(night.session, lesson)
         if night.session < self._newest:
-            self.published.older += 1
+            number = calibrations.number_of(self._engine, self._scope, **content)
+            if number is None:
+                self.published.older += 1
+            else:
+                self.published.numbers.append(number)
             return
         effect = self._learner.effect(lesson.states, recent)
         if effect[1] > (1 + BOUND) * effect[0]:
@@ -92,19 +98,18 @@ class Publisher:
             "rejected": lesson.rejected,
             "nights": len(lesson.memory.trail.sessions),
         }
-        self.published.numbers.append(self._write(night.session, lesson, evidence))
+        number = calibrations.publish(self._engine, self._scope, **content, evidence=evidence)
+        self.published.numbers.append(number)
 
-    def _write(self, session: date, lesson: Lesson, evidence: Mapping[str, Any]) -> int:
+    def _content(self, session: date, lesson: Lesson) -> dict[str, Any]:
+        """What a calibration is, beside its evidence."""
         keys, steps, bias, scale, offsets = lesson.states.flat()
-        return calibrations.publish(
-            self._engine,
-            self._scope,
-            method=self._learner.method.name,
-            learned_until=session,
-            levels=self._learner.levels,
-            states=States(keys=keys, steps=steps, bias=bias, scale=scale, offsets=offsets),
-            evidence=evidence,
-        )
+        return {
+            "method": self._learner.method.name,
+            "learned_until": session,
+            "levels": self._learner.levels,
+            "states": States(keys=keys, steps=steps, bias=bias, scale=scale, offsets=offsets),
+        }
 
     def _judged(self, session: date, trail: Trail) -> dict[str, dict[str, Any]]:
         """The evidence of each step's verdict after a night."""

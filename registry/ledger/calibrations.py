@@ -126,6 +126,29 @@ def publish(
     return number
 
 
+def number_of(
+    engine: sa.Engine,
+    scope: Scope,
+    *,
+    method: str,
+    learned_until: date,
+    levels: Sequence[float],
+    states: States,
+) -> int | None:
+    """Number of the calibration of a scope with this content; None: it was never published."""
+    head = {
+        "method": method,
+        "learned_until": learned_until,
+        "levels": json.dumps(checked_levels(levels, states)),
+    }
+    digest = _digest(head, _rows(states))
+    c = calibrations.c
+    query = sa.select(c.number).where(*_of(calibrations, scope), c.digest == digest)
+    with database.read(engine) as connection:
+        number: int | None = connection.scalar(query)
+    return number
+
+
 def roll_back(engine: sa.Engine, scope: Scope) -> int:
     """Exchange the current and the previous calibration; the number of what is current now.
 

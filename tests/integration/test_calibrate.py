@@ -26,7 +26,7 @@ from registry.ledger.filling import Content, Symbol
 from registry.ledger.issue import Blocks, Issue
 from registry.ledger.states import Scope
 from registry.ledger.track_record import TrackRecord
-from registry.promotion import moves
+from registry.promotion import doctor, moves
 from registry.scoring.learning.learner import Learner
 from registry.settings import Settings
 from registry.versions.version import Version
@@ -502,6 +502,28 @@ def test_a_night_of_the_past_does_not_replace_a_newer_calibration(world: World) 
     current = world.current()
     assert current is not None
     assert current.learned_until == day(20)
+
+
+def test_nights_that_were_published_before_are_found_again(world: World) -> None:
+    world.load(12)
+    world.issue(1, 12)
+    first = world.calibrate()
+    again = world.calibrate(since=str(day(3)), until=str(day(8)))
+    assert again.published.numbers == first.published.numbers[1:7]
+    assert again.published.older == 0
+    current = world.current()
+    assert current is not None
+    assert current.number == first.published.numbers[-1]
+
+
+def test_the_doctor_has_nothing_to_say_of_a_calibrated_version(world: World, bench: Any) -> None:
+    moves.promote(bench.store, bench.ledger, world.scope.model, 1, who="tests", why="to serve")
+    world.load(12)
+    world.issue(1, 12)
+    world.calibrate()
+    assert doctor.examine(bench.store, bench.ledger, world.scope.model) == []
+    version = bench.store.version(world.scope.model, 1)
+    assert bench.store.fetch(version).exists()  # verified against its manifest
 
 
 def test_without_forecasts_or_outcomes_there_is_nothing_to_do(world: World) -> None:
