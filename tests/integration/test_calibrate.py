@@ -1,6 +1,10 @@
 """Calibrations are learned night by night and published, on SQLite and PostgreSQL."""
 
+import contextvars
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -11,6 +15,7 @@ import numpy as np
 import numpy.testing as npt
 import pyarrow as pa
 import pytest
+from programs import environment
 from scipy.stats import norm
 
 from jobs.nightly import calibrate as job
@@ -358,8 +363,6 @@ def test_a_verdict_that_falls_is_said(world: World) -> None:
         for symbol in SYMBOLS:
             world.returns[symbol, number] = 0.0
     world.load(142)
-    wide = {f"{symbol}": 0.5 for symbol in SYMBOLS}
-    assert wide
     for number in range(143, 175):
         for symbol in SYMBOLS:
             world.returns[symbol, number] = 0.3
@@ -564,11 +567,9 @@ def test_a_version_that_fails_does_not_stop_the_others(world: World, bench: Any)
     assert fine.note.startswith("everything until")
     with pytest.raises(NotFound):
         calibrate(world.settings, ["nobody/1"])
-    unknown = world.calibrate  # a data set that the ledger lacks
     [missing] = calibrate(world.settings, [world.version.reference], data="other")
     assert missing.error is not None
     assert missing.error.code == "NOT_FOUND"
-    assert unknown
 
 
 def test_no_version_named_means_those_in_production(world: World, bench: Any) -> None:
@@ -580,6 +581,102 @@ def test_no_version_named_means_those_in_production(world: World, bench: Any) ->
     done = calibrate(world.settings, data=world.scope.data, say=world.said.append)
     mine = [one for one in done if one.version.name == world.scope.model]
     assert [one.nights for one in mine] == [4]
+
+
+# --- the verb -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def calibrating(world: World, verb: Any) -> Any:
+    """Run `python -m jobs calibrate WORDS...` on the world: (exit code, JSON, stderr)."""
+
+    def run(*words: str) -> tuple[int, Any, str]:
+        code, out, err = calibrating(world.settings, "jobs", "calibrate", *words)
+        return code, json.loads(out.splitlines()[-1]) if out else None, err
+
+    return run
+
+
+def test_the_verb_says_what_was_done_as_json(world: World, calibrating: Any) -> None:
+    world.load(12)
+    world.issue(1, 12)
+    named = (world.version.reference, "--data", world.scope.data)
+    code, done, err = calibrating(*named, "--to", str(day(11)))
+    assert code == 0
+    [one] = done["calibrated"]
+    assert (one["nights"], one["number"], one["published"]) == (10, 10, 10)
+    assert one["verdicts"] == {"1": "uncalibrated", "2": "uncalibrated"}
+    assert f"learned 10 nights until {day(11)} by tracking, published calibration 10" in err
+    code, done, err = calibrating(*named)
+    assert (code, done["calibrated"][0]["number"]) == (0, 11)
+    code, done, err = calibrating(*named)
+    assert (code, done["calibrated"][0]["published"]) == (0, 0)
+    assert "nothing to do, everything until" in err
+    code, done, err = calibrating(*named, "--rollback")
+    assert (code, done["number"], done["rolled_back"]) == (0, 10, True)
+
+
+def test_the_verb_refuses_words_that_do_not_fit(world: World, calibrating: Any) -> None:
+    named = world.version.reference
+    for words, message in (
+        (("--rollback",), "--rollback takes one version, found 0"),
+        ((named, "--rollback", "--to", "2024-01-05"), "is for learning"),
+        ((named, "--from", "2024-01-05", "--to", "2024-01-04"), "exchange them"),
+        ((named, "--from", "Friday"), "expected a date like 2022-06-30"),
+        ((named, "--method", "garch"), "expected one of tracking, ewma, aci"),
+    ):
+        code, _, err = calibrating(*words)
+        assert (code, message in err) == (2, True), err
+
+
+def test_a_second_start_ends_well(world: World, calibrating: Any) -> None:
+    from jobs.nightly.alone import alone
+
+    with alone(world.settings, "calibrate"):
+        context = contextvars.Context()  # of another process: the lock can be entered again here
+        code, done, err = context.run(calibrating, world.version.reference)
+    assert (code, done) == (0, {"already_running": True})
+    assert "already running: calibrate is running: process" in err
+
+
+def test_a_version_that_fails_makes_the_exit_code_1(world: World, calibrating: Any) -> None:
+    code, done, err = calibrating(world.version.reference, "--data", "nobody")
+    assert code == 1
+    assert done["calibrated"][0]["error"]["code"] == "NOT_FOUND"
+    assert f"error: NOT_FOUND: {world.version.reference}: the ledger has no data set" in err
+
+
+KILLED = """
+import os, signal, sys
+from jobs.nightly import calibration_record
+from jobs.nightly.calibrate import calibrate
+from registry.settings import Settings
+calibration_record.log = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+calibrate(Settings(), [sys.argv[1]], data=sys.argv[2])
+"""
+
+
+def test_a_night_that_was_killed_leaves_one_run_and_one_calibration(world: World) -> None:
+    world.load(12)
+    world.issue(1, 12)
+    world.calibrate(until=str(day(11)))
+    command = [sys.executable, "-c", KILLED, world.version.reference, world.scope.data]
+    killed = subprocess.run(
+        command, env=environment(world.settings), capture_output=True, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert [run.info.status for run in world.runs()] == ["RUNNING", "FINISHED"]
+    before = world.published()
+    assert len(before) == 11
+    done = world.calibrate()
+    assert done.published.numbers == [11]
+    runs = world.runs()
+    assert [run.info.status for run in runs] == ["FINISHED", "FINISHED"]
+    assert runs[0].info.run_id == done.run_id
+    after = world.published()
+    assert len(after) == 11
+    same_states(before[-1], after[-1])
+    same_as_lesson(after[-1], world.learned(12)[-1])
 
 
 def test_a_summary_is_json() -> None:
