@@ -12,6 +12,8 @@ from registry.scoring import metrics
 from registry.scoring.calibration import calibrated
 from registry.scoring.calibration_table import States, Table, check_grid
 from registry.scoring.learning import trail as trails
+from registry.scoring.learning.aci import Aci
+from registry.scoring.learning.ewma import Ewma
 from registry.scoring.learning.keys import Keys
 from registry.scoring.learning.memory import Memory
 from registry.scoring.learning.method import Method, Parts
@@ -229,6 +231,8 @@ def _named(keys: Keys, rows: npt.NDArray[np.bool_]) -> tuple[str, ...]:
 
 
 def _method(name: str, levels: tuple[float, ...]) -> Method:
-    if name == "tracking":
-        return Tracking(levels)
-    raise BadParameter(f"no method {name!r}; there are {', '.join(METHODS)}")
+    methods: dict[str, type[Tracking] | type[Ewma] | type[Aci]]
+    methods = {"tracking": Tracking, "ewma": Ewma, "aci": Aci}
+    if name not in methods:
+        raise BadParameter(f"no method {name!r}; there are {', '.join(METHODS)}")
+    return methods[name](levels)

@@ -2,7 +2,7 @@
 
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +38,11 @@ class Rows:
     def sectors(self) -> Places:
         """Places [N] of the symbols' sectors, -1 without one."""
         return self.keys.sector_of[self.places]
+
+    def part(self, kept: npt.NDArray[np.bool_]) -> "Rows":
+        """The rows that are set in `kept` [N]."""
+        arrays = {field.name: getattr(self, field.name)[kept] for field in fields(self)[2:]}
+        return replace(self, **arrays)
 
     def quantiles(self) -> Floats:
         """Issued quantiles [N, Q] before they were sorted, as distances from the median."""
