@@ -7,7 +7,7 @@ as the ledger holds until its session. A late price changes that count.
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from hashlib import sha256
 
@@ -113,8 +113,8 @@ class Fold:
 
 def recipe_of(learner: Learner) -> str:
     """sha256 of the settings that a memory depends on, beside the ledger."""
-    settings = (MEMORY, learner.method.name, learner.levels, learner.horizon)
-    return sha256(repr((settings, asdict(learner.limits))).encode()).hexdigest()
+    settings = (MEMORY, learner.method, learner.levels, learner.horizon, learner.limits)
+    return sha256(repr(settings).encode()).hexdigest()
 
 
 def without_gaps(

@@ -591,7 +591,7 @@ def calibrating(world: World, verb: Any) -> Any:
     """Run `python -m jobs calibrate WORDS...` on the world: (exit code, JSON, stderr)."""
 
     def run(*words: str) -> tuple[int, Any, str]:
-        code, out, err = calibrating(world.settings, "jobs", "calibrate", *words)
+        code, out, err = verb(world.settings, "jobs", "calibrate", *words)
         return code, json.loads(out.splitlines()[-1]) if out else None, err
 
     return run
