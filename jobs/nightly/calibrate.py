@@ -239,8 +239,8 @@ class _Calibrating:
             with calibration_record.recorded(self._settings, version, scope, nights) as run:
                 done.run_id = run.run_id
                 self._learn(done, source, learner, nights, run)
+            calibration_record.describe(self.store, version, self.engine, scope)
             held.complete(done.run_id)
-        calibration_record.describe(self.store, version, self.engine, scope)
         return done
 
     def _learn(

@@ -20,6 +20,7 @@ from registry.scoring.learning.verdicts import CALIBRATED, STALE, UNCALIBRATED, 
 
 BOUND = 0.01  # share by which a calibration may make the CRPS worse
 _BETTER = (UNCALIBRATED, STALE, CALIBRATED)  # verdicts from the worst to the best
+_WORDS = 1500  # characters of verdicts in a description, with their reasons
 _LISTED = 20_000  # characters of clipped symbols that an evidence holds
 
 
@@ -182,13 +183,18 @@ def _listed(symbols: Sequence[str]) -> list[str]:
 
 def text_of(version: Version, data: str) -> str:
     """A calibration in words, for a version's description."""
+    verdicts = version.evidence.get("verdicts", {})
     steps = version.evidence.get("steps", {})
-    parts = []
-    for step, state in version.evidence.get("verdicts", {}).items():
+    short = [f"step {step} {state}" for step, state in verdicts.items()]
+    whole = []
+    for step, text in zip(verdicts, short, strict=True):
         reason = steps.get(step, {}).get("reason", "")
-        parts.append(f"step {step} {state} ({reason})" if reason else f"step {step} {state}")
+        whole.append(f"{text} ({reason})" if reason else text)
+    parts = "; ".join(whole)
+    if len(parts) > _WORDS:
+        parts = "; ".join(short)
     head = (
         f"Number {version.number} on `{data}`, learned until {version.learned_until} by "
         f"{version.method}"
     )
-    return f"{head}: {'; '.join(parts)}." if parts else f"{head}."
+    return f"{head}: {parts}." if parts else f"{head}."
