@@ -214,12 +214,12 @@ def test_a_night_publishes_what_the_learner_learned(world: World) -> None:
 def test_nights_one_by_one_in_one_go_and_in_a_long_range_are_the_same_bits(
     world: World, bench: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world.load(30)
-    world.issue(1, 30)
-    for number in range(2, 31):
+    world.load(10)
+    world.issue(1, 10)
+    for number in range(2, 11):
         world.calibrate(since=str(day(number)), until=str(day(number)))
     nightly = world.published()
-    assert len(nightly) == 29
+    assert len(nightly) == 9
     (world.settings.state_dir / NAME).unlink()
 
     others = []
@@ -227,11 +227,11 @@ def test_nights_one_by_one_in_one_go_and_in_a_long_range_are_the_same_bits(
         version = bench.store.version(bench.model(1), 1)
         scope = Scope(**{**vars(world.scope), "model": version.name})
         others.append(World(world.settings, version, scope))
-        others[-1].issue(1, 30)
+        others[-1].issue(1, 10)
         if name == "long":
-            monkeypatch.setattr(job, "TOGETHER", 28)
+            monkeypatch.setattr(job, "TOGETHER", 8)
         done = others[-1].calibrate()
-        assert done.nights == 29
+        assert done.nights == 9
     for one, other in zip(nightly, others[0].published(), strict=True):
         same_states(one, other)
     [last] = others[1].published()
