@@ -55,13 +55,14 @@ class Lesson:
 class Learner:
     """A method at the levels [Q] of a model, for steps 1 .. horizon.
 
+    `method` is a name of METHODS, or a method with settings of its own.
     `sectors` need not hold every symbol. A symbol keeps the sector that it had when it first
     matured. Raises BadParameter for an unknown method, and for levels that no calibration has.
     """
 
     def __init__(
         self,
-        method: str,
+        method: str | Method,
         levels: Sequence[float],
         horizon: int,
         sectors: Mapping[str, str],
@@ -72,7 +73,7 @@ class Learner:
         self.sectors = sectors
         self.limits = limits
         check_grid(self.levels)
-        self.method = _method(method, self.levels)
+        self.method = _method(method, self.levels) if isinstance(method, str) else method
 
     def start(self) -> Memory:
         """The memory before the first night: forecasts are issued as they are."""
