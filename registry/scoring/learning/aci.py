@@ -31,6 +31,7 @@ class Aci:
     kappa: float = 200.0  # scores
 
     name = "aci"
+    shared = ()
 
     def start(self, horizon: int, levels: int) -> Parts:  # noqa: ARG002
         return {
@@ -54,6 +55,9 @@ class Aci:
         share = present / np.clip(count, 1, self.window)
         parts["shape"][step] += share[:, None] * (means - parts["shape"][step])
         return 0
+
+    def end(self, parts: Parts) -> None:
+        pass
 
     def states(self, parts: Parts, keys: Keys) -> tuple[Floats, Floats, Floats]:
         curves = np.stack(

@@ -38,6 +38,7 @@ class Ewma:
     outlier: float = 3.0  # widths, times the scale as issued: ten standard deviations
 
     name = "ewma"
+    shared = ()
 
     def start(self, horizon: int, levels: int) -> Parts:  # noqa: ARG002
         names = ("size", "size_weight", "lean", "lean_weight")
@@ -61,6 +62,9 @@ class Ewma:
         step = rows.step - 1
         parts[name][step] = decay * parts[name][step] + means
         parts[f"{name}_weight"][step] = decay * parts[f"{name}_weight"][step] + present
+
+    def end(self, parts: Parts) -> None:
+        pass
 
     def states(self, parts: Parts, keys: Keys) -> tuple[Floats, Floats, Floats]:
         size, n = parts["size"], parts["size_weight"]

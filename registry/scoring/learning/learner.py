@@ -75,12 +75,18 @@ class Learner:
         check_grid(self.levels)
         self.method = _method(method, self.levels) if isinstance(method, str) else method
 
+    @property
+    def settings(self) -> str:
+        """Text that differs where the method, its levels, its rates or the limits differ."""
+        return f"{self.method!r} {self.limits!r}"
+
     def start(self) -> Memory:
         """The memory before the first night: forecasts are issued as they are."""
         levels = len(self.levels)
         identity = KeyStates.identity(self.horizon, levels)
         return Memory(
             method=self.method.name,
+            settings=self.settings,
             levels=self.levels,
             keys=Keys.none(),
             parts=self.method.start(self.horizon, levels),
@@ -101,10 +107,12 @@ class Learner:
         issued = tuple(states.for_keys(keys) for states in memory.issued)
         parts = self._parts(memory, keys)
         rejected, calibrated = self._update(parts, night, issued)
+        self.method.end(parts)
         target = KeyStates(keys, *self.method.states(parts, keys))
         published, limited = _limited(target, issued[-1], self.limits)
         after = Memory(
             method=memory.method,
+            settings=memory.settings,
             levels=self.levels,
             keys=keys,
             parts=parts,
@@ -185,18 +193,19 @@ class Learner:
         start = self.method.start(self.horizon, len(self.levels))
         parts = {}
         for name, part in memory.parts.items():
+            if name in self.method.shared:
+                parts[name] = part.copy()
+                continue
             grown = part[:, rows]
             grown[:, new] = start[name]
             parts[name] = grown
         return parts
 
     def _check(self, memory: Memory, night: Night) -> None:
-        own = (self.method.name, self.levels, self.horizon)
-        if (memory.method, memory.levels, memory.horizon) != own:
+        if (memory.settings, memory.horizon) != (self.settings, self.horizon):
             raise BadParameter(
-                f"the memory is of method {memory.method}, {len(memory.levels)} levels and "
-                f"{memory.horizon} steps, the learner of {own[0]}, {len(own[1])} and {own[2]}; "
-                "learn again from the first night"
+                f"the memory is of {memory.settings} and {memory.horizon} steps, the learner of "
+                f"{self.settings} and {self.horizon}; learn again from the first night"
             )
         until = memory.learned_until
         if until is not None and night.session <= until:

@@ -26,6 +26,7 @@ class Memory:
     """What a method knows after a night. It is never changed; a later night makes another one."""
 
     method: str
+    settings: str  # of the method, and limits; another setting learns from the first night
     levels: tuple[float, ...]  # [Q]
     keys: Keys
     parts: Mapping[str, Floats]  # of the method; [H, K, ...]
@@ -43,6 +44,7 @@ class Memory:
         until = "" if self.learned_until is None else self.learned_until.isoformat()
         arrays: Arrays = {
             "method": np.array(self.method),
+            "settings": np.array(self.settings),
             "levels": np.array(self.levels),
             "learned_until": np.array(until),
             "learned": np.array(self.learned),
@@ -87,6 +89,7 @@ def _memory(arrays: Mapping[str, npt.NDArray[Any]]) -> Memory:
     until = str(arrays["learned_until"])
     return Memory(
         method=str(arrays["method"]),
+        settings=str(arrays["settings"]),
         levels=levels,
         keys=keys,
         parts={

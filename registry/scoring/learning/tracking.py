@@ -31,6 +31,8 @@ from registry.scoring.metrics import pinball
 MEDIAN_RATE = 0.02  # of the outer rate: a moving median costs more CRPS than it corrects
 LOG_SCALES = (-1.5, 2.0)  # a scale of 0.22 to 7.4
 BIASES = (-1.0, 1.0)
+# Log odds that a shadow is used. Beyond them it would take a break too long to turn them.
+EVIDENCE = (-6.0, 6.0)
 
 
 @dataclass(frozen=True)
@@ -44,23 +46,27 @@ class Tracking:
 
     levels: tuple[float, ...]  # [Q]
     offset_rates: tuple[float, float, float] = (0.002, 0.0003, 0.0003)  # of the outer levels
-    scale_rates: tuple[float, float, float] = (0.5, 0.01, 0.01)
+    scale_rates: tuple[float, float, float] = (0.5, 0.01, 0.005)
     bias_rate: float = 0.02
     evidence_weight: float = 5.0  # of a share of CRPS saved
-    evidence_half_life: float = 250.0  # sessions
+    evidence_half_life: float = 500.0  # sessions
     evidence_limit: float = 0.1  # share of CRPS that one session may count
     bias_doubt: float = 2.0  # log odds against a bias at the start: returns hardly have one
 
     name = "tracking"
+    shared = ("bias", "scale_past", "bias_past", "scale_evidence", "bias_evidence")
 
     def start(self, horizon: int, levels: int) -> Parts:
         def zeros() -> Floats:
             return np.zeros((horizon, 1))
 
+        past = np.zeros((horizon, 1, horizon + 1))  # after the last nights, oldest first
         return {
             "offsets": np.zeros((horizon, 1, levels)),
             "log_scale": zeros(),  # of the global key: the shadow's
-            "bias": zeros(),  # of the global key only, as is the evidence
+            "bias": zeros(),
+            "scale_past": past,
+            "bias_past": past.copy(),
             "scale_evidence": zeros(),
             "bias_evidence": zeros(),
         }
@@ -101,17 +107,20 @@ class Tracking:
     # --- shadows: raw forecasts with a scale, and raw forecasts with a bias ----------------------
 
     def _try_scale(self, parts: Parts, rows: Rows) -> None:
-        log_scale = parts["log_scale"][rows.step - 1]
-        scaled = np.exp(log_scale[GLOBAL]) * rows.shape
+        """Try the scale that was known when the forecasts were issued, and learn the next one."""
+        step = rows.step - 1
+        scaled = np.exp(parts["scale_past"][step, GLOBAL, -1 - rows.step]) * rows.shape
         slope = pooled_mean((self._gaps(rows, scaled) * scaled).mean(axis=1))
-        self._weigh(parts["scale_evidence"][rows.step - 1], rows, scaled)
+        self._weigh(parts["scale_evidence"][step], rows, scaled)
+        log_scale = parts["log_scale"][step]
         log_scale[GLOBAL] = np.clip(log_scale[GLOBAL] + self.scale_rates[0] * slope, *LOG_SCALES)
 
     def _try_bias(self, parts: Parts, rows: Rows) -> None:
-        bias = parts["bias"][rows.step - 1]
-        moved = bias[GLOBAL] + rows.shape
+        step = rows.step - 1
+        moved = parts["bias_past"][step, GLOBAL, -1 - rows.step] + rows.shape
         slope = pooled_mean(self._gaps(rows, moved).mean(axis=1))
-        self._weigh(parts["bias_evidence"][rows.step - 1], rows, moved)
+        self._weigh(parts["bias_evidence"][step], rows, moved)
+        bias = parts["bias"][step]
         bias[GLOBAL] = np.clip(bias[GLOBAL] + self.bias_rate * slope, *BIASES)
 
     def _weigh(self, evidence: Floats, rows: Rows, quantiles: Floats) -> None:
@@ -121,4 +130,11 @@ class Tracking:
         saved = (raw - tried) / raw if raw > 0 else 0.0
         kept = 0.5 ** (1 / self.evidence_half_life)
         limited = np.clip(saved, -self.evidence_limit, self.evidence_limit)
-        evidence[GLOBAL] = kept * evidence[GLOBAL] + self.evidence_weight * limited
+        added = kept * evidence[GLOBAL] + self.evidence_weight * limited
+        evidence[GLOBAL] = np.clip(added, *EVIDENCE)
+
+    def end(self, parts: Parts) -> None:
+        """Keep tonight's scale and bias for the forecasts that will be issued with them."""
+        for name, past in (("log_scale", "scale_past"), ("bias", "bias_past")):
+            newest = parts[name][:, :1, None]
+            parts[past] = np.concatenate([parts[past][..., 1:], newest], axis=-1)

@@ -1,0 +1,253 @@
+"""Figures of each method of calibration on real prices, and on planted cases.
+
+    make bench ONLY=calibration
+
+Forecasts of `fhs` and `har`, fitted to 2012 and issued in every session of 2013 to 2022, are
+learned from night by night. Everything is as issued: by what was known before the cutoff. A
+planted case starts from the memory of the true nights, in SIX sessions; its figures are means.
+"""
+
+import json
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from calibration_cases import Fold, biased, broken, fold, nights_of, poisoned, without
+from scipy.special import ndtri
+
+from jobs.data import catalog
+from jobs.data.compile import compile_builtin
+from jobs.training import configs, families
+from registry.forecast import names
+from registry.scoring.learning.learner import METHODS, Learner
+from registry.scoring.learning.nights import Matured, Night
+from registry.scoring.rolling import origins_between, rolling
+from registry.settings import Settings
+
+MODELS = ("fhs", "har")
+FITTED, UNTIL = "2012-12-31", "2022-12-30"
+HORIZON = 5
+SIX = (300, 650, 1000, 1350, 1700, 2050)  # numbers of nights
+AFTER = 200  # nights of a planted case
+WINDOW = 250  # sessions
+GOALS = {
+    "coverage_step_1": (0.895, 0.905),
+    "coverage_lowest": (0.89, 0.91),
+    "coverage_highest": (0.89, 0.91),
+    "symbol_gap": (0.0, 0.03),
+    "worst_window": (0.84, 1.0),
+    "crps_change": (-1.0, 0.0),
+    "break_recovered": (0.0, 100.0),
+}
+COLUMNS = {  # of the table, and their headings
+    "coverage_step_1": "cov 1", "coverage_lowest": "lowest", "coverage_highest": "highest",
+    "symbol_gap": "symbol", "worst_window": "worst", "crps_change": "crps",
+    "crps_change_step_1": "crps 1", "crps_change_step_5": "crps 5",
+    "break_recovered": "break", "break_81_100": "81-100", "bias_81_100": "bias",
+    "bias_below_median": "median", "poison": "poison", "delisted": "delisted",
+}  # fmt: skip
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Settings(var_dir=Path(folder))
+        compile_builtin(settings)
+        panel = catalog.PANEL.load(settings).history
+    sectors = panel.groupby(names.UNIQUE_ID)[names.SECTOR].first().to_dict()
+    report: dict[str, Any] = {"bench": "calibration", "figures": {}, "seconds": {}}
+    print(_heading(), flush=True)
+    for model in MODELS:
+        nights = nights_of(_forecasts(model, panel))
+        for method in METHODS:
+            start = time.perf_counter()
+            figures = _figures(Learner(method, names.LEVELS, HORIZON, sectors), nights)
+            report["seconds"][f"{model}_{method}"] = round(time.perf_counter() - start, 1)
+            if method == METHODS[0]:
+                report["figures"][f"{model}_raw"] = figures["raw"]
+                print(_line(f"{model} raw", figures["raw"]), flush=True)
+            report["figures"][f"{model}_{method}"] = figures["issued"]
+            print(_line(f"{model} {method}", figures["issued"]), flush=True)
+    for method in METHODS:
+        report["seconds"][f"night_of_5000_{method}"] = round(_night_of_5000(method), 4)
+    report["missed"] = _missed(report["figures"])
+    print(json.dumps(report))
+
+
+def _forecasts(model: str, panel: pd.DataFrame) -> pd.DataFrame:
+    """Forecasts of every session after FITTED, with their outcomes."""
+    family = families.find(model)
+    settings = {"fit_until": "2012-12-28", "choose_until": FITTED, "report_until": UNTIL}
+    config = configs.load_config(family, settings)
+    config = replace(config, horizon=HORIZON)
+    silent = SimpleNamespace(report=lambda *_: None)
+    trained = families.fit(family, config, panel, seed=0, run=silent)
+    context = family.spec(config).min_context
+    origins = origins_between(panel, FITTED, UNTIL, HORIZON, context=context)
+    return rolling(trained.forecaster, panel, origins, HORIZON, levels=names.LEVELS)
+
+
+def _figures(learner: Learner, nights: Sequence[Night]) -> Mapping[str, Mapping[str, float]]:
+    """Figures of the raw forecasts and of those issued, with the planted cases."""
+    true = fold(learner, nights, keep=SIX)
+    issued = _scores(true.rows, "")
+    issued |= _of_break(learner, nights, true) | _of_bias(learner, nights, true)
+    issued |= _of_poison(learner, nights, true) | _of_delisting(learner, nights, true)
+    issued |= {"clipped": true.clipped, "rejected": true.rejected}
+    return {"raw": _scores(true.rows, "raw_"), "issued": issued}
+
+
+def _scores(rows: pd.DataFrame, kind: str) -> dict[str, float]:
+    covered, crps = f"{kind}covered", f"{kind}crps"
+    by_step = rows.groupby("step")[covered].mean()
+    by_symbol = rows.groupby(["step", "symbol"])[covered].mean()
+    first = rows[rows["step"] == 1].groupby("session")[covered].mean()
+    steps = rows.groupby("step")
+    change = steps[crps].mean() / steps["raw_crps"].mean() - 1
+    scores = {
+        "coverage_step_1": by_step[1],
+        "coverage_lowest": by_step.min(),
+        "coverage_highest": by_step.max(),
+        "symbol_gap": (by_symbol - 0.9).abs().max(),
+        "worst_window": first.rolling(WINDOW).mean().min(),
+        "crps_change": rows[crps].mean() / rows["raw_crps"].mean() - 1,
+        "crps_change_step_1": change[1],
+        "crps_change_step_5": change[HORIZON],
+    }
+    return {name: round(float(value), 5) for name, value in scores.items()}
+
+
+# --- planted cases ----------------------------------------------------------------------------
+
+
+def _of_break(learner: Learner, nights: Sequence[Night], true: Fold) -> dict[str, float]:
+    """Sessions until the coverage of 20 sessions is at least 0.88 again, and that of 81-100."""
+    paths = []
+    for start in SIX:
+        planted = broken(nights[start : start + AFTER], nights[start - 1])
+        paths.append(_path(fold(learner, planted, true.memories[start]), "covered"))
+    covered = np.mean(paths, axis=0)
+    trailing = np.convolve(covered, np.ones(20) / 20, "valid")
+    recovered = np.flatnonzero(trailing >= 0.88)
+    return {
+        "break_recovered": float(recovered[0] + 20) if recovered.size else float("inf"),
+        "break_81_100": round(float(covered[80:100].mean()), 4),
+        "break_101_200": round(float(covered[100:].mean()), 4),
+    }
+
+
+def _of_bias(learner: Learner, nights: Sequence[Night], true: Fold) -> dict[str, float]:
+    """Coverage, and share of outcomes below the median, 81 to 100 sessions after a bias."""
+    covered, below = [], []
+    for start in SIX:
+        planted = biased(nights[start : start + AFTER])
+        of_start = fold(learner, planted, true.memories[start])
+        covered.append(_path(of_start, "covered")[80:100])
+        below.append(_path(of_start, "below_median")[80:100])
+    return {
+        "bias_81_100": round(float(np.mean(covered)), 4),
+        "bias_below_median": round(float(np.mean(below)), 4),
+    }
+
+
+def _of_poison(learner: Learner, nights: Sequence[Night], true: Fold) -> dict[str, float]:
+    """Largest change of the coverage of the next 60 sessions that one poisoned night makes."""
+    changes = []
+    for start in SIX:
+        after = nights[start : start + 61]
+        coverages = []
+        for of_case in (after, poisoned(after)):
+            path = _path(fold(learner, of_case, true.memories[start]), "covered")
+            coverages.append(path[1:].mean())
+        changes.append(abs(coverages[1] - coverages[0]))
+    return {"poison": round(float(max(changes)), 4)}
+
+
+def _of_delisting(learner: Learner, nights: Sequence[Night], true: Fold) -> dict[str, float]:
+    """Largest change of the other symbols' coverage in 200 sessions after one is delisted."""
+    changes = []
+    symbol = nights[0].matured[0].symbols[0]
+    for start in SIX:
+        after = nights[start : start + AFTER]
+        coverages = []
+        for of_case in (after, without(after, symbol)):
+            rows = fold(learner, of_case, true.memories[start]).rows
+            coverages.append(rows.loc[rows["symbol"] != symbol, "covered"].mean())
+        changes.append(abs(coverages[1] - coverages[0]))
+    return {"delisted": round(float(max(changes)), 4)}
+
+
+def _path(of: Fold, column: str) -> np.ndarray:
+    """Mean over the symbols at step 1, by session."""
+    first = of.rows[of.rows["step"] == 1]
+    return first.groupby("session")[column].mean().to_numpy()
+
+
+# --- speed ------------------------------------------------------------------------------------
+
+
+def _night_of_5000(method: str) -> float:
+    """Shortest seconds of one night with 5,000 symbols, 5 steps and 11 levels."""
+    rng = np.random.default_rng(0)
+    symbols = tuple(f"S{number:04d}" for number in range(5000))
+    sectors = {symbol: f"sector {number % 11}" for number, symbol in enumerate(symbols)}
+    shape = 0.01 * ndtri(np.array(names.LEVELS))
+    learner = Learner(method, names.LEVELS, HORIZON, sectors)
+    memory, seconds = learner.start(), []
+    for day in range(1, 9):
+        matured = []
+        for step in range(1, HORIZON + 1):
+            quantiles = rng.uniform(0.8, 1.2, (5000, 1)) * shape
+            matured.append(Matured(step, symbols, rng.normal(0, 0.01, 5000), quantiles))
+        night = Night(date(2020, 1, day), tuple(matured))
+        start = time.perf_counter()
+        memory = learner.learn(memory, night).memory
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+# --- the table --------------------------------------------------------------------------------
+
+
+def _heading() -> str:
+    return f"{'':14}" + "".join(f"{heading:>10}" for heading in COLUMNS.values())
+
+
+def _line(label: str, figures: Mapping[str, float]) -> str:
+    """One line; a figure that misses its goal has a star."""
+    cells = []
+    for name in COLUMNS:
+        if name not in figures:
+            cells.append(f"{'':>10}")
+            continue
+        value = figures[name]
+        text = f"{100 * value:+.2f} %" if name.startswith("crps") else f"{value:.4g}"
+        cells.append(f"{text + ('' if _meets(name, value) else '*'):>10}")
+    return f"{label:14}" + "".join(cells)
+
+
+def _meets(name: str, value: float) -> bool:
+    low, high = GOALS.get(name, (-np.inf, np.inf))
+    return bool(low <= value <= high)
+
+
+def _missed(figures: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Goals that the default method misses."""
+    missed = []
+    for label, of_label in figures.items():
+        if not label.endswith(METHODS[0]):
+            continue
+        for name, value in of_label.items():
+            if not _meets(name, value):
+                missed.append(f"{label} {name} {value:g}")
+    return missed
+
+
+if __name__ == "__main__":
+    main()
