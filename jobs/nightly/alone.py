@@ -20,7 +20,6 @@ from registry.errors import Conflict
 from registry.ledger import database
 from registry.settings import Settings
 
-CODE = "ALREADY_RUNNING"
 _LOCK = "nightly.lock"
 _HOLDER = "nightly.running.json"  # who holds the lock, for people
 _KEY = 5_203_117_416  # PostgreSQL advisory lock of nightly jobs
@@ -43,7 +42,7 @@ def alone(settings: Settings, job: str) -> Iterator[None]:
         try:
             stack.enter_context(files.locked(lock, busy="locked"))
         except Conflict as error:
-            raise Conflict(_running(holder), code=CODE) from error
+            raise Conflict(_running(holder), code="ALREADY_RUNNING") from error
         stack.callback(holder.unlink, missing_ok=True)
         _say(holder, job)
         stack.enter_context(_of_ledger(settings))
@@ -61,7 +60,9 @@ def _of_ledger(settings: Settings) -> Iterator[None]:
             return
         with database.read(engine) as connection:
             if not connection.scalar(sa.select(sa.func.pg_try_advisory_lock(_KEY))):
-                raise Conflict("a nightly job of this ledger runs on another host", code=CODE)
+                raise Conflict(
+                    "a nightly job of this ledger runs on another host", code="ALREADY_RUNNING"
+                )
             connection.commit()  # a session's lock; no transaction stays open
             yield
     finally:

@@ -63,6 +63,16 @@ class Fold:
             if night.session >= since:
                 yield night, lesson
 
+    def onward(self, until: date) -> Iterator[tuple[Night, Lesson]]:
+        """Each session after the last one that was learned, up to `until`, with its lesson."""
+        learned_until = self.memory.learned_until
+        start = None if learned_until is None else learned_until + _DAY
+        for night in self._nights(start, until):
+            self.recent.append(night)
+            lesson = self._learner.learn(self.memory, night)
+            self.memory = lesson.memory
+            yield night, lesson
+
     def keep(self) -> None:
         """Write the memory into the cache. Raises KronosError on a full disk."""
         self._cache.write(self._source.scope, recipe_of(self._learner), self.memory.to_arrays())
@@ -113,7 +123,7 @@ class Fold:
 
 def recipe_of(learner: Learner) -> str:
     """sha256 of the settings that a memory depends on, beside the ledger."""
-    settings = (MEMORY, learner.method, learner.levels, learner.horizon, learner.limits)
+    settings = (MEMORY, learner.settings, learner.levels, learner.horizon)
     return sha256(repr(settings).encode()).hexdigest()
 
 
