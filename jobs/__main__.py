@@ -423,7 +423,13 @@ def evaluate_versions(
 
 @app.command("forecast", epilog=terminal.EXIT_CODES)
 def forecast_latest(
-    model: Annotated[str, typer.Argument(help="As in nbeats (Production), har/3, nbeats@staging.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="As in nbeats (Production), har/3, nbeats@staging. With --issue, none is all in "
+            "Production."
+        ),
+    ] = "",
     data: Annotated[
         str, typer.Option(help="Name of a data set; default: that of the version.")
     ] = "",
@@ -444,7 +450,20 @@ def forecast_latest(
     ] = "table",
     to: Annotated[
         str,
-        typer.Option(help="File to write; default: stdout; parquet and png: var/forecasts."),
+        typer.Option(
+            help="File to write; default: stdout; parquet and png: var/forecasts. With --issue, the "
+            "last session to forecast from; default: the last one that is known."
+        ),
+    ] = "",
+    issue: Annotated[
+        bool,
+        typer.Option(
+            "--issue", help="Record in the ledger what is forecast, and show nothing of it."
+        ),
+    ] = False,
+    since: Annotated[
+        str,
+        typer.Option("--from", help="With --issue, the first session to forecast from."),
     ] = "",
     as_of: Annotated[
         str,
@@ -460,8 +479,24 @@ def forecast_latest(
     Bad series are listed on stderr and in the JSON, the others are answered. Returns since the
     cutoff, and closes, come from paths; quantiles of single sessions are never added.
 
+    With --issue, all symbols are forecast from what the ledger knew when the session closed; one
+    that lacks the session is left out. A session that has a forecast is left alone.
+
     Example: python -m jobs forecast nbeats --symbols AAPL,KO --output png --to fan.png
+
+    Example: python -m jobs forecast har --issue --from 2022-01-03 --to 2022-12-28
     """
+    if issue:
+        of_showing = {
+            "--symbols": symbols, "--levels": levels, "--seed": seed,
+            "--output": "" if output == "table" else output,
+        }  # fmt: skip
+        _check_unused(of_showing, "a forecast that is shown; leave it out, or --issue")
+        _end(_issued(model, data, as_of, since, to, horizon))
+        return
+    _check_unused({"--from": since}, "forecasts that are issued; add --issue")
+    if not model:
+        raise BadParameter("no MODEL is named, as in har; only --issue takes all in Production")
     from jobs.forecasting import verb
 
     verb.run(
@@ -530,6 +565,18 @@ def calibrate_versions(
         calibrate_verb.roll_back(references, data)
         return
     calibrate_verb.run(references, data=data, method=method, since=since, until=until, as_of=as_of)
+
+
+def _issued(model: str, data: str, as_of: str, since: str, until: str, horizon: int | None) -> int:
+    from jobs.nightly import issue_verb
+
+    return issue_verb.run(model, data=data, as_of=as_of, since=since, until=until, horizon=horizon)
+
+
+def _end(code: int) -> None:
+    """End with this exit code unless it is 0."""
+    if code:
+        raise typer.Exit(code)
 
 
 @app.command("quickstart", epilog=terminal.EXIT_CODES)

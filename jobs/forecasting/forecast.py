@@ -26,6 +26,7 @@ from registry.versions.version import Version
 
 # Levels of the 50, 80 and 90 % bands and of the median, for tables and charts.
 BANDS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
+HORIZON = 5  # sessions ahead, by default
 
 
 @dataclass(frozen=True)
@@ -97,11 +98,10 @@ def forecast(
     progress(f"verifying {reference}", 0.0)
     with store.load(reference) as model:
         spec = model.spec
-        dataset = _dataset(Catalog(settings), model, data)
+        dataset = dataset_of(settings, model, data)
         check_suits(settings, store, model, dataset)
         default = of_bands(spec) if bands else spec.levels
-        steps = min(5, spec.max_horizon) if horizon is None else horizon
-        parameters = {"horizon": steps, "seed": seed}
+        parameters = {"horizon": steps_of(spec, horizon), "seed": seed}
         request = spec.request({**parameters, "levels": levels or default})
         progress(f"reading {dataset.name}", 0.0)
         latest = _latest(settings, dataset, spec, as_of)
@@ -134,11 +134,18 @@ def forecast(
     )
 
 
-def _dataset(datasets: Catalog, model: LoadedVersion, data: str) -> Dataset:
+def dataset_of(settings: Settings, model: LoadedVersion, data: str) -> Dataset:
+    """The data set of this name; by default that of the version. Raises NotFound."""
+    datasets = Catalog(settings)
     name = data or model.version.tags.get("data", "")
     if name:
         return datasets.find(name)
     return datasets.first_with(model.spec.columns, model.spec.name)
+
+
+def steps_of(spec: ModelSpec, horizon: int | None) -> int:
+    """The horizon asked for; by default HORIZON, or the most that the model can."""
+    return min(HORIZON, spec.max_horizon) if horizon is None else horizon
 
 
 def _latest(settings: Settings, dataset: Dataset, spec: ModelSpec, as_of: str) -> Recent:
@@ -159,10 +166,15 @@ def _history(
         empty = History((), np.zeros(1, dtype=np.int64), np.array([], "datetime64[D]"), {})
         return replace(empty, refused=tuple(late)), frame
     frame = suitability.up_to_common(spec, frame).reset_index(drop=True)
-    history = screened(read_history(frame, spec).recent(spec.max_context), spec)
-    notes = {name: text for name, text in history.notes.items() if name != "refused"}
-    refused = [*late, *map(_named, history.refused)]
-    return replace(history, refused=tuple(refused), notes=notes), frame
+    return checked(read_history(frame, spec), spec, late), frame
+
+
+def checked(history: History, spec: ModelSpec, late: Sequence[Refused]) -> History:
+    """What the model looks at, of the series that pass; `refused` has `late` and the others."""
+    passing = screened(history.recent(spec.max_context), spec)
+    notes = {name: text for name, text in passing.notes.items() if name != "refused"}
+    refused = (*late, *map(_named, passing.refused))
+    return replace(passing, refused=refused, notes=notes)
 
 
 def _named(series: Refused) -> Refused:

@@ -34,7 +34,7 @@ def recent(settings: Settings, dataset: Dataset, spec: ModelSpec) -> Recent:
     Of a user's data set only those are read; a built-in one is read whole. Raises NotFound and
     Corrupt.
     """
-    columns = _columns(dataset, spec)
+    columns = columns_of(dataset, spec)
     if isinstance(dataset, Own):
         return _of_own(settings, dataset, spec, columns)
     data = dataset.load(settings)
@@ -62,8 +62,8 @@ def known(settings: Settings, dataset: Dataset, spec: ModelSpec, as_of: str) -> 
     Raises NotFound, BadParameter, Conflict, and BadHistory if nothing was known then or the model
     needs a column that the ledger does not keep.
     """
-    columns = _columns(dataset, spec)
-    _check_kept(columns, spec)
+    columns = columns_of(dataset, spec)
+    check_kept(columns, spec)
     values = [name for name in columns if name not in (names.UNIQUE_ID, names.DS)]
     with Archive(settings) as archive, archive.known(dataset.name, as_of) as then:
         last = then.last_session
@@ -74,19 +74,19 @@ def known(settings: Settings, dataset: Dataset, spec: ModelSpec, as_of: str) -> 
         return Recent(frame[columns], last, then.symbols, then.load.digest)
 
 
-def _check_kept(columns: Sequence[str], spec: ModelSpec) -> None:
+def check_kept(columns: Sequence[str], spec: ModelSpec) -> None:
     """Raise BadHistory (MISSING_COLUMN) for a column that the ledger does not keep."""
     kept = (names.UNIQUE_ID, names.DS, *COLUMNS)
     lacking = [name for name in columns if name not in kept]
     if lacking:
         raise BadHistory(
             f"{spec.name} needs {', '.join(lacking)}, which the ledger does not keep; forecast "
-            "without --as-of",
+            "what the files have, without --as-of",
             code="MISSING_COLUMN",
         )
 
 
-def _columns(dataset: Dataset, spec: ModelSpec) -> list[str]:
+def columns_of(dataset: Dataset, spec: ModelSpec) -> list[str]:
     """Columns of the data set that the model uses, and the close."""
     optional = [name for name in (*spec.optional, CLOSE) if name in dataset.columns]
     return list(dict.fromkeys([*spec.columns, *optional]))

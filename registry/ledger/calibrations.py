@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from registry.errors import Conflict, Corrupt
+from registry.errors import Conflict, Corrupt, NotFound
 from registry.ledger import checks, database, observations, revisions
 from registry.ledger.claims import now
 from registry.ledger.instants import Day, Instant
@@ -175,15 +175,25 @@ def current(engine: sa.Engine, scope: Scope, as_of: datetime | None = None) -> C
     """
     instant = now() if as_of is None else as_of
     checks.check_instant("as_of", instant)
-    c, of_states = calibrations.c, calibration_states.c
     with database.read(engine) as connection:
         number = _in_use(connection, scope, instant).get(CURRENT)
-        if number is None:
-            return None
-        query = sa.select(calibrations).where(*_of(calibrations, scope), c.number == number)
-        head = connection.execute(query).one()
-        states = sa.select(calibration_states).where(of_states.calibration_id == head.id)
-        rows = _sorted(map(dict, connection.execute(states).mappings()))
+        return None if number is None else _read(connection, scope, number)
+
+
+def numbered(engine: sa.Engine, scope: Scope, number: int) -> Calibration:
+    """A calibration of a scope. Raises NotFound, and Corrupt as `current`."""
+    with database.read(engine) as connection:
+        return _read(connection, scope, number)
+
+
+def _read(connection: sa.Connection, scope: Scope, number: int) -> Calibration:
+    c, of_states = calibrations.c, calibration_states.c
+    query = sa.select(calibrations).where(*_of(calibrations, scope), c.number == number)
+    head = connection.execute(query).first()
+    if head is None:
+        raise NotFound(f"{scope.model} {scope.version} on {scope.data} has no calibration {number}")
+    states = sa.select(calibration_states).where(of_states.calibration_id == head.id)
+    rows = _sorted(map(dict, connection.execute(states).mappings()))
     if _digest(dict(head._mapping), rows) != head.digest:
         raise Corrupt(
             f"calibration {number} of {scope.model} {scope.version} on {scope.data} is not the one "

@@ -110,6 +110,14 @@ def count(
     return total
 
 
+def issued_cutoffs(engine: sa.Engine, scope: Scope) -> set[date]:
+    """Cutoffs of a scope that have a forecast that counts."""
+    c = forecasts.c
+    query = sa.select(c.cutoff).where(*_of(scope), c.source.in_(SOURCES))
+    with database.read(engine) as connection:
+        return set(connection.scalars(query))
+
+
 Due = dict[date, list[tuple[int, Any]]]  # steps with their rows of `forecasts`, by session
 
 
@@ -123,14 +131,17 @@ def _instant(as_of: datetime | None) -> datetime:
 def _chosen(connection: sa.Connection, scope: Scope, instant: datetime) -> list[Any]:
     """Rows of `forecasts` that count, by cutoff."""
     c = forecasts.c
-    of_scope = [c[name] == value for name, value in vars(scope).items()]
-    query = observations.as_of(forecasts, instant).where(*of_scope, c.source.in_(SOURCES))
+    query = observations.as_of(forecasts, instant).where(*_of(scope), c.source.in_(SOURCES))
     chosen: dict[date, Any] = {}
     for head in connection.execute(query.order_by(c.cutoff, c.id)):
         first = chosen.setdefault(head.cutoff, head)
         if SOURCES.index(head.source) < SOURCES.index(first.source):
             chosen[head.cutoff] = head
     return list(chosen.values())
+
+
+def _of(scope: Scope) -> "list[sa.ColumnElement[bool]]":
+    return [forecasts.c[name] == value for name, value in vars(scope).items()]
 
 
 def _due(heads: Sequence[Any], since: date | None, until: date | None) -> Due:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -134,13 +135,28 @@ def stale(
     """The symbols whose last session is more than LATE sessions before `last`, that of the set."""
     sessions = frame.groupby(names.UNIQUE_ID, observed=True)[names.DS].max()
     first = frame[names.DS].min() if len(frame) else since(spec, last)
-    end = _number(spec, last)
+    return ended(spec, sessions.to_dict(), symbols, first, last)
+
+
+def ended(
+    spec: ModelSpec,
+    sessions: Mapping[Any, pd.Timestamp],
+    symbols: Sequence[str],
+    first: pd.Timestamp,
+    last: pd.Timestamp,
+    late: int = LATE,
+) -> list[Refused]:
+    """The symbols whose last session is more than `late` sessions before that of the data set.
+
+    `sessions` has the last one of each symbol that has any since `first`.
+    """
     refused = []
+    end = _number(spec, last)
     for place, symbol in enumerate(symbols, start=1):
         session = sessions.get(symbol)
         if session is None:
             phrase = f"ended before {first:%Y-%m-%d}"
-        elif end - _number(spec, session) > LATE:
+        elif session < last and end - _number(spec, session) > late:
             phrase = f"has its last session on {session:%Y-%m-%d}"
         else:
             continue
