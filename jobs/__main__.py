@@ -451,8 +451,8 @@ def forecast_latest(
     to: Annotated[
         str,
         typer.Option(
-            help="File to write; default: stdout; parquet and png: var/forecasts. With --issue, the "
-            "last session to forecast from; default: the last one that is known."
+            help="File to write; default: stdout; parquet and png: var/forecasts. With --issue, "
+            "the last session to forecast from; default: the last one that is known."
         ),
     ] = "",
     issue: Annotated[

@@ -47,9 +47,12 @@ def _show(issued: Sequence[Issued], named: bool) -> int:
     for one in issued:
         for line in remarks(one):
             stderr.print(printable(line), markup=False)
+        if one.error is not None and named:
+            raise one.error
+        if one.error is not None:
+            line = f"failed: {one.reference}: {one.error.code}: {one.error.message}"
+            stderr.print(printable(line), markup=False)
     errors = [one.error for one in issued if one.error is not None]
-    if named and errors:
-        raise errors[0]
     print(json.dumps({"issued": [one.summary() for one in issued]}))
     return 1 if errors else 0
 
@@ -62,8 +65,6 @@ def remarks(done: Issued) -> list[str]:
         cutoffs = listed([str(cutoff) for cutoff in done.already])
         lines.append(f"{of_version}: issued before: {cutoffs}")
     lines += [f"note: {of_version}: {text}" for text in done.notes.values()]
-    if done.error is not None:
-        lines.append(f"failed: {of_version}: {done.error.code}: {done.error.message}")
     return lines
 
 

@@ -51,6 +51,34 @@ def read(
 
     Raises Corrupt for a forecast without numbers.
     """
+    rows = read_flat(connection, heads, calibrated=calibrated)
+    numbers = {}
+    for number, start, end in _runs(rows.forecasts):
+        part = slice(start, end)
+        of_calibrated = None if rows.calibrated is None else rows.calibrated[part]
+        numbers[number] = Numbers(rows.symbol_ids[part], rows.raw[part], of_calibrated)
+    _check_all(heads, numbers)
+    return numbers
+
+
+@dataclass(frozen=True, eq=False)
+class Flat:
+    """M blocks of several forecasts, by forecast and symbol."""
+
+    forecasts: Places  # [M] `forecasts.id`
+    symbol_ids: Places  # [M]
+    raw: Floats  # [M, H, 1 + Q]
+    calibrated: Floats | None  # the same
+
+
+def read_flat(
+    connection: sa.Connection,
+    heads: Sequence[Any],
+    *,
+    calibrated: bool,
+    symbol_ids: Sequence[int] = (),
+) -> Flat:
+    """Blocks of forecasts of one form; of some symbols, if any are named."""
     c = forecast_blocks.c
     first = heads[0]
     columns: list[sa.ColumnElement[Any]] = [*_key(), c.raw]
@@ -58,19 +86,16 @@ def read(
     if calibrated:
         columns.append(c.calibrated)
     query = sa.select(*columns).where(c.forecast.in_([head.id for head in heads]))
+    if symbol_ids:
+        query = query.where(c.symbol_id.in_(symbol_ids))
     rows = bulk.select_filled(connection, query.order_by(c.forecast, c.symbol_id))
     shape = (first.horizon, 1 + len(json.loads(first.levels)))
-    raw = bulk.unpacked_blocks(rows.column("raw"), shape)
-    after = bulk.unpacked_blocks(rows.column("calibrated"), shape) if calibrated else None
-    forecast = rows.column("forecast").to_numpy()
-    symbol_ids = rows.column("symbol_id").to_numpy()
-    numbers = {}
-    for number, start, end in _runs(forecast):
-        part = slice(start, end)
-        of_calibrated = None if after is None else after[part]
-        numbers[number] = Numbers(symbol_ids[part], raw[part], of_calibrated)
-    _check_all(heads, numbers)
-    return numbers
+    return Flat(
+        rows.column("forecast").to_numpy(),
+        rows.column("symbol_id").to_numpy(),
+        bulk.unpacked_blocks(rows.column("raw"), shape),
+        bulk.unpacked_blocks(rows.column("calibrated"), shape) if calibrated else None,
+    )
 
 
 def keys(connection: sa.Connection, heads: Sequence[Any]) -> dict[int, Places]:

@@ -3,6 +3,7 @@
 The same rows again change nothing.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -64,16 +65,17 @@ def observe(
     timing: Timing,
     *,
     whole: bool = True,
+    keys: Callable[[pa.Table], Places] = packed,
 ) -> Counts:
     """Make the current rows of a scope those of `rows`; what was done.
 
     `scope` is a condition on `table` that says which keys `rows` is all of: those of some symbols,
     or of one universe. If it is not `whole`, keys that `rows` lacks stay as they are. `rows` [N]
     has the key and value columns, in the order of the key; `closes` [N] is when each session closed
-    (timestamp[us, UTC]).
+    (timestamp[us, UTC]). `keys` makes one number of each row's key, in the order of keys.
     """
     stored = _stored(connection, table, scope)
-    numbers, kept = packed(rows), packed(stored)
+    numbers, kept = keys(rows), keys(stored)
     current = np.flatnonzero(stored.column("known_until").is_null().to_numpy())
     found, places = _find(kept[current], numbers)
     differs = _differ(rows.take(found), stored.take(current[places]))
