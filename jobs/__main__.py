@@ -567,6 +567,28 @@ def calibrate_versions(
     calibrate_verb.run(references, data=data, method=method, since=since, until=until, as_of=as_of)
 
 
+@app.command("mature", epilog=terminal.EXIT_CODES)
+def mature_forecasts(
+    data: Annotated[
+        str, typer.Option(help="Name of a data set; default: all that have forecasts.")
+    ] = "",
+    as_of: Annotated[
+        str,
+        typer.Option(help="Use only what was known at the close of this date, or at a time."),
+    ] = "",
+) -> None:
+    """Score issued forecasts whose sessions have passed, and those of returns that were restated.
+
+    Forecasts of all sources are scored by the return as it was first known. A restated return gets
+    new scores, and is listed; the first ones stay in the ledger's past. A second run does nothing.
+
+    Example: python -m jobs mature
+    """
+    from jobs.nightly import mature_verb
+
+    _end(mature_verb.run(data=data, as_of=as_of))
+
+
 def _issued(model: str, data: str, as_of: str, since: str, until: str, horizon: int | None) -> int:
     from jobs.nightly import issue_verb
 

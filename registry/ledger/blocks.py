@@ -14,6 +14,7 @@ from registry.ledger import bulk
 from registry.ledger.forecasts import forecast_blocks
 
 TOGETHER = 100_000  # blocks that are read at a time, about
+_FORECASTS = 10_000  # of them at most, as a statement can name
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +31,8 @@ def together(heads: Sequence[Any]) -> Iterator[list[Any]]:
     part: list[Any] = []
     blocks = 0
     for head in heads:
-        if part and (blocks + head.series > TOGETHER or form(head) != form(part[0])):
+        full = blocks + head.series > TOGETHER or len(part) == _FORECASTS
+        if part and (full or form(head) != form(part[0])):
             yield part
             part, blocks = [], 0
         part.append(head)
@@ -128,6 +130,6 @@ def _check_all(heads: Sequence[Any], read_numbers: Mapping[int, object]) -> None
 def _runs(numbers: Places) -> Iterator[tuple[int, int, int]]:
     """Each number of an ascending list, with the place of its first and after its last."""
     starts = np.flatnonzero(np.diff(numbers, prepend=-1))
-    ends = np.append(starts[1:], len(numbers))
+    ends = np.append(starts, len(numbers))[1:]
     for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
         yield int(numbers[start]), start, end

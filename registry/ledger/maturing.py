@@ -147,14 +147,14 @@ def _of(scope: Scope) -> "list[sa.ColumnElement[bool]]":
 def _due(heads: Sequence[Any], since: date | None, until: date | None) -> Due:
     """What matures in each session, in order; steps ascend."""
     due: Due = {}
-    for head, sessions in zip(heads, _sessions(heads), strict=True):
+    for head, sessions in zip(heads, sessions_of(heads), strict=True):
         for step, session in enumerate(sessions, start=1):
             if (since is None or session >= since) and (until is None or session <= until):
                 due.setdefault(session, []).append((step, head))
     return {session: due[session][::-1] for session in sorted(due)}
 
 
-def _sessions(heads: Sequence[Any]) -> list[list[date]]:
+def sessions_of(heads: Sequence[Any]) -> list[list[date]]:
     """Sessions that each forecast is of; forecasts of a data set have one calendar."""
     if not heads:
         return []
