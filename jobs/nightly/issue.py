@@ -20,7 +20,14 @@ from jobs.nightly.applied import Calibrations
 from jobs.nightly.issued import Issued
 from jobs.nightly.origins import Asked, Origins, next_close
 from jobs.running.progress import Progress, silent
-from registry.errors import BadHistory, BadParameter, KronosError, NotFound
+from registry.errors import (
+    BadForecast,
+    BadHistory,
+    BadInput,
+    BadParameter,
+    KronosError,
+    NotFound,
+)
 from registry.forecast import names
 from registry.forecast.history import History
 from registry.forecast.spec import Request
@@ -188,11 +195,12 @@ class _Issuing:
         label = f"issuing {self.done.reference} on {self.done.data}"
         for place, (cutoff, history) in enumerate(self.origins.histories(missing)):
             self.progress(label, place / len(missing))
-            if isinstance(history, BadHistory):
-                self.done.nights[cutoff] = history
+            try:
+                self._forecast(cutoff, history, calibrations)
+            except (BadInput, BadForecast) as error:
+                self.done.nights[cutoff] = error
                 self.done.refused = ()
                 continue
-            self._forecast(cutoff, history, calibrations)
             if self._is_due:
                 self._record()
         self._record()
@@ -200,7 +208,12 @@ class _Issuing:
         if len(self.done.nights) == len(cutoffs):
             raise self.done.nights[cutoffs[-1]]
 
-    def _forecast(self, cutoff: date, history: History, calibrations: Calibrations) -> None:
+    def _forecast(
+        self, cutoff: date, history: History | BadHistory, calibrations: Calibrations
+    ) -> None:
+        """Forecast from a history, or raise the error that is in its place."""
+        if isinstance(history, BadHistory):
+            raise history
         raw = passes.predict(self.model, history, self.request)
         number = calibrations.number(cutoff)
         calibrated = None if number is None else calibrations.applied(raw, number)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
-from registry.errors import BadHistory, KronosError
+from registry.errors import KronosError
 from registry.forecast.history import Refused
 
 LISTED = 20  # refused series, and nights, that are listed
@@ -25,7 +25,7 @@ class Issued:
     sources: Counter[str] = field(default_factory=Counter)
     calibrations: Counter[int] = field(default_factory=Counter)  # cutoffs by version applied
     refused: Sequence[Refused] = ()  # series of the last cutoff
-    nights: dict[date, BadHistory] = field(default_factory=dict)  # without a forecast
+    nights: dict[date, KronosError] = field(default_factory=dict)  # without a forecast
     notes: dict[str, str] = field(default_factory=dict)
     error: KronosError | None = None  # what ended the work
 

@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from datetime import date, timedelta
 from pathlib import Path
@@ -23,9 +26,9 @@ from jobs.nightly.issue import issue
 from jobs.nightly.issued import Issued
 from mlprojects.baselines import model as baselines
 from registry.errors import BadHistory, BadParameter, NotFound
-from registry.forecast import calendars
+from registry.forecast import calendars, names
 from registry.forecast.spec import ModelSpec
-from registry.ledger import calibrations, database, instants
+from registry.ledger import calibrations, database, faults, instants
 from registry.ledger.archive import Archive
 from registry.ledger.forecasts import forecast_blocks, forecasts
 from registry.ledger.states import Scope, States
@@ -33,7 +36,7 @@ from registry.ledger.track_record import TrackRecord
 from registry.promotion.opening import open_ledger
 from registry.scoring import calibration
 from registry.scoring.calibration_table import Table
-from registry.settings import Settings
+from registry.settings import CHECKOUT, Settings
 from registry.versions import tracking
 from registry.versions.store import Store, example_history
 from registry.versions.version import Version
@@ -65,30 +68,26 @@ def registry(
     log_a_version(settings, store, {}, "trained")
     store.set_tag("trained", 1, "trained_until", str(DAYS[19]))
     store.set_tag("trained", 1, "data", "mine")
-    log_joint(settings, store)
+    log(settings, store, spec_of("joint", max_horizon=2, joint=True, universe=SYMBOLS))
     return settings
 
 
-def log_joint(settings: Settings, store: Store) -> None:
-    """Log a model that forecasts three series together."""
-    spec = ModelSpec(
-        "joint",
-        "baselines",
-        min_context=10,
-        max_context=100,
-        max_horizon=2,
-        joint=True,
-        universe=SYMBOLS,
-    )
+def spec_of(name: str, **changes: Any) -> ModelSpec:
+    return ModelSpec(name, "baselines", **({"min_context": 10, "max_context": 1000} | changes))
+
+
+def log(settings: Settings, store: Store, spec: ModelSpec, checkout: Path = CHECKOUT) -> None:
+    """Log an EWMA model from a checkout."""
     history = prices()[["unique_id", "ds", "y"]]
     history = history[history["unique_id"] != "OLD"].reset_index(drop=True)
-    with tracking.start(settings, "train", "joint"):
+    with tracking.start(settings, "train", spec.name):
         store.log(
             spec,
             lambda folder: baselines.save(baselines.Ewma(spec), folder),
             requirements=baselines.REQUIREMENTS,
             example=example_history(history, spec),
             tags={"family": "baselines"},
+            checkout=checkout,
         )
 
 
@@ -190,6 +189,40 @@ def test_a_run_that_was_cut_goes_on_to_the_same_bytes(
     load.load(other, "mine")
     issued_range(other, 15, 40)
     assert [tuple(row) for row in dump(other)] == [tuple(row) for row in dump(settings)]
+
+
+KILLED = """
+import os, signal
+from jobs.nightly import issue
+from registry.settings import Settings
+
+def kill(_label, share):
+    if share > 0.5:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+issue._BLOCKS = 6
+issue.issue(Settings(), ["ewma/1"], data="mine", since="{}", until="{}", progress=kill)
+"""
+
+
+def test_a_killed_process_leaves_whole_sessions_and_the_next_one_goes_on(
+    settings: Settings, environment_of: Callable[[Settings], dict[str, str]]
+):
+    fill(settings)
+    program = KILLED.format(DAYS[15], DAYS[40])
+    killed = subprocess.run(
+        [sys.executable, "-c", program], cwd=CHECKOUT, env=environment_of(settings), check=False
+    )
+    assert killed.returncode == -signal.SIGKILL
+    part = numbers(settings)["cutoff"].nunique()
+    assert 5 < part < 26
+    done = issued_range(settings, 15, 40)
+    assert (len(done.already), len(done.cutoffs)) == (part, 26 - part)
+    with TrackRecord(settings) as record:
+        assert faults.find(record.engine) == []
+    sizes = numbers(settings).groupby("cutoff").size()
+    first = 4 * 5  # OLD ends on the 30th session
+    assert sizes.tolist() == [first] * 15 + [15] * 11
 
 
 def test_three_missed_nights_are_three_nights_on_time(
@@ -320,6 +353,30 @@ def test_a_bad_version_does_not_stop_the_others(settings: Settings):
         issue(settings)
 
 
+def edited(folder: Path) -> Path:
+    """A copy of this checkout in which the code of the baselines is another one."""
+    caches = shutil.ignore_patterns("__pycache__")
+    for part in ("registry", "mlprojects"):
+        shutil.copytree(CHECKOUT / part, folder / part, ignore=caches)
+    shutil.copy(CHECKOUT / "requirements.lock", folder)
+    with (folder / "mlprojects/baselines/model.py").open("a") as source:
+        source.write("\n# edited\n")
+    return folder
+
+
+def test_a_version_of_other_code_issues_the_same_numbers(registry: Settings, tmp_path: Path):
+    settings = Settings(var_dir=registry.var_dir, ledger_uri=f"sqlite:///{tmp_path}/ledger.db")
+    fill(settings)
+    log(settings, Store(settings), spec_of("ewma", max_horizon=5), edited(tmp_path / "edited"))
+    issued_range(settings, 20, 22)
+    issued_range(settings, 20, 22, reference="ewma/2")
+    pd.testing.assert_frame_equal(
+        numbers(settings, version=2), numbers(settings, version=1), check_exact=True
+    )
+    with Store(settings).load("ewma/2") as version:
+        assert not version.in_this_process
+
+
 def scope_of(settings: Settings) -> Scope:
     with open_ledger(Store(settings)) as ledger:
         return Scope(registry=ledger.registry, model="ewma", version=1, data="mine")
@@ -327,7 +384,7 @@ def scope_of(settings: Settings) -> Scope:
 
 def publish(settings: Settings, learned_until: date, bias: float) -> States:
     """Publish a calibration of all series and of the sector y at all steps."""
-    levels = ModelSpec("ewma", "baselines", min_context=1, max_context=1, max_horizon=1).levels
+    levels = names.LEVELS
     states = States(
         keys=[("global", "")] * 5 + [("sector", "y")] * 5,
         steps=np.tile(np.arange(1, 6), 2),
