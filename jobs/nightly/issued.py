@@ -32,6 +32,8 @@ class Issued:
     def summary(self) -> dict[str, Any]:
         """JSON-ready; what is empty is left out."""
         model, _, version = self.reference.partition("/")
+        listed = [_series(one) for one in self.refused[:LISTED]]
+        applied = {str(number): count for number, count in self.calibrations.items()}
         facts = {
             "horizon": self.horizon,
             "series": self.series,
@@ -39,8 +41,8 @@ class Issued:
             **_span(self.cutoffs),
             "already_issued": len(self.already),
             "sources": dict(self.sources),
-            "calibrations": {str(key): self.calibrations[key] for key in self.calibrations},
-            "refused": [_series(one) for one in self.refused[:LISTED]],
+            "calibrations": applied,
+            "refused": listed,
             "refused_series": len(self.refused),
             "nights_refused": self._nights(),
             "refused_nights": len(self.nights),

@@ -18,10 +18,11 @@ from registry.forecast import names
 from registry.forecast.arrays import Dates, Floats, Places
 from registry.ledger import blocks, bulk, database, first_known, instants, observations
 from registry.ledger.bulk import packed
+from registry.ledger.changes import Changes
 from registry.ledger.first_known import Listed
 from registry.ledger.forecasts import forecasts
 from registry.ledger.maturing import sessions_of
-from registry.ledger.observations import daily_returns, symbols
+from registry.ledger.observations import symbols
 from registry.ledger.scores import scores
 
 _SYMBOLS = 1 << 31  # more than any symbol_id; packs (place of the forecast, symbol) into one number
@@ -96,7 +97,7 @@ def late(engine: sa.Engine, data: str, instant: datetime) -> Iterator[Outcomes]:
     known at the instant; what the ledger learned after the instant is never undone.
     """
     with database.read(engine) as connection:
-        changes = _Changes.read(connection, data, instant)
+        changes = Changes.read(connection, data, instant)
         if not len(changes.keys):
             return
         heads = _by_form(_known(connection, data, instant))
@@ -125,66 +126,6 @@ def _unfinished(connection: sa.Connection, data: str, instant: datetime) -> list
 
 def _by_form(heads: Sequence[Any]) -> list[Any]:
     return sorted(heads, key=lambda head: (*blocks.form(head), head.cutoff, head.id))
-
-
-@dataclass(frozen=True, eq=False)
-class _Changes:
-    """Returns of a data set that became known late, or were restated, by symbol and session."""
-
-    keys: Places  # [K] packed symbol and day, ascending
-    first: Floats  # [K] as first known
-    last: Floats  # [K] as known at the instant; NaN if it was withdrawn
-    values: dict[int, set[float]]  # of each key: all that were known by the instant
-    symbol_ids: tuple[int, ...]
-    sessions: Dates  # datetime64[D], ascending
-
-    @classmethod
-    def read(cls, connection: sa.Connection, data: str, instant: datetime) -> "_Changes":
-        rows = bulk.select(connection, _query_of_changes(data, instant))
-        keys = packed(rows)
-        y = rows.column(names.Y).to_numpy()
-        ends = rows.column("known_until")
-        holds = ends.is_null().to_numpy() | (ends.to_pandas() > instant).to_numpy()
-        unique, starts = np.unique(keys, return_index=True)
-        stops = np.append(starts, len(keys))[1:]
-        last = np.full(len(unique), np.nan)
-        last[np.searchsorted(unique, keys[holds])] = y[holds]
-        values = {}
-        for key, start, stop in zip(unique.tolist(), starts, stops, strict=True):
-            values[key] = set(y[start:stop].tolist())
-        return cls(
-            unique,
-            y[starts],
-            last,
-            values,
-            tuple(np.unique(rows.column("symbol_id").to_numpy()).tolist()),
-            np.unique(rows.column(names.DS).to_numpy().astype("datetime64[D]")),
-        )
-
-
-def _query_of_changes(data: str, instant: datetime) -> sa.Select[Any]:
-    """All values of each return that has one which is not assumed."""
-    r, changed = daily_returns.c, daily_returns.alias()
-    of_data = sa.select(symbols.c.id).where(symbols.c.data == data)
-    later = (
-        sa.select(changed.c.symbol_id, changed.c.ds)
-        .where(~changed.c.assumed, changed.c.known_from <= instant)
-        .where(changed.c.symbol_id.in_(of_data))
-        .where(changed.c.ds > _first_cutoff(data))
-        .distinct()
-        .subquery()
-    )
-    same = (r.symbol_id == later.c.symbol_id) & (r.ds == later.c.ds)
-    query = sa.select(r.symbol_id, r.ds, r.y, r.known_until).select_from(
-        daily_returns.join(later, same)
-    )
-    of_instant = query.where(r.known_from <= instant, r.y.is_not(None))
-    return of_instant.order_by(r.symbol_id, r.ds, r.known_from)
-
-
-def _first_cutoff(data: str) -> "sa.ScalarSelect[Any]":
-    c = forecasts.c
-    return sa.select(sa.func.min(c.cutoff)).where(c.data == data).scalar_subquery()
 
 
 # --- outcomes ---------------------------------------------------------------------------------
@@ -227,7 +168,7 @@ class _Reader:
         outcomes[~due[of_block]] = np.nan
         return _outcomes(heads, flat, sessions[of_block], outcomes, np.full_like(outcomes, np.nan))
 
-    def changed(self, heads: Sequence[Any], changes: _Changes) -> Outcomes:
+    def changed(self, heads: Sequence[Any], changes: Changes) -> Outcomes:
         """Outcomes of scored steps that became known late or were restated."""
         due = self._due(heads) & np.isin(self._table(heads), changes.sessions)
         due &= self._scored(heads)

@@ -6,8 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from nights import blocks, issue, load, returns
 
+from jobs.nightly.mature import mature
+from registry.ledger import faults
 from registry.ledger.promotions import Ledger
+from registry.ledger.track_record import TrackRecord
 from registry.settings import CHECKOUT, Settings
 from registry.versions.store import Store
 
@@ -15,6 +19,7 @@ from registry.versions.store import Store
 PROGRAM = """
 import resource, signal, sys
 from registry import terminal
+from jobs.nightly.mature import mature
 from registry.ledger.promotions import Ledger
 from registry.settings import Settings
 from registry.versions.store import Store
@@ -62,3 +67,17 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_made_database(
             assert ledger.models() == []
     else:
         assert Store(settings).names() == []
+
+
+def test_scores_that_did_not_fit_on_a_disk_are_recorded_by_the_next_run(tmp_path: Path) -> None:
+    settings = Settings(var_dir=tmp_path)
+    load(settings, returns(310))
+    with TrackRecord(settings) as record:
+        for number in range(1, 301):
+            issue(record, number, blocks(number))
+    done = run_with_files_of(60_000, "mature(Settings())", tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: LEDGER_UNAVAILABLE: "), done.stderr
+    assert mature(settings).scored == {"mine": 300 * 9}
+    with TrackRecord(settings) as record:
+        assert faults.find(record.engine) == []

@@ -225,6 +225,45 @@ def test_a_killed_process_leaves_whole_sessions_and_the_next_one_goes_on(
     assert sizes.tolist() == [first] * 15 + [15] * 11
 
 
+FULL = """
+import resource, signal
+from jobs.nightly import issue
+from registry.settings import Settings
+
+def fill_up(label, _share):
+    if label.startswith("issuing"):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, resource.RLIM_INFINITY))
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+issue._BLOCKS = 6
+dates = {{"since": "{}", "until": "{}"}}
+[done] = issue.issue(Settings(), ["ewma/1"], data="mine", progress=fill_up, **dates)
+print(done.error.code, len(done.cutoffs))
+"""
+
+
+def test_a_full_disk_leaves_whole_sessions_and_the_next_run_goes_on(
+    registry: Settings, tmp_path: Path, environment_of: Callable[[Settings], dict[str, str]]
+):
+    settings = Settings(var_dir=registry.var_dir, ledger_uri=f"sqlite:///{tmp_path}/ledger.db")
+    fill(settings)
+    full = subprocess.run(
+        [sys.executable, "-c", FULL.format(DAYS[15], DAYS[-1])],
+        cwd=CHECKOUT,
+        env=environment_of(settings),
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert full.returncode == 0, full.stderr
+    code, part = full.stdout.split()
+    assert (code, 0 < int(part) < 40) == ("LEDGER_UNAVAILABLE", True), part
+    done = issued(settings, since=str(DAYS[15]), until=str(DAYS[-1]))
+    assert (len(done.already), len(done.cutoffs)) == (int(part), len(DAYS) - 15 - int(part))
+    with TrackRecord(settings) as record:
+        assert faults.find(record.engine) == []
+
+
 def test_three_missed_nights_are_three_nights_on_time(
     settings: Settings, clock: Clock, tmp_path: Path
 ):
