@@ -5,6 +5,7 @@ later, so are its scores, and the restated return is listed: someone changed the
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any
@@ -111,13 +112,15 @@ class _Maturing:
         label = f"scoring forecasts on {self._data}"
         counts = Counts()
         self._progress(label, 0.0)
-        for outcomes in unscored.new(self._engine, self._data, self._instant):
-            counts += self._score(outcomes)
+        with closing(unscored.new(self._engine, self._data, self._instant)) as parts:
+            for outcomes in parts:
+                counts += self._score(outcomes)
         self._progress(label, 0.5)
         for _ in ("late", "restated"):  # a late return may have been restated since
-            for outcomes in unscored.late(self._engine, self._data, self._instant):
-                counts += self._score(outcomes)
-                self._remember(outcomes)
+            with closing(unscored.late(self._engine, self._data, self._instant)) as parts:
+                for outcomes in parts:
+                    counts += self._score(outcomes)
+                    self._remember(outcomes)
         self._progress(label, 1.0)
         return counts
 

@@ -10,7 +10,7 @@ the session is left out.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
@@ -66,12 +66,13 @@ def nights(
     *,
     as_of: datetime | None = None,
     calibrated: bool = False,
-) -> Iterator[LedgerNight]:
+) -> Generator[LedgerNight, None, None]:
     """Nights of a scope from `since` to `until` (both included; None: no limit), in order.
 
     A session without any outcome is left out. Only forecasts and returns count that were known at
     the instant `as_of` (None: now). Calibrated numbers are read if asked for. All is read from one
-    state of the ledger, in parts, so that memory stays bounded.
+    state of the ledger, in parts, so that memory stays bounded. A connection is held until the
+    nights end, or `close` is called: use `contextlib.closing` where the caller may fail.
     """
     instant = _instant(as_of)
     with database.read(engine) as connection:

@@ -5,7 +5,7 @@ in the past of `scores`.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
@@ -76,10 +76,11 @@ def named(engine: sa.Engine, symbol_ids: Sequence[int]) -> dict[int, str]:
         return {row.id: row.symbol for row in connection.execute(query)}
 
 
-def new(engine: sa.Engine, data: str, instant: datetime) -> Iterator[Outcomes]:
+def new(engine: sa.Engine, data: str, instant: datetime) -> Generator[Outcomes, None, None]:
     """Outcomes of steps without any score, as they were first known.
 
-    Only forecasts and returns count that were known at the instant.
+    Only forecasts and returns count that were known at the instant. It holds a connection until it
+    ends or is closed.
     """
     with database.read(engine) as connection:
         heads = _unfinished(connection, data, instant)
@@ -90,11 +91,12 @@ def new(engine: sa.Engine, data: str, instant: datetime) -> Iterator[Outcomes]:
                 yield outcomes
 
 
-def late(engine: sa.Engine, data: str, instant: datetime) -> Iterator[Outcomes]:
+def late(engine: sa.Engine, data: str, instant: datetime) -> Generator[Outcomes, None, None]:
     """Outcomes without a score that became known after others of their session, and restated ones.
 
     `before` tells them apart. A late one is given as it was first known, a restated one as it is
-    known at the instant; what the ledger learned after the instant is never undone.
+    known at the instant; what the ledger learned after the instant is never undone. It holds a
+    connection, as `new`.
     """
     with database.read(engine) as connection:
         changes = Changes.read(connection, data, instant)

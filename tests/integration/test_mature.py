@@ -14,7 +14,7 @@ from nights import LEVELS, SYMBOLS, blocks, close_of, day, issue, load, returns
 
 from jobs.nightly import mature as maturing
 from jobs.nightly.mature import mature
-from registry.errors import BadParameter, NotFound
+from registry.errors import BadParameter, NotFound, NotReady
 from registry.ledger import bulk, database, faults, retention
 from registry.ledger.issue import Blocks
 from registry.ledger.scores import CALIBRATED, RAW, VALUES, scores
@@ -198,6 +198,33 @@ def test_a_run_that_was_cut_goes_on(
     assert faults.find(record.engine) == []
     with database.read(record.engine) as connection:
         assert connection.scalar(sa.select(sa.func.count()).select_from(scores)) == 72
+
+
+def test_a_database_that_restarts_amid_a_write_loses_and_doubles_nothing(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    server = request.getfixturevalue("postgres")
+    server.psql("CREATE DATABASE restarted;")
+    uri = server.get_uri("restarted", driver="psycopg2")
+    settings = Settings(var_dir=tmp_path, ledger_uri=uri)
+    load(settings, returns())
+    with TrackRecord(settings) as record:
+        for number in range(1, 10):
+            issue(record, number, blocks(number))
+        insert = bulk.insert
+
+        def restart(connection: sa.Connection, table: sa.Table, rows: pa.Table) -> None:
+            insert(connection, table, rows)
+            lost = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{}';"
+            server.psql(lost.format("restarted"))
+
+        monkeypatch.setattr(bulk, "insert", restart)
+        with pytest.raises(NotReady, match=r"the ledger at .* cannot be used"):
+            mature(settings)
+        monkeypatch.undo()
+        assert dump(record) == []
+        assert mature(settings).scored == {"mine": 72}
+        assert faults.find(record.engine) == []
 
 
 def test_more_than_twenty_restated_returns_are_counted(
