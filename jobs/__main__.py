@@ -601,6 +601,32 @@ def _end(code: int) -> None:
         raise typer.Exit(code)
 
 
+@app.command("standings", epilog=terminal.EXIT_CODES)
+def show_standings(
+    data: Annotated[
+        str, typer.Option(help="Name of a data set; default: all that have forecasts.")
+    ] = "",
+    as_of: Annotated[
+        str,
+        typer.Option(help="As known at the close of this date, or at a time; default: now."),
+    ] = "",
+    output: Annotated[
+        str, typer.Option(help="table, csv, json, or html: the page, which is always written.")
+    ] = "table",
+    to: Annotated[str, typer.Option(help="File to write; default: stdout.")] = "",
+) -> None:
+    """Score issued forecasts beside fhs and naive of the same nights; live and backfill apart.
+
+    Writes reports/standings.html, and one run of the experiment `standings` for each data set and
+    night; the same standings again change nothing.
+
+    Example: python -m jobs standings --output csv --to standings.csv
+    """
+    from jobs.nightly import showing
+
+    showing.run(data=data, as_of=as_of, output=output, to=to)
+
+
 @app.command("quickstart", epilog=terminal.EXIT_CODES)
 def quick_start(
     seed: Annotated[int, typer.Option(help="Seed of every training.")] = 0,

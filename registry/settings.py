@@ -234,3 +234,9 @@ class Settings(BaseSettings):
     @property
     def state_dir(self) -> Path:
         return self.var_dir / "state"
+
+    @property
+    def reports_dir(self) -> Path:
+        """Pages for people: reports/ of the checkout, or below a `var_dir` elsewhere."""
+        own = self.var_dir.resolve() != CHECKOUT / "var"
+        return (self.var_dir if own else CHECKOUT) / "reports"

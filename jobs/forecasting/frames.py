@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pandas as pd
 
 from jobs.forecasting.forecast import Result
 from registry import files
+from registry.errors import BadParameter
 from registry.forecast import names, rendering
 from registry.forecast.arrays import Floats
 
@@ -89,3 +91,16 @@ def _quantiles(prefix: str, result: Result, values: Floats) -> pd.DataFrame:
 def _dated(frame: pd.DataFrame) -> pd.DataFrame:
     """The frame with dates as ISO text."""
     return frame.assign(**{names.DS: frame[names.DS].dt.strftime("%Y-%m-%d")})
+
+
+def check_writable(path: Path) -> None:
+    """Raise BadParameter unless a file can be written there: better before the forecast."""
+    if path.is_dir():
+        raise BadParameter(f"--to is {path}, a folder; name a file in it")
+    if not path.parent.is_dir():
+        raise BadParameter(f"--to is {path}, but there is no folder {path.parent}; make it first")
+    try:
+        with TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise BadParameter(f"--to is {path}, which cannot be written: {error.strerror}") from error

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryFile
 
 from rich.console import Console
 
@@ -38,7 +37,7 @@ def run(
     if to and output == TABLE:
         raise BadParameter("a table goes to stdout; for a file add --output csv, json or parquet")
     if to:
-        _check_writable(Path(to))
+        frames.check_writable(Path(to))
     settings = Settings()
     asked = items_of(symbols, "--symbols")
     with bar_per_label() as advance:
@@ -72,19 +71,6 @@ def _levels(text: str) -> tuple[float, ...]:
         raise BadParameter(
             f"levels are numbers like 0.05,0.5,0.95, found {text[:80]!r}", code="BAD_LEVELS"
         ) from error
-
-
-def _check_writable(path: Path) -> None:
-    """Raise BadParameter unless a file can be written there: better before the forecast."""
-    if path.is_dir():
-        raise BadParameter(f"--to is {path}, a folder; name a file in it")
-    if not path.parent.is_dir():
-        raise BadParameter(f"--to is {path}, but there is no folder {path.parent}; make it first")
-    try:
-        with TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise BadParameter(f"--to is {path}, which cannot be written: {error.strerror}") from error
 
 
 def _remark(result: Result, asked: Sequence[str], stderr: Console) -> None:

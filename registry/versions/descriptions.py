@@ -25,6 +25,8 @@ OF_RUNS = {  # experiments in which programs open runs
     "`jobs calibrate`. Columns to show: coverage_90_before, coverage_90_after, crps_before, "
     "crps_after, and the tags verdict_fell and refused.",
     "mirrors": "Weights from the Hugging Face Hub, one run each: `registry mirror`.",
+    "standings": "What issued forecasts were worth, one run for each data set and night: `jobs "
+    "standings`. Metrics are grouped by source (live or backfill, never both) and version.",
     "quickstart": "Main jobs, one run each: `make demo`. Their trainings are in forecasters.",
 }
 EXPERIMENTS = {
