@@ -198,11 +198,12 @@ def _record(settings: Settings, each: Standings) -> None:
     """The run of a data set and night, unless it has these very standings."""
     document = as_json([each])[0]
     content = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
-    run_id, tags = tracking.find(settings, EXPERIMENT, _JOB_KEY, each.key) or (None, {})
-    if tags.get(_CONTENT) == content:
+    key = {_JOB_KEY: each.key}
+    if tracking.latest(settings, EXPERIMENT, {**key, _CONTENT: content}) is not None:
         return
-    named = {_JOB_KEY: each.key, "data": each.data, "live_nights": str(each.live_nights)}
-    with tracking.start(settings, EXPERIMENT, each.key, tags=named, again=run_id) as run:
+    again = tracking.latest(settings, EXPERIMENT, key)
+    tags = {**key, "data": each.data, "live_nights": str(each.live_nights), _CONTENT: "-"}
+    with tracking.start(settings, EXPERIMENT, each.key, tags=tags, again=again) as run:
         run.metrics(dict(_metrics(each)))
         run.text(page.of([each]), page.NAME)
         run.table(pd.DataFrame(flat([each])), "standings")

@@ -3,22 +3,19 @@
 All symbols of a night share its market, so nights are what is counted, not outcomes. Few nights get
 Wilson's interval on an effective number of outcomes, more a stationary block bootstrap of nights.
 
-Sources: Wilson, JASA 22 (1927); Kish, Survey Sampling (1965), for the effective number; Politis and
-Romano, JASA 89 (1994); Patton, Politis and White, Econometric Reviews 28 (2009), for the length of
-a block.
+Sources: Wilson, JASA 22 (1927); Kish, Survey Sampling (1965), for the effective number.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from registry.forecast.arrays import Floats
+from registry.scoring.learning.verdicts import interval
 
 FEW = 50  # nights; fewer are not resampled
 _VARIANCE = 5  # nights; fewer say nothing of the variance between them
-_RESAMPLES = 1000
-_SEED = 16
+CONFIDENCE = 0.95
 _NORMAL = 1.959963984540054  # of 95 %
 BOOTSTRAP, WILSON = "bootstrap", "Wilson"
 
@@ -37,12 +34,11 @@ class Coverage:
 def coverage(nightly: Floats, outcomes: int, overlap: int = 1) -> Coverage:
     """Coverage of nights in order of their cutoffs [T], which hold this many outcomes in all.
 
-    `overlap` is the step h: errors of step h may be correlated over h - 1 nights. So no block is
-    shorter than h nights. Needs T >= 1.
+    `overlap` is the step h: errors of step h may be correlated over h - 1 nights. Needs T >= 1.
     """
     if len(nightly) < FEW:
         return _wilson(nightly, outcomes, overlap)
-    return _bootstrapped(nightly, overlap)
+    return _bootstrapped(nightly)
 
 
 def _wilson(nightly: Floats, outcomes: int, overlap: int) -> Coverage:
@@ -70,33 +66,7 @@ def _effective(nightly: Floats, outcomes: int, overlap: int) -> float:
     return min(max(shown, least), float(outcomes))
 
 
-def _bootstrapped(nightly: Floats, overlap: int) -> Coverage:
-    length = max(_block_length(nightly), float(overlap))
-    means = _resampled(nightly, length)
-    low, high = np.quantile(means, (0.025, 0.975))
-    number = len(nightly) / length
-    return Coverage(float(nightly.mean()), float(low), float(high), BOOTSTRAP, number)
-
-
-def _block_length(nightly: Floats) -> float:
-    if np.ptp(nightly) == 0.0:
-        return 1.0
-    from arch.bootstrap import optimal_block_length  # it imports for a second
-
-    lengths: Any = optimal_block_length(nightly)
-    length = float(lengths["stationary"].iloc[0])
-    return min(max(length, 1.0), len(nightly) / 3) if np.isfinite(length) else 1.0
-
-
-def _resampled(nightly: Floats, length: float) -> Floats:
-    """Means of resamples in which a block goes on with probability 1 - 1 / length."""
-    rng = np.random.default_rng(_SEED)
-    number = len(nightly)
-    places = rng.integers(number, size=_RESAMPLES)
-    total = nightly[places].copy()
-    for _ in range(number - 1):
-        anew = rng.random(_RESAMPLES) < 1 / length
-        places = np.where(anew, rng.integers(number, size=_RESAMPLES), (places + 1) % number)
-        total += nightly[places]
-    means: Floats = total / number
-    return means
+def _bootstrapped(nightly: Floats) -> Coverage:
+    resampled = interval(nightly, np.ones(len(nightly)), CONFIDENCE)
+    blocks = len(nightly) / resampled.block_length
+    return Coverage(resampled.coverage, resampled.low, resampled.high, BOOTSTRAP, blocks)

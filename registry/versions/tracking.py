@@ -309,21 +309,6 @@ def recorded(settings: Settings, experiment: str, facts: Mapping[str, str]) -> l
     ]
 
 
-def find(
-    settings: Settings, experiment: str, tag: str, value: str
-) -> tuple[str, Mapping[str, str]] | None:
-    """Id and tags of the newest run of an experiment with this tag; None if there is none."""
-    client = connect(settings)
-    identity = _experiment(settings, client, experiment)
-    newest = ["start_time DESC"]
-    for run in every(
-        client.search_runs, [identity], clause(f"tags.`{tag}`", value), order_by=newest
-    ):
-        if run.data.tags.get(tag) == value:
-            return str(run.info.run_id), run.data.tags
-    return None
-
-
 def has_run(settings: Settings, run_id: str) -> bool:
     """Whether the tracking server knows a run, deleted in the UI or not."""
     try:
