@@ -601,6 +601,32 @@ def _end(code: int) -> None:
         raise typer.Exit(code)
 
 
+@app.command("nightly", epilog=terminal.EXIT_CODES)
+def run_nightly(
+    data: Annotated[
+        str, typer.Option(help="Name of a data set; default: all that Production was trained on.")
+    ] = "",
+    as_of: Annotated[
+        str,
+        typer.Option(help="As known at the close of this date, or at a time; default: now."),
+    ] = "",
+    sessions: Annotated[
+        int, typer.Option(help="Catch up at most this many of the last sessions.")
+    ] = 60,
+) -> None:
+    """Issue forecasts of what is in Production, mature, calibrate, and make the standings.
+
+    For cron: what is done already is left alone, missed sessions are caught up in order, and while
+    another nightly job runs it says so and ends with 0. What fails is listed, the rest is done,
+    and the exit code is 1. Every job adds a line to var/logs/nightly.jsonl.
+
+    Example: python -m jobs nightly --as-of 2022-12-28
+    """
+    from jobs.nightly import nightly_verb
+
+    _end(nightly_verb.run(data=data, as_of=as_of, sessions=sessions))
+
+
 @app.command("standings", epilog=terminal.EXIT_CODES)
 def show_standings(
     data: Annotated[

@@ -6,7 +6,7 @@ numbers.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
@@ -41,6 +41,7 @@ from registry.versions.loaded import LoadedVersion
 from registry.versions.store import Store
 
 JOB = "issue"
+Learn = Callable[[Scope, date], None]  # learns what a scope's calibration may know at a cutoff
 _BLOCKS = 5_000  # blocks that are recorded together, about
 _SECONDS = 5.0  # a kill loses no more than the work of this time
 
@@ -54,6 +55,7 @@ def issue(
     since: str = "",
     until: str = "",
     horizon: int | None = None,
+    learn: Learn | None = None,
     progress: Progress = silent,
 ) -> list[Issued]:
     """Issue forecasts of versions (none named: all in Production) on a data set (default: theirs).
@@ -61,7 +63,8 @@ def issue(
     The cutoff is the last session that the ledger knows, or knew at `as_of`; or all sessions from
     `since` to `until`. A cutoff that has a forecast is left alone. A forecast is `nightly` if the
     session after its cutoff has not closed, else a `backfill`. A version that fails does not stop
-    the others: its `error` says why. Raises NotFound, and BadParameter for wrong dates.
+    the others: its `error` says why. Before each forecast, `learn` may publish a calibration that
+    learned before its cutoff. Raises NotFound, and BadParameter for wrong dates.
     """
     asked = Asked(as_of, since, until)
     store = Store(settings)
@@ -69,7 +72,7 @@ def issue(
     with open_ledger(store) as ledger:
         registry = ledger.registry
     with Archive(settings) as archive:
-        job = _Job(settings, store, archive, registry, asked, data, horizon, progress)
+        job = _Job(settings, store, archive, registry, asked, data, horizon, learn, progress)
         return [job.issued(reference) for reference in named]
 
 
@@ -100,6 +103,7 @@ class _Job:
     asked: Asked
     data: str
     horizon: int | None
+    learn: Learn | None
     progress: Progress
 
     def issued(self, reference: str) -> Issued:
@@ -126,7 +130,9 @@ class _Job:
         scope = Scope(
             registry=self.registry, model=version.name, version=version.version, data=dataset.name
         )
-        issuing = _Issuing(self.archive, scope, model, request, origins, self.progress, done)
+        issuing = _Issuing(
+            self.archive, scope, model, request, origins, self.learn, self.progress, done
+        )
         issuing.all(cutoffs)
 
     def _origins(self, model: LoadedVersion, dataset: Dataset) -> Origins:
@@ -179,6 +185,7 @@ class _Issuing:
     model: LoadedVersion
     request: Request
     origins: Origins
+    learn: Learn | None
     progress: Progress
     done: Issued
     pending: list[tuple[Issue, Blocks]] = field(default_factory=list)
@@ -191,10 +198,14 @@ class _Issuing:
         missing = [cutoff for cutoff in cutoffs if cutoff not in there]
         if not missing:
             return
-        calibrations = Calibrations(self.archive.engine, self.scope, self.origins.sectors)
+        calibrations = self._calibrations()
         label = f"issuing {self.done.reference} on {self.done.data}"
         for place, (cutoff, history) in enumerate(self.origins.histories(missing)):
             self.progress(label, place / len(missing))
+            if self.learn is not None:
+                self._record()
+                self.learn(self.scope, cutoff)
+                calibrations = self._calibrations()
             try:
                 self._forecast(cutoff, history, calibrations)
             except (BadInput, BadForecast) as error:
@@ -207,6 +218,9 @@ class _Issuing:
         self.progress(label, 1.0)
         if len(self.done.nights) == len(cutoffs):
             raise self.done.nights[cutoffs[-1]]
+
+    def _calibrations(self) -> Calibrations:
+        return Calibrations(self.archive.engine, self.scope, self.origins.sectors)
 
     def _forecast(
         self, cutoff: date, history: History | BadHistory, calibrations: Calibrations

@@ -1,6 +1,6 @@
 """The page of standings: one file, without anything from elsewhere."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from string import Template
@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 NAME = "standings.html"
 _TEMPLATE = Path(__file__).with_name(NAME)
 _DASH = "–"
-_HEAD = (
-    "version", "step", "nights", "CRPS", "calibrated", "coverage 90", "calibrated", "vs fhs", "p",
-    "calibrated", "p", "vs naive", "p", "calibrated", "p",
-)  # fmt: skip
+_HEAD = (  # title and number of columns
+    ("CRPS", ("raw", "calibrated")),
+    ("coverage of the 90 % band", ("raw", "calibrated")),
+    ("skill vs fhs", ("raw", "calibrated")),
+    ("skill vs naive", ("raw", "calibrated")),
+)
 NOTHING = "Nothing was issued yet: <code>python -m jobs nightly</code> issues forecasts."
 
 
@@ -51,8 +53,8 @@ def _section(each: "Standings") -> str:
 
 
 def _of_table(table: "Table") -> Iterator[str]:
-    kind, _, meaning = table.label.partition(": ")
-    yield f"<h3>{kind.capitalize()}</h3>"
+    meaning = table.label.partition(": ")[2]
+    yield f"<h3>{table.kind.capitalize()}</h3>"
     counts = f"{table.forecasts} forecasts after {table.nights} nights"
     yield f'<p class="quiet">{escape(meaning)}. {counts if table.nights else "None."}</p>'
     if not table.rows:
@@ -68,9 +70,7 @@ def _of_table(table: "Table") -> Iterator[str]:
 
 
 def _rows(rows: Sequence[Row], more: Sequence[str]) -> str:
-    head = [_HEAD[0], *more, *_HEAD[1:]]
-    cells = "".join(f"<th>{name}</th>" for name in head)
-    lines = [f"<thead><tr>{cells}</tr></thead>"]
+    lines = [_head(("version", *more, "step", "nights"))]
     before = ""
     for row in rows:
         name = f"{row.model}/{row.version}"
@@ -78,6 +78,16 @@ def _rows(rows: Sequence[Row], more: Sequence[str]) -> str:
         lines.append(f"<tr{first}>{''.join(_cells(row, name, bool(more)))}</tr>")
         before = name
     return f'<div class="scroll"><table>{"".join(lines)}</table></div>'
+
+
+def _head(first: Sequence[str]) -> str:
+    """Two lines of titles."""
+    above = [f'<th rowspan="2">{title}</th>' for title in first]
+    below = []
+    for title, parts in _HEAD:
+        above.append(f'<th colspan="{len(parts)}">{title}</th>')
+        below += [f"<th>{part}</th>" for part in parts]
+    return f"<thead><tr>{''.join(above)}</tr><tr>{''.join(below)}</tr></thead>"
 
 
 def _cells(row: Row, name: str, by_month: bool) -> Iterator[str]:
@@ -90,7 +100,7 @@ def _cells(row: Row, name: str, by_month: bool) -> Iterator[str]:
         yield f"<td>{text}</td>"
     for reference in ("fhs", "naive"):
         for scored in (row.raw, row.calibrated):
-            yield from _against(scored, reference)
+            yield _against(scored, reference)
 
 
 def _differs(row: Row) -> bool:
@@ -110,19 +120,19 @@ def interval(coverage: Coverage | None) -> str:
     return f"{coverage.share:.3f} [{coverage.low:.3f}, {coverage.high:.3f}] {method}"
 
 
-def _against(scored: Scored, reference: str) -> Iterator[str]:
+def _against(scored: Scored, reference: str) -> str:
     against = scored.against.get(reference)
     if against is None:
-        yield f"<td>{_DASH}</td><td></td>"
-        return
-    kind = "" if against.verdict == OPEN else f' class="{against.verdict}"'
-    yield f"<td{kind}>{skill(against)}</td><td{kind}>{p_value(against.p)}</td>"
+        return f"<td>{_DASH}</td>"
+    verdict = "" if against.verdict == OPEN else f"{against.verdict}, "
+    kind = f' class="{against.verdict}"' if verdict else ""
+    test = f"<small>{verdict}p {escape(p_value(against.p))}</small>"
+    return f"<td{kind}>{skill(against)} {test}</td>"
 
 
 def skill(against: Against) -> str:
-    """As +1.08 % better."""
-    verdict = "" if against.verdict == OPEN else f" {against.verdict}"
-    return f"{100 * against.skill:+.2f} %{verdict}"
+    """As +1.08 %."""
+    return f"{100 * against.skill:+.2f} %"
 
 
 def p_value(p: float) -> str:
@@ -133,27 +143,29 @@ def p_value(p: float) -> str:
 
 
 def _pictures(table: "Table") -> Iterator[str]:
-    if text := _advantage(table):
+    named = dict.fromkeys(f"{row.model}/{row.version}" for row in table.rows)
+    colours = svg.colours_of(list(named))
+    if text := _advantage(table, colours):
         yield text
     marks = []
     for row in table.rows:
         if row.step == 1 and row.raw.coverage_90 and row.calibrated.coverage_90:
             name = f"{row.model}/{row.version}"
-            marks.append(_whisker(name, row.raw.coverage_90, hollow=True))
-            marks.append(_whisker("", row.calibrated.coverage_90, hollow=False))
+            marks.append(_whisker(name, colours[name], row.raw.coverage_90, hollow=True))
+            marks.append(_whisker("", colours[name], row.calibrated.coverage_90, hollow=False))
     if marks:
         title = (
-            f"{table.source}: coverage of the 90 % band one session ahead, with its 95 % interval; "
+            f"{table.kind}: coverage of the 90 % band one session ahead, with its 95 % interval; "
             "hollow: raw, full: calibrated"
         )
         yield svg.whiskers(title, 0.9, marks)
 
 
-def _whisker(name: str, coverage: Coverage, *, hollow: bool) -> svg.Whisker:
-    return svg.Whisker(name, coverage.share, coverage.low, coverage.high, hollow)
+def _whisker(name: str, colour: str, coverage: Coverage, *, hollow: bool) -> svg.Whisker:
+    return svg.Whisker(name, colour, coverage.share, coverage.low, coverage.high, hollow)
 
 
-def _advantage(table: "Table") -> str:
+def _advantage(table: "Table", colours: Mapping[str, str]) -> str:
     """CRPS saved against fhs one session ahead, added up over nights; empty with one night."""
     pairs = table.paired["fhs"]
     pairs = pairs[pairs["step"] == 1]
@@ -167,7 +179,7 @@ def _advantage(table: "Table") -> str:
         nightly = group.set_index("cutoff")["saved"].reindex(days, fill_value=0.0)
         series[f"{model}/{version}"] = [*(scale * np.cumsum(nightly.to_numpy()))]
     title = (
-        f"{table.source}: CRPS saved against fhs one session ahead, calibrated, added up over "
+        f"{table.kind}: CRPS saved against fhs one session ahead, calibrated, added up over "
         "nights, in per cent of the whole CRPS of fhs; a falling line loses"
     )
-    return svg.lines(title, [str(day) for day in days], series)
+    return svg.lines(title, [str(day) for day in days], series, colours)

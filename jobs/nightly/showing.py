@@ -16,7 +16,7 @@ from jobs.nightly import page
 from jobs.nightly.standings import Standings, Table, as_json, flat, standings
 from jobs.running.progress import bar_per_label
 from registry.errors import BadParameter
-from registry.scoring.standings import ALL, Row
+from registry.scoring.standings import ALL, OPEN, Row
 from registry.settings import Settings
 
 TABLE, CSV, JSON, HTML = OUTPUTS = ("table", "csv", "json", "html")
@@ -82,7 +82,7 @@ def print_all(made: Sequence[Standings]) -> None:
 
 
 def _print(table: Table, stdout: Console) -> None:
-    columns = ("step", "nights", "CRPS", "calibrated", "cover 90", "calibrated", "vs fhs", "p")
+    columns = ("nights", "CRPS", "calib.", "cover", "calib.", "vs fhs", "p", "")
     printed = Printed(
         Column("version", no_wrap=True),
         *columns,
@@ -107,12 +107,11 @@ def _cells(row: Row) -> list[str]:
         coverages.append(f"{covered.share:.3f}" if covered else "-")
     against = row.calibrated.against.get("fhs")
     return [
-        f"{row.model}/{row.version}",
-        "all" if row.step == ALL else str(row.step),
+        f"{row.model}/{row.version}" + ("" if row.step == ALL else f", step {row.step}"),
         str(row.nights),
         f"{row.raw.crps:.6f}",
         f"{row.calibrated.crps:.6f}",
         *coverages,
-        page.skill(against) if against else "-",
-        page.p_value(against.p) if against else "-",
+        *([page.skill(against), page.p_value(against.p)] if against else ["-", "-"]),
+        against.verdict if against and against.verdict != OPEN else "",
     ]

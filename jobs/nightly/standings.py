@@ -53,6 +53,11 @@ class Table:
     def label(self) -> str:
         return LABELS[self.source]
 
+    @property
+    def kind(self) -> str:
+        """live or backfill."""
+        return self.label.partition(":")[0]
+
 
 @dataclass(frozen=True)
 class Standings:
@@ -216,9 +221,8 @@ def _metrics(each: Standings) -> Iterator[tuple[str, float]]:
     """Metrics by model and step: live/har_1/crps_step_1."""
     yield "live_nights", each.live_nights
     for table in each.tables:
-        source = "live" if table.source == LIVE else table.source
         for row in table.rows:
             step = "" if row.step == ALL else f"_step_{row.step}"
             for name, value in _flat(row).items():
                 if isinstance(value, float):
-                    yield f"{source}/{row.model}_{row.version}/{name}{step}", value
+                    yield f"{table.kind}/{row.model}_{row.version}/{name}{step}", value

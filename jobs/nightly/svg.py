@@ -11,18 +11,29 @@ LEFT, RIGHT, TOP, BOTTOM = 56, 130, 16, 30  # margins; names stand on the right
 COLOURS = 6  # classes c0 to c5 of the style sheet
 
 
+def colours_of(names: Sequence[str]) -> dict[str, str]:
+    """A class for each name."""
+    return {name: f"c{place % COLOURS}" for place, name in enumerate(names)}
+
+
 @dataclass(frozen=True)
 class Whisker:
     """A share with its interval, under a name; `hollow` ones are raw."""
 
     name: str
+    colour: str
     share: float
     low: float
     high: float
     hollow: bool
 
 
-def lines(title: str, days: Sequence[str], series: Mapping[str, Sequence[float]]) -> str:
+def lines(
+    title: str,
+    days: Sequence[str],
+    series: Mapping[str, Sequence[float]],
+    colours: Mapping[str, str],
+) -> str:
     """Lines over days [T], each named at its end; per cent on the left."""
     values = np.concatenate([[0.0], *map(np.asarray, series.values())])
     scale = _Scale(float(values.min()), float(values.max()))
@@ -34,7 +45,7 @@ def lines(title: str, days: Sequence[str], series: Mapping[str, Sequence[float]]
         points = []
         for place, value in enumerate(line):
             points.append(f"{LEFT + plot * place / steps:.1f},{scale.y(value):.1f}")
-        colour = f"c{number % COLOURS}"
+        colour = colours[name]
         parts.append(f'<polyline class="{colour}" points="{" ".join(points)}"/>')
         x = WIDTH - RIGHT + 6
         parts.append(f'<text class="{colour}" x="{x}" y="{ends[number]:.1f}">{escape(name)}</text>')
@@ -51,7 +62,7 @@ def whiskers(title: str, aim: float, marks: Sequence[Whisker]) -> str:
     for number, mark in enumerate(marks):
         x = LEFT + width * (number + 0.5)
         low, high, middle = scale.y(mark.low), scale.y(mark.high), scale.y(mark.share)
-        colour = f"c{number // 2 % COLOURS}"
+        colour = mark.colour
         parts.append(f'<path class="{colour}" d="M{x:.1f} {low:.1f}V{high:.1f}"/>')
         form = f"{colour} hollow" if mark.hollow else f"{colour} full"
         parts.append(f'<circle class="{form}" cx="{x:.1f}" cy="{middle:.1f}" r="4"/>')
