@@ -18,7 +18,7 @@ from jobs.data import overview
 from jobs.nightly.alone import alone
 from jobs.nightly.calibrate import calibrate
 from jobs.nightly.issue import issue
-from jobs.nightly.log import Log
+from jobs.nightly.log import LONGEST, Log
 from jobs.nightly.mature import LISTED, mature
 from jobs.nightly.onward import Onward
 from jobs.nightly.standings import REFERENCES, Standings, standings
@@ -27,6 +27,7 @@ from registry.errors import BadParameter, KronosError, NotFound
 from registry.ledger import claims, database, instants, loads, maturing
 from registry.ledger.archive import Archive
 from registry.ledger.states import Scope
+from registry.masking import masked
 from registry.promotion.opening import open_ledger
 from registry.settings import Settings
 from registry.versions.store import Store
@@ -91,9 +92,11 @@ def nightly(
             registry = ledger.registry
         with Archive(settings) as archive:
             job = _Nightly(settings, archive, registry, as_of, sessions, progress)
-            for name, versions in plan.items():
-                job.of_set(name, versions)
-            job.standings(data)
+            with Log(settings).timed(JOB) as line:
+                for name, versions in plan.items():
+                    job.of_set(name, versions)
+                job.standings(data)
+                line |= job.done.summary()
         return job.done
 
 
@@ -133,8 +136,8 @@ def _newest(versions: Sequence[Version], data: str) -> list[Version]:
 
 def _check_past(as_of: str) -> None:
     """Raise BadParameter for a time that is yet to come, or no time."""
-    if as_of and instants.as_of(as_of, "24/7") > claims.now() + 2 * _DAY:
-        raise BadParameter(f"as-of is {as_of}, which is in the future")
+    if as_of and instants.as_of(as_of, "24/7") > claims.now() + _DAY:
+        raise BadParameter(f"as-of is {as_of}, which is in the future: set this host's clock")
 
 
 class _Nightly:
@@ -168,8 +171,9 @@ class _Nightly:
         with self._kept("load", data):
             self._load(data)
         window: list[date] = []
-        with self._kept("read", data):
+        with self._kept("read", data), self._log.timed("read", data=data) as line:
             window = self._window(data)
+            line["sessions"] = len(window)
         if not window:
             return
         night = window[-1].isoformat()
@@ -266,9 +270,14 @@ class _Nightly:
 
     @contextmanager
     def _kept(self, job: str, of: str) -> Iterator[None]:
-        """Keep an error of a job, so that the others go on."""
+        """Keep an error of a job, so that the others go on: also a fault of a model's code."""
         try:
             yield
         except KronosError as error:
-            failure = {"job": job, "of": of, "code": error.code, "message": error.message}
-            self.done.failed.append(failure)
+            self._fail(job, of, error.code, error.message)
+        except Exception as error:
+            self._fail(job, of, type(error).__name__, str(error))
+
+    def _fail(self, job: str, of: str, code: str, message: str) -> None:
+        failure = {"job": job, "of": of, "code": code, "message": masked(message)[:LONGEST]}
+        self.done.failed.append(failure)
