@@ -14,6 +14,8 @@ MODEL ?= nbeats
 ONLY ?=
 # Your own data set, as in `make demo DATA=mystocks`; empty: the built-in one.
 DATA ?=
+# Sessions that `make nightly` catches up, at most.
+SESSIONS ?= 60
 # Two test processes; a file's tests stay in one of them, with its fixtures. The README's, the longest, begin at once.
 TWO := -n 2 --dist loadscope --no-loadscope-reorder
 
@@ -22,11 +24,13 @@ export PATH := $(BIN):$(PATH)
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve ui check test test-processors test-weights test-system readme readme-kronos readme-models readme-errors readme-slow bench lock clean
+.PHONY: help setup demo nightly serve ui check test test-processors test-weights test-system readme readme-kronos readme-models readme-errors readme-slow bench lock clean
 
 help:
 	@echo 'make demo         the main job on real prices: compile, train, promote, serve, ask (about 2 minutes);'
 	@echo '                  DATA=mystocks: the same on your own data set'
+	@echo 'make nightly      issue, mature, calibrate, standings for what is in Production (a minute after make demo);'
+	@echo '                  SESSIONS=60: catch up at most these; DATA=mystocks: only this data set'
 	@echo 'make test         every check: format, lint, types, layers, tests'
 	@echo 'make check        format, lint, types, layers'
 	@echo 'make test-processors  unit and contract tests as on other x86-64 processors (about 10 minutes)'
@@ -57,6 +61,9 @@ $(READY):
 
 demo: setup
 	@$(BIN)/python -m jobs quickstart$(if $(DATA), --data '$(DATA)')
+
+nightly: setup
+	@$(BIN)/python -m jobs nightly --sessions '$(SESSIONS)'$(if $(DATA), --data '$(DATA)')
 
 # Ends with the shell of its recipe, which is all that make passes SIGTERM to.
 ATTACHED = $(BIN)/python registry/attached.py $$$$ $(BIN)/python

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 
 from jobs import quickstart
-from jobs.nightly import calibration_record
+from jobs.nightly import calibration_record, standings
 from jobs.training import families, train
 from jobs.tuning import tune
 from registry.hub import mirror
@@ -86,7 +86,7 @@ def test_the_experiment_of_trainings_lists_what_is_in_production_as_far_as_it_fi
 
 
 def test_every_experiment_and_both_aliases_are_described() -> None:
-    modules = (train, tune, quickstart, mirror, audit, calibration_record)
+    modules = (train, tune, quickstart, mirror, audit, calibration_record, standings)
     experiments = {module.EXPERIMENT for module in modules} | {EVALUATIONS}
     assert experiments == set(descriptions.EXPERIMENTS)
     assert train.EXPERIMENT == descriptions.TRAININGS
