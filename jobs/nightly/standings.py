@@ -20,6 +20,7 @@ from registry.files import write_together
 from registry.ledger import database, pairing
 from registry.ledger.archive import Archive
 from registry.ledger.issue import BACKFILL, SERVED
+from registry.ledger.pairing import Nights
 from registry.ledger.selection import Selection
 from registry.promotion.opening import open_ledger
 from registry.scoring import standings as scoring
@@ -124,8 +125,9 @@ def _table(connection: sa.Connection, registry: str, data: str, source: str, as_
     selection = Selection(registry=registry, data=data, source=source)
     known = selection.known(connection, as_of or None)
     forecasts, cutoffs = pairing.totals(connection, known)
-    nights = pairing.nights(connection, known)
-    paired = {name: pairing.beside(connection, known, name) for name in REFERENCES}
+    read = Nights.read(connection, known)
+    nights = read.frame
+    paired = {name: read.beside(name) for name in REFERENCES}
     return Table(
         source=source,
         nights=cutoffs,

@@ -4,6 +4,7 @@ A night is the cutoff of a forecast. The means over symbols are made in SQL, so 
 thousands of symbols is a small frame.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -19,45 +20,89 @@ HEAD = ("model", "version", "data", "source", "cutoff")
 HORIZON = "horizon"  # steps of the forecast
 _ALIKE = ("registry", "data", "source", "cutoff", "levels")  # of a forecast and its reference
 _MEANS = ("crps", *COVERED)
+_SAME = ("n", "ids", "squares")  # of a set of symbols
+_PRIVATE = ["forecast", "ids", "squares"]
 REFERENCE, REFERENCE_CALIBRATED = "crps_reference", "crps_reference_calibrated"
 
 
-def nights(connection: sa.Connection, known: Known) -> pd.DataFrame:
-    """A row for each forecast and step with a known outcome, sorted by HEAD and step.
+@dataclass(frozen=True, eq=False)
+class Nights:
+    """Means over the symbols of each forecast and step whose outcome is known."""
 
-    Columns: those of HEAD, horizon, step, n symbols, the share `uncalibrated` (0 or 1), and the
-    means of crps, covered_50, covered_80 and covered_90, each of them `_calibrated`, too: raw where
-    no calibration was applied.
-    """
-    heads = known.forecasts.subquery("heads")
-    scored = _scored(known, "scored")
-    sums = sa.select(scored.c.forecast, scored.c.step, *_means(scored))
-    sums = sums.where(scored.c.forecast.in_(sa.select(heads.c.id)))
-    return _read(connection, heads, sums.group_by(scored.c.forecast, scored.c.step))
+    connection: sa.Connection
+    known: Known
+    _sums: pd.DataFrame  # with the keys of forecasts, and what tells sets of symbols apart
 
+    @classmethod
+    def read(cls, connection: sa.Connection, known: Known) -> "Nights":
+        scored = _scored(known, "scored")
+        heads = known.forecasts.subquery("heads")
+        sums = sa.select(scored.c.forecast, scored.c.step, *_symbols(scored), *_means(scored))
+        sums = sums.where(scored.c.forecast.in_(sa.select(heads.c.id)))
+        sums = sums.group_by(scored.c.forecast, scored.c.step)
+        return cls(connection, known, _read(connection, heads, sums.subquery("means")))
 
-def beside(connection: sa.Connection, known: Known, reference: str) -> pd.DataFrame:
-    """As `nights`, of the symbols that a forecast and the reference of its night both have.
+    @property
+    def frame(self) -> pd.DataFrame:
+        """A row for each forecast and step, sorted by HEAD and step.
 
-    `crps_reference` and `crps_reference_calibrated` are the means of the reference on these rows.
-    Of several versions of the reference in one night, the highest counts. Reference and forecast
-    have one source and the same levels, on which CRPS depends. The reference itself has no row.
-    """
-    heads = known.forecasts.subquery("heads")
-    pairs = _pairs(heads, reference)
-    scored, other = _scored(known, "scored"), _scored(known, "other")
-    joined = (
-        pairs.join(scored, scored.c.forecast == pairs.c.forecast)
-        .join(other, (other.c.forecast == pairs.c.reference) & _same_outcome(scored, other))
-    )  # fmt: skip
-    calibrated = sa.func.coalesce(other.c.crps_calibrated, other.c.crps)
-    columns = [
-        *_means(scored),
-        _mean(other.c.crps).label(REFERENCE),
-        _mean(calibrated).label(REFERENCE_CALIBRATED),
-    ]
-    sums = sa.select(scored.c.forecast, scored.c.step, *columns).select_from(joined)
-    return _read(connection, heads, sums.group_by(scored.c.forecast, scored.c.step))
+        Columns: those of HEAD, horizon, step, n symbols, the share `uncalibrated` (0 or 1), and the
+        means of crps, covered_50, covered_80 and covered_90, each of them `_calibrated`, too: raw
+        where no calibration was applied.
+        """
+        return self._sums.drop(columns=_PRIVATE)
+
+    def beside(self, reference: str) -> pd.DataFrame:
+        """As `frame`, of the symbols that a forecast and the reference of its night both have.
+
+        `crps_reference` and `crps_reference_calibrated` are the means of the reference on these
+        rows. Of several versions of the reference in one night, the highest counts. Reference and
+        forecast have one source and the same levels, on which CRPS depends. The reference itself
+        has no row.
+        """
+        joined = self._joined(reference)
+        same = pd.Series(True, index=joined.index)
+        for name in _SAME:
+            same &= joined[name] == joined[f"{name}_reference"]
+        columns = [*self._sums.columns.drop(_PRIVATE), REFERENCE, REFERENCE_CALIBRATED]
+        parts = [joined.loc[same, columns]]
+        for _, rows in joined[~same].groupby(["forecast", "forecast_reference"]):
+            parts.append(self._common(rows)[columns])
+        paired = pd.concat(parts, ignore_index=True)
+        return paired.sort_values([*HEAD, names.STEP], ignore_index=True)
+
+    def _joined(self, reference: str) -> pd.DataFrame:
+        """Sums of forecasts beside those of their references, whatever symbols each has."""
+        heads = self.known.forecasts.subquery("heads")
+        rows = self.connection.execute(_pairs(heads, reference)).all()
+        pairs = pd.DataFrame(rows, columns=["forecast", "forecast_reference"], dtype="int64")
+        kept = ["forecast", names.STEP, *_SAME, "crps", "crps_calibrated"]
+        others = self._sums[kept].add_suffix("_reference")
+        renamed = {"step_reference": names.STEP, "crps_calibrated_reference": REFERENCE_CALIBRATED}
+        others = others.rename(columns=renamed)
+        joined = self._sums.merge(pairs, on="forecast")
+        return joined.merge(others, on=["forecast_reference", names.STEP])
+
+    def _common(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Rows of a forecast with the means over the symbols that its reference has, too."""
+        forecast, reference = rows[["forecast", "forecast_reference"]].iloc[0].tolist()
+        scored, other = _scored(self.known, "scored"), _scored(self.known, "other")
+        calibrated = sa.func.coalesce(other.c.crps_calibrated, other.c.crps)
+        columns = [
+            *_means(scored),
+            _mean(other.c.crps).label(REFERENCE),
+            _mean(calibrated).label(REFERENCE_CALIBRATED),
+        ]
+        query = sa.select(scored.c.step, *columns).where(
+            scored.c.forecast == forecast,
+            other.c.forecast == reference,
+            other.c.step == scored.c.step,
+            other.c.symbol_id == scored.c.symbol_id,
+        )
+        found = self.connection.execute(query.group_by(scored.c.step)).all()
+        means = pd.DataFrame(found, columns=[names.STEP, *[column.name for column in columns]])
+        heads = rows[[*HEAD, HORIZON, names.STEP]]
+        return heads.merge(_typed(means), on=names.STEP)
 
 
 def issued(connection: sa.Connection, known: Known) -> pd.DataFrame:
@@ -92,21 +137,23 @@ def _scored(known: Known, name: str) -> sa.Subquery:
     return observations.as_of(scores, known.instant).subquery(name)
 
 
-def _same_outcome(scored: sa.Subquery, other: sa.Subquery) -> sa.ColumnElement[bool]:
-    return (other.c.step == scored.c.step) & (other.c.symbol_id == scored.c.symbol_id)
-
-
-def _pairs(heads: sa.Subquery, reference: str) -> sa.Subquery:
-    """The forecast of a reference that stands beside each forecast."""
+def _pairs(heads: sa.Subquery, reference: str) -> sa.Select[Any]:
+    """Keys of forecasts and of the reference that stands beside each."""
     newest = sa.func.row_number().over(
         partition_by=[heads.c[name] for name in _ALIKE], order_by=heads.c.version.desc()
     )
     ranked = sa.select(heads, newest.label("place")).where(heads.c.model == reference)
     references = ranked.subquery("ranked")
     alike = [heads.c[name] == references.c[name] for name in _ALIKE]
-    query = sa.select(heads.c.id.label("forecast"), references.c.id.label("reference"))
-    query = query.where(references.c.place == 1, heads.c.id != references.c.id, *alike)
-    return query.subquery("pairs")
+    query = sa.select(heads.c.id, references.c.id)
+    return query.where(references.c.place == 1, heads.c.id != references.c.id, *alike)
+
+
+def _symbols(scored: sa.Subquery) -> "list[sa.ColumnElement[Any]]":
+    """Sums of the ids and of their squares: with the number, they tell sets of symbols apart."""
+    number = sa.cast(scored.c.symbol_id, sa.BigInteger)
+    sums = {"ids": sa.func.sum(number), "squares": sa.func.sum(number * number)}
+    return [sa.cast(total, sa.BigInteger).label(name) for name, total in sums.items()]
 
 
 def _means(scored: sa.Subquery) -> "list[sa.ColumnElement[Any]]":
@@ -124,16 +171,21 @@ def _mean(value: Any) -> sa.ColumnElement[Any]:
     return sa.func.avg(sa.cast(value, sa.Double))
 
 
-def _read(connection: sa.Connection, heads: sa.Subquery, sums: sa.Select[Any]) -> pd.DataFrame:
-    means = sums.subquery("means")
-    columns = [column for column in means.c if column.name != "forecast"]
+def _read(connection: sa.Connection, heads: sa.Subquery, means: sa.Subquery) -> pd.DataFrame:
+    """Means with the heads of their forecasts, sorted."""
+    of_heads = [heads.c[name] for name in (*HEAD, HORIZON)]
     query = (
-        sa.select(*[heads.c[name] for name in (*HEAD, HORIZON)], *columns)
+        sa.select(*of_heads, *means.c)
         .select_from(means.join(heads, heads.c.id == means.c.forecast))
-        .order_by(*[heads.c[name] for name in HEAD], means.c.step)
+        .order_by(*of_heads[: len(HEAD)], means.c.step)
     )
     rows = connection.execute(query).all()
-    frame = pd.DataFrame(rows, columns=[column.name for column in query.selected_columns])
-    counts = [HORIZON, names.STEP, "n"]
-    numbers = frame.columns.difference([*HEAD, *counts])
-    return frame.astype(dict.fromkeys(numbers, "float64") | dict.fromkeys(counts, "int64"))
+    columns = [column.name for column in query.selected_columns]
+    return _typed(pd.DataFrame(rows, columns=columns))
+
+
+def _typed(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with whole numbers and means as such, even if it is empty."""
+    whole = [name for name in (*_PRIVATE, HORIZON, names.STEP, "n") if name in frame]
+    means = frame.columns.difference([*HEAD, *whole])
+    return frame.astype(dict.fromkeys(means, "float64") | dict.fromkeys(whole, "int64"))

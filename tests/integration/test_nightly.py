@@ -32,7 +32,7 @@ from registry.versions.version import Version
 DAYS = [day.date() for day in calendars.sessions("XNYS", "2022-01-03", "2022-04-29")]
 SYMBOLS = ("AAA", "BBB", "CCC")
 ROOT = Path(__file__).parents[2]
-NIGHTS = 6
+NIGHTS = 5
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,11 @@ import pytest
 
 from jobs.nightly.standings import standings
 from registry.errors import NotFound
-from registry.ledger import database, pairing
+from registry.ledger import database
 from registry.ledger.archive import Archive
 from registry.ledger.filling import Content, Symbol
 from registry.ledger.issue import Blocks, Issue
+from registry.ledger.pairing import Nights
 from registry.ledger.selection import Selection
 from registry.ledger.track_record import TrackRecord
 from registry.promotion.opening import open_ledger
@@ -98,7 +99,8 @@ def frames(record: TrackRecord, source: str) -> tuple[pd.DataFrame, pd.DataFrame
     """Nights, and nights beside fhs."""
     with database.read(record.engine) as connection:
         known = Selection(data="mine", source=source).known(connection, None)
-        return pairing.nights(connection, known), pairing.beside(connection, known, "fhs")
+        nights = Nights.read(connection, known)
+        return nights.frame, nights.beside("fhs")
 
 
 def test_nights_are_means_over_symbols_raw_and_calibrated(record: TrackRecord) -> None:
