@@ -99,8 +99,8 @@ class Nights:
             other.c.step == scored.c.step,
             other.c.symbol_id == scored.c.symbol_id,
         )
-        found = self.connection.execute(query.group_by(scored.c.step)).all()
-        means = pd.DataFrame(found, columns=[names.STEP, *[column.name for column in columns]])
+        by_step = self.connection.execute(query.group_by(scored.c.step)).all()
+        means = pd.DataFrame(by_step, columns=[names.STEP, *[column.name for column in columns]])
         heads = rows[[*HEAD, HORIZON, names.STEP]]
         return heads.merge(_typed(means), on=names.STEP)
 

@@ -106,8 +106,8 @@ def numbers_of(settings: Settings) -> dict[str, list[tuple[Any, ...]]]:
 
 def runs_of(settings: Settings, experiment: str) -> list[Any]:
     client = Store(settings).client
-    found = client.get_experiment_by_name(experiment)
-    return list(client.search_runs([found.experiment_id])) if found else []
+    entity = client.get_experiment_by_name(experiment)
+    return list(client.search_runs([entity.experiment_id])) if entity else []
 
 
 def test_nights_caught_up_give_the_same_as_nights_on_time(
