@@ -1,5 +1,6 @@
 """`forecast --issue`: what versions forecast from what the ledger knew, recorded once."""
 
+import contextvars
 import json
 import shutil
 import signal
@@ -484,12 +485,11 @@ def test_the_verb_says_what_was_issued_as_one_line(settings: Settings, verb: Any
     code, out, _ = verb(settings, "jobs", "forecast", MODEL, "--issue", "--data", "mine", *asked)
     assert (code, json.loads(out)["issued"][0]["issued"]) == (0, 3)
     with alone(settings, "issue"):
-        code, out, err = verb(settings, "jobs", "forecast", MODEL, "--issue", "--data", "mine")
-    assert (code, json.loads(out), err) == (
-        0,
-        {"already_running": "issue"},
-        "issue is already running\n",
-    )
+        another = contextvars.Context()  # a job of this process may enter the lock again
+        words = ("forecast", MODEL, "--issue", "--data", "mine")
+        code, out, err = another.run(verb, settings, "jobs", *words)
+    assert (code, json.loads(out)) == (0, {"already_running": "issue"})
+    assert err.startswith("issue is running: process ")
 
 
 @pytest.mark.parametrize(
