@@ -4,7 +4,8 @@
 
 Forecasts of `fhs` and `har`, fitted to 2012 and issued in every session of 2013 to 2022, are
 learned from night by night. Everything is as issued: by what was known before the cutoff. A
-planted case starts from the memory of the true nights, in SIX sessions; its figures are means.
+planted case starts from the memory of the true nights, in several sessions. Its figures are means
+over them, but for a poisoned night and a delisted symbol, which show the largest change.
 """
 
 import json
@@ -26,6 +27,7 @@ from jobs.data import catalog
 from jobs.data.compile import compile_builtin
 from jobs.training import configs, families
 from registry.forecast import names
+from registry.scoring.difference import diebold_mariano
 from registry.scoring.learning.learner import METHODS, Learner
 from registry.scoring.learning.nights import Matured, Night
 from registry.scoring.rolling import origins_between, rolling
@@ -34,8 +36,11 @@ from registry.settings import Settings
 MODELS = ("fhs", "har")
 FITTED, UNTIL = "2012-12-31", "2022-12-30"
 HORIZON = 5
-SIX = (300, 650, 1000, 1350, 1700, 2050)  # numbers of nights
-AFTER = 200  # nights of a planted case
+NEVER = 1e9  # sessions
+BREAKS = tuple(range(300, 2300, 150))  # numbers of nights; any of them may be before a crisis
+SIX = (300, 600, 900, 1350, 1800, 2100)
+AFTER = 140  # nights after a break
+SHORT = 100  # nights of the other planted cases
 WINDOW = 250  # sessions
 GOALS = {
     "coverage_step_1": (0.895, 0.905),
@@ -49,8 +54,9 @@ GOALS = {
 COLUMNS = {  # of the table, and their headings
     "coverage_step_1": "cov 1", "coverage_lowest": "lowest", "coverage_highest": "highest",
     "symbol_gap": "symbol", "worst_window": "worst", "crps_change": "crps",
-    "crps_change_step_1": "crps 1", "crps_change_step_5": "crps 5",
-    "break_recovered": "break", "break_81_100": "81-100", "bias_81_100": "bias",
+    "crps_change_step_1": "crps 1", "crps_change_step_5": "crps 5", "crps_p": "p",
+    "break_recovered": "break", "break_81_100": "81-100", "break_101_140": "101-140",
+    "bias_81_100": "bias",
     "bias_below_median": "median", "poison": "poison", "delisted": "delisted",
 }  # fmt: skip
 
@@ -95,7 +101,7 @@ def _forecasts(model: str, panel: pd.DataFrame) -> pd.DataFrame:
 
 def _figures(learner: Learner, nights: Sequence[Night]) -> Mapping[str, Mapping[str, float]]:
     """Figures of the raw forecasts and of those issued, with the planted cases."""
-    true = fold(learner, nights, keep=SIX)
+    true = fold(learner, nights, keep=(*BREAKS, *SIX))
     issued = _scores(true.rows, "")
     issued |= _of_break(learner, nights, true) | _of_bias(learner, nights, true)
     issued |= _of_poison(learner, nights, true) | _of_delisting(learner, nights, true)
@@ -110,7 +116,10 @@ def _scores(rows: pd.DataFrame, kind: str) -> dict[str, float]:
     first = rows[rows["step"] == 1].groupby("session")[covered].mean()
     steps = rows.groupby("step")
     change = steps[crps].mean() / steps["raw_crps"].mean() - 1
+    sessions = rows.groupby("session")
+    differences = (sessions[crps].mean() - sessions["raw_crps"].mean()).to_numpy()
     scores = {
+        "crps_p": diebold_mariano(differences, HORIZON).p,
         "coverage_step_1": by_step[1],
         "coverage_lowest": by_step.min(),
         "coverage_highest": by_step.max(),
@@ -127,18 +136,18 @@ def _scores(rows: pd.DataFrame, kind: str) -> dict[str, float]:
 
 
 def _of_break(learner: Learner, nights: Sequence[Night], true: Fold) -> dict[str, float]:
-    """Sessions until the coverage of 20 sessions is at least 0.88 again, and that of 81-100."""
+    """Sessions until the coverage of 20 sessions is at least 0.88 again, and that of later ones."""
     paths = []
-    for start in SIX:
+    for start in BREAKS:
         planted = broken(nights[start : start + AFTER], nights[start - 1])
-        paths.append(_path(fold(learner, planted, true.memories[start]), "covered"))
+        paths.append(_path(fold(learner, planted, true.memories[start]).rows, "covered"))
     covered = np.mean(paths, axis=0)
     trailing = np.convolve(covered, np.ones(20) / 20, "valid")
     recovered = np.flatnonzero(trailing >= 0.88)
     return {
-        "break_recovered": float(recovered[0] + 20) if recovered.size else float("inf"),
+        "break_recovered": float(recovered[0] + 20) if recovered.size else NEVER,
         "break_81_100": round(float(covered[80:100].mean()), 4),
-        "break_101_200": round(float(covered[100:].mean()), 4),
+        "break_101_140": round(float(covered[100:].mean()), 4),
     }
 
 
@@ -146,10 +155,10 @@ def _of_bias(learner: Learner, nights: Sequence[Night], true: Fold) -> dict[str,
     """Coverage, and share of outcomes below the median, 81 to 100 sessions after a bias."""
     covered, below = [], []
     for start in SIX:
-        planted = biased(nights[start : start + AFTER])
-        of_start = fold(learner, planted, true.memories[start])
-        covered.append(_path(of_start, "covered")[80:100])
-        below.append(_path(of_start, "below_median")[80:100])
+        planted = biased(nights[start : start + SHORT])
+        rows = fold(learner, planted, true.memories[start]).rows
+        covered.append(_path(rows, "covered")[80:])
+        below.append(_path(rows, "below_median")[80:])
     return {
         "bias_81_100": round(float(np.mean(covered)), 4),
         "bias_below_median": round(float(np.mean(below)), 4),
@@ -160,32 +169,29 @@ def _of_poison(learner: Learner, nights: Sequence[Night], true: Fold) -> dict[st
     """Largest change of the coverage of the next 60 sessions that one poisoned night makes."""
     changes = []
     for start in SIX:
-        after = nights[start : start + 61]
-        coverages = []
-        for of_case in (after, poisoned(after)):
-            path = _path(fold(learner, of_case, true.memories[start]), "covered")
-            coverages.append(path[1:].mean())
-        changes.append(abs(coverages[1] - coverages[0]))
+        planted = poisoned(nights[start : start + 61])
+        rows = fold(learner, planted, true.memories[start]).rows
+        unpoisoned = _path(true.rows, "covered")[start + 1 : start + 61].mean()
+        changes.append(abs(_path(rows, "covered")[1:].mean() - unpoisoned))
     return {"poison": round(float(max(changes)), 4)}
 
 
 def _of_delisting(learner: Learner, nights: Sequence[Night], true: Fold) -> dict[str, float]:
-    """Largest change of the other symbols' coverage in 200 sessions after one is delisted."""
+    """Largest change of the other symbols' coverage in 100 sessions after one is delisted."""
     changes = []
     symbol = nights[0].matured[0].symbols[0]
+    others = true.rows[true.rows["symbol"] != symbol]
     for start in SIX:
-        after = nights[start : start + AFTER]
-        coverages = []
-        for of_case in (after, without(after, symbol)):
-            rows = fold(learner, of_case, true.memories[start]).rows
-            coverages.append(rows.loc[rows["symbol"] != symbol, "covered"].mean())
-        changes.append(abs(coverages[1] - coverages[0]))
+        planted = without(nights[start : start + SHORT], symbol)
+        rows = fold(learner, planted, true.memories[start]).rows
+        listed = _path(others, "covered")[start : start + SHORT].mean()
+        changes.append(abs(_path(rows, "covered").mean() - listed))
     return {"delisted": round(float(max(changes)), 4)}
 
 
-def _path(of: Fold, column: str) -> np.ndarray:
+def _path(rows: pd.DataFrame, column: str) -> np.ndarray:
     """Mean over the symbols at step 1, by session."""
-    first = of.rows[of.rows["step"] == 1]
+    first = rows[rows["step"] == 1]
     return first.groupby("session")[column].mean().to_numpy()
 
 
@@ -227,7 +233,8 @@ def _line(label: str, figures: Mapping[str, float]) -> str:
             cells.append(f"{'':>10}")
             continue
         value = figures[name]
-        text = f"{100 * value:+.2f} %" if name.startswith("crps") else f"{value:.4g}"
+        text = f"{100 * value:+.2f} %" if name.startswith("crps_change") else f"{value:.3g}"
+        text = "never" if value == NEVER else text
         cells.append(f"{text + ('' if _meets(name, value) else '*'):>10}")
     return f"{label:14}" + "".join(cells)
 

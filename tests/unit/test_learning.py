@@ -9,6 +9,7 @@ import numpy.testing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import ndtri
 
 from registry.errors import BadParameter
 from registry.forecast import names
@@ -431,8 +432,8 @@ def slow_tracking(nights: Sequence[Night], horizon: int) -> dict[tuple[str, int]
                 now[symbol, step] = total(symbol, step)
                 sector = SECTORS[symbol]
                 if sector:
-                    own = parts.get(("sector", sector, step), zero)
-                    now[sector, step] = now["", step] + own
+                    part = parts.get(("sector", sector, step), zero)
+                    now[sector, step] = now["", step] + part
         history.append(now)
     return history[-1]
 
@@ -468,14 +469,51 @@ def test_partial_pooling_lowers_the_error_of_a_scale() -> None:
     values = np.concatenate([[alone.mean()], sectors, alone])[None]
 
     def error(kappa: float) -> float:
-        own = np.full(300, 20 / (20 + kappa))
-        weights = np.concatenate([np.ones(11), own])[None]
+        kept = np.full(300, 20 / (20 + kappa))
+        weights = np.concatenate([np.ones(11), kept])[None]
         estimate = shrunk(values, weights, keys)[0, 11:]
         return float(np.sqrt(np.mean((estimate - estimate.mean() - truth + truth.mean()) ** 2)))
 
     errors = [error(kappa) for kappa in (0.0, 10.0, 20.0, 40.0, 80.0)]
     assert errors == sorted(errors, reverse=True)
     npt.assert_allclose(errors, [0.24, 0.17, 0.14, 0.11, 0.10], atol=0.03)
+
+
+# --- a break, and a poisoned night ------------------------------------------------------------
+
+
+def coverage_by_night(y: Floats) -> Floats:
+    """Coverage [T] of the 90 % band by tracking, for outcomes [T, N] of one unchanged forecast."""
+    symbols = tuple(f"S{place:02d}" for place in range(y.shape[1]))
+    sectors = {symbol: "AB"[place % 2] for place, symbol in enumerate(symbols)}
+    quantiles = np.tile(ndtri(names.LEVELS), (len(symbols), 1))
+    nights = []
+    for day, row in enumerate(y):
+        nights.append(Night(FIRST + timedelta(day), (Matured(1, symbols, row, quantiles),)))
+    covered = []
+    for lesson, row in zip(
+        fold(Learner("tracking", names.LEVELS, 1, sectors), nights), y, strict=True
+    ):
+        band = lesson.calibrated[0]
+        covered.append(np.mean((band[:, 0] <= row) & (row <= band[:, -1])))
+    return np.array(covered)
+
+
+def test_tracking_covers_a_doubled_volatility_within_100_sessions() -> None:
+    y = np.random.default_rng(9).normal(size=(350, 20))
+    y[250:] *= 2
+    coverage = coverage_by_night(y)
+    npt.assert_allclose(coverage[:250].mean(), 0.9, atol=0.01)
+    npt.assert_allclose(coverage[252:260].mean(), 0.59, atol=0.08)  # 2 Phi(1.645 / 2) - 1
+    npt.assert_allclose(coverage[330:].mean(), 0.9, atol=0.02)
+
+
+def test_one_poisoned_night_moves_the_coverage_by_less_than_a_point() -> None:
+    y = np.random.default_rng(10).normal(size=(160, 20))
+    poisoned = y.copy()
+    poisoned[100] *= 20
+    moved = coverage_by_night(poisoned)[101:].mean() - coverage_by_night(y)[101:].mean()
+    assert abs(moved) < 0.01
 
 
 # --- symbols that come and go, limits, refusals -----------------------------------------------
@@ -524,10 +562,10 @@ def test_a_new_symbol_starts_at_its_sector() -> None:
 
 def test_the_nightly_change_is_limited_and_the_symbols_are_named() -> None:
     learner = Learner("ewma", LEVELS, 1, SECTORS)
-    lesson = learner.learn(learner.start(), night(0, {"AAA": 0.2425, "BBB": 2.9}))
-    # BBB has twelve times the usual size; its scale may rise by 5 per cent a night.
+    lesson = learner.learn(learner.start(), night(0, {"AAA": 0.2425, "CCC": 2.9}))
+    # CCC has twelve times the usual size; its scale may rise by 5 per cent a night.
     npt.assert_allclose(lesson.states.scale.max(), np.exp(0.05), rtol=1e-12)
-    assert lesson.clipped == ("BBB",)
+    assert lesson.clipped == ("CCC",)
     quiet = learner.learn(learner.start(), night(0, {"AAA": 0.2425, "BBB": -0.2425}))
     assert quiet.clipped == ()
 

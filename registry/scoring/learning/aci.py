@@ -50,7 +50,8 @@ class Aci:
         count = parts["count"][step]
         slots = count[rows.symbol_rows].astype(np.int64) % self.window
         parts["scores"][step][rows.symbol_rows, slots] = rows.z
-        means, present = key_means(rows.shape, rows)
+        means, outcomes = key_means(rows.shape, rows)
+        present = outcomes > 0
         count += present
         share = present / np.clip(count, 1, self.window)
         parts["shape"][step] += share[:, None] * (means - parts["shape"][step])
@@ -88,15 +89,15 @@ class Aci:
         first = keys.first_symbol
         curves = np.zeros((len(keys), self.window))
         n = np.minimum(count[first:], self.window).astype(np.int64)
-        own = _quantiles(np.sort(scores[first:], axis=1), n, self.window)
-        curves[first:] = own
+        of_symbols = _quantiles(np.sort(scores[first:], axis=1), n, self.window)
+        curves[first:] = of_symbols
         enough = n >= FEWEST
         for groups, target in (
             (np.where(enough, 0, -1), curves[:1]),
             (np.where(enough, keys.sector_of, -1), curves[1:first]),
         ):
             members = np.bincount(groups + 1, minlength=len(target) + 1)[1:]
-            totals = sums(own, groups, len(target))
+            totals = sums(of_symbols, groups, len(target))
             target[:] = totals / np.maximum(members, 1)[:, None]
         return curves
 

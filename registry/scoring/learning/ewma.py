@@ -1,9 +1,10 @@
 """A bias and a scale from exponential averages, shrunk from a symbol to its sector to all series.
 
 z is the outcome's distance from the raw median, in widths of the forecast. The bias is the average
-of z, the scale that of |z| over what it is for a normal forecast. The logarithm of a scale is
-shrunk by empirical Bayes: a key with n outcomes keeps n / (n + kappa) of its own number, and takes
-the rest from the next wider key. An outcome far outside the scale is rejected, and counted.
+of z, the scale that of |z| over what it is for a normal forecast. Both are shrunk by empirical
+Bayes, the scale in logarithms: a key keeps n / (n + kappa) of its own number, and takes the rest
+from the next wider key. For a scale, n counts outcomes. For a bias it counts sessions, because the
+symbols rise and fall together. Older ones count less. An outcome far outside the scale is rejected.
 """
 
 from dataclasses import dataclass
@@ -26,15 +27,16 @@ BIASES = (-0.25, 0.25)  # widths
 class Ewma:
     """Half-lives in sessions.
 
-    Chosen a priori: 30 sessions follow a doubled volatility within 100; kappa is twice the
-    kurtosis's share over the spread between symbols (0.16 in logarithms).
+    Chosen a priori: 30 sessions follow a doubled volatility within 100. The kappa of the scale is
+    (kurtosis - 1) / 4 = 2 of Student's t with 5 degrees of freedom, over the variance between
+    symbols, 0.025 in logarithms.
     """
 
     levels: tuple[float, ...]  # [Q]
     scale_half_life: float = 30.0
     bias_half_life: float = 250.0
-    scale_kappa: float = 80.0  # sessions
-    bias_kappa: float = 500.0
+    scale_kappa: float = 80.0  # outcomes
+    bias_kappa: float = 500.0  # sessions
     outlier: float = 3.0  # widths, times the scale as issued: ten standard deviations
 
     name = "ewma"
@@ -57,11 +59,13 @@ class Ewma:
         self, parts: Parts, name: str, values: Floats, rows: Rows, half_life: float
     ) -> None:
         """Sums and weights of an exponential average; those of a key without a row stay."""
-        means, present = key_means(values, rows)
-        decay = 0.5 ** (present / half_life)
+        means, count = key_means(values, rows)
+        present = count > 0
+        weight = count if name == "size" else present
+        decay = np.where(present, 0.5 ** (1 / half_life), 1.0)
         step = rows.step - 1
-        parts[name][step] = decay * parts[name][step] + means
-        parts[f"{name}_weight"][step] = decay * parts[f"{name}_weight"][step] + present
+        parts[name][step] = decay * parts[name][step] + weight * means
+        parts[f"{name}_weight"][step] = decay * parts[f"{name}_weight"][step] + weight
 
     def end(self, parts: Parts) -> None:
         pass

@@ -88,8 +88,8 @@ class Keys:
         A key that is new there is served by the wider one that it would have fallen back to. The
         second array [K] says which keys are new.
         """
-        own = {name: row for row, name in enumerate(self.names)}
-        rows = np.array([own.get(name, -1) for name in narrower.names], dtype=np.int64)
+        row_of = {name: row for row, name in enumerate(self.names)}
+        rows = np.array([row_of.get(name, -1) for name in narrower.names], dtype=np.int64)
         new = rows < 0
         rows[: narrower.first_symbol][new[: narrower.first_symbol]] = GLOBAL
         return np.where(new, rows[narrower.parents], rows), new

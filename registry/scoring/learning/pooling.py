@@ -15,7 +15,7 @@ def pooled_mean(values: Floats) -> Floats:
 
 
 def key_means(values: Floats, rows: Rows) -> tuple[Floats, Floats]:
-    """Means [K, ...] over the rows [N, ...] of each key, and 1.0 where a key [K] has a row.
+    """Means [K, ...] over the rows [N, ...] of each key, and how many rows a key [K] has.
 
     Keys without a row have a mean of 0.
     """
@@ -23,14 +23,14 @@ def key_means(values: Floats, rows: Rows) -> tuple[Floats, Floats]:
     counts = np.bincount(rows.sectors + 1, minlength=sectors + 1)[1:]
     totals = sums(values, rows.sectors, sectors)
     means = np.zeros((len(rows.keys), *values.shape[1:]))
-    present = np.zeros(len(rows.keys))
+    count = np.zeros(len(rows.keys))
     means[GLOBAL] = pooled_mean(values)
     means[1 : 1 + sectors] = (totals.T / np.maximum(counts, 1)).T
     means[rows.symbol_rows] = values
-    present[GLOBAL] = 1.0
-    present[1 : 1 + sectors] = counts > 0
-    present[rows.symbol_rows] = 1.0
-    return means, present
+    count[GLOBAL] = len(values)
+    count[1 : 1 + sectors] = counts
+    count[rows.symbol_rows] = 1.0
+    return means, count
 
 
 def move(part: Floats, moves: Floats, rates: tuple[float, float, float], rows: Rows) -> None:

@@ -31,6 +31,7 @@ from registry.scoring.metrics import pinball
 MEDIAN_RATE = 0.02  # of the outer rate: a moving median costs more CRPS than it corrects
 LOG_SCALES = (-1.5, 2.0)  # a scale of 0.22 to 7.4
 BIASES = (-1.0, 1.0)
+FARTHEST = 3.0  # widths that an outcome counts as evidence: one absurd one must not decide for all
 # Log odds that a shadow is used. Beyond them it would take a break too long to turn them.
 EVIDENCE = (-6.0, 6.0)
 
@@ -125,8 +126,9 @@ class Tracking:
 
     def _weigh(self, evidence: Floats, rows: Rows, quantiles: Floats) -> None:
         """Add what these quantiles saved of the raw forecasts' CRPS to the evidence for them."""
-        raw = pooled_mean(pinball(rows.z, rows.shape, self.levels).mean(axis=1))
-        tried = pooled_mean(pinball(rows.z, quantiles, self.levels).mean(axis=1))
+        z = np.clip(rows.z, -FARTHEST, FARTHEST)
+        raw = pooled_mean(pinball(z, rows.shape, self.levels).mean(axis=1))
+        tried = pooled_mean(pinball(z, quantiles, self.levels).mean(axis=1))
         saved = (raw - tried) / raw if raw > 0 else 0.0
         kept = 0.5 ** (1 / self.evidence_half_life)
         limited = np.clip(saved, -self.evidence_limit, self.evidence_limit)
