@@ -7,6 +7,7 @@ from datetime import date, timedelta
 import numpy as np
 import numpy.testing as npt
 import pytest
+from arch.bootstrap import optimal_block_length
 
 from registry.forecast import names
 from registry.forecast.arrays import Floats
@@ -15,7 +16,7 @@ from registry.scoring.learning import trail as trails
 from registry.scoring.learning.learner import Learner
 from registry.scoring.learning.nights import Matured, Night
 from registry.scoring.learning.trail import COVERED, Trail
-from registry.scoring.learning.verdicts import interval, verdict
+from registry.scoring.learning.verdicts import block_length, interval, verdict
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 FIRST = date(2020, 1, 1)
@@ -169,6 +170,22 @@ def test_dependent_sessions_have_longer_blocks_and_a_wider_interval() -> None:
     assert one.coverage == other.coverage
     assert one.block_length > 3 * other.block_length
     assert one.high - one.low > 1.5 * (other.high - other.low)
+
+
+@pytest.mark.parametrize("count", [60, 120, 250])
+@pytest.mark.parametrize("memory", [0.0, 0.5, 0.95, -0.5])
+def test_the_block_length_is_that_of_arch(count: int, memory: float) -> None:
+    shocks = np.random.default_rng(count).normal(size=count)
+    x = np.zeros(count)
+    for place in range(1, count):
+        x[place] = memory * x[place - 1] + shocks[place]
+    reference = float(optimal_block_length(x)["stationary"].iloc[0])
+    npt.assert_allclose(block_length(x), max(reference, 1.0), rtol=1e-9)
+
+
+def test_a_series_that_does_not_vary_has_blocks_of_one() -> None:
+    assert block_length(np.full(250, 0.9)) == 1.0
+    assert block_length(np.arange(5.0)) == 1.0
 
 
 @pytest.mark.parametrize("seed", [0, 1])

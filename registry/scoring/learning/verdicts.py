@@ -104,7 +104,7 @@ def interval(covered: Floats, n: Floats, confidence: float) -> Interval:
     Stationary block bootstrap (Politis and Romano, JASA 89, 1994) with the block length of Politis
     and White (Econometric Reviews 23, 2004) as corrected in 2009. Equal input, equal interval.
     """
-    length = _block_length(covered / n)
+    length = block_length(covered / n)
     places = _resamples(len(n), length)
     shares = covered[places].sum(axis=1) / n[places].sum(axis=1)
     tail = (1 - confidence) / 2
@@ -112,15 +112,37 @@ def interval(covered: Floats, n: Floats, confidence: float) -> Interval:
     return Interval(float(covered.sum() / n.sum()), float(low), float(high), length)
 
 
-def _block_length(shares: Floats) -> float:
-    """Sessions; 1 if the shares do not vary, or are too few to tell."""
-    if len(shares) < 10 or np.ptp(shares) == 0:
-        return 1.0
-    from arch.bootstrap import optimal_block_length  # takes most of a second to import
+def block_length(x: Floats) -> float:
+    """Best mean length of a stationary bootstrap's blocks for a series [T], in observations.
 
-    with np.errstate(divide="ignore", invalid="ignore"):  # of a few sessions
-        length = float(optimal_block_length(shares)["stationary"].iloc[0])
-    return min(max(length, 1.0), len(shares) / 2) if np.isfinite(length) else 1.0
+    Politis and White, eq. 9 and section 3.2, with the correction of Patton, Politis and White
+    (2009); the same numbers as `arch.bootstrap.optimal_block_length`, which the image of the
+    gateway does not have. At least 1; 1 if the series does not vary, or has fewer than 10 values.
+    """
+    count = len(x)
+    if count < 10 or np.ptp(x) == 0:
+        return 1.0
+    centred = x - x.mean()
+    quiet = max(5, int(np.log10(count)))  # lags that have to be insignificant, one after another
+    last = int(np.ceil(np.sqrt(count))) + quiet
+    lags = np.arange(min(last, count - 2) + 1)
+    products = np.array([centred[lag:] @ centred[: count - lag] for lag in lags])
+    sizes = []
+    for lag in lags + 1:
+        sizes.append((centred[lag:] @ centred[lag:]) * (centred[:-lag] @ centred[:-lag]))
+    small = np.abs(products) < 2 * np.sqrt(np.log10(count) / count) * np.sqrt(sizes)
+    runs = np.flatnonzero(np.convolve(small[:-1], np.ones(quiet), "valid") == quiet)
+    width = min(2 * max(int(runs[0]), 1), lags[-1]) if runs.size else lags[-1]
+    used = lags[1 : width + 1]
+    window = np.minimum(1.0, 2 * (1 - used / width))  # flat top
+    covariance = products / count
+    slope = 2 * (window * used * covariance[1 : width + 1]).sum()
+    variance = covariance[0] + 2 * (window * covariance[1 : width + 1]).sum()
+    if variance == 0:
+        return 1.0
+    best = (slope / variance) ** 2 * count
+    longest = np.ceil(min(3 * np.sqrt(count), count / 3))
+    return float(np.clip(np.cbrt(best), 1.0, longest))
 
 
 def _resamples(count: int, length: float) -> "np.ndarray[Any, np.dtype[np.int64]]":
