@@ -48,8 +48,8 @@ SIMULATED = f"""
 
 def forecast_5000(settings: Settings) -> tuple[float, float]:
     """`jobs forecast har` of all symbols to CSV, from a set and a version that exist."""
-    _write_set(settings)
-    _log_har(settings)
+    write_set(settings)
+    log_har(settings)
     target = settings.var_dir / "forecasts.csv"
     measured = run(
         settings, ["forecast", "har/1", "--data", "large", "--output", "csv", "--to", str(target)]
@@ -160,9 +160,9 @@ def _write_bars(settings: Settings, suffix: str) -> Path:
     return path
 
 
-def _write_set(settings: Settings) -> None:
+def write_set(settings: Settings, sessions: int = SESSIONS) -> None:
     """The data set `large`: simulated returns and closes, with market columns."""
-    days = calendars.next_sessions("XNYS", pd.Timestamp(FIRST), SESSIONS)
+    days = calendars.next_sessions("XNYS", pd.Timestamp(FIRST), sessions)
     with duckdb.connect() as connection:
         connection.execute("SELECT setseed(0.5)").fetchall()
         connection.register("given", pd.DataFrame({names.DS: days}))
@@ -179,12 +179,12 @@ def _write_set(settings: Settings) -> None:
         columns = (*names.HISTORY, "close", *names.MARKET, MEMBERS)
         symbols = tuple(f"S{i:04d}" for i in range(SYMBOLS))
         universe = Universe(f"large-{SYMBOLS}", symbols)
-        splits = Splits(f"{days[-700]:%Y-%m-%d}", f"{days[-400]:%Y-%m-%d}")
+        splits = Splits(f"{days[sessions // 2]:%Y-%m-%d}", f"{days[sessions * 3 // 4]:%Y-%m-%d}")
         facts = sets.Facts("large", "closes", columns, "XNYS", universe, splits)
         sets.write(settings, facts, connection, "rows")
 
 
-def _log_har(settings: Settings) -> None:
+def log_har(settings: Settings) -> None:
     """har/1, fitted on the panel; no tag names its universe, so it forecasts any data set."""
     compile_builtin(settings)
     panel = catalog.PANEL.load(settings).history
