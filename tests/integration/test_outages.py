@@ -28,7 +28,7 @@ COMMANDS = [
     "registry doctor", "registry mirror acme/weights", "registry ui",
     "registry push kronos --version 1 --repo acme/weights", "registry export nbeats --to DIR",
     "jobs train naive", "jobs tune nbeats", "jobs evaluate naive", "jobs quickstart",
-    "jobs forecast nbeats",
+    "jobs forecast nbeats", "jobs calibrate nbeats", "jobs nightly", "jobs standings",
     "serving scorer nbeats", "serving request nbeats",
 ]  # fmt: skip
 Run = Callable[..., tuple[int, str]]
