@@ -7,7 +7,7 @@ as the ledger holds until its session. A late price changes that count.
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from hashlib import sha256
 
@@ -63,15 +63,28 @@ class Fold:
             if night.session >= since:
                 yield night, lesson
 
-    def onward(self, until: date) -> Iterator[tuple[Night, Lesson]]:
-        """Each session after the last one that was learned, up to `until`, with its lesson."""
+    def known_at(self, instant: datetime) -> None:
+        """Learn the following nights from what was known at an instant."""
+        self._source = replace(self._source, instant=instant)
+
+    def onward(self, until: date, *, checked: bool) -> Iterator[tuple[Night, Lesson]]:
+        """Each session after the last one that was learned, up to `until`, with its lesson.
+
+        `checked`: all is learned again if the ledger holds more of what was learned.
+        """
         learned_until = self.memory.learned_until
-        start = None if learned_until is None else learned_until + _DAY
+        is_old = checked and learned_until is not None
+        if is_old and self._count(learned_until) != self.memory.learned:
+            self.memory, start = self._learner.start(), None
+            self.recent.clear()
+        else:
+            start = None if learned_until is None else learned_until + _DAY
         for night in self._nights(start, until):
             self.recent.append(night)
             lesson = self._learner.learn(self.memory, night)
             self.memory = lesson.memory
-            yield night, lesson
+            if learned_until is None or night.session > learned_until:
+                yield night, lesson
 
     def keep(self) -> None:
         """Write the memory into the cache. Raises KronosError on a full disk."""
@@ -95,8 +108,7 @@ class Fold:
         until = memory.learned_until
         if until is None or until >= since:
             return f"the cache has learned until {until}, and {since} is asked for"
-        source = self._source
-        held = maturing.count(source.engine, source.scope, until, as_of=source.instant)
+        held = self._count(until)
         if held != memory.learned:
             return (
                 f"the cache has learned {memory.learned} outcomes until {until}, and the ledger "
@@ -107,6 +119,11 @@ class Fold:
             if self._learner.sectors.get(symbol, "") != sector:
                 return f"{symbol} has another sector than the cache has learned it with"
         return ""
+
+    def _count(self, until: date | None) -> int:
+        """Outcomes that the ledger holds until a session."""
+        source = self._source
+        return maturing.count(source.engine, source.scope, until, as_of=source.instant)
 
     def _earliest(self, learned_until: date) -> date:
         """The first of the last EFFECT_SESSIONS sessions until a memory's."""

@@ -5,7 +5,7 @@ learned and published one by one here, between their forecasts. The job `calibra
 same nights again for its run in MLflow, and finds its calibrations published.
 """
 
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 
 from jobs.nightly import ranges
@@ -13,7 +13,7 @@ from jobs.nightly.folding import Fold, Source, sessions_between
 from jobs.nightly.memory_file import MemoryFile
 from jobs.nightly.publishing import Publisher
 from registry.forecast.names import SECTOR
-from registry.ledger import calibrations
+from registry.ledger import calibrations, database, first_known, instants
 from registry.ledger.archive import Archive
 from registry.ledger.claims import now
 from registry.ledger.states import Scope
@@ -49,12 +49,14 @@ class Onward:
 class _Scope:
     """One scope, whose memory goes on from night to night."""
 
-    def __init__(self, fold: Fold, publisher: Publisher, calendar: str, newest: date) -> None:
+    def __init__(self, source: Source, fold: Fold, publisher: Publisher, newest: date) -> None:
+        self._source = source
         self._fold = fold
         self._publisher = publisher
-        self._calendar = calendar
+        self._calendar = source.calendar
         self._newest = newest  # session that was learned
         self._began = False
+        self._late = False  # whether returns came late since the first cutoff
 
     @classmethod
     def of(cls, settings: Settings, archive: Archive, scope: Scope) -> "_Scope | None":
@@ -70,24 +72,36 @@ class _Scope:
         fold = Fold(source, learner, MemoryFile(settings.state_dir, _quiet))
         publisher = Publisher(archive.engine, scope, learner, issued.calendar, _quiet)
         newest = max((one.learned_until for one in before), default=issued.first - _DAY)
-        return cls(fold, publisher, issued.calendar, newest)
+        return cls(source, fold, publisher, newest)
 
     @property
     def numbers(self) -> list[int]:
         return self._publisher.published.numbers
 
     def learn_before(self, cutoff: date) -> None:
+        """Learn what was known when the cutoff closed: a late return changes no older forecast."""
         since, until = self._newest + _DAY, cutoff - _DAY
         nights = sessions_between(self._calendar, since, until)
         if not nights:
             return
-        lessons = self._fold.onward(nights[-1])
+        close = min(instants.close_of(self._calendar, cutoff), self._source.instant)
         if not self._began:
+            self._late = self._is_late(close)
+        if self._late:
+            self._fold.known_at(close)
+        if self._began:
+            lessons = self._fold.onward(nights[-1], checked=self._late)
+        else:
             lessons = self._fold.lessons(nights[0], nights[-1])
             self._began = True
         for night, lesson in lessons:
             self._publisher.publish(night, lesson, [*self._fold.recent])
         self._newest = nights[-1]
+
+    def _is_late(self, close: datetime) -> bool:
+        source = self._source
+        with database.read(source.engine) as connection:
+            return first_known.came_late(connection, source.scope.data, close, source.instant)
 
 
 def sectors(archive: Archive, data: str) -> dict[str, str]:

@@ -66,20 +66,23 @@ class Publisher:
         self._say = say
         self._before = calibrations.versions(engine, scope)
         self._last: Mapping[str, str] | None = None  # verdicts of the night before
+        method = learner.method.name
+        self._published = {one.learned_until for one in self._before if one.method == method}
         self._newest = max((one.learned_until for one in self._before), default=date.min)
 
     def publish(self, night: Night, lesson: Lesson, recent: Sequence[Night]) -> None:
         """Publish a night, which is the last of the `recent` ones.
 
         A night older than the newest calibration, if it was never published, stays so: it would
-        take the place of the newer one.
+        take the place of the newer one. A night that was published keeps its calibration, even if
+        a return came late since: the next night learns that.
         """
         judged = self._judged(night.session, lesson.memory.trail)
         verdicts = {step: evidence["state"] for step, evidence in judged.items()}
         self.published.verdicts, self.published.steps = verdicts, judged
         self._compare(night.session, verdicts)
         content = self._content(night.session, lesson)
-        if night.session < self._newest:
+        if night.session < self._newest or night.session in self._published:
             number = calibrations.number_of(self._engine, self._scope, **content)
             if number is None:
                 self.published.older += 1

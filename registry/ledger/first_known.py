@@ -67,6 +67,16 @@ def by_session(
         yield from zip(some, values, strict=True)
 
 
+def came_late(connection: sa.Connection, data: str, after: datetime, until: datetime) -> bool:
+    """Whether a return came after its session's close, and after one instant until another."""
+    c = daily_returns.c
+    of_data = sa.select(symbols.c.id).where(symbols.c.data == data)
+    late = sa.exists().where(
+        ~c.assumed, c.symbol_id.in_(of_data), c.known_from > after, c.known_from <= until
+    )
+    return bool(connection.scalar(sa.select(late)))
+
+
 def _values(
     connection: sa.Connection,
     data: str,

@@ -20,6 +20,7 @@ from clocks import Clock
 from own_sets import simulated, write
 
 from jobs.data.dataset import Splits
+from jobs.data.load import load
 from jobs.nightly.nightly import nightly
 from registry.errors import BadParameter, NotFound
 from registry.forecast import calendars
@@ -68,10 +69,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return Clock(monkeypatch)
 
 
-def fill(settings: Settings, until: date = DAYS[-1]) -> None:
-    """Compile the sessions until one."""
+def fill(settings: Settings, until: date = DAYS[-1], lacking: date | None = None) -> None:
+    """Compile the sessions until one; AAA may lack one."""
     frame = simulated(dict.fromkeys(SYMBOLS, (str(DAYS[0]), str(DAYS[-1]))))
     known = frame[frame["ds"] <= pd.Timestamp(until)].reset_index(drop=True)
+    if lacking is not None:
+        lost = (known["unique_id"] == "AAA") & (known["ds"] == pd.Timestamp(lacking))
+        known = known[~lost].reset_index(drop=True)
     write(settings, "mine", known, splits=Splits("2022-01-10", "2022-01-14"))
 
 
@@ -142,6 +146,31 @@ def test_nights_caught_up_give_the_same_as_nights_on_time(
     live = done.standings[0].tables[0]
     assert live.nights == 4 - (NIGHTS == 5)  # those on time
     assert done.standings[0].tables[1].nights == NIGHTS - live.nights
+
+
+@pytest.mark.parametrize("came", [3, NIGHTS - 1])
+def test_a_late_price_is_learned_by_no_forecast_that_is_older(
+    settings: Settings, clock: Clock, tmp_path: Path, came: int
+) -> None:
+    """Prices were loaded on time; in one of two ledgers, the nights were not."""
+    if not settings.ledger.startswith("sqlite"):
+        pytest.skip("one database is enough")
+    late = Settings(
+        var_dir=tmp_path / "late",
+        tracking_uri=settings.tracking,
+        ledger_uri=f"sqlite:///{tmp_path / 'late.db'}",
+    )
+    late.var_dir.mkdir()
+    for made in (settings, late):
+        for place, day in enumerate(DAYS[-NIGHTS:]):
+            fill(made, day, lacking=DAYS[1 - NIGHTS] if place < came else None)
+            clock.after(day)
+            load(made, "mine")
+            if made is settings or place in (0, NIGHTS - 1):
+                assert nightly(made, sessions=place + 1).failed == []
+    on_time, caught_up = numbers_of(settings), numbers_of(late)
+    assert on_time["issued"] == caught_up["issued"]
+    assert on_time["learned"] == caught_up["learned"]
 
 
 def test_a_replay_is_a_backfill_calibrated_night_by_night_and_a_second_start_does_nothing(
