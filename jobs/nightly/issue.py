@@ -39,6 +39,7 @@ from registry.promotion.opening import open_ledger
 from registry.settings import Settings
 from registry.versions.loaded import LoadedVersion
 from registry.versions.store import Store
+from registry.versions.version import Version
 
 JOB = "issue"
 Learn = Callable[[Scope, date], None]  # learns what a scope's calibration may know at a cutoff
@@ -155,9 +156,15 @@ def _kept(done: Issued) -> Iterator[None]:
         done.error = KronosError(text)
 
 
+def trained_until(version: Version) -> str:
+    """The last session that a version was trained on; empty: none is named, as of mirrored ones."""
+    until = version.tags.get("trained_until", "none")
+    return "" if until == "none" else until
+
+
 def _check_trained(model: LoadedVersion, first: str) -> None:
     """Raise BadParameter for a cutoff that the version was trained on."""
-    until = model.version.tags.get("trained_until", "")
+    until = trained_until(model.version)
     if first <= until:
         raise BadParameter(
             f"{model.version.reference} was trained until {until}, so what it says after {first} "

@@ -17,7 +17,7 @@ from jobs.data import load as loading
 from jobs.data import overview
 from jobs.nightly.alone import alone
 from jobs.nightly.calibrate import calibrate
-from jobs.nightly.issue import issue
+from jobs.nightly.issue import issue, trained_until
 from jobs.nightly.log import LONGEST, Log
 from jobs.nightly.mature import LISTED, mature
 from jobs.nightly.onward import Onward
@@ -223,7 +223,7 @@ class _Nightly:
         """Issue what a version lacks; the new cutoffs."""
         scope = self._scope(version, data)
         there = maturing.issued_cutoffs(self._engine, scope)
-        trained = version.tags.get("trained_until", "")
+        trained = trained_until(version)
         missing = [day for day in window if day not in there and day.isoformat() > trained]
         if not missing:
             return set()

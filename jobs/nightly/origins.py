@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from jobs.forecasting.forecast import checked
+from registry.dates import is_date
 from registry.errors import BadHistory, BadParameter
 from registry.forecast import calendars, names
 from registry.forecast.arrays import Dates
@@ -177,8 +178,5 @@ def next_close(calendar: str, cutoff: date) -> datetime:
 
 
 def _check_date(name: str, text: str) -> None:
-    try:
-        if text:
-            date.fromisoformat(text)
-    except ValueError as error:
-        raise BadParameter(f"{name} is {text[:64]!r}, expected a date like 2020-01-31") from error
+    if text and not is_date(text):  # dates of another form would be compared wrongly
+        raise BadParameter(f"{name} is {text[:64]!r}, expected a date like 2020-01-31")

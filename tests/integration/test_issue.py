@@ -69,6 +69,9 @@ def registry(
     log_a_version(settings, store, {}, "trained")
     store.set_tag("trained", 1, "trained_until", str(DAYS[19]))
     store.set_tag("trained", 1, "data", "mine")
+    log_a_version(settings, store, {}, "mirrored")
+    store.set_tag("mirrored", 1, "trained_until", "none")
+    store.set_tag("mirrored", 1, "pretrained_until", "unknown")
     log(settings, store, spec_of("joint", max_horizon=2, joint=True, universe=SYMBOLS))
     return settings
 
@@ -345,6 +348,26 @@ def test_cutoffs_that_a_version_was_trained_on_are_refused(settings: Settings):
     with pytest.raises(BadParameter, match=expected):
         issued_range(settings, 19, 30, reference="trained/1")
     assert len(issued_range(settings, 20, 30, reference="trained/1").cutoffs) == 11
+
+
+@pytest.mark.parametrize("form", ["%Y%m%d", "%G-W%V-%u"])
+def test_a_date_of_another_form_does_not_pass_the_last_session_of_training(
+    settings: Settings, form: str
+):
+    """As texts, 20220118 and 2022-W03-2 come after 2022-01-31."""
+    fill(settings)
+    since = DAYS[10].strftime(form)
+    with pytest.raises(BadParameter, match=f"--from is '{since}', expected a date"):
+        issued(settings, "trained/1", since=since)
+    with pytest.raises(BadParameter, match="--to is .*, expected a date"):
+        issued(settings, "trained/1", since=str(DAYS[20]), until=DAYS[21].strftime(form))
+
+
+def test_a_mirrored_version_is_issued_and_says_what_its_weights_may_have_seen(settings: Settings):
+    fill(settings)
+    done = issued(settings, "mirrored/1")
+    assert done.cutoffs == [DAYS[-1]]
+    assert list(done.notes) == ["pretrained"]
 
 
 @pytest.mark.parametrize(
