@@ -213,6 +213,9 @@ class _Calibrating:
         if issued is None or last is None or last.date() < issued.first:
             yield Calibrated(version, scope.data, note=_no_outcome(scope, issued is not None))
             return
+        if issued.unfit:
+            yield Calibrated(version, scope.data, note=f"forecasts stay raw: {issued.unfit}")
+            return
         before = calibrations.versions(self.engine, scope)
         kept = before[-1].method if before else DEFAULT
         planned = ranges.plan(

@@ -49,6 +49,7 @@ class Done:
     restated: list[dict[str, Any]] = field(default_factory=list)  # returns that changed since
     published: int = 0  # calibrations
     failed: list[dict[str, str]] = field(default_factory=list)  # job, of, code, message
+    left_out: list[str] = field(default_factory=list)  # versions that name no data set
     standings: Sequence[Standings] = ()
 
     def summary(self) -> dict[str, Any]:
@@ -64,6 +65,7 @@ class Done:
             "published": self.published,
             "live_nights": live,
             "failed": self.failed,
+            "left_out": self.left_out,
         }
 
 
@@ -77,7 +79,8 @@ def nightly(
 ) -> Done:
     """Run all jobs for the versions in Production, and fhs and naive as references.
 
-    Each version works on the data set that it was trained on; `data` names one of these. At most
+    Each version works on the data set that it was trained on. `data` names one data set; versions
+    that name none, such as mirrored ones, work on it, and without it are in `left_out`. At most
     the last `sessions` sessions are caught up, as the ledger knew them at `as_of` (default: now).
     What fails is listed in `failed` and stops nothing else. Raises BadParameter, NotFound if there
     is nothing to issue, and Conflict (ALREADY_RUNNING).
@@ -92,6 +95,7 @@ def nightly(
             registry = ledger.registry
         with Archive(settings) as archive:
             job = _Nightly(settings, archive, registry, as_of, sessions, progress)
+            job.done.left_out = [] if data else _without_data(store)
             with Log(settings).timed(JOB) as line:
                 for name, versions in plan.items():
                     job.of_set(name, versions)
@@ -110,13 +114,17 @@ def versions_by_set(store: Store, data: str) -> dict[str, list[Version]]:
     plan: dict[str, list[Version]] = {}
     for model in models:
         for version in model.versions:
-            own = version.tags.get("data", "")
-            if "production" in version.aliases and not version.foreign and own:
+            own = version.tags.get("data", "") or data
+            if _is_served(version) and own:
                 plan.setdefault(own, []).append(version)
     if data:
         plan = {name: versions for name, versions in plan.items() if name == data}
     if not plan:
         trained = f" that was trained on {data}" if data else ""
+        if left_out := _without_data(store):
+            raise NotFound(
+                f"{', '.join(left_out)} in Production names no data set; name one with --data"
+            )
         raise NotFound(
             f"nothing{trained} is in Production; `python -m registry promote MODEL VERSION` "
             "promotes a version"
@@ -127,6 +135,20 @@ def versions_by_set(store: Store, data: str) -> dict[str, list[Version]]:
             if model.name in REFERENCES and model.name not in there:
                 versions += _newest(model.versions, name)
     return dict(sorted(plan.items()))
+
+
+def _is_served(version: Version) -> bool:
+    return "production" in version.aliases and not version.foreign
+
+
+def _without_data(store: Store) -> list[str]:
+    """Versions in Production that name no data set that they were trained on."""
+    references = []
+    for model in store.models():
+        for version in model.versions:
+            if _is_served(version) and not version.tags.get("data", ""):
+                references.append(version.reference)
+    return references
 
 
 def _newest(versions: Sequence[Version], data: str) -> list[Version]:

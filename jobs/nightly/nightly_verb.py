@@ -45,6 +45,11 @@ def _remark(done: Done) -> None:
             f"restated: {len(done.restated)} returns that were scored before; the first: "
             f"{done.restated[0]}"
         )
+    for reference in done.left_out:
+        lines.append(
+            f"left out: {reference} names no data set that it was trained on; "
+            "`python -m jobs nightly --data NAME` issues it on one"
+        )
     for failure in done.failed:
         lines.append(
             f"failed: {failure['job']} of {failure['of']}: {failure['code']}: {failure['message']}"

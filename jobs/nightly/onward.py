@@ -60,10 +60,10 @@ class _Scope:
 
     @classmethod
     def of(cls, settings: Settings, archive: Archive, scope: Scope) -> "_Scope | None":
-        """None while the scope has no forecast."""
+        """None while the scope has no forecast, or where no calibration fits its levels."""
         instant = now()
         issued = ranges.issued(archive.engine, scope, instant)
-        if issued is None:
+        if issued is None or issued.unfit:
             return None
         before = calibrations.versions(archive.engine, scope)
         method = before[-1].method if before else DEFAULT

@@ -14,6 +14,7 @@ from registry.ledger import database, job_runs, observations
 from registry.ledger.forecasts import forecasts
 from registry.ledger.maturing import SOURCES
 from registry.ledger.states import Scope
+from registry.scoring.calibration_table import check_grid
 
 JOB = "calibrate"
 
@@ -61,6 +62,15 @@ class Issued:
     horizon: int
     calendar: str
     first: date  # session that the first forecast is of
+
+    @property
+    def unfit(self) -> str:
+        """Why no calibration is learned at these levels; empty: one is."""
+        try:
+            check_grid(self.levels)
+        except BadParameter as error:
+            return error.message
+        return ""
 
 
 def issued(engine: sa.Engine, scope: Scope, instant: datetime) -> Issued | None:

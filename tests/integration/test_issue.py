@@ -359,7 +359,7 @@ def test_a_date_of_another_form_does_not_pass_the_last_session_of_training(
     since = DAYS[10].strftime(form)
     with pytest.raises(BadParameter, match=f"--from is '{since}', expected a date"):
         issued(settings, "trained/1", since=since)
-    with pytest.raises(BadParameter, match="--to is .*, expected a date"):
+    with pytest.raises(BadParameter, match=r"--to is .*, expected a date"):
         issued(settings, "trained/1", since=str(DAYS[20]), until=DAYS[21].strftime(form))
 
 

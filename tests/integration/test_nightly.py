@@ -22,12 +22,15 @@ from own_sets import simulated, write
 from jobs.data.dataset import Splits
 from jobs.data.load import load
 from jobs.nightly.nightly import nightly
+from mlprojects.baselines import model as baselines
 from registry.errors import BadParameter, NotFound
 from registry.forecast import calendars
+from registry.forecast.spec import ModelSpec
 from registry.ledger import calibrations, database, forecasts, scores
 from registry.ledger.archive import Archive
-from registry.settings import Settings
-from registry.versions.store import Store
+from registry.settings import CHECKOUT, Settings
+from registry.versions import tracking
+from registry.versions.store import Store, example_history
 from registry.versions.version import Version
 
 DAYS = [day.date() for day in calendars.sessions("XNYS", "2022-01-03", "2022-04-29")]
@@ -274,6 +277,58 @@ def test_a_version_that_fails_is_listed_and_the_others_go_on(
         assert [line["error_code"] for line in errors] == ["CORRUPT"]
     finally:
         store.delete_alias(name, "production")
+
+
+def test_a_version_whose_levels_no_calibration_fits_is_issued_raw_every_night(
+    settings: Settings,
+) -> None:
+    store = Store(settings)
+    name = "narrow"
+    if name not in {model.name for model in store.models()}:
+        spec = ModelSpec(
+            name, "baselines", min_context=10, max_context=99, max_horizon=2, levels=(0.1, 0.5, 0.9)
+        )
+        frame = simulated(dict.fromkeys(SYMBOLS, (str(DAYS[0]), str(DAYS[-1]))))
+        history = frame[["unique_id", "ds", "y"]]
+        with tracking.start(settings, "train", name):
+            store.log(
+                spec,
+                lambda folder: baselines.save(baselines.Ewma(spec), folder),
+                requirements=baselines.REQUIREMENTS,
+                example=example_history(history, spec),
+                tags={"family": "baselines", "data": "mine"},
+                checkout=CHECKOUT,
+            )
+    store.set_alias(name, "production", 1)
+    try:
+        done = nightly(settings, sessions=4)
+    finally:
+        store.delete_alias(name, "production")
+    assert done.failed == []
+    rows = rows_of(settings, forecasts.forecasts, "model", "cutoff", "calibration")
+    of_narrow = [row for row in rows if row[0] == name]
+    assert of_narrow == [(name, day, None) for day in DAYS[-4:]]
+
+
+def test_a_version_that_names_no_data_set_is_said_and_issued_on_a_named_one(
+    settings: Settings, verb: Any
+) -> None:
+    store = Store(settings)
+    store.set_tag("ewma", 1, "data", "")
+    try:
+        with pytest.raises(NotFound, match=r"ewma/1 in Production names no data set.*--data"):
+            nightly(settings, sessions=2)
+        store.set_alias("fhs", "production", 1)
+        code, out, err = verb(settings, "jobs", "nightly", "--sessions", 2)
+        assert code == 0
+        assert "left out: ewma/1 names no data set" in err
+        assert json.loads(out.splitlines()[-1])["left_out"] == ["ewma/1"]
+        done = nightly(settings, data="mine", sessions=2)
+        assert (done.failed, done.left_out) == ([], [])
+        assert done.forecasts == {"backfill": 2}
+    finally:
+        store.set_tag("ewma", 1, "data", "mine")
+        store.delete_alias("fhs", "production")
 
 
 def test_a_second_start_says_who_is_at_work_and_ends_well(settings: Settings, verb: Any) -> None:
