@@ -182,8 +182,9 @@ def start(
     run: Run | None = None
     try:
         with interrupts.deferred():  # once the run is open, `run` is set
-            run = _open(settings, experiment, name, nested, again)
-            run.tags({PROCESS_TAG: this_process().mark, **(tags or {})})
+            marks = {PROCESS_TAG: this_process().mark, **(tags or {})}
+            run = _open(settings, experiment, name, nested, again, marks)
+            run.tags(marks)
         yield run
     except BaseException as error:
         if run is not None:
@@ -193,7 +194,15 @@ def start(
         mlflow.end_run(FINISHED)
 
 
-def _open(settings: Settings, experiment: str, name: str, nested: bool, again: str | None) -> Run:
+def _open(
+    settings: Settings,
+    experiment: str,
+    name: str,
+    nested: bool,
+    again: str | None,
+    tags: Mapping[str, str],
+) -> Run:
+    """The run. A new one is made with its tags: after a kill, `latest` finds it by them."""
     client = connect(settings)
     project_run = _project_run(client)
     identity = _experiment(settings, client, experiment)
@@ -204,7 +213,10 @@ def _open(settings: Settings, experiment: str, name: str, nested: bool, again: s
         active = mlflow.start_run(run_id=again)
     elif project_run is None or not _keeps_artifacts(settings, project_run, identity):
         active = mlflow.start_run(
-            experiment_id=identity, run_name=name, nested=nested, tags=_context()
+            experiment_id=identity,
+            run_name=name,
+            nested=nested,
+            tags={**_context(), **_masked(tags)},
         )
     else:
         active = mlflow.start_run(run_id=project_run.info.run_id)
@@ -229,7 +241,10 @@ def _elsewhere(client: MlflowClient, project_run: mlflow.entities.Run, experimen
 
 def _context() -> dict[str, str]:
     """MLflow's own tags of a new run. The address of the git remote may hold a token."""
-    tags = resolve_tags()
+    return _masked(resolve_tags())
+
+
+def _masked(tags: Mapping[str, str]) -> dict[str, str]:
     return {key: masked(value) for key, value in tags.items()}
 
 

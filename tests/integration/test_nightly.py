@@ -331,6 +331,34 @@ def test_a_version_that_names_no_data_set_is_said_and_issued_on_a_named_one(
         store.delete_alias("fhs", "production")
 
 
+CUT = """
+import os, signal
+import mlflow
+from registry.settings import Settings
+from registry.versions import tracking
+start = mlflow.start_run
+def and_die(**options):
+    start(**options)
+    os.kill(os.getpid(), signal.SIGKILL)
+mlflow.start_run = and_die
+with tracking.start(Settings(), "calibrations", "cut", tags={"job_key": "a night"}):
+    pass
+"""
+
+
+def test_a_run_whose_process_was_killed_as_soon_as_it_was_there_is_found_by_its_tags(
+    settings: Settings, environment_of: Any
+) -> None:
+    if not settings.ledger.startswith("sqlite"):
+        pytest.skip("runs are not in the ledger")
+    cut = subprocess.run([sys.executable, "-c", CUT], env=environment_of(settings), cwd=ROOT)
+    assert cut.returncode == -signal.SIGKILL
+    left = tracking.latest(settings, "calibrations", {"job_key": "a night"})
+    assert left is not None
+    with tracking.start(settings, "calibrations", "cut", again=left) as run:
+        assert run.run_id == left
+
+
 def test_a_second_start_says_who_is_at_work_and_ends_well(settings: Settings, verb: Any) -> None:
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(settings.var_dir)], stdout=subprocess.PIPE, cwd=ROOT,
