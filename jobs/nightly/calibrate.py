@@ -15,12 +15,13 @@ from jobs.nightly import calibration_record, ranges
 from jobs.nightly.alone import alone
 from jobs.nightly.course import Recorder
 from jobs.nightly.folding import Fold, Source, sessions_between
+from jobs.nightly.learned_from import LearnedFrom
 from jobs.nightly.memory_file import MemoryFile
+from jobs.nightly.onward import sectors
 from jobs.nightly.publishing import Published, Publisher, worst
 from jobs.nightly.ranges import JOB, Asked, Range
 from jobs.running.progress import Progress, Say, silent
 from registry.errors import BadParameter, KronosError
-from registry.forecast.names import SECTOR
 from registry.ledger import calibrations
 from registry.ledger.archive import Archive
 from registry.ledger.job_runs import job_run
@@ -46,6 +47,7 @@ class Calibrated:
     since: date | None = None
     until: date | None = None
     nights: int = 0
+    learned_from: str = ""  # live or backfilled nights, all that it has learned
     published: Published = field(default_factory=Published)
     metrics: dict[str, float] = field(default_factory=dict)  # of the last night
     run_id: str = ""
@@ -54,9 +56,18 @@ class Calibrated:
     note: str = ""  # why there was nothing to do
     error: KronosError | None = None
 
+    @property
+    def name(self) -> str:
+        return f"{self.version.reference} on {self.data}" if self.data else self.version.reference
+
+    @property
+    def title(self) -> str:
+        """Of a picture."""
+        return f"{self.name}, learned from {self.learned_from}"
+
     def line(self) -> str:
         """One line for people."""
-        name = f"{self.version.reference} on {self.data}" if self.data else self.version.reference
+        name = self.name
         if self.error is not None:
             return f"{name}: failed, {self.error.code}"
         if self.note:
@@ -65,7 +76,8 @@ class Calibrated:
         number = f"calibration {published.numbers[-1]}" if published.numbers else "nothing"
         return (
             f"{name}: learned {self.nights} nights until {self.until} by {self.method}, published "
-            f"{number}; worst verdict {worst(published.verdicts)}"
+            f"{number}; learned so far: {self.learned_from}; worst verdict "
+            f"{worst(published.verdicts)}"
         )
 
     def summary(self) -> dict[str, Any]:
@@ -75,6 +87,7 @@ class Calibrated:
             "since": self.since and self.since.isoformat(),
             "until": self.until and self.until.isoformat(),
             "nights": self.nights,
+            "learned_from": self.learned_from,
             **self.published.summary(),
             **{key: round(value, 6) for key, value in self.metrics.items()},
             "run_id": self.run_id,
@@ -222,9 +235,9 @@ class _Calibrating:
             self.engine, scope, asked, method, kept, issued.first, last.date(), issued.calendar
         )
         source = Source(self.engine, scope, issued.calendar, instant)
-        sectors = self._sectors(scope.data)
+        of_symbols = sectors(self._archive, scope.data)
         for nights in planned:
-            learner = Learner(nights.method, issued.levels, issued.horizon, sectors)
+            learner = Learner(nights.method, issued.levels, issued.horizon, of_symbols)
             yield self._range(version, source, learner, nights)
         if not planned:
             yield Calibrated(version, scope.data, kept, note=_nothing_new(asked, last.date()))
@@ -249,7 +262,7 @@ class _Calibrating:
     def _learn(
         self, done: Calibrated, source: Source, learner: Learner, nights: Range, run: Run
     ) -> None:
-        name = f"{done.version.reference} on {done.data}"
+        name = done.name
         cache = MemoryFile(self._settings.state_dir, self._say)
         fold = Fold(source, learner, cache)
         publisher = Publisher(source.engine, source.scope, learner, source.calendar, self._say)
@@ -267,22 +280,19 @@ class _Calibrating:
         done.quarantined = [path.name for path in cache.quarantined]
         done.published = publisher.published
         done.nights = len(wanted)
+        known = LearnedFrom.of(source.engine, source.scope, nights.until, source.instant)
+        done.learned_from = str(known)
         run.tags(_remarks(done))
         course = recorder.course(wanted)
         done.metrics = course.last() if course else {}
-        calibration_record.log(run, course, publisher.published, clipped, name)
+        calibration_record.log(run, course, publisher.published, clipped, done.title)
         fold.keep()
-
-    def _sectors(self, data: str) -> dict[str, str]:
-        """Sector of each symbol that has one."""
-        listed = self._archive.symbols(data)
-        known = listed[listed[SECTOR].notna()]
-        return dict(zip(known["symbol"], known[SECTOR], strict=True))
 
 
 def _remarks(done: Calibrated) -> dict[str, str]:
-    """Tags of a run that could not use the cache."""
+    """Tags of a run: what it learned from, and why it could not use the cache."""
     tags = {
+        "learned_from": done.learned_from,
         "learned_again": done.learned_again,
         "cache_quarantined": ", ".join(done.quarantined),
     }
@@ -294,7 +304,8 @@ def _no_outcome(scope: Scope, has_forecasts: bool) -> str:
         return f"no forecast on {scope.data} has come true yet"
     return (
         f"the ledger has no forecast of {scope.model}/{scope.version} on {scope.data}; "
-        f"`python -m jobs forecast {scope.model}/{scope.version} --issue` records them"
+        f"`python -m jobs forecast {scope.model}/{scope.version} --data {scope.data} --issue` "
+        "records them"
     )
 
 

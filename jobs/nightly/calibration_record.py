@@ -8,9 +8,11 @@ import sqlalchemy as sa
 
 from jobs.nightly import pictures
 from jobs.nightly.course import Course
+from jobs.nightly.learned_from import LearnedFrom
 from jobs.nightly.publishing import Published, text_of, worst
 from jobs.nightly.ranges import Range
 from registry.ledger import calibrations
+from registry.ledger.claims import now
 from registry.ledger.states import Scope
 from registry.settings import Settings
 from registry.versions import describing, tracking
@@ -43,9 +45,12 @@ def recorded(settings: Settings, version: Version, scope: Scope, nights: Range) 
 
 
 def log(
-    run: Run, course: Course | None, published: Published, clipped: Mapping[str, int], name: str
+    run: Run, course: Course | None, published: Published, clipped: Mapping[str, int], title: str
 ) -> None:
-    """Metrics, pictures and tables of a range. `clipped` are nights by symbol."""
+    """Metrics, pictures and tables of a range. `clipped` are nights by symbol.
+
+    `title` is that of the pictures; their dates are added.
+    """
     run.metrics({"published": len(published.numbers)})
     run.tags(_tags(published))
     table = pd.DataFrame({"symbol": [*clipped], "nights": [*clipped.values()]})
@@ -59,7 +64,7 @@ def log(
     run.table(course.frame(), "tables/nights")
     run.table(sectors, "tables/sectors")
     run.metrics(_of_sectors(sectors))
-    _draw(run, course, published, name)
+    _draw(run, course, published, title)
 
 
 def _tags(published: Published) -> dict[str, str]:
@@ -88,9 +93,9 @@ def _plain(sector: str) -> str:
     return "".join(letter if letter.isalnum() or letter in " _-." else "_" for letter in sector)
 
 
-def _draw(run: Run, course: Course, published: Published, name: str) -> None:
+def _draw(run: Run, course: Course, published: Published, head: str) -> None:
     first, last = course.trail.sessions[[0, -1]].tolist()
-    title = f"{name}: {first} to {last}"
+    title = f"{head}: {first} to {last}"
     before, after = course.reliability()
     levels, steps = course.trail.levels, course.steps
     figure = pictures.reliability(levels, before, after, steps, title)
@@ -113,4 +118,6 @@ def describe(store: Store, version: Version, engine: sa.Engine, scope: Scope) ->
     [current] = [one for one in calibrations.versions(engine, scope) if one.number == number]
     verdicts = current.evidence.get("verdicts", {})
     tags = {"calibration": worst(verdicts), "calibration_number": str(number)}
-    describing.say_calibration(store, version, text_of(current, scope.data), tags)
+    learned_from = LearnedFrom.of(engine, scope, current.learned_until, now())
+    text = text_of(current, scope.data, str(learned_from))
+    describing.say_calibration(store, version, text, tags)

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from jobs.training.figures import BLUE, GREY, RED
 from registry.forecast.arrays import Floats
 
-BEFORE, AFTER = "as the model made them", "as they were issued"
+BEFORE, AFTER = "raw", "calibrated the night before"
 NOMINAL = 0.90
 WINDOW = 60  # sessions of the running mean of the coverage
 _COLUMNS = 3  # steps beside each other

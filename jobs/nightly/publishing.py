@@ -184,7 +184,7 @@ def _listed(symbols: Sequence[str]) -> list[str]:
     return listed
 
 
-def text_of(version: Version, data: str) -> str:
+def text_of(version: Version, data: str, learned_from: str) -> str:
     """A calibration in words, for a version's description."""
     verdicts = version.evidence.get("verdicts", {})
     steps = version.evidence.get("steps", {})
@@ -198,6 +198,6 @@ def text_of(version: Version, data: str) -> str:
         parts = "; ".join(short)
     head = (
         f"Number {version.number} on `{data}`, learned until {version.learned_until} by "
-        f"{version.method}"
+        f"{version.method} from {learned_from}"
     )
     return f"{head}: {parts}." if parts else f"{head}."

@@ -23,7 +23,7 @@ OF_RUNS = {  # experiments in which programs open runs
     "tuning": "Studies, one run each: `jobs tune`. The child runs are the trials.",
     "calibrations": "Calibrations of a version on a data set, one run for each range of nights: "
     "`jobs calibrate`. Columns to show: coverage_90_before, coverage_90_after, crps_before, "
-    "crps_after, and the tags verdict_fell and refused.",
+    "crps_after, and the tags learned_from (live or backfilled nights), verdict_fell and refused.",
     "mirrors": "Weights from the Hugging Face Hub, one run each: `registry mirror`.",
     "standings": "What issued forecasts were worth, one run for each data set and night: `jobs "
     "standings`. Metrics are grouped by source (live or backfill, never both) and version.",

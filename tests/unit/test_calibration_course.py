@@ -173,10 +173,10 @@ def version(steps: int) -> Version:
 
 
 def test_a_calibration_in_words_has_reasons_while_there_is_room() -> None:
-    assert text_of(version(1), "panel") == (
-        "Number 3 on `panel`, learned until 2020-01-01 by aci: step 1 stale (the newest outcome is "
-        "9 sessions old)."
+    assert text_of(version(1), "panel", "59 backfilled nights") == (
+        "Number 3 on `panel`, learned until 2020-01-01 by aci from 59 backfilled nights: step 1 "
+        "stale (the newest outcome is 9 sessions old)."
     )
-    many = text_of(version(64), "panel")
+    many = text_of(version(64), "panel", "1 live night")
     assert many.endswith("step 63 stale; step 64 stale.")
     assert len(many) < 2000
