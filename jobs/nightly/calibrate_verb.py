@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 
 from jobs.nightly import calibrate
+from jobs.nightly.ranges import JOB
 from jobs.running.progress import one_bar
 from registry.errors import BadParameter, Conflict
 from registry.settings import Settings
@@ -30,8 +31,8 @@ def run(references: Sequence[str], **options: Any) -> None:
         except Conflict as error:
             if error.code != "ALREADY_RUNNING":
                 raise
-            remark(f"note: already running: {error.message}")
-            print(json.dumps({"already_running": True}))
+            remark(error.message)
+            print(json.dumps({"already_running": JOB}))
             return
         for one in done:
             remark(one.line())

@@ -45,20 +45,20 @@ class Log:
     def timed(self, event: str, **fields: Any) -> Iterator[dict[str, Any]]:
         """Write a line when the block ends, with its seconds and what the block adds to the fields.
 
-        An error makes it a line of level `error`, with code and message, and is raised.
+        The block may set the key `level`. An error makes it a line of level `error`, with code and
+        message, and is raised.
         """
         begun = time.monotonic()
         added: dict[str, Any] = {}
-        level: Level = "info"
         try:
             yield added
         except BaseException as error:
-            level = "error"
             code = error.code if isinstance(error, KronosError) else type(error).__name__
-            added |= {"error_code": code, "message": str(error)}
+            added |= {"level": "error", "error_code": code, "message": str(error)}
             raise
         finally:
             seconds = round(time.monotonic() - begun, 3)
+            level: Level = added.pop("level", "info")
             self.event(level, event, **{**fields, "seconds": seconds, **added})
 
 

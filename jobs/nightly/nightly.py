@@ -50,6 +50,7 @@ class Done:
     published: int = 0  # calibrations
     failed: list[dict[str, str]] = field(default_factory=list)  # job, of, code, message
     left_out: list[str] = field(default_factory=list)  # versions that name no data set
+    without: dict[str, list[str]] = field(default_factory=dict)  # references to train, by data set
     standings: Sequence[Standings] = ()
 
     def summary(self) -> dict[str, Any]:
@@ -64,6 +65,7 @@ class Done:
             "restated_returns": len(self.restated),
             "published": self.published,
             "live_nights": live,
+            "without_reference": self.without,
             "failed": self.failed,
             "left_out": self.left_out,
         }
@@ -98,6 +100,7 @@ def nightly(
             job.done.left_out = [] if data else _without_data(store)
             with Log(settings).timed(JOB) as line:
                 for name, versions in plan.items():
+                    job.done.without |= _without(name, versions)
                     job.of_set(name, versions)
                 job.standings(data)
                 line |= job.done.summary()
@@ -151,6 +154,13 @@ def _without_data(store: Store) -> list[str]:
     return references
 
 
+def _without(data: str, versions: Sequence[Version]) -> dict[str, list[str]]:
+    """The references that a data set lacks, by its name; empty if it lacks none."""
+    there = {version.name for version in versions}
+    lacking = [name for name in REFERENCES if name not in there]
+    return {data: lacking} if lacking else {}
+
+
 def _newest(versions: Sequence[Version], data: str) -> list[Version]:
     own = [each for each in versions if each.tags.get("data") == data and not each.foreign]
     return sorted(own, key=lambda version: version.version)[-1:]
@@ -158,8 +168,15 @@ def _newest(versions: Sequence[Version], data: str) -> list[Version]:
 
 def _check_past(as_of: str) -> None:
     """Raise BadParameter for a time that is yet to come, or no time."""
-    if as_of and instants.as_of(as_of, "24/7") > claims.now() + _DAY:
-        raise BadParameter(f"as-of is {as_of}, which is in the future: set this host's clock")
+    if not as_of:
+        return
+    latest = claims.now() + _DAY
+    future = instants.is_date(as_of) and date.fromisoformat(as_of) > latest.date()
+    if future or instants.as_of(as_of, "24/7") > latest:
+        raise BadParameter(
+            f"--as-of is {as_of}, which is in the future by this host's clock; name a session that "
+            "has closed"
+        )
 
 
 class _Nightly:
@@ -281,6 +298,8 @@ class _Nightly:
             for done in ranges:
                 line |= done.summary()
                 published.update(done.published.numbers)
+                if done.published.fell or done.published.refused or done.quarantined:
+                    line["level"] = "warning"
                 if done.error is not None:
                     raise done.error
         self.done.published += len(published)

@@ -36,6 +36,12 @@ def _remark(done: Done) -> None:
         lines.append(f"{name} was loaded into the ledger, which keeps what was known when")
     for name, number in done.nights.items():
         lines.append(f"{name}: {number} nights were issued" if number else f"{name}: nothing new")
+    for name, lacking in done.without.items():
+        for model in lacking:
+            lines.append(
+                f"note: no {model} was trained on {name}, so nothing is compared with it; "
+                f"`python -m jobs train {model} --data {name}` trains it"
+            )
     if backfills := done.forecasts.get("backfill"):
         lines.append(
             f"note: {backfills} forecasts are backfills: computed now, from what was known then"

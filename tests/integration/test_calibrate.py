@@ -441,8 +441,8 @@ def test_a_version_says_its_calibration_in_description_and_tags(world: World) ->
     entity = store.client.get_model_version(world.scope.model, "1")
     assert entity.description.count("**Calibration.**") == 1
     assert (
-        f"Number 11 on `{world.scope.data}`, learned until {day(12)} by tracking: step 1"
-        in entity.description
+        f"Number 11 on `{world.scope.data}`, learned until {day(12)} by tracking from 11 "
+        "backfilled nights: step 1" in entity.description
     )
     assert "11 sessions have matured, 120 are needed" in entity.description
     assert tags_of(world)["calibration"] == "uncalibrated"
@@ -457,6 +457,7 @@ def test_the_run_has_metrics_pictures_and_tables(world: World) -> None:
     assert run.info.run_name == f"{world.version.reference} {world.scope.data}"
     assert run.data.tags["job_key"].endswith(f"tracking {day(2)}..{day(12)}")
     assert run.data.tags["calibration"] == "uncalibrated"
+    assert run.data.tags["learned_from"] == "11 backfilled nights"
     assert run.data.metrics["nights"] == 11
     client = calibration_store(world.settings).client
     history = client.get_metric_history(run.info.run_id, "coverage_90_before_step_1")
@@ -607,6 +608,7 @@ def test_the_verb_says_what_was_done_as_json(world: World, calibrating: Any) -> 
     assert (one["nights"], one["number"], one["published"]) == (10, 10, 10)
     assert one["verdicts"] == {"1": "uncalibrated", "2": "uncalibrated"}
     assert f"learned 10 nights until {day(11)} by tracking, published calibration 10" in err
+    assert one["learned_from"] == "10 backfilled nights"
     code, done, err = calibrating(*named)
     assert (code, done["calibrated"][0]["number"]) == (0, 11)
     code, done, err = calibrating(*named)
@@ -635,8 +637,8 @@ def test_a_second_start_ends_well(world: World, calibrating: Any) -> None:
     with alone(world.settings, "calibrate"):
         context = contextvars.Context()  # of another process: the lock can be entered again here
         code, done, err = context.run(calibrating, world.version.reference)
-    assert (code, done) == (0, {"already_running": True})
-    assert "already running: calibrate is running: process" in err
+    assert (code, done) == (0, {"already_running": "calibrate"})
+    assert "calibrate is running: process" in err
 
 
 def test_a_version_that_fails_makes_the_exit_code_1(world: World, calibrating: Any) -> None:

@@ -185,6 +185,7 @@ def test_a_replay_is_a_backfill_calibrated_night_by_night_and_a_second_start_doe
     assert done.nights == {"mine": NIGHTS}
     assert done.forecasts == {"backfill": 2 * NIGHTS}
     assert done.published == 2 * (NIGHTS - 1)
+    assert done.without == {"mine": ["naive"]}
     [of_set] = done.standings
     assert (of_set.live_nights, of_set.tables[1].nights) == (0, NIGHTS)
     assert {row.model for row in of_set.tables[1].rows} == {"ewma", "fhs"}
@@ -270,6 +271,7 @@ def test_a_version_that_fails_is_listed_and_the_others_go_on(
         failures = {(failure["job"], failure["of"], failure["code"]) for failure in last["failed"]}
         assert failures == {("issue", f"{name}/1", "CORRUPT")}
         assert f"failed: issue of {name}/1: CORRUPT" in err
+        assert "note: no naive was trained on mine, so nothing is compared with it" in err
         assert last["forecasts"] == {"backfill": 6}
         assert "3 nights" in out
         lines = (settings.logs_dir / "nightly.jsonl").read_text().splitlines()
@@ -418,7 +420,8 @@ def test_a_clock_two_days_ahead_makes_backfills_and_never_a_live_night(
     ("options", "error", "words"),
     [
         ({"as_of": str(date.today() + timedelta(days=30))}, BadParameter, "in the future"),
-        ({"as_of": "2999-01-01"}, BadParameter, "is known from"),
+        ({"as_of": "2999-01-01"}, BadParameter, "in the future"),
+        ({"as_of": "1979-12-31"}, BadParameter, "is known from"),
         ({"as_of": "soon"}, BadParameter, "expected a date"),
         ({"sessions": 0}, BadParameter, "expected at least 1"),
         ({"data": "other"}, NotFound, "nothing that was trained on other is in Production"),

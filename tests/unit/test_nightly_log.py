@@ -35,6 +35,13 @@ def test_a_block_is_one_line_with_its_seconds_and_counts(settings: Settings) -> 
     assert (line["night"], line["scores"], line["level"]) == ("2022-12-28", 100, "info")
 
 
+def test_a_block_may_set_the_level_of_its_line(settings: Settings) -> None:
+    log = Log(settings)
+    with log.timed("calibrate") as line:
+        line |= {"level": "warning", "refused": ["worse"]}
+    assert [each["level"] for each in lines(log)] == ["warning"]
+
+
 def test_an_error_of_a_block_is_in_its_line_and_is_raised(settings: Settings) -> None:
     log = Log(settings)
     with pytest.raises(NotFound), log.timed("issue", model="har"):
