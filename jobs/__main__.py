@@ -650,7 +650,7 @@ def show_standings(
     """
     from jobs.nightly import showing
 
-    showing.run(data=data, as_of=as_of, output=output, to=to)
+    _end(showing.run(data=data, as_of=as_of, output=output, to=to))
 
 
 @app.command("quickstart", epilog=terminal.EXIT_CODES)

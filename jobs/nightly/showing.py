@@ -14,16 +14,18 @@ from rich.table import Table as Printed
 from jobs.forecasting import frames
 from jobs.nightly import page
 from jobs.nightly.standings import Standings, Table, as_json, flat, standings
+from jobs.nightly.starting import unless_running
 from jobs.running.progress import bar_per_label
 from registry.errors import BadParameter
 from registry.scoring.standings import ALL, OPEN, Row
 from registry.settings import Settings
 
+JOB = "standings"
 TABLE, CSV, JSON, HTML = OUTPUTS = ("table", "csv", "json", "html")
 
 
-def run(*, data: str, as_of: str, output: str, to: str) -> None:
-    """Make and show the standings. Raises their errors, and BadParameter."""
+def run(*, data: str, as_of: str, output: str, to: str) -> int:
+    """Make and show the standings; the exit code. Raises their errors, and BadParameter."""
     if output not in OUTPUTS:
         raise BadParameter(f"output is {output!r}, expected one of {', '.join(OUTPUTS)}")
     if to and output == TABLE:
@@ -31,8 +33,17 @@ def run(*, data: str, as_of: str, output: str, to: str) -> None:
     if to:
         frames.check_writable(Path(to))
     settings = Settings()
-    with bar_per_label() as advance:
-        made = standings(settings, data=data, as_of=as_of, progress=advance)
+
+    def work() -> int:
+        with bar_per_label() as advance:
+            made = standings(settings, data=data, as_of=as_of, progress=advance)
+        _show(settings, made, output, to)
+        return 0
+
+    return unless_running(settings, JOB, work)
+
+
+def _show(settings: Settings, made: Sequence[Standings], output: str, to: str) -> None:
     if output == TABLE:
         print_all(made)
         print(json.dumps(summary(settings, made)))

@@ -361,7 +361,10 @@ def test_a_run_whose_process_was_killed_as_soon_as_it_was_there_is_found_by_its_
         assert run.run_id == left
 
 
-def test_a_second_start_says_who_is_at_work_and_ends_well(settings: Settings, verb: Any) -> None:
+@pytest.mark.parametrize("job", ["nightly", "standings"])
+def test_a_second_start_says_who_is_at_work_and_ends_well(
+    settings: Settings, verb: Any, job: str
+) -> None:
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(settings.var_dir)], stdout=subprocess.PIPE, cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True,
@@ -369,7 +372,7 @@ def test_a_second_start_says_who_is_at_work_and_ends_well(settings: Settings, ve
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        code, out, err = verb(settings, "jobs", "nightly")
+        code, out, err = verb(settings, "jobs", job)
         assert code == 0
         assert f"mature is running: process {holder.pid}" in err
         assert "already_running" in json.loads(out.splitlines()[-1])
