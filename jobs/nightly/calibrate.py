@@ -22,7 +22,7 @@ from jobs.nightly.publishing import Published, Publisher, worst
 from jobs.nightly.ranges import JOB, Asked, Range
 from jobs.running.progress import Progress, Say, silent
 from registry.errors import BadParameter, KronosError
-from registry.ledger import calibrations
+from registry.ledger import calibrations, instants
 from registry.ledger.archive import Archive
 from registry.ledger.job_runs import job_run
 from registry.ledger.states import Scope
@@ -127,6 +127,7 @@ def calibrate(
     if method and method not in METHODS:
         raise BadParameter(f"method is {method[:80]!r}, expected one of {', '.join(METHODS)}")
     asked = Asked.of(since, until)
+    instants.is_date(as_of or None)  # also refuses what is no time, where nothing is calibrated
     done: list[Calibrated] = []
     with alone(settings, JOB), _Calibrating(settings, progress, say) as job:
         for version in job.versions(references):

@@ -77,6 +77,7 @@ def mature(
     became known later is not used. A run that is cut leaves whole forecasts, and the next one goes
     on. Raises NotFound, BadParameter, and Conflict if a clock runs behind.
     """
+    instants.is_date(as_of or None)  # also refuses what is no time, where nothing matures
     done = Summary()
     with Archive(settings) as archive:
         for name in [data] if data else unscored.data_sets(archive.engine):

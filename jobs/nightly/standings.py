@@ -17,7 +17,7 @@ from jobs.nightly import page
 from jobs.running.progress import Progress, silent
 from registry.errors import NotFound
 from registry.files import write_together
-from registry.ledger import database, pairing
+from registry.ledger import database, instants, pairing
 from registry.ledger.archive import Archive
 from registry.ledger.issue import BACKFILL, SERVED
 from registry.ledger.pairing import Nights
@@ -87,6 +87,7 @@ def standings(
     standings.html, and one run for a data set and night; the same standings again change nothing.
     Raises BadParameter, and NotFound for a named data set without a forecast.
     """
+    instants.is_date(as_of or None)  # also refuses what is no time, where nothing was issued
     with open_ledger(Store(settings)) as ledger:
         registry = ledger.registry
         named = pairing.known_sets(ledger.engine, registry)

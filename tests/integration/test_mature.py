@@ -1,7 +1,7 @@
 """`jobs mature`: what came true of issued forecasts is scored, on SQLite and PostgreSQL."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ import sqlalchemy as sa
 from nights import LEVELS, SYMBOLS, blocks, close_of, day, issue, load, returns
 
 from jobs.nightly import mature as maturing
+from jobs.nightly.calibrate import calibrate
 from jobs.nightly.mature import mature
+from jobs.nightly.standings import standings
 from registry.errors import BadParameter, NotFound, NotReady
 from registry.ledger import bulk, database, faults, retention
 from registry.ledger.issue import Blocks
@@ -247,6 +249,14 @@ def test_more_than_twenty_restated_returns_are_counted(
     }  # fmt: skip
     assert f"restated: A of mine on {day(2)}: from +0.021000 to +0.121000\n" in err
     assert "restated: 7 more returns\n" in err
+
+
+@pytest.mark.parametrize("job", [mature, calibrate, standings])
+def test_a_text_that_is_no_time_is_refused_where_there_is_nothing_to_do_too(
+    tmp_path: Path, job: Callable[..., Any]
+) -> None:
+    with pytest.raises(BadParameter, match="found 'soon', expected a date"):
+        job(Settings(var_dir=tmp_path), as_of="soon")
 
 
 def test_nothing_to_score_is_no_error_and_an_unknown_set_is_one(settings: Settings):
