@@ -548,11 +548,11 @@ def calibrate_versions(
 ) -> None:
     """Learn from forecasts that came true, night by night, and publish calibrations of versions.
 
-    Every night is published, of more than 60 only the last; each range is a run of the experiment
-    `calibrations`. A calibration that makes the last 60 sessions worse is refused, and a verdict
-    that falls is said, on stderr and in the JSON: neither is an error. What is done is not done
-    again. A second start while another runs ends with exit code 0. The last line on stdout is one
-    JSON object.
+    Every night is published; of a range of more than 60 nights only the last. Each range is a run
+    of the experiment `calibrations`. A calibration that makes the CRPS of the last 60 sessions
+    more than 1 % worse is refused. That, and a verdict that falls, is said on stderr and in the
+    JSON; neither is an error. What is done is not done again. A second start while another runs
+    ends with exit code 0. The last line on stdout is one JSON object.
 
     Example: python -m jobs calibrate har --from 2020-01-02 --to 2022-12-28
     """
@@ -644,7 +644,7 @@ def show_standings(
     """Score issued forecasts beside fhs and naive of the same nights; live and backfill apart.
 
     Writes reports/standings.html, and one run of the experiment `standings` for each data set and
-    night; the same standings again change nothing.
+    night; the same standings again change nothing. With --data or --as-of the page has only that.
 
     Example: python -m jobs standings --output csv --to standings.csv
     """

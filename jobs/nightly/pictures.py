@@ -94,7 +94,7 @@ def coverage(
     days = np.array(sessions, dtype="datetime64[D]")
     for kept, colour, label in ((inside[0], RED, BEFORE), (inside[1], BLUE, AFTER)):
         axis.plot(days, _running_share(kept, counts), color=colour, linewidth=1.2, label=label)
-    axis.set_ylabel(f"coverage, mean of {WINDOW} sessions")
+    axis.set_ylabel(f"coverage of the 90 % band,\nmean of {WINDOW} sessions")
     axis.set_title(title, loc="left", fontsize=10)
     axis.tick_params(axis="x", rotation=30)
     axis.spines[["top", "right"]].set_visible(False)
