@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from registry.errors import BadParameter
 from registry.forecast import calendars
-from registry.ledger import database, job_runs, observations
+from registry.ledger import database, job_runs, maturing
 from registry.ledger.forecasts import forecasts
 from registry.ledger.maturing import SOURCES
 from registry.ledger.states import Scope
@@ -78,24 +78,18 @@ def issued(engine: sa.Engine, scope: Scope, instant: datetime) -> Issued | None:
 
     Raises BadParameter if they have different levels.
     """
-    c = forecasts.c
-    of_scope = [c[name] == value for name, value in vars(scope).items()]
-    query = observations.as_of(forecasts, instant).where(*of_scope, c.source.in_(SOURCES))
-    grouped = query.with_only_columns(
-        c.levels, c.calendar, sa.func.max(c.horizon), sa.func.min(c.cutoff)
-    ).group_by(c.levels, c.calendar)
-    with database.read(engine) as connection:
-        rows = connection.execute(grouped).all()
-    if not rows:
+    counted = maturing.counted(engine, scope, as_of=instant)
+    if not counted:
         return None
-    if len(rows) > 1:
+    grids = {head.levels for head in counted}
+    if len(grids) > 1:
         raise BadParameter(
-            f"forecasts of {scope.model}/{scope.version} on {scope.data} have {len(rows)} sets of "
+            f"forecasts of {scope.model}/{scope.version} on {scope.data} have {len(grids)} sets of "
             "levels; a calibration is learned at one"
         )
-    levels, calendar, horizon, cutoff = rows[0]
-    [first] = calendars.next_sessions(calendar, pd.Timestamp(cutoff), 1)
-    return Issued(tuple(json.loads(levels)), horizon, calendar, first.date())
+    levels, calendar = tuple(json.loads(grids.pop())), counted[0].calendar
+    [first] = calendars.next_sessions(calendar, pd.Timestamp(counted[0].cutoff), 1)
+    return Issued(levels, max(head.horizon for head in counted), calendar, first.date())
 
 
 def data_sets(engine: sa.Engine, registry: str, model: str, version: int) -> list[str]:

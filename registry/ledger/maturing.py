@@ -111,6 +111,16 @@ def count(
     return total
 
 
+def counted(engine: sa.Engine, scope: Scope, *, as_of: datetime | None = None) -> list[Any]:
+    """The forecasts of a scope that count, by cutoff.
+
+    Each has cutoff, source, horizon, levels (JSON) and calendar, as in the table `forecasts`.
+    """
+    instant = _instant(as_of)
+    with database.read(engine) as connection:
+        return _chosen(connection, scope, instant)
+
+
 def issued_cutoffs(engine: sa.Engine, scope: Scope) -> set[date]:
     """Cutoffs of a scope that have a forecast that counts."""
     c = forecasts.c
