@@ -1,5 +1,6 @@
 """Scores of forecasts with outcomes: per row, on average, and the reliability of levels."""
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 
@@ -66,11 +67,17 @@ def of_step(y: Floats, quantiles: Floats, levels: Sequence[float]) -> dict[str, 
 
 def _bands(quantiles: Floats, levels: Sequence[float]) -> Iterator[tuple[float, Floats, Floats]]:
     """Central bands within the levels, with their lower and upper edges [N]."""
+    edges = {}
     for band in BANDS:
-        edges = (round((1 - band) / 2, 10), round((1 + band) / 2, 10))
-        if levels[0] <= edges[0] and edges[1] <= levels[-1]:
-            lower, upper = interpolated(quantiles, levels, edges).T
-            yield band, lower, upper
+        lower, upper = round((1 - band) / 2, 10), round((1 + band) / 2, 10)
+        if levels[0] <= lower and upper <= levels[-1]:
+            edges[band] = (lower, upper)
+    if not edges:
+        return
+    ordered = sorted(itertools.chain(*edges.values()))
+    at = dict(zip(ordered, interpolated(quantiles, levels, ordered).T, strict=True))
+    for band, (lower, upper) in edges.items():
+        yield band, at[lower], at[upper]
 
 
 def means(scored: pd.DataFrame, by: str | None = None) -> pd.DataFrame:

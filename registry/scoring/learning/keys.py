@@ -65,7 +65,7 @@ class Keys:
 
     def with_symbols(self, symbols: Iterable[str], sectors: Mapping[str, str]) -> "Keys":
         """These keys and those of new symbols; itself if there is none."""
-        new = {symbol for symbol in symbols if symbol not in self._places}
+        new = set(symbols) - self._places.keys()
         if not new:
             return self
         every = sorted({*self.symbols, *new})
@@ -103,8 +103,17 @@ def exact(values: Floats) -> Floats:
 
 def sums(values: Floats, groups: Places, count: int) -> Floats:
     """Sums [count, ...] of the exact values [N, ...] of each group [N]; a group -1 is left out."""
-    columns = exact(values).reshape(len(values), -1)
-    totals = np.empty((count + 1, columns.shape[1]))
-    for column in range(columns.shape[1]):
-        totals[:, column] = np.bincount(groups + 1, columns[:, column], minlength=count + 1)
-    return totals[1:].reshape(count, *values.shape[1:])
+    totals = np.zeros((count + 1, *values.shape[1:]))
+    if count:
+        bins = groups + 1
+        columns = exact(values).reshape(len(values), -1)
+        flat = totals.reshape(count + 1, -1)
+        for column in range(columns.shape[1]):
+            flat[:, column] = np.bincount(bins, columns[:, column], minlength=count + 1)
+    return totals[1:]
+
+
+def total(values: Floats) -> Floats:
+    """Sum [...] of the exact values [N, ...]."""
+    whole: Floats = exact(values).sum(axis=0)
+    return whole

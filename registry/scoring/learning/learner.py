@@ -102,7 +102,7 @@ class Learner:
         Raises BadParameter if the memory is of other settings, or not older than the night.
         """
         self._check(memory, night)
-        symbols = {symbol for matured in night.matured for symbol in matured.symbols}
+        symbols = set[str]().union(*(matured.symbols for matured in night.matured))
         keys = memory.keys.with_symbols(symbols, self.sectors)
         issued = tuple(states.for_keys(keys) for states in memory.issued)
         parts = self._parts(memory, keys)
@@ -220,9 +220,9 @@ def _limited(
 ) -> tuple[KeyStates, npt.NDArray[np.bool_]]:
     """States no further from the last ones than the limits allow, and which keys [K] they met."""
     bias = _near(target.bias, before.bias, limits.bias)
-    log_before = np.log(before.scale)
-    log_scale = _near(np.log(target.scale), log_before, limits.log_scale)
-    free = log_scale == np.log(target.scale)
+    log_target = np.log(target.scale)
+    log_scale = _near(log_target, np.log(before.scale), limits.log_scale)
+    free = log_scale == log_target
     scale = np.where(free, target.scale, np.exp(log_scale))
     offsets = _near(target.offsets, before.offsets, limits.offset)
     moved = (bias != target.bias) | ~free | (offsets != target.offsets).any(axis=-1)

@@ -3,15 +3,13 @@
 import numpy as np
 
 from registry.forecast.arrays import Floats
-from registry.scoring.learning.keys import GLOBAL, Keys, sums
+from registry.scoring.learning.keys import GLOBAL, Keys, sums, total
 from registry.scoring.learning.rows import Rows
 
 
 def pooled_mean(values: Floats) -> Floats:
     """Mean over the rows [N, ...]: the same bits in any order of rows."""
-    everyone = np.zeros(len(values), dtype=np.int64)
-    mean: Floats = sums(values, everyone, 1)[0] / len(values)
-    return mean
+    return total(values) / len(values)
 
 
 def key_means(values: Floats, rows: Rows) -> tuple[Floats, Floats]:

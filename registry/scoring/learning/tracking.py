@@ -80,8 +80,9 @@ class Tracking:
         move(parts["offsets"][step], gaps * self._level_weights(), self.offset_rates, rows)
         slopes = (gaps * rows.scale[:, None] * rows.shape).mean(axis=1)
         move(parts["log_scale"][step], slopes, (0.0, *self.scale_rates[1:]), rows)
-        self._try_scale(parts, rows)
-        self._try_bias(parts, rows)
+        raw = self._loss(rows, rows.shape)
+        self._try_scale(parts, rows, raw)
+        self._try_bias(parts, rows, raw)
         return 0
 
     def states(self, parts: Parts, keys: Keys) -> tuple[Floats, Floats, Floats]:
@@ -107,28 +108,33 @@ class Tracking:
 
     # --- shadows: raw forecasts with a scale, and raw forecasts with a bias ----------------------
 
-    def _try_scale(self, parts: Parts, rows: Rows) -> None:
-        """Try the scale that was known when the forecasts were issued, and learn the next one."""
+    def _try_scale(self, parts: Parts, rows: Rows, raw: Floats) -> None:
+        """Try the scale that was known when the forecasts were issued, and learn the next one.
+
+        `raw` is the loss of the raw forecasts.
+        """
         step = rows.step - 1
         scaled = np.exp(parts["scale_past"][step, GLOBAL, -1 - rows.step]) * rows.shape
         slope = pooled_mean((self._gaps(rows, scaled) * scaled).mean(axis=1))
-        self._weigh(parts["scale_evidence"][step], rows, scaled)
+        self._weigh(parts["scale_evidence"][step], raw, self._loss(rows, scaled))
         log_scale = parts["log_scale"][step]
         log_scale[GLOBAL] = np.clip(log_scale[GLOBAL] + self.scale_rates[0] * slope, *LOG_SCALES)
 
-    def _try_bias(self, parts: Parts, rows: Rows) -> None:
+    def _try_bias(self, parts: Parts, rows: Rows, raw: Floats) -> None:
         step = rows.step - 1
         moved = parts["bias_past"][step, GLOBAL, -1 - rows.step] + rows.shape
         slope = pooled_mean(self._gaps(rows, moved).mean(axis=1))
-        self._weigh(parts["bias_evidence"][step], rows, moved)
+        self._weigh(parts["bias_evidence"][step], raw, self._loss(rows, moved))
         bias = parts["bias"][step]
         bias[GLOBAL] = np.clip(bias[GLOBAL] + self.bias_rate * slope, *BIASES)
 
-    def _weigh(self, evidence: Floats, rows: Rows, quantiles: Floats) -> None:
-        """Add what these quantiles saved of the raw forecasts' CRPS to the evidence for them."""
+    def _loss(self, rows: Rows, quantiles: Floats) -> Floats:
+        """Mean pinball loss, a scalar: half the CRPS of these quantiles [N, Q]."""
         z = np.clip(rows.z, -FARTHEST, FARTHEST)
-        raw = pooled_mean(pinball(z, rows.shape, self.levels).mean(axis=1))
-        tried = pooled_mean(pinball(z, quantiles, self.levels).mean(axis=1))
+        return pooled_mean(pinball(z, quantiles, self.levels).mean(axis=1))
+
+    def _weigh(self, evidence: Floats, raw: Floats, tried: Floats) -> None:
+        """Add the share that was saved of the raw forecasts' loss to the evidence for the tried."""
         saved = (raw - tried) / raw if raw > 0 else 0.0
         kept = 0.5 ** (1 / self.evidence_half_life)
         limited = np.clip(saved, -self.evidence_limit, self.evidence_limit)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from registry.forecast.arrays import Dates, Floats, Places
 from registry.scoring import scores
-from registry.scoring.learning.keys import sums
+from registry.scoring.learning.keys import sums, total
 
 SESSIONS = 500  # that are kept
 BINS = 20  # of a PIT histogram
@@ -128,11 +128,10 @@ def add(trail: Trail, step: int, sectors: Places, y: Floats, both: Sequence[Floa
     groups = len(trail.sectors)
     trail.n[at] = len(y)
     trail.sector_n[at] = np.bincount(sectors + 1, minlength=groups + 1)[1:]
-    everyone = np.zeros(len(y), dtype=np.int64)
     for kind, quantiles in enumerate(both):
         of_rows = scores.of_step(y, quantiles, trail.levels)
         covered = np.column_stack([of_rows[name] for name in COVERED])
-        trail.crps[at][kind] = sums(of_rows["crps"], everyone, 1)[0]
+        trail.crps[at][kind] = total(of_rows["crps"])
         trail.covered[at][kind] = covered.sum(axis=0)
         trail.below[at][kind] = (y[:, None] <= quantiles).sum(axis=0)
         bins = np.minimum((of_rows["pit"] * BINS).astype(np.int64), BINS - 1)
