@@ -17,9 +17,17 @@ from registry.forecast.arrays import Dates, Places
 START = "1980-01-01"  # before any history; some exchanges are recorded only from a later day
 
 
-@lru_cache(maxsize=64)
 def _calendar(name: str) -> Dates:
     """All sessions [K] as datetime64[D], ascending, read-only."""
+    return closes(name)[0]
+
+
+@lru_cache(maxsize=64)
+def closes(name: str) -> tuple[Dates, Dates]:
+    """All sessions [K], ascending, and when each closes: datetime64[D] and [us] in UTC, read-only.
+
+    Raises NotFound (code UNKNOWN_CALENDAR).
+    """
     from exchange_calendars import get_calendar
     from exchange_calendars.errors import InvalidCalendarName
 
@@ -33,9 +41,12 @@ def _calendar(name: str) -> Dates:
             f"no calendar {name!r}; names are those of exchange_calendars, as in XNYS or 24/7",
             code="UNKNOWN_CALENDAR",
         ) from error
-    days: Dates = calendar.sessions.to_numpy().astype("datetime64[D]")
+    schedule = calendar.closes
+    days: Dates = schedule.index.to_numpy().astype("datetime64[D]")
+    instants: Dates = schedule.dt.tz_convert(None).to_numpy().astype("datetime64[us]")
     days.setflags(write=False)
-    return days
+    instants.setflags(write=False)
+    return days, instants
 
 
 def sessions(name: str, start: str | pd.Timestamp, end: str | pd.Timestamp) -> pd.DatetimeIndex:

@@ -5,7 +5,6 @@ since 1970 in UTC. PostgreSQL has types of its own.
 """
 
 from datetime import UTC, date, datetime, timedelta
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -100,7 +99,7 @@ def closes_of(calendar: str, days: Dates) -> Dates:
 
     Raises BadHistory (NOT_A_SESSION) for another day.
     """
-    sessions, closes = _closes(calendar)
+    sessions, closes = calendars.closes(calendar)
     places = np.minimum(np.searchsorted(sessions, days), len(sessions) - 1)
     others = days[sessions[places] != days]
     if len(others):
@@ -132,7 +131,7 @@ def _parsed(when: str | date | datetime) -> date | datetime:
 
 
 def _last_close(calendar: str, day: date) -> datetime:
-    sessions, closes = _closes(calendar)
+    sessions, closes = calendars.closes(calendar)
     place = int(np.searchsorted(sessions, np.datetime64(day, "D"), side="right")) - 1
     if place < 0 or np.datetime64(day, "D") > sessions[-1]:
         raise BadParameter(f"{calendar} is known from {sessions[0]} to {sessions[-1]}, found {day}")
@@ -142,15 +141,3 @@ def _last_close(calendar: str, day: date) -> datetime:
 def utc(close: np.datetime64) -> datetime:
     """A close as `closes_of` gives it."""
     return pd.Timestamp(close).tz_localize(UTC).to_pydatetime()
-
-
-@lru_cache(maxsize=16)
-def _closes(calendar: str) -> tuple[Dates, Dates]:
-    """All sessions (datetime64[D]) and their closes (datetime64[us] in UTC)."""
-    from exchange_calendars import get_calendar
-
-    first, last = calendars.span(calendar)  # also refuses an unknown name
-    known = get_calendar(calendar, start=pd.Timestamp(first), end=pd.Timestamp(last)).closes
-    sessions: Dates = known.index.to_numpy().astype("datetime64[D]")
-    closes: Dates = known.dt.tz_convert(None).to_numpy().astype("datetime64[us]")
-    return sessions, closes
