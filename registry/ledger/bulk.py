@@ -22,6 +22,7 @@ from registry.forecast.arrays import Floats, Places
 from registry.ledger.instants import Day, Instant
 
 _FETCHED = 1_000  # tuples at a time; more of them leave the processor's cache
+_INSERTED = 8  # rows of a statement; a fifth faster than one row
 _DAYS = 1 << 24  # more than any day since 1970; packs (symbol, day) into one number
 _SYMBOLS = 1 << 32  # more than any symbol_id; packs (step, symbol) into one number
 _BINARY = {pa.int64(): ">i8", pa.float64(): ">f8"}  # of COPY; bytes are as they are
@@ -36,10 +37,7 @@ def insert(connection: sa.Connection, table: sa.Table, rows: pa.Table) -> None:
         return
     columns = ", ".join(rows.column_names)
     if connection.dialect.name == "sqlite":
-        places = ", ".join("?" * rows.num_columns)
-        statement = f"INSERT INTO {table.name} ({columns}) VALUES ({places})"
-        with _cursor(connection, statement) as cursor:
-            cursor.executemany(statement, zip(*map(_values, rows.columns), strict=True))
+        _insert_tuples(connection, f"INSERT INTO {table.name} ({columns}) VALUES", rows)
         return
     statement = f"COPY {table.name} ({columns}) FROM STDIN WITH (FORMAT csv)"
     text = io.BytesIO()
@@ -104,6 +102,20 @@ def packed(rows: pa.Table) -> Places:
         return days
     numbers: Places = rows.column("symbol_id").to_numpy() * _DAYS + days
     return numbers
+
+
+def _insert_tuples(connection: sa.Connection, statement: str, rows: pa.Table) -> None:
+    columns = [_values(column) for column in rows.columns]
+    whole = rows.num_rows - rows.num_rows % _INSERTED
+    many: list[Any] = []  # the columns of the first of _INSERTED rows, of the second, ...
+    for place in range(_INSERTED):
+        many += [column[place:whole:_INSERTED] for column in columns]
+    rest = [column[whole:] for column in columns]
+    row = f"({', '.join('?' * len(columns))})"
+    with _cursor(connection, statement) as cursor:
+        for number, values in ((_INSERTED, many), (1, rest)):
+            places = ", ".join([row] * number)
+            cursor.executemany(f"{statement} {places}", zip(*values, strict=True))
 
 
 def _select_tuples(connection: sa.Connection, query: sa.Select[Any], schema: pa.Schema) -> pa.Table:
