@@ -1,5 +1,6 @@
 """python -m jobs <verb>: compile data; train, tune, evaluate and forecast; run the quick start."""
 
+import gc
 import json
 import sys
 from collections.abc import Mapping
@@ -556,6 +557,7 @@ def calibrate_versions(
 
     Example: python -m jobs calibrate har --from 2020-01-02 --to 2022-12-28
     """
+    _collect_rarely()
     from jobs.nightly import calibrate_verb
 
     references = terminal.items_of(",".join(word.strip(",") for word in models or ()), "MODEL")
@@ -584,6 +586,7 @@ def mature_forecasts(
 
     Example: python -m jobs mature
     """
+    _collect_rarely()
     from jobs.nightly import mature_verb
 
     _end(mature_verb.run(data=data, as_of=as_of))
@@ -593,6 +596,11 @@ def _issued(model: str, data: str, as_of: str, since: str, until: str, horizon: 
     from jobs.nightly import issue_verb
 
     return issue_verb.run(model, data=data, as_of=as_of, since=since, until=until, horizon=horizon)
+
+
+def _collect_rarely() -> None:
+    """Imports and rows make many objects that stay; searching them for garbage takes a tenth."""
+    gc.set_threshold(100_000)
 
 
 def _end(code: int) -> None:
