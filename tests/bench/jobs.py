@@ -8,17 +8,27 @@ learning of a night beside a plain loop over its rows, in one process and altern
 
 import json
 import tempfile
+import time
+from datetime import date, timedelta
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
-from data import FIRST, log_har, run, write_set
+from data import FIRST, SYMBOLS, log_har, run, write_set
+from scipy.special import ndtri
+from tracking_reference import Loop
 
-from registry.forecast import calendars
+from registry.forecast import calendars, names
+from registry.scoring.learning.learner import Learner
+from registry.scoring.learning.nights import Matured, Night
 from registry.settings import Settings
 
 LARGE = ["--data", "large"]
 SESSIONS = 700  # of the large set; har needs 564
 NIGHTS, STEPS = 90, 5
+SECTORS = 11
+TURNS = 5  # nights that the learner and the loop learn in turn, after as many to begin with
+RATIO_GOAL = 20.0  # seconds of the loop by those of the learner
 GOALS = {"issue_5000": 60.0, "mature_and_calibrate_5000": 10.0, "ten_years": 300.0}  # seconds
 Measured = dict[str, tuple[float, float]]  # seconds and peak memory (GB) by job
 
@@ -52,6 +62,36 @@ def ten_years(settings: Settings) -> Measured:
     }
 
 
+def calibrate_vs_loop() -> float:
+    """Fewest seconds of a night by a loop over its rows, by the fewest of the learner."""
+    symbols = tuple(f"S{number:04d}" for number in range(SYMBOLS))
+    sectors = {symbol: f"Sector {place % SECTORS}" for place, symbol in enumerate(symbols)}
+    learner = Learner("tracking", names.LEVELS, STEPS, sectors)
+    loop = Loop(names.LEVELS, STEPS, sectors)
+    memory = learner.start()
+    fast, slow = [], []
+    for number in range(2 * TURNS):
+        night = _night(number, symbols)
+        begun = time.perf_counter()
+        memory = learner.learn(memory, night).memory
+        between = time.perf_counter()
+        loop.learn(night)
+        fast.append(between - begun)
+        slow.append(time.perf_counter() - between)
+    return min(slow[TURNS:]) / min(fast[TURNS:])
+
+
+def _night(number: int, symbols: tuple[str, ...]) -> Night:
+    """Normal forecasts and outcomes of all steps, of different widths."""
+    rng = np.random.default_rng(number)
+    matured = []
+    for step in range(1, STEPS + 1):
+        width = 0.01 * np.exp(0.3 * rng.standard_normal(len(symbols)))
+        y = width * rng.standard_normal(len(symbols))
+        matured.append(Matured(step, symbols, y, width[:, None] * ndtri(names.LEVELS)))
+    return Night(date(2013, 1, 2) + timedelta(days=number), tuple(matured))
+
+
 def main() -> None:
     measured: Measured = {}
     for operations in (large, ten_years):
@@ -70,8 +110,11 @@ def main() -> None:
     }
     for name, goal in GOALS.items():
         print(f"{name}: {totals[name]:.1f} s (goal {goal:g})")
+    ratio = calibrate_vs_loop()
+    print(f"a loop over rows: {ratio:.1f} times the learner (goal {RATIO_GOAL:g})")
     peaks = {job: round(peak, 2) for job, (_, peak) in measured.items()}
-    print(json.dumps({"bench": "jobs", "seconds": seconds, "peak_gb": peaks, "totals": totals}))
+    report = {"bench": "jobs", "seconds": seconds, "peak_gb": peaks, "totals": totals}
+    print(json.dumps(report | {"ratios": {"calibrate_vs_loop": round(ratio, 1)}}))
 
 
 if __name__ == "__main__":

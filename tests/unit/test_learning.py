@@ -7,6 +7,7 @@ from datetime import date, timedelta
 import numpy as np
 import numpy.testing as npt
 import pytest
+import tracking_reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import ndtri
@@ -393,57 +394,19 @@ def test_adaptive_levels_cover_any_sequence_in_the_long_run(seed: int, kind: int
 # --- the slow obvious version -----------------------------------------------------------------
 
 
-def slow_tracking(nights: Sequence[Night], horizon: int) -> dict[tuple[str, int], Floats]:
-    """Offsets of each key and step by loops over rows; scale and bias are switched off."""
-    rates = {"global": 0.002, "sector": 0.0003, "symbol": 0.0003}
-    parts: dict[tuple[str, str, int], Floats] = {}
-    history: list[dict[tuple[str, int], Floats]] = []
-    zero = np.zeros(len(names.LEVELS))
-    weights = Tracking(names.LEVELS)._level_weights()
-
-    def total(symbol: str, step: int) -> Floats:
-        keys = (("global", ""), ("sector", SECTORS[symbol]), ("symbol", symbol))
-        return sum(parts.get((*key, step), zero) for key in keys if key[0] == "global" or key[1])
-
-    known: set[str] = set()
-    for each in nights:
-        moves: dict[tuple[str, str, int], list[Floats]] = {}
-        for matured in each.matured:
-            step = matured.step
-            for row, symbol in enumerate(matured.symbols):
-                raw = matured.quantiles[row]
-                issued = zero
-                if len(history) > step:
-                    then = history[-1 - step]
-                    sector = (SECTORS[symbol] or "?", step)
-                    issued = then.get((symbol, step), then.get(sector, then.get(("", step), zero)))
-                width = raw[-1] - raw[0]
-                gap = weights * (np.array(names.LEVELS) - (matured.y[row] <= raw + issued * width))
-                for key in (("global", ""), ("sector", SECTORS[symbol]), ("symbol", symbol)):
-                    if key[0] == "global" or key[1]:
-                        moves.setdefault((*key, step), []).append(gap)
-            known |= set(matured.symbols)
-        for key, gaps in moves.items():
-            parts[key] = parts.get(key, zero) + rates[key[0]] * np.mean(gaps, axis=0)
-        now: dict[tuple[str, int], Floats] = {}
-        for step in range(1, horizon + 1):
-            now["", step] = parts.get(("global", "", step), zero)
-            for symbol in known:
-                now[symbol, step] = total(symbol, step)
-                sector = SECTORS[symbol]
-                if sector:
-                    part = parts.get(("sector", sector, step), zero)
-                    now[sector, step] = now["", step] + part
-        history.append(now)
-    return history[-1]
-
-
 def test_tracking_equals_a_loop_over_rows() -> None:
     nights = random_nights(4, 60, some=0.6)
     method = Tracking(names.LEVELS, scale_rates=(0.0, 0.0, 0.0), bias_rate=0.0)
     learner = Learner(method, names.LEVELS, 2, SECTORS)
-    states = fold(learner, nights)[-1].states
-    slow = slow_tracking(nights, 2)
+    last = fold(learner, nights)[-1]
+    states, trail = last.states, last.memory.trail
+    loop = tracking_reference.Loop(names.LEVELS, 2, SECTORS)
+    slow = [loop.learn(each) for each in nights][-1]
+    for (step, kind), scores in loop.scores.items():
+        at = (-1, step - 1, kind)
+        sums = [trail.crps[at], *trail.covered[at], *trail.below[at]]
+        npt.assert_allclose(sums, scores, atol=1e-9)
+    assert loop.scores
     assert len(slow) == 2 * len(states.keys)
     for row, (_, name) in enumerate(states.keys.names):
         for step in (1, 2):
