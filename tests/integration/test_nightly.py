@@ -28,7 +28,7 @@ from registry.forecast import calendars
 from registry.forecast.spec import ModelSpec
 from registry.ledger import calibrations, database, forecasts, scores
 from registry.ledger.archive import Archive
-from registry.settings import CHECKOUT, Settings
+from registry.settings import CHECKOUT, Settings, sqlite_uri
 from registry.versions import tracking
 from registry.versions.store import Store, example_history
 from registry.versions.version import Version
@@ -61,7 +61,17 @@ def registry(
 @pytest.fixture
 def settings(registry: Settings, ledger_uri: str, tmp_path: Path) -> Settings:
     """The registry with an empty ledger and the data set until the last day."""
-    made = Settings(var_dir=tmp_path / "var", tracking_uri=registry.tracking, ledger_uri=ledger_uri)
+    return emptied(registry, tmp_path, ledger_uri)
+
+
+@pytest.fixture
+def on_sqlite(registry: Settings, tmp_path: Path) -> Settings:
+    """The same on SQLite alone, for what does not depend on the database."""
+    return emptied(registry, tmp_path, sqlite_uri(tmp_path / "ledger.db"))
+
+
+def emptied(registry: Settings, folder: Path, ledger_uri: str) -> Settings:
+    made = Settings(var_dir=folder / "var", tracking_uri=registry.tracking, ledger_uri=ledger_uri)
     made.var_dir.mkdir()
     fill(made)
     return made
@@ -153,25 +163,23 @@ def test_nights_caught_up_give_the_same_as_nights_on_time(
 
 @pytest.mark.parametrize("came", [3, NIGHTS - 1])
 def test_a_late_price_is_learned_by_no_forecast_that_is_older(
-    settings: Settings, clock: Clock, tmp_path: Path, came: int
+    on_sqlite: Settings, clock: Clock, tmp_path: Path, came: int
 ) -> None:
     """Prices were loaded on time; in one of two ledgers, the nights were not."""
-    if not settings.ledger.startswith("sqlite"):
-        pytest.skip("one database is enough")
     late = Settings(
         var_dir=tmp_path / "late",
-        tracking_uri=settings.tracking,
+        tracking_uri=on_sqlite.tracking,
         ledger_uri=f"sqlite:///{tmp_path / 'late.db'}",
     )
     late.var_dir.mkdir()
-    for made in (settings, late):
+    for made in (on_sqlite, late):
         for place, day in enumerate(DAYS[-NIGHTS:]):
             fill(made, day, lacking=DAYS[1 - NIGHTS] if place < came else None)
             clock.after(day)
             load(made, "mine")
-            if made is settings or place in (0, NIGHTS - 1):
+            if made is on_sqlite or place in (0, NIGHTS - 1):
                 assert nightly(made, sessions=place + 1).failed == []
-    on_time, caught_up = numbers_of(settings), numbers_of(late)
+    on_time, caught_up = numbers_of(on_sqlite), numbers_of(late)
     assert on_time["issued"] == caught_up["issued"]
     assert on_time["learned"] == caught_up["learned"]
 
@@ -217,12 +225,19 @@ nightly(Settings(), sessions=int(sys.argv[1]))
 """
 
 
-@pytest.mark.parametrize("event", ["issue", "calibrate"])
-def test_killed_after_a_job_and_started_again_it_ends_as_if_it_ran_once(
-    settings: Settings, tmp_path: Path, environment_of: Any, event: str
+def test_killed_after_it_issued_and_started_again_it_ends_as_if_it_ran_once(
+    settings: Settings, tmp_path: Path, environment_of: Any
 ) -> None:
-    if event != "issue" and not settings.ledger.startswith("sqlite"):
-        pytest.skip("one kill is enough on PostgreSQL")
+    check_killed_after("issue", settings, tmp_path, environment_of)
+
+
+def test_killed_after_it_calibrated_and_started_again_it_ends_as_if_it_ran_once(
+    on_sqlite: Settings, tmp_path: Path, environment_of: Any
+) -> None:
+    check_killed_after("calibrate", on_sqlite, tmp_path, environment_of)
+
+
+def check_killed_after(event: str, settings: Settings, tmp_path: Path, environment_of: Any) -> None:
     log = settings.logs_dir / "nightly.jsonl"
     program = subprocess.Popen(
         [sys.executable, "-c", KILLED, str(NIGHTS)],
@@ -349,15 +364,13 @@ with tracking.start(Settings(), "calibrations", "cut", tags={"job_key": "a night
 
 
 def test_a_run_whose_process_was_killed_as_soon_as_it_was_there_is_found_by_its_tags(
-    settings: Settings, environment_of: Any
+    on_sqlite: Settings, environment_of: Any
 ) -> None:
-    if not settings.ledger.startswith("sqlite"):
-        pytest.skip("runs are not in the ledger")
-    cut = subprocess.run([sys.executable, "-c", CUT], env=environment_of(settings), cwd=ROOT)
+    cut = subprocess.run([sys.executable, "-c", CUT], env=environment_of(on_sqlite), cwd=ROOT)
     assert cut.returncode == -signal.SIGKILL
-    left = tracking.latest(settings, "calibrations", {"job_key": "a night"})
+    left = tracking.latest(on_sqlite, "calibrations", {"job_key": "a night"})
     assert left is not None
-    with tracking.start(settings, "calibrations", "cut", again=left) as run:
+    with tracking.start(on_sqlite, "calibrations", "cut", again=left) as run:
         assert run.run_id == left
 
 
