@@ -33,7 +33,6 @@ class Issued:
         """JSON-ready; what is empty is left out."""
         model, _, version = self.reference.partition("/")
         listed = [_series(one) for one in self.refused[:LISTED]]
-        applied = {str(number): count for number, count in self.calibrations.items()}
         facts = {
             "horizon": self.horizon,
             "series": self.series,
@@ -41,7 +40,8 @@ class Issued:
             **_span(self.cutoffs),
             "already_issued": len(self.already),
             "sources": dict(self.sources),
-            "calibrations": applied,
+            "calibrated": self.calibrations.total(),
+            "last_calibration": max(self.calibrations, default=0),
             "refused": listed,
             "refused_series": len(self.refused),
             "nights_refused": self._nights(),

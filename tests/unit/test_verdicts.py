@@ -78,9 +78,9 @@ def test_the_trail_equals_scores_of_every_outcome() -> None:
     frame = memory.trail.frame()
     npt.assert_allclose(frame["crps_calibrated"], np.sum(scored, axis=1), atol=1e-9)
     assert frame["n"].tolist() == [3] * 40
-    sectors = memory.trail.sector_frame()
-    utilities = sectors[sectors["sector"] == "Utilities"]
-    npt.assert_allclose(utilities["crps_calibrated"], np.array(scored)[:, 1], atol=1e-9)
+    trail = memory.trail
+    utilities = trail.sector_crps[:, 0, 1, trail.sectors.index("Utilities")]  # calibrated
+    npt.assert_allclose(utilities, np.array(scored)[:, 1], atol=1e-9)
 
 
 def test_the_trail_keeps_the_last_500_sessions() -> None:

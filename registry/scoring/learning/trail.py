@@ -91,17 +91,6 @@ class Trail:
                 table[f"{column}_{name}"] = self.covered[row, step, kind, band]
         return pd.DataFrame(table)
 
-    def sector_frame(self) -> pd.DataFrame:
-        """One row a session, step and sector that has outcomes: n, crps and covered_90 as sums."""
-        row, step, sector = np.nonzero(self.sector_n)
-        table = {"session": self.sessions[row].astype("datetime64[ns]"), "step": step + 1}
-        table["sector"] = np.array(self.sectors, dtype=object)[sector]
-        table["n"] = self.sector_n[row, step, sector]
-        for kind, name in enumerate(KINDS):
-            table[f"crps_{name}"] = self.sector_crps[row, step, kind, sector]
-            table[f"covered_90_{name}"] = self.sector_covered_90[row, step, kind, sector]
-        return pd.DataFrame(table)
-
 
 _ARRAYS = [field.name for field in fields(Trail) if field.name not in ("levels", "sectors")]
 
