@@ -24,7 +24,7 @@ export PATH := $(BIN):$(PATH)
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo nightly serve ui check test test-processors test-weights test-system readme readme-kronos readme-models readme-errors readme-slow bench lock clean
+.PHONY: help setup demo nightly serve ui check test test-processors test-weights test-system readme readme-kronos readme-models readme-calibration readme-errors readme-slow bench lock clean
 
 help:
 	@echo 'make demo         the main job on real prices: compile, train, promote, serve, ask (about 2 minutes);'
@@ -40,6 +40,7 @@ help:
 	@echo 'make readme       remake the table, reply and picture of make demo in README.md'
 	@echo 'make readme-kronos remake the Kronos table and picture of mlprojects/README.md (trains kronos: minutes)'
 	@echo 'make readme-models remake the table of all models and the eight of README.md (trains each twice: an hour on 2 cores)'
+	@echo 'make readme-calibration remake the tables of calibrations of jobs/README.md (half an hour on 2 cores)'
 	@echo 'make readme-errors remake the table of errors of serving/README.md'
 	@echo 'make readme-slow  the commands of all READMEs that take minutes'
 	@echo 'make test-weights official Kronos weights, where you have them: KRONOS_WEIGHTS=DIR (see tests/weights)'
@@ -114,6 +115,12 @@ readme-models: setup
 	  done > var/models.jsonl
 	@PYTHONPATH=. $(BIN)/python .readme/remake.py < var/models.jsonl
 	@tail -n 1 var/models.jsonl
+
+# In a folder of its own, so that no version or calibration of yours is touched. A run that was cut goes on.
+readme-calibration: setup
+	@PYTHONPATH=.:tests/bench $(BIN)/python -P tests/bench/calibration.py var/readme-calibration fhs har ensemble \
+	  > var/calibration.jsonl
+	@PYTHONPATH=. $(BIN)/python .readme/remake.py < var/calibration.jsonl
 
 readme-errors: setup
 	@PYTHONPATH=. $(BIN)/python .readme/remake.py --errors

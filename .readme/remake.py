@@ -3,6 +3,7 @@
 make readme                        reads the file that the demo's last line names
 make readme-kronos                 reads a line for each evaluation of kronos and its simulator
 make readme-models                 reads a line for each model of the panel and period
+make readme-calibration            reads the line of the bench of calibrations
 make readme-errors                 reads nothing: registry/codes.py has the table of codes
 python .readme/remake.py --check   exits with 1 when a README differs from .readme/*.json
 """
@@ -22,6 +23,8 @@ READMES = [
     ROOT / folder / "README.md" for folder in (".", "registry", "mlprojects", "serving", "jobs")
 ]
 DEMO, KRONOS, MODELS = HERE / "demo.json", HERE / "kronos.json", HERE / "models.json"
+CALIBRATION = HERE / "calibration.json"
+NEVER = 1e9  # sessions
 PERIODS = ("2019-12-31", "2014-12-31")  # `trained_until` of the two periods in the models' table
 CHOSEN = ("ensemble", "mlp", "tft", "har", "nbeats", "itransformer", "fhs", "naive")
 PICTURES = {
@@ -129,6 +132,74 @@ def chosen_rows(table: str) -> str:
     return "\n".join([head, rule, *chosen])
 
 
+def calibration_table(report: dict[str, Any]) -> str:
+    """Scores of issued forecasts by model and method."""
+    heads = ("model", "calibrated by", "cover 90, step 1", "all steps", "farthest symbol",
+             "worst 250 sessions", "CRPS", "p")  # fmt: skip
+    lines = [_line(heads), "|---" * len(heads) + "|"]
+    for label, row in report["figures"].items():
+        model, method = label.split()
+        missed = report["missed"][label]
+        shares = [_share(row, key, missed) for key in ("coverage_lowest", "coverage_highest")]
+        gap = f"{100 * row['symbol_gap']:.1f} points{_star('symbol_gap', missed)}"
+        crps, p = f"{row['crps']:.6f}", "-"
+        if method != "raw":
+            crps = f"{100 * row['crps_change']:+.2f} %{_star('crps_change', missed)}"
+            p = _p(row["crps_p"])
+        cells = [model, "-" if method == "raw" else method]
+        cells += [_share(row, "coverage_step_1", missed), " to ".join(shares), gap]
+        lines.append(_line([*cells, _share(row, "worst_window", missed), crps, p]))
+    return "\n".join(lines)
+
+
+def calibration_sentence(report: dict[str, Any]) -> str:
+    """What the default method does, in words."""
+    by_model: dict[str, dict[str, Any]] = {}
+    for label, row in report["figures"].items():
+        model, method = label.split()
+        by_model.setdefault(model, {})[method] = row
+    parts = []
+    for model, methods in by_model.items():
+        raw, default = methods["raw"], methods[report["default"]]
+        pairs = []
+        for key in ("coverage_step_1", "worst_window"):
+            pairs.append(f"{_share(raw, key, ())} to {_share(default, key, ())}")
+        parts.append(f"`{model}` {', '.join(pairs)}, {100 * default['crps_change']:+.2f} %")
+    return (
+        f"Over 2013 to 2022 calibration by `{report['default']}` changes the 90 % coverage one session "
+        f"ahead,\nthat of the worst 250 sessions, and CRPS:\n{'; '.join(parts)}."
+    )
+
+
+def planted_table(report: dict[str, Any]) -> str:
+    """Planted cases by model and method."""
+    heads = ("model", "calibrated by", "break: sessions", "81-100", "101-140", "bias: cover 90",
+             "below the median", "poisoned night", "delisted symbol")  # fmt: skip
+    lines = [_line(heads), "|---" * len(heads) + "|"]
+    for label, row in report["figures"].items():
+        model, method = label.split()
+        missed = report["missed"][label]
+        sessions = row["break_recovered"]
+        never = "never" if sessions == NEVER else f"{sessions:.0f}"
+        cells = [model, "-" if method == "raw" else method]
+        cells.append(f"{never}{_star('break_recovered', missed)}")
+        for key in ("break_81_100", "break_101_140", "bias_81_100", "bias_below_median"):
+            cells.append(_share(row, key, missed))
+        for key in ("poison", "delisted"):
+            cells.append(f"{100 * row[key]:.1f} points" if key in row else "-")
+        lines.append(_line(cells))
+    return "\n".join(lines)
+
+
+def _share(row: dict[str, Any], key: str, missed: Sequence[str]) -> str:
+    return f"{row[key]:.3f}".lstrip("0") + _star(key, missed)
+
+
+def _star(key: str, missed: Sequence[str]) -> str:
+    """A mark for a goal that is missed."""
+    return r" \*" if key in missed else ""
+
+
 def errors_table() -> str:
     """Codes of requests, their status and when they are raised."""
     lines = ["| code | status | when |", "|---|---|---|"]
@@ -138,7 +209,8 @@ def errors_table() -> str:
 
 def contents() -> dict[str, str]:
     """Text between a mark and its end, by mark."""
-    demo, kronos, models = (json.loads(path.read_text()) for path in (DEMO, KRONOS, MODELS))
+    paths = (DEMO, KRONOS, MODELS, CALIBRATION)
+    demo, kronos, models, calibration = (json.loads(path.read_text()) for path in paths)
     all_models = models_table(models)
     return {
         "table: make readme": table(demo["models"]),
@@ -146,6 +218,9 @@ def contents() -> dict[str, str]:
         "chosen: make readme-models": chosen_rows(all_models),
         "table: make readme-models": all_models,
         "table: make readme-kronos": kronos_table(kronos),
+        "sentence: make readme-calibration": calibration_sentence(calibration),
+        "table: make readme-calibration": calibration_table(calibration),
+        "planted: make readme-calibration": planted_table(calibration),
         "table: make readme-errors": errors_table(),
     }
 
@@ -191,7 +266,7 @@ def check() -> None:
     if differing:
         sys.exit(
             f"{', '.join(differing)} differ from .readme/*.json; run `make readme`, "
-            "`readme-kronos`, `readme-models` or `readme-errors`"
+            "`readme-kronos`, `readme-models`, `readme-calibration` or `readme-errors`"
         )
 
 
@@ -205,7 +280,10 @@ def main() -> None:
     results = [json.loads(line) for line in sys.stdin if line.startswith("{")]
     evaluations = [result for result in results if "compared" in result]
     trainings = [result for result in results if "fit_seconds" in result]
-    if trainings:
+    if results and results[-1].get("bench") == "calibration":
+        report = {key: value for key, value in results[-1].items() if key != "seconds"}
+        CALIBRATION.write_text(json.dumps(report, indent=1) + "\n")
+    elif trainings:
         MODELS.write_text(json.dumps(trainings, indent=1) + "\n")
     elif evaluations:
         KRONOS.write_text(json.dumps(evaluations, indent=1) + "\n")

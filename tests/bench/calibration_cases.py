@@ -10,30 +10,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from registry.forecast import names
 from registry.scoring import metrics
 from registry.scoring.learning.learner import Learner
 from registry.scoring.learning.memory import Memory
 from registry.scoring.learning.nights import Matured, Night
-from registry.scoring.scores import levels_of
 
 POISON = 20.0  # times an outcome
 BIAS = 0.25  # widths of the forecast
-
-
-def nights_of(forecasts: pd.DataFrame) -> list[Night]:
-    """Nights of `rolling`'s forecasts, in order of the sessions in which they matured."""
-    columns = [names.quantile_column(level) for level in levels_of(forecasts)]
-    ordered = forecasts.sort_values([names.DS, names.STEP, names.UNIQUE_ID])
-    nights = []
-    for session, of_session in ordered.groupby(names.DS):
-        matured = []
-        for step, rows in of_session.groupby(names.STEP):
-            symbols = tuple(rows[names.UNIQUE_ID])
-            y, quantiles = rows[names.Y].to_numpy(), rows[columns].to_numpy()
-            matured.append(Matured(int(step), symbols, y, quantiles))
-        nights.append(Night(session.date(), tuple(matured)))
-    return nights
 
 
 # --- planted nights ---------------------------------------------------------------------------
@@ -94,9 +77,9 @@ def without(nights: Sequence[Night], symbol: str) -> list[Night]:
 
 @dataclass(frozen=True, eq=False)
 class Fold:
-    """Scores of each outcome as issued, and the memory after each night."""
+    """Scores of each outcome as issued, and the memory before some nights."""
 
-    rows: pd.DataFrame  # session (its number), step, symbol, covered, below_median, crps, raw_...
+    rows: pd.DataFrame  # session, step, symbol, covered, below_median, crps, raw_...
     memories: Mapping[int, Memory]  # before the night of this number
     last: Memory
     clipped: int
@@ -120,14 +103,16 @@ def fold(
         clipped += len(lesson.clipped)
         rejected += lesson.rejected
         for matured, quantiles in zip(night.matured, lesson.calibrated, strict=True):
-            frames.append(_scored(number, matured, quantiles, learner.levels))
+            frames.append(_scored(night, matured, quantiles, learner.levels))
     return Fold(_joined(frames), kept, memory, clipped, rejected)
 
 
-def _scored(number: int, matured: Matured, quantiles: np.ndarray, levels: Sequence[float]) -> dict:
+def _scored(
+    night: Night, matured: Matured, quantiles: np.ndarray, levels: Sequence[float]
+) -> dict[str, np.ndarray]:
     middle = levels.index(0.5)
     scored = {
-        "session": np.full(len(matured.y), number),
+        "session": np.full(len(matured.y), np.datetime64(night.session, "ns")),
         "step": np.full(len(matured.y), matured.step),
         "symbol": np.array(matured.symbols, dtype=object),
     }

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from registry.scoring.learning.learner import METHODS
 from registry.settings import CHECKOUT
 
 # Their commands run in this order in one copy, so a document may use results of earlier ones.
@@ -313,8 +314,23 @@ def test_tables_and_reply_are_those_of_the_committed_results() -> None:
         name = f"{version['model']}/{version['version']}"
         assert set(evaluation["compared"]) == {name, "fhs", "har", "naive"}
         assert version["simulated"] == (version["model"] == "kronos_simulated")
+    _check_calibration(json.loads((CHECKOUT / ".readme" / "calibration.json").read_text()))
     for picture in ("fan_chart.png", "kronos_paths.png"):
         assert (CHECKOUT / ".readme" / picture).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def _check_calibration(report: dict[str, Any]) -> None:
+    """Every method stands beside the raw forecasts of every model, with all its figures."""
+    methods = ("raw", *METHODS)
+    labels = [f"{model} {method}" for model in ("fhs", "har", "ensemble") for method in methods]
+    assert list(report["figures"]) == list(report["missed"]) == labels
+    assert report["versions"] == {"fhs": 1, "har": 1, "ensemble": 10}
+    scores = {"sessions", "crps", "crps_p", "coverage_step_1", "symbol_gap", "worst_window"}
+    cases = {"break_recovered", "break_81_100", "bias_81_100", "bias_below_median"}
+    for label, row in report["figures"].items():
+        assert set(row) >= scores | cases, label
+        assert label.endswith(" raw") or {"poison", "delisted"} <= set(row), label
+        assert row["sessions"] > 2500, label
 
 
 @pytest.mark.slow
