@@ -166,8 +166,8 @@ def calibration_sentence(report: dict[str, Any]) -> str:
             pairs.append(f"{_share(raw, key, ())} to {_share(default, key, ())}")
         parts.append(f"`{model}` {', '.join(pairs)}, {100 * default['crps_change']:+.2f} %")
     return (
-        f"Over 2013 to 2022 calibration by `{report['default']}` changes the 90 % coverage one session "
-        f"ahead,\nthat of the worst 250 sessions, and CRPS:\n{'; '.join(parts)}."
+        f"Over 2013 to 2022 calibration by `{report['default']}` changes the 90 % coverage one\n"
+        f"session ahead, that of the worst 250 sessions, and CRPS:\n{'; '.join(parts)}."
     )
 
 
