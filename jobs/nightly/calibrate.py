@@ -18,6 +18,7 @@ from jobs.nightly.folding import Fold, Source, sessions_between
 from jobs.nightly.learned_from import LearnedFrom
 from jobs.nightly.memory_file import MemoryFile
 from jobs.nightly.onward import sectors
+from jobs.nightly.production import in_production
 from jobs.nightly.publishing import Published, Publisher, worst
 from jobs.nightly.ranges import JOB, Asked, Range
 from jobs.running.progress import Progress, Say, silent
@@ -179,12 +180,7 @@ class _Calibrating:
         if references:
             named = [self.store.resolve(reference) for reference in references]
             return list({version.reference: version for version in named}.values())
-        served = []
-        for model in self.store.models():
-            for version in model.versions:
-                if "production" in version.aliases and not version.foreign:
-                    served.append(version)
-        return served
+        return in_production(self.store.models())
 
     def scope(self, version: Version, data: str) -> Scope:
         """The scope of a version on a data set, by default that of its training or forecasts.

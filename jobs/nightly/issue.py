@@ -19,6 +19,7 @@ from jobs.forecasting.history import check_kept, columns_of
 from jobs.nightly.applied import Calibrations
 from jobs.nightly.issued import Issued
 from jobs.nightly.origins import Asked, Origins, next_close
+from jobs.nightly.production import in_production
 from jobs.running.progress import Progress, silent
 from registry.errors import (
     BadForecast,
@@ -69,7 +70,7 @@ def issue(
     """
     asked = Asked(as_of, since, until)
     store = Store(settings)
-    named = list(dict.fromkeys(references)) or in_production(store)
+    named = list(dict.fromkeys(references)) or _in_production(store)
     with open_ledger(store) as ledger:
         registry = ledger.registry
     with Archive(settings) as archive:
@@ -77,14 +78,9 @@ def issue(
         return [job.issued(reference) for reference in named]
 
 
-def in_production(store: Store) -> list[str]:
-    """References of all versions in Production that Kronos Registry logged. Raises NotFound."""
-    references = []
-    for model in store.models():
-        number = model.aliases.get("production")
-        for version in model.versions:
-            if version.version == number and not version.foreign:
-                references.append(version.reference)
+def _in_production(store: Store) -> list[str]:
+    """References of all versions in Production. Raises NotFound if there is none."""
+    references = [version.reference for version in in_production(store.models())]
     if not references:
         raise NotFound(
             "nothing is in Production; `python -m registry promote MODEL VERSION` promotes a "

@@ -21,6 +21,7 @@ from jobs.nightly.issue import issue, trained_until
 from jobs.nightly.log import LONGEST, Log
 from jobs.nightly.mature import LISTED, mature
 from jobs.nightly.onward import Onward
+from jobs.nightly.production import in_production
 from jobs.nightly.standings import REFERENCES, Standings, standings
 from jobs.running.progress import Progress, silent
 from registry.errors import BadParameter, KronosError, NotFound
@@ -115,11 +116,9 @@ def versions_by_set(store: Store, data: str) -> dict[str, list[Version]]:
     """
     models = store.models()
     plan: dict[str, list[Version]] = {}
-    for model in models:
-        for version in model.versions:
-            own = version.tags.get("data", "") or data
-            if _is_served(version) and own:
-                plan.setdefault(own, []).append(version)
+    for version in in_production(models):
+        if own := version.tags.get("data", "") or data:
+            plan.setdefault(own, []).append(version)
     if data:
         plan = {name: versions for name, versions in plan.items() if name == data}
     if not plan:
@@ -140,18 +139,10 @@ def versions_by_set(store: Store, data: str) -> dict[str, list[Version]]:
     return dict(sorted(plan.items()))
 
 
-def _is_served(version: Version) -> bool:
-    return "production" in version.aliases and not version.foreign
-
-
 def _without_data(store: Store) -> list[str]:
     """Versions in Production that name no data set that they were trained on."""
-    references = []
-    for model in store.models():
-        for version in model.versions:
-            if _is_served(version) and not version.tags.get("data", ""):
-                references.append(version.reference)
-    return references
+    served = in_production(store.models())
+    return [version.reference for version in served if not version.tags.get("data", "")]
 
 
 def _without(data: str, versions: Sequence[Version]) -> dict[str, list[str]]:
