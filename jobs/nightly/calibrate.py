@@ -70,7 +70,7 @@ class Calibrated:
         """One line for people."""
         name = self.name
         if self.error is not None:
-            return f"{name}: failed, {self.error.code}"
+            return f"{name}: failed: {self.error.code}: {self.error.message}"
         if self.note:
             return f"{name}: nothing to do, {self.note}"
         published = self.published
@@ -203,13 +203,12 @@ class _Calibrating:
     def tried(
         self, version: Version, data: str, method: str, asked: Asked, as_of: str
     ) -> list[Calibrated]:
-        """The ranges of a version, in order; an error ends them and is said."""
+        """The ranges of a version, in order; an error ends them and is the last one's."""
         done: list[Calibrated] = []
         try:
             for one in self._ranges(version, self.scope(version, data), method, asked, as_of):
                 done.append(one)
         except KronosError as error:
-            self._say(f"error: {error.code}: {version.reference}: {error.message}")
             name = data or version.tags.get("data", "")
             done.append(Calibrated(version, name, error=error))
         return done

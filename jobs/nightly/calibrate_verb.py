@@ -17,7 +17,10 @@ from registry.text import printable
 
 
 def run(references: Sequence[str], **options: Any) -> None:
-    """Calibrate, and say what was done. Ends with exit code 1 if a version failed."""
+    """Calibrate, and say what was done. Ends with exit code 1 if one of several versions failed.
+
+    Raises the error of a single version.
+    """
     begun = time.monotonic()
     with one_bar() as (advance, say):
 
@@ -34,6 +37,8 @@ def run(references: Sequence[str], **options: Any) -> None:
             remark(error.message)
             print(json.dumps({"already_running": JOB}))
             return
+        if len(done) == 1 and done[0].error is not None:
+            raise done[0].error
         for one in done:
             remark(one.line())
         if not done:

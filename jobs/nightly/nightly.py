@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from jobs.data import load as loading
 from jobs.data import overview
+from jobs.data.catalog import Catalog
 from jobs.nightly.alone import alone
 from jobs.nightly.calibrate import calibrate
 from jobs.nightly.issue import issue, trained_until
@@ -91,6 +92,8 @@ def nightly(
     if sessions < 1:
         raise BadParameter(f"sessions is {sessions}, expected at least 1")
     _check_past(as_of)
+    if data:
+        Catalog(settings).find(data)
     with alone(settings, JOB):
         store = Store(settings)
         plan = versions_by_set(store, data)

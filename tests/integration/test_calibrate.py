@@ -641,11 +641,21 @@ def test_a_second_start_ends_well(world: World, calibrating: Any) -> None:
     assert "calibrate is running: process" in err
 
 
-def test_a_version_that_fails_makes_the_exit_code_1(world: World, calibrating: Any) -> None:
+def test_the_error_of_a_single_version_is_that_of_the_verb(world: World, calibrating: Any) -> None:
     code, done, err = calibrating(world.version.reference, "--data", "nobody")
+    assert (code, done) == (2, None)
+    assert err.splitlines()[-1].startswith("error: NOT_FOUND: the ledger has no data set 'nobody'")
+
+
+def test_one_of_two_versions_that_fails_makes_the_exit_code_1(
+    world: World, calibrating: Any, bench: Any
+) -> None:
+    others = bench.model(1)
+    code, done, err = calibrating(world.version.reference, f"{others}/1", "--data", "nobody")
     assert code == 1
-    assert done["calibrated"][0]["error"]["code"] == "NOT_FOUND"
-    assert f"error: NOT_FOUND: {world.version.reference}: the ledger has no data set" in err
+    assert [one["error"]["code"] for one in done["calibrated"]] == ["NOT_FOUND"] * 2
+    failed = f"{others}/1 on nobody: failed: NOT_FOUND: the ledger has no data set 'nobody'"
+    assert failed in err
 
 
 KILLED = """

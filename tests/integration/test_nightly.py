@@ -440,7 +440,8 @@ def test_a_clock_two_days_ahead_makes_backfills_and_never_a_live_night(
         ({"as_of": "1979-12-31"}, BadParameter, "is known from"),
         ({"as_of": "soon"}, BadParameter, "expected a date"),
         ({"sessions": 0}, BadParameter, "expected at least 1"),
-        ({"data": "other"}, NotFound, "nothing that was trained on other is in Production"),
+        ({"data": "other"}, NotFound, "no data set 'other'"),
+        ({"data": "panel"}, NotFound, "nothing that was trained on panel is in Production"),
     ],
 )
 def test_wrong_options_are_refused(
