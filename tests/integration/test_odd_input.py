@@ -6,6 +6,7 @@ trains, serves or reaches a network.
 
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -104,7 +105,9 @@ def test_an_odd_word_is_one_clear_error_and_no_traceback(
     variables: dict[str, str],
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
+    monkeypatch.chdir(tmp_path)  # some odd words are names of files and folders to write
     for key, value in variables.items():
         monkeypatch.setenv(key, value)
     for words in command_lines(program, verb):
