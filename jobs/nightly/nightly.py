@@ -120,8 +120,8 @@ def versions_by_set(store: Store, data: str) -> dict[str, list[Version]]:
     models = store.models()
     plan: dict[str, list[Version]] = {}
     for version in in_production(models):
-        if own := version.tags.get("data", "") or data:
-            plan.setdefault(own, []).append(version)
+        if trained_on := version.tags.get("data", "") or data:
+            plan.setdefault(trained_on, []).append(version)
     if data:
         plan = {name: versions for name, versions in plan.items() if name == data}
     if not plan:
@@ -156,8 +156,8 @@ def _without(data: str, versions: Sequence[Version]) -> dict[str, list[str]]:
 
 
 def _newest(versions: Sequence[Version], data: str) -> list[Version]:
-    own = [each for each in versions if each.tags.get("data") == data and not each.foreign]
-    return sorted(own, key=lambda version: version.version)[-1:]
+    of_set = [each for each in versions if each.tags.get("data") == data and not each.foreign]
+    return sorted(of_set, key=lambda version: version.version)[-1:]
 
 
 def _check_past(as_of: str) -> None:

@@ -6,7 +6,6 @@ same nights again for its run in MLflow, and finds its calibrations published.
 """
 
 from datetime import date, datetime, timedelta
-from typing import Any
 
 from jobs.nightly import ranges
 from jobs.nightly.folding import Fold, Source, sessions_between
@@ -111,5 +110,5 @@ def sectors(archive: Archive, data: str) -> dict[str, str]:
     return dict(zip(known["symbol"], known[SECTOR], strict=True))
 
 
-def _quiet(_: str) -> Any:
+def _quiet(_: str) -> None:
     """What there is to say is said by `calibrate`, which learns the same nights."""
