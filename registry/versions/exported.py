@@ -74,8 +74,9 @@ def write(
     """Export the version whose files are at `root`. The folder appears whole or not at all.
 
     A folder that holds this very version is left alone, even if its stage was another one. Raises
-    Conflict for a folder with other content, Corrupt if this version is damaged there or at `root`,
-    and KronosError (NO_SPACE, NOT_WRITABLE) if the folder cannot be written.
+    Conflict for a folder with other content and for the current one, Corrupt if this version is
+    damaged there or at `root`, and KronosError (NO_SPACE, NOT_WRITABLE) if the folder cannot be
+    written.
     """
     folder = folder.resolve()
     exported = Exported(
@@ -90,6 +91,11 @@ def write(
     )
     if not _is_free(folder):
         return _present(folder, exported)
+    if folder == Path.cwd():
+        raise Conflict(
+            f"{folder} is the current folder, and the export would replace it; "
+            "name a folder that is new or empty"
+        )
     try:
         # The temporary folder first: where none can be made, the lock might wait forever.
         with (

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,10 +29,10 @@ from registry.versions.store import Store
 
 LOADER = Path(__file__).with_name("loader.py")
 ROOT = LOADER.parents[2]
-LOSE_CONNECTIONS = """
+LOSE_WAITING_CONNECTION = sa.text("""
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-    WHERE datname LIKE 'ledger%' AND pid <> pg_backend_pid();
-"""
+    WHERE datname = current_database() AND wait_event_type = 'Lock'
+""")
 
 
 @pytest.fixture
@@ -43,12 +44,37 @@ def settings(ledger_uri: str, compiled: Settings, tmp_path: Path) -> Settings:
 
 
 @contextmanager
-def loader(name: str, environment: dict[str, str]) -> Iterator[Any]:
-    """A process that loads a data set, a symbol at a time."""
-    command = [sys.executable, str(LOADER), name]
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, cwd=ROOT, env=environment, **pipes) as process:
+def loader(name: str, environment: dict[str, str], lines: int = 0) -> Iterator[Any]:
+    """A process that loads a data set, a symbol at a time.
+
+    With `lines` it has printed that many when the block begins, and waits for a line of input.
+    """
+    command = [sys.executable, str(LOADER), name, *([str(lines)] if lines else [])]
+    pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen(command, cwd=ROOT, env=environment, text=True, **pipes) as process:
+        for _ in range(lines):
+            process.stdout.readline()
         yield process
+
+
+def go_on(process: Any) -> None:
+    """Give a loader that waits its line of input."""
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
+def lose_connection(ledger_uri: str, process: Any) -> None:
+    """Let a waiting loader go on, and end its connection to PostgreSQL within a transaction."""
+    engine = sa.create_engine(ledger_uri)
+    with engine.begin() as held, engine.connect() as other:
+        held.execute(sa.text("LOCK TABLE prices"))
+        go_on(process)
+        deadline = time.monotonic() + 30
+        while not other.execute(LOSE_WAITING_CONNECTION).all():
+            assert time.monotonic() < deadline, "the loader never came to the table"
+            other.rollback()  # or the view of who waits would stay as it was
+            time.sleep(0.01)
+    engine.dispose()
 
 
 def stored(settings: Settings) -> dict[str, list[Any]]:
@@ -66,17 +92,16 @@ def stored(settings: Settings) -> dict[str, list[Any]]:
 def test_a_load_whose_process_dies_or_loses_the_database_is_taken_up_again_as_if_it_ran_once(
     settings: Settings,
     environment_of: Callable[[Settings], dict[str, str]],
-    request: pytest.FixtureRequest,
     tmp_path: Path,
 ):
     sqlite = settings.ledger.startswith("sqlite")
-    with loader("panel", environment_of(settings)) as process:
-        for _ in range(5):  # reading, and a line for each of the first symbols
-            process.stdout.readline()
+    # A line for reading, and one for each of the first symbols.
+    with loader("panel", environment_of(settings), lines=5) as process:
         if sqlite:
+            go_on(process)
             process.kill()
         else:
-            request.getfixturevalue("postgres").psql(LOSE_CONNECTIONS)
+            lose_connection(settings.ledger, process)
         _, err = process.communicate(timeout=60)
     assert process.returncode == (-signal.SIGKILL if sqlite else 1)
     assert err == "" if sqlite else "error: LEDGER_UNAVAILABLE: " in err
@@ -124,12 +149,9 @@ def test_a_load_during_which_postgresql_restarts_loses_nothing_and_writes_nothin
 ):
     uri = server.get_uri(driver="psycopg2")
     settings = compiled.model_copy(update={"ledger_uri": uri})
-    with loader("bars", environment_of(settings)) as process:
-        for _ in range(4):
-            process.stdout.readline()
-        process.send_signal(signal.SIGSTOP)  # or it could complete the load before the stop
+    with loader("bars", environment_of(settings), lines=4) as process:
         stop_at_once(server)
-        process.send_signal(signal.SIGCONT)
+        go_on(process)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 1
     assert err.startswith("error: LEDGER_UNAVAILABLE: ")

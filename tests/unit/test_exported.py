@@ -179,6 +179,18 @@ def test_a_file_in_the_place_of_the_folder_is_refused(
     assert folder.read_text() == "mine"
 
 
+def test_the_current_folder_is_not_replaced(
+    root: Path, folder: Path, version: Version, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    for to in (Path(), folder):
+        with pytest.raises(Conflict, match="is the current folder"):
+            write(root, to, version)
+    assert Path.cwd() == folder
+    assert not any(folder.iterdir())
+
+
 @pytest.mark.usefixtures("written")
 def test_a_foreign_file_beside_an_export_is_refused(
     root: Path, folder: Path, version: Version
