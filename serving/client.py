@@ -157,6 +157,9 @@ class Calibration(_Reply):
 
     version: int | None  # None: by none
     state: str  # calibrated | stale | uncalibrated
+    learned_until: str | None = None  # last session that it was learned from
+    learned_from: dict[str, int] | None = None  # nights: live, and backfill: made afterwards
+    age: int | None = None  # sessions from `learned_until` to the cutoff; stale above 5
 
 
 @dataclass(frozen=True, kw_only=True)

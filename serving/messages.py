@@ -215,6 +215,8 @@ class Calibrate(Message):
     offsets: list[list[float]] = []
     sectors: dict[str, str] = {}  # sector of each symbol
     verdicts: dict[str, str] = {}  # step -> calibrated | stale | uncalibrated
+    learned_from: dict[str, int] = {}  # nights: live and backfill; empty if that is not known
+    age: int = 0  # sessions of the data set since `learned_until`
 
 
 class Damaged(Message):

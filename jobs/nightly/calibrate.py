@@ -261,7 +261,7 @@ class _Calibrating:
         name = done.name
         cache = MemoryFile(self._settings.state_dir, self._say)
         fold = Fold(source, learner, cache)
-        publisher = Publisher(source.engine, source.scope, learner, source.calendar, self._say)
+        publisher = Publisher(source, learner, self._say)
         wanted = sessions_between(source.calendar, nights.since, nights.until)
         recorder, clipped = Recorder(), Counter[str]()
         for place, (night, lesson) in enumerate(fold.lessons(nights.since, nights.until)):

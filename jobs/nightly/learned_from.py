@@ -1,13 +1,11 @@
 """What a calibration learned from: nights that were live, or backfills."""
 
-from collections import Counter
 from dataclasses import dataclass
 from datetime import date, datetime
 
 import sqlalchemy as sa
 
 from registry.ledger import maturing
-from registry.ledger.issue import BACKFILL, NIGHTLY
 from registry.ledger.states import Scope
 
 
@@ -21,9 +19,7 @@ class LearnedFrom:
     @classmethod
     def of(cls, engine: sa.Engine, scope: Scope, session: date, instant: datetime) -> "LearnedFrom":
         """The nights before a session, as the ledger knew them at an instant."""
-        counted = maturing.counted(engine, scope, as_of=instant)
-        sources = Counter(head.source for head in counted if head.cutoff < session)
-        return cls(sources[NIGHTLY], sources[BACKFILL])
+        return cls(*maturing.nights_before(engine, scope, session, as_of=instant))
 
     def __str__(self) -> str:
         """As 2 live and 59 backfilled nights."""

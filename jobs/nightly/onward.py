@@ -69,7 +69,7 @@ class _Scope:
         learner = Learner(method, issued.levels, issued.horizon, sectors(archive, scope.data))
         source = Source(archive.engine, scope, issued.calendar, instant)
         fold = Fold(source, learner, MemoryFile(settings.state_dir, _quiet))
-        publisher = Publisher(archive.engine, scope, learner, issued.calendar, _quiet)
+        publisher = Publisher(source, learner, _quiet)
         newest = max((one.learned_until for one in before), default=issued.first - _DAY)
         return cls(source, fold, publisher, newest)
 

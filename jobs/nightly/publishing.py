@@ -2,17 +2,18 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import date
 from typing import Any
 
 import numpy as np
-import sqlalchemy as sa
 
+from jobs.nightly.folding import Source
+from jobs.nightly.learned_from import LearnedFrom
 from jobs.running.progress import Say
 from registry.forecast import calendars
 from registry.ledger import calibrations
-from registry.ledger.states import Scope, States, Version
+from registry.ledger.states import States, Version
 from registry.scoring.learning.learner import EFFECT_SESSIONS, Learner, Lesson
 from registry.scoring.learning.nights import Night
 from registry.scoring.learning.trail import Trail
@@ -55,16 +56,13 @@ def worst(verdicts: Mapping[str, str]) -> str:
 class Publisher:
     """Publishes nights of a scope, in order."""
 
-    def __init__(
-        self, engine: sa.Engine, scope: Scope, learner: Learner, calendar: str, say: Say
-    ) -> None:
+    def __init__(self, source: Source, learner: Learner, say: Say) -> None:
         self.published = Published()
-        self._engine = engine
-        self._scope = scope
+        self._source = source
+        self._engine, self._scope = source.engine, source.scope
         self._learner = learner
-        self._calendar = calendar
         self._say = say
-        self._before = calibrations.versions(engine, scope)
+        self._before = calibrations.versions(self._engine, self._scope)
         self._last: Mapping[str, str] | None = None  # verdicts of the night before
         method = learner.method.name
         self._published = {one.learned_until for one in self._before if one.method == method}
@@ -101,9 +99,13 @@ class Publisher:
             "clipped_number": len(lesson.clipped),
             "rejected": lesson.rejected,
             "nights": len(lesson.memory.trail.sessions),
+            "learned_from": asdict(self._learned_from(night.session)),
         }
         number = calibrations.publish(self._engine, self._scope, **content, evidence=evidence)
         self.published.numbers.append(number)
+
+    def _learned_from(self, session: date) -> LearnedFrom:
+        return LearnedFrom.of(self._engine, self._scope, session, self._source.instant)
 
     def _content(self, session: date, lesson: Lesson) -> dict[str, Any]:
         """What a calibration is, beside its evidence."""
@@ -119,7 +121,7 @@ class Publisher:
         """The evidence of each step's verdict after a night."""
         judged = {}
         for step in range(1, self._learner.horizon + 1):
-            age = age_of(trail, step, session, self._calendar)
+            age = age_of(trail, step, session, self._source.calendar)
             judged[str(step)] = verdict(trail, step, age).evidence()
         return judged
 

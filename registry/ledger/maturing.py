@@ -121,6 +121,22 @@ def counted(engine: sa.Engine, scope: Scope, *, as_of: datetime | None = None) -
         return _chosen(connection, scope, instant)
 
 
+def nights_before(
+    engine: sa.Engine, scope: Scope, session: date, *, as_of: datetime | None = None
+) -> tuple[int, int]:
+    """Number of cutoffs before a session with a live forecast, and of those with backfills only."""
+    c = forecasts.c
+    nights = sa.func.count(c.cutoff.distinct())
+    query = (
+        observations.as_of(forecasts, _instant(as_of))
+        .where(*_of(scope), c.source.in_(SOURCES), c.cutoff < session)
+        .with_only_columns(nights, nights.filter(c.source == NIGHTLY))
+    )
+    with database.read(engine) as connection:
+        total, live = connection.execute(query).one()
+    return live, total - live
+
+
 def issued_cutoffs(engine: sa.Engine, scope: Scope) -> set[date]:
     """Cutoffs of a scope that have a forecast that counts."""
     c = forecasts.c

@@ -10,6 +10,7 @@ from registry.errors import BadParameter
 from registry.forecast.arrays import Floats, Places
 
 KINDS = ("symbol", "sector", "global")  # of a key, from the narrowest; the ledger has the same
+OLDEST = 5  # sessions without an outcome after which a calibration is stale
 APPLIED = (*KINDS, "identity")  # a series falls back in this order at each step
 ANCHORS = (0.05, 0.5, 0.95)  # levels that bias, scale and offsets are relative to
 

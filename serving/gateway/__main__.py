@@ -223,9 +223,9 @@ class Gateway:
         if not fits:
             message = "it was made for other levels than those of the version"
             self.log.event("error", "calibration refused", model=route.model, message=message)
-        self.metrics.calibrated(route.model, calibration.number, calibration.learned_until)
+        self.metrics.calibrated(route.model, calibration.number, calibration.age)
         for step in range(1, spec.max_horizon + 1):
-            verdict = calibration.state([step]) if fits else "uncalibrated"
+            verdict = calibration.state([step], calibration.age) if fits else "uncalibrated"
             self.metrics.verdict(route.model, step, verdict)
         self.metrics.damaged(route.model, self.tables.is_damaged(route.name, route.version))
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from registry.errors import Unsupported
-from serving.gateway import bodies, http, metrics, reading, webhooks
+from serving.gateway import bodies, http, metrics, reading, replies, webhooks
 from serving.gateway.app import Path
 from serving.gateway.arrow import replies as arrow_replies
 from serving.gateway.arrow import requests as arrow_requests
@@ -203,9 +203,7 @@ class Endpoints:
             "pretrained_until": route.pretrained_until or None,
             "calibration": {
                 "enabled": self.config.calibration,
-                "version": calibration.number,
-                "state": calibration.state(steps),
-                "learned_until": calibration.learned_until or None,
+                **replies.of_calibration(calibration, calibration.age, steps),
             },
             "notes": route.notes,
         }

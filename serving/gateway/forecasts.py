@@ -52,6 +52,12 @@ class Answered:
     rows: Mapping[str, Row | KronosError]  # by symbol
     notes: Sequence[str]
     calibration: Calibration
+    tables: Tables
+
+    def age_of_calibration(self, cutoff: str) -> int:
+        """Sessions from the last one that the calibration was learned from to a cutoff."""
+        calendar = self.live.spec.calendar
+        return self.tables.sessions_since(calendar, self.calibration.learned_until, cutoff)
 
 
 @dataclass
@@ -81,7 +87,7 @@ class Forecasts:
             )
             rows, notes = await _ask(live, plan, gathered)
         calibration = self._calibration(live, data)
-        answered = Answered(live, plan, data, gathered, rows, notes, calibration)
+        answered = Answered(live, plan, data, gathered, rows, notes, calibration, self.tables)
         if request.batch:
             return _many(request, answered)
         return _one(request.items[0], answered)
@@ -244,11 +250,13 @@ def _content(symbol: str, answered: Answered, reply: Reply) -> dict[str, Any]:
     forecast_id = replies.forecast_id()
     issued = replies.issued(history, both, levels, answered.data, calibration)
     reply.forecasts[forecast_id] = issued
-    applied = both.calibrated is not None
+    if both.calibrated is None:
+        calibration = Calibration()
+    age = answered.age_of_calibration(history.cutoff)
     meta = {
         "forecast_id": forecast_id,
         "sessions": {str(step): row.sessions[step - 1] for step in plan.steps},
-        "calibration": replies.of_calibration(calibration, applied, plan.steps),
+        "calibration": replies.of_calibration(calibration, age, plan.steps),
         **replies.of_history(history),
     }
     keys = replies.keys_of(plan.levels)

@@ -4,9 +4,7 @@ Labels come from closed sets: models that are served, `ENDPOINTS`, statuses and 
 of labels are kept, because looking one up costs more than counting.
 """
 
-import time
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
 from typing import Literal, get_args
 
 import prometheus_client
@@ -51,11 +49,10 @@ class Metrics:
     `models` are those that are served, as users name them.
     """
 
-    def __init__(self, models: Iterable[str], clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, models: Iterable[str]) -> None:
         # Without it, each counter has a second line with its time of birth.
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
         self._models = (*models, NO_MODEL)
-        self._clock = clock
         self._registry = CollectorRegistry()
         self._answers: dict[tuple[str, str, int], Counter] = {}
         self._latencies: dict[tuple[str, str], Histogram] = {}
@@ -113,17 +110,16 @@ class Metrics:
         """Show whether the registry answers for a model."""
         self.model_stale.labels(model).set(stale)
 
-    def calibrated(self, model: str, number: int | None, learned_until: str) -> None:
-        """Show a calibration, and its age since the session it was learned until.
+    def calibrated(self, model: str, number: int | None, age: int) -> None:
+        """Show a calibration and its age in sessions of the data set.
 
         `number` is None for the identity, which has no age.
         """
         self.calibration_number.labels(model).set(number or 0)
-        if number is None or not learned_until:
+        if number is None:
             self.calibration_age.remove(model)
-            return
-        day = datetime.fromisoformat(learned_until).replace(tzinfo=UTC).timestamp()
-        self.calibration_age.labels(model).set_function(lambda: self._clock() - day)
+        else:
+            self.calibration_age.labels(model).set(age)
 
     def verdict(self, model: str, step: int, verdict: str) -> None:
         """Show the verdict on a step of the calibration in use."""
@@ -203,7 +199,8 @@ class Metrics:
             registry=registry,
         )  # fmt: skip
         self.calibration_age = Gauge(
-            "kronos_calibration_age_seconds", "Time since the session it was learned until.",
+            "kronos_calibration_age_sessions",
+            "Sessions of its data set since the last one that it was learned from.",
             by_model, registry=registry,
         )  # fmt: skip
         self.calibration_verdict = Gauge(

@@ -150,9 +150,16 @@ def digest(history: History) -> str:
     return hashed.hexdigest()
 
 
-def of_calibration(calibration: Calibration, applied: bool, steps: list[int]) -> dict[str, Any]:
-    state = calibration.state(steps) if applied else "uncalibrated"
-    return {"version": calibration.number if applied else None, "state": state}
+def of_calibration(calibration: Calibration, age: int, steps: list[int]) -> dict[str, Any]:
+    """What is said of a calibration, `age` sessions after the last one that it learned from."""
+    identity = calibration.number is None
+    return {
+        "version": calibration.number,
+        "state": calibration.state(steps, age),
+        "learned_until": calibration.learned_until or None,
+        "learned_from": calibration.learned_from or None,
+        "age": None if identity else age,
+    }
 
 
 def forecast_id() -> str:

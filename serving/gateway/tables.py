@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from registry.errors import BadHistory, NotReady
-from registry.scoring.calibration_table import Table
+from registry.scoring.calibration_table import OLDEST, Table
 from serving.messages import Calibrate, Damaged, Sessions
 
 
@@ -20,6 +20,8 @@ class Calibration:
     table: Table | None = None
     sectors: dict[str, str] = field(default_factory=dict)
     verdicts: dict[str, str] = field(default_factory=dict)  # by step
+    learned_from: dict[str, int] = field(default_factory=dict)  # nights: live and backfill
+    age: int = 0  # sessions of the data set since `learned_until`
 
     @classmethod
     def of(cls, message: Calibrate) -> "Calibration":
@@ -39,17 +41,24 @@ class Calibration:
             ),
             message.sectors,
             message.verdicts,
+            message.learned_from,
+            message.age,
         )
 
     def fits(self, levels: Sequence[float]) -> bool:
         """Whether it was learned for forecasts at these levels."""
         return self.table is None or self.table.levels in ((), tuple(levels))
 
-    def state(self, steps: list[int]) -> str:
-        """The worst verdict of these steps: calibrated, stale or uncalibrated."""
+    def state(self, steps: list[int], age: int) -> str:
+        """The worst verdict of these steps: calibrated, stale or uncalibrated.
+
+        At an age of more than OLDEST sessions a calibrated step is stale.
+        """
         if self.number is None:
             return "uncalibrated"
         verdicts = {self.verdicts.get(str(step), "uncalibrated") for step in steps}
+        if age > OLDEST:
+            verdicts.add("stale")
         for verdict in ("uncalibrated", "stale"):
             if verdict in verdicts:
                 return verdict
@@ -81,6 +90,14 @@ class Tables:
 
     def calibration(self, name: str, version: int) -> Calibration:
         return self._calibrations.get((name, version), Calibration())
+
+    def sessions_since(self, calendar: str, day: str, cutoff: str) -> int:
+        """Sessions after a day until a cutoff, as dates in text; more than known ones count not."""
+        sessions = self._sessions.get(calendar)
+        if sessions is None:
+            return 0
+        first, last = (bisect.bisect_right(sessions.days, one) for one in (day, cutoff))
+        return max(0, last - first)
 
     def last_sessions(self, calendar: str, number: int) -> list[str]:
         """The last `number` completed sessions. Raises NotReady, and BadHistory for too many."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from registry.errors import Corrupt, KronosError, NotFound
+from registry.errors import Conflict, Corrupt, KronosError, NotFound
 from registry.forecast import calendars, names
 from registry.ledger import calibrations, instants
 from registry.ledger.archive import Archive
@@ -61,6 +61,8 @@ def calibration(archive: Archive, scope: Scope) -> Calibrate:
         offsets=current.offsets.tolist(),
         sectors=_sectors(archive, scope.data, current),
         verdicts=_verdicts(current.evidence),
+        learned_from=_learned_from(current.evidence),
+        age=_age(archive, scope.data, current),
     )
 
 
@@ -130,6 +132,27 @@ def _sectors(archive: Archive, data: str, current: Calibration) -> dict[str, str
         return {}
     known = listed[listed[names.SECTOR].notna()]
     return dict(zip(known["symbol"], known[names.SECTOR], strict=True))
+
+
+def _age(archive: Archive, data: str, current: Calibration) -> int:
+    """Sessions of the data set since the last one that a calibration was learned from."""
+    try:
+        with archive.known(data) as known:
+            last, calendar = known.last_session, known.load.calendar
+    except (NotFound, Conflict):  # removed from the ledger since, and perhaps not loaded again
+        return 0
+    learned = pd.Timestamp(current.learned_until)
+    if last is None or last <= learned:
+        return 0
+    return len(calendars.sessions(calendar, learned, last)) - 1
+
+
+def _learned_from(evidence: Mapping[str, Any]) -> dict[str, int]:
+    """Numbers of nights, live and backfilled, if they are there."""
+    nights = evidence.get("learned_from")
+    if not isinstance(nights, Mapping) or set(nights) != {"live", "backfill"}:
+        return {}
+    return {source: number for source, number in nights.items() if isinstance(number, int)}
 
 
 def _verdicts(evidence: Mapping[str, Any]) -> dict[str, str]:

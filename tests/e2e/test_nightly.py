@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.testing as npt
 import pytest
-from gateways import Gateway, running, wait_until
+from gateways import IDENTITY, Gateway, running, wait_until
 from programs import environment
 from typer.testing import CliRunner
 
@@ -127,7 +127,7 @@ def test_what_came_true_changes_what_is_served_and_a_roll_back_undoes_it(
     with running(settings, ["har"], KRONOS_POLL_S="0.5", KRONOS_QUEUE_S="20") as gateway:
         raw = raw_of(gateway, settings)
         quantiles, calibration = asked(gateway)
-        assert calibration == {"version": None, "state": "uncalibrated"}
+        assert calibration == IDENTITY
         for step, values in quantiles.items():
             npt.assert_allclose(values, raw[step], rtol=0, atol=1e-9)
 
@@ -145,7 +145,13 @@ def test_what_came_true_changes_what_is_served_and_a_roll_back_undoes_it(
         [first] = learned.published.numbers
         wait_until(lambda: number_of(gateway) == first, 20)
         former, calibration = asked(gateway)
-        assert calibration == {"version": first, "state": worst(learned.published.verdicts)}
+        assert calibration == {
+            "version": first,
+            "state": worst(learned.published.verdicts),
+            "learned_until": LAST,
+            "learned_from": {"live": 0, "backfill": number - 1},
+            "age": 1,
+        }
         assert raw_of(gateway, settings) == raw
         for step, values in former.items():
             by_hand = expected(settings, raw[step], first, int(step))

@@ -23,6 +23,14 @@ from registry.settings import Settings
 START_S = 180.0  # on a loaded machine
 STOP_S = 90.0
 _LOOK_S = 0.05
+# What a reply says of the calibration where there is none.
+IDENTITY = {
+    "version": None,
+    "state": "uncalibrated",
+    "learned_until": None,
+    "learned_from": None,
+    "age": None,
+}
 
 
 class Gateway:

@@ -207,6 +207,7 @@ def test_a_night_publishes_what_the_learner_learned(world: World) -> None:
     assert evidence["verdicts"] == {"1": "uncalibrated", "2": "uncalibrated"}
     assert evidence["steps"]["1"]["sessions"] == 19
     assert evidence["nights"] == 19
+    assert evidence["learned_from"] == {"live": 0, "backfill": 19}
     assert evidence["crps"]["after"] < evidence["crps"]["before"]
     assert world.said == []
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.testing as npt
 import pyarrow as pa
 import pytest
-from gateways import Connection, Gateway, starting, wait_until
+from gateways import IDENTITY, Connection, Gateway, starting, wait_until
 from programs import environment
 
 from registry.codes import CODES
@@ -83,7 +83,7 @@ def test_forecasts_are_those_of_invocations_if_calibration_is_off(gateway: Gatew
         npt.assert_allclose(forecast["yhat"][step], row["mean"], rtol=0, atol=1e-9)
         npt.assert_allclose([*forecast["q"][step].values()], quantiles, rtol=0, atol=1e-9)
     assert len(raw.json()["predictions"]) == len(forecast["yhat"])
-    assert forecast["meta"]["calibration"] == {"version": None, "state": "uncalibrated"}
+    assert forecast["meta"]["calibration"] == IDENTITY
 
 
 def test_a_bad_series_among_good_ones_fails_alone(gateway: Gateway) -> None:

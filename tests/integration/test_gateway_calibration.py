@@ -7,9 +7,10 @@ import numpy as np
 import numpy.testing as npt
 import pandas as pd
 import pytest
-from gateways import Gateway, running, wait_until
+from gateways import IDENTITY, Gateway, running, wait_until
 
 from jobs.data.load import load
+from registry.forecast import calendars
 from registry.ledger import calibrations, requests
 from registry.ledger.archive import Archive
 from registry.ledger.states import Scope, States
@@ -21,6 +22,9 @@ from serving.client import Client
 
 LEVELS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 BIAS, SCALE = 0.25, 1.5
+# A series of its own, whose last session is six later than that of the panel.
+LATER = [f"{day:%Y-%m-%d}" for day in calendars.sessions("XNYS", "2022-09-01", "2023-01-06")]
+SERIES = np.random.default_rng(0).normal(0.0, 0.01, len(LATER)).tolist()
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +63,10 @@ def publish(settings: Settings, scope: Scope, bias: float) -> int:
             learned_until=date(2022, 12, 28),
             levels=LEVELS,
             states=states,
-            evidence={"verdicts": {"1": "calibrated", "2": "stale"}},
+            evidence={
+                "verdicts": {"1": "calibrated", "2": "stale"},
+                "learned_from": {"live": 1, "backfill": 130},
+            },
         )
 
 
@@ -74,7 +81,7 @@ def test_a_calibration_applies_at_its_step_and_can_be_rolled_back(
     calibrated: Gateway, settings: Settings, scope: Scope
 ) -> None:
     raw = calibrated.forecast(symbol="AAPL").json()
-    assert raw["meta"]["calibration"] == {"version": None, "state": "uncalibrated"}
+    assert raw["meta"]["calibration"] == IDENTITY
 
     first = publish(settings, scope, BIAS)
     wait_until(lambda: number_of(calibrated) == first, 10)
@@ -90,6 +97,16 @@ def test_a_calibration_applies_at_its_step_and_can_be_rolled_back(
         meta = calibrated.forecast(symbol="AAPL", horizon=[step]).json()["meta"]
         states[step] = meta["calibration"]["state"]
     assert states == {1: "calibrated", 2: "stale", 3: "uncalibrated"}
+    assert reply["meta"]["calibration"] == {
+        "version": first,
+        "state": "uncalibrated",
+        "learned_until": "2022-12-28",
+        "learned_from": {"live": 1, "backfill": 130},
+        "age": 0,
+    }
+    later = calibrated.forecast(symbol="AAPL", horizon=[1], series=SERIES, ds=LATER).json()
+    said = later["meta"]["calibration"]
+    assert (said["version"], said["age"], said["state"]) == (first, 6, "stale")
     assert calibrated.metric("kronos_calibration_number", model="nbeats") == first
 
     second = publish(settings, scope, 2 * BIAS)
@@ -105,13 +122,14 @@ def test_a_calibrated_forecast_is_recorded_raw_and_calibrated(
 ) -> None:
     number = publish(settings, scope, BIAS)
     wait_until(lambda: number_of(calibrated) == number, 10)
-    sent = {"symbol": "KO", "horizon": [1, 3]}
+    # No other test on this registry asks for this symbol.
+    sent = {"symbol": "MSFT", "horizon": [1, 3]}
     headers = {"kronos-request-id": "recorded-1"}
     reply = calibrated.post("/forecast", sent, headers=headers).json()
 
     def recorded(*, after: bool) -> pd.DataFrame:
         with TrackRecord(settings) as record:
-            return record.forecasts(calibrated=after, source="served", symbols=["KO"])
+            return record.forecasts(calibrated=after, source="served", symbols=["MSFT"])
 
     wait_until(lambda: len(recorded(after=False)) == 3, 10)  # all steps up to the last one asked
     raw, moved = recorded(after=False), recorded(after=True)
@@ -122,7 +140,7 @@ def test_a_calibrated_forecast_is_recorded_raw_and_calibrated(
     with Archive(settings) as archive:
         kept = requests.find(archive.engine, "recorded-1")
     assert kept.forecast_id == reply["meta"]["forecast_id"]
-    assert b'"KO"' in kept.payload
+    assert b'"MSFT"' in kept.payload
 
 
 def test_the_client_asks_by_symbol_with_series_and_in_batches(calibrated: Gateway) -> None:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -422,7 +422,7 @@ def publish(ledger: SharedLedger, bias: float, kind: str = "global", evidence: A
             archive.engine,
             SCOPE,
             method="ewma",
-            learned_until=date(2026, 11, 25),
+            learned_until=days()[-3].date(),
             levels=[0.05, 0.95],
             states=states,
             evidence={} if evidence is None else evidence,
@@ -435,14 +435,15 @@ def test_calibrations_are_told_once_and_again_when_another_is_current(shared: Sh
     assert told.changes(SERVED) == [identity, Calibrate(model="other", version=1)]
     assert told.changes(SERVED) == []
     verdicts = {"1": "calibrated", "2": "stale", "3": "nonsense"}
-    number = publish(shared, 0.5, "sector", {"verdicts": verdicts})
+    evidence = {"verdicts": verdicts, "learned_from": {"live": 3, "backfill": 60}}
+    number = publish(shared, 0.5, "sector", evidence)
     [current] = told.changes(SERVED)
     assert current == Calibrate(
         model="ewma",
         version=3,
         number=number,
         method="ewma",
-        learned_until="2026-11-25",
+        learned_until=f"{days()[-3]:%Y-%m-%d}",
         levels=[0.05, 0.95],
         keys=[("sector", "tech")],
         steps=[1],
@@ -451,10 +452,13 @@ def test_calibrations_are_told_once_and_again_when_another_is_current(shared: Sh
         offsets=[[0.1, 0.2]],
         sectors=dict.fromkeys(SYMBOLS, "tech"),
         verdicts={"1": "calibrated", "2": "stale"},
+        learned_from={"live": 3, "backfill": 60},
+        age=2,
     )
-    publish(shared, 0.6, evidence={"verdicts": ["1"]})
+    publish(shared, 0.6, evidence={"verdicts": ["1"], "learned_from": 63})
     [newer] = told.changes(SERVED)
-    assert (newer.bias, newer.sectors, newer.verdicts) == ([0.6], {}, {})
+    assert (newer.bias, newer.sectors) == ([0.6], {})
+    assert (newer.verdicts, newer.learned_from) == ({}, {})
     with shared.opened() as archive:
         calibrations.roll_back(archive.engine, SCOPE)
     assert told.changes(SERVED) == [current]

@@ -93,6 +93,19 @@ def test_the_nightly_forecast_counts_before_the_backfill_and_a_served_one_never(
     assert maturing.count(record.engine, SCOPE) == 9
 
 
+def test_nights_are_counted_by_the_forecast_that_counts(record: TrackRecord):
+    late = close_of(day(5))
+    for number in (1, 2, 4):
+        issue(record, number, blocks(number))
+    issue(record, 1, blocks(2), source="nightly", issued_at=late)
+    issue(record, 3, blocks(4), source="served", forecast_id="f", issued_at=late)
+    issue(record, 3, blocks(5), version=2)
+    assert maturing.nights_before(record.engine, SCOPE, day(5)) == (1, 2)
+    assert maturing.nights_before(record.engine, SCOPE, day(4)) == (1, 1)
+    assert maturing.nights_before(record.engine, SCOPE, day(1)) == (0, 0)
+    assert maturing.nights_before(record.engine, SCOPE, day(5), as_of=close_of(day(3))) == (0, 2)
+
+
 def test_an_outcome_is_the_first_value_and_a_late_one_counts(
     record: TrackRecord, settings: Settings
 ):

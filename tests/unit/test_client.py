@@ -49,7 +49,7 @@ OF_VERSION = {
 OF_HISTORY = {
     "forecast_id": "f" * 32,
     "sessions": {"1": "2022-12-29", "5": "2023-01-05"},
-    "calibration": {"version": 7, "state": "calibrated"},
+    "calibration": {"version": 7, "state": "calibrated", "learned_from": {"live": 9}, "age": 0},
     "cutoff": "2022-12-28",
     "history": "sent",
     "ds": "assumed",
@@ -438,7 +438,7 @@ def test_what_the_gateway_says_of_a_forecast_has_types(script: Script) -> None:
         **OF_VERSION,
         **replies.of_version(route),
         **replies.of_history(history),
-        "calibration": replies.of_calibration(Calibration(), False, [1, 2]),
+        "calibration": replies.of_calibration(Calibration(), 0, [1, 2]),
     }
     shown = replies.shown(np.ones((5, 3)), [1, 5], replies.keys_of((0.05, 0.5)))
     script.steps = [Step({"symbol": "AAPL", **shown, "meta": meta})]
@@ -488,13 +488,14 @@ def test_a_batch_without_forecasts_is_an_empty_frame(script: Script) -> None:
 
 
 def test_keys_of_a_newer_gateway_are_kept(script: Script) -> None:
-    calibration = {"version": 7, "state": "stale", "age": 2}
+    calibration = {"version": 7, "state": "stale", "reason": "drift"}
     meta = {**OF_HISTORY, **OF_VERSION, "calibration": calibration, "region": "eu"}
     script.steps = [Step({**FORECAST, "meta": meta, "extra": 1, "draft": True})]
     forecast = ask_sync(script.url, of_aapl)
     assert forecast.extra == {"extra": 1, "draft": True}
     assert forecast.meta.extra == {"region": "eu"}
-    assert forecast.meta.calibration.extra == {"age": 2}
+    assert forecast.meta.calibration.extra == {"reason": "drift"}
+    assert forecast.meta.calibration.learned_from is None
 
 
 def test_models_and_readiness(script: Script, ask: Ask) -> None:

@@ -5,6 +5,7 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 
 from registry.forecast.spec import ModelSpec
@@ -48,15 +49,17 @@ def test_the_metrics_show_the_verdicts_and_a_damaged_calibration(gateway: Gatewa
     async def main() -> None:
         gateway._serve(_route(1))
         assert line("kronos_calibration_verdict", ',step="1"') == "0.0"
-        gateway._take(
-            Calibrate(
-                model="ewma", version=1, number=1, levels=[*SPEC.levels], keys=[("global", "")],
-                steps=[1], bias=[0.0], scale=[1.5], offsets=[[0.0] * len(SPEC.levels)],
-                verdicts={"1": "calibrated", "2": "stale"},
-            )
+        learned = Calibrate(
+            model="ewma", version=1, number=1, levels=[*SPEC.levels], keys=[("global", "")],
+            steps=[1], bias=[0.0], scale=[1.5], offsets=[[0.0] * len(SPEC.levels)],
+            verdicts={"1": "calibrated", "2": "stale"}, age=5,
         )  # fmt: skip
+        gateway._take(learned)
         steps = [line("kronos_calibration_verdict", f',step="{step}"') for step in (1, 2, 3)]
         assert steps == ["2.0", "1.0", "0.0"]
+        assert line("kronos_calibration_age_sessions") == "5.0"
+        gateway._take(msgspec.structs.replace(learned, age=6))
+        assert line("kronos_calibration_verdict", ',step="1"') == "1.0"
         gateway._take(Damaged(model="ewma", version=1))
         assert line("kronos_calibration_damaged") == "1.0"
         assert gateway.tables.calibration("ewma", 1).number == 1

@@ -1,7 +1,6 @@
 """The gateway's metrics: what they count, their labels, and the conventions of Prometheus."""
 
 import re
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -12,11 +11,9 @@ from serving.gateway import metrics
 from serving.gateway.metrics import Metrics
 from serving.messages import Route
 
-NOW = datetime(2023, 1, 3, 12, tzinfo=UTC).timestamp()
-
 
 def made() -> Metrics:
-    return Metrics(["nbeats", "har"], clock=lambda: NOW)
+    return Metrics(["nbeats", "har"])
 
 
 def families(of: Metrics) -> dict[str, Metric]:
@@ -94,14 +91,14 @@ def test_a_registry_that_does_not_answer_is_seen() -> None:
     assert value(counted, "kronos_model_stale", model="nbeats") == 1
 
 
-def test_a_calibration_ages_and_the_identity_does_not() -> None:
+def test_a_calibration_has_an_age_and_the_identity_has_none() -> None:
     counted = made()
-    counted.calibrated("nbeats", 7, "2023-01-02")
+    counted.calibrated("nbeats", 7, 2)
     assert value(counted, "kronos_calibration_number", model="nbeats") == 7
-    assert value(counted, "kronos_calibration_age_seconds", model="nbeats") == 36 * 3600
-    counted.calibrated("nbeats", None, "")
+    assert value(counted, "kronos_calibration_age_sessions", model="nbeats") == 2
+    counted.calibrated("nbeats", None, 0)
     assert value(counted, "kronos_calibration_number", model="nbeats") == 0
-    assert value(counted, "kronos_calibration_age_seconds", model="nbeats") is None
+    assert value(counted, "kronos_calibration_age_sessions", model="nbeats") is None
 
 
 def test_verdicts_are_shown_by_step_and_a_damaged_calibration_is_an_alarm() -> None:

@@ -37,10 +37,26 @@ def test_the_last_sessions_are_those_that_have_closed() -> None:
 
 def test_the_worst_verdict_of_the_steps_counts() -> None:
     calibration = Calibration.of(calibrate(**{"1": "calibrated", "2": "stale"}))
-    assert calibration.state([1]) == "calibrated"
-    assert calibration.state([1, 2]) == "stale"
-    assert calibration.state([1, 2, 3]) == "uncalibrated"
-    assert Calibration().state([1]) == "uncalibrated"
+    assert calibration.state([1], 0) == "calibrated"
+    assert calibration.state([1, 2], 0) == "stale"
+    assert calibration.state([1, 2, 3], 0) == "uncalibrated"
+    assert Calibration().state([1], 0) == "uncalibrated"
+
+
+def test_a_calibration_that_is_not_learned_again_gets_stale() -> None:
+    calibration = Calibration.of(calibrate(**{"1": "calibrated"}))
+    assert calibration.state([1], 5) == "calibrated"
+    assert calibration.state([1], 6) == "stale"
+    assert calibration.state([1, 2], 6) == "uncalibrated"
+
+
+def test_ages_are_sessions_of_the_calendar() -> None:
+    tables = Tables()
+    assert tables.sessions_since("XNYS", DAYS[0], DAYS[2]) == 0  # no session is known
+    tables.take_sessions(Sessions(calendar="XNYS", days=DAYS, closes=[10.0, 20.0, 30.0]))
+    assert tables.sessions_since("XNYS", DAYS[0], DAYS[2]) == 2
+    assert tables.sessions_since("XNYS", DAYS[0], "2023-01-01") == 2  # a Sunday
+    assert tables.sessions_since("XNYS", DAYS[2], DAYS[0]) == 0
 
 
 def test_a_calibration_fits_the_levels_it_was_learned_for() -> None:

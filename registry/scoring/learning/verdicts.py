@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from registry.forecast.arrays import Floats
+from registry.scoring.calibration_table import OLDEST
 from registry.scoring.learning.trail import COVERED, KINDS, Trail
 
 CALIBRATED, STALE, UNCALIBRATED = "calibrated", "stale", "uncalibrated"
@@ -13,7 +14,6 @@ LEVEL = 0.90  # of the band whose coverage is judged
 MINIMUM = 120  # matured sessions
 WINDOW = 250  # sessions that are judged
 DRIFT = 60  # the last of them, judged alone
-OLDEST = 5  # sessions since the newest outcome
 TOLERANCE = 0.01  # a coverage this near is calibrated, however narrow the interval
 CONFIDENCE = 0.95
 # The last 60 sessions are looked at every night: at 95 % they would say drift every month.

@@ -14,6 +14,22 @@ _NUMBER_OF_CALIBRATION: Schema = {
     "type": ["integer", "null"],
     "description": "Its number in the ledger; null without one.",
 }
+_CALIBRATION: dict[str, Schema] = {
+    "version": _NUMBER_OF_CALIBRATION,
+    "state": _CALIBRATION_STATE,
+    "learned_until": nullable(text("Last session that it was learned from.")),
+    "learned_from": {
+        "type": ["object", "null"],
+        "additionalProperties": {"type": "integer", "minimum": 0},
+        "description": "Nights that it was learned from: `live` ones, and those whose forecasts "
+        "were made afterwards (`backfill`).",
+    },
+    "age": {
+        "type": ["integer", "null"],
+        "minimum": 0,
+        "description": "Sessions since `learned_until`; with more than 5 the state is stale.",
+    },
+}
 _UNTIL = nullable(text("Last session that training looked at; null if that is not known."))
 _PRETRAINED = nullable(
     text("The same of its pretrained weights: `none` without any; null if that is not known.")
@@ -32,7 +48,7 @@ def _by_step(schema: Schema, description: str) -> Schema:
 _OF_SYMBOL: dict[str, Schema] = {
     "forecast_id": text("Of this forecast, for questions about it.", pattern="^[0-9a-f]{32}$"),
     "sessions": _by_step(_DAY, "The session of each step."),
-    "calibration": closed({"version": _NUMBER_OF_CALIBRATION, "state": _CALIBRATION_STATE}),
+    "calibration": closed(_CALIBRATION),
     "cutoff": {**_DAY, "description": "Last session of the history."},
     "history": text("Where the returns come from.", enum=["sent", "ledger"]),
     "ds": text("Where the sessions come from.", enum=["sent", "ledger", "assumed"]),
@@ -105,9 +121,7 @@ _MODEL: dict[str, Schema] = {
     "calibration": closed(
         {
             "enabled": {"type": "boolean"},
-            "version": _NUMBER_OF_CALIBRATION,
-            "state": _CALIBRATION_STATE,
-            "learned_until": nullable(text("Last session that it was learned from.")),
+            **_CALIBRATION,
         }
     ),
     "notes": {**_WORDS, "description": "Of every reply."},
