@@ -92,7 +92,7 @@ class Tables:
         return self._calibrations.get((name, version), Calibration())
 
     def sessions_since(self, calendar: str, day: str, cutoff: str) -> int:
-        """Sessions after a day until a cutoff, as dates in text; more than known ones count not."""
+        """Sessions after a day until a cutoff, both dates in text; 0 if the calendar is unknown."""
         sessions = self._sessions.get(calendar)
         if sessions is None:
             return 0
