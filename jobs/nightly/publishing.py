@@ -6,8 +6,6 @@ from dataclasses import asdict, dataclass, field
 from datetime import date
 from typing import Any
 
-import numpy as np
-
 from jobs.nightly.folding import Source
 from jobs.nightly.learned_from import LearnedFrom
 from jobs.running.progress import Say
@@ -165,9 +163,7 @@ def age_of(trail: Trail, step: int, session: date, calendar: str) -> int:
     matured = trail.sessions[trail.n[:, step - 1] > 0]
     if not len(matured):
         return 0
-    both = np.array([matured[-1], session], dtype="datetime64[D]")
-    newest, now = calendars.numbers(calendar, both).tolist()
-    return int(now - newest)
+    return calendars.sessions_since(calendar, matured[-1].item(), session)
 
 
 def _crps(effect: tuple[float, float]) -> dict[str, float | None]:

@@ -6,6 +6,7 @@ read-only array, safe to read from any thread. It ends about a year after the da
 built, because exchanges publish their holidays no further ahead.
 """
 
+from datetime import date
 from functools import lru_cache
 
 import numpy as np
@@ -83,6 +84,16 @@ def next_sessions_many(name: str, cutoffs: Dates | pd.DatetimeIndex, horizon: in
         )
     sessions_after: Dates = calendar[following].astype("datetime64[ns]")
     return sessions_after
+
+
+def sessions_since(name: str, day: date, until: date) -> int:
+    """Number of sessions after a day and until another; 0 if that is earlier.
+
+    Neither need be a session. Raises BadHistory for a day outside the calendar.
+    """
+    days = _inside(name, np.array([day, until], dtype="datetime64[D]"))
+    first, last = np.searchsorted(_calendar(name), days, side="right").tolist()
+    return int(max(0, last - first))
 
 
 def not_sessions(name: str, dates: Dates | pd.DatetimeIndex) -> Dates:

@@ -141,10 +141,7 @@ def _age(archive: Archive, data: str, current: Calibration) -> int:
             last, calendar = known.last_session, known.load.calendar
     except (NotFound, Conflict):  # removed from the ledger since, and perhaps not loaded again
         return 0
-    learned = pd.Timestamp(current.learned_until)
-    if last is None or last <= learned:
-        return 0
-    return len(calendars.sessions(calendar, learned, last)) - 1
+    return 0 if last is None else calendars.sessions_since(calendar, current.learned_until, last)
 
 
 def _learned_from(evidence: Mapping[str, Any]) -> dict[str, int]:

@@ -1,6 +1,7 @@
 """Trading sessions: which dates are sessions, and the next sessions after a date."""
 
 from concurrent.futures import ThreadPoolExecutor
+from datetime import date
 
 import numpy as np
 import numpy.testing as npt
@@ -89,6 +90,21 @@ def test_a_cutoff_too_near_the_calendars_end_is_refused():
     with pytest.raises(BadHistory, match=message) as caught:
         calendars.next_sessions("XNYS", last, 100)
     assert caught.value.code == "CALENDAR_END"
+
+
+@pytest.mark.parametrize(
+    ("day", "until", "number"),
+    [
+        (date(2022, 12, 28), date(2022, 12, 30), 2),
+        (date(2022, 12, 30), pd.Timestamp("2023-01-02"), 0),  # an observed holiday
+        (date(2022, 12, 31), date(2023, 1, 3), 1),
+        (date(2022, 12, 30), date(2022, 12, 28), 0),
+    ],
+)
+def test_sessions_since_a_day_are_counted(day, until, number):
+    assert calendars.sessions_since("XNYS", day, until) == number
+    with pytest.raises(BadHistory, match="found a date outside"):
+        calendars.sessions_since("XNYS", date(1979, 12, 31), until)
 
 
 @pytest.mark.parametrize("date", ["1979-12-31", "2200-01-01"])

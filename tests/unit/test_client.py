@@ -49,7 +49,11 @@ OF_VERSION = {
 OF_HISTORY = {
     "forecast_id": "f" * 32,
     "sessions": {"1": "2022-12-29", "5": "2023-01-05"},
-    "calibration": {"version": 7, "state": "calibrated", "learned_from": {"live": 9}, "age": 0},
+    "calibration": {
+        "version": 7,
+        "state": "calibrated",
+        "learned_from": {"live": 9, "backfill": 0},
+    },
     "cutoff": "2022-12-28",
     "history": "sent",
     "ds": "assumed",

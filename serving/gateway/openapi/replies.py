@@ -27,7 +27,7 @@ _CALIBRATION: dict[str, Schema] = {
     "age": {
         "type": ["integer", "null"],
         "minimum": 0,
-        "description": "Sessions since `learned_until`; with more than 5 the state is stale.",
+        "description": "Sessions since `learned_until`; above 5, `calibrated` becomes `stale`.",
     },
 }
 _UNTIL = nullable(text("Last session that training looked at; null if that is not known."))
