@@ -38,9 +38,12 @@ api.config.checks.negative_data_rejection.expected_statuses = REFUSALS
 
 @pytest.fixture(scope="module")
 def gateway(served_models: Settings) -> Iterator[Gateway]:
-    """A gateway with nbeats and ewma, and the built-in prices in its ledger."""
+    """A gateway with nbeats and ewma, and the built-in prices in its ledger.
+
+    Its replies are raw, as those of the examples: other tests publish calibrations here.
+    """
     load(served_models, "panel")
-    with running(served_models, MODELS) as gateway:
+    with running(served_models, MODELS, KRONOS_CALIBRATION_ENABLED="0") as gateway:
         yield gateway
 
 
